@@ -1,0 +1,59 @@
+"""Configs as JSON and back, strictly, and how two of them differ. Knows dataclasses, not what they mean."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from lstm_mnist_jax.errors import ConfigError
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as nested dictionaries of JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
+    """The inverse of `to_dict`.
+
+    Raises:
+      ConfigError: a field is missing, unknown or of the wrong type, naming it.
+    """
+    hints = typing.get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path or 'the config'} is {values!r}, expected an object of named values.")
+    if missing := sorted(hints.keys() - values.keys()):
+        raise ConfigError(f"{path or 'the config'} lacks {', '.join(missing)}.")
+    if unknown := sorted(values.keys() - hints.keys()):
+        raise ConfigError(f"{path or 'the config'} has the unknown fields {', '.join(unknown)}.")
+    return cls(
+        **{name: _from_json(hint, values[name], f"{path}.{name}".strip(".")) for name, hint in hints.items()}
+    )
+
+
+def _from_json(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, path)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        element = typing.get_args(hint)[0]
+        return tuple(_from_json(element, item, path) for item in value)
+    accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in accepted and type(value) is int:
+        value = float(value)
+    if type(value) not in accepted:
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in accepted)
+        raise ConfigError(f"{path} is {value!r}, expected {names}.")
+    return value
+
+
+def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configs of one class differ: dotted name to (old value, new value)."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for item in dataclasses.fields(old):
+        name = f"{path}{item.name}"
+        before, after = getattr(old, item.name), getattr(new, item.name)
+        if dataclasses.is_dataclass(before):
+            found |= differences(before, after, f"{name}.")
+        elif before != after:
+            found[name] = (before, after)
+    return found

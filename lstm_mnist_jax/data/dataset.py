@@ -1,0 +1,84 @@
+"""What a source gives: labelled images in three splits. Plain NumPy arrays, checked once, here."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+from lstm_mnist_jax.errors import DataError
+
+Images = UInt8[np.ndarray, "n height width"] | UInt8[np.ndarray, "n height width channels"]
+Labels = Int32[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled images.
+
+    Attributes:
+      images: uint8 [n, height, width], or [n, height, width, channels] where there are several channels.
+      labels: int32 [n], the class of each image, 0 to num_classes - 1.
+      num_classes: how many classes there are in the whole data set.
+    """
+
+    images: Images
+    labels: Labels
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, selection: slice) -> "Examples":
+        return Examples(self.images[selection], self.labels[selection], self.num_classes)
+
+    @property
+    def one_hot_labels(self) -> Float32[np.ndarray, "n classes"]:
+        """The labels as float32 [n, num_classes], 1 at the class and 0 elsewhere."""
+        return np.eye(self.num_classes, dtype=np.float32)[self.labels]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits of one data set.
+
+    Attributes:
+      train, validation, test: the splits.
+      class_names: one name a class; `class_names[label]` names a label.
+      origin: where the data came from, for people.
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    class_names: tuple[str, ...]
+    origin: str
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """The splits by name, in the order in which people list them."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width) or (height, width, channels)."""
+        return self.train.images.shape[1:]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every image and label of every split: two data sets that agree in it are the same."""
+        digest = hashlib.sha256()
+        for name, examples in self.splits.items():
+            digest.update(f"{name} {examples.images.shape}".encode())
+            digest.update(np.ascontiguousarray(examples.images))
+            digest.update(np.ascontiguousarray(examples.labels))
+        return digest.hexdigest()
+
+
+def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: str) -> None:
+    """Raises DataError where a label names no class."""
+    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if outside.size:
+        raise DataError(
+            f"{where}: label {labels[outside[0]]} of example {outside[0]} is outside the classes "
+            f"0 to {len(class_names) - 1} ({outside.size:,} such labels)."
+        )

@@ -1,0 +1,77 @@
+"""IDX files, the format in which MNIST is published, gzipped or not.
+
+Knows bytes and arrays; knows nothing of images, labels or where files come from. The format is described on
+MNIST's home page (LeCun, Cortes and Burges, "The MNIST database of handwritten digits"): two zero bytes, a
+byte for the element type, a byte for the number of dimensions, the dimensions as big-endian 32-bit integers,
+then the elements in C order, big-endian.
+"""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from lstm_mnist_jax.errors import DataError
+
+ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+GZIP_MAGIC = b"\x1f\x8b"
+READ_BLOCK = 1 << 24
+
+
+def read_idx(path: Path | str) -> np.ndarray:
+    """Reads one IDX file, decompressing it if it is gzipped, whatever its name ends in.
+
+    Returns:
+      The array, in the machine's own byte order.
+
+    Raises:
+      DataError: the file is missing, unreadable, not IDX, or shorter or longer than its header says.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            gzipped = file.read(2) == GZIP_MAGIC
+        with cast(BinaryIO, gzip.open(path) if gzipped else path.open("rb")) as file:
+            dtype, shape = _read_header(file.read(4), file, path)
+            size = dtype.itemsize * math.prod(shape)
+            data = _read_at_most(size + 1, file)  # one more than expected: a header that understates shows
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path} is a damaged or truncated gzip file ({error}). Fetch it again from its source."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if len(data) != size:
+        fault, found = ("longer", "more") if len(data) > size else ("shorter", f"only {len(data):,}")
+        raise DataError(
+            f"{path} is {fault} than its header says: {' x '.join(map(str, shape))} elements need "
+            f"{size:,} bytes, found {found}. Fetch it again from its source."
+        )
+    array = np.frombuffer(data, dtype).reshape(shape)
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _read_at_most(size: int, file: BinaryIO) -> bytes:
+    """Reads block by block, so that a header which overstates costs no memory."""
+    blocks = []
+    while size and (block := file.read(min(size, READ_BLOCK))):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
+
+
+def _read_header(magic: bytes, file: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in ELEMENT_TYPES:
+        raise DataError(
+            f"{path} is not an IDX file: it starts with the bytes {magic.hex(' ') or '(none)'}, expected 00 00, "
+            f"a type ({', '.join(f'{code:02x}' for code in ELEMENT_TYPES)}) and the number of dimensions."
+        )
+    sizes = file.read(4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise DataError(f"{path} is truncated: it ends within its header of {magic[3]} dimensions.")
+    return np.dtype(ELEMENT_TYPES[magic[2]]), tuple(np.frombuffer(sizes, ">u4").tolist())

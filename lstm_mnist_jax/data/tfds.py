@@ -1,0 +1,117 @@
+"""Image classification sets of TensorFlow Datasets, read without TensorFlow.
+
+TFDS reads sets that were prepared in the array_record format as random-access sources, with nothing but NumPy
+and an image decoder. Preparing most sets (downloading, parsing, writing them) is another matter: that needs the
+network and TensorFlow, once.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels
+from lstm_mnist_jax.errors import DataError
+
+
+def load_tfds(name: str, data_dir: str | None = None) -> Dataset:
+    """Loads a prepared TFDS set with the splits `train` and `test` (or, failing that, `validation`).
+
+    Where all three splits exist, `validation` is used as it is; otherwise the validation split is left empty.
+
+    Args:
+      name: as TFDS writes it: `name`, `name/config`, `name:version`.
+      data_dir: the folder of prepared data; None is TFDS's default (`$TFDS_DATA_DIR`, else
+        `~/tensorflow_datasets`).
+
+    Raises:
+      DataError: the set is unknown, not prepared as array_record, or not one of images of one size.
+    """
+    builder = _find_builder(name, data_dir)
+    image_key, label_key = _find_features(name, builder.info)
+    class_names = tuple(builder.info.features[label_key].names)
+    splits = builder.info.splits
+    test_name = "test" if "test" in splits else "validation"
+    if not {"train", test_name} <= splits.keys():
+        raise DataError(
+            f"tfds:{name} has the splits {', '.join(splits)}, expected train and test (or validation)."
+        )
+    has_validation = {"validation", "test"} <= splits.keys()
+    sources = builder.as_data_source()
+
+    def read(split: str) -> Examples:
+        images, labels = [], []
+        for example in sources[split]:
+            images.append(example[image_key])
+            labels.append(example[label_key])
+            if images[-1].shape != images[0].shape:
+                raise DataError(
+                    f"tfds:{name}, split {split}: image {len(images) - 1} is {images[-1].shape}, the first "
+                    f"{images[0].shape}; expected images of one size."
+                )
+        where = f"tfds:{name}, split {split}"
+        if not images:
+            raise DataError(f"{where} has no examples.")
+        stacked = np.stack(images)
+        if stacked.dtype != np.uint8:
+            raise DataError(f"{where} has images of type {stacked.dtype}, expected uint8.")
+        if stacked.shape[-1] == 1:
+            stacked = stacked[..., 0]
+        checked = np.asarray(labels, np.int32)
+        check_labels(checked, class_names, where)
+        return Examples(stacked, checked, len(class_names))
+
+    train = read("train")
+    validation = read("validation") if has_validation else train[:0]
+    return Dataset(train, validation, read(test_name), class_names, f"tfds:{name} in {builder.data_dir}")
+
+
+def _find_builder(name: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        # Sets that were prepared are found by their files alone, whoever wrote the code that prepared them.
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise DataError(
+            f"TensorFlow Datasets knows no set {name!r}, and none of that name is prepared in "
+            f"{data_dir or tfds.core.constants.DATA_DIR}. See https://www.tensorflow.org/datasets/catalog."
+        ) from error
+    except (AssertionError, ValueError, TypeError) as error:
+        raise DataError(f"tfds:{name} cannot be opened: {error}") from error
+    if not builder.is_prepared():
+        raise DataError(
+            f"tfds:{name} is not prepared in {builder.data_dir}. "
+            + _how_to_prepare(name, str(builder.data_dir_root))
+        )
+    if builder.info.file_format.value != "array_record":
+        raise DataError(
+            f"tfds:{name} in {builder.data_dir} was prepared as {builder.info.file_format.value}, which only "
+            "TensorFlow can read; it must be prepared once more, elsewhere. "
+            + _how_to_prepare(name, "FOLDER")
+            + "\nand pass --data-dir FOLDER."
+        )
+    return builder
+
+
+def _how_to_prepare(name: str, folder: str) -> str:
+    return (
+        "This prepares it once; it needs the network and, for this step only, TensorFlow:\n"
+        "  pip install tensorflow-cpu importlib_resources\n"
+        '  python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""
+    )
+
+
+def _find_features(name: str, info: Any) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    image_key, label_key = (info.supervised_keys or ("image", "label"))[:2]
+    features = info.features
+    if not (
+        image_key in features
+        and isinstance(features[image_key], tfds.features.Image)
+        and label_key in features
+        and isinstance(features[label_key], tfds.features.ClassLabel)
+    ):
+        raise DataError(f"tfds:{name} is not an image classification set: its features are {list(features)}.")
+    return image_key, label_key
