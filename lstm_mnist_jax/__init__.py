@@ -1,2 +1,38 @@
-"""The LSTM reference for JAX."""
+"""The LSTM reference for JAX: a stacked Flax LSTM that reads MNIST row by row.
+
+    from lstm_mnist_jax import PRESETS, load_run, train
+    from lstm_mnist_jax.rnn import LSTM, RNN        # the recurrent layers, on their own
+
+The names below are imported when they are first used, so that a program which needs only some of them, or only
+`--help`, does not wait for the rest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lstm_mnist_jax.config import PRESETS, Config, Execution
+    from lstm_mnist_jax.data import load
+    from lstm_mnist_jax.errors import UserError
+    from lstm_mnist_jax.inference import load_run
+    from lstm_mnist_jax.training import train
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "PRESETS": "config",
+    "Config": "config",
+    "Execution": "config",
+    "UserError": "errors",
+    "load": "data",
+    "load_run": "inference",
+    "train": "training",
+}
+
+__all__ = ["PRESETS", "Config", "Execution", "UserError", "load", "load_run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -4,7 +4,7 @@ A Flax module gives the parameters their names and places; `init` and `apply` ar
 dictionary of those parameters, and all else in the program uses only these two.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import jax
@@ -69,7 +69,7 @@ def init(
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
-def apply(params: Params, images: Images, config: ModelConfig = ModelConfig()) -> Logits:  # noqa: B008 (frozen)
+def apply(params: Params, images: Images, config: ModelConfig = ModelConfig()) -> Logits:
     """The class logits of images.
 
     Args:
@@ -82,13 +82,15 @@ def apply(params: Params, images: Images, config: ModelConfig = ModelConfig()) -
     """
     widths = tuple(layer["cell"]["dense_h"]["kernel"].shape[0] for layer in params["lstm"]["layers"].values())
     if widths != config.hidden_features:
-        raise ValueError(f"The parameters are those of LSTM layers {widths}, the config says {config.hidden_features}.")
+        raise ValueError(
+            f"The parameters are those of LSTM layers {widths}, the config says {config.hidden_features}."
+        )
     in_features = params["lstm"]["layers"][0]["cell"]["dense_i"]["kernel"].shape[0]
     num_classes = params["dense"]["bias"].shape[0]
     return nnx.merge(_graph(config, in_features, num_classes), params)(images)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _graph(config: ModelConfig, in_features: int, num_classes: int) -> Any:
     """The static part of the module: everything but its parameters."""
     model = nnx.eval_shape(lambda: Classifier(config, in_features, num_classes, rngs=nnx.Rngs(0)))

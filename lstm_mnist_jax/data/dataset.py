@@ -69,8 +69,8 @@ class Dataset:
         digest = hashlib.sha256()
         for name, examples in self.splits.items():
             digest.update(f"{name} {examples.images.shape}".encode())
-            digest.update(np.ascontiguousarray(examples.images))
-            digest.update(np.ascontiguousarray(examples.labels))
+            digest.update(np.ascontiguousarray(examples.images).data)
+            digest.update(np.ascontiguousarray(examples.labels).data)
         return digest.hexdigest()
 
 

@@ -19,6 +19,8 @@ from lstm_mnist_jax.rnn.recurrence import LSTMCarry, lstm
 
 FAST_DTYPES = (jnp.float32, jnp.float64)
 
+DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
+
 
 class RNN(nnx.RNN):
     """`flax.nnx.RNN`, quicker: the same arguments and parameters, the same numbers to rounding.
@@ -81,11 +83,12 @@ class RNN(nnx.RNN):
                 rngs=rngs,
             )
 
+        cell: Any = self.cell
         if not time_major:
             inputs = jnp.moveaxis(inputs, -2, 0)
         time, *batch_shape, features = inputs.shape
         if initial_carry is None:
-            initial_carry = self.cell.initialize_carry((*batch_shape, features), self._carry_rngs(rngs))
+            initial_carry = cell.initialize_carry((*batch_shape, features), self._carry_rngs(rngs))
         batch = math.prod(batch_shape)
         flip = seq_lengths is not None and reverse  # padding stays at the end: not a plain backward scan
         if flip:
@@ -93,9 +96,9 @@ class RNN(nnx.RNN):
         carry = tuple(part.reshape(batch, -1) for part in initial_carry)
         states = lstm(
             inputs.reshape(time, batch, features),
-            self.cell.dense_i.kernel[...],
-            self.cell.dense_h.kernel[...],
-            self.cell.dense_h.bias[...],
+            cell.dense_i.kernel[...],
+            cell.dense_h.kernel[...],
+            cell.dense_h.bias[...],
             carry,
             reverse=reverse and not flip,
             unroll=self.unroll,
@@ -103,7 +106,9 @@ class RNN(nnx.RNN):
         last = states.last
         if seq_lengths is not None:
             lengths = jnp.reshape(seq_lengths, batch)
-            last = LSTMCarry(*(_at_end(part, lengths, start) for part, start in zip(states[1::-1], carry, strict=True)))
+            last = LSTMCarry(
+                *(_at_end(part, lengths, start) for part, start in zip(states[1::-1], carry, strict=True))
+            )
         outputs = states.h.reshape(time, *batch_shape, -1)
         if flip and keep_order:
             outputs = flip_sequences(outputs, seq_lengths, len(batch_shape), time_major=True)
@@ -135,7 +140,7 @@ class RNN(nnx.RNN):
             and all(dense.promote_dtype is promote_dtype for dense in (dense_i, dense_h))
             and all(dense.dot_general is jax.lax.dot_general for dense in (dense_i, dense_h))
             and all(dense.precision is None for dense in (dense_i, dense_h))
-            and self.state_axes == nnx.StateAxes({...: nnx.Carry})
+            and self.state_axes == DEFAULT_STATE_AXES
         )
 
     def _carry_rngs(self, rngs: Any) -> Any:
@@ -209,7 +214,7 @@ class LSTM(nnx.Module):
         self.in_features = in_features
         self.hidden_features = tuple(hidden_features)
         self.time_major = time_major
-        self.layers = nnx.List()
+        layers = []
         for in_width, width in zip(widths, hidden_features, strict=False):
             cell = nnx.OptimizedLSTMCell(
                 in_width,
@@ -223,9 +228,10 @@ class LSTM(nnx.Module):
             if fused_kernel_init is not None:
                 kernel = fused_kernel_init(rngs.params(), (in_width + width, 4 * width), param_dtype)
                 cell.dense_i.kernel[...], cell.dense_h.kernel[...] = kernel[:in_width], kernel[in_width:]
-            bias = cell.dense_h.bias
+            bias: Any = cell.dense_h.bias
             bias[...] = bias[...].at[width : 2 * width].add(forget_bias)
-            self.layers.append(RNN(cell, time_major=True, return_carry=True, unroll=unroll, rngs=False))
+            layers.append(RNN(cell, time_major=True, return_carry=True, unroll=unroll, rngs=False))
+        self.layers = nnx.List(layers)
 
     def __call__(
         self,

@@ -128,9 +128,7 @@ def _forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reve
         h = o * jnp.tanh(c)
         return (h, c), (h, c, activations)
 
-    (last_h, last_c), (hs, cs, activations) = jax.lax.scan(
-        step, (h, c), projected, reverse=reverse, unroll=unroll
-    )
+    (last_h, last_c), (hs, cs, activations) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
     return (hs, cs, last_h, last_c), activations
 
 
@@ -151,7 +149,8 @@ def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any)
     tanh_c = jnp.tanh(cs)
     # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones.
     d_gates = jnp.concatenate(
-        [2 * g * i * (1 - i), 2 * previous_c * f * (1 - f), i * (1 - g * g), 2 * tanh_c * o * (1 - o)], axis=-1
+        [2 * g * i * (1 - i), 2 * previous_c * f * (1 - f), i * (1 - g * g), 2 * tanh_c * o * (1 - o)],
+        axis=-1,
     )
     dc_by_dh = o * (1 - tanh_c * tanh_c)
     transposed_kernel = recurrent_kernel.T
@@ -169,9 +168,9 @@ def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any)
     # reads the last state alone), and saves reading an array of zeros in every step.
     used = [None if isinstance(d, SymbolicZero) else d for d in (d_hs, d_cs)]
     start = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in (d_last_h, d_last_c)]
-    start = _vary_alike(*start, activations)[:2]
+    dh, dc, _ = _vary_alike(*start, activations)
     (d_initial_h, d_initial_c), d_projected = jax.lax.scan(
-        step, tuple(start), (d_gates, dc_by_dh, f, *used), reverse=not reverse, unroll=unroll
+        step, (dh, dc), (d_gates, dc_by_dh, f, *used), reverse=not reverse, unroll=unroll
     )
     d_recurrent_kernel = jnp.einsum("tbh,tbg->hg", previous_h, d_projected)
     return d_projected, d_recurrent_kernel, d_initial_h, d_initial_c

@@ -1,7 +1,7 @@
 """Evaluation of a whole split, exact over a last partial batch, on all devices of a mesh."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,12 @@ MAX_BATCH = 512
 
 PADDING_LABEL = -1
 
+Sums = tuple[jax.Array, jax.Array, jax.Array]
+"""Of losses, and by class of right answers and of examples."""
 
-class Evaluation(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
     """What the model makes of a split.
 
     Attributes:
@@ -45,8 +49,8 @@ def make_evaluation(config: ModelConfig, examples: Examples, mesh: Mesh) -> Call
     batch = -(-share // batches)
     padding = mesh.size * batches * batch - len(examples)
 
-    def evaluate(params: model.Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-        def add(sums: tuple[jax.Array, ...], xs: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+    def evaluate(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
+        def add(sums: Sums, xs: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
             images, labels = xs
             real = labels != PADDING_LABEL
             logits = model.apply(params, images, config)
@@ -63,9 +67,7 @@ def make_evaluation(config: ModelConfig, examples: Examples, mesh: Mesh) -> Call
 
     data_spec, replicated = P(DATA_AXIS), NamedSharding(mesh, P())
     compiled = jax.jit(
-        jax.shard_map(
-            evaluate, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False
-        ),
+        jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False),
         out_shardings=replicated,
     )
     images = np.pad(examples.images, [(0, padding), *[(0, 0)] * (examples.images.ndim - 1)])

@@ -4,6 +4,7 @@ CPU cores count as devices. How many of them JAX shows is decided before JAX fir
 `prepare` belongs at the start of a program.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,16 +32,16 @@ def prepare(execution: Execution, batch_size: int) -> None:
     use, it keeps the devices that it has.
     """
     if execution.compilation_cache:
-        if jax.config.jax_compilation_cache_dir is None:
+        if jax.config.values["jax_compilation_cache_dir"] is None:
             folder = Path(platformdirs.user_cache_dir("lstm_mnist_jax", appauthor=False)) / "compiled"
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        try:
-            jax.config.update("jax_num_cpu_devices", execution.devices or _default_count(_cores(), batch_size))
-        except RuntimeError:
-            pass  # JAX already shows its devices; make_mesh says so if they are too few.
+        # Where JAX already shows its devices, it refuses; make_mesh says so if they are too few.
+        with contextlib.suppress(RuntimeError):
+            count = execution.devices or _default_count(_cores(), batch_size)
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def make_mesh(execution: Execution, batch_size: int) -> Mesh:

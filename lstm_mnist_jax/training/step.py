@@ -6,6 +6,7 @@ scaling) happens inside the compiled loop. The host says how many steps, and loo
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -52,16 +53,34 @@ class TrainState(NamedTuple):
     first_bad_step: jax.Array
 
 
+def init_state(
+    config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int
+) -> TrainState:
+    """The state before the first step: everything in it follows from the arguments."""
+    params_key, order_key = jax.random.split(jax.random.key(seed))
+    params = model.init(config.model, params_key, image_shape, num_classes)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=make_optimizer(config.optimizer).init(params),
+        key=order_key,
+        epoch_sums=EpochSums(loss=jnp.float32(0), correct=jnp.int32(0)),
+        first_bad_step=jnp.int32(-1),
+    )
+
+
 @dataclass(frozen=True)
 class Training:
     """The functions of one run, for one data set on one mesh.
 
     Attributes:
-      init: (seed) -> the state before the first step.
+      init: (seed) -> the state before the first step, on every device.
+      abstract_state: shapes, dtypes and placement of the state, for reading a saved one.
       steps_per_epoch: how many whole batches the training examples fill.
     """
 
     init: Callable[[int], TrainState]
+    abstract_state: TrainState
     steps_per_epoch: int
     _run_steps: Any
     _data: tuple[jax.Array, jax.Array]
@@ -70,9 +89,9 @@ class Training:
         """The state `n` steps later. `state` is used up: its memory is reused."""
         return self._run_steps(state, np.int32(n), *self._data)
 
-    def compile(self, state: TrainState) -> "Training":
+    def compile(self) -> "Training":
         """The same training, with `run_steps` compiled now rather than at its first call."""
-        compiled = self._run_steps.lower(state, np.int32(0), *self._data).compile()
+        compiled = self._run_steps.lower(self.abstract_state, np.int32(0), *self._data).compile()
         return replace(self, _run_steps=compiled)
 
 
@@ -95,25 +114,15 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
 
     optimizer = make_optimizer(config.optimizer)
 
-    def loss_and_correct(params: model.Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss_and_correct(
+        params: model.Params, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(params, images, config.model)
         correct = jnp.sum(jnp.argmax(logits, axis=-1) == labels)
         return model.softmax_cross_entropy(logits, labels).mean(), correct
 
     loss_and_gradient = jax.value_and_grad(loss_and_correct, has_aux=True)
     local_batch = batch_size // mesh.size
-
-    def init(key: jax.Array) -> TrainState:
-        params_key, order_key = jax.random.split(key)
-        params = model.init(config.model, params_key, dataset.image_shape, len(dataset.class_names))
-        return TrainState(
-            step=jnp.int32(0),
-            params=params,
-            opt_state=optimizer.init(params),
-            key=order_key,
-            epoch_sums=EpochSums(loss=jnp.float32(0), correct=jnp.int32(0)),
-            first_bad_step=jnp.int32(-1),
-        )
 
     def train_step(state: TrainState, order: Permutations, images: jax.Array, labels: jax.Array) -> TrainState:
         """One step, on one device's share of the batch."""
@@ -133,7 +142,9 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             key=state.key,
-            epoch_sums=EpochSums(sums.loss + loss, sums.correct + jnp.round(correct * mesh.size).astype(jnp.int32)),
+            epoch_sums=EpochSums(
+                sums.loss + loss, sums.correct + jnp.round(correct * mesh.size).astype(jnp.int32)
+            ),
             first_bad_step=jnp.where(bad, state.step, state.first_bad_step),
         )
 
@@ -154,9 +165,15 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
     replicated = NamedSharding(mesh, P())
     # The gradient is averaged by hand above, once and flattened, so JAX need not track what varies over devices.
     sharded = jax.shard_map(run_steps, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    init_replicated = jax.jit(init, out_shardings=replicated)
+    init = jax.jit(
+        partial(init_state, config, dataset.image_shape, len(dataset.class_names)), out_shardings=replicated
+    )
     return Training(
-        init=lambda seed: init_replicated(jax.random.key(seed)),
+        init=lambda seed: init(np.uint32(seed)),
+        abstract_state=jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+            jax.eval_shape(init, np.uint32(0)),
+        ),
         steps_per_epoch=steps_per_epoch,
         _run_steps=jax.jit(sharded, donate_argnums=0, in_shardings=replicated, out_shardings=replicated),
         _data=jax.device_put((dataset.train.images, dataset.train.labels), replicated),

@@ -1,0 +1,213 @@
+"""The command `lstm-mnist VERB ...`: parses, calls, prints. It decides nothing of its own.
+
+JAX and what builds on it are imported in the verbs, so that `--help` and mistakes are answered at once.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from lstm_mnist_jax import __version__
+from lstm_mnist_jax.config import PRESETS, Config, Execution
+from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.reporting.progress import say
+
+if TYPE_CHECKING:
+    from lstm_mnist_jax.training.evaluation import Evaluation
+
+HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.
+
+usage: lstm-mnist VERB [OPTIONS]
+
+  train [PRESET]     train a model (presets: {", ".join(PRESETS)}), or go on with --resume RUN_DIR
+  evaluate RUN_DIR   loss and accuracy of a trained run, by split and class
+
+lstm-mnist VERB --help tells the options of a verb; --version the version. With --debug, an error prints
+its traceback.
+"""
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a stacked LSTM. The result is a run folder: config, metrics, checkpoints, TensorBoard events.
+
+    Ctrl-C saves and stops; --resume goes on, to the same result as if it had never stopped.
+    """
+
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
+    """The config to start from: tutorial or smoke (seconds, for a first try). The options below change it."""
+    run_dir: Path | None = None
+    """Folder for the run, new or empty. None makes one under runs/, named by preset and time."""
+    resume: Path | None = None
+    """Go on with the run in this folder, with its own config; --epochs can make it longer."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    execution: Execution = field(default_factory=Execution)
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Evaluate a trained run: loss, accuracy and accuracy by class, on each split of its data."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run's folder."""
+    checkpoint: str = "best"
+    """best (on validation), last, or the step of a checkpoint."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    execution: Execution = field(default_factory=Execution)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """`lstm-mnist train`."""
+    parsed = _parse_train(arguments)
+    from lstm_mnist_jax.training import train
+
+    console = Console()
+    resume = parsed.resume is not None
+    run_dir = parsed.resume or parsed.run_dir or Path("runs") / time.strftime(f"{parsed.preset}-%Y%m%d-%H%M%S")
+    result = train(parsed.config, run_dir, resume=resume, execution=parsed.execution, console=console)
+    if result.best is not None:
+        say(
+            console,
+            f"best on validation: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
+            f"test {result.best.test_accuracy:.2%}",
+        )
+    if result.stopped_by is not None:
+        say(console, f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}")
+        return 128 + result.stopped_by
+    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
+    return 0
+
+
+def _parse_train(arguments: Sequence[str]) -> TrainArguments:
+    """Parses in the light of the preset, or of the run to resume, whose config gives the defaults."""
+    preset = "tutorial"
+    if arguments and arguments[0] in PRESETS:
+        preset, *arguments = arguments
+    parsed = _parse(TrainArguments, arguments, TrainArguments(preset, config=PRESETS[preset]))
+    if parsed.resume is not None:
+        if parsed.run_dir is not None:
+            raise UserError("--resume names the run folder already; leave out --run-dir.")
+        from lstm_mnist_jax.training.run_folder import read_run_folder
+
+        config = read_run_folder(parsed.resume).config
+        return _parse(TrainArguments, arguments, TrainArguments(preset, config=config))
+    if parsed.preset not in PRESETS:
+        raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}.")
+    if parsed.preset != preset:  # it stands behind the options
+        return _parse(TrainArguments, arguments, TrainArguments(parsed.preset, config=PRESETS[parsed.preset]))
+    return parsed
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """`lstm-mnist evaluate`."""
+    parsed = _parse(EvaluateArguments, arguments)
+    from lstm_mnist_jax.inference import load_run
+    from lstm_mnist_jax.training.mesh import prepare
+    from lstm_mnist_jax.training.run_folder import read_run_folder
+
+    prepare(parsed.execution, read_run_folder(parsed.run_dir).config.batch_size)
+    run = load_run(parsed.run_dir, parsed.checkpoint)
+    evaluations = run.evaluate(parsed.execution)
+    if parsed.json:
+        splits = _as_json(run.class_names, evaluations)
+        print(json.dumps({"run_dir": str(parsed.run_dir), "step": run.step, "splits": splits}))
+    else:
+        _print_evaluations(f"{parsed.run_dir}, checkpoint of step {run.step:,}", run.class_names, evaluations)
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "evaluate": evaluate}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program: exits with 0, with 2 after a mistake of the user's, with 1 after one of ours."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    sys.exit(_run(words, debug))
+
+
+def _run(words: list[str], debug: bool) -> int:
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if verb == "--version":
+        print(__version__)
+        return 0
+    try:
+        if verb not in VERBS:
+            raise UserError(f"Unknown verb {verb!r}; expected one of {', '.join(VERBS)}. See lstm-mnist --help.")
+        return VERBS[verb](words[1:])
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"lstm-mnist: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read what we print has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print("lstm-mnist: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(
+            f"lstm-mnist: unexpected {type(error).__name__}: {error}\nThis is a fault of the program, not yours. "
+            "Run the command again with --debug and report what it prints.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
+    verb = cls.__name__.removesuffix("Arguments").lower()
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        cls, prog=f"lstm-mnist {verb}", args=list(arguments), config=(tyro.conf.OmitArgPrefixes,), **options
+    )
+
+
+def _as_json(class_names: tuple[str, ...], evaluations: "dict[str, Evaluation]") -> dict[str, Any]:
+    return {
+        split: {
+            "examples": int(evaluation.count.sum()),
+            "loss": evaluation.loss,
+            "accuracy": evaluation.accuracy,
+            "accuracy_by_class": dict(zip(class_names, _by_class(evaluation), strict=True)),
+        }
+        for split, evaluation in evaluations.items()
+    }
+
+
+def _by_class(evaluation: "Evaluation") -> list[float | None]:
+    """Accuracy of each class; None for a class of which the split has no example."""
+    pairs = zip(evaluation.correct.tolist(), evaluation.count.tolist(), strict=True)
+    return [correct / count if count else None for correct, count in pairs]
+
+
+def _print_evaluations(title: str, class_names: tuple[str, ...], evaluations: "dict[str, Evaluation]") -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for split in evaluations:
+        table.add_column(split, justify="right")
+    table.add_row("examples", *(f"{int(e.count.sum()):,}" for e in evaluations.values()))
+    table.add_row("loss", *(f"{e.loss:.4f}" for e in evaluations.values()))
+    table.add_row("accuracy", *(f"{e.accuracy:.2%}" for e in evaluations.values()), end_section=True)
+    columns = [_by_class(evaluation) for evaluation in evaluations.values()]
+    for name, accuracies in zip(class_names, zip(*columns, strict=True), strict=True):
+        table.add_row(f"class {name}", *("-" if a is None else f"{a:.2%}" for a in accuracies))
+    Console().print(table)

@@ -1,0 +1,151 @@
+"""A trained run as a function of images."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32, Int
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.config import Execution, ModelConfig
+from lstm_mnist_jax.data import load
+from lstm_mnist_jax.errors import DataError, RunError
+from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, make_evaluation
+from lstm_mnist_jax.training.mesh import make_mesh
+from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
+from lstm_mnist_jax.training.step import init_state
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The model of one checkpoint of a run.
+
+    Attributes:
+      folder: the run's folder, with its config and what it remembers of its data.
+      step: the step of the checkpoint.
+      params: the model's parameters, for `lstm_mnist_jax.model.apply`.
+    """
+
+    folder: RunFolder
+    step: int
+    params: model.Params
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.folder.data.class_names
+
+    def predict(self, images: np.ndarray) -> tuple[Int[np.ndarray, " n"], Float32[np.ndarray, "n classes"]]:
+        """Classifies images.
+
+        Args:
+          images: uint8 (0 to 255) or float (0 to 1), [n, height, width] or [n, height, width, channels], of the
+            size that the run was trained on; MNIST's digits are white on black.
+
+        Returns:
+          The most probable class of each image, [n], and the probabilities of all classes, [n, classes].
+
+        Raises:
+          DataError: the images are of another shape or type, or hold numbers that are not finite.
+        """
+        images = np.asarray(images)
+        shape = self.folder.data.image_shape
+        if images.shape[1:] != shape:
+            raise DataError(
+                f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}."
+            )
+        if images.dtype != np.uint8 and not (
+            np.issubdtype(images.dtype, np.floating) and np.isfinite(images).all()
+        ):
+            raise DataError(f"Images must be uint8, or finite floats from 0 to 1; got {images.dtype}.")
+        if images.dtype != np.uint8:
+            images = images.astype(np.float32)
+        batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
+        probabilities = np.concatenate(
+            [self._probabilities(batch) for batch in batches] or [np.zeros((0, len(self.class_names)), np.float32)]
+        )
+        return probabilities.argmax(axis=-1), probabilities
+
+    def _probabilities(self, images: np.ndarray) -> np.ndarray:
+        # Few different sizes, so that few are compiled: the next power of two.
+        size = 1 << (len(images) - 1).bit_length()
+        padded = np.pad(images, [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)])
+        return np.asarray(_classify(self.params, jnp.asarray(padded), self.folder.config.model))[: len(images)]
+
+    def evaluate(self, execution: Execution = Execution()) -> dict[str, Evaluation]:
+        """Loss and accuracy on each split of the data that the run was trained on: train, validation, test.
+
+        Raises:
+          DataError: the data cannot be loaded, or are not those of the run.
+        """
+        config = self.folder.config
+        dataset = load(
+            config.data.source,
+            validation_examples=config.data.validation_examples,
+            train_examples=config.data.train_examples,
+            data_dir=config.data.data_dir,
+        )
+        if dataset.fingerprint() != self.folder.data.fingerprint:
+            raise DataError(
+                f"The data are not those that {self.folder.path} was trained on: {dataset.origin} differs from "
+                f"what {self.folder.data.origin} was then."
+            )
+        mesh = make_mesh(execution, config.batch_size)
+        return {
+            name: make_evaluation(config.model, examples, mesh)(self.params)
+            for name, examples in dataset.splits.items()
+        }
+
+
+@partial(jax.jit, static_argnames="config")
+def _classify(params: model.Params, images: jax.Array, config: ModelConfig) -> jax.Array:
+    return jax.nn.softmax(model.apply(params, images, config))
+
+
+def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRun:
+    """Loads the model of a run.
+
+    Args:
+      path: the run's folder.
+      checkpoint_name: "best" (on validation; the last one where no epoch was finished), "last", or a step.
+
+    Raises:
+      RunError: the folder is not a run's, or the checkpoint is missing or damaged.
+    """
+    folder = read_run_folder(Path(path))
+    directory = folder.checkpoints
+    step = _find_step(directory, checkpoint_name)
+    source = checkpoint.checkpoint_path(directory, step)
+    if damage := checkpoint.find_damage(source):
+        others = [other for other in checkpoint.finished_steps(directory) if other != step]
+        raise RunError(f"Checkpoint {source} {damage}. Others in this run: {others or 'none'}.")
+    abstract_state = jax.eval_shape(
+        lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0)
+    )
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract_state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract_state
+    )
+    return TrainedRun(folder, step, checkpoint.load_state(source, abstract_state).params)
+
+
+def _find_step(directory: Path, name: str | int) -> int:
+    last = checkpoint.newest_sound_step(directory)
+    if last is None:
+        raise RunError(f"{directory} has no sound checkpoint. Train the run first, or go on with --resume.")
+    if name == "last":
+        return last
+    if name == "best":
+        record = checkpoint.best_record(
+            directory, checkpoint.read_record(checkpoint.checkpoint_path(directory, last))
+        )
+        return last if record.best_step is None else record.best_step
+    steps = checkpoint.finished_steps(directory)
+    if not str(name).isdigit() or int(name) not in steps:
+        raise RunError(
+            f"{directory} has no checkpoint {name!r}; expected best, last, or one of the steps {steps}."
+        )
+    return int(name)

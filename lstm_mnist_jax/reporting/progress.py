@@ -1,0 +1,79 @@
+"""Progress for people: a bar on a terminal, plain lines elsewhere, one line an epoch on both."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lstm_mnist_jax.reporting.metrics import EpochMetrics
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between two lines of progress within an epoch, where there is no terminal for a bar."""
+
+
+class ProgressDisplay:
+    """Shows how a training goes. A context manager: the bar is there while it is entered."""
+
+    def __init__(self, console: Console, epochs: int, steps_per_epoch: int, step: int) -> None:
+        self._console = console
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._last_plain_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} examples/s  left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "training",
+            total=epochs * steps_per_epoch,
+            completed=step,
+            epoch=self._epoch(step),
+            loss="-",
+            rate="-",
+        )
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int, loss: float, examples_per_second: float) -> None:
+        """Shows where the training stands: steps made, mean loss of the epoch so far, speed."""
+        epoch, rate = self._epoch(step), f"{examples_per_second:,.0f}"
+        self._bar.update(self._task, completed=step, epoch=epoch, loss=f"{loss:.4f}", rate=rate)
+        if self._bar.disable and time.monotonic() - self._last_plain_line > PLAIN_INTERVAL:
+            self.say(f"epoch {epoch}  step {step:,}  loss {loss:.4f}  {rate} examples/s")
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """Writes the line of an epoch."""
+        width = len(str(self._epochs))
+        self.say(
+            f"epoch {metrics.epoch:{width}d}/{self._epochs}  loss {metrics.train_loss:.4f}  "
+            f"validation {metrics.validation_accuracy:7.2%}  test {metrics.test_accuracy:7.2%}  "
+            f"{metrics.seconds:.1f} s  {metrics.examples_per_second:,.0f} examples/s"
+        )
+
+    def say(self, line: str) -> None:
+        """Writes a line above the bar."""
+        self._last_plain_line = time.monotonic()
+        say(self._console, line)
+
+    def _epoch(self, step: int) -> str:
+        return f"{min(step // self._steps_per_epoch + 1, self._epochs)}/{self._epochs}"
+
+
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is: unstyled, and unbroken however narrow the terminal."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

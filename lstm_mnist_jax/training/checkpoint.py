@@ -1,0 +1,231 @@
+"""Checkpoints: saved by orbax in the background, checked by SHA-256, the best and the newest kept.
+
+    checkpoints/00000859/state/         the training state, as orbax writes it
+    checkpoints/00000859/record.json    where the training stood: epoch, metrics, the best checkpoint so far
+    checkpoints/00000859/SHA256SUMS     of every file of the checkpoint; `sha256sum -c` reads it
+
+SHA256SUMS is written last, and whole. A checkpoint without it was never finished; one that does not agree with it
+is damaged. Both are passed over, and a resumed training says so.
+"""
+
+import hashlib
+import json
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.training.run_folder import write_atomically
+
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a training stood when a checkpoint was saved.
+
+    Attributes:
+      step: how many steps were made.
+      validation_accuracy: 0 to 1, of this very state; None between the ends of epochs.
+      best_step: the checkpoint with the highest validation accuracy so far (the earliest of equals), if any.
+      best_accuracy: its validation accuracy.
+      epoch_seconds: seconds that the epoch so far was trained for.
+    """
+
+    step: int
+    validation_accuracy: float | None
+    best_step: int | None
+    best_accuracy: float | None
+    epoch_seconds: float
+
+    def after_epoch(self, step: int, validation_accuracy: float) -> "Record":
+        """The record at the end of the next epoch."""
+        if self.best_accuracy is None or validation_accuracy > self.best_accuracy:
+            return Record(step, validation_accuracy, step, validation_accuracy, 0.0)
+        return Record(step, validation_accuracy, self.best_step, self.best_accuracy, 0.0)
+
+    def within_epoch(self, step: int, epoch_seconds: float) -> "Record":
+        """The record at a later step that does not end an epoch."""
+        return replace(self, step=step, validation_accuracy=None, epoch_seconds=epoch_seconds)
+
+
+class Checkpoints:
+    """Writes the checkpoints of one training, one at a time, in the background. Close it at the end."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        """Args: the folder `checkpoints/` of a run, and how many of the newest to keep besides the best."""
+        self._directory = directory
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
+
+    def save(self, state: Any, record: Record) -> None:
+        """Starts to save `state`, which may be used up at once. Waits for the save before.
+
+        Raises:
+          RunError: the save before failed.
+        """
+        from orbax.checkpoint import v1 as ocp
+
+        self.wait()
+        path = checkpoint_path(self._directory, record.step)
+        try:
+            shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
+            path.mkdir(parents=True)
+            # A copy: the training goes on in the memory of the original while orbax writes.
+            response = ocp.save_async(path / "state", jax.tree.map(jnp.copy, state))
+        except OSError as error:
+            raise self._failure(record.step, error) from error
+        self._pending = record.step, self._thread.submit(self._finish, response, path, record)
+
+    def raise_failure(self) -> None:
+        """Raises RunError if the save under way has failed. Does not wait."""
+        if self._pending is not None and self._pending[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk.
+
+        Raises:
+          RunError: it could not be written.
+        """
+        if self._pending is None:
+            return
+        step, future = self._pending
+        self._pending = None
+        try:
+            future.result()
+        except Exception as error:
+            raise self._failure(step, error) from error
+
+    def close(self) -> None:
+        """Waits, and ends the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _finish(self, response: Any, path: Path, record: Record) -> None:
+        response.result()
+        write_atomically(path / "record.json", json.dumps(asdict(record), indent=2) + "\n")
+        write_atomically(path / SUMS, "".join(f"{digest}  {name}\n" for name, digest in _digests(path).items()))
+        finished = finished_steps(self._directory)
+        for step in finished[: -self._keep]:
+            if step != record.best_step:
+                shutil.rmtree(checkpoint_path(self._directory, step), ignore_errors=True)
+
+    def _failure(self, step: int, error: Exception) -> RunError:
+        finished = finished_steps(self._directory)
+        kept = f"The newest one is that of step {finished[-1]}." if finished else "There is none yet."
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        return RunError(
+            f"The checkpoint of step {step} could not be written to {self._directory}: {reason}. "
+            f"Earlier checkpoints are untouched. {kept} Is the disk full? Make room, then --resume the run."
+        )
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """The folder of one checkpoint."""
+    return directory / f"{step:08d}"
+
+
+def finished_steps(directory: Path) -> list[int]:
+    """The steps of all checkpoints that were completely written, ascending. Says nothing of later damage."""
+    return sorted(int(path.parent.name) for path in directory.glob(f"[0-9]*/{SUMS}") if path.parent.name.isdigit())
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if every file is as it was saved."""
+    try:
+        lines = (path / SUMS).read_text("utf-8").splitlines()
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        found = _digests(path)
+    except FileNotFoundError:
+        return "was never finished"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({error})"
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"lacks the file {name}"
+        if name not in expected:
+            return f"has a file that was not saved with it, {name}"
+        if expected[name] != found[name]:
+            return f"has a damaged file, {name}"
+    return None if expected else "has an empty list of files"
+
+
+def read_record(path: Path) -> Record:
+    """The record of a sound checkpoint."""
+    return Record(**json.loads((path / "record.json").read_text("utf-8")))
+
+
+def set_aside(directory: Path, newer_than: int) -> list[str]:
+    """Renames whatever stands behind a step, so that the training can go on there; nothing is deleted.
+
+    Returns:
+      One line for each checkpoint that was set aside, saying what was wrong with it.
+    """
+    told = []
+    for path in sorted(directory.glob("[0-9]*")):
+        if path.name.isdigit() and int(path.name) > newer_than:
+            damage = find_damage(path) or "is newer than the checkpoint that the run resumes from"
+            aside = path.with_name(f"damaged-{path.name}")
+            number = 1
+            while aside.exists():
+                number += 1
+                aside = path.with_name(f"damaged-{path.name}-{number}")
+            path.rename(aside)
+            told.append(f"Checkpoint {path.name} {damage}; it is set aside as {aside.name}.")
+    return told
+
+
+def newest_sound_step(directory: Path) -> int | None:
+    """The step of the newest checkpoint with every file as it was saved, or None."""
+    for step in reversed(finished_steps(directory)):
+        if find_damage(checkpoint_path(directory, step)) is None:
+            return step
+    return None
+
+
+def best_record(directory: Path, record: Record) -> Record:
+    """`record` itself if the checkpoint that it calls the best is sound; else with the best of the sound ones."""
+    if record.best_step is None or find_damage(checkpoint_path(directory, record.best_step)) is None:
+        return record
+    best = replace(record, best_step=None, best_accuracy=None)
+    for step in finished_steps(directory):
+        path = checkpoint_path(directory, step)
+        if step <= record.step and find_damage(path) is None:
+            accuracy = read_record(path).validation_accuracy
+            if accuracy is not None and (best.best_accuracy is None or accuracy > best.best_accuracy):
+                best = replace(best, best_step=step, best_accuracy=accuracy)
+    return best
+
+
+def load_state(path: Path, abstract_state: Any) -> Any:
+    """Reads the state of a sound checkpoint.
+
+    Args:
+      path: the checkpoint's folder.
+      abstract_state: the state's structure, with a `jax.ShapeDtypeStruct` (and sharding) for each array.
+
+    Raises:
+      RunError: it holds a state of another structure.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        return ocp.load(path / "state", abstract_state)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} holds another kind of state than this program expects: {error}") from error
+
+
+def _digests(path: Path) -> dict[str, str]:
+    files = (file for file in path.rglob("*") if file.is_file() and file != path / SUMS)
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)
+    }

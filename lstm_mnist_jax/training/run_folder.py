@@ -1,0 +1,190 @@
+"""A run is a folder: what it holds, who may write to it, and what was trained there.
+
+config.json       the resolved config, the data it was trained on, the versions it ran with
+metrics.jsonl     one JSON object an epoch
+checkpoints/      see `checkpoint`
+tensorboard/      event files
+"""
+
+import json
+import os
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from filelock import FileLock, Timeout
+
+from lstm_mnist_jax import __version__
+from lstm_mnist_jax.config import Config
+from lstm_mnist_jax.config_json import differences, from_dict, to_dict
+from lstm_mnist_jax.data import Dataset
+from lstm_mnist_jax.errors import ConfigError, RunError
+
+FORMAT = 1
+"""Number of the folder's format: raised when an older program could misread it."""
+
+VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+OWN_LEFTOVERS = (".lock", "config.json.partial")
+"""What a run that was killed before it began may have left."""
+
+CHANGEABLE = ("epochs", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
+"""What may differ when a run is resumed: it changes nothing that was already trained. (The data may have moved;
+that they are the same data is checked by their fingerprint.)"""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a run remembers of its data, so that it can be used without them."""
+
+    origin: str
+    image_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    @staticmethod
+    def of(dataset: Dataset) -> "DataFacts":
+        return DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, dataset.fingerprint())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, and the contents of its config.json."""
+
+    path: Path
+    config: Config
+    data: DataFacts
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+
+def read_run_folder(path: Path) -> RunFolder:
+    """Opens the folder of a run for reading.
+
+    Raises:
+      RunError: it is not one, or one of another version, or its config.json is damaged.
+    """
+    file = path / "config.json"
+    if not path.is_dir():
+        raise RunError(f"{path} is not a run folder: there is no such folder.")
+    if not file.is_file():
+        raise RunError(f"{path} is not a run folder: it has no config.json. A training makes one with --run-dir.")
+    try:
+        contents = json.loads(file.read_text("utf-8"))
+        number = contents["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is damaged: {error!r}. Put it back from a copy, or start a new run.") from error
+    if number != FORMAT:
+        raise RunError(
+            f"{path} is a run folder of format {number}; this version of lstm-mnist-jax reads format {FORMAT}. "
+            f"It was written by version {contents.get('versions', {}).get('lstm-mnist-jax', 'unknown')}."
+        )
+    try:
+        return RunFolder(path, from_dict(Config, contents["config"]), from_dict(DataFacts, contents["data"]))
+    except (ConfigError, KeyError) as error:
+        raise RunError(f"{file} is damaged or of another version: {error}") from error
+
+
+def refuse_occupied(path: Path) -> None:
+    """Raises RunError where a folder for a new run holds a run, or anything else, already."""
+    if (path / "config.json").exists():
+        raise RunError(
+            f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir."
+        )
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file, expected the name of a folder for the run.")
+    if path.is_dir() and any(entry.name not in OWN_LEFTOVERS for entry in path.iterdir()):
+        raise RunError(f"{path} holds other files; choose an empty or a new folder as --run-dir.")
+
+
+def create_run_folder(path: Path, config: Config, dataset: Dataset) -> RunFolder:
+    """Makes the folder of a new run.
+
+    Raises:
+      RunError: the folder holds a run, or anything else, already.
+    """
+    refuse_occupied(path)
+    folder = RunFolder(path, config, DataFacts.of(dataset))
+    write_config(folder)
+    return folder
+
+
+def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> RunFolder:
+    """The folder of a run that goes on with `config`.
+
+    Raises:
+      ConfigError: the config differs in more than may change.
+      RunError: the data are not those that the run was trained on.
+    """
+    changed = differences(folder.config, config)
+    refused = {name: values for name, values in changed.items() if not name.startswith(CHANGEABLE)}
+    if refused:
+        told = "; ".join(
+            f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items()
+        )
+        raise ConfigError(f"A resumed run keeps its config, but {told}. Leave this out, or start a new run.")
+    facts = DataFacts.of(dataset)
+    if facts.fingerprint != folder.data.fingerprint:
+        raise RunError(
+            f"The data are not those that {folder.path} was trained on: {facts.origin} differs from what "
+            f"{folder.data.origin} was then."
+        )
+    resumed = replace(folder, config=config)
+    if changed:
+        write_config(resumed)
+    return resumed
+
+
+def lock(path: Path) -> FileLock:
+    """Locks a run folder for the one process that writes to it; the lock ends with the process.
+
+    Raises:
+      RunError: another process writes to it, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file_lock = FileLock(path / ".lock")
+        file_lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{path} is in use by another training. Wait for it, or choose another --run-dir."
+        ) from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
+    return file_lock
+
+
+def write_config(folder: RunFolder) -> None:
+    """Writes config.json, whole or not at all."""
+    contents: dict[str, Any] = {
+        "format": FORMAT,
+        "config": to_dict(folder.config),
+        "data": to_dict(folder.data),
+        "versions": {"lstm-mnist-jax": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in VERSIONED_PACKAGES},
+        "backend": jax.default_backend(),
+    }
+    write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a crash leaves the old one or the new one, never half of one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
