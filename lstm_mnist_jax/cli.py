@@ -86,6 +86,8 @@ def train(arguments: Sequence[str]) -> int:
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}")
         return 128 + result.stopped_by
+    if resume and not result.trained:
+        say(console, f"complete after {parsed.config.epochs} epochs; train longer with --epochs")
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     return 0
 
@@ -128,6 +130,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _quieten_libraries() -> None:
+    """Keeps orbax and TFDS from printing tracebacks of errors that they raise all the same."""
+    from absl import logging
+
+    logging.set_verbosity(logging.FATAL)
+
+
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "evaluate": evaluate}
 
 
@@ -150,6 +159,8 @@ def _run(words: list[str], debug: bool) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"Unknown verb {verb!r}; expected one of {', '.join(VERBS)}. See lstm-mnist --help.")
+        if not debug:
+            _quieten_libraries()
         return VERBS[verb](words[1:])
     except UserError as error:
         if debug:

@@ -13,7 +13,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
+def from_dict(cls: type, values: Any, path: str = "") -> Any:
     """The inverse of `to_dict`.
 
     Raises:
@@ -26,9 +26,7 @@ def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
         raise ConfigError(f"{path or 'the config'} lacks {', '.join(missing)}.")
     if unknown := sorted(values.keys() - hints.keys()):
         raise ConfigError(f"{path or 'the config'} has the unknown fields {', '.join(unknown)}.")
-    return cls(
-        **{name: _from_json(hint, values[name], f"{path}.{name}".strip(".")) for name, hint in hints.items()}
-    )
+    return cls(**{name: _from_json(hint, values[name], f"{path}.{name}".strip(".")) for name, hint in hints.items()})
 
 
 def _from_json(hint: Any, value: Any, path: str) -> Any:

@@ -57,9 +57,7 @@ class TrainedRun:
             raise DataError(
                 f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}."
             )
-        if images.dtype != np.uint8 and not (
-            np.issubdtype(images.dtype, np.floating) and np.isfinite(images).all()
-        ):
+        if images.dtype != np.uint8 and not (np.issubdtype(images.dtype, np.floating) and np.isfinite(images).all()):
             raise DataError(f"Images must be uint8, or finite floats from 0 to 1; got {images.dtype}.")
         if images.dtype != np.uint8:
             images = images.astype(np.float32)
@@ -139,13 +137,9 @@ def _find_step(directory: Path, name: str | int) -> int:
     if name == "last":
         return last
     if name == "best":
-        record = checkpoint.best_record(
-            directory, checkpoint.read_record(checkpoint.checkpoint_path(directory, last))
-        )
+        record = checkpoint.best_record(directory, checkpoint.read_record(checkpoint.checkpoint_path(directory, last)))
         return last if record.best_step is None else record.best_step
     steps = checkpoint.finished_steps(directory)
     if not str(name).isdigit() or int(name) not in steps:
-        raise RunError(
-            f"{directory} has no checkpoint {name!r}; expected best, last, or one of the steps {steps}."
-        )
+        raise RunError(f"{directory} has no checkpoint {name!r}; expected best, last, or one of the steps {steps}.")
     return int(name)

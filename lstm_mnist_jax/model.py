@@ -16,11 +16,12 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data.tasks import rows
 from lstm_mnist_jax.rnn import LSTM
+from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 Params = dict[str, Any]
 """Nested dictionaries of arrays: lstm.layers.N.cell.{dense_i,dense_h}, and dense."""
 
-Images = Integer[Array, "batch height width *channels"] | Float[Array, "batch height width *channels"]
+Images = Integer[AnyArray, "batch height width *channels"] | Float[AnyArray, "batch height width *channels"]
 Logits = Float[Array, "batch classes"]
 
 
@@ -82,9 +83,7 @@ def apply(params: Params, images: Images, config: ModelConfig = ModelConfig()) -
     """
     widths = tuple(layer["cell"]["dense_h"]["kernel"].shape[0] for layer in params["lstm"]["layers"].values())
     if widths != config.hidden_features:
-        raise ValueError(
-            f"The parameters are those of LSTM layers {widths}, the config says {config.hidden_features}."
-        )
+        raise ValueError(f"The parameters are those of LSTM layers {widths}, the config says {config.hidden_features}.")
     in_features = params["lstm"]["layers"][0]["cell"]["dense_i"]["kernel"].shape[0]
     num_classes = params["dense"]["bias"].shape[0]
     return nnx.merge(_graph(config, in_features, num_classes), params)(images)
@@ -98,7 +97,8 @@ def _graph(config: ModelConfig, in_features: int, num_classes: int) -> Any:
 
 
 def softmax_cross_entropy(
-    logits: Logits, labels: Integer[Array, " batch"] | Float[Array, "batch classes"]
+    logits: Float[AnyArray, "batch classes"],
+    labels: Integer[AnyArray, " batch"] | Float[AnyArray, "batch classes"],
 ) -> Float[Array, " batch"]:
     """Softmax cross-entropy of each example, in nats.
 

@@ -7,10 +7,10 @@ then the elements in C order, big-endian.
 """
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def read_idx(path: Path | str) -> np.ndarray:
     try:
         with path.open("rb") as file:
             gzipped = file.read(2) == GZIP_MAGIC
-        with cast(BinaryIO, gzip.open(path) if gzipped else path.open("rb")) as file:
+        with gzip.open(path) if gzipped else path.open("rb") as file:
             dtype, shape = _read_header(file.read(4), file, path)
             size = dtype.itemsize * math.prod(shape)
             data = _read_at_most(size + 1, file)  # one more than expected: a header that understates shows
@@ -56,7 +56,7 @@ def read_idx(path: Path | str) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_at_most(size: int, file: BinaryIO) -> bytes:
+def _read_at_most(size: int, file: io.BufferedIOBase) -> bytes:
     """Reads block by block, so that a header which overstates costs no memory."""
     blocks = []
     while size and (block := file.read(min(size, READ_BLOCK))):
@@ -65,7 +65,7 @@ def _read_at_most(size: int, file: BinaryIO) -> bytes:
     return b"".join(blocks)
 
 
-def _read_header(magic: bytes, file: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+def _read_header(magic: bytes, file: io.BufferedIOBase, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in ELEMENT_TYPES:
         raise DataError(
             f"{path} is not an IDX file: it starts with the bytes {magic.hex(' ') or '(none)'}, expected 00 00, "

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def rows(images: jax.Array) -> jax.Array:
+def rows(images: jax.Array | np.ndarray) -> jax.Array:
     """Reads images row by row, from the top: one time step a row.
 
     Args:

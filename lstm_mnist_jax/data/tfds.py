@@ -32,9 +32,7 @@ def load_tfds(name: str, data_dir: str | None = None) -> Dataset:
     splits = builder.info.splits
     test_name = "test" if "test" in splits else "validation"
     if not {"train", test_name} <= splits.keys():
-        raise DataError(
-            f"tfds:{name} has the splits {', '.join(splits)}, expected train and test (or validation)."
-        )
+        raise DataError(f"tfds:{name} has the splits {', '.join(splits)}, expected train and test (or validation).")
     has_validation = {"validation", "test"} <= splits.keys()
     sources = builder.as_data_source()
 
@@ -80,8 +78,7 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
         raise DataError(f"tfds:{name} cannot be opened: {error}") from error
     if not builder.is_prepared():
         raise DataError(
-            f"tfds:{name} is not prepared in {builder.data_dir}. "
-            + _how_to_prepare(name, str(builder.data_dir_root))
+            f"tfds:{name} is not prepared in {builder.data_dir}. " + _how_to_prepare(name, str(builder.data_dir_root))
         )
     if builder.info.file_format.value != "array_record":
         raise DataError(
@@ -113,5 +110,5 @@ def _find_features(name: str, info: Any) -> tuple[str, str]:
         and label_key in features
         and isinstance(features[label_key], tfds.features.ClassLabel)
     ):
-        raise DataError(f"tfds:{name} is not an image classification set: its features are {list(features)}.")
+        raise DataError(f"tfds:{name} is not an image classification set: its features are {sorted(features)}.")
     return image_key, label_key

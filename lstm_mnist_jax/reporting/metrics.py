@@ -78,9 +78,7 @@ class MetricsWriter:
         if self._events is not None:
             for name, value in asdict(metrics).items():
                 if name not in ("epoch", "step"):
-                    self._events.add_scalar(
-                        name.replace("_", "/", 1) if "_" in name else name, value, metrics.step
-                    )
+                    self._events.add_scalar(name.replace("_", "/", 1) if "_" in name else name, value, metrics.step)
             self._events.flush()
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from flax.nnx.nn.recurrent import flip_sequences
 from jax.nn.initializers import Initializer, lecun_normal, orthogonal, zeros
 from jaxtyping import Array, DTypeLike
 
-from lstm_mnist_jax.rnn.recurrence import LSTMCarry, lstm
+from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry, lstm
 
 FAST_DTYPES = (jnp.float32, jnp.float64)
 
@@ -106,9 +106,7 @@ class RNN(nnx.RNN):
         last = states.last
         if seq_lengths is not None:
             lengths = jnp.reshape(seq_lengths, batch)
-            last = LSTMCarry(
-                *(_at_end(part, lengths, start) for part, start in zip(states[1::-1], carry, strict=True))
-            )
+            last = LSTMCarry(*(_at_end(part, lengths, start) for part, start in zip(states[1::-1], carry, strict=True)))
         outputs = states.h.reshape(time, *batch_shape, -1)
         if flip and keep_order:
             outputs = flip_sequences(outputs, seq_lengths, len(batch_shape), time_major=True)
@@ -148,7 +146,7 @@ class RNN(nnx.RNN):
         return rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
 
 
-def _at_end(states: Array, lengths: Array, initial: Array) -> Array:
+def _at_end(states: Array, lengths: AnyArray, initial: AnyArray) -> Array:
     """The state after step `lengths` of each sequence: [time, batch, hidden] to [batch, hidden]."""
     index = jnp.clip(lengths - 1, 0, len(states) - 1)
     return jnp.where(lengths[:, None] > 0, states[index, jnp.arange(len(index))], initial)
@@ -235,9 +233,9 @@ class LSTM(nnx.Module):
 
     def __call__(
         self,
-        inputs: Array,
+        inputs: AnyArray,
         *,
-        initial_carries: Sequence[tuple[Array, Array]] | None = None,
+        initial_carries: Sequence[tuple[AnyArray, AnyArray]] | None = None,
         time_major: bool | None = None,
     ) -> tuple[Array, list[LSTMCarry]]:
         """Runs the stack.

@@ -22,8 +22,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+AnyArray = jax.Array | np.ndarray
+"""What may be passed in; what comes out is a `jax.Array`."""
 
 
 class LSTMCarry(NamedTuple):
@@ -53,11 +57,11 @@ class LSTMStates(NamedTuple):
 
 
 def lstm(
-    inputs: Float[Array, "time batch features"],
-    kernel: Float[Array, "features 4*hidden"],
-    recurrent_kernel: Float[Array, "hidden 4*hidden"],
-    bias: Float[Array, " 4*hidden"],
-    initial_carry: tuple[Float[Array, "batch hidden"], Float[Array, "batch hidden"]],
+    inputs: Float[AnyArray, "time batch features"],
+    kernel: Float[AnyArray, "features gates"],
+    recurrent_kernel: Float[AnyArray, "hidden gates"],
+    bias: Float[AnyArray, " gates"],
+    initial_carry: tuple[Float[AnyArray, "batch hidden"], Float[AnyArray, "batch hidden"]],
     *,
     reverse: bool = False,
     unroll: int = 1,
@@ -73,11 +77,22 @@ def lstm(
 
     Returns:
       The states; `last` is that after the first time step where `reverse` is set.
+
+    Raises:
+      ValueError: the weights are not those of four gates.
     """
+    hidden, gates = recurrent_kernel.shape
+    if gates != 4 * hidden:
+        raise ValueError(
+            f"recurrent_kernel is {hidden} x {gates}; with {hidden} hidden features, expected {4 * hidden} columns."
+        )
+    inputs, kernel, recurrent_kernel, bias, c, h = map(
+        jnp.asarray, (inputs, kernel, recurrent_kernel, bias, *initial_carry)
+    )
     halves = _gate_scale(recurrent_kernel)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     projected, recurrent_kernel, c, h = _vary_alike(
-        _project(inputs, kernel * halves) + bias * halves, recurrent_kernel * halves, *initial_carry
+        _project(inputs, kernel * halves) + bias * halves, recurrent_kernel * halves, c, h
     )
     hs, cs, last_h, last_c = _recurrence(projected, recurrent_kernel, h, c, reverse, unroll)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))

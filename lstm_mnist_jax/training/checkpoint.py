@@ -165,15 +165,21 @@ def read_record(path: Path) -> Record:
 
 
 def set_aside(directory: Path, newer_than: int) -> list[str]:
-    """Renames whatever stands behind a step, so that the training can go on there; nothing is deleted.
+    """Makes room behind a step, so that the training can go on there.
+
+    What a save that was cut short has left is removed; a damaged checkpoint is renamed and kept.
 
     Returns:
-      One line for each checkpoint that was set aside, saying what was wrong with it.
+      One line for each, saying what was wrong and what was done.
     """
     told = []
     for path in sorted(directory.glob("[0-9]*")):
         if path.name.isdigit() and int(path.name) > newer_than:
-            damage = find_damage(path) or "is newer than the checkpoint that the run resumes from"
+            if not (path / SUMS).exists():
+                shutil.rmtree(path)
+                told.append(f"Checkpoint {path.name} was never finished; its remains are removed.")
+                continue
+            damage = find_damage(path)
             aside = path.with_name(f"damaged-{path.name}")
             number = 1
             while aside.exists():
@@ -226,6 +232,4 @@ def load_state(path: Path, abstract_state: Any) -> Any:
 
 def _digests(path: Path) -> dict[str, str]:
     files = (file for file in path.rglob("*") if file.is_file() and file != path / SUMS)
-    return {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)
-    }
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}

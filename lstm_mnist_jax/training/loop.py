@@ -52,12 +52,14 @@ class TrainingResult:
       run_dir: the run's folder.
       epochs: the metrics of every epoch of the run, those before a resume included.
       best: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends.
+      trained: whether any step was made; a resumed run may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM) that ended the training early, or None.
     """
 
     run_dir: Path
     epochs: list[EpochMetrics]
     best: EpochMetrics | None
+    trained: bool
     stopped_by: signal.Signals | None
 
 
@@ -150,6 +152,7 @@ def _run(
     console: Console,
 ) -> TrainingResult:
     config, per_epoch, step = folder.config, training.steps_per_epoch, record.step
+    first_step = step
     epoch_seconds, chunk, last_save = record.epoch_seconds, FIRST_CHUNK, time.monotonic()
     with (
         StopRequest() as stop,
@@ -201,8 +204,13 @@ def _run(
                 last_save = time.monotonic()
 
     epochs = read_metrics(folder.metrics)
-    best = next((metrics for metrics in epochs if metrics.step == record.best_step), None)
-    return TrainingResult(folder.path, epochs, best, signal.Signals(stop.signal) if stop.signal else None)
+    return TrainingResult(
+        run_dir=folder.path,
+        epochs=epochs,
+        best=next((metrics for metrics in epochs if metrics.step == record.best_step), None),
+        trained=step > first_step,
+        stopped_by=signal.Signals(stop.signal) if stop.signal else None,
+    )
 
 
 def _not_finite(step: int, steps_per_epoch: int, folder: RunFolder) -> RunError:

@@ -101,9 +101,7 @@ def read_run_folder(path: Path) -> RunFolder:
 def refuse_occupied(path: Path) -> None:
     """Raises RunError where a folder for a new run holds a run, or anything else, already."""
     if (path / "config.json").exists():
-        raise RunError(
-            f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir."
-        )
+        raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir.")
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
     if path.is_dir() and any(entry.name not in OWN_LEFTOVERS for entry in path.iterdir()):
@@ -132,9 +130,7 @@ def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> Ru
     changed = differences(folder.config, config)
     refused = {name: values for name, values in changed.items() if not name.startswith(CHANGEABLE)}
     if refused:
-        told = "; ".join(
-            f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items()
-        )
+        told = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())
         raise ConfigError(f"A resumed run keeps its config, but {told}. Leave this out, or start a new run.")
     facts = DataFacts.of(dataset)
     if facts.fingerprint != folder.data.fingerprint:
@@ -159,9 +155,7 @@ def lock(path: Path) -> FileLock:
         file_lock = FileLock(path / ".lock")
         file_lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(
-            f"{path} is in use by another training. Wait for it, or choose another --run-dir."
-        ) from None
+        raise RunError(f"{path} is in use by another training. Wait for it, or choose another --run-dir.") from None
     except OSError as error:
         raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
     return file_lock

@@ -53,9 +53,7 @@ class TrainState(NamedTuple):
     first_bad_step: jax.Array
 
 
-def init_state(
-    config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int
-) -> TrainState:
+def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int) -> TrainState:
     """The state before the first step: everything in it follows from the arguments."""
     params_key, order_key = jax.random.split(jax.random.key(seed))
     params = model.init(config.model, params_key, image_shape, num_classes)
@@ -114,9 +112,7 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
 
     optimizer = make_optimizer(config.optimizer)
 
-    def loss_and_correct(
-        params: model.Params, images: jax.Array, labels: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def loss_and_correct(params: model.Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(params, images, config.model)
         correct = jnp.sum(jnp.argmax(logits, axis=-1) == labels)
         return model.softmax_cross_entropy(logits, labels).mean(), correct
@@ -142,9 +138,7 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             key=state.key,
-            epoch_sums=EpochSums(
-                sums.loss + loss, sums.correct + jnp.round(correct * mesh.size).astype(jnp.int32)
-            ),
+            epoch_sums=EpochSums(sums.loss + loss, sums.correct + jnp.round(correct * mesh.size).astype(jnp.int32)),
             first_bad_step=jnp.where(bad, state.step, state.first_bad_step),
         )
 
@@ -165,9 +159,7 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
     replicated = NamedSharding(mesh, P())
     # The gradient is averaged by hand above, once and flattened, so JAX need not track what varies over devices.
     sharded = jax.shard_map(run_steps, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    init = jax.jit(
-        partial(init_state, config, dataset.image_shape, len(dataset.class_names)), out_shardings=replicated
-    )
+    init = jax.jit(partial(init_state, config, dataset.image_shape, len(dataset.class_names)), out_shardings=replicated)
     return Training(
         init=lambda seed: init(np.uint32(seed)),
         abstract_state=jax.tree.map(

@@ -1,0 +1,38 @@
+"""Settings for the whole suite: array shapes are checked while it runs, two CPU devices, one compilation cache."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before JAX is imported, here and in the subprocesses that tests start.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # accelerators round products by default
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "lstm-mnist-jax-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jaxtyping
+
+jaxtyping.install_import_hook("lstm_mnist_jax", "beartype.beartype")
+
+import numpy as np
+import pytest
+
+from lstm_mnist_jax.data import Dataset, Examples
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tiny_dataset(rng: np.random.Generator) -> Dataset:
+    """130 training, 21 validation and 33 test images of 6 x 5 pixels in 3 classes that can be told apart."""
+
+    def examples(n: int) -> Examples:
+        labels = rng.integers(0, 3, n).astype(np.int32)
+        images = rng.integers(0, 100, (n, 6, 5)).astype(np.uint8)
+        images[np.arange(n), labels] += 120
+        return Examples(images, labels, 3)
+
+    return Dataset(examples(130), examples(21), examples(33), ("a", "b", "c"), "made up")

@@ -1,0 +1,158 @@
+"""Checkpoints: what is kept, how damage of every kind is found, what a failed save says."""
+
+import json
+import shutil
+import subprocess
+from contextlib import closing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
+
+STATE = {"weights": jnp.arange(6.0).reshape(2, 3), "key": jax.random.key(3), "step": jnp.int32(7)}
+
+
+def abstract(state):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+
+
+def save_epochs(directory, accuracies, keep=2):
+    """Saves a checkpoint every 10 steps with these validation accuracies; returns the last record."""
+    record = Record(0, None, None, None, 0.0)
+    with closing(Checkpoints(directory, keep)) as checkpoints:
+        for epoch, accuracy in enumerate(accuracies, start=1):
+            record = record.after_epoch(10 * epoch, accuracy)
+            checkpoints.save({"w": jnp.full(3, epoch)}, record)
+    return record
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    record = Record(7, 0.5, 7, 0.5, 1.25)
+    with closing(Checkpoints(tmp_path, 1)) as checkpoints:
+        checkpoints.save(STATE, record)
+    path = checkpoint.checkpoint_path(tmp_path, 7)
+    assert checkpoint.find_damage(path) is None
+    assert checkpoint.read_record(path) == record
+    loaded = checkpoint.load_state(path, abstract(STATE))
+    for name in ("weights", "step"):
+        np.testing.assert_array_equal(loaded[name], STATE[name])
+    np.testing.assert_array_equal(jax.random.key_data(loaded["key"]), jax.random.key_data(STATE["key"]))
+
+
+def test_the_state_may_be_used_up_while_it_is_saved(tmp_path):
+    consume = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf * 0 - 1, state), donate_argnums=0)
+    with closing(Checkpoints(tmp_path, 1)) as checkpoints:
+        state = {"w": jnp.arange(1_000_000, dtype=jnp.float32)}
+        checkpoints.save(state, Record(1, None, None, None, 0.0))
+        consume(state)["w"].block_until_ready()
+    loaded = checkpoint.load_state(
+        checkpoint.checkpoint_path(tmp_path, 1), abstract({"w": jnp.arange(1_000_000, dtype=jnp.float32)})
+    )
+    np.testing.assert_array_equal(loaded["w"], np.arange(1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], [30, 40]),
+        ([0.4, 0.3, 0.2, 0.1], [10, 30, 40]),
+        ([0.1, 0.5, 0.5, 0.2, 0.5], [20, 40, 50]),  # the earliest of equals is the best
+    ],
+)
+def test_the_best_and_the_newest_are_kept(tmp_path, accuracies, kept):
+    record = save_epochs(tmp_path, accuracies)
+    assert checkpoint.finished_steps(tmp_path) == kept
+    assert record.best_step == 10 * (1 + accuracies.index(max(accuracies)))
+
+
+def test_the_list_of_sums_is_what_sha256sum_reads(tmp_path):
+    if not shutil.which("sha256sum"):
+        pytest.skip("no sha256sum on this machine")
+    save_epochs(tmp_path, [0.1])
+    done = subprocess.run(["sha256sum", "-c", "--strict", checkpoint.SUMS], cwd=tmp_path / "00000010", check=False)
+    assert done.returncode == 0
+
+
+def each_file(path):
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def test_a_flipped_bit_in_any_file_is_found(tmp_path):
+    save_epochs(tmp_path, [0.1])
+    path = tmp_path / "00000010"
+    assert len(each_file(path)) > 5
+    for file in each_file(path):
+        sound = file.read_bytes()
+        damaged = bytearray(sound or b"x")
+        damaged[len(damaged) // 2] ^= 16
+        file.write_bytes(damaged)
+        assert checkpoint.find_damage(path) is not None, file
+        file.write_bytes(sound)
+    assert checkpoint.find_damage(path) is None
+
+
+def test_missing_extra_and_truncated_files_are_found(tmp_path):
+    save_epochs(tmp_path, [0.1])
+    path = tmp_path / "00000010"
+    for file in each_file(path):
+        sound = file.read_bytes()
+        file.unlink()
+        assert checkpoint.find_damage(path) is not None, file
+        if sound:
+            file.write_bytes(sound[:-2])
+            assert checkpoint.find_damage(path) is not None, file
+        file.write_bytes(sound)
+    (path / "state" / "extra").write_text("?")
+    assert "not saved with it, state/extra" in checkpoint.find_damage(path)
+
+
+def test_resume_steps_back_over_damage_and_loses_nothing(tmp_path):
+    save_epochs(tmp_path, [0.1, 0.2, 0.3, 0.4], keep=4)
+    (tmp_path / "00000040" / "record.json").write_text("{}")
+    (tmp_path / "00000050" / "state").mkdir(parents=True)  # a save that was cut short
+    assert checkpoint.newest_sound_step(tmp_path) == 30
+    told = checkpoint.set_aside(tmp_path, newer_than=30)
+    assert told == [
+        "Checkpoint 00000040 has a damaged file, record.json; it is set aside as damaged-00000040.",
+        "Checkpoint 00000050 was never finished; its remains are removed.",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000010", "00000020", "00000030", "damaged-00000040"]
+
+
+def test_another_best_is_found_where_the_best_is_damaged(tmp_path):
+    record = save_epochs(tmp_path, [0.2, 0.9, 0.3, 0.1], keep=4)
+    assert checkpoint.best_record(tmp_path, record) is record
+    (tmp_path / "00000020" / "record.json").unlink()
+    found = checkpoint.best_record(tmp_path, record)
+    assert (found.best_step, found.best_accuracy) == (30, 0.3)
+
+
+def test_a_state_of_another_kind_is_refused(tmp_path):
+    save_epochs(tmp_path, [0.1])
+    with pytest.raises(RunError, match="holds another kind of state"):
+        checkpoint.load_state(tmp_path / "00000010", abstract(STATE))
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_others(tmp_path):
+    record = save_epochs(tmp_path, [0.1])
+    with closing(Checkpoints(tmp_path, 3)) as checkpoints:
+        (tmp_path / "00000020").write_text("a file in the way")
+        with pytest.raises(RunError, match=r"step 20 could not be written .* The newest one is that of step 10"):
+            checkpoints.save({"w": jnp.zeros(3)}, record.after_epoch(20, 0.2))
+    assert checkpoint.newest_sound_step(tmp_path) == 10
+
+
+def test_records_are_plain_json(tmp_path):
+    save_epochs(tmp_path, [0.25])
+    assert json.loads((tmp_path / "00000010" / "record.json").read_text()) == {
+        "step": 10,
+        "validation_accuracy": 0.25,
+        "best_step": 10,
+        "best_accuracy": 0.25,
+        "epoch_seconds": 0.0,
+    }

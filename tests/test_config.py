@@ -1,0 +1,107 @@
+"""Configs: the tutorial's numbers, what is refused, JSON and back, differences."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_mnist_jax.config import (
+    PRESETS,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    Execution,
+    ModelConfig,
+    OptimizerConfig,
+)
+from lstm_mnist_jax.config_json import differences, from_dict, to_dict
+from lstm_mnist_jax.errors import ConfigError
+
+
+def test_the_tutorial_has_the_original_programs_numbers():
+    tutorial = PRESETS["tutorial"]
+    assert (tutorial.batch_size, tutorial.epochs, tutorial.model.hidden_features) == (64, 10, (32, 64))
+    assert dataclasses.astuple(tutorial.optimizer) == (0.01, 0.9, 0.999, 1e-8)
+    assert (tutorial.data.source, tutorial.data.validation_examples) == ("mnist", 5000)
+    assert tutorial.model.forget_bias == 1.0
+    assert (60_000 - 5_000) // tutorial.batch_size == 859
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_survive_json(preset):
+    config = PRESETS[preset]
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    source=st.text(),
+    train_examples=st.none() | st.integers(1, 10**9),
+    hidden_features=st.lists(st.integers(1, 4096), min_size=1).map(tuple),
+    learning_rate=st.floats(1e-30, 1e30),
+)
+def test_any_config_survives_json(seed, source, train_examples, hidden_features, learning_rate):
+    config = Config(
+        seed=seed,
+        data=DataConfig(source=source, train_examples=train_examples),
+        model=ModelConfig(hidden_features=hidden_features),
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
+    )
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Config(epochs=0), "epochs is 0, expected 1 or more"),
+        (lambda: Config(batch_size=-64), "batch_size is -64"),
+        (lambda: Config(seed=-1), "seed is -1"),
+        (lambda: Config(seed=2**32), "seed is 4294967296"),
+        (lambda: ModelConfig(hidden_features=()), "hidden_features is ()"),
+        (lambda: ModelConfig(hidden_features=(32, 0)), "hidden_features is (32, 0)"),
+        (lambda: OptimizerConfig(learning_rate=0.0), "learning_rate is 0.0"),
+        (lambda: OptimizerConfig(learning_rate=float("nan")), "learning_rate is nan"),
+        (lambda: OptimizerConfig(b1=1.0), "b1 is 1.0"),
+        (lambda: OptimizerConfig(epsilon=-1e-8), "epsilon is -1e-08"),
+        (lambda: DataConfig(validation_examples=0), "validation_examples is 0"),
+        (lambda: DataConfig(train_examples=0), "train_examples is 0"),
+        (lambda: CheckpointConfig(keep_checkpoints=0), "keep_checkpoints is 0"),
+        (lambda: CheckpointConfig(checkpoint_minutes=0.0), "checkpoint_minutes is 0.0"),
+        (lambda: Execution(devices=0), "devices is 0"),
+    ],
+)
+def test_senseless_values_are_refused(make, message):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("epochs"), "lacks epochs"),
+        (lambda d: d.update(epoch=3), "unknown fields epoch"),
+        (lambda d: d["model"].update(hidden_features=[32, "64"]), "model.hidden_features is '64', expected int"),
+        (lambda d: d["model"].update(hidden_features=32), "model.hidden_features is 32"),
+        (lambda d: d.update(seed=True), "seed is True, expected int"),
+        (lambda d: d.update(data=None), "data is None, expected an object"),
+        (lambda d: d["data"].update(train_examples="all"), "data.train_examples is 'all', expected int or null"),
+        (lambda d: d["optimizer"].update(learning_rate=-1), "learning_rate is -1"),
+    ],
+)
+def test_json_that_is_no_config_is_refused(change, message):
+    values = to_dict(Config())
+    values["model"]["hidden_features"] = list(values["model"]["hidden_features"])
+    change(values)
+    with pytest.raises(ConfigError) as caught:
+        from_dict(Config, values)
+    assert message in str(caught.value)
+
+
+def test_differences_name_the_fields():
+    old = Config()
+    new = dataclasses.replace(old, epochs=12, optimizer=OptimizerConfig(learning_rate=0.1))
+    assert differences(old, old) == {}
+    assert differences(old, new) == {"epochs": (10, 12), "optimizer.learning_rate": (0.01, 0.1)}

@@ -1,0 +1,38 @@
+"""How many devices share a batch."""
+
+import jax
+import pytest
+
+from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.training import mesh
+
+
+@pytest.mark.parametrize(
+    ("available", "batch_size", "expected"),
+    [(1, 64, 1), (2, 64, 2), (3, 64, 2), (8, 64, 8), (64, 64, 8), (2, 65, 1), (4, 96, 4), (8, 7, 1), (6, 90, 6)],
+)
+def test_the_default_count_divides_the_batch_and_gives_each_enough_to_do(available, batch_size, expected):
+    assert mesh._default_count(available, batch_size) == expected
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+def test_uneven_shares_are_refused_with_a_proposal():
+    with pytest.raises(
+        ConfigError,
+        match="A batch of 65 cannot be shared evenly by 2 devices. Use --devices 1, or --batch-size 64 or 66",
+    ):
+        mesh.make_mesh(Execution(devices=2), 65)
+    with pytest.raises(ConfigError, match=r"Use --devices 1, or --batch-size 2\."):
+        mesh.make_mesh(Execution(devices=2), 1)
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(ConfigError, match=r"devices is 1000, but JAX shows \d+ \w+ device"):
+        mesh.make_mesh(Execution(devices=1000), 1000)
+
+
+def test_every_device_of_the_mesh_is_on_the_data_axis():
+    found = mesh.make_mesh(Execution(devices=1), 64)
+    assert found.axis_names == ("data",)
+    assert mesh.describe(found).startswith("1 x ")

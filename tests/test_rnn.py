@@ -1,0 +1,136 @@
+"""`RNN` against `flax.nnx.RNN`: same parameters, same arguments, same numbers and gradients."""
+
+import doctest
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from lstm_mnist_jax.rnn import RNN, layers
+
+INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
+LENGTHS = np.array([7, 3, 1])
+
+
+def assert_close(ours, theirs, atol=2e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("time_major", "reverse", "keep_order", "padded", "unroll"),
+    list(itertools.product([False, True], [False, True], [False, True], [False, True], [1, 3])),
+)
+def test_every_option_agrees_with_flax(time_major, reverse, keep_order, padded, unroll):
+    cell = nnx.OptimizedLSTMCell(5, 4, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
+    options = {"time_major": time_major, "reverse": reverse, "keep_order": keep_order, "unroll": unroll}
+    ours, theirs = RNN(cell, return_carry=True, **options), nnx.RNN(cell, return_carry=True, **options)
+    inputs = np.swapaxes(INPUTS, 0, 1) if time_major else INPUTS
+    lengths = LENGTHS if padded else None
+    assert ours._is_fast(inputs, None)
+
+    def loss(rnn, inputs):
+        (c, h), outputs = rnn(inputs, seq_lengths=lengths)
+        return jnp.sin(c).sum() + (h**2).sum() + jnp.cos(3 * outputs).sum(), (c, h, outputs)
+
+    results = [nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)(rnn, inputs) for rnn in (ours, theirs)]
+    (our_values, our_gradients), (their_values, their_gradients) = results
+    assert_close(our_values, their_values)
+    assert_close(nnx.to_pure_dict(our_gradients[0]), nnx.to_pure_dict(their_gradients[0]))
+    assert_close(our_gradients[1], their_gradients[1])
+
+
+@pytest.mark.parametrize(
+    "make_cell",
+    [
+        lambda: nnx.LSTMCell(5, 4, rngs=nnx.Rngs(0)),
+        lambda: nnx.GRUCell(5, 4, rngs=nnx.Rngs(0)),
+        lambda: nnx.SimpleCell(5, 4, rngs=nnx.Rngs(0)),
+        lambda: nnx.OptimizedLSTMCell(5, 4, activation_fn=nnx.relu, rngs=nnx.Rngs(0)),
+        lambda: nnx.OptimizedLSTMCell(5, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+    ],
+)
+def test_other_cells_run_through_flax(make_cell):
+    cell = make_cell()
+    ours, theirs = RNN(cell), nnx.RNN(cell)
+    assert not ours._is_fast(INPUTS, None)
+    np.testing.assert_array_equal(ours(INPUTS), theirs(INPUTS))
+
+
+def test_a_subclass_of_the_cell_is_not_bypassed():
+    class Doubled(nnx.OptimizedLSTMCell):
+        def __call__(self, carry, inputs):
+            carry, output = super().__call__(carry, inputs)
+            return carry, 2 * output
+
+    cell = Doubled(5, 4, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS))
+
+
+def test_a_replaced_projection_is_not_bypassed():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    cell.dense_i = nnx.LoRALinear(
+        5, 16, lora_rank=2, use_bias=False, b_initializer=nnx.initializers.ones, rngs=nnx.Rngs(1)
+    )
+    assert_close(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS), atol=0)
+
+
+def test_initial_carry_and_its_gradient():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    carry = tuple(np.random.default_rng(n).normal(size=(3, 4)).astype(np.float32) for n in (1, 2))
+
+    def gradient(rnn):
+        return nnx.grad(lambda rnn, carry: rnn(INPUTS, initial_carry=carry).sum(), argnums=1)(rnn, carry)
+
+    assert_close(gradient(RNN(cell)), gradient(nnx.RNN(cell)))
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2, 3)])
+def test_any_number_of_batch_axes(batch_shape):
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    inputs = np.random.default_rng(0).normal(size=(*batch_shape, 7, 5)).astype(np.float32)
+    ours, theirs = (rnn(cell, return_carry=True)(inputs) for rnn in (RNN, nnx.RNN))
+    assert_close(ours, theirs)
+
+
+def test_sequences_of_no_steps_keep_the_initial_carry():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    carry = tuple(np.full((3, 4), value, np.float32) for value in (0.25, 0.5))
+    last, _ = RNN(cell)(INPUTS, initial_carry=carry, seq_lengths=np.array([0, 7, 0]), return_carry=True)
+    for ours, start in zip(last, carry, strict=True):
+        kept = np.asarray(ours) == start
+        assert kept[[0, 2]].all()
+        assert not kept[1].any()
+
+
+def test_parameters_survive_split_and_merge():
+    rnn = RNN(nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0)), rngs=False)
+    graph, params = nnx.split(rnn, nnx.Param)
+    outputs = jax.jit(
+        lambda params: nnx.merge(graph, params)(INPUTS, initial_carry=(np.zeros((3, 4), np.float32),) * 2)
+    )
+    assert_close(outputs(params), nnx.RNN(rnn.cell)(INPUTS))
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+def test_gradients_inside_shard_map_sum_over_devices():
+    """With JAX tracking what varies over devices, as users of shard_map have it by default."""
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(cell, nnx.Param)
+    inputs = np.random.default_rng(0).normal(size=(4, 7, 5)).astype(np.float32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+
+    def loss(params, inputs):
+        return RNN(nnx.merge(graph, params))(inputs)[:, -1].sum()
+
+    gradient = jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    ours, expected = jax.jit(gradient)(params, inputs), jax.grad(loss)(params, inputs)
+    assert_close(nnx.to_pure_dict(ours), nnx.to_pure_dict(expected))
+
+
+def test_the_examples_in_the_docstrings():
+    assert doctest.testmod(layers).failed == 0
+    assert doctest.testmod(layers).attempted >= 8

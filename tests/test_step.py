@@ -1,0 +1,157 @@
+"""The compiled loop against a plain one; chunks, devices and evaluation, which must not matter."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_lstm
+import optax
+import pytest
+from flax import nnx
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.config import Config, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.data.order import batch_indices, permutations
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.training import make_training
+from lstm_mnist_jax.training.evaluation import make_evaluation
+from lstm_mnist_jax.training.mesh import make_mesh
+
+CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
+needs_two_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+
+
+def mesh_of(devices: int):
+    return make_mesh(Execution(devices=devices), CONFIG.batch_size)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one._replace(key=0), other._replace(key=0))
+
+
+def train(dataset, *chunks, config=CONFIG, devices=1, seed=0):
+    training = make_training(config, dataset, mesh_of(devices))
+    state = training.init(seed)
+    for steps in chunks:
+        state = training.run_steps(state, steps)
+    return state
+
+
+def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
+    """40 steps, two and a half epochs, written out with Flax's own RNN, autodiff and the formula of the loss."""
+    state = train(tiny_dataset, 40)
+
+    start = make_training(CONFIG, tiny_dataset, mesh_of(1)).init(0)
+    classifier = model.Classifier(CONFIG.model, 5, 3, rngs=nnx.Rngs(0))
+    graph = nnx.split(classifier, nnx.Param)[0]
+
+    @jax.jit
+    def gradient(params, images, labels):
+        def loss(params):
+            network = nnx.merge(graph, params)
+            outputs = images.astype(jnp.float32) / 255
+            for layer in network.lstm.layers:
+                outputs = nnx.RNN(layer.cell)(outputs)
+            logits = network.dense(outputs[:, -1])
+            return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
+
+        return jax.value_and_grad(loss)(params)
+
+    params, losses = start.params, []
+    mu = nu = jax.tree.map(jnp.zeros_like, params)
+    for step in range(40):
+        order = permutations(start.key, step, 8, 130)
+        batch = np.asarray(batch_indices(order, step, 8))
+        loss, grads = gradient(params, tiny_dataset.train.images[batch], tiny_dataset.train.labels[batch])
+        mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mu, grads)
+        nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, nu, grads)
+        rate = 0.01 * np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+        params = jax.tree.map(lambda p, m, v, rate=rate: p - rate * m / (jnp.sqrt(v) + 1e-8), params, mu, nu)
+        losses.append(float(loss))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.params, params)
+    assert int(state.step) == 40
+    # 130 // 8 = 16 steps an epoch: the sums are those of the third epoch, steps 32 to 39.
+    np.testing.assert_allclose(state.epoch_sums.loss, sum(losses[32:]), rtol=1e-3)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
+def test_chunks_do_not_matter_to_the_last_bit(tiny_dataset, devices):
+    whole = train(tiny_dataset, 50, devices=devices)
+    assert_same(whole, train(tiny_dataset, 1, 15, 1, 16, 17, 0, devices=devices))
+    assert_same(whole, train(tiny_dataset, *[5] * 10, devices=devices))
+
+
+@needs_two_devices
+def test_two_devices_train_like_one(tiny_dataset):
+    one, two = (train(tiny_dataset, 40, devices=devices) for devices in (1, 2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), one.params, two.params)
+    assert int(one.epoch_sums.correct) == pytest.approx(int(two.epoch_sums.correct), abs=1)
+    np.testing.assert_allclose(one.epoch_sums.loss, two.epoch_sums.loss, rtol=1e-3)
+
+
+def test_the_seed_decides_everything(tiny_dataset):
+    assert_same(train(tiny_dataset, 20, seed=3), train(tiny_dataset, 20, seed=3))
+    one, other = (train(tiny_dataset, 20, seed=seed).params["dense"]["bias"] for seed in (3, 4))
+    assert np.abs(np.asarray(one - other)).max() > 0.1
+
+
+def test_compiling_ahead_changes_nothing(tiny_dataset):
+    training = make_training(CONFIG, tiny_dataset, mesh_of(1))
+    ahead = training.compile()
+    assert_same(training.run_steps(training.init(0), 7), ahead.run_steps(ahead.init(0), 7))
+
+
+def test_the_first_number_that_is_not_finite_is_found(tiny_dataset):
+    diverging = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e38))
+    state = train(tiny_dataset, 30, config=diverging)
+    found = int(state.first_bad_step)
+    assert 0 < found < 30
+    assert int(train(tiny_dataset, found, config=diverging).first_bad_step) == -1
+    assert int(train(tiny_dataset, found + 1, config=diverging).first_bad_step) == found
+
+
+def test_a_batch_may_be_the_whole_set_but_not_more(tiny_dataset):
+    whole = dataclasses.replace(CONFIG, batch_size=130)
+    assert int(train(tiny_dataset, 3, config=whole).step) == 3
+    with pytest.raises(ConfigError, match="batch_size is 131, but there are only 130 training examples"):
+        train(tiny_dataset, 1, config=dataclasses.replace(CONFIG, batch_size=131))
+
+
+def test_a_run_longer_than_positions_can_count_is_refused(tiny_dataset):
+    with pytest.raises(ConfigError, match="epochs is 100,000,000, but data of this size can be trained on for 16"):
+        make_training(dataclasses.replace(CONFIG, epochs=100_000_000), tiny_dataset, mesh_of(1))
+
+
+def test_colour_images_train_too(rng):
+    def examples(n):
+        return Examples(rng.integers(0, 256, (n, 6, 5, 3), np.uint8), rng.integers(0, 3, n).astype(np.int32), 3)
+
+    dataset = Dataset(examples(40), examples(10), examples(10), ("a", "b", "c"), "made up")
+    assert np.isfinite(train(dataset, 10).epoch_sums.loss)
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
+@pytest.mark.parametrize("size", [1, 7, 33, 1031])
+def test_evaluation_counts_every_example_once(rng, devices, size):
+    examples = Examples(
+        rng.integers(0, 256, (size, 6, 5), np.uint8), rng.integers(0, 4, size).astype(np.int32), num_classes=5
+    )
+    params = model.init(CONFIG.model, jax.random.key(0), (6, 5), 5)
+    found = make_evaluation(CONFIG.model, examples, mesh_of(devices))(params)
+
+    logits = numpy_lstm.classify(params, examples.images)
+    right = logits.argmax(axis=1) == examples.labels
+    assert found.accuracy == right.mean()
+    np.testing.assert_allclose(found.loss, numpy_lstm.cross_entropy(logits, examples.labels), rtol=1e-5)
+    for label in range(5):
+        assert found.count[label] == (examples.labels == label).sum()
+        assert found.correct[label] == right[examples.labels == label].sum()
+
+
+def test_the_optimizer_state_is_optax(tiny_dataset):
+    state = train(tiny_dataset, 3)
+    assert optax.tree.get(state.opt_state, "count") == 3
