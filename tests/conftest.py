@@ -1,13 +1,12 @@
 """Settings for the whole suite: array shapes are checked while it runs, two CPU devices, one compilation cache."""
 
 import os
-import tempfile
 from pathlib import Path
 
 # Before JAX is imported, here and in the subprocesses that tests start.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # accelerators round products by default
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "lstm-mnist-jax-tests"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jaxtyping

@@ -20,7 +20,7 @@ def test_the_default_count_divides_the_batch_and_gives_each_enough_to_do(availab
 def test_uneven_shares_are_refused_with_a_proposal():
     with pytest.raises(
         ConfigError,
-        match="A batch of 65 cannot be shared evenly by 2 devices. Use --devices 1, or --batch-size 64 or 66",
+        match=r"A batch of 65 cannot be shared evenly by 2 devices\. Use --devices 1, or --batch-size 64 or 66",
     ):
         mesh.make_mesh(Execution(devices=2), 65)
     with pytest.raises(ConfigError, match=r"Use --devices 1, or --batch-size 2\."):

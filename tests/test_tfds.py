@@ -92,7 +92,6 @@ def load_toy(name, folder):
     return json.loads(run(LOAD, name, folder).splitlines()[-1])
 
 
-@pytest.mark.xdist_group("tfds")
 class TestPreparedSets:
     def test_colour_images_without_a_validation_split(self, prepared):
         found = load_toy("tfds:toy_colour", prepared)

@@ -257,16 +257,15 @@ class LSTM(nnx.Module):
         if inputs.ndim < 2 or inputs.shape[-1] != self.in_features:
             axes = "time, ..., " if time_major else "..., time, "
             raise ValueError(f"LSTM expected inputs [{axes}{self.in_features}], got shape {inputs.shape}.")
-        if not time_major:
-            inputs = jnp.moveaxis(inputs, -2, 0)
-        batch_shape = inputs.shape[1:-1]
+        outputs = jnp.asarray(inputs) if time_major else jnp.moveaxis(inputs, -2, 0)
+        batch_shape = outputs.shape[1:-1]
         if initial_carries is None:
-            initial_carries = self.zero_carries(batch_shape, inputs.dtype)
+            initial_carries = self.zero_carries(batch_shape, outputs.dtype)
         expected = [((*batch_shape, width),) * 2 for width in self.hidden_features]
         if (shapes := [tuple(part.shape for part in carry) for carry in initial_carries]) != expected:
             raise ValueError(f"LSTM expected initial carries (c, h) of shapes {expected}, got {shapes}.")
 
-        outputs, carries = inputs, []
+        carries = []
         for layer, initial_carry in zip(self.layers, initial_carries, strict=True):
             carry, outputs = layer(outputs, initial_carry=initial_carry)
             carries.append(LSTMCarry(*carry))

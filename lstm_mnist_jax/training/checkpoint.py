@@ -59,7 +59,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int) -> None:
         """Args: the folder `checkpoints/` of a run, and how many of the newest to keep besides the best."""
-        self._directory = directory
+        self._directory = directory.absolute()  # orbax takes no other
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
@@ -123,9 +123,10 @@ class Checkpoints:
         finished = finished_steps(self._directory)
         kept = f"The newest one is that of step {finished[-1]}." if finished else "There is none yet."
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        full = "The disk is full: make room" if "No space left" in reason else "Mend this"
         return RunError(
             f"The checkpoint of step {step} could not be written to {self._directory}: {reason}. "
-            f"Earlier checkpoints are untouched. {kept} Is the disk full? Make room, then --resume the run."
+            f"Earlier checkpoints are untouched. {kept} {full}, then go on with --resume."
         )
 
 
@@ -225,7 +226,7 @@ def load_state(path: Path, abstract_state: Any) -> Any:
     from orbax.checkpoint import v1 as ocp
 
     try:
-        return ocp.load(path / "state", abstract_state)
+        return ocp.load(path.absolute() / "state", abstract_state)
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} holds another kind of state than this program expects: {error}") from error
 

@@ -1,0 +1,166 @@
+"""The command line, as a person meets it: in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lstm_mnist_jax import __version__
+from lstm_mnist_jax.config import PRESETS
+from lstm_mnist_jax.config_json import to_dict
+
+SMALL = ["--epochs", "1", "--validation-examples", "200", "--train-examples", "640", "--hidden-features", "4"]
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+
+
+def lstm_mnist(*arguments, program=("-m", "lstm_mnist_jax"), **options):
+    words = [sys.executable, *map(str, program), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("cli") / "run"
+    done = lstm_mnist("train", "smoke", *SMALL, "--run-dir", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"run {run_dir}: MNIST, embedded in the package (640 train, 200 validation, 10,000 test)"
+    assert lines[1].startswith("28 rows of 28 -> LSTM 4 -> 10 classes, 578 parameters, on 2 x cpu; ready in ")
+    assert lines[2].startswith("epoch 1/1  loss ")
+    assert lines[-1] == f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}"
+    return run_dir
+
+
+def test_help_names_every_verb_and_preset():
+    for arguments in ([], ["--help"], ["-h"], ["help"]):
+        done = lstm_mnist(*arguments)
+        assert done.returncode == 0
+        for word in ("train [PRESET]", "evaluate RUN_DIR", *PRESETS):
+            assert word in done.stdout
+    assert lstm_mnist("--version").stdout.strip() == __version__
+
+
+def leaf_names(values):
+    return [name for key, value in values.items() for name in (leaf_names(value) if isinstance(value, dict) else [key])]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_field_of_the_config_is_an_option_with_the_presets_default(preset):
+    done = lstm_mnist("train", preset, "--help", env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0
+    for name in [*leaf_names(to_dict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
+        assert f"--{name.replace('_', '-')}" in done.stdout, name
+    assert f"(default: {PRESETS[preset].epochs})" in done.stdout
+    assert f"(default: {' '.join(map(str, PRESETS[preset].model.hidden_features))})" in done.stdout
+
+
+def test_help_imports_no_jax():
+    program = "import sys; from lstm_mnist_jax.cli import _run; _run(['--help'], False); sys.exit('jax' in sys.modules)"
+    assert lstm_mnist(program=("-c", program)).returncode == 0
+
+
+def test_training_imports_nothing_that_it_does_not_use(tmp_path):
+    program = (
+        "import sys; from lstm_mnist_jax.cli import _run;"
+        f"code = _run(['train', 'smoke', *{SMALL}, '--no-tensorboard', '--run-dir', {str(tmp_path / 'run')!r}], False);"
+        "heavy = {'tensorflow', 'torch', 'keras', 'tensorflow_datasets', 'tensorboardX', 'matplotlib', 'pandas'};"
+        "sys.exit(code or ', '.join(sorted(heavy & sys.modules.keys())) or 0)"
+    )
+    done = lstm_mnist(program=("-c", program))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_classic_script_is_the_same_program(tmp_path):
+    done = lstm_mnist("smoke", *SMALL, program=[SCRIPT], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert run_dir.name.startswith("smoke-")
+    assert (run_dir / "metrics.jsonl").exists()
+
+
+def test_the_preset_may_stand_anywhere(tmp_path):
+    done = lstm_mnist("train", *SMALL[:2], "--run-dir", tmp_path / "run", "smoke")
+    assert done.returncode == 0, done.stderr
+    assert "LSTM 16 -> LSTM 32" in done.stdout
+
+
+def test_evaluate_prints_a_table(run_dir):
+    done = lstm_mnist("evaluate", run_dir)
+    assert done.returncode == 0, done.stderr
+    for word in ("train", "validation", "test", "loss", "accuracy", "class 0", "class 9", "10,000"):
+        assert word in done.stdout
+
+
+def test_evaluate_prints_json(run_dir):
+    done = lstm_mnist("evaluate", run_dir, "--json", "--checkpoint", "last")
+    found = json.loads(done.stdout)
+    metrics = json.loads((run_dir / "metrics.jsonl").read_text())
+    assert found["step"] == 10
+    assert found["splits"]["test"]["accuracy"] == metrics["test_accuracy"]
+    assert found["splits"]["validation"]["loss"] == pytest.approx(metrics["validation_loss"])
+    assert list(found["splits"]["train"]["accuracy_by_class"]) == list("0123456789")
+
+
+def test_resuming_a_complete_run_says_that_it_is(run_dir):
+    done = lstm_mnist("train", "--resume", run_dir)
+    assert done.returncode == 0
+    assert "complete after 1 epochs; train longer with --epochs" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trane"], "Unknown verb 'trane'; expected one of train, evaluate"),
+        (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["train", "--epochs", "three"], "invalid literal"),
+        (["train", "--epochs", "0"], "epochs is 0, expected 1 or more"),
+        (["train", "--learning-rate", "-1"], "learning_rate is -1.0, expected a number above 0"),
+        (["train", "--hidden-features", "32", "0"], "hidden_features is (32, 0)"),
+        (["train", "--batch-size", "56000"], "there are only 55,000 training examples"),
+        (["train", "--devices", "2", "--batch-size", "65"], "cannot be shared evenly by 2 devices"),
+        (["train", "--source", "fashion"], "Unknown data source 'fashion'"),
+        (["train", "--validation-examples", "60000"], "validation_examples is 60,000"),
+        (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
+        (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
+        (["evaluate"], "Missing"),
+        (["evaluate", "nowhere"], "nowhere is not a run folder"),
+    ],
+)
+def test_mistakes_are_explained_in_a_line_with_exit_code_2(tmp_path, arguments, message):
+    done = lstm_mnist(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
+
+
+def test_debug_adds_the_traceback(tmp_path):
+    done = lstm_mnist("evaluate", tmp_path / "nowhere", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "RunError" in done.stderr
+
+
+def test_a_fault_of_ours_is_called_one():
+    program = (
+        "from lstm_mnist_jax import cli\n"
+        "def broken(arguments): raise KeyError('boom')\n"
+        "cli.VERBS['train'] = broken\n"
+        "cli.main(['train'])"
+    )
+    done = lstm_mnist(program=("-c", program))
+    assert done.returncode == 1
+    assert "unexpected KeyError: 'boom'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error(run_dir):
+    words = f"{sys.executable} -m lstm_mnist_jax evaluate {run_dir} --json | head -c 5"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == '{"run'
+    assert done.stderr == ""

@@ -1,0 +1,57 @@
+"""Every command and every program in the README runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def run(words, folder):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_commands_of_the_use_section(tmp_path):
+    (block,) = (text for marker, kind, text in BLOCKS if kind == "sh" and not marker)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    outputs = [run(shlex.split(line, comments=True), tmp_path) for line in block.splitlines()]
+    assert len(outputs) == 5
+    assert "epoch 3/3" in outputs[1]
+
+
+def test_the_two_commands_are_those_that_continuous_integration_runs():
+    marked = {marker: text.strip() for marker, _, text in BLOCKS if marker}
+    assert marked.keys() == {"train", "tests"}
+    for marker, command in marked.items():
+        script = (ROOT / ".ci" / "run").read_text().split("step()")[0].split("command_of()")[1]
+        extract = f"cd {ROOT}; command_of() {script}\ncommand_of {marker}"
+        assert run(["bash", "-c", extract], ROOT).strip() == command
+
+
+@pytest.mark.parametrize("program", [text for _, kind, text in BLOCKS if kind == "python"])
+def test_python_programs(program, tmp_path):
+    check = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n" if "labels" in program else ""
+    run([sys.executable, "-W", "error", "-c", program + check], tmp_path)
+
+
+def test_the_tree_names_every_file_of_the_package():
+    tree = README.split("## The house")[1].split("```")[1]
+    for file in (ROOT / "lstm_mnist_jax").rglob("*.py"):
+        if not file.name.startswith("__"):
+            assert file.name in tree, f"{file.name} is missing from the README's tree"
+    for name in re.findall(r"^\s+([\w.]+\.py)", tree, re.MULTILINE):
+        assert list((ROOT / "lstm_mnist_jax").rglob(name)), f"the README's tree names {name}, which is gone"
+
+
+def test_nothing_else_says_sh_or_python():
+    assert {kind for _, kind, _ in BLOCKS} == {"sh", "python", "text"}
