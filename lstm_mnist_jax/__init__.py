@@ -10,14 +10,14 @@ The names below are imported when they are first used, so that a program which n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lstm_mnist_jax.version import __version__
+
 if TYPE_CHECKING:
     from lstm_mnist_jax.config import PRESETS, Config, Execution
     from lstm_mnist_jax.data import load
     from lstm_mnist_jax.errors import UserError
     from lstm_mnist_jax.inference import load_run
     from lstm_mnist_jax.training import train
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "PRESETS": "config",
@@ -29,7 +29,7 @@ _HOMES = {
     "train": "training",
 }
 
-__all__ = ["PRESETS", "Config", "Execution", "UserError", "load", "load_run", "train"]
+__all__ = ["PRESETS", "Config", "Execution", "UserError", "__version__", "load", "load_run", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,10 @@
 JAX and what builds on it are imported in the verbs, so that `--help` and mistakes are answered at once.
 """
 
+import itertools
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -17,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
+from lstm_mnist_jax.version import __version__
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.training.evaluation import Evaluation
@@ -63,6 +66,10 @@ class EvaluateArguments:
     """The run's folder."""
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""
+    source: str | None = None
+    """Where the run's data are now, if they have moved: see train --help."""
+    data_dir: str | None = None
+    """Where prepared TFDS data are now, if they have moved."""
     json: bool = False
     """Print one JSON object instead of a table."""
     execution: Execution = field(default_factory=Execution)
@@ -75,7 +82,7 @@ def train(arguments: Sequence[str]) -> int:
 
     console = Console()
     resume = parsed.resume is not None
-    run_dir = parsed.resume or parsed.run_dir or Path("runs") / time.strftime(f"{parsed.preset}-%Y%m%d-%H%M%S")
+    run_dir = parsed.resume or parsed.run_dir or _new_run_dir(parsed.preset)
     result = train(parsed.config, run_dir, resume=resume, execution=parsed.execution, console=console)
     if result.best is not None:
         say(
@@ -84,26 +91,34 @@ def train(arguments: Sequence[str]) -> int:
             f"test {result.best.test_accuracy:.2%}",
         )
     if result.stopped_by is not None:
-        say(console, f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}")
+        say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
     if resume and not result.trained:
         say(console, f"complete after {parsed.config.epochs} epochs; train longer with --epochs")
-    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
+    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {shlex.quote(str(run_dir))}")
     return 0
+
+
+def _new_run_dir(preset: str) -> Path:
+    name = time.strftime(f"{preset}-%Y%m%d-%H%M%S")
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def _parse_train(arguments: Sequence[str]) -> TrainArguments:
     """Parses in the light of the preset, or of the run to resume, whose config gives the defaults."""
-    preset = "tutorial"
+    preset, given = "tutorial", len(arguments)
     if arguments and arguments[0] in PRESETS:
         preset, *arguments = arguments
     parsed = _parse(TrainArguments, arguments, TrainArguments(preset, config=PRESETS[preset]))
     if parsed.resume is not None:
         if parsed.run_dir is not None:
             raise UserError("--resume names the run folder already; leave out --run-dir.")
+        if len(arguments) < given or parsed.preset != preset:
+            raise UserError("A resumed run has its own config; leave out the preset.")
         from lstm_mnist_jax.training.run_folder import read_run_folder
 
-        config = read_run_folder(parsed.resume).config
+        config = read_run_folder(parsed.resume.expanduser()).config
         return _parse(TrainArguments, arguments, TrainArguments(preset, config=config))
     if parsed.preset not in PRESETS:
         raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}.")
@@ -119,9 +134,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.training.mesh import prepare
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    prepare(parsed.execution, read_run_folder(parsed.run_dir).config.batch_size)
+    prepare(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
     run = load_run(parsed.run_dir, parsed.checkpoint)
-    evaluations = run.evaluate(parsed.execution)
+    evaluations = run.evaluate(parsed.execution, source=parsed.source, data_dir=parsed.data_dir)
     if parsed.json:
         splits = _as_json(run.class_names, evaluations)
         print(json.dumps({"run_dir": str(parsed.run_dir), "step": run.step, "splits": splits}))
@@ -131,10 +146,12 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def _quieten_libraries() -> None:
-    """Keeps orbax and TFDS from printing tracebacks of errors that they raise all the same."""
+    """Keeps libraries from printing tracebacks of errors that they raise all the same."""
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)
+    # `_run` catches what reaches it; what reaches the hook comes from tensorstore's callbacks after a failed write.
+    sys.excepthook = lambda *error: None
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "evaluate": evaluate}
@@ -211,7 +228,7 @@ def _by_class(evaluation: "Evaluation") -> list[float | None]:
 
 
 def _print_evaluations(title: str, class_names: tuple[str, ...], evaluations: "dict[str, Evaluation]") -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("")
     for split in evaluations:
         table.add_column(split, justify="right")
@@ -220,5 +237,5 @@ def _print_evaluations(title: str, class_names: tuple[str, ...], evaluations: "d
     table.add_row("accuracy", *(f"{e.accuracy:.2%}" for e in evaluations.values()), end_section=True)
     columns = [_by_class(evaluation) for evaluation in evaluations.values()]
     for name, accuracies in zip(class_names, zip(*columns, strict=True), strict=True):
-        table.add_row(f"class {name}", *("-" if a is None else f"{a:.2%}" for a in accuracies))
+        table.add_row(Text(f"class {name}"), *("-" if a is None else f"{a:.2%}" for a in accuracies))
     Console().print(table)

@@ -4,9 +4,19 @@ Every default stands here and nowhere else. A run folder's `config.json` holds o
 data, the run can be repeated. How a run is *executed* (devices, caches) is not part of it: see `Execution`.
 """
 
+import typing
 from dataclasses import dataclass, field
 
+from lstm_mnist_jax.config_json import from_value
 from lstm_mnist_jax.errors import ConfigError
+
+
+class _Checked:
+    """Gives each field its declared type, or says which value cannot have it, before a config's own checks."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            object.__setattr__(self, name, from_value(hint, getattr(self, name), name))
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
@@ -15,7 +25,7 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(_Checked):
     """The images, and which of them train and validate."""
 
     source: str = "mnist"
@@ -28,6 +38,7 @@ class DataConfig:
     """Train on the first so many of the remaining examples; None is all of them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.validation_examples > 0, "validation_examples", self.validation_examples, "1 or more")
         _require(
             self.train_examples is None or self.train_examples > 0,
@@ -38,7 +49,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Checked):
     """The network: a stack of LSTM layers and a dense output layer."""
 
     hidden_features: tuple[int, ...] = (32, 64)
@@ -47,6 +58,7 @@ class ModelConfig:
     """Initial bias of the forget gates."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(
             len(self.hidden_features) > 0 and min(self.hidden_features) > 0,
             "hidden_features",
@@ -56,7 +68,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(_Checked):
     """Adam, as TensorFlow 1 computes it (the paper's "epsilon hat" form)."""
 
     learning_rate: float = 0.01
@@ -69,14 +81,15 @@ class OptimizerConfig:
     """Epsilon hat: added to the root of the uncorrected second moment."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
         _require(0 <= self.b1 < 1, "b1", self.b1, "at least 0 and below 1")
         _require(0 <= self.b2 < 1, "b2", self.b2, "at least 0 and below 1")
-        _require(self.epsilon >= 0, "epsilon", self.epsilon, "0 or more")
+        _require(self.epsilon > 0, "epsilon", self.epsilon, "a number above 0")
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(_Checked):
     """When the run is saved, and what is kept. The best and the newest checkpoint always are."""
 
     checkpoint_minutes: float = 5.0
@@ -85,12 +98,13 @@ class CheckpointConfig:
     """How many of the newest checkpoints to keep, besides the best."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "above 0")
         _require(self.keep_checkpoints > 0, "keep_checkpoints", self.keep_checkpoints, "1 or more")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_Checked):
     """A training run. The defaults are the classic tutorial's numbers."""
 
     seed: int = 0
@@ -107,13 +121,14 @@ class Config:
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require(self.epochs > 0, "epochs", self.epochs, "1 or more")
         _require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
 
 
 @dataclass(frozen=True)
-class Execution:
+class Execution(_Checked):
     """How to execute, on which devices. Changes no result beyond rounding."""
 
     devices: int | None = None
@@ -122,6 +137,7 @@ class Execution:
     """Keep compiled programs in the user's cache folder, for a quick start the next time."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.devices is None or self.devices > 0, "devices", self.devices, "1 or more, or None")
 
 

@@ -1,6 +1,7 @@
 """Configs as JSON and back, strictly, and how two of them differ. Knows dataclasses, not what they mean."""
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any
@@ -26,18 +27,27 @@ def from_dict(cls: type, values: Any, path: str = "") -> Any:
         raise ConfigError(f"{path or 'the config'} lacks {', '.join(missing)}.")
     if unknown := sorted(values.keys() - hints.keys()):
         raise ConfigError(f"{path or 'the config'} has the unknown fields {', '.join(unknown)}.")
-    return cls(**{name: _from_json(hint, values[name], f"{path}.{name}".strip(".")) for name, hint in hints.items()})
+    return cls(**{name: from_value(hint, values[name], f"{path}.{name}".strip(".")) for name, hint in hints.items()})
 
 
-def _from_json(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+def from_value(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type of a config's field, in which JSON lists and NumPy numbers find their place.
+
+    Raises:
+      ConfigError: it cannot be of that type.
+    """
+    if dataclasses.is_dataclass(hint) and not isinstance(value, typing.cast(type, hint)):
         return from_dict(typing.cast(type, hint), value, path)
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         element = typing.get_args(hint)[0]
-        return tuple(_from_json(element, item, path) for item in value)
+        return tuple(from_value(element, item, path) for item in value)
     accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if hasattr(value, "item") and not getattr(value, "shape", None):  # a NumPy number
+        value = value.item()
     if float in accepted and type(value) is int:
         value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path} is {value}, expected a finite number.")
     if type(value) not in accepted:
         names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in accepted)
         raise ConfigError(f"{path} is {value!r}, expected {names}.")

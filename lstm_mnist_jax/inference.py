@@ -57,10 +57,12 @@ class TrainedRun:
             raise DataError(
                 f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}."
             )
-        if images.dtype != np.uint8 and not (np.issubdtype(images.dtype, np.floating) and np.isfinite(images).all()):
-            raise DataError(f"Images must be uint8, or finite floats from 0 to 1; got {images.dtype}.")
-        if images.dtype != np.uint8:
+        if np.issubdtype(images.dtype, np.floating):
+            if not ((images >= 0) & (images <= 1)).all():  # nor is NaN
+                raise DataError("Images of floats must hold numbers from 0 to 1 alone; divide by 255, or pass uint8.")
             images = images.astype(np.float32)
+        elif images.dtype != np.uint8:
+            raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
         batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
         probabilities = np.concatenate(
             [self._probabilities(batch) for batch in batches] or [np.zeros((0, len(self.class_names)), np.float32)]
@@ -73,25 +75,27 @@ class TrainedRun:
         padded = np.pad(images, [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)])
         return np.asarray(_classify(self.params, jnp.asarray(padded), self.folder.config.model))[: len(images)]
 
-    def evaluate(self, execution: Execution = Execution()) -> dict[str, Evaluation]:
+    def evaluate(
+        self, execution: Execution = Execution(), *, source: str | None = None, data_dir: str | None = None
+    ) -> dict[str, Evaluation]:
         """Loss and accuracy on each split of the data that the run was trained on: train, validation, test.
+
+        Args:
+          execution: on which devices.
+          source, data_dir: where those data are now; None is where they were.
 
         Raises:
           DataError: the data cannot be loaded, or are not those of the run.
         """
         config = self.folder.config
-        dataset = load(
-            config.data.source,
-            validation_examples=config.data.validation_examples,
-            train_examples=config.data.train_examples,
-            data_dir=config.data.data_dir,
-        )
+        moved = {"source": source or config.data.source, "data_dir": data_dir or config.data.data_dir}
+        dataset = load(**vars(config.data) | moved)
         if dataset.fingerprint() != self.folder.data.fingerprint:
             raise DataError(
                 f"The data are not those that {self.folder.path} was trained on: {dataset.origin} differs from "
                 f"what {self.folder.data.origin} was then."
             )
-        mesh = make_mesh(execution, config.batch_size)
+        mesh = make_mesh(execution, None)
         return {
             name: make_evaluation(config.model, examples, mesh)(self.params)
             for name, examples in dataset.splits.items()
@@ -113,13 +117,11 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
     Raises:
       RunError: the folder is not a run's, or the checkpoint is missing or damaged.
     """
-    folder = read_run_folder(Path(path))
+    folder = read_run_folder(Path(path).expanduser())
     directory = folder.checkpoints
     step = _find_step(directory, checkpoint_name)
     source = checkpoint.checkpoint_path(directory, step)
-    if damage := checkpoint.find_damage(source):
-        others = [other for other in checkpoint.finished_steps(directory) if other != step]
-        raise RunError(f"Checkpoint {source} {damage}. Others in this run: {others or 'none'}.")
+    _refuse_damaged(directory, step)
     abstract_state = jax.eval_shape(
         lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0)
     )
@@ -131,15 +133,22 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
 
 
 def _find_step(directory: Path, name: str | int) -> int:
-    last = checkpoint.newest_sound_step(directory)
-    if last is None:
-        raise RunError(f"{directory} has no sound checkpoint. Train the run first, or go on with --resume.")
-    if name == "last":
-        return last
-    if name == "best":
-        record = checkpoint.best_record(directory, checkpoint.read_record(checkpoint.checkpoint_path(directory, last)))
-        return last if record.best_step is None else record.best_step
     steps = checkpoint.finished_steps(directory)
-    if not str(name).isdigit() or int(name) not in steps:
+    if not steps:
+        raise RunError(f"{directory} has no checkpoint. Train the run first, or go on with --resume.")
+    if name == "last":
+        return steps[-1]
+    if name == "best":
+        _refuse_damaged(directory, steps[-1])  # it says which is the best
+        best_step = checkpoint.read_record(checkpoint.checkpoint_path(directory, steps[-1])).best_step
+        return steps[-1] if best_step is None else best_step
+    if not str(name).isdecimal() or int(name) not in steps:
         raise RunError(f"{directory} has no checkpoint {name!r}; expected best, last, or one of the steps {steps}.")
     return int(name)
+
+
+def _refuse_damaged(directory: Path, step: int) -> None:
+    path = checkpoint.checkpoint_path(directory, step)
+    if damage := checkpoint.find_damage(path):
+        others = [other for other in checkpoint.finished_steps(directory) if other != step]
+        raise RunError(f"Checkpoint {path} {damage}. Name another by its step: {others or 'there is none'}.")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import glorot_uniform, normal
-from jaxtyping import Array, Float, Integer, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data.tasks import rows
@@ -98,7 +98,7 @@ def _graph(config: ModelConfig, in_features: int, num_classes: int) -> Any:
 
 def softmax_cross_entropy(
     logits: Float[AnyArray, "batch classes"],
-    labels: Integer[AnyArray, " batch"] | Float[AnyArray, "batch classes"],
+    labels: Integer[AnyArray, " batch"] | Num[AnyArray, "batch classes"],
 ) -> Float[Array, " batch"]:
     """Softmax cross-entropy of each example, in nats.
 
@@ -108,6 +108,6 @@ def softmax_cross_entropy(
         vectors. Both forms give the same number.
     """
     log_probabilities = jax.nn.log_softmax(logits)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
+    if labels.ndim < logits.ndim:
         return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
     return -jnp.sum(labels * log_probabilities, axis=-1)

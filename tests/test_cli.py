@@ -127,6 +127,8 @@ def test_resuming_a_complete_run_says_that_it_is(run_dir):
         (["train", "--validation-examples", "60000"], "validation_examples is 60,000"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
+        (["train", "smoke", "--resume", "here"], "leave out the preset"),
+        (["train", "--run-dir", "run[1]"], "has a '[' in its path"),
         (["evaluate"], "Missing"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
     ],
@@ -137,6 +139,19 @@ def test_mistakes_are_explained_in_a_line_with_exit_code_2(tmp_path, arguments, 
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
+
+
+def test_a_resumed_run_takes_no_preset(run_dir):
+    for arguments in (["smoke", "--resume", run_dir], ["--resume", run_dir, "smoke"]):
+        done = lstm_mnist("train", *arguments)
+        assert done.returncode == 2
+        assert "leave out the preset" in done.stderr
+
+
+def test_a_platform_that_is_not_there(tmp_path):
+    done = lstm_mnist("train", "smoke", env=os.environ | {"JAX_PLATFORMS": "rocm"}, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "JAX_PLATFORMS is 'rocm'" in done.stderr
 
 
 def test_debug_adds_the_traceback(tmp_path):

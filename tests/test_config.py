@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -64,7 +66,9 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         (lambda: OptimizerConfig(learning_rate=0.0), "learning_rate is 0.0"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "learning_rate is nan"),
         (lambda: OptimizerConfig(b1=1.0), "b1 is 1.0"),
-        (lambda: OptimizerConfig(epsilon=-1e-8), "epsilon is -1e-08"),
+        (lambda: OptimizerConfig(epsilon=0.0), "epsilon is 0.0"),
+        (lambda: OptimizerConfig(learning_rate=float("inf")), "learning_rate is inf"),
+        (lambda: ModelConfig(forget_bias=float("nan")), "forget_bias is nan, expected a finite number"),
         (lambda: DataConfig(validation_examples=0), "validation_examples is 0"),
         (lambda: DataConfig(train_examples=0), "train_examples is 0"),
         (lambda: CheckpointConfig(keep_checkpoints=0), "keep_checkpoints is 0"),
@@ -98,6 +102,32 @@ def test_json_that_is_no_config_is_refused(change, message):
     with pytest.raises(ConfigError) as caught:
         from_dict(Config, values)
     assert message in str(caught.value)
+
+
+WITHOUT_TYPE_CHECKS = """
+import numpy as np
+from lstm_mnist_jax.config import Config, ModelConfig
+from lstm_mnist_jax.errors import ConfigError
+
+config = Config(batch_size=np.int64(32), model=ModelConfig(hidden_features=[8, np.int32(4)], forget_bias=1))
+assert config == Config(batch_size=32, model=ModelConfig(hidden_features=(8, 4), forget_bias=1.0))
+assert type(config.batch_size) is int
+for wrong in ({"epochs": 1.5}, {"tensorboard": "yes"}, {"seed": None}):
+    try:
+        Config(**wrong)
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_values_of_other_types_become_those_of_the_fields_or_are_refused():
+    """In a process of its own: here, the checks of the test suite would come before the config's."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "epochs is 1.5, expected int.",
+        "tensorboard is 'yes', expected bool.",
+        "seed is None, expected int.",
+    ]
 
 
 def test_differences_name_the_fields():

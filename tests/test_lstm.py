@@ -59,6 +59,16 @@ def test_the_fused_initialiser_sees_the_whole_kernel_and_the_forget_bias_its_gat
     assert np.isin(first.dense_h.kernel[...], first.dense_i.kernel[...]).mean() < 0.01  # drawn apart
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.int32, np.uint8])
+def test_inputs_of_other_types_run_through_flax(dtype):
+    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    inputs = (INPUTS * 3).astype(dtype)
+    outputs, carries = stack(inputs)
+    exact, _ = stack(inputs.astype(np.float32))
+    np.testing.assert_allclose(outputs, exact, atol=2e-2)
+    np.testing.assert_array_equal(outputs[:, -1], carries[-1].h)
+
+
 @pytest.mark.parametrize("arguments", [(5, ()), (0, (4,)), (5, (4, 0)), (5, (-1,))])
 def test_impossible_widths_are_refused(arguments):
     with pytest.raises(ValueError, match="at least one layer width"):

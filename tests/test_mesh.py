@@ -16,6 +16,11 @@ def test_the_default_count_divides_the_batch_and_gives_each_enough_to_do(availab
     assert mesh._default_count(available, batch_size) == expected
 
 
+@pytest.mark.parametrize(("available", "batch_size", "expected"), [(8, 64, 1), (8, 512, 8), (4, 1024, 4), (2, 127, 1)])
+def test_accelerators_are_used_where_each_has_more_to_do(available, batch_size, expected):
+    assert mesh._default_count(available, batch_size, "gpu") == expected
+
+
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
 def test_uneven_shares_are_refused_with_a_proposal():
     with pytest.raises(

@@ -60,6 +60,7 @@ def test_both_forms_of_labels_give_the_same_loss(rng):
     sparse = model.softmax_cross_entropy(logits, labels)
     dense = model.softmax_cross_entropy(logits, np.eye(10, dtype=np.float32)[labels])
     np.testing.assert_allclose(sparse, dense, rtol=1e-6)
+    np.testing.assert_array_equal(model.softmax_cross_entropy(logits, np.eye(10, dtype=np.int32)[labels]), dense)
     np.testing.assert_allclose(sparse.mean(), numpy_lstm.cross_entropy(logits, labels), rtol=1e-5)
 
 

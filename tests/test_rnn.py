@@ -96,6 +96,28 @@ def test_any_number_of_batch_axes(batch_shape):
     assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("shape", [(0, 7, 5), (3, 0, 5)])
+def test_empty_batches_and_sequences(shape):
+    inputs = np.zeros(shape, np.float32)
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    ours, theirs = (rnn(cell, return_carry=True)(inputs) for rnn in (RNN, nnx.RNN))
+    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, theirs)
+
+
+def test_lengths_may_be_one_for_all():
+    rnn = RNN(nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0)), return_carry=True)
+    each = rnn(INPUTS, seq_lengths=np.array([3, 3, 3]))
+    for lengths in (3, np.array([3])):
+        assert_close(rnn(INPUTS, seq_lengths=lengths), each, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 3, 4), (12,), (4,)])
+def test_carries_of_other_shapes_are_refused(shape):
+    rnn = RNN(nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"expected an initial carry \(c, h\), each of shape \(3, 4\)"):
+        rnn(INPUTS, initial_carry=(np.zeros(shape, np.float32),) * 2)
+
+
 def test_sequences_of_no_steps_keep_the_initial_carry():
     cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
     carry = tuple(np.full((3, 4), value, np.float32) for value in (0.25, 0.5))

@@ -96,6 +96,16 @@ def test_a_file_of_class_names(tmp_path):
     assert load(str(tmp_path), validation_examples=5).class_names == ("shirt", "bag", "boot", "hat")
 
 
+@pytest.mark.parametrize(
+    ("names", "message"), [("a\nb\na\n", "names several classes 'a'"), ("caf\xe9\nb\nc", "is not UTF-8")]
+)
+def test_class_names_that_are_none(tmp_path, names, message):
+    write_folder(tmp_path)
+    (tmp_path / "classes.txt").write_bytes(names.encode("latin-1"))
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, validation_examples=5)
+
+
 def test_emnist_is_turned_upright_and_named_by_its_mapping(tmp_path):
     content = write_folder(
         tmp_path, "emnist-letters-", "test",
@@ -149,7 +159,7 @@ def test_missing_files_are_named(tmp_path):
         load(str(empty))
 
 
-@pytest.mark.parametrize("source", ["fashion", "./nowhere", "data/nowhere", ""])
+@pytest.mark.parametrize("source", ["fashion", "./nowhere", "data/nowhere", "", "**", "~nobody/x", "x" * 300])
 def test_unknown_sources(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"Unknown data source|has no train-images"):

@@ -67,7 +67,7 @@ def test_a_run_folder_holds_what_it_should(uninterrupted):
     assert all(required <= line.keys() for line in lines)
     assert read_run_folder(run_dir).config == SMALL
     contents = json.loads((run_dir / "config.json").read_text())
-    assert contents["versions"]["jax"] == jax.__version__
+    assert contents["environment"]["jax"] == jax.__version__
     assert contents["data"]["class_names"] == list("0123456789")
     assert result.best == max(result.epochs, key=lambda metrics: metrics.validation_accuracy)
     assert load_run(run_dir).step == result.best.step
@@ -94,11 +94,6 @@ def test_tensorboard_gets_every_epoch(uninterrupted):
 def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(uninterrupted, tmp_path, monkeypatch, stop_at):
     """At a given step: within an epoch, on its end, just after it, just before the end of the run."""
 
-    class StopAt(training_loop.StopRequest):
-        def __enter__(self):
-            self.steps = 0
-            return super().__enter__()
-
     run_steps = training_loop.Training.run_steps
 
     def run_some(self, state, n):
@@ -117,21 +112,25 @@ def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(uninterrupted, tmp_p
 
 
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
-    options = [*OPTIONS, "--epochs", 12, "--checkpoint-minutes", 0.0001, "--no-tensorboard"]
+    """Five kills while steps are made and checkpoints written, without a pause between two checkpoints."""
+    options = [*OPTIONS, "--epochs", 80, "--checkpoint-minutes", 1e-6]
     subprocess.run(command(*options, "--run-dir", tmp_path / "whole"), check=True, timeout=120)
     random.seed(0)
-    run_dir, kills = tmp_path / "killed", 0
-    while kills < 4:
-        resuming = (run_dir / "config.json").exists()
-        process = subprocess.Popen(command(*(["--resume", run_dir] if resuming else [*options, "--run-dir", run_dir])))
-        begun = time.monotonic()
-        while process.poll() is None and not (run_dir / "metrics.jsonl").exists():
-            assert time.monotonic() - begun < 60
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.8))
+    run_dir, started = tmp_path / "killed", []
+    for kill in range(5):
+        arguments = [*options, "--run-dir", run_dir] if kill == 0 else ["--resume", run_dir]
+        process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:
+            if line.startswith("resumed at step"):
+                started.append(int(line.split()[3].rstrip(":").replace(",", "")))
+            if "ready in" in line:
+                break
+        time.sleep(random.uniform(0.4, 1.6))
+        assert process.poll() is None, "it was over before it was killed"
         process.kill()
-        process.wait()
-        kills += 1
+        process.communicate()
+    assert started == sorted(started)
+    assert started[-1] > 15
     subprocess.run(command("--resume", run_dir), check=True, timeout=120)
     assert outcome(run_dir) == outcome(tmp_path / "whole")
 
@@ -160,7 +159,7 @@ def test_resuming_over_damaged_checkpoints_says_so_and_ends_the_same(uninterrupt
     train(SMALL, tmp_path / "run", resume=True, console=Console())
     told = capsys.readouterr().out
     assert "Checkpoint 00000045 has a damaged file, record.json; it is set aside as damaged-00000045." in told
-    assert "resumed at step 15, epoch 2" in told
+    assert "resumed at step 15: 1 of 3 epochs are done" in told
     assert outcome(tmp_path / "run") == outcome(uninterrupted.run_dir)
 
 
@@ -178,6 +177,35 @@ def test_a_longer_run_goes_on_from_a_shorter_one(uninterrupted, tmp_path):
     assert [metrics.epoch for metrics in result.epochs] == [1, 2, 3]
     assert outcome(tmp_path / "run") == outcome(uninterrupted.run_dir)
     assert not train(SMALL, tmp_path / "run", resume=True).trained
+
+
+def test_a_run_cannot_become_shorter_than_it_is(uninterrupted):
+    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already"):
+        train(dataclasses.replace(SMALL, epochs=2), uninterrupted.run_dir, resume=True)
+    assert read_run_folder(uninterrupted.run_dir).config == SMALL
+
+
+def test_metrics_survive_a_damaged_line(tmp_path):
+    train(dataclasses.replace(SMALL, epochs=2), tmp_path / "run")
+    file = tmp_path / "run" / "metrics.jsonl"
+    first, second = file.read_text().splitlines()
+    file.write_bytes(b'\xff{"step": "x"}\n' + (first.replace("15", '"x"') + "\n" + second + "\n").encode())
+    result = train(SMALL, tmp_path / "run", resume=True)
+    assert [metrics.epoch for metrics in result.epochs] == [2, 3]
+
+
+def test_a_path_where_orbax_cannot_save_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"has a '\[' in its path"):
+        train(SMALL, tmp_path / "run[1]")
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_damaged_checkpoint_is_not_used_in_silence(tmp_path, name):
+    train(SMALL, tmp_path / "run")
+    step = load_run(tmp_path / "run", name).step
+    (tmp_path / "run" / "checkpoints" / f"{step:08d}" / "record.json").write_text("")
+    with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Name another by its step: \["):
+        load_run(tmp_path / "run", name)
 
 
 def test_a_resumed_run_keeps_its_config(uninterrupted):
@@ -207,10 +235,9 @@ def test_a_resumed_run_keeps_its_data(tmp_path):
 
 
 def test_a_run_folder_in_use_is_refused(tmp_path):
-    held = lock(tmp_path)
-    with pytest.raises(RunError, match="is in use by another training"):
+    with lock(tmp_path), pytest.raises(RunError, match="is in use by another training"):
         train(SMALL, tmp_path)
-    held.release()
+    assert train(dataclasses.replace(SMALL, epochs=1), tmp_path).trained
 
 
 def test_a_folder_with_something_in_it_is_refused_and_kept(uninterrupted, tmp_path):
@@ -230,7 +257,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(uninterrupted, tmp_pa
         (None, "has no config.json"),
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"format": 99, "versions": {"lstm-mnist-jax": "9.9"}}', "is a run folder of format 99.*version 9.9"),
+        ('{"format": 99, "environment": {"lstm-mnist-jax": "9.9"}}', "is a run folder of format 99.*version 9.9"),
         ('{"format": 1, "config": {}, "data": {}}', "damaged or of another version: the config lacks batch_size"),
     ],
 )
@@ -259,24 +286,45 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs limits on file sizes")
-def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(tmp_path):
-    """No file can grow beyond 12 kB: the config is written, the checkpoint is not."""
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000));"
+@pytest.mark.parametrize(
+    ("bytes_a_file", "message"),
+    [
+        (300, "run cannot be written to"),
+        (1_500, "could not be written"),
+        (12_000, "The checkpoint of step 15 could not be"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(tmp_path, bytes_a_file, message):
+    """Files that cannot grow stand for a full disk: the config, then the metrics, then the checkpoint fails."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_a_file}, {bytes_a_file}));"
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     program = f"{limit} from lstm_mnist_jax.cli import main; main()"
-    options = ["train", *OPTIONS, "--no-tensorboard", "--run-dir", str(tmp_path / "run")]
+    options = ["train", *OPTIONS, "--run-dir", str(tmp_path / "run"), "--no-compilation-cache"]
     done = subprocess.run(
-        [sys.executable, "-c", program, *options, "--hidden-features", "32", "--no-compilation-cache"],
+        [sys.executable, "-c", program, *options, "--hidden-features", "32"],
         capture_output=True,
         text=True,
         timeout=120,
-        env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
     )
     assert done.returncode == 2, done.stderr
-    assert "The checkpoint of step 15 could not be written" in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    subprocess.run(command("--resume", tmp_path / "run"), check=True, timeout=120)
+    begun = (tmp_path / "run" / "config.json").exists()
+    again = ["--resume", tmp_path / "run"] if begun else [*OPTIONS, "--run-dir", tmp_path / "run"]
+    subprocess.run(command(*again), check=True, timeout=120)
     assert load_run(tmp_path / "run", "last").step == 150
+
+
+def test_it_trains_in_64_bit_mode(tmp_path):
+    done = subprocess.run(
+        command(*OPTIONS, "--epochs", 1, "--run-dir", tmp_path / "run"),
+        env=os.environ | {"JAX_ENABLE_X64": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_run(tmp_path / "run").step == 15
 
 
 def test_predictions_are_those_that_the_evaluation_counts(uninterrupted):
@@ -297,6 +345,8 @@ def test_predictions_are_those_that_the_evaluation_counts(uninterrupted):
         np.zeros((28, 28), np.uint8),
         np.zeros((1, 28, 27), np.uint8),
         np.zeros((1, 28, 28), np.int64),
+        np.full((1, 28, 28), 255.0),
+        np.full((1, 28, 28), -0.1),
         np.full((1, 28, 28), np.nan),
         np.array([["a"]]),
     ],

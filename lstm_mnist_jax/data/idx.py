@@ -20,6 +20,10 @@ ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 
 GZIP_MAGIC = b"\x1f\x8b"
 READ_BLOCK = 1 << 24
 
+MAX_DIMENSIONS = 32
+MAX_EMPTY_SIZE = 1 << 24
+"""What no real file exceeds, and NumPy can always shape: an empty array's other sizes are not bounded by its data."""
+
 
 def read_idx(path: Path | str) -> np.ndarray:
     """Reads one IDX file, decompressing it if it is gzipped, whatever its name ends in.
@@ -74,4 +78,7 @@ def _read_header(magic: bytes, file: io.BufferedIOBase, path: Path) -> tuple[np.
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise DataError(f"{path} is truncated: it ends within its header of {magic[3]} dimensions.")
-    return np.dtype(ELEMENT_TYPES[magic[2]]), tuple(np.frombuffer(sizes, ">u4").tolist())
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
+    if len(shape) > MAX_DIMENSIONS or (0 in shape and max(shape) > MAX_EMPTY_SIZE):
+        raise DataError(f"{path} is damaged: its header tells of {len(shape)} dimensions {shape[:8]}.")
+    return np.dtype(ELEMENT_TYPES[magic[2]]), shape

@@ -18,7 +18,14 @@ TEST_PREFIXES = ("t10k", "test")
 
 def is_idx_source(path: Path) -> bool:
     """Whether `path` is a folder, or `folder/prefix` with files of that prefix."""
-    return path.is_dir() or any(path.parent.glob(f"{path.name}-*-images*"))
+    try:
+        return path.is_dir() or any(_is_images_of(path.name + "-", other.name) for other in path.parent.iterdir())
+    except OSError:  # no such folder, or no such name possible
+        return False
+
+
+def _is_images_of(prefix: str, name: str) -> bool:
+    return len(prefix) > 1 and name.startswith(prefix + TRAIN_PREFIX) and "-images" in name
 
 
 def load_idx_folder(path: Path) -> Dataset:
@@ -109,7 +116,14 @@ def _only_prefix(folder: Path) -> str:
 def _read_class_names(folder: Path, labels: np.ndarray) -> tuple[str, ...]:
     names_file = folder / "classes.txt"
     if names_file.exists():
-        return tuple(line.strip() for line in names_file.read_text("utf-8").splitlines() if line.strip())
+        try:
+            names = [line.strip() for line in names_file.read_text("utf-8").splitlines() if line.strip()]
+        except ValueError as error:
+            raise DataError(f"{names_file} is not UTF-8 text: {error}.") from error
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{names_file} names several classes {twice!r}.")
+        return tuple(names)
     return tuple(str(label) for label in range(int(labels.max()) + 1))
 
 

@@ -15,7 +15,7 @@ EMBEDDED_MNIST = Path(__file__).parent / "mnist"
 
 
 def load(
-    source: str = "mnist",
+    source: str | Path = "mnist",
     *,
     validation_examples: int = 5000,
     train_examples: int | None = None,
@@ -39,13 +39,14 @@ def load(
     Raises:
       DataError: the source is unknown, missing, damaged or inconsistent, or has too few examples.
     """
+    source = str(source)
     if source == "mnist":
         dataset = replace(load_idx_folder(EMBEDDED_MNIST), origin="MNIST, embedded in the package")
     elif source.startswith("tfds:"):
         from lstm_mnist_jax.data.tfds import load_tfds  # a second of imports, only for those who use it
 
         dataset = load_tfds(source.removeprefix("tfds:"), data_dir)
-    elif is_idx_source(path := Path(source).expanduser()):
+    elif is_idx_source(path := _expand(source)):
         dataset = load_idx_folder(path)
     else:
         raise DataError(
@@ -53,6 +54,19 @@ def load(
             "a folder of IDX files, or 'tfds:NAME' (such as tfds:fashion_mnist)."
         )
     return _split(dataset, validation_examples, train_examples)
+
+
+def absolute_source(source: str) -> str:
+    """The same source, whatever folder a program is started from later: folders become absolute."""
+    named = source == "mnist" or source.startswith("tfds:")
+    return source if named or not is_idx_source(path := _expand(source)) else str(path.absolute())
+
+
+def _expand(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # ~nobody
+        return Path(source)
 
 
 def _split(dataset: Dataset, validation_examples: int, train_examples: int | None) -> Dataset:

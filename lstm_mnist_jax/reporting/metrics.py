@@ -1,10 +1,13 @@
 """Metrics for machines: one JSON object an epoch, and TensorBoard event files."""
 
+import contextlib
 import json
+import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from lstm_mnist_jax.config_json import from_dict
 from lstm_mnist_jax.errors import RunError
 
 
@@ -35,13 +38,11 @@ class EpochMetrics:
 
 
 def read_metrics(path: Path) -> list[EpochMetrics]:
-    """The epochs in a metrics.jsonl. A last line that a crash left unfinished is passed over."""
+    """The epochs in a metrics.jsonl. Lines that are none, as a crash may leave, are passed over."""
     found = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try:
-            found.append(EpochMetrics(**json.loads(line)))
-        except (ValueError, TypeError):
-            break
+    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(from_dict(EpochMetrics, json.loads(line)))
     return found
 
 
@@ -49,17 +50,21 @@ class MetricsWriter:
     """Writes the epochs of a run to metrics.jsonl, and to TensorBoard if wanted. Close it at the end."""
 
     def __init__(self, path: Path, tensorboard: Path | None, step: int) -> None:
-        """Opens the files of a run that stands at `step`; what they hold of later steps is dropped."""
-        kept = [metrics for metrics in read_metrics(path) if metrics.step <= step]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(_line(metrics) for metrics in kept), "utf-8")
-        partial.replace(path)
-        self._file = path.open("a", encoding="utf-8")
-        self._events: Any = None
-        if tensorboard is not None:
-            from tensorboardX import SummaryWriter
+        """Opens the files of a run that stands at `step`; what they hold of later steps is dropped.
 
-            self._events = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
+        Raises:
+          RunError: they cannot be written to.
+        """
+        self._path = path
+        try:
+            kept = [metrics for metrics in read_metrics(path) if metrics.step <= step]
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text("".join(_line(metrics) for metrics in kept), "utf-8")
+            partial.replace(path)
+            self._file = path.open("a", encoding="utf-8")
+            self._events = None if tensorboard is None else _EventFile(tensorboard, step)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
 
     def write(self, metrics: EpochMetrics) -> None:
         """Adds an epoch; when this returns, it is in the file.
@@ -70,21 +75,53 @@ class MetricsWriter:
         try:
             self._file.write(_line(metrics))
             self._file.flush()
+            os.fsync(self._file.fileno())
+            if self._events is not None:
+                self._events.write(metrics)
         except OSError as error:
             raise RunError(
-                f"{self._file.name} could not be written to: {error.strerror or error}. Checkpoints are kept; "
-                "make room, then --resume the run."
+                f"{self._path.parent} could not be written to: {error.strerror or error}. Checkpoints are kept; "
+                "make room, then go on with --resume."
             ) from error
-        if self._events is not None:
-            for name, value in asdict(metrics).items():
-                if name not in ("epoch", "step"):
-                    self._events.add_scalar(name.replace("_", "/", 1) if "_" in name else name, value, metrics.step)
-            self._events.flush()
 
     def close(self) -> None:
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        """Closes the files. What could not be written has been said by `write`."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            if self._events is not None:
+                self._events.close()
+
+
+class _EventFile:
+    """TensorBoard's events of one training, written at once: SummaryWriter's thread hangs where the disk is full."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        if step:  # TensorBoard then hides what earlier files hold of later steps
+            self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, metrics: EpochMetrics) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = {name: value for name, value in asdict(metrics).items() if name not in ("epoch", "step")}
+        summary = Summary(value=[Summary.Value(tag=_tag(name), simple_value=v) for name, v in values.items()])
+        self._writer.write_event(Event(wall_time=time.time(), step=metrics.step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _tag(name: str) -> str:
+    """train_loss as TensorBoard groups it: train/loss."""
+    split = name.split("_")[0] in ("train", "validation", "test")
+    return name.replace("_", "/", 1) if split else name
 
 
 def _line(metrics: EpochMetrics) -> str:

@@ -52,15 +52,15 @@ class ProgressDisplay:
     def advance(self, step: int, loss: float, examples_per_second: float) -> None:
         """Shows where the training stands: steps made, mean loss of the epoch so far, speed."""
         epoch, rate = self._epoch(step), f"{examples_per_second:,.0f}"
-        self._bar.update(self._task, completed=step, epoch=epoch, loss=f"{loss:.4f}", rate=rate)
+        self._bar.update(self._task, completed=step, epoch=epoch, loss=_loss(loss), rate=rate)
         if self._bar.disable and time.monotonic() - self._last_plain_line > PLAIN_INTERVAL:
-            self.say(f"epoch {epoch}  step {step:,}  loss {loss:.4f}  {rate} examples/s")
+            self.say(f"epoch {epoch}  step {step:,}  loss {_loss(loss)}  {rate} examples/s")
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """Writes the line of an epoch."""
         width = len(str(self._epochs))
         self.say(
-            f"epoch {metrics.epoch:{width}d}/{self._epochs}  loss {metrics.train_loss:.4f}  "
+            f"epoch {metrics.epoch:{width}d}/{self._epochs}  loss {_loss(metrics.train_loss)}  "
             f"validation {metrics.validation_accuracy:7.2%}  test {metrics.test_accuracy:7.2%}  "
             f"{metrics.seconds:.1f} s  {metrics.examples_per_second:,.0f} examples/s"
         )
@@ -72,6 +72,10 @@ class ProgressDisplay:
 
     def _epoch(self, step: int) -> str:
         return f"{min(step // self._steps_per_epoch + 1, self._epochs)}/{self._epochs}"
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.4f}" if loss < 1000 else f"{loss:.3e}"
 
 
 def say(console: Console, line: str) -> None:

@@ -55,7 +55,8 @@ class RNN(nnx.RNN):
 
         Args:
           inputs: [*batch, time, features], or [time, *batch, features] if time-major.
-          initial_carry: the cell's carry before the first step; None asks the cell for one (zeros).
+          initial_carry: the cell's carry before the first step; None asks the cell for one (zeros). For an LSTM
+            (c, h), each [*batch, hidden].
           seq_lengths: int [*batch], how many steps of each sequence count; None is all. The carry is that after
             the last step that counts (the initial one where none does); outputs after it mean nothing.
           return_carry, time_major, reverse, keep_order: override the layer's own. `reverse` reads each
@@ -65,6 +66,9 @@ class RNN(nnx.RNN):
         Returns:
           The outputs [*batch, time, hidden] (time first if time-major); with `return_carry`, the pair of the
           final carry and the outputs.
+
+        Raises:
+          ValueError: the initial carry or `seq_lengths` is of another shape than the batch.
         """
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
@@ -89,11 +93,18 @@ class RNN(nnx.RNN):
         time, *batch_shape, features = inputs.shape
         if initial_carry is None:
             initial_carry = cell.initialize_carry((*batch_shape, features), self._carry_rngs(rngs))
-        batch = math.prod(batch_shape)
+        batch, hidden = math.prod(batch_shape), cell.hidden_features
+        if any(part.shape != (*batch_shape, hidden) for part in initial_carry):
+            raise ValueError(
+                f"RNN expected an initial carry (c, h), each of shape {(*batch_shape, hidden)}, "
+                f"got {[part.shape for part in initial_carry]}."
+            )
+        if seq_lengths is not None:
+            seq_lengths = jnp.broadcast_to(jnp.asarray(seq_lengths), tuple(batch_shape))
         flip = seq_lengths is not None and reverse  # padding stays at the end: not a plain backward scan
         if flip:
             inputs = flip_sequences(inputs, seq_lengths, len(batch_shape), time_major=True)
-        carry = tuple(part.reshape(batch, -1) for part in initial_carry)
+        carry = tuple(part.reshape(batch, hidden) for part in initial_carry)
         states = lstm(
             inputs.reshape(time, batch, features),
             cell.dense_i.kernel[...],
@@ -107,7 +118,7 @@ class RNN(nnx.RNN):
         if seq_lengths is not None:
             lengths = jnp.reshape(seq_lengths, batch)
             last = LSTMCarry(*(_at_end(part, lengths, start) for part, start in zip(states[1::-1], carry, strict=True)))
-        outputs = states.h.reshape(time, *batch_shape, -1)
+        outputs = states.h.reshape(time, *batch_shape, hidden)
         if flip and keep_order:
             outputs = flip_sequences(outputs, seq_lengths, len(batch_shape), time_major=True)
         if reverse and not flip and not keep_order:
@@ -116,7 +127,7 @@ class RNN(nnx.RNN):
             outputs = jnp.moveaxis(outputs, 0, -2)
         if not return_carry:
             return outputs
-        return tuple(part.reshape(*batch_shape, -1) for part in last), outputs
+        return tuple(part.reshape(*batch_shape, hidden) for part in last), outputs
 
     def _is_fast(self, inputs: Any, initial_carry: Any) -> bool:
         """Whether the cell, as it stands, computes just what `recurrence.lstm` computes."""
@@ -137,7 +148,7 @@ class RNN(nnx.RNN):
             and cell.promote_dtype is promote_dtype
             and all(dense.promote_dtype is promote_dtype for dense in (dense_i, dense_h))
             and all(dense.dot_general is jax.lax.dot_general for dense in (dense_i, dense_h))
-            and all(dense.precision is None for dense in (dense_i, dense_h))
+            and all(dense.precision is None and dense.preferred_element_type is None for dense in (dense_i, dense_h))
             and self.state_axes == DEFAULT_STATE_AXES
         )
 
@@ -197,7 +208,7 @@ class LSTM(nnx.Module):
           fused_kernel_init: draws a layer's whole kernel [in + hidden, 4 hidden] at once, input rows first, as
             TensorFlow's BasicLSTMCell does; then the two other kernel initialisers are not used.
           forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
-          param_dtype: dtype of the parameters, and of the computation.
+          param_dtype: dtype of the parameters and of the zero carries.
           rngs: gives the key stream `params`.
 
         Raises:
@@ -212,6 +223,7 @@ class LSTM(nnx.Module):
         self.in_features = in_features
         self.hidden_features = tuple(hidden_features)
         self.time_major = time_major
+        self.param_dtype = param_dtype
         layers = []
         for in_width, width in zip(widths, hidden_features, strict=False):
             cell = nnx.OptimizedLSTMCell(
@@ -260,20 +272,18 @@ class LSTM(nnx.Module):
         outputs = jnp.asarray(inputs) if time_major else jnp.moveaxis(inputs, -2, 0)
         batch_shape = outputs.shape[1:-1]
         if initial_carries is None:
-            initial_carries = self.zero_carries(batch_shape, outputs.dtype)
+            initial_carries = self.zero_carries(batch_shape)
         expected = [((*batch_shape, width),) * 2 for width in self.hidden_features]
         if (shapes := [tuple(part.shape for part in carry) for carry in initial_carries]) != expected:
             raise ValueError(f"LSTM expected initial carries (c, h) of shapes {expected}, got {shapes}.")
 
         carries = []
         for layer, initial_carry in zip(self.layers, initial_carries, strict=True):
-            carry, outputs = layer(outputs, initial_carry=initial_carry)
+            carry, outputs = layer(outputs, initial_carry=tuple(initial_carry))
             carries.append(LSTMCarry(*carry))
         return outputs if time_major else jnp.moveaxis(outputs, 0, -2), carries
 
-    def zero_carries(self, batch_shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> list[LSTMCarry]:
+    def zero_carries(self, batch_shape: Sequence[int]) -> list[LSTMCarry]:
         """The initial state of every layer: zeros [*batch_shape, hidden]."""
-        return [
-            LSTMCarry(jnp.zeros((*batch_shape, width), dtype), jnp.zeros((*batch_shape, width), dtype))
-            for width in self.hidden_features
-        ]
+        zeros = [jnp.zeros((*batch_shape, width), self.param_dtype) for width in self.hidden_features]
+        return [LSTMCarry(c=zero, h=zero) for zero in zeros]

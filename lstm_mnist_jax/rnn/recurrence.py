@@ -92,7 +92,7 @@ def lstm(
     halves = _gate_scale(recurrent_kernel)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     projected, recurrent_kernel, c, h = _vary_alike(
-        _project(inputs, kernel * halves) + bias * halves, recurrent_kernel * halves, c, h
+        _project(inputs, kernel * halves[None]) + (bias * halves)[None, None], recurrent_kernel * halves[None], c, h
     )
     hs, cs, last_h, last_c = _recurrence(projected, recurrent_kernel, h, c, reverse, unroll)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))

@@ -117,7 +117,9 @@ class Checkpoints:
         finished = finished_steps(self._directory)
         for step in finished[: -self._keep]:
             if step != record.best_step:
-                shutil.rmtree(checkpoint_path(self._directory, step), ignore_errors=True)
+                old = checkpoint_path(self._directory, step)
+                (old / SUMS).unlink(missing_ok=True)  # first, so that what a kill leaves counts as unfinished
+                shutil.rmtree(old, ignore_errors=True)
 
     def _failure(self, step: int, error: Exception) -> RunError:
         finished = finished_steps(self._directory)
@@ -137,11 +139,11 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 def finished_steps(directory: Path) -> list[int]:
     """The steps of all checkpoints that were completely written, ascending. Says nothing of later damage."""
-    return sorted(int(path.parent.name) for path in directory.glob(f"[0-9]*/{SUMS}") if path.parent.name.isdigit())
+    return sorted(int(path.parent.name) for path in directory.glob(f"[0-9]*/{SUMS}") if path.parent.name.isdecimal())
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if every file is as it was saved."""
+    """What is wrong with a checkpoint, or None if every file is as it was saved. Other files do not matter."""
     try:
         lines = (path / SUMS).read_text("utf-8").splitlines()
         expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
@@ -150,11 +152,9 @@ def find_damage(path: Path) -> str | None:
         return "was never finished"
     except (OSError, ValueError) as error:
         return f"cannot be read ({error})"
-    for name in sorted(expected.keys() | found.keys()):
+    for name in sorted(expected):
         if name not in found:
             return f"lacks the file {name}"
-        if name not in expected:
-            return f"has a file that was not saved with it, {name}"
         if expected[name] != found[name]:
             return f"has a damaged file, {name}"
     return None if expected else "has an empty list of files"
@@ -168,18 +168,20 @@ def read_record(path: Path) -> Record:
 def set_aside(directory: Path, newer_than: int) -> list[str]:
     """Makes room behind a step, so that the training can go on there.
 
-    What a save that was cut short has left is removed; a damaged checkpoint is renamed and kept.
+    What a save, or the removal of an old one, has left when it was cut short is removed; a damaged checkpoint is
+    renamed and kept.
 
     Returns:
       One line for each, saying what was wrong and what was done.
     """
     told = []
     for path in sorted(directory.glob("[0-9]*")):
-        if path.name.isdigit() and int(path.name) > newer_than:
-            if not (path / SUMS).exists():
-                shutil.rmtree(path)
-                told.append(f"Checkpoint {path.name} was never finished; its remains are removed.")
-                continue
+        if not path.name.isdecimal() or not path.is_dir():
+            continue
+        if not (path / SUMS).exists():
+            shutil.rmtree(path)
+            told.append(f"Checkpoint {path.name} was never finished; its remains are removed.")
+        elif int(path.name) > newer_than:
             damage = find_damage(path)
             aside = path.with_name(f"damaged-{path.name}")
             number = 1
@@ -227,8 +229,9 @@ def load_state(path: Path, abstract_state: Any) -> Any:
 
     try:
         return ocp.load(path.absolute() / "state", abstract_state)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} holds another kind of state than this program expects: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"{path} cannot be read as a state of this program: {reason}") from error
 
 
 def _digests(path: Path) -> dict[str, str]:

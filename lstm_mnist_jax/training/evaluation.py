@@ -57,7 +57,10 @@ def make_evaluation(config: ModelConfig, examples: Examples, mesh: Mesh) -> Call
             loss = jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()
             correct = real & (jnp.argmax(logits, axis=-1) == labels)
             members = labels[:, None] == jnp.arange(examples.num_classes)
-            counts = (jnp.sum(members & correct[:, None], axis=0), jnp.sum(members, axis=0))
+            counts = (
+                jnp.sum(members & correct[:, None], axis=0, dtype=jnp.int32),
+                jnp.sum(members, axis=0, dtype=jnp.int32),
+            )
             return jax.tree.map(jnp.add, sums, (loss, *counts)), None
 
         zeros = jnp.zeros(examples.num_classes, jnp.int32)

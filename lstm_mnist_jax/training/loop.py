@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -18,7 +18,8 @@ from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution
 from lstm_mnist_jax.data import Dataset, load
-from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.data.sources import absolute_source
+from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.reporting.metrics import EpochMetrics, MetricsWriter, read_metrics
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
@@ -29,10 +30,12 @@ from lstm_mnist_jax.training.mesh import describe, make_mesh, prepare
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,
     create_run_folder,
+    environment,
     lock,
     read_run_folder,
     refuse_occupied,
     resume_run_folder,
+    write_config,
 )
 from lstm_mnist_jax.training.signals import StopRequest
 from lstm_mnist_jax.training.step import Training, TrainState, make_training
@@ -40,7 +43,7 @@ from lstm_mnist_jax.training.step import Training, TrainState, make_training
 CHUNK_SECONDS = 1.0
 """How long the devices run without the host."""
 
-FIRST_CHUNK = 16
+FIRST_CHUNK = 1
 """Steps in the first chunk, which finds out how long a step takes."""
 
 
@@ -53,7 +56,7 @@ class TrainingResult:
       epochs: the metrics of every epoch of the run, those before a resume included.
       best: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends.
       trained: whether any step was made; a resumed run may have been complete.
-      stopped_by: the signal (SIGINT, SIGTERM) that ended the training early, or None.
+      stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the training early, or None.
     """
 
     run_dir: Path
@@ -86,19 +89,15 @@ def train(
       DataError: the data cannot be loaded.
       RunError: the folder cannot be used, a checkpoint not written, or the loss was not finite any more.
     """
-    run_dir = Path(run_dir)
+    run_dir = Path(run_dir).expanduser()
+    config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
     console = console or Console(quiet=True)
     former = read_run_folder(run_dir) if resume else None
     if former is None:
         refuse_occupied(run_dir)
     prepare(execution, config.batch_size)
     mesh = make_mesh(execution, config.batch_size)
-    dataset = load(
-        config.data.source,
-        validation_examples=config.data.validation_examples,
-        train_examples=config.data.train_examples,
-        data_dir=config.data.data_dir,
-    )
+    dataset = load(**vars(config.data))
     training = make_training(config, dataset, mesh)
     with lock(run_dir):
         if former is None:
@@ -108,6 +107,8 @@ def train(
         say(console, f"run {run_dir}: {_describe_data(dataset)}")
         began = time.perf_counter()
         state, record = _begin(training, folder, console)
+        if former is None or folder.config != former.config:
+            write_config(folder)
         training = training.compile()
         evaluations = {
             name: make_evaluation(config.model, dataset.splits[name], mesh) for name in ("validation", "test")
@@ -129,7 +130,15 @@ def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[Tra
     for line in checkpoint.set_aside(directory, newer_than=-1 if step is None else step):
         say(console, line)
     if step is None:
+        if folder.metrics.exists():
+            say(console, "There is no sound checkpoint: the run starts again from its first step.")
         return training.init(folder.config.seed), Record(0, None, None, None, 0.0)
+    epochs_done = step // training.steps_per_epoch
+    if step > folder.config.epochs * training.steps_per_epoch:
+        raise ConfigError(
+            f"epochs is {folder.config.epochs}, but {folder.path} was trained for {epochs_done} already. "
+            "Ask for as many or more."
+        )
     path = checkpoint.checkpoint_path(directory, step)
     record = checkpoint.read_record(path)
     best = checkpoint.best_record(directory, record)
@@ -139,7 +148,11 @@ def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[Tra
             f"The best checkpoint, of step {record.best_step}, is damaged or gone; "
             f"the best of the others is that of step {best.best_step}.",
         )
-    say(console, f"resumed at step {step:,}, epoch {step // training.steps_per_epoch + 1}")
+    then, now = folder.environment, environment()
+    for name in ("jax", "jaxlib", "backend"):
+        if then.get(name) != now[name]:
+            say(console, f"{name} was {then.get(name)} and is {now[name]}: expect differences of rounding.")
+    say(console, f"resumed at step {step:,}: {epochs_done} of {folder.config.epochs} epochs are done")
     return checkpoint.load_state(path, training.abstract_state), best
 
 
@@ -160,15 +173,17 @@ def _run(
         closing(MetricsWriter(folder.metrics, folder.tensorboard if config.tensorboard else None, step)) as writer,
         ProgressDisplay(console, config.epochs, per_epoch, step) as display,
     ):
-        while step < config.epochs * per_epoch and stop.signal is None:
+        stopped_by = None
+        while step < config.epochs * per_epoch and stopped_by is None:
             steps = min(chunk, per_epoch - step % per_epoch)
             began = time.perf_counter()
             state = training.run_steps(state, steps)
             step, sums, first_bad_step = jax.device_get((state.step, state.epoch_sums, state.first_bad_step))
             seconds = time.perf_counter() - began
 
-            step = int(step)
+            step, stopped_by = int(step), stop.signal
             if first_bad_step >= 0:
+                checkpoints.wait()
                 raise _not_finite(int(first_bad_step), per_epoch, folder)
             epoch_seconds += seconds
             chunk = max(1, round(steps * CHUNK_SECONDS / seconds))
@@ -179,6 +194,7 @@ def _run(
             if steps_in_epoch == per_epoch:
                 validation, test = evaluations["validation"](state.params), evaluations["test"](state.params)
                 if not math.isfinite(validation.loss):
+                    checkpoints.wait()
                     raise _not_finite(step - 1, per_epoch, folder)
                 metrics = EpochMetrics(
                     epoch=step // per_epoch,
@@ -197,7 +213,7 @@ def _run(
                 display.epoch(metrics)
                 epoch_seconds = 0.0
                 record = record.after_epoch(step, validation.accuracy)
-            elif stop.signal or time.monotonic() - last_save > 60 * config.checkpoints.checkpoint_minutes:
+            elif stopped_by or time.monotonic() - last_save > 60 * config.checkpoints.checkpoint_minutes:
                 record = record.within_epoch(step, epoch_seconds)
             if record.step == step:
                 checkpoints.save(state, record)
@@ -209,7 +225,7 @@ def _run(
         epochs=epochs,
         best=next((metrics for metrics in epochs if metrics.step == record.best_step), None),
         trained=step > first_step,
-        stopped_by=signal.Signals(stop.signal) if stop.signal else None,
+        stopped_by=signal.Signals(stopped_by) if stopped_by and step < config.epochs * per_epoch else None,
     )
 
 
@@ -222,8 +238,8 @@ def _not_finite(step: int, steps_per_epoch: int, folder: RunFolder) -> RunError:
     )
     return RunError(
         f"The loss or its gradient is not a finite number any more at step {step:,} "
-        f"(epoch {step // steps_per_epoch + 1}). {kept} A lower --learning-rate usually helps; now it is "
-        f"{folder.config.optimizer.learning_rate:g}."
+        f"(epoch {step // steps_per_epoch + 1}). {kept} A new run with a lower --learning-rate usually helps; here it "
+        f"was {folder.config.optimizer.learning_rate:g}."
     )
 
 

@@ -19,17 +19,22 @@ from lstm_mnist_jax.errors import ConfigError
 
 DATA_AXIS = "data"
 
-MIN_EXAMPLES_PER_CORE = 8
-"""Below so many examples a CPU core spends more time on handing over gradients than it saves."""
+MIN_EXAMPLES = {"cpu": 8}
+OTHER_MIN_EXAMPLES = 64
+"""Examples of a batch without which a device is not used by default: with fewer, a core spends more time on handing
+over gradients than it saves, and an accelerator's time goes into starting kernels."""
 
 CACHE_BYTES = 1 << 30
+
+UNSET = -1
+"""JAX's own default for the number of CPU devices."""
 
 
 def prepare(execution: Execution, batch_size: int) -> None:
     """Tells JAX how many CPU devices to show and where to cache compiled programs.
 
-    The user's own JAX settings (`JAX_NUM_CPU_DEVICES`, `JAX_COMPILATION_CACHE_DIR`) win. Where JAX is already in
-    use, it keeps the devices that it has.
+    A number of CPU devices or a cache folder that JAX was already told, by its environment variables or its config,
+    stays. Where JAX is already in use, it keeps the devices that it has.
     """
     if execution.compilation_cache:
         if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -37,27 +42,41 @@ def prepare(execution: Execution, batch_size: int) -> None:
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+    else:
+        jax.config.update("jax_enable_compilation_cache", False)
+    if jax.config.values["jax_num_cpu_devices"] == UNSET:
         # Where JAX already shows its devices, it refuses; make_mesh says so if they are too few.
         with contextlib.suppress(RuntimeError):
             count = execution.devices or _default_count(_cores(), batch_size)
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(execution: Execution, batch_size: int) -> Mesh:
+def make_mesh(execution: Execution, batch_size: int | None) -> Mesh:
     """The mesh of a run: all devices that `execution` asks for, or as many as serve a batch well.
+
+    Args:
+      execution: how many devices are wanted.
+      batch_size: examples that the devices must share evenly; None where they need not.
 
     Raises:
       ConfigError: there are not so many devices, or they cannot share a batch evenly.
     """
-    devices = jax.devices()
-    count = execution.devices or _default_count(len(devices), batch_size)
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        hint = f"JAX_PLATFORMS is {platforms!r}; is that what this machine has?" if platforms else "See JAX's guide."
+        raise ConfigError(f"JAX finds no device: {error or 'no platform starts'}. {hint}") from error
+    if batch_size is None:
+        count = execution.devices or len(devices)
+    else:
+        count = execution.devices or _default_count(len(devices), batch_size, devices[0].platform)
     if count > len(devices):
         raise ConfigError(
             f"devices is {count}, but JAX shows {len(devices)} {devices[0].platform} device(s). "
             f"Ask for at most {len(devices)}."
         )
-    if batch_size % count:
+    if batch_size is not None and batch_size % count:
         fewer = max(n for n in range(1, count) if batch_size % n == 0)
         below, above = batch_size // count * count, -(-batch_size // count) * count
         sizes = f"{below} or {above}" if below else f"{above}"
@@ -74,9 +93,9 @@ def describe(mesh: Mesh) -> str:
     return f"{mesh.size} x {device.device_kind if device.platform != 'cpu' else 'cpu'}"
 
 
-def _default_count(available: int, batch_size: int) -> int:
+def _default_count(available: int, batch_size: int, platform: str = "cpu") -> int:
     """The most devices that share a batch evenly and have enough to do."""
-    most = min(available, max(1, batch_size // MIN_EXAMPLES_PER_CORE))
+    most = min(available, max(1, batch_size // MIN_EXAMPLES.get(platform, OTHER_MIN_EXAMPLES)))
     return max(n for n in range(1, most + 1) if batch_size % n == 0)
 
 

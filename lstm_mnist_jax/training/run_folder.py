@@ -9,6 +9,8 @@ tensorboard/      event files
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +19,11 @@ from typing import Any
 import jax
 from filelock import FileLock, Timeout
 
-from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config_json import differences, from_dict, to_dict
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.version import __version__
 
 FORMAT = 1
 """Number of the folder's format: raised when an older program could misread it."""
@@ -52,11 +54,19 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run, and the contents of its config.json."""
+    """The paths of a run, and the contents of its config.json.
+
+    Attributes:
+      path: the folder.
+      config: what is trained.
+      data: what it is trained on.
+      environment: versions of Python and of the packages, and JAX's backend, when config.json was written.
+    """
 
     path: Path
     config: Config
     data: DataFacts
+    environment: dict[str, str]
 
     @property
     def checkpoints(self) -> Path:
@@ -90,11 +100,12 @@ def read_run_folder(path: Path) -> RunFolder:
     if number != FORMAT:
         raise RunError(
             f"{path} is a run folder of format {number}; this version of lstm-mnist-jax reads format {FORMAT}. "
-            f"It was written by version {contents.get('versions', {}).get('lstm-mnist-jax', 'unknown')}."
+            f"It was written by version {contents.get('environment', {}).get('lstm-mnist-jax', 'unknown')}."
         )
     try:
-        return RunFolder(path, from_dict(Config, contents["config"]), from_dict(DataFacts, contents["data"]))
-    except (ConfigError, KeyError) as error:
+        config, data = from_dict(Config, contents["config"]), from_dict(DataFacts, contents["data"])
+        return RunFolder(path, config, data, dict(contents["environment"]))
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file} is damaged or of another version: {error}") from error
 
 
@@ -109,15 +120,13 @@ def refuse_occupied(path: Path) -> None:
 
 
 def create_run_folder(path: Path, config: Config, dataset: Dataset) -> RunFolder:
-    """Makes the folder of a new run.
+    """The folder of a new run.
 
     Raises:
       RunError: the folder holds a run, or anything else, already.
     """
     refuse_occupied(path)
-    folder = RunFolder(path, config, DataFacts.of(dataset))
-    write_config(folder)
-    return folder
+    return RunFolder(path, config, DataFacts.of(dataset), environment())
 
 
 def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> RunFolder:
@@ -138,18 +147,20 @@ def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> Ru
             f"The data are not those that {folder.path} was trained on: {facts.origin} differs from what "
             f"{folder.data.origin} was then."
         )
-    resumed = replace(folder, config=config)
-    if changed:
-        write_config(resumed)
-    return resumed
+    return replace(folder, config=config)
 
 
-def lock(path: Path) -> FileLock:
-    """Locks a run folder for the one process that writes to it; the lock ends with the process.
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Locks a run folder for the one process that writes to it, while entered; a lock ends with its process.
 
     Raises:
-      RunError: another process writes to it, or it cannot be made.
+      RunError: another process writes to it, or it cannot be made, or not have this name.
     """
+    if "[" in str(path.absolute()):
+        # orbax looks for what it wrote with a glob of the whole path, where a bracket stands for something else;
+        # it would find nothing, and leave a checkpoint that nobody can read.
+        raise RunError(f"{path.absolute()} has a '[' in its path, where no checkpoint can be saved. Choose another.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         file_lock = FileLock(path / ".lock")
@@ -158,20 +169,33 @@ def lock(path: Path) -> FileLock:
         raise RunError(f"{path} is in use by another training. Wait for it, or choose another --run-dir.") from None
     except OSError as error:
         raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
-    return file_lock
+    with file_lock:
+        file_lock.release()  # that of the attempt above; entering holds another
+        yield
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers, and JAX's backend."""
+    own = {"lstm-mnist-jax": __version__, "python": platform.python_version(), "backend": jax.default_backend()}
+    return own | {name: version(name) for name in VERSIONED_PACKAGES}
 
 
 def write_config(folder: RunFolder) -> None:
-    """Writes config.json, whole or not at all."""
+    """Writes config.json, whole or not at all.
+
+    Raises:
+      RunError: it cannot be written.
+    """
     contents: dict[str, Any] = {
         "format": FORMAT,
         "config": to_dict(folder.config),
         "data": to_dict(folder.data),
-        "versions": {"lstm-mnist-jax": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in VERSIONED_PACKAGES},
-        "backend": jax.default_backend(),
+        "environment": environment(),
     }
-    write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
+    try:
+        write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
 def write_atomically(path: Path, text: str) -> None:
