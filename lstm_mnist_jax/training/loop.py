@@ -38,7 +38,7 @@ from lstm_mnist_jax.training.run_folder import (
     write_config,
 )
 from lstm_mnist_jax.training.signals import StopRequest
-from lstm_mnist_jax.training.step import Training, TrainState, make_training
+from lstm_mnist_jax.training.step import EpochSums, Training, TrainState, make_training
 
 CHUNK_SECONDS = 1.0
 """How long the devices run without the host."""
@@ -196,19 +196,7 @@ def _run(
                 if not math.isfinite(validation.loss):
                     checkpoints.wait()
                     raise _not_finite(step - 1, per_epoch, folder)
-                metrics = EpochMetrics(
-                    epoch=step // per_epoch,
-                    step=step,
-                    train_loss=float(sums.loss) / per_epoch,
-                    train_accuracy=int(sums.correct) / (per_epoch * config.batch_size),
-                    validation_loss=validation.loss,
-                    validation_accuracy=validation.accuracy,
-                    test_loss=test.loss,
-                    test_accuracy=test.accuracy,
-                    learning_rate=config.optimizer.learning_rate,
-                    seconds=epoch_seconds,
-                    examples_per_second=per_epoch * config.batch_size / epoch_seconds,
-                )
+                metrics = _epoch_metrics(config, step, per_epoch, sums, validation, test, epoch_seconds)
                 writer.write(metrics)
                 display.epoch(metrics)
                 epoch_seconds = 0.0
@@ -226,6 +214,31 @@ def _run(
         best=next((metrics for metrics in epochs if metrics.step == record.best_step), None),
         trained=step > first_step,
         stopped_by=signal.Signals(stopped_by) if stopped_by and step < config.epochs * per_epoch else None,
+    )
+
+
+def _epoch_metrics(
+    config: Config,
+    step: int,
+    steps_per_epoch: int,
+    sums: EpochSums,
+    validation: Evaluation,
+    test: Evaluation,
+    seconds: float,
+) -> EpochMetrics:
+    examples = steps_per_epoch * config.batch_size
+    return EpochMetrics(
+        epoch=step // steps_per_epoch,
+        step=step,
+        train_loss=float(sums.loss) / steps_per_epoch,
+        train_accuracy=int(sums.correct) / examples,
+        validation_loss=validation.loss,
+        validation_accuracy=validation.accuracy,
+        test_loss=test.loss,
+        test_accuracy=test.accuracy,
+        learning_rate=config.optimizer.learning_rate,
+        seconds=seconds,
+        examples_per_second=examples / seconds,
     )
 
 
