@@ -150,8 +150,8 @@ def _quieten_libraries() -> None:
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)
-    # `_run` catches what reaches it; what reaches the hook comes from tensorstore's callbacks after a failed write.
-    sys.excepthook = lambda *error: None
+    # What nobody can catch, such as the callbacks of tensorstore's other writes after the first has failed.
+    sys.unraisablehook = lambda unraisable: None
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "evaluate": evaluate}
