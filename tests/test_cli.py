@@ -11,6 +11,7 @@ import pytest
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.config_json import to_dict
+from lstm_mnist_jax.training import mesh
 
 SMALL = ["--epochs", "1", "--validation-examples", "200", "--train-examples", "640", "--hidden-features", "4"]
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -86,6 +87,16 @@ def test_the_preset_may_stand_anywhere(tmp_path):
     done = lstm_mnist("train", *SMALL[:2], "--run-dir", tmp_path / "run", "smoke")
     assert done.returncode == 0, done.stderr
     assert "LSTM 16 -> LSTM 32" in done.stdout
+
+
+def test_all_cores_that_have_enough_to_do_are_used_unless_told_otherwise(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    environment["JAX_PLATFORMS"] = "cpu"
+    expected = mesh._default_count(mesh._cores(), PRESETS["smoke"].batch_size)
+    for number, (options, devices) in enumerate([([], expected), (["--devices", "1"], 1), (["--devices", "4"], 4)]):
+        run_dir = tmp_path / str(number)
+        done = lstm_mnist("train", "smoke", *SMALL, *options, "--run-dir", run_dir, env=environment)
+        assert f"on {devices} x cpu" in done.stdout, done.stderr
 
 
 def test_evaluate_prints_a_table(run_dir):

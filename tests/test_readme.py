@@ -41,7 +41,7 @@ def test_the_two_commands_are_those_that_continuous_integration_runs():
 @pytest.mark.parametrize("program", [text for _, kind, text in BLOCKS if kind == "python"])
 def test_python_programs(program, tmp_path):
     check = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n" if "labels" in program else ""
-    run([sys.executable, "-W", "error", "-c", program + check], tmp_path)
+    assert run([sys.executable, "-W", "error", "-c", program + check], tmp_path) == ""
 
 
 def test_the_tree_names_every_file_of_the_package():
