@@ -49,7 +49,7 @@ class TrainedRun:
           The most probable class of each image, [n], and the probabilities of all classes, [n, classes].
 
         Raises:
-          DataError: the images are of another shape or type, or hold numbers that are not finite.
+          DataError: the images are of another shape or type, or hold floats outside 0 to 1.
         """
         images = np.asarray(images)
         shape = self.folder.data.image_shape
@@ -85,16 +85,13 @@ class TrainedRun:
           source, data_dir: where those data are now; None is where they were.
 
         Raises:
-          DataError: the data cannot be loaded, or are not those of the run.
+          DataError: the data cannot be loaded.
+          RunError: they are not those of the run.
         """
         config = self.folder.config
         moved = {"source": source or config.data.source, "data_dir": data_dir or config.data.data_dir}
         dataset = load(**vars(config.data) | moved)
-        if dataset.fingerprint() != self.folder.data.fingerprint:
-            raise DataError(
-                f"The data are not those that {self.folder.path} was trained on: {dataset.origin} differs from "
-                f"what {self.folder.data.origin} was then."
-            )
+        self.folder.require_same_data(dataset)
         mesh = make_mesh(execution, None)
         return {
             name: make_evaluation(config.model, examples, mesh)(self.params)

@@ -103,7 +103,9 @@ class _EventFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))
         if step:  # TensorBoard then hides what earlier files hold of later steps
-            self._writer.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._writer.write_event(
+                Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            )
 
     def write(self, metrics: EpochMetrics) -> None:
         from tensorboardX.proto.event_pb2 import Event

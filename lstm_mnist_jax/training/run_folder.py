@@ -68,6 +68,14 @@ class RunFolder:
     data: DataFacts
     environment: dict[str, str]
 
+    def require_same_data(self, dataset: Dataset) -> None:
+        """Raises RunError where a data set is not the one that the run was trained on."""
+        if dataset.fingerprint() != self.data.fingerprint:
+            raise RunError(
+                f"The data are not those that {self.path} was trained on: {dataset.origin} differs from what "
+                f"{self.data.origin} was then."
+            )
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
@@ -141,12 +149,7 @@ def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> Ru
     if refused:
         told = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())
         raise ConfigError(f"A resumed run keeps its config, but {told}. Leave this out, or start a new run.")
-    facts = DataFacts.of(dataset)
-    if facts.fingerprint != folder.data.fingerprint:
-        raise RunError(
-            f"The data are not those that {folder.path} was trained on: {facts.origin} differs from what "
-            f"{folder.data.origin} was then."
-        )
+    folder.require_same_data(dataset)
     return replace(folder, config=config)
 
 
@@ -169,9 +172,10 @@ def lock(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is in use by another training. Wait for it, or choose another --run-dir.") from None
     except OSError as error:
         raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
-    with file_lock:
-        file_lock.release()  # that of the attempt above; entering holds another
+    try:
         yield
+    finally:
+        file_lock.release()
 
 
 def environment() -> dict[str, str]:
