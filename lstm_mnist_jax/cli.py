@@ -14,14 +14,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.config import PRESETS, Config, Execution
+from lstm_mnist_jax.config import PRESETS, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.version import __version__
@@ -35,6 +35,10 @@ usage: lstm-mnist VERB [OPTIONS]
 
   train [PRESET]     train a model (presets: {", ".join(PRESETS)}), or go on with --resume RUN_DIR
   evaluate RUN_DIR   loss and accuracy of a trained run, by split and class
+  import FORMAT PATH --run-dir RUN_DIR
+                     make a run of a model of tf1, torch, keras, flax or safetensors
+  export FORMAT RUN_DIR PATH
+                     write a run's model for tf1, torch, keras, flax, safetensors, onnx or stablehlo
 
 lstm-mnist VERB --help tells the options of a verb; --version the version. With --debug, an error prints
 its traceback.
@@ -75,6 +79,59 @@ class EvaluateArguments:
     execution: Execution = field(default_factory=Execution)
 
 
+@dataclass(frozen=True)
+class ImportArguments:
+    """Make a run of a model that another program trained: LSTM layers, the last output through one dense layer.
+
+    PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a .safetensors
+    file of a PyTorch state_dict, Keras's .weights.h5 or .keras, a .msgpack of a Flax tree, or .safetensors of
+    this package. The layers' widths are read from the shapes.
+    """
+
+    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors"]]
+    """Which program's weights they are."""
+    path: tyro.conf.Positional[Path]
+    """The file, or the prefix of a checkpoint."""
+    run_dir: Path | None = None
+    """Folder for the run, new or empty."""
+    list: bool = False
+    """Only list the arrays in the file: names, shapes and types."""
+    ignore: tuple[str, ...] = ()
+    """Patterns of names to leave out, such as 'model2/*'."""
+    forget_bias: float = ModelConfig.forget_bias
+    """tf1: what the cells added to their forget gates; no checkpoint says it."""
+    seed: int = Config.seed
+    """Decides the order of the data where training goes on."""
+    epochs: int = Config.epochs
+    """Epochs in all, those before the import included."""
+    batch_size: int = Config.batch_size
+    """Examples a step."""
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    execution: Execution = field(default_factory=Execution)
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write a run's model as a file of another program.
+
+    The endings: none for tf1 (PATH is the prefix of a checkpoint), .safetensors for torch (a state_dict) and
+    safetensors (this package's own names), .weights.h5 for keras, .msgpack for flax (a tree of Linen), .onnx, and
+    .stablehlo (of jax.export).
+    """
+
+    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo"]]
+    """The program to write for."""
+    run_dir: tyro.conf.Positional[Path]
+    """The run's folder."""
+    path: tyro.conf.Positional[Path]
+    """The file to write."""
+    checkpoint: str = "best"
+    """best (on validation), last, or the step of a checkpoint."""
+    overwrite: bool = False
+    """Replace what is at PATH."""
+
+
 def train(arguments: Sequence[str]) -> int:
     """`lstm-mnist train`."""
     parsed = _parse_train(arguments)
@@ -90,6 +147,8 @@ def train(arguments: Sequence[str]) -> int:
             f"best on validation: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
             f"test {result.best.test_accuracy:.2%}",
         )
+    elif result.epochs:
+        say(console, "best on validation: the weights that the run began with")
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
@@ -145,6 +204,57 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def import_(arguments: Sequence[str]) -> int:
+    """`lstm-mnist import`."""
+    parsed = _parse(ImportArguments, arguments)
+    path = parsed.path.expanduser()
+    if parsed.list == (parsed.run_dir is not None):
+        raise UserError("Give --run-dir, the folder for the run, or --list, to see what the file holds.")
+    from lstm_mnist_jax.interop import formats
+
+    if parsed.list:
+        for name, array in formats.list_arrays(parsed.format, path).items():
+            print(f"{name}  {list(array.shape)}  {array.dtype}")
+        return 0
+    from lstm_mnist_jax.training import GivenWeights, begin_run
+
+    config = Config(
+        seed=parsed.seed,
+        epochs=parsed.epochs,
+        batch_size=parsed.batch_size,
+        data=parsed.data,
+        model=ModelConfig(forget_bias=parsed.forget_bias),
+        optimizer=parsed.optimizer,
+    )
+    settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
+    imported = formats.read(parsed.format, path, ignore=parsed.ignore, settings=settings)
+    console = Console()
+    for line in imported.describe():
+        say(console, line)
+    given = GivenWeights(
+        imported.params, imported.adam_state, imported.step, f"imported from {parsed.format}: {path.absolute()}"
+    )
+    run = begin_run(given, config, parsed.run_dir, parsed.execution)
+    accuracies = ", ".join(f"{name} {evaluation.accuracy:.2%}" for name, evaluation in run.evaluations.items())
+    run_dir = shlex.quote(str(parsed.run_dir))
+    say(console, f"step {imported.step:,}: {accuracies}")
+    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
+    epochs = max(run.folder.config.epochs, run.epochs_done + 1)
+    say(console, f"train it on, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """`lstm-mnist export`."""
+    parsed = _parse(ExportArguments, arguments)
+    from lstm_mnist_jax.inference import load_run
+
+    run = load_run(parsed.run_dir, parsed.checkpoint)
+    run.export(parsed.format, parsed.path, overwrite=parsed.overwrite)
+    print(f"{parsed.path}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}")
+    return 0
+
+
 def _quieten_libraries() -> None:
     """Keeps libraries from printing tracebacks of errors that they raise all the same."""
     from absl import logging
@@ -154,7 +264,12 @@ def _quieten_libraries() -> None:
     sys.unraisablehook = lambda unraisable: None
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "evaluate": evaluate}
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "import": import_,
+    "export": export,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,3 +19,7 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run folder or a checkpoint cannot be used, or a training had to stop."""
+
+
+class WeightsError(UserError):
+    """Weights in a file are missing, damaged, of another network, or do not fit together."""

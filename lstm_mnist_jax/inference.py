@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Float32, Int
 
 from lstm_mnist_jax import model
@@ -28,11 +29,13 @@ class TrainedRun:
       folder: the run's folder, with its config and what it remembers of its data.
       step: the step of the checkpoint.
       params: the model's parameters, for `lstm_mnist_jax.model.apply`.
+      opt_state: the optimizer's state, as `lstm_mnist_jax.training.optimizer` has it.
     """
 
     folder: RunFolder
     step: int
     params: model.Params
+    opt_state: optax.OptState
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -74,6 +77,31 @@ class TrainedRun:
         size = 1 << (len(images) - 1).bit_length()
         padded = np.pad(images, [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)])
         return np.asarray(_classify(self.params, jnp.asarray(padded), self.folder.config.model))[: len(images)]
+
+    def export(self, format_name: str, path: Path | str, *, overwrite: bool = False) -> None:
+        """Writes the model as a file of another program.
+
+        Args:
+          format_name: tf1, torch, keras, flax, safetensors, onnx or stablehlo.
+          path: the file, with the ending that belongs to the format; for tf1 the prefix of a checkpoint.
+          overwrite: replace what is there.
+
+        Raises:
+          WeightsError: the format is unknown, the name has another ending or is taken, or a package is missing.
+        """
+        from lstm_mnist_jax.interop import formats
+        from lstm_mnist_jax.interop.weights import Adam, from_params
+
+        count, mu, nu = (optax.tree.get(self.opt_state, name) for name in ("count", "mu", "nu"))
+        config = self.folder.config
+        exported = formats.Exported(
+            params=self.params,
+            adam=Adam(int(count), from_params(mu), from_params(nu)),
+            image_shape=self.folder.data.image_shape,
+            class_names=self.class_names,
+            settings=formats.Settings(config.model.forget_bias, config.optimizer.b1, config.optimizer.b2),
+        )
+        formats.write(format_name, Path(path).expanduser(), exported, overwrite=overwrite)
 
     def evaluate(
         self, execution: Execution = Execution(), *, source: str | None = None, data_dir: str | None = None
@@ -126,7 +154,8 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
     abstract_state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract_state
     )
-    return TrainedRun(folder, step, checkpoint.load_state(source, abstract_state).params)
+    state = checkpoint.load_state(source, abstract_state)
+    return TrainedRun(folder, step, state.params, state.opt_state)
 
 
 def _find_step(directory: Path, name: str | int) -> int:

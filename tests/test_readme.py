@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", README, re.DOTALL)
+FROM_TF1 = (ROOT / "lstm_mnist_jax" / "interop" / "from_tf1.md").read_text("utf-8")
+
+
+def blocks(text):
+    return re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", text, re.DOTALL)
+
+
+BLOCKS = blocks(README)
 
 
 def run(words, folder):
@@ -21,12 +28,19 @@ def run(words, folder):
     return done.stdout
 
 
-def test_the_commands_of_the_use_section(tmp_path):
-    (block,) = (text for marker, kind, text in BLOCKS if kind == "sh" and not marker)
+def test_the_commands_and_the_programs_in_their_order(tmp_path):
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    outputs = [run(shlex.split(line, comments=True), tmp_path) for line in block.splitlines()]
-    assert len(outputs) == 5
+    outputs = []
+    for marker, kind, text in BLOCKS:
+        if kind == "sh" and not marker:
+            outputs += [run(shlex.split(line, comments=True), tmp_path) for line in text.splitlines()]
+        if kind == "python":
+            check = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n" if "labels" in text else ""
+            assert run([sys.executable, "-W", "error", "-c", text + check], tmp_path) == ""
+    assert len(outputs) == 9
     assert "epoch 3/3" in outputs[1]
+    assert "the state of Adam after 279 steps" in outputs[7]
+    assert "epoch 4/4" in outputs[8]
 
 
 def test_the_two_commands_are_those_that_continuous_integration_runs():
@@ -38,10 +52,19 @@ def test_the_two_commands_are_those_that_continuous_integration_runs():
         assert run(["bash", "-c", extract], ROOT).strip() == command
 
 
-@pytest.mark.parametrize("program", [text for _, kind, text in BLOCKS if kind == "python"])
-def test_python_programs(program, tmp_path):
-    check = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n" if "labels" in program else ""
-    assert run([sys.executable, "-W", "error", "-c", program + check], tmp_path) == ""
+@pytest.mark.parametrize("program", [text for _, kind, text in blocks(FROM_TF1) if kind == "python"])
+def test_both_programs_from_tf1_to_jax_learn(program, tmp_path):
+    if "tensorflow" in program:
+        pytest.importorskip("tensorflow")
+        pytest.importorskip("tf_keras")
+    loss = run([sys.executable, "-c", program], tmp_path).split()
+    assert loss[0] == "loss"
+    assert float(loss[1]) < 1.5  # 2.3 is that of a guess
+
+
+def test_the_constructs_are_those_of_the_code():
+    for name in re.findall(r"`((?:data|training)/\w+\.py)`", FROM_TF1):
+        assert (ROOT / "lstm_mnist_jax" / name).is_file()
 
 
 def test_the_tree_names_every_file_of_the_package():

@@ -283,7 +283,7 @@ class LSTM(nnx.Module):
             carries.append(LSTMCarry(*carry))
         return outputs if time_major else jnp.moveaxis(outputs, 0, -2), carries
 
-    def zero_carries(self, batch_shape: Sequence[int]) -> list[LSTMCarry]:
-        """The initial state of every layer: zeros [*batch_shape, hidden]."""
+    def zero_carries(self, batch_shape: Sequence[Any]) -> list[LSTMCarry]:
+        """The initial state of every layer: zeros [*batch_shape, hidden]. (`jax.export`'s sizes are no ints.)"""
         zeros = [jnp.zeros((*batch_shape, width), self.param_dtype) for width in self.hidden_features]
         return [LSTMCarry(c=zero, h=zero) for zero in zeros]

@@ -130,6 +130,11 @@ def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[Tra
     for line in checkpoint.set_aside(directory, newer_than=-1 if step is None else step):
         say(console, line)
     if step is None:
+        if folder.initial_weights is not None:
+            raise RunError(
+                f"There is no sound checkpoint in {directory}, and the run began with weights that are not in its "
+                f"folder any more ({folder.initial_weights}). Import them again, into a new folder."
+            )
         if folder.metrics.exists():
             say(console, "There is no sound checkpoint: the run starts again from its first step.")
         return training.init(folder.config.seed), Record(0, None, None, None, 0.0)
@@ -188,7 +193,7 @@ def _run(
             epoch_seconds += seconds
             chunk = max(1, round(steps * CHUNK_SECONDS / seconds))
             steps_in_epoch = step % per_epoch or per_epoch
-            display.advance(step, float(sums.loss) / steps_in_epoch, steps * config.batch_size / seconds)
+            display.advance(step, float(sums.loss) / int(sums.steps), steps * config.batch_size / seconds)
             checkpoints.raise_failure()
 
             if steps_in_epoch == per_epoch:
@@ -226,11 +231,11 @@ def _epoch_metrics(
     test: Evaluation,
     seconds: float,
 ) -> EpochMetrics:
-    examples = steps_per_epoch * config.batch_size
+    examples = int(sums.steps) * config.batch_size
     return EpochMetrics(
         epoch=step // steps_per_epoch,
         step=step,
-        train_loss=float(sums.loss) / steps_per_epoch,
+        train_loss=float(sums.loss) / int(sums.steps),
         train_accuracy=int(sums.correct) / examples,
         validation_loss=validation.loss,
         validation_accuracy=validation.accuracy,

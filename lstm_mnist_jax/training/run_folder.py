@@ -25,7 +25,7 @@ from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """Number of the folder's format: raised when an older program could misread it."""
 
 VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -61,12 +61,14 @@ class RunFolder:
       config: what is trained.
       data: what it is trained on.
       environment: versions of Python and of the packages, and JAX's backend, when config.json was written.
+      initial_weights: where the weights came from that the run began with; None where it drew them.
     """
 
     path: Path
     config: Config
     data: DataFacts
     environment: dict[str, str]
+    initial_weights: str | None = None
 
     def require_same_data(self, dataset: Dataset) -> None:
         """Raises RunError where a data set is not the one that the run was trained on."""
@@ -112,7 +114,7 @@ def read_run_folder(path: Path) -> RunFolder:
         )
     try:
         config, data = from_dict(Config, contents["config"]), from_dict(DataFacts, contents["data"])
-        return RunFolder(path, config, data, dict(contents["environment"]))
+        return RunFolder(path, config, data, dict(contents["environment"]), contents["initial_weights"])
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file} is damaged or of another version: {error}") from error
 
@@ -127,14 +129,14 @@ def refuse_occupied(path: Path) -> None:
         raise RunError(f"{path} holds other files; choose an empty or a new folder as --run-dir.")
 
 
-def create_run_folder(path: Path, config: Config, dataset: Dataset) -> RunFolder:
+def create_run_folder(path: Path, config: Config, dataset: Dataset, initial_weights: str | None = None) -> RunFolder:
     """The folder of a new run.
 
     Raises:
       RunError: the folder holds a run, or anything else, already.
     """
     refuse_occupied(path)
-    return RunFolder(path, config, DataFacts.of(dataset), environment())
+    return RunFolder(path, config, DataFacts.of(dataset), environment(), initial_weights)
 
 
 def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> RunFolder:
@@ -195,6 +197,7 @@ def write_config(folder: RunFolder) -> None:
         "config": to_dict(folder.config),
         "data": to_dict(folder.data),
         "environment": environment(),
+        "initial_weights": folder.initial_weights,
     }
     try:
         write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")

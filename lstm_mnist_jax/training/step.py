@@ -27,8 +27,14 @@ from lstm_mnist_jax.training.optimizer import make_optimizer
 
 
 class EpochSums(NamedTuple):
-    """Sums over the training steps of the epoch so far, zero at its start."""
+    """Sums over the training steps of the epoch so far, zero at its start.
 
+    Attributes:
+      steps: how many they are; fewer than the epoch has where a run began within one, with weights given to it.
+      loss, correct: of the steps' mean losses, and of the examples that were classified rightly.
+    """
+
+    steps: jax.Array
     loss: jax.Array
     correct: jax.Array
 
@@ -62,7 +68,7 @@ def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, s
         params=params,
         opt_state=make_optimizer(config.optimizer).init(params),
         key=order_key,
-        epoch_sums=EpochSums(loss=jnp.float32(0), correct=jnp.int32(0)),
+        epoch_sums=EpochSums(steps=jnp.int32(0), loss=jnp.float32(0), correct=jnp.int32(0)),
         first_bad_step=jnp.int32(-1),
     )
 
@@ -93,8 +99,8 @@ class Training:
         return replace(self, _run_steps=compiled)
 
 
-def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
-    """Puts the training examples on the devices and builds the functions that train on them.
+def count_steps(config: Config, dataset: Dataset) -> int:
+    """How many steps an epoch has: the whole batches that the training examples fill.
 
     Raises:
       ConfigError: the batch is larger than the training set, or the run longer than positions can count.
@@ -109,7 +115,17 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
     if config.epochs * steps_per_epoch * batch_size > MAX_POSITION - examples - batch_size:
         most = (MAX_POSITION - examples - batch_size) // (steps_per_epoch * batch_size)
         raise ConfigError(f"epochs is {config.epochs:,}, but data of this size can be trained on for {most:,}.")
+    return steps_per_epoch
 
+
+def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
+    """Puts the training examples on the devices and builds the functions that train on them.
+
+    Raises:
+      ConfigError: the batch is larger than the training set, or the run longer than positions can count.
+    """
+    examples, batch_size = len(dataset.train), config.batch_size
+    steps_per_epoch = count_steps(config, dataset)
     optimizer = make_optimizer(config.optimizer)
 
     def loss_and_correct(params: model.Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -138,7 +154,11 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
             key=state.key,
-            epoch_sums=EpochSums(sums.loss + loss, sums.correct + jnp.round(correct * mesh.size).astype(jnp.int32)),
+            epoch_sums=EpochSums(
+                steps=sums.steps + 1,
+                loss=sums.loss + loss,
+                correct=sums.correct + jnp.round(correct * mesh.size).astype(jnp.int32),
+            ),
             first_bad_step=jnp.where(bad, state.step, state.first_bad_step),
         )
 

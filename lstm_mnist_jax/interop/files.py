@@ -1,0 +1,144 @@
+"""Files of named arrays: safetensors, Keras's HDF5, Flax's msgpack. None of them is ever unpickled.
+
+The libraries that read and write them are in the extra `interop`, and imported when they are needed.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from lstm_mnist_jax.errors import WeightsError
+
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+def require(name: str) -> ModuleType:
+    """A module of the extra `interop`.
+
+    Raises:
+      WeightsError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise WeightsError(
+            f"This needs the package {name.partition('.')[0]}, which is not installed: "
+            "pip install 'lstm-mnist-jax[interop]' installs it."
+        ) from error
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file by name.
+
+    Raises:
+      WeightsError: it is missing, damaged, or a pickle, which could run any program when it is opened.
+    """
+    safetensors = require("safetensors.numpy")
+    data = _read(path)
+    if path.suffix in PICKLES:
+        raise WeightsError(
+            f"{path} is a pickle by its name, and opening one can run any program. In PyTorch, write its state_dict "
+            "with safetensors.torch.save_file(model.state_dict(), 'model.safetensors'), and import that."
+        )
+    try:
+        return dict(sorted(safetensors.load(data).items()))
+    except Exception as error:  # the library raises its own type, and KeyError for the types that NumPy lacks
+        raise WeightsError(f"{path} cannot be read as safetensors: {error}.") from error
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes a .safetensors file. Raises WeightsError where that is not possible."""
+    safetensors = require("safetensors.numpy")
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_bytes(path, safetensors.save(contiguous, metadata))
+
+
+def read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an HDF5 file by their paths in it; of a .keras archive, those of the weights in it.
+
+    Raises:
+      WeightsError: it is missing or damaged.
+    """
+    h5py = require("h5py")
+    data = _read(path)
+    try:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                data = archive.read("model.weights.h5")
+        found: dict[str, np.ndarray] = {}
+
+        def take(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
+                found[name] = item[()]
+
+        with h5py.File(io.BytesIO(data)) as file:
+            file.visititems(take)
+        return found
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras): {error}.") from error
+
+
+def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an HDF5 file. Raises WeightsError where that is not possible."""
+    h5py = require("h5py")
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    write_bytes(path, buffer.getvalue())
+
+
+def read_msgpack(path: Path) -> Any:
+    """The tree in a file of `flax.serialization`: nested dictionaries of arrays.
+
+    Raises:
+      WeightsError: it is missing or damaged.
+    """
+    from flax import serialization
+
+    try:
+        tree = serialization.msgpack_restore(_read(path))
+    except WeightsError:
+        raise
+    except Exception as error:  # of msgpack, or of NumPy, which is told sizes and types
+        raise WeightsError(f"{path} cannot be read as msgpack of Flax: {error}.") from error
+    if not isinstance(tree, dict):
+        raise WeightsError(f"{path} holds no tree of parameters, but a {type(tree).__name__}.")
+    return tree
+
+
+def write_msgpack(path: Path, tree: Any) -> None:
+    """Writes a tree as `flax.serialization.msgpack_restore` reads it. Raises WeightsError."""
+    from flax import serialization
+
+    write_bytes(path, serialization.msgpack_serialize(tree))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, whole or not at all, and its folder where there is none.
+
+    Raises:
+      WeightsError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error

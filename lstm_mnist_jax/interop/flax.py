@@ -1,0 +1,108 @@
+"""Flax: the parameter trees of Linen's and NNX's LSTM cells with a dense layer, as nested dictionaries.
+
+Linen's LSTMCell and OptimizedLSTMCell, and NNX's LSTMCell, keep a matrix for each gate: ii, if, ig, io for the inputs,
+hi, hf, hg, ho with biases for the state (NNX writes if_). NNX's OptimizedLSTMCell keeps them together, in the order
+i, f, g, o, as this package does: dense_i, dense_h.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.weights import (
+    GATES,
+    Arrays,
+    Imported,
+    Layer,
+    Weights,
+    check,
+    from_params,
+    listing,
+    natural,
+    output_layer,
+    to_params,
+)
+from lstm_mnist_jax.model import Params
+
+Kind = Literal["linen", "nnx"]
+
+FUSED = ("dense_i/kernel", "dense_h/kernel", "dense_h/bias")
+PER_GATE = tuple(pattern.format(gate) for pattern in ("i{}/kernel", "h{}/kernel", "h{}/bias") for gate in GATES)
+
+
+def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
+    """The parameters as a tree of Flax.
+
+    Args:
+      params: the model's parameters.
+      kind: "linen" gives {"params": {"OptimizedLSTMCell_0": ..., "Dense_0": ...}}, as a compact module of
+        `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells) and one `nn.Dense` has it; "nnx" gives the tree of
+        `lstm_mnist_jax.model.Classifier`, {"lstm": {"layers": {0: {"cell": ...}}}, "dense": ...}, which is how
+        this package keeps its parameters.
+    """
+    if kind == "nnx":
+        return to_params(from_params(params))
+    weights = from_params(params)
+    tree: dict[str, Any] = {}
+    for number, layer in enumerate(weights.layers):
+        kernels, recurrent_kernels, biases = (np.split(array, 4, axis=-1) for array in layer)
+        cell = {f"i{gate}": {"kernel": kernel} for gate, kernel in zip(GATES, kernels, strict=True)}
+        for gate, kernel, bias in zip(GATES, recurrent_kernels, biases, strict=True):
+            cell[f"h{gate}"] = {"kernel": kernel, "bias": bias}
+        tree[f"OptimizedLSTMCell_{number}"] = cell
+    return {"params": tree | {"Dense_0": {"kernel": weights.dense_kernel, "bias": weights.dense_bias}}}
+
+
+def from_tree(tree: Mapping[Any, Any]) -> Params:
+    """The model's parameters from a tree of Flax, whatever its modules are called.
+
+    Args:
+      tree: nested dictionaries of arrays, with LSTM cells of Linen or NNX and one dense layer: what Linen's `init`
+        gives, or `nnx.to_pure_dict(nnx.state(module, nnx.Param))`. The layers follow each other in the order of
+        their names.
+
+    Raises:
+      WeightsError: it is of another network.
+    """
+    return to_params(from_arrays(flatten(tree)).weights)
+
+
+def from_arrays(found: Arrays) -> Imported:
+    """What a flattened tree holds. Raises WeightsError where it is of another network."""
+    modules: dict[str, dict[str, str]] = {}
+    for name in found:
+        scope, _, part = name.rpartition("/")
+        scope, _, module = scope.rpartition("/")
+        modules.setdefault(scope, {})[f"{module.rstrip('_')}/{part}"] = name
+    layers, names, taken = [], [], set()
+    for scope in sorted(modules, key=natural):
+        parts = modules[scope]
+        needed = FUSED if "dense_h/kernel" in parts else PER_GATE if "hi/kernel" in parts else ()
+        if missing := [part for part in needed if part not in parts]:
+            raise WeightsError(f"The LSTM cell {scope} lacks {', '.join(missing)}. {listing(found)}")
+        arrays = [np.asarray(found[parts[part]]) for part in needed]
+        if len(needed) == len(PER_GATE):
+            arrays = [_joined(arrays[start : start + 4], scope, found) for start in range(0, 12, 4)]
+        if needed:
+            layers.append(Layer(*arrays))
+            names.append(scope)
+            taken |= {parts[part] for part in needed}
+    if not layers:
+        raise WeightsError(f"There is no LSTM cell: no dense_h, no hi. {listing(found)}")
+    kernel, bias = output_layer({name: array for name, array in found.items() if name not in taken}, found)
+    weights = Weights(tuple(layers), np.asarray(found[kernel]), np.asarray(found[bias]))
+    return check(Imported(weights, (*names, kernel.rpartition("/")[0])), found)
+
+
+def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:
+    """The leaves of nested dictionaries, by their joined keys."""
+    return {separator.join(map(str, path)): leaf for path, leaf in flatten_dict(tree).items()}
+
+
+def _joined(gates: list[np.ndarray], scope: str, found: Arrays) -> np.ndarray:
+    if len({gate.shape for gate in gates}) > 1:
+        raise WeightsError(f"The gates of the LSTM cell {scope} are of different shapes. {listing(found)}")
+    return np.concatenate(gates, axis=-1)

@@ -1,0 +1,130 @@
+"""Keras 3: `LSTM` layers and a `Dense` one, as a model, or as the arrays of its weights files.
+
+Keras's gates i, f, c, o are those of this package: kernel [in, 4 hidden], recurrent_kernel [hidden, 4 hidden], bias.
+A .weights.h5 file numbers the variables of a layer: layers/lstm/cell/vars/0, 1 and 2; layers/dense/vars/0 and 1.
+"""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.weights import (
+    Arrays,
+    Imported,
+    Layer,
+    Weights,
+    check,
+    from_params,
+    listing,
+    natural,
+    output_layer,
+    to_params,
+)
+from lstm_mnist_jax.model import Params
+
+if TYPE_CHECKING:
+    import keras
+
+CELL = re.compile(r"(.*cell[^/]*)/(?:vars/([0-2])|(kernel|recurrent_kernel|bias))")
+PARTS = ("kernel", "recurrent_kernel", "bias")
+
+
+def to_model(params: Params, image_shape: tuple[int, int] = (28, 28)) -> "keras.Model":
+    """A Keras model with these parameters, on whatever backend Keras runs.
+
+    It takes images as floats from 0 to 1, [batch, height, width], each row a time step, and gives logits
+    [batch, classes]. Needs Keras 3.
+
+    Raises:
+      WeightsError: the images' width is not what the parameters take.
+    """
+    import keras
+
+    weights = from_params(params)
+    if image_shape[1] != weights.in_features:
+        raise WeightsError(f"The parameters take rows of {weights.in_features} numbers, not of {image_shape[1]}.")
+    last = len(weights.layers) - 1
+    layers = [
+        keras.layers.LSTM(hidden, return_sequences=number < last)
+        for number, hidden in enumerate(weights.hidden_features)
+    ]
+    model = keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(weights.num_classes)])
+    model.set_weights([array for layer in weights.layers for array in layer] + list(weights[1:]))
+    return model
+
+
+def from_model(model: "keras.Model") -> Params:
+    """The parameters of a built Keras model: `LSTM` layers and one `Dense` layer, with their biases.
+
+    Raises:
+      WeightsError: it is another network.
+    """
+    found: dict[str, Any] = {}
+    layers, names = [], []
+    for layer in model.layers:
+        arrays = layer.get_weights()
+        kind = type(layer).__name__
+        found |= {f"{layer.name}/{number}": array for number, array in enumerate(arrays)}
+        if kind == "LSTM" and len(arrays) == 3:
+            _require_plain(layer)
+            layers.append(Layer(*arrays))
+            names.append(layer.name)
+        elif kind == "Dense" and len(arrays) == 2:
+            names.append(layer.name)
+            dense = arrays
+        elif arrays:
+            raise WeightsError(
+                f"The layer {layer.name} is a {kind} with {len(arrays)} arrays; expected LSTM layers and one Dense "
+                "layer, with their biases."
+            )
+    if not layers or len(names) != len(layers) + 1:
+        raise WeightsError(f"Expected LSTM layers and one Dense layer. {listing(found)}")
+    return to_params(check(Imported(Weights(tuple(layers), *dense), tuple(names)), found).weights)
+
+
+def to_arrays(params: Params) -> dict[str, np.ndarray]:
+    """The arrays of a .weights.h5 file, by their paths in it, as `keras.Sequential` names its layers there."""
+    weights = from_params(params)
+    arrays: dict[str, np.ndarray] = {}
+    for number, layer in enumerate(weights.layers):
+        name = f"lstm_{number}" if number else "lstm"
+        arrays |= {f"layers/{name}/cell/vars/{place}": array for place, array in enumerate(layer)}
+    return arrays | {f"layers/dense/vars/{place}": array for place, array in enumerate(weights[1:])}
+
+
+def from_arrays(found: Arrays) -> Imported:
+    """What a weights file holds: .weights.h5, or the weights in a .keras or an older .h5 file.
+
+    Raises:
+      WeightsError: it is of another network.
+    """
+    rest = {name: array for name, array in found.items() if not name.startswith("optimizer")}
+    cells: dict[str, dict[str, str]] = {}
+    for name in rest:
+        if match := CELL.fullmatch(name):
+            scope, number, part = match.groups()
+            cells.setdefault(scope, {})[part or PARTS[int(number)]] = name
+    if not cells:
+        raise WeightsError(f"There is no LSTM layer: no lstm/cell. {listing(found)}")
+    layers, names = [], []
+    for scope in sorted(cells, key=natural):
+        if "backward_layer" in scope or "/backward_" in scope:
+            raise WeightsError(f"The layer of {scope} reads both directions, which this classifier does not.")
+        if missing := [part for part in PARTS if part not in cells[scope]]:
+            raise WeightsError(f"The layer of {scope} lacks its {' and '.join(missing)}. {listing(found)}")
+        layers.append(Layer(*(np.asarray(rest.pop(cells[scope][part])) for part in PARTS)))
+        names.append(scope.removesuffix("/cell"))
+    kernel, bias = output_layer(rest, found)
+    weights = Weights(tuple(layers), np.asarray(found[kernel]), np.asarray(found[bias]))
+    return check(Imported(weights, (*names, kernel.rpartition("/")[0].removesuffix("/vars"))), found)
+
+
+def _require_plain(layer: Any) -> None:
+    """Refuses settings under which a Keras LSTM computes something else."""
+    plain = {"activation": "tanh", "recurrent_activation": "sigmoid", "go_backwards": False}
+    config = layer.get_config()
+    for name, value in plain.items():
+        if config[name] != value:
+            raise WeightsError(f"The LSTM layer {layer.name} has {name}={config[name]}, expected {value}.")

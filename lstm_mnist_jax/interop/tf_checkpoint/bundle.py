@@ -1,0 +1,163 @@
+"""TensorFlow's checkpoints since 2016 ("V2", tensor bundles): PREFIX.index and PREFIX.data-00000-of-00001.
+
+The index is a table from the names of variables to where their bytes lie (BundleEntryProto); a variable that was
+partitioned has an entry for each slice. Written for NumPy alone, from tensorflow/core/protobuf/tensor_bundle.proto
+and the notes in tensorflow/core/util/tensor_bundle/tensor_bundle.h.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lstm_mnist_jax.interop.tf_checkpoint import variable, wire
+from lstm_mnist_jax.interop.tf_checkpoint.crc32c import masked_crc32c
+from lstm_mnist_jax.interop.tf_checkpoint.sstable import read_table, write_table
+from lstm_mnist_jax.interop.tf_checkpoint.variable import DTYPES, Extent, Variable
+from lstm_mnist_jax.interop.tf_checkpoint.wire import Field, Malformed, integer, messages
+
+Entry = dict[int, list[Field]]
+
+# BundleHeaderProto
+NUM_SHARDS, ENDIANNESS, VERSION = 1, 2, 3
+# BundleEntryProto
+DTYPE, SHAPE, SHARD, OFFSET, SIZE, CRC32C, SLICES = 1, 2, 3, 4, 5, 6, 7
+
+FORMAT_VERSION = 1
+
+
+def read_bundle(prefix: Path) -> dict[str, Variable]:
+    """The variables of a checkpoint by name. Only the index is read; `numpy.asarray` reads a variable.
+
+    Raises:
+      Malformed: the index is damaged, or of a kind that is not supported.
+      OSError: it cannot be read.
+    """
+    table = dict(read_table(prefix.with_name(prefix.name + ".index").read_bytes()))
+    if b"" not in table:
+        raise Malformed("it has no header, so it is no index of a checkpoint")
+    header = wire.parse(table[b""])
+    if integer(header, ENDIANNESS):
+        raise Malformed("it was written on a big-endian machine, which is not supported")
+    for version in messages(header, VERSION):
+        if (least := integer(wire.parse(version), 2)) > FORMAT_VERSION:
+            raise Malformed(f"it needs a reader of version {least}, this one knows version {FORMAT_VERSION}")
+    shards = integer(header, NUM_SHARDS)
+    variables = {}
+    for key, value in table.items():
+        if key and key[0]:  # the keys of slices begin with a zero
+            name = _name(key)
+            try:
+                variables[name] = _variable(prefix, key, wire.parse(value), table, shards)
+            except Malformed as error:
+                raise Malformed(f"{name}: {error}") from error
+    return variables
+
+
+def write_bundle(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
+    """Writes a checkpoint of one shard.
+
+    Args:
+      prefix: folder and name; `.index` and `.data-00000-of-00001` are added.
+      variables: arrays of types that TensorFlow has, by name.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    numbers = {dtype: number for number, dtype in DTYPES.items()}
+    header = wire.message([(NUM_SHARDS, 1), (VERSION, wire.message([(1, FORMAT_VERSION)]))])
+    items = [(b"", header)]
+    data = bytearray()
+    for name, array in sorted(variables.items(), key=lambda item: item[0].encode()):
+        values = np.asarray(array, array.dtype.newbyteorder("<")).tobytes()
+        shape = wire.message((2, wire.message([(1, size)])) for size in array.shape)
+        entry: list[tuple[int, Field]] = [
+            (DTYPE, numbers[array.dtype]),
+            (SHAPE, shape),
+            (OFFSET, len(data)),
+            (SIZE, len(values)),
+        ]
+        items.append((name.encode(), wire.message(entry) + wire.fixed32(CRC32C, masked_crc32c(values))))
+        data += values
+    prefix.with_name(f"{prefix.name}.data-00000-of-00001").write_bytes(data)
+    prefix.with_name(prefix.name + ".index").write_bytes(write_table(items))
+
+
+def _name(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"the name {key!r} is no text") from error
+
+
+def _variable(prefix: Path, key: bytes, entry: Entry, table: dict[bytes, bytes], shards: int) -> Variable:
+    number = integer(entry, DTYPE)
+    shape = variable.parse_shape((messages(entry, SHAPE) or [b""])[-1])
+    dtype, read = variable.dtype_name(number), partial(_read, prefix, number, shape, entry, shards)
+    if not (slices := messages(entry, SLICES)):
+        return Variable(shape, dtype, read)
+    parts = []
+    for part in slices:
+        extents = variable.parse_extents(part, shape)
+        slice_key = _slice_key(key, extents, part)
+        if slice_key not in table:
+            raise Malformed(f"the slice {list(extents)} is missing")
+        size = tuple(length for _, length in extents)
+        parts.append((extents, partial(_read, prefix, number, size, wire.parse(table[slice_key]), shards)))
+    return Variable(shape, dtype, lambda: variable.join_slices(shape, variable.require_dtype(number), parts))
+
+
+def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Entry, shards: int) -> np.ndarray:
+    """The values of a variable, or of a slice of one."""
+    dtype = variable.require_dtype(number)
+    shard, offset, size = (integer(entry, field) for field in (SHARD, OFFSET, SIZE))
+    if size != math.prod(shape) * dtype.itemsize:
+        raise Malformed(f"it has {size} bytes, but its shape {list(shape)} and type {dtype.name} need others")
+    path = prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{shards:05d}")
+    if not path.is_file():
+        raise Malformed(f"its file {path.name} is missing")
+    with path.open("rb") as file:
+        if offset + size > path.stat().st_size:
+            raise Malformed(f"{path.name} is too short for it: it may be cut short")
+        file.seek(offset)
+        data = file.read(size)
+    (crc,) = messages(entry, CRC32C)[-1:] or [b"\0\0\0\0"]
+    if masked_crc32c(data) != int.from_bytes(crc, "little"):
+        raise Malformed(f"its bytes in {path.name} do not agree with their checksum")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _slice_key(name: bytes, extents: tuple[Extent, ...], part: bytes) -> bytes:
+    """The key of a slice (saved_tensor_slice_util.cc): 0, name, number of axes, and each start and length.
+
+    Along an axis that is not cut, the length is written as -1.
+    """
+    cut = [2 in wire.parse(axis) for axis in messages(wire.parse(part), 1)]
+    key = _ordered_number(0) + _ordered_string(name) + _ordered_number(len(extents))
+    for (start, length), is_cut in zip(extents, cut, strict=True):
+        key += _ordered_signed(start) + _ordered_signed(length if is_cut else -1)
+    return key
+
+
+def _ordered_number(value: int) -> bytes:
+    """An unsigned number in TensorFlow's OrderedCode: the number of its bytes, and they, the highest first."""
+    digits = value.to_bytes((value.bit_length() + 7) // 8, "big")
+    return bytes([len(digits)]) + digits
+
+
+def _ordered_string(value: bytes) -> bytes:
+    """A string in OrderedCode: 00 and ff are escaped, and 00 01 ends it."""
+    escaped = {0: b"\0\xff", 255: b"\xff\0"}
+    return b"".join(escaped.get(byte, bytes([byte])) for byte in value) + b"\0\1"
+
+
+def _ordered_signed(value: int) -> bytes:
+    """A number from -2^62 to 2^62 - 1 in OrderedCode: 7 bits a byte; as many leading ones as there are bytes."""
+    width = 1
+    while not -(1 << 7 * width - 1) <= value < 1 << 7 * width - 1:
+        width += 1
+    bits = 8 * width
+    header = ((1 << width) - 1) << (bits - width)
+    return (header ^ value & (1 << bits) - 1).to_bytes(width, "big")

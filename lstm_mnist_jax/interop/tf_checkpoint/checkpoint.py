@@ -1,0 +1,121 @@
+"""A checkpoint as people name it: a prefix, one of its files, or a folder; of either format."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.tf_checkpoint.bundle import read_bundle, write_bundle
+from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import read_tensor_slices
+from lstm_mnist_jax.interop.tf_checkpoint.variable import Variable
+from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed
+
+T = TypeVar("T")
+
+STATE_FILE = "checkpoint"
+"""Where a Saver notes, in a folder, which of its checkpoints is the latest."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Variable]:
+    """The variables of a checkpoint by name, in the order of their names; `numpy.asarray` reads one.
+
+    Args:
+      path: what was given to `Saver.save` (with the step that it added, if any), one of the checkpoint's files, or
+        a folder whose `checkpoint` file names the latest one.
+
+    Raises:
+      WeightsError: there is no such checkpoint, or it is damaged or of a kind that is not supported; a damaged
+        variable raises it when it is read.
+    """
+    prefix = find_prefix(path)
+    index = prefix.with_name(prefix.name + ".index")
+    read = partial(read_bundle, prefix) if index.is_file() else partial(read_tensor_slices, _v1_shards(prefix))
+    variables = _told(f"The checkpoint {prefix}", read)
+    return {
+        name: replace(item, read=partial(_told, f"The variable {name} of the checkpoint {prefix}", item.read))
+        for name, item in sorted(variables.items())
+    }
+
+
+def write_checkpoint(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
+    """Writes a checkpoint that `tf.train.load_checkpoint` and `Saver.restore` read, and the `checkpoint` file.
+
+    Args:
+      prefix: as for `Saver.save`: a folder, which is made where there is none, and a name.
+      variables: arrays by name.
+
+    Raises:
+      WeightsError: it cannot be written.
+    """
+    name = prefix.name.replace("\\", "\\\\").replace('"', '\\"')
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        write_bundle(prefix, variables)
+        lines = [f'model_checkpoint_path: "{name}"', f'all_model_checkpoint_paths: "{name}"', ""]
+        (prefix.parent / STATE_FILE).write_text("\n".join(lines), "utf-8")
+    except OSError as error:
+        raise WeightsError(f"{prefix} cannot be written: {error.strerror or error}.") from error
+
+
+def find_prefix(path: Path) -> Path:
+    """The prefix of the checkpoint that a path means: see `read_checkpoint`.
+
+    Raises:
+      WeightsError: there is none.
+    """
+    if path.is_dir():
+        return _latest(path)
+    name = re.sub(r"(\.index|\.meta|\.data-\d{5}-of-\d{5}|-\d{5}-of-\d{5})$", "", path.name)
+    prefix = path.with_name(name or "model.ckpt")
+    if prefix.with_name(prefix.name + ".index").is_file() or _v1_shards(prefix):
+        return prefix
+    near = sorted(file.name.removesuffix(".index") for file in path.parent.glob("*.index"))
+    there = f"There are {', '.join(near)} in {path.parent}" if near else f"There is none in {path.parent}"
+    raise WeightsError(
+        f"{path} is no TensorFlow checkpoint: there is no {prefix.name}.index. {there}. Expected what was given to "
+        "Saver.save, with the step that it added, such as model.ckpt or model.ckpt-8590."
+    )
+
+
+def _latest(folder: Path) -> Path:
+    """The newest checkpoint of a folder, by its `checkpoint` file, or the only one."""
+    try:
+        state = (folder / STATE_FILE).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        state = ""
+    if match := re.search(r'^model_checkpoint_path: "(.*)"$', state, re.MULTILINE):
+        named = Path(match[1].replace('\\"', '"').replace("\\\\", "\\"))
+        # Absolute where it was saved, and the folder may have moved since.
+        return find_prefix(folder / named.name if not (folder / named).parent.is_dir() else folder / named)
+    prefixes = sorted(folder.glob("*.index"))
+    if len(prefixes) == 1:
+        return find_prefix(prefixes[0])
+    found = ", ".join(prefix.stem for prefix in prefixes) or "none"
+    raise WeightsError(f"{folder} has no file '{STATE_FILE}' that names the latest checkpoint. Name one: {found}.")
+
+
+def _v1_shards(prefix: Path) -> list[Path]:
+    """The files of a checkpoint of the older format; none where it is not one."""
+    if prefix.is_file():
+        return [prefix]
+    shards = sorted(prefix.parent.glob(f"{_escape(prefix.name)}-?????-of-?????"))
+    return shards if shards and len(shards) == int(shards[0].name[-5:]) else []
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _told(what: str, read: Callable[[], T]) -> T:
+    """What `read` gives, or an error for people."""
+    try:
+        return read()
+    except Malformed as error:
+        raise WeightsError(f"{what} is damaged or unsupported: {error}. Try another copy of it.") from error
+    except OSError as error:
+        raise WeightsError(f"{what} cannot be read: {error.strerror or error}.") from error

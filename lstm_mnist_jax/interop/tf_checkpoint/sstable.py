@@ -1,0 +1,126 @@
+"""Sorted tables of keys and values in a file: LevelDB's table format, as TensorFlow's checkpoints use it.
+
+    data block ... data block, metaindex block, index block, footer (48 bytes, the last 8 a magic number)
+
+A block holds entries (bytes shared with the key before, bytes of its own, size of the value; then those bytes),
+the positions at which keys begin anew, and their number; behind it come its compression and its checksum. The
+index block's values are the places of the data blocks. See https://github.com/google/leveldb, doc/table_format.md.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from lstm_mnist_jax.interop.tf_checkpoint import snappy
+from lstm_mnist_jax.interop.tf_checkpoint.crc32c import masked_crc32c
+from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, read_varint, varint
+
+MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+FOOTER_SIZE = 48
+TRAILER_SIZE = 5
+UNCOMPRESSED, SNAPPY = 0, 1
+BLOCK_SIZE = 1 << 18
+RESTART_INTERVAL = 16
+
+
+def is_table(data: bytes) -> bool:
+    """Whether the bytes end as those of a table do."""
+    return len(data) >= FOOTER_SIZE and data.endswith(MAGIC)
+
+
+def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a table, ascending by key.
+
+    Raises:
+      Malformed: the bytes are no table, or damaged: every block is checked against its checksum.
+    """
+    if not is_table(data):
+        raise Malformed("it does not end as a table of TensorFlow's does; it may be cut short")
+    footer = data[-FOOTER_SIZE:]
+    _, _, position = _read_handle(footer, 0)  # the metaindex, which TensorFlow does not use
+    offset, size, _ = _read_handle(footer, position)
+    read_until, last_key = 0, None
+    for _, handle in _entries(_read_block(data, offset, size)):
+        offset, size, _ = _read_handle(handle, 0)
+        if offset < read_until:
+            raise Malformed("its blocks overlap")
+        read_until = offset + size
+        for key, value in _entries(_read_block(data, offset, size)):
+            if last_key is not None and key <= last_key:
+                raise Malformed("its keys are not in order")
+            yield key, value
+            last_key = key
+
+
+def write_table(items: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A table of these keys and values, which must ascend by key. Uncompressed, as TensorFlow writes checkpoints."""
+    output = bytearray()
+    index, pending, size = [], [], 0
+    for key, value in items:
+        pending.append((key, value))
+        size += len(key) + len(value)
+        if size >= BLOCK_SIZE:
+            index.append((key, _append_block(output, pending, RESTART_INTERVAL)))
+            pending, size = [], 0
+    if pending:
+        index.append((pending[-1][0], _append_block(output, pending, RESTART_INTERVAL)))
+    footer = _append_block(output, [], 1) + _append_block(output, index, 1)
+    return bytes(output) + footer.ljust(FOOTER_SIZE - len(MAGIC), b"\0") + MAGIC
+
+
+def _read_handle(data: bytes, position: int) -> tuple[int, int, int]:
+    """Offset and size of a block, and the position behind them."""
+    offset, position = read_varint(data, position)
+    size, position = read_varint(data, position)
+    return offset, size, position
+
+
+def _read_block(data: bytes, offset: int, size: int) -> bytes:
+    end = offset + size
+    if end + TRAILER_SIZE > len(data):
+        raise Malformed("a block lies outside the file; it may be cut short")
+    if masked_crc32c(data[offset : end + 1]) != int.from_bytes(data[end + 1 : end + TRAILER_SIZE], "little"):
+        raise Malformed(f"the block at byte {offset} does not agree with its checksum")
+    compression = data[end]
+    if compression == UNCOMPRESSED:
+        return data[offset:end]
+    if compression == SNAPPY:
+        return snappy.decompress(data[offset:end])
+    raise Malformed(f"the block at byte {offset} is compressed in the unknown way {compression}")
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * restarts
+    if len(block) < 4 or end < 0:
+        raise Malformed("a block is shorter than it says")
+    position, key = 0, b""
+    while position < end:
+        shared, position = read_varint(block, position)
+        own, position = read_varint(block, position)
+        size, position = read_varint(block, position)
+        if shared > len(key) or own + size > end - position:
+            raise Malformed("a block has an entry that does not fit into it")
+        key = key[:shared] + block[position : position + own]
+        position += own + size
+        yield key, block[position - size : position]
+
+
+def _append_block(output: bytearray, entries: list[tuple[bytes, bytes]], restart_interval: int) -> bytes:
+    """Appends a block to the output; gives its handle."""
+    block, restarts, last = bytearray(), [], b""
+    for number, (key, value) in enumerate(entries):
+        shared = 0
+        if number % restart_interval == 0:
+            restarts.append(len(block))
+        else:
+            while shared < min(len(key), len(last)) and key[shared] == last[shared]:
+                shared += 1
+        block += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        last = key
+    restarts = restarts or [0]
+    for position in restarts:
+        block += position.to_bytes(4, "little")
+    block += len(restarts).to_bytes(4, "little")
+    handle = varint(len(output)) + varint(len(block))
+    block.append(UNCOMPRESSED)
+    output += block + masked_crc32c(bytes(block)).to_bytes(4, "little")
+    return handle

@@ -1,0 +1,120 @@
+"""TensorFlow's oldest checkpoints ("V1"): one file, or several shards, each a table of SavedTensorSlices messages.
+
+The first entry, of the empty key, tells the shapes; each of the others holds one slice of one variable. From
+tensorflow/core/util/saved_tensor_slice.proto.
+"""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lstm_mnist_jax.interop.tf_checkpoint import variable, wire
+from lstm_mnist_jax.interop.tf_checkpoint.sstable import read_table
+from lstm_mnist_jax.interop.tf_checkpoint.variable import Extent, Variable
+from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, integer, messages
+
+# SavedTensorSlices, SavedTensorSliceMeta, SavedSliceMeta and SavedSlice
+META, DATA = 1, 2
+TENSORS = 1
+NAME, SHAPE, DTYPE, EXTENTS = 1, 2, 3, 4
+SLICE_EXTENTS, SLICE_VALUES = 2, 3
+
+# TensorProto: the field in which the values of a type lie, and how they are encoded there
+CONTENT = 4
+FIXED = {"float32": (5, "<f4"), "complex64": (9, "<f4"), "float64": (6, "<f8"), "complex128": (12, "<f8")}
+VARINT = dict.fromkeys(("int32", "int16", "uint16", "int8", "uint8"), 7) | {"int64": 10, "bool": 11}
+HALF = {"float16": 13, "bfloat16": 13}
+UNSIGNED = {"uint32": 16, "uint64": 17}
+
+Slices = dict[tuple[str, tuple[Extent, ...]], bytes]
+
+
+def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
+    """The variables of a checkpoint by name. `numpy.asarray` decodes one.
+
+    Raises:
+      Malformed: a file is damaged, or of a kind that is not supported.
+      OSError: it cannot be read.
+    """
+    metas: list[bytes] = []
+    slices: list[bytes] = []
+    for shard in shards:
+        for key, value in read_table(shard.read_bytes()):
+            fields = wire.parse(value)
+            metas += messages(fields, META) if not key else []
+            slices += messages(fields, DATA)
+    if not metas:
+        raise Malformed("it does not say which variables it holds")
+    shapes: dict[str, tuple[tuple[int, ...], int]] = {}
+    for meta in metas:
+        for tensor in messages(wire.parse(meta), TENSORS):
+            fields = wire.parse(tensor)
+            name = _text(messages(fields, NAME))
+            shapes[name] = variable.parse_shape((messages(fields, SHAPE) or [b""])[-1]), integer(fields, DTYPE)
+    parts: dict[str, list[tuple[tuple[Extent, ...], bytes]]] = {name: [] for name in shapes}
+    for part in slices:
+        fields = wire.parse(part)
+        name = _text(messages(fields, NAME))
+        if name not in shapes:
+            raise Malformed(f"it has a slice of {name}, of which it does not tell the shape")
+        extents = variable.parse_extents((messages(fields, SLICE_EXTENTS) or [b""])[-1], shapes[name][0])
+        parts[name].append((extents, (messages(fields, SLICE_VALUES) or [b""])[-1]))
+    return {
+        name: Variable(shape, variable.dtype_name(number), partial(_read, shape, number, parts[name]))
+        for name, (shape, number) in shapes.items()
+    }
+
+
+def _text(values: list[bytes]) -> str:
+    try:
+        return values[-1].decode()
+    except (IndexError, UnicodeDecodeError) as error:
+        raise Malformed("it has a variable without a readable name") from error
+
+
+def _read(shape: tuple[int, ...], number: int, parts: list[tuple[tuple[Extent, ...], bytes]]) -> np.ndarray:
+    dtype = variable.require_dtype(number)
+    decoders = [
+        (extents, partial(_decode, dtype, tuple(length for _, length in extents), values)) for extents, values in parts
+    ]
+    return variable.join_slices(shape, dtype, decoders)
+
+
+def _decode(dtype: np.dtype, shape: tuple[int, ...], tensor: bytes) -> np.ndarray:
+    """The values in a TensorProto."""
+    fields = wire.parse(tensor)
+    if content := b"".join(messages(fields, CONTENT)[-1:]):
+        values = _from_bytes(content, dtype)
+    elif dtype.name in FIXED:
+        field, encoded = FIXED[dtype.name]
+        values = _from_bytes(b"".join(messages(fields, field)), np.dtype(encoded)).view(dtype)
+    else:
+        field = (VARINT | HALF | UNSIGNED)[dtype.name]
+        wide = np.array(_varints(fields.get(field, [])), np.uint64)
+        # Negative numbers were widened to 64 bits; the lowest ones are the number.
+        values = wide.astype(np.uint16).view(dtype) if dtype.name in HALF else wide.astype(dtype)
+    if values.size != math.prod(shape):
+        raise Malformed(f"it has {values.size} values, but its shape {list(shape)} needs {math.prod(shape)}")
+    return values.reshape(shape)
+
+
+def _from_bytes(data: bytes, dtype: np.dtype) -> np.ndarray:
+    if len(data) % dtype.itemsize:
+        raise Malformed(f"its values end within a {dtype.name}")
+    return np.frombuffer(data, dtype)
+
+
+def _varints(values: list[wire.Field]) -> list[int]:
+    """Repeated numbers, packed or one by one."""
+    numbers = []
+    for value in values:
+        if isinstance(value, int):
+            numbers.append(value)
+            continue
+        position = 0
+        while position < len(value):
+            number, position = wire.read_varint(value, position)
+            numbers.append(number)
+    return numbers

@@ -1,0 +1,117 @@
+"""A run that begins with weights from elsewhere rather than with drawn ones, perhaps with the state of Adam."""
+
+import math
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lstm_mnist_jax.config import Config, Execution
+from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.data.sources import absolute_source
+from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.model import Params
+from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
+from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
+from lstm_mnist_jax.training.mesh import make_mesh, prepare
+from lstm_mnist_jax.training.run_folder import RunFolder, create_run_folder, lock, refuse_occupied, write_config
+from lstm_mnist_jax.training.step import count_steps, init_state
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """What a run begins with.
+
+    Attributes:
+      params: the parameters.
+      adam: the state of Adam; None starts it afresh.
+      step: how many training steps were made already.
+      origin: where all this came from, for people.
+    """
+
+    params: Params
+    adam: optax.ScaleByAdamState | None
+    step: int
+    origin: str
+
+
+@dataclass(frozen=True)
+class BegunRun:
+    """A run before its first step here.
+
+    Attributes:
+      folder: the run's folder.
+      epochs_done: how many whole epochs the given steps make.
+      evaluations: how good the weights are on the validation and test examples.
+    """
+
+    folder: RunFolder
+    epochs_done: int
+    evaluations: dict[str, Evaluation]
+
+
+def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, execution: Execution = Execution()) -> BegunRun:
+    """Makes a run folder that stands where `given` stands: it can be evaluated, used and trained on.
+
+    Args:
+      given: what the run begins with.
+      config: what is trained from here. The layers' widths are taken from the weights; where they were trained for
+        more epochs already, so is the number of epochs.
+      run_dir: a new or empty folder.
+      execution: on which devices to evaluate.
+
+    Raises:
+      WeightsError: the weights do not take these data's images, or have another number of classes.
+      DataError, ConfigError: the data cannot be loaded, or too few for a batch.
+      RunError: the folder holds something, or cannot be written to.
+    """
+    run_dir = Path(run_dir).expanduser()
+    refuse_occupied(run_dir)
+    dataset = load(**vars(config.data))
+    config = _fitting(config, given, dataset)
+    prepare(execution, config.batch_size)
+    mesh = make_mesh(execution, config.batch_size)
+    state = init_state(config, dataset.image_shape, len(dataset.class_names), config.seed)
+    opt_state: Any = state.opt_state
+    if given.adam is not None:
+        opt_state = optax.tree.set(opt_state, **given.adam._asdict())
+    state = jax.tree.map(
+        lambda leaf, new: jnp.asarray(new, leaf.dtype),
+        state,
+        state._replace(step=jnp.int32(given.step), params=given.params, opt_state=opt_state),
+    )
+    with lock(run_dir):
+        folder = create_run_folder(run_dir, config, dataset, given.origin)
+        evaluations = {
+            name: make_evaluation(config.model, dataset.splits[name], mesh)(state.params)
+            for name in ("validation", "test")
+        }
+        record = Record(given.step, None, None, None, 0.0).after_epoch(given.step, evaluations["validation"].accuracy)
+        with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
+            checkpoints.save(state, record)
+        write_config(folder)  # last: a folder without it is no run
+    return BegunRun(folder, given.step // count_steps(config, dataset), evaluations)
+
+
+def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:
+    """The config with what follows from the weights, if they and the data fit together."""
+    cells = [layer["cell"] for layer in given.params["lstm"]["layers"].values()]
+    in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(given.params["dense"]["bias"])
+    row, class_names = math.prod(dataset.image_shape[1:]), dataset.class_names
+    if (in_features, classes) != (row, len(class_names)):
+        raise WeightsError(
+            f"The weights take rows of {in_features} numbers and tell {classes} classes apart, but {dataset.origin} "
+            f"has rows of {row} and {len(class_names)} classes. Name the data that they were trained on with --source."
+        )
+    config = replace(
+        config,
+        epochs=max(config.epochs, -(-given.step // count_steps(config, dataset))),
+        data=replace(config.data, source=absolute_source(config.data.source)),
+        model=replace(config.model, hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells)),
+    )
+    count_steps(config, dataset)  # it may be too many steps for this program
+    return config

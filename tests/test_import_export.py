@@ -1,0 +1,194 @@
+"""`lstm-mnist import` and `export`: a run leaves for another program, and a model of another program becomes a run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_mnist_jax import PRESETS, load_run, train
+from lstm_mnist_jax.config import DataConfig, ModelConfig
+from lstm_mnist_jax.errors import RunError, UserError
+from lstm_mnist_jax.interop import formats, torch
+from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
+from lstm_mnist_jax.training.run_folder import read_run_folder
+
+SMALL = replace(
+    PRESETS["smoke"],
+    epochs=2,
+    data=DataConfig(validation_examples=200, train_examples=1000),
+    model=ModelConfig(hidden_features=(4, 6)),
+    tensorboard=False,
+)
+OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
+TF1 = Path(__file__).parent / "fixtures" / "tf1"
+
+
+def lstm_mnist(*arguments):
+    words = [sys.executable, "-m", "lstm_mnist_jax", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("run") / "run"
+    train(SMALL, run_dir)
+    return load_run(run_dir, "last")
+
+
+def path_of(format_name, folder):
+    return folder / format_name / f"model{formats.WRITERS[format_name][0]}"
+
+
+@pytest.fixture(scope="module")
+def exports(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports")
+    for name in formats.WRITERS:
+        run.export(name, path_of(name, folder))
+    return folder
+
+
+def given(format_name, path):
+    imported = formats.read(format_name, path)
+    return GivenWeights(imported.params, imported.adam_state, imported.step, str(path))
+
+
+def assert_close(found, expected, atol):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), found, expected)
+
+
+def test_a_training_goes_on_from_a_tensorflow_checkpoint_as_if_it_had_never_stopped(run, exports, tmp_path):
+    whole = tmp_path / "whole"
+    shutil.copytree(run.folder.path, whole)
+    train(replace(SMALL, epochs=3), whole, resume=True)
+    begun = begin_run(given("tf1", exports / "tf1" / "model"), SMALL, tmp_path / "run")
+    assert (begun.epochs_done, begun.folder.config) == (2, SMALL)
+    assert_close(load_run(tmp_path / "run").params, run.params, atol=1e-6)
+    result = train(replace(begun.folder.config, epochs=3), tmp_path / "run", resume=True)
+    ours, expected = load_run(tmp_path / "run", "last"), load_run(whole, "last")
+    assert ours.step == expected.step == 45
+    assert_close(ours.params, expected.params, atol=1e-5)
+    assert_close(ours.opt_state, expected.opt_state, atol=1e-5)
+    assert [metrics.epoch for metrics in result.epochs] == [3]
+
+
+def test_a_run_that_begins_within_an_epoch_tells_the_mean_of_the_steps_it_made(run, exports, tmp_path):
+    begin_run(replace(given("tf1", exports / "tf1" / "model"), step=20), SMALL, tmp_path / "run")
+    (metrics,) = train(SMALL, tmp_path / "run", resume=True).epochs
+    assert (metrics.epoch, metrics.step) == (2, 30)
+    whole = train(SMALL, tmp_path / "whole").epochs[1]
+    assert metrics.train_loss < whole.train_loss < 1.5 * metrics.train_loss
+    assert metrics.train_accuracy == pytest.approx(whole.train_accuracy, abs=0.15)
+
+
+def test_the_weights_that_a_run_began_with_can_be_its_best(exports, tmp_path):
+    config = replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=0.5), epochs=6)
+    begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")
+    done = lstm_mnist("train", "--resume", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "best on validation: the weights that the run began with" in done.stdout
+    assert load_run(tmp_path / "run").step == 30
+
+
+def test_without_its_checkpoint_an_imported_run_does_not_begin_again_with_drawn_weights(exports, tmp_path):
+    begin_run(given("torch", path_of("torch", exports)), SMALL, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunError, match=r"began with weights that are not in its folder any more \(.*Import them again"):
+        train(SMALL, tmp_path / "run", resume=True)
+
+
+def test_more_epochs_than_the_config_has_are_no_error(exports, tmp_path):
+    begun = begin_run(replace(given("tf1", exports / "tf1" / "model"), step=1000), SMALL, tmp_path / "run")
+    assert (begun.folder.config.epochs, begun.epochs_done) == (67, 66)
+    assert read_run_folder(tmp_path / "run").config.epochs == 67
+    with pytest.raises(UserError, match=r"epochs is .* but data of this size can be trained on for"):
+        begin_run(replace(given("tf1", exports / "tf1" / "model"), step=10**8), SMALL, tmp_path / "longer")
+    assert not (tmp_path / "longer").exists()
+
+
+@pytest.mark.parametrize("format_name", ["tf1", "torch", "keras", "flax", "safetensors"])
+def test_import_makes_a_run_of_every_file(run, exports, tmp_path, format_name):
+    path = path_of(format_name, exports)
+    listed = lstm_mnist("import", format_name, path, "--list")
+    assert listed.returncode == 0, listed.stderr
+    assert "float32" in listed.stdout
+    done = lstm_mnist("import", format_name, path, "--run-dir", tmp_path / "run", *OPTIONS)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("LSTM 28 -> 4: ")
+    assert lines[2].startswith("output 6 -> 10 classes: ")
+    steps = 30 if format_name == "tf1" else 0
+    assert lines[3] == ("the state of Adam after 30 steps" if steps else "no state of Adam in it: Adam starts afresh")
+    evaluations = run.evaluate()
+    accuracies = ", ".join(f"{name} {evaluations[name].accuracy:.2%}" for name in ("validation", "test"))
+    assert lines[4] == f"step {steps}: {accuracies}"
+    assert lines[5].endswith(f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}")
+    imported = load_run(tmp_path / "run")
+    assert imported.step == steps
+    assert_close(imported.params, run.params, atol=1e-6 if steps else 0)
+    assert imported.folder.initial_weights == f"imported from {format_name}: {path}"
+    assert checkpoint.find_damage(imported.folder.checkpoints / f"{steps:08d}") is None
+
+
+def test_export_writes_what_python_writes(run, exports, tmp_path):
+    for name in formats.WRITERS:
+        path = path_of(name, tmp_path / "new")
+        done = lstm_mnist("export", name, run.folder.path, path, "--checkpoint", "last")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{path}: the model of step 30 of {run.folder.path}, for {name}\n"
+    assert path_of("torch", tmp_path / "new").read_bytes() == path_of("torch", exports).read_bytes()
+
+
+def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
+    for name in ("best", 15, "last"):
+        model = load_run(run.folder.path, name)
+        model.export("torch", tmp_path / f"{name}.safetensors")
+        found = formats.read("torch", tmp_path / f"{name}.safetensors").params
+        assert_close(found, model.params, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "tf1", "{tf1}/tutorial"], "Give --run-dir, the folder for the run, or --list"),
+        (["import", "tf1", "{tf1}/tutorial", "--run-dir", "{tmp}/run", "--list"], "Give --run-dir"),
+        (["import", "tf1", "{tmp}/model.ckpt", "--list"], "is no TensorFlow checkpoint: there is no model.ckpt.index"),
+        (["import", "tf1", "{tf1}/gru", "--run-dir", "{tmp}/run"], "There is no LSTM cell"),
+        (
+            ["import", "tf1", "{tf1}/tutorial", "--run-dir", "{tmp}/run"],
+            "take rows of 5 numbers and tell 3 classes apart, but MNIST, embedded in the package has rows of 28 and 10",
+        ),
+        (["import", "torch", "{tmp}/model.pt", "--run-dir", "{tmp}/run"], "model.pt cannot be read: No such file"),
+        (["import", "torch", "{exports}/torch/model.safetensors", "--run-dir", "{run}"], "already holds a run"),
+        (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "cannot be read as safetensors"),
+        (["export", "onnx", "{tmp}/none", "{tmp}/model.onnx"], "is not a run folder"),
+        (["export", "onnx", "{run}", "{tmp}/model.pb"], "should be a file name that ends in .onnx"),
+        (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),
+        (["export", "torch", "{run}", "/proc/model.safetensors"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_and_leave_nothing(run, exports, tmp_path, arguments, message):
+    places = {"tf1": TF1, "tmp": tmp_path, "exports": exports, "run": run.folder.path}
+    done = lstm_mnist(*(argument.format(**places) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_weights_were_drawn_says_so(run):
+    contents = json.loads((run.folder.path / "config.json").read_text())
+    assert contents["initial_weights"] is None
+
+
+def test_weights_from_python_can_begin_a_run(tmp_path, exports):
+    from safetensors.numpy import load_file
+
+    params = torch.from_state_dict(load_file(path_of("torch", exports)))
+    begun = begin_run(GivenWeights(params, None, 0, "here"), SMALL, tmp_path / "run")
+    assert len(train(begun.folder.config, tmp_path / "run", resume=True).epochs) == 2
