@@ -143,7 +143,7 @@ def test_layers_of_keras_with_other_names_and_cells():
     network = keras3.Sequential([keras3.Input((6, 5)), keras3.layers.RNN(cells), keras3.layers.Dense(3)])
     kernel = network.get_weights()[0]
     assert (keras3.backend.backend(), kernel.shape) == ("jax", (5, 16))
-    with pytest.raises(WeightsError, match="is a RNN with 6 arrays; expected LSTM layers and one Dense"):
+    with pytest.raises(WeightsError, match="is a RNN, which this classifier does not have"):
         keras.from_model(network)
 
 
@@ -155,13 +155,19 @@ def test_what_keras_computes_otherwise_is_refused(tmp_path):
     for layer, message in [
         (layers.LSTM(4, activation="relu"), "has activation=relu, expected tanh"),
         (layers.LSTM(4, go_backwards=True), "has go_backwards=True, expected False"),
-        (layers.LSTM(4, use_bias=False), "is a LSTM with 2 arrays"),
+        (layers.LSTM(4, use_bias=False), "has 2 arrays; every layer must have its bias"),
         (layers.GRU(4), "is a GRU"),
+        (layers.Dense(4, activation="relu"), "has activation=relu, expected linear or softmax"),
+        (layers.Dense(4), "Expected LSTM layers, then one Dense layer; the model has Dense, Dense"),
         (layers.Bidirectional(layers.LSTM(4)), "is a Bidirectional"),
     ]:
         network = keras3.Sequential([keras3.Input((6, 5)), layer, layers.Dense(3)])
         with pytest.raises(WeightsError, match=message):
             keras.from_model(network)
+        for name in ("model.keras", "model.h5"):
+            network.save(tmp_path / name)
+            with pytest.raises(WeightsError, match=message if "arrays" not in message else "lacks its bias"):
+                formats.read("keras", tmp_path / name)
     network.save_weights(tmp_path / "model.weights.h5")
     with pytest.raises(WeightsError, match="bidirectional/backward_layer/cell reads both directions"):
         formats.read("keras", tmp_path / "model.weights.h5")

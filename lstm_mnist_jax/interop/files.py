@@ -4,6 +4,7 @@ The libraries that read and write them are in the extra `interop`, and imported 
 """
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from importlib import import_module
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
+
+MAX_EXPANSION = 1032
+"""HDF5's compression, deflate, makes no more of a byte."""
 
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
@@ -59,28 +63,34 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: di
     write_bytes(path, safetensors.save(contiguous, metadata))
 
 
-def read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an HDF5 file by their paths in it; of a .keras archive, those of the weights in it.
+def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file of Keras's by their paths in it, and the config of the model, if the file has it.
+
+    Args:
+      path: .weights.h5; a .keras archive, with such a file in it; or the .h5 of a whole model.
 
     Raises:
       WeightsError: it is missing or damaged.
     """
     h5py = require("h5py")
-    data = _read(path)
+    data, config = _read(path), "{}"
+    found: dict[str, np.ndarray] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
+            if item.nbytes > MAX_EXPANSION * len(data):
+                raise ValueError(f"{name} is said to have {item.nbytes} bytes")
+            found[str(name)] = item[()]
+
     try:
         if zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                data = archive.read("model.weights.h5")
-        found: dict[str, np.ndarray] = {}
-
-        def take(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
-                found[name] = item[()]
-
+                data, config = archive.read("model.weights.h5"), archive.read("config.json").decode()
         with h5py.File(io.BytesIO(data)) as file:
+            config = file.attrs.get("model_config", config)
             file.visititems(take)
-        return found
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        return found, dict(json.loads(config))
+    except Exception as error:  # whatever HDF5 makes of damaged structures: OSError, KeyError, OverflowError, ...
         raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras): {error}.") from error
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch
 from lstm_mnist_jax.interop.tf_checkpoint import read_checkpoint
@@ -48,7 +50,16 @@ class Exported:
 
 
 def _read_tree(path: Path) -> Arrays:
-    return flax.flatten(files.read_msgpack(path))
+    leaves = flax.flatten(files.read_msgpack(path))
+    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
+
+
+def _read_keras(path: Path) -> Arrays:
+    arrays, config = files.read_hdf5(path)
+    if config:
+        layers = config.get("config", {}).get("layers", [])
+        keras.check_architecture([(layer["class_name"], layer["config"]) for layer in layers])
+    return arrays
 
 
 def _read_own(path: Path) -> Arrays:
@@ -58,7 +69,7 @@ def _read_own(path: Path) -> Arrays:
 READERS: dict[str, Callable[[Path], Arrays]] = {
     "tf1": read_checkpoint,
     "torch": files.read_safetensors,
-    "keras": files.read_hdf5,
+    "keras": _read_keras,
     "flax": _read_tree,
     "safetensors": _read_own,
 }

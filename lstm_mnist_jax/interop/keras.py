@@ -5,6 +5,7 @@ A .weights.h5 file numbers the variables of a layer: layers/lstm/cell/vars/0, 1 
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,27 +62,16 @@ def from_model(model: "keras.Model") -> Params:
     Raises:
       WeightsError: it is another network.
     """
-    found: dict[str, Any] = {}
-    layers, names = [], []
-    for layer in model.layers:
-        arrays = layer.get_weights()
-        kind = type(layer).__name__
-        found |= {f"{layer.name}/{number}": array for number, array in enumerate(arrays)}
-        if kind == "LSTM" and len(arrays) == 3:
-            _require_plain(layer)
-            layers.append(Layer(*arrays))
-            names.append(layer.name)
-        elif kind == "Dense" and len(arrays) == 2:
-            names.append(layer.name)
-            dense = arrays
-        elif arrays:
-            raise WeightsError(
-                f"The layer {layer.name} is a {kind} with {len(arrays)} arrays; expected LSTM layers and one Dense "
-                "layer, with their biases."
-            )
-    if not layers or len(names) != len(layers) + 1:
-        raise WeightsError(f"Expected LSTM layers and one Dense layer. {listing(found)}")
-    return to_params(check(Imported(Weights(tuple(layers), *dense), tuple(names)), found).weights)
+    check_architecture([(type(layer).__name__, layer.get_config()) for layer in model.layers])
+    arrays = {layer.name: layer.get_weights() for layer in model.layers}
+    found = {f"{name}/{number}": array for name, items in arrays.items() for number, array in enumerate(items)}
+    trained = {name: items for name, items in arrays.items() if items}
+    for name, items in trained.items():
+        if len(items) != (2 if name == list(trained)[-1] else 3):
+            raise WeightsError(f"The layer {name} has {len(items)} arrays; every layer must have its bias.")
+    *layers, dense = trained.values()
+    weights = Weights(tuple(Layer(*items) for items in layers), *dense)
+    return to_params(check(Imported(weights, tuple(trained)), found).weights)
 
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
@@ -121,10 +111,35 @@ def from_arrays(found: Arrays) -> Imported:
     return check(Imported(weights, (*names, kernel.rpartition("/")[0].removesuffix("/vars"))), found)
 
 
-def _require_plain(layer: Any) -> None:
-    """Refuses settings under which a Keras LSTM computes something else."""
-    plain = {"activation": "tanh", "recurrent_activation": "sigmoid", "go_backwards": False}
-    config = layer.get_config()
-    for name, value in plain.items():
-        if config[name] != value:
-            raise WeightsError(f"The LSTM layer {layer.name} has {name}={config[name]}, expected {value}.")
+LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "LSTM": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",), "go_backwards": (False,)},
+    "Dense": {"activation": ("linear", "softmax")},
+    "InputLayer": {},
+    "Reshape": {},
+    "Rescaling": {"scale": (1 / 255,), "offset": (0,)},
+    "Dropout": {},
+    "Activation": {"activation": ("linear", "softmax")},
+}
+"""The layers that the classifier has, or does without, and the settings that it computes."""
+
+
+def check_architecture(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuses a model that computes something else than the classifier does.
+
+    Args:
+      layers: the kind and the config of each layer, in their order.
+
+    Raises:
+      WeightsError: a layer, its settings, or its place are not those of the classifier.
+    """
+    trained = [kind for kind, _ in layers if kind in ("LSTM", "Dense")]
+    for kind, config in layers:
+        name = config.get("name", kind)
+        if kind not in LAYERS:
+            raise WeightsError(f"The layer {name} is a {kind}, which this classifier does not have.")
+        for setting, values in LAYERS[kind].items():
+            if setting in config and config[setting] not in values:
+                expected = " or ".join(map(str, values))
+                raise WeightsError(f"The {kind} layer {name} has {setting}={config[setting]}, expected {expected}.")
+    if len(trained) < 2 or trained != ["LSTM"] * (len(trained) - 1) + ["Dense"]:
+        raise WeightsError(f"Expected LSTM layers, then one Dense layer; the model has {', '.join(trained) or 'none'}.")
