@@ -17,12 +17,10 @@ from lstm_mnist_jax.interop.weights import (
     Arrays,
     Imported,
     Layer,
-    Weights,
-    check,
+    assemble,
     from_params,
     listing,
     natural,
-    output_layer,
     to_params,
 )
 from lstm_mnist_jax.model import Params
@@ -92,9 +90,8 @@ def from_arrays(found: Arrays) -> Imported:
             taken |= {parts[part] for part in needed}
     if not layers:
         raise WeightsError(f"There is no LSTM cell: no dense_h, no hi. {listing(found)}")
-    kernel, bias = output_layer({name: array for name, array in found.items() if name not in taken}, found)
-    weights = Weights(tuple(layers), np.asarray(found[kernel]), np.asarray(found[bias]))
-    return check(Imported(weights, (*names, kernel.rpartition("/")[0])), found)
+    rest = {name: array for name, array in found.items() if name not in taken}
+    return assemble(layers, names, rest, found)
 
 
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:

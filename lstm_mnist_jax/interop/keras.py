@@ -16,11 +16,11 @@ from lstm_mnist_jax.interop.weights import (
     Imported,
     Layer,
     Weights,
+    assemble,
     check,
     from_params,
     listing,
     natural,
-    output_layer,
     to_params,
 )
 from lstm_mnist_jax.model import Params
@@ -106,9 +106,7 @@ def from_arrays(found: Arrays) -> Imported:
             raise WeightsError(f"The layer of {scope} lacks its {' and '.join(missing)}. {listing(found)}")
         layers.append(Layer(*(np.asarray(rest.pop(cells[scope][part])) for part in PARTS)))
         names.append(scope.removesuffix("/cell"))
-    kernel, bias = output_layer(rest, found)
-    weights = Weights(tuple(layers), np.asarray(found[kernel]), np.asarray(found[bias]))
-    return check(Imported(weights, (*names, kernel.rpartition("/")[0].removesuffix("/vars"))), found)
+    return assemble(layers, names, rest, found)
 
 
 LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {

@@ -18,12 +18,10 @@ from lstm_mnist_jax.interop.weights import (
     Arrays,
     Imported,
     Layer,
-    Weights,
-    check,
+    assemble,
     from_params,
     listing,
     natural,
-    output_layer,
     to_params,
 )
 from lstm_mnist_jax.model import Params
@@ -88,9 +86,8 @@ def from_arrays(found: Arrays) -> Imported:
         layers.append(Layer(kernel.T, recurrent_kernel.T, biases[0] + biases[1]))
         names.append(f"{module}.l{number}".strip("."))
     taken = {name for cell in cells.values() for name in cell.values()}
-    weight, bias = output_layer({name: array for name, array in found.items() if name not in taken}, found)
-    weights = Weights(tuple(layers), np.asarray(found[weight]).T, np.asarray(found[bias]))
-    return check(Imported(weights, (*names, weight.rpartition(".")[0] or weight)), found)
+    rest = {name: array for name, array in found.items() if name not in taken}
+    return assemble(layers, names, rest, found, transposed=True)
 
 
 def _numpy(tensor: Any) -> np.ndarray:

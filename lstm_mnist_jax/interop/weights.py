@@ -208,6 +208,27 @@ def output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
     )
 
 
+def assemble(
+    layers: Iterable[Layer], names: Iterable[str], rest: Arrays, found: Arrays, transposed: bool = False
+) -> Imported:
+    """The classifier of these LSTM layers and of the output layer in what is left.
+
+    Args:
+      layers, names: the LSTM layers, and what they are called in the file.
+      rest: all but their arrays.
+      found: everything in the file, for errors.
+      transposed: whether the output layer's weights are [classes, hidden].
+
+    Raises:
+      WeightsError: there is no output layer, or the layers do not fit together.
+    """
+    kernel, bias = output_layer(rest, found)
+    dense = np.asarray(rest[kernel])
+    name = re.sub(r"[/.](kernel|weight|vars/0)$", "", kernel)
+    weights = Weights(tuple(layers), dense.T if transposed else dense, np.asarray(rest[bias]))
+    return check(Imported(weights, (*names, name)), found)
+
+
 def ignoring(found: Arrays, patterns: Iterable[str]) -> dict[str, Any]:
     """The arrays whose names match none of these patterns, in which * stands for anything.
 
