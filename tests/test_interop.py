@@ -375,3 +375,19 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 def test_extra_arrays_can_be_ignored(tmp_path):
     save_file(state_dict(**{"head.weight": np.zeros((3, 7), "f4")}), tmp_path / "model.safetensors")
     assert formats.read("torch", tmp_path / "model.safetensors", ignore=["head.*"]).names[-1] == "dense"
+
+
+def test_half_precision_is_read_and_other_types_are_named(tmp_path):
+    pytorch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    arrays = state_dict()
+    for dtype in (pytorch.float16, pytorch.bfloat16, pytorch.float64):
+        tensors = {name: pytorch.from_numpy(array.copy()).to(dtype) for name, array in arrays.items()}
+        save_file(tensors, tmp_path / "model.safetensors")
+        found = formats.read("torch", tmp_path / "model.safetensors").params
+        assert_close(found, torch.from_state_dict(arrays), atol=1e-2)
+        assert found["dense"]["kernel"].dtype == np.float32
+    save_file({"a": pytorch.zeros(2, dtype=pytorch.float8_e5m2)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="holds numbers of the type 'F8_E5M2'; expected floats"):
+        formats.read("torch", tmp_path / "model.safetensors")

@@ -12,12 +12,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 
 MAX_EXPANSION = 1032
 """HDF5's compression, deflate, makes no more of a byte."""
+
+SAFETENSORS_DTYPES: dict[str, Any] = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
+    **{f"{kind}{bits}": f"{kind.lower()}{bits // 8}" for kind in "IU" for bits in (8, 16, 32, 64)},
+}
 
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
@@ -43,7 +49,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: it is missing, damaged, or a pickle, which could run any program when it is opened.
     """
-    safetensors = require("safetensors.numpy")
+    safetensors = require("safetensors")
     data = _read(path)
     if path.suffix in PICKLES:
         raise WeightsError(
@@ -51,8 +57,13 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             "with safetensors.torch.save_file(model.state_dict(), 'model.safetensors'), and import that."
         )
     try:
-        return dict(sorted(safetensors.load(data).items()))
-    except Exception as error:  # the library raises its own type, and KeyError for the types that NumPy lacks
+        return {
+            name: np.frombuffer(array["data"], SAFETENSORS_DTYPES[array["dtype"]]).reshape(array["shape"])
+            for name, array in sorted(safetensors.deserialize(data))
+        }
+    except KeyError as error:
+        raise WeightsError(f"{path} holds numbers of the type {error}; expected floats of 16 to 64 bits.") from error
+    except Exception as error:  # the library's own type, which is no ValueError
         raise WeightsError(f"{path} cannot be read as safetensors: {error}.") from error
 
 
