@@ -84,8 +84,8 @@ class ImportArguments:
     """Make a run of a model that another program trained: LSTM layers, the last output through one dense layer.
 
     PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a .safetensors
-    file of a PyTorch state_dict, Keras's .weights.h5 or .keras, a .msgpack of a Flax tree, or .safetensors of
-    this package. The layers' widths are read from the shapes.
+    file of a PyTorch state_dict, Keras's .weights.h5, .keras or .h5, a .msgpack of a Flax tree, or .safetensors
+    of this package. The layers' widths are read from the shapes.
     """
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors"]]
@@ -98,6 +98,8 @@ class ImportArguments:
     """Only list the arrays in the file: names, shapes and types."""
     ignore: tuple[str, ...] = ()
     """Patterns of names to leave out, such as 'model2/*'."""
+    layers: tuple[str, ...] = ()
+    """The names of the LSTM layers from the input to the output, where nothing else tells their order."""
     forget_bias: float = ModelConfig.forget_bias
     """tf1: what the cells added to their forget gates; no checkpoint says it."""
     seed: int = Config.seed
@@ -130,6 +132,8 @@ class ExportArguments:
     """best (on validation), last, or the step of a checkpoint."""
     overwrite: bool = False
     """Replace what is at PATH."""
+    like: Path | None = None
+    """tf1: a checkpoint of the same network, whose names are taken rather than the tutorial's."""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -147,8 +151,8 @@ def train(arguments: Sequence[str]) -> int:
             f"best on validation: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
             f"test {result.best.test_accuracy:.2%}",
         )
-    elif result.epochs:
-        say(console, "best on validation: the weights that the run began with")
+    elif result.best_step is not None:
+        say(console, f"best on validation: the checkpoint of step {result.best_step:,}, from before")
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
@@ -208,12 +212,14 @@ def import_(arguments: Sequence[str]) -> int:
     """`lstm-mnist import`."""
     parsed = _parse(ImportArguments, arguments)
     path = parsed.path.expanduser()
-    if parsed.list == (parsed.run_dir is not None):
+    if parsed.list and parsed.run_dir is not None:
+        raise UserError("--list makes no run; leave out --run-dir.")
+    if not parsed.list and parsed.run_dir is None:
         raise UserError("Give --run-dir, the folder for the run, or --list, to see what the file holds.")
     from lstm_mnist_jax.interop import formats
 
     if parsed.list:
-        for name, array in formats.list_arrays(parsed.format, path).items():
+        for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
     from lstm_mnist_jax.training import GivenWeights, begin_run
@@ -227,19 +233,28 @@ def import_(arguments: Sequence[str]) -> int:
         optimizer=parsed.optimizer,
     )
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
-    imported = formats.read(parsed.format, path, ignore=parsed.ignore, settings=settings)
-    console = Console()
-    for line in imported.describe():
-        say(console, line)
+    path = formats.locate(parsed.format, path)
+    imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layers, settings=settings)
     given = GivenWeights(
-        imported.params, imported.adam_state, imported.step, f"imported from {parsed.format}: {path.absolute()}"
+        params=imported.params,
+        adam=imported.adam and imported.adam.to_optax(),
+        step=imported.step,
+        origin=f"imported from {parsed.format}: {path.absolute()}",
     )
     run = begin_run(given, config, parsed.run_dir, parsed.execution)
-    accuracies = ", ".join(f"{name} {evaluation.accuracy:.2%}" for name, evaluation in run.evaluations.items())
+    console = Console()
+    for line in [given.origin, *imported.describe()]:
+        say(console, line)
+    for name, evaluation in run.evaluations.items():
+        say(console, f"{name} {evaluation.accuracy:.2%}")
     run_dir = shlex.quote(str(parsed.run_dir))
-    say(console, f"step {imported.step:,}: {accuracies}")
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
+    say(
+        console,
+        f"training would go on with learning rate {parsed.optimizer.learning_rate:g} and batches of "
+        f"{parsed.batch_size}; for others, import with --learning-rate and --batch-size",
+    )
     say(console, f"train it on, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
     return 0
 
@@ -250,8 +265,12 @@ def export(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.inference import load_run
 
     run = load_run(parsed.run_dir, parsed.checkpoint)
-    run.export(parsed.format, parsed.path, overwrite=parsed.overwrite)
-    print(f"{parsed.path}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}")
+    run.export(parsed.format, parsed.path, overwrite=parsed.overwrite, like=parsed.like)
+    forget_bias = f", for cells with forget_bias {run.folder.config.model.forget_bias:g}"
+    print(
+        f"{parsed.path}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
+        + (forget_bias if parsed.format == "tf1" else "")
+    )
     return 0
 
 

@@ -78,28 +78,32 @@ class TrainedRun:
         padded = np.pad(images, [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)])
         return np.asarray(_classify(self.params, jnp.asarray(padded), self.folder.config.model))[: len(images)]
 
-    def export(self, format_name: str, path: Path | str, *, overwrite: bool = False) -> None:
+    def export(
+        self, format_name: str, path: Path | str, *, overwrite: bool = False, like: Path | str | None = None
+    ) -> None:
         """Writes the model as a file of another program.
 
         Args:
           format_name: tf1, torch, keras, flax, safetensors, onnx or stablehlo.
           path: the file, with the ending that belongs to the format; for tf1 the prefix of a checkpoint.
           overwrite: replace what is there.
+          like: for tf1, a checkpoint of the same network, whose names are taken rather than the tutorial's.
 
         Raises:
           WeightsError: the format is unknown, the name has another ending or is taken, or a package is missing.
         """
         from lstm_mnist_jax.interop import formats
-        from lstm_mnist_jax.interop.weights import Adam, from_params
+        from lstm_mnist_jax.interop.weights import Adam
 
-        count, mu, nu = (optax.tree.get(self.opt_state, name) for name in ("count", "mu", "nu"))
         config = self.folder.config
         exported = formats.Exported(
             params=self.params,
-            adam=Adam(int(count), from_params(mu), from_params(nu)),
+            adam=Adam.from_optax(self.opt_state),
             image_shape=self.folder.data.image_shape,
             class_names=self.class_names,
             settings=formats.Settings(config.model.forget_bias, config.optimizer.b1, config.optimizer.b2),
+            step=self.step,
+            like=None if like is None else Path(like).expanduser(),
         )
         formats.write(format_name, Path(path).expanduser(), exported, overwrite=overwrite)
 

@@ -70,18 +70,19 @@ def init(
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
-def apply(params: Params, images: Images, config: ModelConfig = ModelConfig()) -> Logits:
+def apply(params: Params, images: Images, config: ModelConfig | None = None) -> Logits:
     """The class logits of images.
 
     Args:
       params: as `init` gives them.
       images: integers 0 to 255 (uint8), which are multiplied by 1/255, or floats, which are taken as they are.
-      config: the config with which `params` were made.
+      config: the config with which `params` were made; None takes it from their shapes.
 
     Raises:
       ValueError: the parameters are not those of `config`, or the images are of another width.
     """
     widths = tuple(layer["cell"]["dense_h"]["kernel"].shape[0] for layer in params["lstm"]["layers"].values())
+    config = config or ModelConfig(hidden_features=widths)
     if widths != config.hidden_features:
         raise ValueError(f"The parameters are those of LSTM layers {widths}, the config says {config.hidden_features}.")
     in_features = params["lstm"]["layers"][0]["cell"]["dense_i"]["kernel"].shape[0]

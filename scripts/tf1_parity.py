@@ -77,8 +77,8 @@ class Ours:
         self.params = jax.tree.map(jnp.asarray, imported.params)
         optimizer = make_optimizer(OptimizerConfig(learning_rate=0.01))
         self.opt_state: Any = optimizer.init(self.params)
-        if imported.adam_state is not None:
-            self.opt_state = optax.tree.set(self.opt_state, **imported.adam_state._asdict())
+        if imported.adam is not None:
+            self.opt_state = optax.tree.set(self.opt_state, **imported.adam.to_optax()._asdict())
 
         @jax.jit
         def step(params: Any, opt_state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, Any, jax.Array]:
@@ -99,17 +99,12 @@ class Ours:
     def logits(self, images: np.ndarray) -> np.ndarray:
         return np.asarray(model.apply(self.params, images, self.config))
 
-    def adam(self) -> Adam:
-        count, mu, nu = (optax.tree.get(self.opt_state, name) for name in ("count", "mu", "nu"))
-        return Adam(int(count), from_params(mu), from_params(nu))
 
-
-def compare(steps: int, seed: int) -> dict[str, float]:
-    """Trains both programs and gives the largest differences between them."""
+def compare(steps: int, seed: int, folder: Path) -> dict[str, float]:
+    """Trains both programs and gives the largest differences between them; writes checkpoints into the folder."""
     v1, data = tf.compat.v1, load()
     batches = np.random.default_rng(seed).permutation(len(data.train))[: (steps + 20) * 64].reshape(-1, 64)
     test_images = data.test.images[:1000].astype(np.float32) / 255
-    folder = Path(tempfile.mkdtemp())
     with v1.Graph().as_default(), v1.Session() as session:
         v1.set_random_seed(seed)
         tutorial = build()
@@ -135,7 +130,7 @@ def compare(steps: int, seed: int) -> dict[str, float]:
         losses = np.array([train(theirs, batch) for batch in batches[steps:]])
         found["loss, 20 steps on from that checkpoint, relative"] = np.abs(losses[:, 1] / losses[:, 0] - 1).max()
 
-        tf1.write(folder / "ours.ckpt", from_params(ours.params), ours.adam())
+        tf1.write(folder / "ours.ckpt", from_params(ours.params), Adam.from_optax(ours.opt_state))
         saver.restore(session, str(folder / "ours.ckpt"))
         found["logits of our checkpoint in TensorFlow, absolute"] = np.abs(
             ours.logits(test_images) - their_logits()
@@ -156,7 +151,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    found = compare(arguments.steps, arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(arguments.steps, arguments.seed, Path(folder))
     print(json.dumps({"tensorflow": tf.__version__, "jax": jax.__version__, **found}, indent=2))
     above = [name for name, bound in BOUNDS.items() if not found[name] <= bound]
     if above:

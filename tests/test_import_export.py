@@ -55,7 +55,7 @@ def exports(run, tmp_path_factory):
 
 def given(format_name, path):
     imported = formats.read(format_name, path)
-    return GivenWeights(imported.params, imported.adam_state, imported.step, str(path))
+    return GivenWeights(imported.params, imported.adam and imported.adam.to_optax(), imported.step, str(path))
 
 
 def assert_close(found, expected, atol):
@@ -91,7 +91,7 @@ def test_the_weights_that_a_run_began_with_can_be_its_best(exports, tmp_path):
     begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")
     done = lstm_mnist("train", "--resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "best on validation: the weights that the run began with" in done.stdout
+    assert "best on validation: the checkpoint of step 30, from before" in done.stdout
     assert load_run(tmp_path / "run").step == 30
 
 
@@ -100,6 +100,33 @@ def test_without_its_checkpoint_an_imported_run_does_not_begin_again_with_drawn_
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(RunError, match=r"began with weights that are not in its folder any more \(.*Import them again"):
         train(SMALL, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_import_that_fails_leaves_nothing_and_can_be_tried_again(exports, tmp_path, monkeypatch, trouble):
+    from lstm_mnist_jax.training import checkpoint
+
+    def fail(*_):
+        raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", fail)
+        with pytest.raises(
+            (KeyboardInterrupt, RunError), match=r"^$|cannot be written to: .*No space.*Nothing is left"
+        ):
+            begin_run(given("tf1", exports / "tf1" / "model"), SMALL, tmp_path / "run")
+    begin_run(given("tf1", exports / "tf1" / "model"), SMALL, tmp_path / "run")
+    assert load_run(tmp_path / "run").step == 30
+
+
+def test_export_leaves_another_checkpoint_the_latest_of_its_folder(run, tmp_path):
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "mine-3"\n')
+    run.export("tf1", tmp_path / "ours")
+    assert (tmp_path / "checkpoint").read_text() == 'model_checkpoint_path: "mine-3"\n'
+    data = tmp_path / "ours.data-00000-of-00001"
+    before = data.read_bytes()
+    run.export("tf1", tmp_path / "ours", overwrite=True)
+    assert data.read_bytes() == before
 
 
 def test_more_epochs_than_the_config_has_are_no_error(exports, tmp_path):
@@ -120,14 +147,16 @@ def test_import_makes_a_run_of_every_file(run, exports, tmp_path, format_name):
     done = lstm_mnist("import", format_name, path, "--run-dir", tmp_path / "run", *OPTIONS)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
+    assert lines.pop(0) == f"imported from {format_name}: {path}"
     assert lines[0].startswith("LSTM 28 -> 4: ")
     assert lines[2].startswith("output 6 -> 10 classes: ")
     steps = 30 if format_name == "tf1" else 0
-    assert lines[3] == ("the state of Adam after 30 steps" if steps else "no state of Adam in it: Adam starts afresh")
-    evaluations = run.evaluate()
-    accuracies = ", ".join(f"{name} {evaluations[name].accuracy:.2%}" for name in ("validation", "test"))
-    assert lines[4] == f"step {steps}: {accuracies}"
-    assert lines[5].endswith(f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}")
+    assert ("the state of Adam after 30 steps" in lines) == bool(steps)
+    assert ("no state of an optimizer is taken: Adam starts afresh" in lines) == (not steps)
+    for name in ("validation", "test"):
+        assert f"{name} {run.evaluate()[name].accuracy:.2%}" in lines
+    assert "training would go on with learning rate 0.01 and batches of 64; for others" in done.stdout
+    assert f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}" in done.stdout
     imported = load_run(tmp_path / "run")
     assert imported.step == steps
     assert_close(imported.params, run.params, atol=1e-6 if steps else 0)
@@ -140,7 +169,8 @@ def test_export_writes_what_python_writes(run, exports, tmp_path):
         path = path_of(name, tmp_path / "new")
         done = lstm_mnist("export", name, run.folder.path, path, "--checkpoint", "last")
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == f"{path}: the model of step 30 of {run.folder.path}, for {name}\n"
+        cells = ", for cells with forget_bias 1" if name == "tf1" else ""
+        assert done.stdout == f"{path}: the model of step 30 of {run.folder.path}, for {name}{cells}\n"
     assert path_of("torch", tmp_path / "new").read_bytes() == path_of("torch", exports).read_bytes()
 
 
@@ -156,7 +186,13 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
     ("arguments", "message"),
     [
         (["import", "tf1", "{tf1}/tutorial"], "Give --run-dir, the folder for the run, or --list"),
-        (["import", "tf1", "{tf1}/tutorial", "--run-dir", "{tmp}/run", "--list"], "Give --run-dir"),
+        (["import", "tf1", "{tf1}/tutorial", "--run-dir", "{tmp}/run", "--list"], "leave out --run-dir"),
+        (["import", "tf1", "{tf1}/tutorial", "--list", "--ignore", "x*"], "Nothing is called 'x*'"),
+        (["export", "onnx", "{run}", "{tmp}/m.onnx", "--like", "{tf1}/tutorial"], "leave out --like"),
+        (["export", "tf1", "{run}", "{tmp}/m.ckpt.index"], "names one of a checkpoint's files"),
+        (["export", "tf1", "{run}", "."], "expected NAME, the prefix of a checkpoint"),
+        (["export", "tf1", "{run}", "{tmp}/m", "--like", "{tf1}/tutorial"], "is [9, 16] in the checkpoint whose names"),
+        (["export", "tf1", "{run}", "{tmp}/m", "--like", "{tf1}/one_layer"], "has 1 LSTM layers, this model 2"),
         (["import", "tf1", "{tmp}/model.ckpt", "--list"], "is no TensorFlow checkpoint: there is no model.ckpt.index"),
         (["import", "tf1", "{tf1}/gru", "--run-dir", "{tmp}/run"], "There is no LSTM cell"),
         (
@@ -167,9 +203,12 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["import", "torch", "{exports}/torch/model.safetensors", "--run-dir", "{run}"], "already holds a run"),
         (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "cannot be read as safetensors"),
         (["export", "onnx", "{tmp}/none", "{tmp}/model.onnx"], "is not a run folder"),
-        (["export", "onnx", "{run}", "{tmp}/model.pb"], "should be a file name that ends in .onnx"),
+        (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
         (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),
         (["export", "torch", "{run}", "/proc/model.safetensors"], "cannot be written"),
+        (["export", "torch", "{run}", "/etc/passwd/model.safetensors"], "cannot be written: /etc/passwd is no folder"),
+        (["export", "onnx", "{run}", "{tmp}/" + 250 * "a" + ".onnx"], "cannot be written: File name too long"),
+        (["import", "tf1", "{tmp}/" + 300 * "a", "--list"], "cannot be read: File name too long"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(run, exports, tmp_path, arguments, message):
@@ -192,3 +231,15 @@ def test_weights_from_python_can_begin_a_run(tmp_path, exports):
     params = torch.from_state_dict(load_file(path_of("torch", exports)))
     begun = begin_run(GivenWeights(params, None, 0, "here"), SMALL, tmp_path / "run")
     assert len(train(begun.folder.config, tmp_path / "run", resume=True).epochs) == 2
+
+
+def test_the_command_line_knows_the_formats_that_there_are():
+    import typing
+
+    from lstm_mnist_jax import cli
+
+    for arguments, known in ((cli.ImportArguments, formats.READERS), (cli.ExportArguments, formats.WRITERS)):
+        (positional, *_) = typing.get_args(typing.get_type_hints(arguments)["format"]) or [None]
+        names = typing.get_args(typing.get_type_hints(arguments)["format"])
+        assert set(names or typing.get_args(positional)) == set(known)
+        assert all(name in cli.HELP for name in known)

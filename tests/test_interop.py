@@ -135,16 +135,28 @@ def test_files_of_keras_both_ways(params, config, images, tmp_path):
     assert_close(keras.from_model(zeros), params, atol=0)
 
 
+@pytest.mark.parametrize("name", ["model.h5", "weights.h5", "model.weights.h5", "model.keras"])
+def test_files_that_keras_2_wrote(name):
+    folder = TORCH.parent / "keras2"
+    expected, imported = np.load(folder / "expected.npz"), formats.read("keras", folder / name)
+    config = ModelConfig(hidden_features=imported.weights.hidden_features)
+    assert_close(model.apply(imported.params, expected["images"], config), jnp.asarray(expected["logits"]))
+
+
 @keras_is_noisy
-def test_layers_of_keras_with_other_names_and_cells():
+def test_other_layers_of_keras_that_change_nothing(params, config, images, tmp_path):
     import keras as keras3
 
-    cells = [keras3.layers.LSTMCell(4), keras3.layers.LSTMCell(3)]
-    network = keras3.Sequential([keras3.Input((6, 5)), keras3.layers.RNN(cells), keras3.layers.Dense(3)])
-    kernel = network.get_weights()[0]
-    assert (keras3.backend.backend(), kernel.shape) == ("jax", (5, 16))
-    with pytest.raises(WeightsError, match="is a RNN, which this classifier does not have"):
-        keras.from_model(network)
+    layers = keras3.layers
+    plain = keras.to_model(params, (6, 5))
+    *lstms, dense = plain.layers
+    around = [layers.Reshape((6, 5)), layers.Rescaling(1 / 255), *lstms, layers.Dropout(0.5), dense]
+    network = keras3.Sequential([keras3.Input((30,)), *around, layers.Activation("softmax")])
+    assert_close(keras.from_model(network), params, atol=0)
+    network.save(tmp_path / "model.keras")
+    network.save_weights(tmp_path / "model.weights.h5")
+    for name in ("model.keras", "model.weights.h5"):
+        assert_close(formats.read("keras", tmp_path / name).params, params, atol=0)
 
 
 @keras_is_noisy
@@ -157,11 +169,13 @@ def test_what_keras_computes_otherwise_is_refused(tmp_path):
         (layers.LSTM(4, go_backwards=True), "has go_backwards=True, expected False"),
         (layers.LSTM(4, use_bias=False), "has 2 arrays; every layer must have its bias"),
         (layers.GRU(4), "is a GRU"),
-        (layers.Dense(4, activation="relu"), "has activation=relu, expected linear or softmax"),
+        (layers.LSTM(4, return_sequences=True), "has return_sequences=True, expected False"),
+        (keras3.Sequential([layers.LSTM(4), layers.Activation("softmax")]), "stands where this classifier has none"),
         (layers.Dense(4), "Expected LSTM layers, then one Dense layer; the model has Dense, Dense"),
         (layers.Bidirectional(layers.LSTM(4)), "is a Bidirectional"),
     ]:
-        network = keras3.Sequential([keras3.Input((6, 5)), layer, layers.Dense(3)])
+        first = layer.layers if isinstance(layer, keras3.Sequential) else [layer]
+        network = keras3.Sequential([keras3.Input((6, 5)), *first, layers.Dense(3)])
         with pytest.raises(WeightsError, match=message):
             keras.from_model(network)
         for name in ("model.keras", "model.h5"):
@@ -350,7 +364,7 @@ def test_pickles_are_never_opened(tmp_path):
     path = tmp_path / "model.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.pkl", b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(WeightsError, match=r"is a pickle by its name.*safetensors.torch.save_file"):
+    with pytest.raises(WeightsError, match=r"is a pickle by its name.*safetensors.torch.save_file\(torch.load"):
         formats.read("torch", path)
     renamed = path.rename(tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
@@ -360,7 +374,7 @@ def test_pickles_are_never_opened(tmp_path):
 @pytest.mark.parametrize(("format_name", "name"), [("keras", "model.h5"), ("torch", "model.pt"), ("onnx", ".onnx")])
 def test_names_that_readers_would_not_take_are_refused(tmp_path, format_name, name):
     exported = formats.Exported(torch.from_state_dict(state_dict()), None, (6, 5), ("a",), formats.Settings())
-    with pytest.raises(WeightsError, match=r"should be a file name that ends in"):
+    with pytest.raises(WeightsError, match=r"has another ending than files for|expected NAME"):
         formats.write(format_name, tmp_path / name, exported)
     with pytest.raises(WeightsError, match=r"Unknown format 'caffe'; expected one of tf1, torch"):
         formats.write("caffe", tmp_path / name, exported)
@@ -368,7 +382,7 @@ def test_names_that_readers_would_not_take_are_refused(tmp_path, format_name, na
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(WeightsError, match=r"needs the package h5py.*pip install 'lstm-mnist-jax\[interop\]'"):
+    with pytest.raises(WeightsError, match=r"needs the package h5py.*pip install -e '\.\[interop\]'"):
         files.read_hdf5(tmp_path / "model.weights.h5")
 
 
@@ -391,3 +405,123 @@ def test_half_precision_is_read_and_other_types_are_named(tmp_path):
     save_file({"a": pytorch.zeros(2, dtype=pytorch.float8_e5m2)}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="holds numbers of the type 'F8_E5M2'; expected floats"):
         formats.read("torch", tmp_path / "model.safetensors")
+
+
+def named(widths):
+    """A state_dict of one-layer LSTMs of these names and widths, the first of 5 features."""
+    rng, arrays, features = np.random.default_rng(0), {}, 5
+    for name, width in widths.items():
+        shapes = {"weight_ih": (4 * width, features), "weight_hh": (4 * width, width), "bias_ih": 4 * width}
+        shapes["bias_hh"] = shapes["bias_ih"]
+        arrays |= {f"{name}.{kind}_l0": rng.standard_normal(shape, "f4") for kind, shape in shapes.items()}
+        features = width
+    head = {"head.weight": rng.standard_normal((3, features), "f4"), "head.bias": np.zeros(3, "f4")}
+    return arrays | head
+
+
+def test_the_order_of_layers_is_never_guessed(tmp_path):
+    by_width = named({"rnn": 4, "middle": 6, "last": 3})
+    assert torch.from_arrays(dict(sorted(by_width.items()))).names[:3] == ("rnn.l0", "middle.l0", "last.l0")
+    by_number = named({f"lstm{number}": 5 for number in range(1, 12)})
+    assert torch.from_arrays(dict(sorted(by_number.items()))).names[9:11] == ("lstm10.l0", "lstm11.l0")
+    open_ = named({"lower": 5, "higher": 5})
+    live = torch.from_state_dict(open_)["lstm"]["layers"][0]["cell"]["dense_i"]["kernel"]
+    np.testing.assert_array_equal(live, open_["lower.weight_ih_l0"].T)
+    path = tmp_path / "model.safetensors"
+    save_file(open_, path)
+    with pytest.raises(WeightsError, match=r"Neither their names nor their widths tell.*--layers higher.l0 lower.l0"):
+        formats.read("torch", path)
+    assert formats.read("torch", path, layers=["lower.l0", "higher.l0"]).names[0] == "lower.l0"
+    with pytest.raises(WeightsError, match=r"--layers names lower.l0; the LSTM layers are higher.l0, lower.l0"):
+        formats.read("torch", path, layers=["lower.l0"])
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(5, 12), (4, 16), (16,)], [(5, 16), (4, 16), (12,)], [(5, 1), (4, 16), (16,)], [(16,), (4, 16), (16,)],
+        [(5, 16), (), (16,)], [(), (4, 16), (16,)], [(5, 16), (4, 16), ()], [(5, 16), (4, 12), (16,)],
+    ],
+)  # fmt: skip
+def test_cells_whose_arrays_do_not_fit_together_are_refused(shapes):
+    dense = {"kernel": np.zeros((4, 3), "f4"), "bias": np.zeros(3, "f4")}
+    kernel, recurrent_kernel, bias = (np.zeros(shape, "f4") for shape in shapes)
+    cell = {"dense_i": {"kernel": kernel}, "dense_h": {"kernel": recurrent_kernel, "bias": bias}}
+    with pytest.raises(WeightsError, match="does not fit together"):
+        flax.from_tree({"cell": cell, "dense": dense})
+    arrays = {f"lstm/cell/vars/{place}": array for place, array in enumerate((kernel, recurrent_kernel, bias))}
+    with pytest.raises(WeightsError, match="does not fit together"):
+        keras.from_arrays(arrays | {f"dense/vars/{place}": array for place, array in enumerate(dense.values())})
+
+
+def test_a_state_of_nnx_is_taken_as_it_is(config):
+    network = Nnx(config.hidden_features, nnx.Rngs(0))
+    state = nnx.state(network, nnx.Param)
+    assert_close(flax.from_tree(state), flax.from_tree(nnx.to_pure_dict(state)), atol=0)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\x1b[31m", "lstm" * 10_000 + "/kernel", "9" * 5000])
+def test_absurd_names_are_refused(tmp_path, name):
+    save_file({name: np.zeros((2, 2), "f4")}, tmp_path / "model.safetensors")
+    for call in (formats.read, formats.list_arrays):
+        with pytest.raises(WeightsError, match="which no program gives"):
+            call("torch", tmp_path / "model.safetensors")
+
+
+def test_hdf5_that_claims_or_refers_to_what_is_not_in_it(tmp_path):
+    import h5py
+
+    for number, options in enumerate([{"shape": (1 << 30,), "chunks": (1 << 20,)}, {"data": h5py.Empty("f4")}]):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file.create_dataset("lstm/cell/vars/0", **options, dtype="f4")
+    with h5py.File(tmp_path / "2.h5", "w") as file:
+        file.create_dataset("a", (16,), "u1", external=[("/etc/hostname", 0, 16)])
+    with pytest.raises(WeightsError, match="is said to have 4294967296 bytes"):
+        formats.list_arrays("keras", tmp_path / "0.h5")
+    assert formats.list_arrays("keras", tmp_path / "1.h5") == {}
+    with pytest.raises(WeightsError, match="which are not in it"):
+        formats.list_arrays("keras", tmp_path / "2.h5")
+
+
+def test_unknown_formats_are_told():
+    for call in (formats.read, formats.list_arrays):
+        with pytest.raises(WeightsError, match="Unknown format 'onnx'; expected one of tf1, torch"):
+            call("onnx", Path("model.onnx"))
+
+
+def test_files_of_other_formats_are_recognised(params, tmp_path):
+    exported = formats.Exported(params, None, (6, 5), ("a",), formats.Settings())
+    paths = {name: tmp_path / f"{name}{formats.WRITERS[name][0]}" for name in ("torch", "keras", "flax", "safetensors")}
+    for name, path in paths.items():
+        formats.write(name, path, exported)
+    for wrong, name, message in [
+        ("tf1", "keras", "looks like a file for: import keras"),
+        ("torch", "keras", "looks like a file for: import keras"),
+        ("flax", "torch", "looks like a file for: import torch or safetensors"),
+        ("torch", "safetensors", "has the names of this package, not of PyTorch: import safetensors"),
+        ("keras", "flax", "cannot be read as Keras's weights"),
+    ]:
+        with pytest.raises(WeightsError, match=message):
+            formats.read(wrong, paths[name])
+
+
+def test_a_train_state_of_flax_gives_its_parameters(params, config, images, tmp_path):
+    import optax
+    from flax import serialization
+    from flax.training.train_state import TrainState
+
+    network = Linen(config.hidden_features)
+    state = TrainState.create(apply_fn=network.apply, params=flax.to_tree(params)["params"], tx=optax.adam(0.01))
+    (tmp_path / "state.msgpack").write_bytes(serialization.to_bytes(state))
+    assert_close(formats.read("flax", tmp_path / "state.msgpack").params, params, atol=0)
+
+
+def test_a_gru_is_called_one():
+    arrays = {"gru/cell/vars/0": (5, 12), "gru/cell/vars/1": (4, 12), "gru/cell/vars/2": (2, 12)}
+    found = {name: np.zeros(shape, "f4") for name, shape in arrays.items()}
+    with pytest.raises(WeightsError, match="The layer gru is that of a GRU, expected an LSTM"):
+        keras.from_arrays(found | {"dense/vars/0": np.zeros((4, 3), "f4"), "dense/vars/1": np.zeros(3, "f4")})
+
+
+def test_the_config_can_be_left_to_the_parameters(params, config, images):
+    np.testing.assert_array_equal(model.apply(params, images), model.apply(params, images, config))

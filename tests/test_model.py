@@ -72,6 +72,6 @@ def test_loss_is_finite_for_hopeless_logits():
 def test_parameters_of_another_config_are_refused():
     params = model.init(CONFIG, jax.random.key(0))
     with pytest.raises(ValueError, match=r"LSTM layers \(7, 9\), the config says \(32, 64\)"):
-        model.apply(params, np.zeros((1, 28, 28), np.uint8))
+        model.apply(params, np.zeros((1, 28, 28), np.uint8), model.ModelConfig())
     with pytest.raises(ValueError, match="28"):
         model.apply(params, np.zeros((1, 28, 27), np.uint8), CONFIG)

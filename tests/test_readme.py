@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from lstm_mnist_jax import load, load_run, model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 FROM_TF1 = (ROOT / "lstm_mnist_jax" / "interop" / "from_tf1.md").read_text("utf-8")
+EXPORTS = (ROOT / "lstm_mnist_jax" / "interop" / "exports.md").read_text("utf-8")
 
 
 def blocks(text):
@@ -60,6 +64,31 @@ def test_both_programs_from_tf1_to_jax_learn(program, tmp_path):
     loss = run([sys.executable, "-c", program], tmp_path).split()
     assert loss[0] == "loss"
     assert float(loss[1]) < 1.5  # 2.3 is that of a guess
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A folder with every file that exports.md tells to write, digits, and their logits."""
+    folder = tmp_path_factory.mktemp("exports")
+    run(["lstm-mnist", "train", "smoke", "--epochs", "1", "--run-dir", "runs/first"], folder)
+    commands = re.findall(r"`(lstm-mnist export \w+ [^`]*)`", EXPORTS)
+    assert len(commands) == 7
+    for command in commands:
+        run(shlex.split(command), folder)
+    digits = load().test.images[:20]
+    np.save(folder / "digits.npy", digits)
+    return folder, model.apply(load_run(folder / "runs" / "first").params, digits)
+
+
+@pytest.mark.parametrize("program", [text for _, kind, text in blocks(EXPORTS) if kind == "python"])
+def test_programs_load_exported_files(program, exported, monkeypatch):
+    if "import torch" in program:
+        pytest.importorskip("torch")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    folder, logits = exported
+    assert run([sys.executable, "-c", program], folder) == ""
+    np.testing.assert_allclose(np.load(folder / "logits.npy"), logits, rtol=0, atol=1e-5)
+    (folder / "logits.npy").unlink()
 
 
 def test_the_constructs_are_those_of_the_code():

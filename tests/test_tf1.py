@@ -13,6 +13,7 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import tf1
+from lstm_mnist_jax.interop.stack import ignoring
 from lstm_mnist_jax.interop.tf_checkpoint import read_checkpoint, write_checkpoint
 from lstm_mnist_jax.interop.weights import reorder_gates
 
@@ -188,6 +189,77 @@ def test_names_can_be_ignored(tmp_path):
     assert tf1.read(tmp_path / "two.ckpt", ignore=["b/*", "*/Adam", "*/Adam_1", "beta?_power"]).adam is None
     with pytest.raises(WeightsError, match=r"Nothing is called 'c/\*'"):
         tf1.read(tmp_path / "two.ckpt", ignore=["c/*"])
+
+
+def test_a_checkpoint_is_written_under_the_names_of_another(tmp_path):
+    """So that the program which wrote the other one restores it."""
+    found = {f"my/model/{name}": array for name, array in variables("three_layers").items()}
+    found |= {"global_step": np.int64(3), "unrelated": np.int32([1, 2])}
+    write_checkpoint(tmp_path / "theirs.ckpt", found)
+    imported = tf1.read(tmp_path / "theirs.ckpt")
+    weights = imported.weights._replace(dense_bias=imported.weights.dense_bias + 1)
+    adam = imported.adam._replace(steps=4)
+    tf1.write(tmp_path / "ours.ckpt", weights, adam, like=tmp_path / "theirs.ckpt", step=4)
+    written = {name: np.asarray(array) for name, array in read_checkpoint(tmp_path / "ours.ckpt").items()}
+    assert written.keys() == found.keys()
+    for name, array in found.items():
+        moved = {"my/model/Variable_1": 1, "global_step": 1}.get(name, 0)
+        if "power" in name:
+            moved = array * {"1": -0.1, "2": -0.001}[name[-7]]
+        np.testing.assert_allclose(written[name], array + moved, atol=1e-6)
+        assert written[name].dtype == array.dtype
+    with pytest.raises(WeightsError, match="has a state of Adam, which cannot be written whole"):
+        tf1.write(tmp_path / "none.ckpt", weights, like=tmp_path / "theirs.ckpt")
+
+
+def test_cells_of_cudnn_add_nothing_to_their_forget_gates():
+    found = {name.replace("basic_lstm_cell", "cudnn_compatible_lstm_cell"): a for name, a in variables().items()}
+    biases = [tf1.from_variables(v).weights.layers[0].bias for v in (variables(), found)]
+    np.testing.assert_allclose(biases[0] - biases[1], [0] * 4 + [1] * 4 + [0] * 8, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "bias"), [("lstm_out/kernel", "lstm_out/bias"), ("lstm/weights", "lstm/biases")])
+def test_an_output_layer_may_be_called_lstm(kernel, bias):
+    scope = kernel.split("/")[0] if "weights" in kernel else ""
+    found = {f"{scope}/{name}".strip("/"): array for name, array in variables().items() if "Variable" not in name}
+    found = {name: array for name, array in found.items() if "Adam" not in name and "power" not in name}
+    found |= {kernel: variables()["Variable"], bias: variables()["Variable_1"]}
+    np.testing.assert_array_equal(tf1.from_variables(found).weights.dense_kernel, variables()["Variable"])
+
+
+def test_the_state_of_another_adam_is_left_out_as_the_message_says():
+    found = {name: array for name, array in variables().items() if not name.endswith("Adam_1")}
+    found = {name.replace("beta", "train/beta") if "power" in name else name: array for name, array in found.items()}
+    with pytest.raises(WeightsError, match="incomplete") as told:
+        tf1.from_variables(found)
+    patterns = [word.strip(".'") for word in str(told.value).split("--ignore ")[1].split(" Found:")[0].split()]
+    assert tf1.from_variables(ignoring(found, patterns)).adam is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beta1_power": np.float32("nan")},
+        {"beta2_power": np.float32("nan")},
+        {"Variable/Adam": np.full((7, 3), np.inf, "f4")},
+    ],
+)
+def test_a_state_of_adam_that_is_no_number_is_refused(change):
+    with pytest.raises(
+        WeightsError, match=r"nan, which is no power|Adam's state of Variable holds values that are not"
+    ):
+        tf1.from_variables(variables() | change)
+
+
+def test_a_step_that_is_none_is_not_taken():
+    for step in (np.float32("inf"), np.int64(-1), np.float32("nan")):
+        assert tf1.from_variables(variables() | {"global_step": step}).step == 3
+
+
+def test_the_name_of_a_file_tells_more_steps_than_adam_can(tmp_path):
+    found = variables() | dict.fromkeys(["beta1_power", "beta2_power"], np.float32(0))
+    write_checkpoint(tmp_path / "model.ckpt-200000", found)
+    assert tf1.read(tmp_path).step == 200_000
 
 
 @pytest.mark.skipif(

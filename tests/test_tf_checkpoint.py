@@ -153,7 +153,7 @@ def test_a_folder_means_its_latest_checkpoint(tmp_path):
     assert find_prefix(TF1 / "tutorial") == TF1 / "tutorial" / "model.ckpt"
     for step in (1, 20, 3):
         write_checkpoint(tmp_path / f"model.ckpt-{step}", {"a": np.zeros(1)})
-    assert find_prefix(tmp_path).name == "model.ckpt-3"
+    assert find_prefix(tmp_path).name == "model.ckpt-1"  # of which the folder's own file said so first
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/gone/since/model.ckpt-20"\n')
     assert find_prefix(tmp_path).name == "model.ckpt-20"
     (tmp_path / "checkpoint").unlink()
@@ -294,3 +294,44 @@ def mutated(data, generator):
         else:
             changed[place : place + 1] = bytes([generator.randrange(256)])
     return bytes(changed)
+
+
+def test_a_state_file_that_names_its_own_folder_or_no_shards(tmp_path):
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "."\n')
+    with pytest.raises(WeightsError, match="Name one: none"):
+        find_prefix(tmp_path)
+    (tmp_path / "m.ckpt-abcde-of-fghij").write_text("")
+    with pytest.raises(WeightsError, match="is no TensorFlow checkpoint"):
+        find_prefix(tmp_path / "m.ckpt")
+
+
+def test_keys_and_variables_that_claim_more_than_there_is_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sstable, "RESTART_INTERVAL", 1 << 20)
+    monkeypatch.setattr(sstable, "BLOCK_SIZE", 1 << 30)
+    table = sstable.write_table((b"k" * number, b"") for number in range(3000))  # each shares all of the one before
+    assert len(table) < 20_000
+    with pytest.raises(Malformed, match="keys are too long"):
+        list(sstable.read_table(table))
+    write_checkpoint(tmp_path / "model.ckpt", {"a": np.zeros(100, np.float32)})
+    index = tmp_path / "model.ckpt.index"
+    items = dict(sstable.read_table(index.read_bytes()))
+    index.write_bytes(sstable.write_table(sorted((items | {b"b": items[b"a"]}).items())))
+    with pytest.raises(WeightsError, match="its variables have 800 bytes, its data files 400"):
+        read_checkpoint(tmp_path / "model.ckpt")
+
+
+def test_complex_numbers_of_the_older_format():
+    from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import _decode
+    from lstm_mnist_jax.interop.tf_checkpoint.wire import message
+
+    values = np.array([1 + 2j, 3 - 4j], np.complex64)
+    np.testing.assert_array_equal(_decode(values.dtype, (2,), message([(9, values.tobytes())])), values)
+    with pytest.raises(Malformed, match="end within"):
+        _decode(values.dtype, (2,), message([(9, values.tobytes()[:12])]))
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", ">f8", ">i4"])
+def test_arrays_of_either_byte_order_are_written(tmp_path, kind):
+    array = np.array([1, 2, 3], kind)
+    write_checkpoint(tmp_path / "model.ckpt", {"a": array})
+    np.testing.assert_array_equal(np.asarray(read_checkpoint(tmp_path / "model.ckpt")["a"]), array)

@@ -2,6 +2,6 @@
 
     from lstm_mnist_jax.interop import export, flax, keras, tf1, torch
 
-Each module turns this package's parameters into what its library has, and back, as plain arrays; none of those
-libraries is needed for that. `formats` knows the files that hold such arrays.
+Each module turns this package's parameters into what its library has, and back, as plain arrays, for which that
+library is not needed. `formats` knows the files that hold such arrays.
 """

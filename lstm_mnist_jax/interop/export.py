@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.interop.files import require
 from lstm_mnist_jax.interop.weights import GATES, from_params, reorder_gates
 from lstm_mnist_jax.version import __version__
@@ -93,11 +92,10 @@ def to_stablehlo(params: model.Params, image_shape: tuple[int, ...] = (28, 28)) 
     JAX alone reads it: `jax.export.deserialize(bytearray(data)).call(images)` gives a dictionary of probabilities and
     logits. JAX promises to read what it wrote up to six months before.
     """
-    config = ModelConfig(hidden_features=from_params(params).hidden_features)
     params = jax.tree.map(np.asarray, params)
 
     def classify(images: jax.Array) -> dict[str, jax.Array]:
-        logits = model.apply(params, images, config)
+        logits = model.apply(params, images)
         return {"probabilities": jax.nn.softmax(logits), "logits": logits}
 
     (batch,) = jax.export.symbolic_shape("batch")

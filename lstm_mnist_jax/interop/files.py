@@ -3,6 +3,7 @@
 The libraries that read and write them are in the extra `interop`, and imported when they are needed.
 """
 
+import contextlib
 import io
 import json
 import zipfile
@@ -18,7 +19,7 @@ import numpy as np
 from lstm_mnist_jax.errors import WeightsError
 
 MAX_EXPANSION = 1032
-"""HDF5's compression, deflate, makes no more of a byte."""
+"""Deflate, the compression of HDF5 and ZIP, makes no more of a byte."""
 
 SAFETENSORS_DTYPES: dict[str, Any] = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
@@ -38,8 +39,8 @@ def require(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise WeightsError(
-            f"This needs the package {name.partition('.')[0]}, which is not installed: "
-            "pip install 'lstm-mnist-jax[interop]' installs it."
+            f"This needs the package {name.partition('.')[0]}, which is not installed; it is part of the extra "
+            "'interop' of this one: pip install -e '.[interop]'."
         ) from error
 
 
@@ -53,8 +54,9 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     data = _read(path)
     if path.suffix in PICKLES:
         raise WeightsError(
-            f"{path} is a pickle by its name, and opening one can run any program. In PyTorch, write its state_dict "
-            "with safetensors.torch.save_file(model.state_dict(), 'model.safetensors'), and import that."
+            f"{path} is a pickle by its name, and opening one can run any program. In PyTorch, if you trust it, turn "
+            "its state_dict into a file to import: safetensors.torch.save_file(torch.load('model.pt', "
+            "weights_only=True), 'model.safetensors')."
         )
     try:
         return {
@@ -74,8 +76,8 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: di
     write_bytes(path, safetensors.save(contiguous, metadata))
 
 
-def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a file of Keras's by their paths in it, and the config of the model, if the file has it.
+def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, dict[str, Any]]]]:
+    """The arrays of a file of Keras's by their paths in it, and the kind and config of each layer, if it tells them.
 
     Args:
       path: .weights.h5; a .keras archive, with such a file in it; or the .h5 of a whole model.
@@ -85,24 +87,29 @@ def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     h5py = require("h5py")
     data, config = _read(path), "{}"
+    most = MAX_EXPANSION * len(data)
     found: dict[str, np.ndarray] = {}
 
     def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
-            if item.nbytes > MAX_EXPANSION * len(data):
-                raise ValueError(f"{name} is said to have {item.nbytes} bytes")
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.shape is not None:
+            if item.external or item.nbytes + sum(array.nbytes for array in found.values()) > most:
+                raise ValueError(f"{name} is said to have {item.nbytes} bytes, which are not in it")
             found[str(name)] = item[()]
 
     try:
         if zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if sum(item.file_size for item in archive.infolist()) > most:
+                    raise ValueError("it is said to hold more than it can")
                 data, config = archive.read("model.weights.h5"), archive.read("config.json").decode()
         with h5py.File(io.BytesIO(data)) as file:
             config = file.attrs.get("model_config", config)
             file.visititems(take)
-        return found, dict(json.loads(config))
+        layers = json.loads(config).get("config", {})
+        layers = layers.get("layers", []) if isinstance(layers, dict) else layers  # a list in old Sequential models
+        return found, [(str(layer["class_name"]), dict(layer["config"])) for layer in layers]
     except Exception as error:  # whatever HDF5 makes of damaged structures: OSError, KeyError, OverflowError, ...
-        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras): {error}.") from error
+        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {error}.") from error
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -152,10 +159,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
         partial.replace(path)
+    except FileExistsError as error:
+        raise WeightsError(f"{path} cannot be written: {path.parent} is no folder.") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> bytes:

@@ -5,24 +5,16 @@ hi, hf, hg, ho with biases for the state (NNX writes if_). NNX's OptimizedLSTMCe
 i, f, g, o, as this package does: dense_i, dense_h.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import (
-    GATES,
-    Arrays,
-    Imported,
-    Layer,
-    assemble,
-    from_params,
-    listing,
-    natural,
-    to_params,
-)
+from lstm_mnist_jax.interop.stack import assemble, listing
+from lstm_mnist_jax.interop.weights import GATES, Arrays, Imported, Layer, from_params, to_params
 from lstm_mnist_jax.model import Params
 
 Kind = Literal["linen", "nnx"]
@@ -54,30 +46,37 @@ def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
     return {"params": tree | {"Dense_0": {"kernel": weights.dense_kernel, "bias": weights.dense_bias}}}
 
 
-def from_tree(tree: Mapping[Any, Any]) -> Params:
+def from_tree(tree: Any) -> Params:
     """The model's parameters from a tree of Flax, whatever its modules are called.
 
     Args:
       tree: nested dictionaries of arrays, with LSTM cells of Linen or NNX and one dense layer: what Linen's `init`
-        gives, or `nnx.to_pure_dict(nnx.state(module, nnx.Param))`. The layers follow each other in the order of
-        their names.
+        gives, or `nnx.state(module, nnx.Param)`. The layers follow each other in the order of their numbers.
 
     Raises:
       WeightsError: it is of another network.
     """
-    return to_params(from_arrays(flatten(tree)).weights)
+    return to_params(from_arrays(flatten(nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree)).weights)
 
 
-def from_arrays(found: Arrays) -> Imported:
-    """What a flattened tree holds. Raises WeightsError where it is of another network."""
+def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
+    """What a flattened tree holds.
+
+    Args:
+      found: the arrays by their keys, joined by "/".
+      order: the names of the LSTM cells where neither names nor widths tell their order.
+
+    Raises:
+      WeightsError: it is of another network.
+    """
+    found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
     modules: dict[str, dict[str, str]] = {}
     for name in found:
         scope, _, part = name.rpartition("/")
         scope, _, module = scope.rpartition("/")
         modules.setdefault(scope, {})[f"{module.rstrip('_')}/{part}"] = name
-    layers, names, taken = [], [], set()
-    for scope in sorted(modules, key=natural):
-        parts = modules[scope]
+    layers, taken = {}, set()
+    for scope, parts in modules.items():
         needed = FUSED if "dense_h/kernel" in parts else PER_GATE if "hi/kernel" in parts else ()
         if missing := [part for part in needed if part not in parts]:
             raise WeightsError(f"The LSTM cell {scope} lacks {', '.join(missing)}. {listing(found)}")
@@ -85,13 +84,12 @@ def from_arrays(found: Arrays) -> Imported:
         if len(needed) == len(PER_GATE):
             arrays = [_joined(arrays[start : start + 4], scope, found) for start in range(0, 12, 4)]
         if needed:
-            layers.append(Layer(*arrays))
-            names.append(scope)
+            layers[scope] = Layer(*arrays)
             taken |= {parts[part] for part in needed}
     if not layers:
         raise WeightsError(f"There is no LSTM cell: no dense_h, no hi. {listing(found)}")
     rest = {name: array for name, array in found.items() if name not in taken}
-    return assemble(layers, names, rest, found)
+    return assemble(layers, rest, found, order=order)
 
 
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:
@@ -100,6 +98,6 @@ def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:
 
 
 def _joined(gates: list[np.ndarray], scope: str, found: Arrays) -> np.ndarray:
-    if len({gate.shape for gate in gates}) > 1:
+    if len({gate.shape for gate in gates}) > 1 or not gates[0].ndim:
         raise WeightsError(f"The gates of the LSTM cell {scope} are of different shapes. {listing(found)}")
     return np.concatenate(gates, axis=-1)

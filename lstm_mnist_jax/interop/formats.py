@@ -1,16 +1,20 @@
 """The formats by name: how a file of each is read and written. What `lstm-mnist import` and `export` know."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch
-from lstm_mnist_jax.interop.tf_checkpoint import read_checkpoint
-from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
+from lstm_mnist_jax.interop.stack import ignoring
+from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
+from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params
 from lstm_mnist_jax.model import Params
 
 T = TypeVar("T")
@@ -25,9 +29,9 @@ class Settings:
       b1, b2: of Adam.
     """
 
-    forget_bias: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.999
+    forget_bias: float = ModelConfig.forget_bias
+    b1: float = OptimizerConfig.b1
+    b2: float = OptimizerConfig.b2
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Exported:
       image_shape: (height, width) or (height, width, channels) of one image.
       class_names: one name a class.
       settings: what readers of a TensorFlow 1 checkpoint will assume.
+      step: how many steps it was trained for.
+      like: for tf1, a checkpoint whose names are to be taken rather than the tutorial's.
     """
 
     params: Params
@@ -47,6 +53,8 @@ class Exported:
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     settings: Settings
+    step: int = 0
+    like: Path | None = None
 
 
 def _read_tree(path: Path) -> Arrays:
@@ -54,12 +62,8 @@ def _read_tree(path: Path) -> Arrays:
     return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
 
 
-def _read_keras(path: Path) -> Arrays:
-    arrays, config = files.read_hdf5(path)
-    if config:
-        layers = config.get("config", {}).get("layers", [])
-        keras.check_architecture([(layer["class_name"], layer["config"]) for layer in layers])
-    return arrays
+def _list_keras(path: Path) -> Arrays:
+    return files.read_hdf5(path)[0]
 
 
 def _read_own(path: Path) -> Arrays:
@@ -69,40 +73,81 @@ def _read_own(path: Path) -> Arrays:
 READERS: dict[str, Callable[[Path], Arrays]] = {
     "tf1": read_checkpoint,
     "torch": files.read_safetensors,
-    "keras": _read_keras,
+    "keras": _list_keras,
     "flax": _read_tree,
     "safetensors": _read_own,
 }
 """Path -> arrays by name, for each format that can be imported."""
 
-INTERPRETERS: dict[str, Callable[[Arrays], Imported]] = {
-    "torch": torch.from_arrays,
-    "keras": keras.from_arrays,
-    "flax": flax.from_arrays,
-    "safetensors": flax.from_arrays,
-}
 
-
-def list_arrays(format_name: str, path: Path) -> Arrays:
+def list_arrays(format_name: str, path: Path, ignore: Iterable[str] = ()) -> Arrays:
     """The arrays in a file, by name. Raises WeightsError where there is none, or it is damaged."""
-    return _of(READERS, format_name)(path)
+    read_file = _of(READERS, format_name)
+    with _hint(format_name, path):
+        return ignoring(read_file(path), ignore)
 
 
-def read(format_name: str, path: Path, *, ignore: Iterable[str] = (), settings: Settings = Settings()) -> Imported:
+def locate(format_name: str, path: Path) -> Path:
+    """The file that a path means: of TensorFlow's checkpoints, the prefix. Raises WeightsError."""
+    return find_prefix(path) if format_name == "tf1" and not _kind(path) else path
+
+
+@contextmanager
+def _hint(format_name: str, path: Path) -> Iterator[None]:
+    """Adds to an error what kind of file it is, where it is one of another format."""
+    try:
+        yield
+    except WeightsError as error:
+        if (kind := _kind(path)) and format_name not in kind:
+            raise WeightsError(f"{path} looks like a file for: import {' or '.join(kind)}. {error}") from error
+        raise
+
+
+def _kind(path: Path) -> tuple[str, ...]:
+    """The formats that a file may be of, by its first bytes; none where they do not tell."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return ()
+    if start.startswith((b"\x89HDF", b"PK\x03\x04")) and path.suffix not in files.PICKLES:
+        return ("keras",)
+    return ("torch", "safetensors") if start[8:] == b"{" and start[6:8] == b"\0\0" else ()
+
+
+def read(
+    format_name: str,
+    path: Path,
+    *,
+    ignore: Iterable[str] = (),
+    layers: Sequence[str] = (),
+    settings: Settings = Settings(),
+) -> Imported:
     """The classifier in a file.
 
     Args:
       format_name: one of `READERS`.
       path: the file; for tf1, see `tf1.read`.
       ignore: patterns of names to leave out.
+      layers: the names of the LSTM layers from the input to the output, where nothing else tells their order.
       settings: what a TensorFlow 1 checkpoint leaves open.
 
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
-    if format_name == "tf1":
-        return tf1.read(path, ignore=ignore, **vars(settings))
-    return INTERPRETERS[format_name](ignoring(list_arrays(format_name, path), ignore))
+    _of(READERS, format_name)
+    with _hint(format_name, path):
+        if format_name == "tf1":
+            return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
+        if format_name == "keras":
+            arrays, architecture = files.read_hdf5(path)
+            if architecture:
+                keras.check_architecture(architecture)
+            return keras.from_arrays(ignoring(arrays, ignore), layers)
+        found = list_arrays(format_name, path, ignore)
+        if format_name == "torch" and any(name.endswith(".cell.dense_i.kernel") for name in found):
+            raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
+        return (torch if format_name == "torch" else flax).from_arrays(found, layers)
 
 
 def _of(formats: dict[str, T], name: str) -> T:
@@ -112,7 +157,9 @@ def _of(formats: dict[str, T], name: str) -> T:
 
 
 def _write_tf1(path: Path, model: Exported) -> None:
-    tf1.write(path, from_params(model.params), model.adam, **vars(model.settings))
+    # Saver's note of the latest checkpoint is left to whatever checkpoints the folder has already.
+    weights = from_params(model.params)
+    tf1.write(path, weights, model.adam, like=model.like, step=model.step, **vars(model.settings))
 
 
 def _write_torch(path: Path, model: Exported) -> None:
@@ -155,11 +202,20 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
       WeightsError: the name has another ending than the format's, is taken, or cannot be written to.
     """
     ending, write_file = _of(WRITERS, format_name)
-    if not path.name.endswith(ending) or path.name in ("", ending):
+    if not path.name.endswith(ending) or path.name == ending:
         raise WeightsError(
-            f"{path} should be a file name that ends in {ending}: that is what reads {format_name} files."
+            f"{path} has another ending than files for {format_name}: "
+            f"expected NAME{ending or ', the prefix of a checkpoint'}."
         )
+    if model.like is not None and format_name != "tf1":
+        raise WeightsError(f"Only tf1 takes the names of another file, not {format_name}; leave out --like.")
+    if format_name == "tf1" and re.search(r"\.(index|meta|data-\d{5}-of-\d{5})$", path.name):
+        raise WeightsError(f"{path} names one of a checkpoint's files; expected what Saver.save is given, without it.")
     taken = [path, path.with_name(path.name + ".index")] if format_name == "tf1" else [path]
-    if not overwrite and any(file.exists() for file in taken):
+    try:
+        is_taken = any(file.exists() for file in taken)
+    except OSError as error:  # such as a name that is too long
+        raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
+    if is_taken and not overwrite:
         raise WeightsError(f"{path} exists already. Choose another name, or replace it with --overwrite.")
     write_file(path, model)

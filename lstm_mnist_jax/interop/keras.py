@@ -11,24 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import (
-    Arrays,
-    Imported,
-    Layer,
-    Weights,
-    assemble,
-    check,
-    from_params,
-    listing,
-    natural,
-    to_params,
-)
+from lstm_mnist_jax.interop.stack import assemble, check, listing
+from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, Weights, from_params, to_params
 from lstm_mnist_jax.model import Params
 
 if TYPE_CHECKING:
     import keras
 
-CELL = re.compile(r"(.*cell[^/]*)/(?:vars/([0-2])|(kernel|recurrent_kernel|bias))")
+CELL = re.compile(r"((?:.*/)?[^/]*cell[^/]*)/(?:vars/([0-2])|(kernel|recurrent_kernel|bias)(?::0)?)")
 PARTS = ("kernel", "recurrent_kernel", "bias")
 
 
@@ -84,13 +74,17 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
     return arrays | {f"layers/dense/vars/{place}": array for place, array in enumerate(weights[1:])}
 
 
-def from_arrays(found: Arrays) -> Imported:
+def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
     """What a weights file holds: .weights.h5, or the weights in a .keras or an older .h5 file.
+
+    Args:
+      found: the arrays by their paths in the file.
+      order: the names of the LSTM layers where neither names nor widths tell their order.
 
     Raises:
       WeightsError: it is of another network.
     """
-    rest = {name: array for name, array in found.items() if not name.startswith("optimizer")}
+    rest = {name: array for name, array in found.items() if not name.startswith(("optimizer", "metrics/"))}
     cells: dict[str, dict[str, str]] = {}
     for name in rest:
         if match := CELL.fullmatch(name):
@@ -98,15 +92,14 @@ def from_arrays(found: Arrays) -> Imported:
             cells.setdefault(scope, {})[part or PARTS[int(number)]] = name
     if not cells:
         raise WeightsError(f"There is no LSTM layer: no lstm/cell. {listing(found)}")
-    layers, names = [], []
-    for scope in sorted(cells, key=natural):
+    layers = {}
+    for scope in cells:
         if "backward_layer" in scope or "/backward_" in scope:
             raise WeightsError(f"The layer of {scope} reads both directions, which this classifier does not.")
         if missing := [part for part in PARTS if part not in cells[scope]]:
             raise WeightsError(f"The layer of {scope} lacks its {' and '.join(missing)}. {listing(found)}")
-        layers.append(Layer(*(np.asarray(rest.pop(cells[scope][part])) for part in PARTS)))
-        names.append(scope.removesuffix("/cell"))
-    return assemble(layers, names, rest, found)
+        layers[scope.removesuffix("/cell")] = Layer(*(np.asarray(rest.pop(cells[scope][part])) for part in PARTS))
+    return assemble(layers, rest, found, order=order)
 
 
 LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -117,6 +110,7 @@ LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Rescaling": {"scale": (1 / 255,), "offset": (0,)},
     "Dropout": {},
     "Activation": {"activation": ("linear", "softmax")},
+    "Softmax": {"axis": (-1,)},
 }
 """The layers that the classifier has, or does without, and the settings that it computes."""
 
@@ -130,14 +124,21 @@ def check_architecture(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     Raises:
       WeightsError: a layer, its settings, or its place are not those of the classifier.
     """
+    for kind, config in layers:
+        if kind not in LAYERS:
+            raise WeightsError(f"The layer {config.get('name')} is a {kind}, which this classifier does not have.")
     trained = [kind for kind, _ in layers if kind in ("LSTM", "Dense")]
+    if len(trained) < 2 or trained != ["LSTM"] * (len(trained) - 1) + ["Dense"]:
+        raise WeightsError(f"Expected LSTM layers, then one Dense layer; the model has {', '.join(trained) or 'none'}.")
+    done = 0
     for kind, config in layers:
         name = config.get("name", kind)
-        if kind not in LAYERS:
-            raise WeightsError(f"The layer {name} is a {kind}, which this classifier does not have.")
-        for setting, values in LAYERS[kind].items():
+        place = {"Reshape": 0, "Rescaling": 0, "Activation": len(trained), "Softmax": len(trained)}.get(kind, done)
+        if place != done:
+            raise WeightsError(f"The layer {name}, a {kind}, stands where this classifier has none.")
+        done += kind in ("LSTM", "Dense")
+        settings = LAYERS[kind] | ({"return_sequences": (done < len(trained) - 1,)} if kind == "LSTM" else {})
+        for setting, values in settings.items():
             if setting in config and config[setting] not in values:
                 expected = " or ".join(map(str, values))
                 raise WeightsError(f"The {kind} layer {name} has {setting}={config[setting]}, expected {expected}.")
-    if len(trained) < 2 or trained != ["LSTM"] * (len(trained) - 1) + ["Dense"]:
-        raise WeightsError(f"Expected LSTM layers, then one Dense layer; the model has {', '.join(trained) or 'none'}.")

@@ -5,39 +5,34 @@
     Variable [hidden, classes], Variable_1 [classes]
     NAME/Adam, NAME/Adam_1, beta1_power, beta2_power
 
-A cell's j is our g. `LSTMCell`, without peepholes and projection, and `LSTMBlockCell` compute and store the same.
+A cell's j is our g. `LSTMCell` without peepholes, projection and clipping, and `LSTMBlockCell` without clipping,
+compute and store the same.
 """
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.stack import check, ignoring, listing, order_layers, output_layer
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, write_checkpoint
-from lstm_mnist_jax.interop.weights import (
-    GATES,
-    Adam,
-    Arrays,
-    Imported,
-    Layer,
-    Weights,
-    check,
-    ignoring,
-    listing,
-    natural,
-    output_layer,
-    reorder_gates,
-)
+from lstm_mnist_jax.interop.weights import GATES, Adam, Arrays, Imported, Layer, Weights, reorder_gates
 
 TF1_GATES = "igfo"
 """The order i, j, f, o, in this package's letters."""
 
-CELL = re.compile(r"(.*lstm[^/]*(?:/linear)?)/(?:(kernel|weights|matrix)|(bias|biases))", re.IGNORECASE)
+CELL = re.compile(
+    r"((?:.*/)?(?P<cell>[^/]*lstm[^/]*)(?:/linear)?)/(?:(?P<kernel>kernel|weights|matrix)|bias(?:es)?)", re.IGNORECASE
+)
 """`kernel` since TensorFlow 1.2, `weights` in 1.0, `Linear/Matrix` before."""
+
+CUDNN_CELL = "cudnn_compatible_lstm_cell"
+"""What CudnnLSTM is saved as: a cell that adds nothing to its forget gate."""
 
 SLOT = re.compile(r".*/(Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?")
 """What is certainly an optimizer's, or an average, even where the variable it belongs to is missing."""
@@ -46,7 +41,13 @@ FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
 
 def read(
-    path: Path, *, forget_bias: float = 1.0, ignore: Iterable[str] = (), b1: float = 0.9, b2: float = 0.999
+    path: Path,
+    *,
+    forget_bias: float = 1.0,
+    ignore: Iterable[str] = (),
+    order: Sequence[str] = (),
+    b1: float = 0.9,
+    b2: float = 0.999,
 ) -> Imported:
     """Reads the tutorial's model, of any number of layers and any widths, from a checkpoint.
 
@@ -55,6 +56,7 @@ def read(
       forget_bias: what the cells added to their forget gates, which is no part of a checkpoint; TensorFlow's
         default is 1. It is moved into the biases.
       ignore: patterns of names to leave out, such as `model2/*`.
+      order: the names of the cells where neither names nor widths tell their order.
       b1, b2: Adam's, with which the stored powers are read as a number of steps.
 
     Raises:
@@ -62,27 +64,23 @@ def read(
         it holds lists that.
     """
     found = ignoring(read_checkpoint(path), ignore)
-    imported = from_variables(found, forget_bias=forget_bias, b1=b1, b2=b2)
-    suffix = re.search(r"-(\d+)$", find_prefix(path).name)
-    return imported if imported.step or not suffix else imported._replace(step=int(suffix[1]))
+    imported = from_variables(found, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
+    suffix = re.search(r"-(\d{1,18})$", find_prefix(path).name)
+    if suffix and _scalar(found, "global_step") is None:
+        return imported._replace(step=int(suffix[1]))  # Adam's powers tell no more steps than 90,000 or so
+    return imported
 
 
-def from_variables(found: Arrays, *, forget_bias: float = 1.0, b1: float = 0.9, b2: float = 0.999) -> Imported:
+def from_variables(
+    found: Arrays, *, forget_bias: float = 1.0, order: Sequence[str] = (), b1: float = 0.9, b2: float = 0.999
+) -> Imported:
     """What a checkpoint's variables hold: see `read`."""
-    slots = _slots(found)
-    owned = {name for names in slots.values() for name in names.values()}
-    variables = {
-        name: array
-        for name, array in found.items()
-        if name not in owned and not SLOT.fullmatch(name) and array.shape and "float" in str(array.dtype)
-    }
-    cells = _cells(variables, found)
-    taken = {name for pair in cells.values() for name in pair}
-    dense = output_layer({name: array for name, array in variables.items() if name not in taken}, found)
-    pairs = [*cells.values(), dense]
-    weights = _assemble(found, pairs, forget_bias)
-    imported = check(Imported(weights, (*cells, dense[0])), found)
-    adam = _adam(found, pairs, slots, b1, b2)
+    places = _locate(found, order)
+    cells = dict(zip(places.names, places.cells, strict=True))
+    layers = tuple(_layer(found, cell, 0.0 if CUDNN_CELL in name else forget_bias) for name, cell in cells.items())
+    weights = Weights(layers, *(np.asarray(found[name], np.float32) for name in places.dense))
+    imported = check(Imported(weights, (*places.names, places.dense[0])), found)
+    adam = _adam(found, places, b1, b2)
     return imported._replace(adam=adam, step=_global_step(found, adam))
 
 
@@ -106,9 +104,95 @@ def to_variables(
     return {name: np.asarray(array, np.float32) for name, array in variables.items()}
 
 
-def write(path: Path, weights: Weights, adam: Adam | None = None, **options: float) -> None:
-    """Writes a checkpoint that the tutorial's `Saver` restores: see `to_variables`. Raises WeightsError."""
-    write_checkpoint(path, to_variables(weights, adam, **options))
+def to_variables_like(
+    found: Arrays,
+    weights: Weights,
+    adam: Adam | None = None,
+    step: int = 0,
+    *,
+    forget_bias: float = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+) -> dict[str, np.ndarray]:
+    """The variables of a checkpoint, under the names that they have there, with these values.
+
+    Args:
+      found: the variables of a checkpoint of the same network. What has no new value here stays as it is.
+      weights, adam, forget_bias, b1, b2: see `to_variables`.
+      step: the new value of `global_step`, where there is one.
+
+    Raises:
+      WeightsError: it is the checkpoint of another network, or has a state of Adam and there is none to write.
+    """
+    places = _locate(found, ())
+    own = to_variables(weights, adam, forget_bias=forget_bias, b1=b1, b2=b2)
+    if len(places.cells) != len(weights.layers):
+        raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
+    theirs = [name for pair in (*places.cells, places.dense) for name in pair]
+    names = dict(zip(_named(weights, 0.0), theirs, strict=True))
+    renamed = {name: own[ours] for ours, name in names.items()}
+    if slots := [places.slots.get(name, {}) for name in names.values() if "Adam" in places.slots.get(name, {})]:
+        if adam is None or len(slots) != len(names):
+            raise WeightsError("The checkpoint has a state of Adam, which cannot be written whole. Write without it.")
+        for ours, name in names.items():
+            renamed |= {places.slots[name][kind]: own[f"{ours}/{kind}"] for kind in ("Adam", "Adam_1")}
+        renamed |= {_scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}
+    if (global_step := _scalar_name(found, "global_step")) is not None:
+        renamed[global_step] = np.array(step)
+    variables = {name: np.asarray(array) for name, array in found.items()}
+    for name, array in renamed.items():
+        if array.shape != variables[name].shape:
+            raise WeightsError(
+                f"{name} is {list(variables[name].shape)} in the checkpoint whose names are wanted, and "
+                f"{list(array.shape)} in this model. {listing(found)}"
+            )
+        variables[name] = array.astype(variables[name].dtype)
+    return variables
+
+
+def write(
+    path: Path, weights: Weights, adam: Adam | None = None, *, like: Path | None = None, step: int = 0, **options: float
+) -> None:
+    """Writes a checkpoint that the tutorial's `Saver` restores, or one like another checkpoint.
+
+    Args:
+      path: the prefix.
+      weights, adam, options: see `to_variables`.
+      like: a checkpoint of the same network, whose names are taken: see `to_variables_like`.
+      step: see there.
+
+    Raises:
+      WeightsError: it cannot be written, or `like` cannot be read or is of another network.
+    """
+    if like is None:
+        write_checkpoint(path, to_variables(weights, adam, **options))
+    else:
+        write_checkpoint(path, to_variables_like(ignoring(read_checkpoint(like), ()), weights, adam, step, **options))
+
+
+class _Places(NamedTuple):
+    """The names of what a checkpoint holds: of each cell its own, and its kernel's and bias's; then the rest."""
+
+    names: list[str]
+    cells: list[tuple[str, str]]
+    dense: tuple[str, str]
+    slots: dict[str, dict[str, str]]
+
+
+def _locate(found: Arrays, order: Sequence[str]) -> _Places:
+    slots = _slots(found)
+    owned = {name for names in slots.values() for name in names.values()}
+    variables = {
+        name: array
+        for name, array in found.items()
+        if name not in owned and not SLOT.fullmatch(name) and array.shape and "float" in str(array.dtype)
+    }
+    cells = _cells(variables)
+    taken = {name for pair in cells.values() for name in pair}
+    dense = output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
+    layers = {name: _layer(found, pair, 0.0) for name, pair in cells.items()}
+    names = order_layers(layers, variables, order)
+    return _Places(names, [cells[name] for name in names], dense, slots)
 
 
 def _slots(found: Arrays) -> dict[str, dict[str, str]]:
@@ -120,6 +204,8 @@ def _slots(found: Arrays) -> dict[str, dict[str, str]]:
     for name, array in found.items():
         parts = name.split("/")
         for start, end in itertools.combinations(range(len(parts)), 2):
+            if end < len(parts) - 3:  # a kind has few parts, a name may have a thousand
+                continue
             owner, kind = "/".join(parts[start:end]), "/".join(parts[end:])
             if owner in found and found[owner].shape == array.shape:
                 slots.setdefault(owner, {})[kind] = name
@@ -127,56 +213,66 @@ def _slots(found: Arrays) -> dict[str, dict[str, str]]:
     return slots
 
 
-def _cells(variables: Arrays, found: Arrays) -> dict[str, tuple[str, str]]:
-    """The names of each cell's kernel and bias, by the cell's, from the first layer to the last."""
+def _cells(variables: Arrays) -> dict[str, tuple[str, str]]:
+    """The names of each cell's kernel and bias, by the cell's."""
     parts: dict[str, dict[str, str]] = {}
     for name in variables:
         if match := CELL.fullmatch(name):
-            parts.setdefault(match[1], {})["kernel" if match[2] else "bias"] = name
+            parts.setdefault(match[1], {})["kernel" if match["kernel"] else "bias"] = name
+    # A layer may be called lstm_logits; a cell's own name ends in cell, unless it was given another.
+    parts = {scope: cell for scope, cell in parts.items() if "cell" in scope.lower() or _is_cell(variables, cell)}
+    taken = {name for cell in parts.values() for name in cell.values()}
     if not parts:
-        if any(".ATTRIBUTES" in name for name in found):
+        if any(".ATTRIBUTES" in name for name in variables):
             raise WeightsError(
                 "This is an object-based checkpoint of TensorFlow 2. Load it there, and save_weights to a .weights.h5 "
                 "file, for import keras."
             )
-        raise WeightsError(f"There is no LSTM cell: no .../basic_lstm_cell/kernel. {listing(found)}")
+        raise WeightsError(f"There is no LSTM cell: no .../basic_lstm_cell/kernel. {listing(variables)}")
     for scope, cell in parts.items():
         if {"fw", "bw"} & set(scope.split("/")):
             raise WeightsError(f"The cell {scope} is part of a bidirectional layer, which this classifier has not.")
-        others = [name for name in variables if name.startswith(f"{scope}/") and name not in cell.values()]
+        others = [name for name in variables if name.startswith(f"{scope}/") and name not in taken]
         if others:
             raise WeightsError(
                 f"The cell {scope} has also {', '.join(name.removeprefix(scope + '/') for name in others)}: peepholes, "
                 "a projection, or another kind of cell. Expected a kernel and a bias, as a BasicLSTMCell has them."
             )
         if len(cell) < 2:
-            raise WeightsError(f"The cell {scope} lacks its {({'kernel', 'bias'} - set(cell)).pop()}. {listing(found)}")
-    return {scope: (parts[scope]["kernel"], parts[scope]["bias"]) for scope in sorted(parts, key=natural)}
+            raise WeightsError(
+                f"The cell {scope} lacks its {({'kernel', 'bias'} - set(cell)).pop()}. {listing(variables)}"
+            )
+    return {scope: (cell["kernel"], cell["bias"]) for scope, cell in parts.items()}
 
 
-def _assemble(found: Arrays, pairs: list[tuple[str, str]], forget_bias: float) -> Weights:
-    """The weights from the names of each layer's kernel and bias, the output layer's last."""
-    layers = []
-    for kernel_name, bias_name in pairs[:-1]:
-        kernel, bias = np.asarray(found[kernel_name]), np.asarray(found[bias_name])
-        hidden = bias.size // 4
-        if bias.ndim != 1 or bias.size != 4 * hidden or kernel.ndim != 2 or kernel.shape[1] != bias.size:
-            raise WeightsError(
-                f"{kernel_name} {list(kernel.shape)} and {bias_name} {list(bias.shape)} are not those of an LSTM cell: "
-                f"expected [in + hidden, 4 hidden] and [4 hidden]. {listing(found)}"
-            )
-        if len(kernel) <= hidden:
-            raise WeightsError(
-                f"{kernel_name} {list(kernel.shape)} leaves no rows for the inputs of a cell of {hidden} units."
-            )
-        kernel, bias = (reorder_gates(np.asarray(array, np.float32), TF1_GATES, GATES) for array in (kernel, bias))
-        bias[hidden : 2 * hidden] += np.float32(forget_bias)
-        layers.append(Layer(kernel[:-hidden], kernel[-hidden:], bias))
-    return Weights(tuple(layers), *(np.asarray(found[name], np.float32) for name in pairs[-1]))
+def _is_cell(variables: Arrays, cell: Mapping[str, str]) -> bool:
+    """Whether these are a kernel [in + hidden, 4 hidden] and a bias [4 hidden], by their shapes."""
+    if len(cell) < 2:
+        return False
+    kernel, bias = variables[cell["kernel"]].shape, variables[cell["bias"]].shape
+    return len(kernel) == 2 and bias == kernel[1:] and kernel[1] % 4 == 0 and kernel[0] > kernel[1] // 4
+
+
+def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
+    """A layer from the names of its kernel and its bias."""
+    kernel, bias = (np.asarray(found[name]) for name in names)
+    hidden = bias.size // 4
+    if bias.ndim != 1 or bias.size != 4 * hidden or kernel.ndim != 2 or kernel.shape[1] != bias.size:
+        raise WeightsError(
+            f"{names[0]} {list(kernel.shape)} and {names[1]} {list(bias.shape)} are not those of an LSTM cell: "
+            f"expected [in + hidden, 4 hidden] and [4 hidden]. {listing(found)}"
+        )
+    if len(kernel) <= hidden:
+        raise WeightsError(
+            f"{names[0]} {list(kernel.shape)} leaves no rows for the inputs of a cell of {hidden} units."
+        )
+    kernel, bias = (reorder_gates(np.asarray(array, np.float32), TF1_GATES, GATES) for array in (kernel, bias))
+    bias[hidden : 2 * hidden] += np.float32(forget_bias)
+    return Layer(kernel[:-hidden], kernel[-hidden:], bias)
 
 
 def _named(weights: Weights, forget_bias: float) -> dict[str, np.ndarray]:
-    """The variables by the tutorial's names: the inverse of `_assemble`."""
+    """The variables by the tutorial's names: the inverse of `_layer`."""
     named = {}
     for number, (kernel, recurrent_kernel, bias) in enumerate(weights.layers):
         hidden = len(recurrent_kernel)
@@ -188,26 +284,32 @@ def _named(weights: Weights, forget_bias: float) -> dict[str, np.ndarray]:
     return named | {"Variable": weights.dense_kernel, "Variable_1": weights.dense_bias}
 
 
-def _adam(
-    found: Arrays, pairs: list[tuple[str, str]], slots: Mapping[str, Mapping[str, str]], b1: float, b2: float
-) -> Adam | None:
+def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
     """The state of Adam, if it trained these variables."""
+    pairs, slots = [*places.cells, places.dense], places.slots
     names = [name for pair in pairs for name in pair]
     powers = [_scalar(found, "beta1_power"), _scalar(found, "beta2_power")]
     missing = [f"{name}/{kind}" for name in names for kind in ("Adam", "Adam_1") if kind not in slots.get(name, {})]
     missing += [f"beta{n}_power" for n, power in enumerate(powers, start=1) if power is None]
-    if len(missing) == 2 * len(names) + 2:
+    if not any({"Adam", "Adam_1"} & slots.get(name, {}).keys() for name in names):
         return None
     if missing:
+        patterns = [p for p in ("*/Adam", "*/Adam_1", "*beta?_power") if any(fnmatchcase(name, p) for name in found)]
         raise WeightsError(
-            f"The state of Adam is incomplete: there is no {', '.join(missing)}. To take the weights alone, ignore "
-            f"the rest of it: --ignore '*/Adam' '*/Adam_1' 'beta?_power'. {listing(found)}"
+            f"The state of Adam is incomplete: there is no {', '.join(missing)}. To take the weights alone, leave the "
+            f"rest of it out: --ignore {' '.join(map(repr, patterns))}."
         )
     steps = _steps(float(powers[0]), float(powers[1]), b1, b2)
+    *cells, dense = pairs
     mu, nu = (
-        _assemble(found, [(slots[kernel][kind], slots[bias][kind]) for kernel, bias in pairs], 0.0)
+        Weights(
+            tuple(_layer(found, (slots[kernel][kind], slots[bias][kind]), 0.0) for kernel, bias in cells),
+            *(np.asarray(found[slots[name][kind]], np.float32) for name in dense),
+        )
         for kind in ("Adam", "Adam_1")
     )
+    for moments in (mu, nu):
+        check(Imported(moments, (*("Adam's state of " + kernel for kernel, _ in pairs),)), found)
     return Adam(steps, mu, nu)
 
 
@@ -221,7 +323,7 @@ def _steps(b1_power: float, b2_power: float, b1: float, b2: float) -> int:
     steps = int(np.argmin(np.abs(powers[1] - max(b2_power, FLOAT32_TINY))))
     for name, decay, stored, computed in (("beta2", b2, b2_power, powers[1]), ("beta1", b1, b1_power, powers[0])):
         expected = float(computed[steps])
-        if abs(max(stored, FLOAT32_TINY) - expected) > (1 - decay) / 4 * expected:
+        if not abs(max(stored, FLOAT32_TINY) - expected) <= (1 - decay) / 4 * expected:  # nor is NaN
             raise WeightsError(
                 f"Adam's {name}_power is {stored:.9g}, which is no power of {decay:g}"
                 + (f" for {steps} steps, as the other one says" if name == "beta1" else "")
@@ -237,14 +339,19 @@ def _powers(decay: float, number: int) -> np.ndarray:
 
 def _global_step(found: Arrays, adam: Adam | None) -> int:
     step = _scalar(found, "global_step")
-    if step is not None and step >= 0:
+    if step is not None and 0 <= step < 1 << 62:
         return int(step)
     return adam.steps if adam else 0
 
 
 def _scalar(found: Arrays, basename: str) -> Any:
     """The value of the variable of this name, in whatever scope; None where there is none."""
+    name = _scalar_name(found, basename)
+    return None if name is None else np.asarray(found[name])[()]
+
+
+def _scalar_name(found: Arrays, basename: str) -> Any:
     names = [name for name in found if name.rpartition("/")[2] == basename and not found[name].shape]
     if len(names) > 1:
         raise WeightsError(f"There are several variables called {basename}: {', '.join(names)}. --ignore all but one.")
-    return np.asarray(found[names[0]])[()] if names else None
+    return names[0] if names else None

@@ -8,22 +8,14 @@ width; other stacks are an `nn.ModuleList` of them: lstm.0.weight_ih_l0, lstm.1.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import (
-    Arrays,
-    Imported,
-    Layer,
-    assemble,
-    from_params,
-    listing,
-    natural,
-    to_params,
-)
+from lstm_mnist_jax.interop.stack import assemble, listing
+from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, from_params, to_params
 from lstm_mnist_jax.model import Params
 
 CELL = re.compile(r"(?:(.*)\.)?(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?")
@@ -52,16 +44,27 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Params:
 
     Args:
       state_dict: tensors or arrays by name: those of one or more `nn.LSTM`s, each with its biases, and of one
-        `nn.Linear`, whatever the modules are called. The layers follow each other in the order of their names.
+        `nn.Linear`, whatever the modules are called. The layers follow each other in the order of their numbers,
+        or else in that of the dictionary.
 
     Raises:
       WeightsError: it is of another network.
     """
-    return to_params(from_arrays({name: _numpy(tensor) for name, tensor in state_dict.items()}).weights)
+    arrays = {name: _numpy(tensor) for name, tensor in state_dict.items()}
+    return to_params(from_arrays(arrays, in_order=True).weights)
 
 
-def from_arrays(found: Arrays) -> Imported:
-    """What a state_dict of arrays holds. Raises WeightsError where it is of another network."""
+def from_arrays(found: Arrays, order: Sequence[str] = (), in_order: bool = False) -> Imported:
+    """What a state_dict of arrays holds.
+
+    Args:
+      found: the arrays by name.
+      order: the names of the LSTM layers, such as `lstm.l0`, where neither names nor widths tell their order.
+      in_order: whether the arrays are in the order in which the model has them.
+
+    Raises:
+      WeightsError: it is of another network.
+    """
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for name in found:
         if match := CELL.fullmatch(name):
@@ -72,8 +75,8 @@ def from_arrays(found: Arrays) -> Imported:
             cells.setdefault((module or "", int(number)), {})[f"{kind}_{part}"] = name
     if not cells:
         raise WeightsError(f"There is no nn.LSTM: no weight_ih_l0. {listing(found)}")
-    layers, names = [], []
-    for (module, number), cell in sorted(cells.items(), key=lambda item: (natural(item[0][0]), item[0][1])):
+    layers: dict[str, Layer] = {}
+    for (module, number), cell in cells.items():
         if missing := [kind for kind in KINDS if kind not in cell]:
             raise WeightsError(
                 f"Layer {number} of the nn.LSTM {module!r} lacks {', '.join(f'{k}_l{number}' for k in missing)}. "
@@ -83,13 +86,13 @@ def from_arrays(found: Arrays) -> Imported:
         if {bias.shape for bias in biases} != {kernel.shape[:1]} or kernel.ndim != 2 or recurrent_kernel.ndim != 2:
             shapes = ", ".join(f"{cell[kind]} {list(found[cell[kind]].shape)}" for kind in KINDS)
             raise WeightsError(f"The arrays of a layer do not fit together: {shapes}.")
-        layers.append(Layer(kernel.T, recurrent_kernel.T, biases[0] + biases[1]))
-        names.append(f"{module}.l{number}".strip("."))
+        bias = biases[0].astype(np.float32) + biases[1].astype(np.float32)
+        layers[f"{module}.l{number}".strip(".")] = Layer(kernel.T, recurrent_kernel.T, bias)
     taken = {name for cell in cells.values() for name in cell.values()}
     rest = {name: array for name, array in found.items() if name not in taken}
-    return assemble(layers, names, rest, found, transposed=True)
+    return assemble(layers, rest, found, order=order, in_order=in_order, transposed=True)
 
 
 def _numpy(tensor: Any) -> np.ndarray:
     """A tensor or an array as an array; one that is being trained, or lies on a GPU, included."""
-    return np.asarray(tensor.detach().cpu() if hasattr(tensor, "detach") else tensor)
+    return np.asarray(tensor.detach().cpu().float() if hasattr(tensor, "detach") else tensor)

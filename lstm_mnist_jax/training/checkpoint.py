@@ -31,7 +31,7 @@ class Record:
 
     Attributes:
       step: how many steps were made.
-      validation_accuracy: 0 to 1, of this very state; None between the ends of epochs.
+      validation_accuracy: 0 to 1, of this very state; None where it was not evaluated, between the ends of epochs.
       best_step: the checkpoint with the highest validation accuracy so far (the earliest of equals), if any.
       best_accuracy: its validation accuracy.
       epoch_seconds: seconds that the epoch so far was trained for.

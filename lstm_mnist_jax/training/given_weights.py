@@ -1,6 +1,7 @@
 """A run that begins with weights from elsewhere rather than with drawn ones, perhaps with the state of Adam."""
 
 import math
+import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import optax
 from lstm_mnist_jax.config import Config, Execution
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import absolute_source
-from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.errors import RunError, WeightsError
 from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
@@ -91,9 +92,18 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
             for name in ("validation", "test")
         }
         record = Record(given.step, None, None, None, 0.0).after_epoch(given.step, evaluations["validation"].accuracy)
-        with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
-            checkpoints.save(state, record)
-        write_config(folder)  # last: a folder without it is no run
+        try:
+            with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
+                checkpoints.save(state, record)
+            write_config(folder)  # last: a folder without it is no run
+        except BaseException as error:
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
+            if isinstance(error, RunError):
+                reason = error.__cause__ or error
+                raise RunError(
+                    f"{run_dir} cannot be written to: {reason}. Nothing is left of it; try again."
+                ) from error
+            raise
     return BegunRun(folder, given.step // count_steps(config, dataset), evaluations)
 
 
@@ -105,7 +115,8 @@ def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:
     if (in_features, classes) != (row, len(class_names)):
         raise WeightsError(
             f"The weights take rows of {in_features} numbers and tell {classes} classes apart, but {dataset.origin} "
-            f"has rows of {row} and {len(class_names)} classes. Name the data that they were trained on with --source."
+            f"has rows of {row} and {len(class_names)} classes. Each row of an image is a time step here; name "
+            "the data that they were trained on with --source."
         )
     config = replace(
         config,

@@ -54,7 +54,9 @@ class TrainingResult:
     Attributes:
       run_dir: the run's folder.
       epochs: the metrics of every epoch of the run, those before a resume included.
-      best: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends.
+      best: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends,
+        and where it was no epoch of this run but the weights that the run began with.
+      best_step: the step of the best checkpoint.
       trained: whether any step was made; a resumed run may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the training early, or None.
     """
@@ -62,6 +64,7 @@ class TrainingResult:
     run_dir: Path
     epochs: list[EpochMetrics]
     best: EpochMetrics | None
+    best_step: int | None
     trained: bool
     stopped_by: signal.Signals | None
 
@@ -217,6 +220,7 @@ def _run(
         run_dir=folder.path,
         epochs=epochs,
         best=next((metrics for metrics in epochs if metrics.step == record.best_step), None),
+        best_step=record.best_step,
         trained=step > first_step,
         stopped_by=signal.Signals(stopped_by) if stopped_by and step < config.epochs * per_epoch else None,
     )

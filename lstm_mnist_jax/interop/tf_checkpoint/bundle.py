@@ -5,6 +5,7 @@ partitioned has an entry for each slice. Written for NumPy alone, from tensorflo
 and the notes in tensorflow/core/util/tensor_bundle/tensor_bundle.h.
 """
 
+import glob
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -45,44 +46,51 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
         if (least := integer(wire.parse(version), 2)) > FORMAT_VERSION:
             raise Malformed(f"it needs a reader of version {least}, this one knows version {FORMAT_VERSION}")
     shards = integer(header, NUM_SHARDS)
+    entries = {key: wire.parse(value) for key, value in table.items() if key}
+    _require_room(prefix, entries, shards)
     variables = {}
-    for key, value in table.items():
-        if key and key[0]:  # the keys of slices begin with a zero
+    for key, entry in entries.items():
+        if key[0]:  # the keys of slices begin with a zero
             name = _name(key)
             try:
-                variables[name] = _variable(prefix, key, wire.parse(value), table, shards)
+                variables[name] = _variable(prefix, key, entry, entries, shards)
             except Malformed as error:
                 raise Malformed(f"{name}: {error}") from error
     return variables
 
 
-def write_bundle(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
-    """Writes a checkpoint of one shard.
+def bundle_of(variables: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
+    """The index and the data file of a checkpoint of one shard.
 
     Args:
-      prefix: folder and name; `.index` and `.data-00000-of-00001` are added.
       variables: arrays of types that TensorFlow has, by name.
-
-    Raises:
-      OSError: it cannot be written.
     """
     numbers = {dtype: number for number, dtype in DTYPES.items()}
     header = wire.message([(NUM_SHARDS, 1), (VERSION, wire.message([(1, FORMAT_VERSION)]))])
     items = [(b"", header)]
     data = bytearray()
     for name, array in sorted(variables.items(), key=lambda item: item[0].encode()):
-        values = np.asarray(array, array.dtype.newbyteorder("<")).tobytes()
+        dtype = array.dtype.newbyteorder("<")
+        values = array.astype(dtype).tobytes()
         shape = wire.message((2, wire.message([(1, size)])) for size in array.shape)
         entry: list[tuple[int, Field]] = [
-            (DTYPE, numbers[array.dtype]),
+            (DTYPE, numbers[dtype]),
             (SHAPE, shape),
             (OFFSET, len(data)),
             (SIZE, len(values)),
         ]
         items.append((name.encode(), wire.message(entry) + wire.fixed32(CRC32C, masked_crc32c(values))))
         data += values
-    prefix.with_name(f"{prefix.name}.data-00000-of-00001").write_bytes(data)
-    prefix.with_name(prefix.name + ".index").write_bytes(write_table(items))
+    return write_table(items), bytes(data)
+
+
+def _require_room(prefix: Path, entries: dict[bytes, Entry], shards: int) -> None:
+    """Raises Malformed where the entries claim more bytes than the data files have."""
+    claimed = sum(integer(entry, SIZE) for entry in entries.values())
+    files = list(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-?????-of-{shards:05d}"))
+    present = sum(file.stat().st_size for file in files)
+    if len(files) == shards and claimed > present:
+        raise Malformed(f"its variables have {claimed} bytes, its data files {present}; they may be cut short")
 
 
 def _name(key: bytes) -> str:
@@ -92,7 +100,7 @@ def _name(key: bytes) -> str:
         raise Malformed(f"the name {key!r} is no text") from error
 
 
-def _variable(prefix: Path, key: bytes, entry: Entry, table: dict[bytes, bytes], shards: int) -> Variable:
+def _variable(prefix: Path, key: bytes, entry: Entry, entries: dict[bytes, Entry], shards: int) -> Variable:
     number = integer(entry, DTYPE)
     shape = variable.parse_shape((messages(entry, SHAPE) or [b""])[-1])
     dtype, read = variable.dtype_name(number), partial(_read, prefix, number, shape, entry, shards)
@@ -102,10 +110,10 @@ def _variable(prefix: Path, key: bytes, entry: Entry, table: dict[bytes, bytes],
     for part in slices:
         extents = variable.parse_extents(part, shape)
         slice_key = _slice_key(key, extents, part)
-        if slice_key not in table:
+        if slice_key not in entries:
             raise Malformed(f"the slice {list(extents)} is missing")
         size = tuple(length for _, length in extents)
-        parts.append((extents, partial(_read, prefix, number, size, wire.parse(table[slice_key]), shards)))
+        parts.append((extents, partial(_read, prefix, number, size, entries[slice_key], shards)))
     return Variable(shape, dtype, lambda: variable.join_slices(shape, variable.require_dtype(number), parts))
 
 

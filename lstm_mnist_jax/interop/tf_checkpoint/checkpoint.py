@@ -1,5 +1,6 @@
 """A checkpoint as people name it: a prefix, one of its files, or a folder; of either format."""
 
+import glob
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,12 +11,14 @@ from typing import TypeVar
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.tf_checkpoint.bundle import read_bundle, write_bundle
+from lstm_mnist_jax.interop.files import write_bytes
+from lstm_mnist_jax.interop.tf_checkpoint.bundle import bundle_of, read_bundle
 from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import read_tensor_slices
 from lstm_mnist_jax.interop.tf_checkpoint.variable import Variable
-from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed
 
 T = TypeVar("T")
+
+SHARD = f"{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 
 STATE_FILE = "checkpoint"
 """Where a Saver notes, in a folder, which of its checkpoints is the latest."""
@@ -32,7 +35,7 @@ def read_checkpoint(path: Path) -> dict[str, Variable]:
       WeightsError: there is no such checkpoint, or it is damaged or of a kind that is not supported; a damaged
         variable raises it when it is read.
     """
-    prefix = find_prefix(path)
+    prefix = _told(f"{path}", lambda: find_prefix(path))
     index = prefix.with_name(prefix.name + ".index")
     read = partial(read_bundle, prefix) if index.is_file() else partial(read_tensor_slices, _v1_shards(prefix))
     variables = _told(f"The checkpoint {prefix}", read)
@@ -43,7 +46,9 @@ def read_checkpoint(path: Path) -> dict[str, Variable]:
 
 
 def write_checkpoint(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
-    """Writes a checkpoint that `tf.train.load_checkpoint` and `Saver.restore` read, and the `checkpoint` file.
+    """Writes a checkpoint that `tf.train.load_checkpoint` and `Saver.restore` read, each file whole or not at all.
+
+    Where the folder has a `checkpoint` file, that goes on naming its own latest one.
 
     Args:
       prefix: as for `Saver.save`: a folder, which is made where there is none, and a name.
@@ -52,14 +57,13 @@ def write_checkpoint(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
     Raises:
       WeightsError: it cannot be written.
     """
+    index, data = bundle_of(variables)
+    write_bytes(prefix.with_name(f"{prefix.name}.data-00000-of-00001"), data)
+    write_bytes(prefix.with_name(prefix.name + ".index"), index)
     name = prefix.name.replace("\\", "\\\\").replace('"', '\\"')
-    try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        write_bundle(prefix, variables)
+    if not (prefix.parent / STATE_FILE).exists():
         lines = [f'model_checkpoint_path: "{name}"', f'all_model_checkpoint_paths: "{name}"', ""]
-        (prefix.parent / STATE_FILE).write_text("\n".join(lines), "utf-8")
-    except OSError as error:
-        raise WeightsError(f"{prefix} cannot be written: {error.strerror or error}.") from error
+        write_bytes(prefix.parent / STATE_FILE, "\n".join(lines).encode())
 
 
 def find_prefix(path: Path) -> Path:
@@ -70,6 +74,8 @@ def find_prefix(path: Path) -> Path:
     """
     if path.is_dir():
         return _latest(path)
+    if path.name == STATE_FILE and path.is_file():
+        return _latest(path.parent)
     name = re.sub(r"(\.index|\.meta|\.data-\d{5}-of-\d{5}|-\d{5}-of-\d{5})$", "", path.name)
     prefix = path.with_name(name or "model.ckpt")
     if prefix.with_name(prefix.name + ".index").is_file() or _v1_shards(prefix):
@@ -91,7 +97,9 @@ def _latest(folder: Path) -> Path:
     if match := re.search(r'^model_checkpoint_path: "(.*)"$', state, re.MULTILINE):
         named = Path(match[1].replace('\\"', '"').replace("\\\\", "\\"))
         # Absolute where it was saved, and the folder may have moved since.
-        return find_prefix(folder / named.name if not (folder / named).parent.is_dir() else folder / named)
+        path = folder / named if (folder / named).parent.is_dir() else folder / named.name
+        if not path.is_dir():
+            return find_prefix(path)
     prefixes = sorted(folder.glob("*.index"))
     if len(prefixes) == 1:
         return find_prefix(prefixes[0])
@@ -103,19 +111,17 @@ def _v1_shards(prefix: Path) -> list[Path]:
     """The files of a checkpoint of the older format; none where it is not one."""
     if prefix.is_file():
         return [prefix]
-    shards = sorted(prefix.parent.glob(f"{_escape(prefix.name)}-?????-of-?????"))
+    shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-{SHARD}"))
     return shards if shards and len(shards) == int(shards[0].name[-5:]) else []
-
-
-def _escape(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _told(what: str, read: Callable[[], T]) -> T:
     """What `read` gives, or an error for people."""
     try:
         return read()
-    except Malformed as error:
-        raise WeightsError(f"{what} is damaged or unsupported: {error}. Try another copy of it.") from error
+    except WeightsError:
+        raise
     except OSError as error:
         raise WeightsError(f"{what} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, OverflowError, MemoryError) as error:  # Malformed, and what NumPy makes of absurd sizes
+        raise WeightsError(f"{what} is damaged or unsupported: {error}. Try another copy of it.") from error

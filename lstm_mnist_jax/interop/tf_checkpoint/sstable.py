@@ -19,6 +19,8 @@ TRAILER_SIZE = 5
 UNCOMPRESSED, SNAPPY = 0, 1
 BLOCK_SIZE = 1 << 18
 RESTART_INTERVAL = 16
+MAX_KEYS = 100
+"""So many times a table's own size its keys may have; TensorFlow writes every 16th key in full."""
 
 
 def is_table(data: bytes) -> bool:
@@ -37,7 +39,7 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = data[-FOOTER_SIZE:]
     _, _, position = _read_handle(footer, 0)  # the metaindex, which TensorFlow does not use
     offset, size, _ = _read_handle(footer, position)
-    read_until, last_key = 0, None
+    read_until, last_key, key_bytes = 0, None, 0
     for _, handle in _entries(_read_block(data, offset, size)):
         offset, size, _ = _read_handle(handle, 0)
         if offset < read_until:
@@ -46,6 +48,9 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key, value in _entries(_read_block(data, offset, size)):
             if last_key is not None and key <= last_key:
                 raise Malformed("its keys are not in order")
+            key_bytes += len(key)
+            if key_bytes > MAX_KEYS * len(data):  # keys share beginnings, which can be made to grow without end
+                raise Malformed("its keys are too long")
             yield key, value
             last_key = key
 

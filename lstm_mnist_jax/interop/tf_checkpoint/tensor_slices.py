@@ -23,12 +23,10 @@ SLICE_EXTENTS, SLICE_VALUES = 2, 3
 
 # TensorProto: the field in which the values of a type lie, and how they are encoded there
 CONTENT = 4
-FIXED = {"float32": (5, "<f4"), "complex64": (9, "<f4"), "float64": (6, "<f8"), "complex128": (12, "<f8")}
+FIXED = {"float32": 5, "complex64": 9, "float64": 6, "complex128": 12}
 VARINT = dict.fromkeys(("int32", "int16", "uint16", "int8", "uint8"), 7) | {"int64": 10, "bool": 11}
 HALF = {"float16": 13, "bfloat16": 13}
 UNSIGNED = {"uint32": 16, "uint64": 17}
-
-Slices = dict[tuple[str, tuple[Extent, ...]], bytes]
 
 
 def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
@@ -88,8 +86,8 @@ def _decode(dtype: np.dtype, shape: tuple[int, ...], tensor: bytes) -> np.ndarra
     if content := b"".join(messages(fields, CONTENT)[-1:]):
         values = _from_bytes(content, dtype)
     elif dtype.name in FIXED:
-        field, encoded = FIXED[dtype.name]
-        values = _from_bytes(b"".join(messages(fields, field)), np.dtype(encoded)).view(dtype)
+        field = FIXED[dtype.name]
+        values = _from_bytes(b"".join(messages(fields, field)), dtype)
     else:
         field = (VARINT | HALF | UNSIGNED)[dtype.name]
         wide = np.array(_varints(fields.get(field, [])), np.uint64)

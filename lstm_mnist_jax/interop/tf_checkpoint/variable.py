@@ -40,8 +40,8 @@ class Variable:
     read: Callable[[], np.ndarray] = field(repr=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        del copy  # what is read is new
-        return self.read().astype(dtype or self.dtype, copy=False)
+        values = self.read()
+        return values.astype(dtype or values.dtype, copy=bool(copy))
 
 
 def dtype_name(number: int) -> str:
@@ -59,7 +59,7 @@ def require_dtype(number: int) -> np.dtype:
 def parse_shape(data: bytes) -> tuple[int, ...]:
     """A TensorShapeProto. Raises Malformed where a size is unknown or beyond all reason."""
     shape = tuple(integer(parse(axis), 1) for axis in messages(parse(data), 2))
-    if max(math.prod(shape), *shape, 0) >= 1 << 48 or len(shape) > 32:  # a size of -1 is a very large number here
+    if math.prod(max(size, 1) for size in shape) >= 1 << 48 or len(shape) > 32:  # -1 is a very large number here
         raise Malformed(f"its shape {list(shape)} makes no sense")
     return shape
 
