@@ -9,33 +9,22 @@ A cell's j is our g. `LSTMCell` without peepholes, projection and clipping, and 
 compute and store the same.
 """
 
-import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.stack import check, ignoring, listing, order_layers, output_layer
+from lstm_mnist_jax.interop.stack import check, ignoring, listing, order_layers
+from lstm_mnist_jax.interop.tf1_names import CUDNN_CELL, Places, locate, scalar, scalar_name
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, write_checkpoint
 from lstm_mnist_jax.interop.weights import GATES, Adam, Arrays, Imported, Layer, Weights, reorder_gates
 
 TF1_GATES = "igfo"
 """The order i, j, f, o, in this package's letters."""
 
-CELL = re.compile(
-    r"((?:.*/)?(?P<cell>[^/]*lstm[^/]*)(?:/linear)?)/(?:(?P<kernel>kernel|weights|matrix)|bias(?:es)?)", re.IGNORECASE
-)
-"""`kernel` since TensorFlow 1.2, `weights` in 1.0, `Linear/Matrix` before."""
-
-CUDNN_CELL = "cudnn_compatible_lstm_cell"
-"""What CudnnLSTM is saved as: a cell that adds nothing to its forget gate."""
-
-SLOT = re.compile(r".*/(Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?")
-"""What is certainly an optimizer's, or an average, even where the variable it belongs to is missing."""
 
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
@@ -66,7 +55,7 @@ def read(
     found = ignoring(read_checkpoint(path), ignore)
     imported = from_variables(found, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
     suffix = re.search(r"-(\d{1,18})$", find_prefix(path).name)
-    if suffix and _scalar(found, "global_step") is None:
+    if suffix and scalar(found, "global_step") is None:
         return imported._replace(step=int(suffix[1]))  # Adam's powers tell no more steps than 90,000 or so
     return imported
 
@@ -75,11 +64,12 @@ def from_variables(
     found: Arrays, *, forget_bias: float = 1.0, order: Sequence[str] = (), b1: float = 0.9, b2: float = 0.999
 ) -> Imported:
     """What a checkpoint's variables hold: see `read`."""
-    places = _locate(found, order)
-    cells = dict(zip(places.names, places.cells, strict=True))
-    layers = tuple(_layer(found, cell, 0.0 if CUDNN_CELL in name else forget_bias) for name, cell in cells.items())
+    places = _ordered(found, order)
+    layers = tuple(
+        _layer(found, pair, 0.0 if CUDNN_CELL in name else forget_bias) for name, pair in places.cells.items()
+    )
     weights = Weights(layers, *(np.asarray(found[name], np.float32) for name in places.dense))
-    imported = check(Imported(weights, (*places.names, places.dense[0])), found)
+    imported = check(Imported(weights, (*places.cells, places.dense[0])), found)
     adam = _adam(found, places, b1, b2)
     return imported._replace(adam=adam, step=_global_step(found, adam))
 
@@ -124,11 +114,13 @@ def to_variables_like(
     Raises:
       WeightsError: it is the checkpoint of another network, or has a state of Adam and there is none to write.
     """
-    places = _locate(found, ())
+    places = _ordered(found, ())
+    if any(CUDNN_CELL in name for name in places.cells):
+        forget_bias = 0.0
     own = to_variables(weights, adam, forget_bias=forget_bias, b1=b1, b2=b2)
     if len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
-    theirs = [name for pair in (*places.cells, places.dense) for name in pair]
+    theirs = [name for pair in places.pairs for name in pair]
     names = dict(zip(_named(weights, 0.0), theirs, strict=True))
     renamed = {name: own[ours] for ours, name in names.items()}
     if slots := [places.slots.get(name, {}) for name in names.values() if "Adam" in places.slots.get(name, {})]:
@@ -136,8 +128,8 @@ def to_variables_like(
             raise WeightsError("The checkpoint has a state of Adam, which cannot be written whole. Write without it.")
         for ours, name in names.items():
             renamed |= {places.slots[name][kind]: own[f"{ours}/{kind}"] for kind in ("Adam", "Adam_1")}
-        renamed |= {_scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}
-    if (global_step := _scalar_name(found, "global_step")) is not None:
+        renamed |= {scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}
+    if (global_step := scalar_name(found, "global_step")) is not None:
         renamed[global_step] = np.array(step)
     variables = {name: np.asarray(array) for name, array in found.items()}
     for name, array in renamed.items():
@@ -170,87 +162,12 @@ def write(
         write_checkpoint(path, to_variables_like(ignoring(read_checkpoint(like), ()), weights, adam, step, **options))
 
 
-class _Places(NamedTuple):
-    """The names of what a checkpoint holds: of each cell its own, and its kernel's and bias's; then the rest."""
-
-    names: list[str]
-    cells: list[tuple[str, str]]
-    dense: tuple[str, str]
-    slots: dict[str, dict[str, str]]
-
-
-def _locate(found: Arrays, order: Sequence[str]) -> _Places:
-    slots = _slots(found)
-    owned = {name for names in slots.values() for name in names.values()}
-    variables = {
-        name: array
-        for name, array in found.items()
-        if name not in owned and not SLOT.fullmatch(name) and array.shape and "float" in str(array.dtype)
-    }
-    cells = _cells(variables)
-    taken = {name for pair in cells.values() for name in pair}
-    dense = output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
-    layers = {name: _layer(found, pair, 0.0) for name, pair in cells.items()}
-    names = order_layers(layers, variables, order)
-    return _Places(names, [cells[name] for name in names], dense, slots)
-
-
-def _slots(found: Arrays) -> dict[str, dict[str, str]]:
-    """What optimizers and moving averages keep of each variable: its name -> kind -> their name.
-
-    A slot is called [scope/]VARIABLE/KIND, and has the variable's shape.
-    """
-    slots: dict[str, dict[str, str]] = {}
-    for name, array in found.items():
-        parts = name.split("/")
-        for start, end in itertools.combinations(range(len(parts)), 2):
-            if end < len(parts) - 3:  # a kind has few parts, a name may have a thousand
-                continue
-            owner, kind = "/".join(parts[start:end]), "/".join(parts[end:])
-            if owner in found and found[owner].shape == array.shape:
-                slots.setdefault(owner, {})[kind] = name
-                break
-    return slots
-
-
-def _cells(variables: Arrays) -> dict[str, tuple[str, str]]:
-    """The names of each cell's kernel and bias, by the cell's."""
-    parts: dict[str, dict[str, str]] = {}
-    for name in variables:
-        if match := CELL.fullmatch(name):
-            parts.setdefault(match[1], {})["kernel" if match["kernel"] else "bias"] = name
-    # A layer may be called lstm_logits; a cell's own name ends in cell, unless it was given another.
-    parts = {scope: cell for scope, cell in parts.items() if "cell" in scope.lower() or _is_cell(variables, cell)}
-    taken = {name for cell in parts.values() for name in cell.values()}
-    if not parts:
-        if any(".ATTRIBUTES" in name for name in variables):
-            raise WeightsError(
-                "This is an object-based checkpoint of TensorFlow 2. Load it there, and save_weights to a .weights.h5 "
-                "file, for import keras."
-            )
-        raise WeightsError(f"There is no LSTM cell: no .../basic_lstm_cell/kernel. {listing(variables)}")
-    for scope, cell in parts.items():
-        if {"fw", "bw"} & set(scope.split("/")):
-            raise WeightsError(f"The cell {scope} is part of a bidirectional layer, which this classifier has not.")
-        others = [name for name in variables if name.startswith(f"{scope}/") and name not in taken]
-        if others:
-            raise WeightsError(
-                f"The cell {scope} has also {', '.join(name.removeprefix(scope + '/') for name in others)}: peepholes, "
-                "a projection, or another kind of cell. Expected a kernel and a bias, as a BasicLSTMCell has them."
-            )
-        if len(cell) < 2:
-            raise WeightsError(
-                f"The cell {scope} lacks its {({'kernel', 'bias'} - set(cell)).pop()}. {listing(variables)}"
-            )
-    return {scope: (cell["kernel"], cell["bias"]) for scope, cell in parts.items()}
-
-
-def _is_cell(variables: Arrays, cell: Mapping[str, str]) -> bool:
-    """Whether these are a kernel [in + hidden, 4 hidden] and a bias [4 hidden], by their shapes."""
-    if len(cell) < 2:
-        return False
-    kernel, bias = variables[cell["kernel"]].shape, variables[cell["bias"]].shape
-    return len(kernel) == 2 and bias == kernel[1:] and kernel[1] % 4 == 0 and kernel[0] > kernel[1] // 4
+def _ordered(found: Arrays, order: Sequence[str]) -> Places:
+    """The names of the classifier's parts, the cells from the first layer to the last."""
+    places = locate(found)
+    layers = {name: _layer(found, pair, 0.0) for name, pair in places.cells.items()}
+    names = order_layers(layers, found, order)
+    return places._replace(cells={name: places.cells[name] for name in names})
 
 
 def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
@@ -284,11 +201,11 @@ def _named(weights: Weights, forget_bias: float) -> dict[str, np.ndarray]:
     return named | {"Variable": weights.dense_kernel, "Variable_1": weights.dense_bias}
 
 
-def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
+def _adam(found: Arrays, places: Places, b1: float, b2: float) -> Adam | None:
     """The state of Adam, if it trained these variables."""
-    pairs, slots = [*places.cells, places.dense], places.slots
+    pairs, slots = places.pairs, places.slots
     names = [name for pair in pairs for name in pair]
-    powers = [_scalar(found, "beta1_power"), _scalar(found, "beta2_power")]
+    powers = [scalar(found, "beta1_power"), scalar(found, "beta2_power")]
     missing = [f"{name}/{kind}" for name in names for kind in ("Adam", "Adam_1") if kind not in slots.get(name, {})]
     missing += [f"beta{n}_power" for n, power in enumerate(powers, start=1) if power is None]
     if not any({"Adam", "Adam_1"} & slots.get(name, {}).keys() for name in names):
@@ -338,20 +255,7 @@ def _powers(decay: float, number: int) -> np.ndarray:
 
 
 def _global_step(found: Arrays, adam: Adam | None) -> int:
-    step = _scalar(found, "global_step")
+    step = scalar(found, "global_step")
     if step is not None and 0 <= step < 1 << 62:
         return int(step)
     return adam.steps if adam else 0
-
-
-def _scalar(found: Arrays, basename: str) -> Any:
-    """The value of the variable of this name, in whatever scope; None where there is none."""
-    name = _scalar_name(found, basename)
-    return None if name is None else np.asarray(found[name])[()]
-
-
-def _scalar_name(found: Arrays, basename: str) -> Any:
-    names = [name for name in found if name.rpartition("/")[2] == basename and not found[name].shape]
-    if len(names) > 1:
-        raise WeightsError(f"There are several variables called {basename}: {', '.join(names)}. --ignore all but one.")
-    return names[0] if names else None
