@@ -96,10 +96,10 @@ class ImportArguments:
     """Folder for the run, new or empty."""
     list: bool = False
     """Only list the arrays in the file: names, shapes and types."""
-    ignore: tuple[str, ...] = ()
-    """Patterns of names to leave out, such as 'model2/*'."""
-    layers: tuple[str, ...] = ()
-    """The names of the LSTM layers from the input to the output, where nothing else tells their order."""
+    ignore: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A pattern of names to leave out, such as 'model2/*'. Can be given again."""
+    layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Where nothing else tells the order of the LSTM layers: their names, each with --layer, from the input on."""
     forget_bias: float = ModelConfig.forget_bias
     """tf1: what the cells added to their forget gates; no checkpoint says it."""
     seed: int = Config.seed
@@ -234,7 +234,7 @@ def import_(arguments: Sequence[str]) -> int:
     )
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     path = formats.locate(parsed.format, path)
-    imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layers, settings=settings)
+    imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings)
     given = GivenWeights(
         params=imported.params,
         adam=imported.adam and imported.adam.to_optax(),

@@ -26,6 +26,7 @@ SMALL = replace(
     tensorboard=False,
 )
 OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
+CELL = "rnn/multi_rnn_cell/cell_{}/basic_lstm_cell"
 TF1 = Path(__file__).parent / "fixtures" / "tf1"
 
 
@@ -162,6 +163,16 @@ def test_import_makes_a_run_of_every_file(run, exports, tmp_path, format_name):
     assert_close(imported.params, run.params, atol=1e-6 if steps else 0)
     assert imported.folder.initial_weights == f"imported from {format_name}: {path}"
     assert checkpoint.find_damage(imported.folder.checkpoints / f"{steps:08d}") is None
+
+
+def test_options_may_stand_before_what_they_are_about(exports, tmp_path):
+    options = ["--ignore", "*/Adam*", "--ignore", "beta*", "--layer", CELL.format(0), "--layer", CELL.format(1)]
+    path = path_of("tf1", exports)
+    done = lstm_mnist("import", *options, "tf1", path, "--run-dir", tmp_path / "run", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert "no state of an optimizer is taken" in done.stdout
+    turned = lstm_mnist("import", *options[:4], *options[6:], *options[4:6], "tf1", path, "--run-dir", tmp_path / "b")
+    assert "takes 28 features, but the layer before gives 6" in turned.stderr
 
 
 def test_export_writes_what_python_writes(run, exports, tmp_path):

@@ -429,10 +429,10 @@ def test_the_order_of_layers_is_never_guessed(tmp_path):
     np.testing.assert_array_equal(live, open_["lower.weight_ih_l0"].T)
     path = tmp_path / "model.safetensors"
     save_file(open_, path)
-    with pytest.raises(WeightsError, match=r"Neither their names nor their widths tell.*--layers higher.l0 lower.l0"):
+    with pytest.raises(WeightsError, match=r"names nor their widths tell.*--layer higher.l0 --layer lower.l0"):
         formats.read("torch", path)
     assert formats.read("torch", path, layers=["lower.l0", "higher.l0"]).names[0] == "lower.l0"
-    with pytest.raises(WeightsError, match=r"--layers names lower.l0; the LSTM layers are higher.l0, lower.l0"):
+    with pytest.raises(WeightsError, match=r"--layer names lower.l0; the LSTM layers are higher.l0, lower.l0"):
         formats.read("torch", path, layers=["lower.l0"])
 
 

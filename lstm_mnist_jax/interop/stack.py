@@ -133,7 +133,7 @@ def order_layers(
     names = sorted(cells, key=natural)
     if given:
         if sorted(given, key=natural) != names:
-            raise WeightsError(f"--layers names {', '.join(given)}; the LSTM layers are {', '.join(names)}.")
+            raise WeightsError(f"--layer names {', '.join(given)}; the LSTM layers are {', '.join(names)}.")
         return list(given)
     if len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1:
         return names
@@ -148,7 +148,7 @@ def order_layers(
     if len(fitting) > 1:
         raise WeightsError(
             f"Neither their names nor their widths tell the order of the LSTM layers {', '.join(names)}. Name them "
-            f"from the input to the output: --layers {' '.join(names)}. {listing(found)}"
+            f"from the input to the output: {' '.join(f'--layer {name}' for name in names)}. {listing(found)}"
         )
     return list(fitting[0]) if fitting else names
 

@@ -214,7 +214,7 @@ def _adam(found: Arrays, places: Places, b1: float, b2: float) -> Adam | None:
         patterns = [p for p in ("*/Adam", "*/Adam_1", "*beta?_power") if any(fnmatchcase(name, p) for name in found)]
         raise WeightsError(
             f"The state of Adam is incomplete: there is no {', '.join(missing)}. To take the weights alone, leave the "
-            f"rest of it out: --ignore {' '.join(map(repr, patterns))}."
+            f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
     steps = _steps(float(powers[0]), float(powers[1]), b1, b2)
     *cells, dense = pairs
