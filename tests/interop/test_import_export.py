@@ -27,7 +27,7 @@ SMALL = replace(
 )
 OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
 CELL = "rnn/multi_rnn_cell/cell_{}/basic_lstm_cell"
-TF1 = Path(__file__).parent / "fixtures" / "tf1"
+TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
 
 
 def lstm_mnist(*arguments):

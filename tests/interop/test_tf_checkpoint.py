@@ -18,7 +18,7 @@ from lstm_mnist_jax.interop.tf_checkpoint.bundle import _ordered_signed
 from lstm_mnist_jax.interop.tf_checkpoint.crc32c import crc32c, masked_crc32c
 from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, read_varint, varint
 
-TF1 = Path(__file__).parent / "fixtures" / "tf1"
+TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
 FORMATS = ["tutorial", "v1", "partitioned", "two_shards"]
 
 

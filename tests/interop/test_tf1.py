@@ -18,7 +18,7 @@ from lstm_mnist_jax.interop.stack import ignoring
 from lstm_mnist_jax.interop.tf_checkpoint import read_checkpoint, write_checkpoint
 from lstm_mnist_jax.interop.weights import reorder_gates
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TF1 = ROOT / "tests" / "fixtures" / "tf1"
 EXPECTED = np.load(TF1 / "expected.npz")
 NAMES = sorted({name.split("/")[0] for name in EXPECTED})

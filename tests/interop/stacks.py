@@ -1,0 +1,34 @@
+"""What the tests of several formats share."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.interop import torch
+
+STACKS = [(4,), (4, 7), (3, 3), (4, 2, 3)]
+LABELS = np.array([0, 2, 1, 1])
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def logits_and_gradient(params, images, labels, config):
+    def loss(params):
+        logits = model.apply(params, images, config)
+        return model.softmax_cross_entropy(logits, labels).mean(), logits
+
+    gradient, logits = jax.grad(loss, has_aux=True)(params)
+    return logits, gradient
+
+
+def assert_close(found, expected, atol=1e-5):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), found, expected)
+
+
+def state_dict(**changes):
+    drawn = model.init(ModelConfig(hidden_features=(4, 7)), jax.random.key(3), (6, 5), 3)
+    arrays = torch.to_state_dict(drawn) | changes
+    return {name: array for name, array in arrays.items() if array is not None}

@@ -1,0 +1,103 @@
+"""Flax: against modules of Linen and NNX."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from stacks import LABELS, assert_close, logits_and_gradient, state_dict
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop import files, flax, formats, torch
+
+
+class Linen(nn.Module):
+    """Layers in Linen, in one of the ways in which people write them."""
+
+    hidden_features: tuple[int, ...]
+    cell: type = nn.OptimizedLSTMCell
+
+    @nn.compact
+    def __call__(self, outputs):
+        for hidden in self.hidden_features:
+            outputs = nn.RNN(self.cell(hidden))(outputs)
+        return nn.Dense(3)(outputs[:, -1])
+
+
+@pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell, nn.LSTMCell])
+def test_linen_computes_the_same(params, config, images, cell):
+    network, tree = Linen(config.hidden_features, cell), flax.to_tree(params)
+    if cell is nn.LSTMCell:
+        tree = {"params": {name.removeprefix("Optimized"): branch for name, branch in tree["params"].items()}}
+    assert jax.tree.structure(tree) == jax.tree.structure(network.init(jax.random.key(0), images))
+    logits, gradient = logits_and_gradient(params, images, LABELS, config)
+    assert_close(network.apply(tree, images), logits)
+    loss = lambda tree: model.softmax_cross_entropy(network.apply(tree, images), LABELS).mean()  # noqa: E731
+    assert_close(flax.from_tree(jax.grad(loss)(tree)), gradient)
+    assert_close(flax.from_tree(tree), params, atol=0)
+
+
+class Nnx(nnx.Module):
+    """Layers in NNX, with cells that keep a matrix for each gate."""
+
+    def __init__(self, hidden_features, rngs):
+        widths = (5, *hidden_features)
+        self.layers = nnx.List(nnx.RNN(nnx.LSTMCell(a, b, rngs=rngs)) for a, b in itertools.pairwise(widths))
+        self.out = nnx.Linear(widths[-1], 3, rngs=rngs)
+
+    def __call__(self, outputs):
+        for layer in self.layers:
+            outputs = layer(outputs)
+        return self.out(outputs[:, -1])
+
+
+def test_nnx_computes_the_same(config, images):
+    network = Nnx(config.hidden_features, nnx.Rngs(0))
+    params = flax.from_tree(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
+    assert_close(model.apply(params, images, config), network(images))
+    assert_close(flax.from_tree(flax.to_tree(params, "nnx")), params, atol=0)
+
+
+def test_a_flax_program_reads_and_writes_the_msgpack_file(params, config, images, tmp_path):
+    from flax import serialization
+
+    network = Linen(config.hidden_features)
+    files.write_msgpack(tmp_path / "ours.msgpack", flax.to_tree(params))
+    template = network.init(jax.random.key(0), images)
+    tree = serialization.from_bytes(template, (tmp_path / "ours.msgpack").read_bytes())
+    assert_close(network.apply(tree, images), model.apply(params, images, config))
+    (tmp_path / "theirs.msgpack").write_bytes(serialization.to_bytes(template))
+    assert_close(formats.read("flax", tmp_path / "theirs.msgpack").params, flax.from_tree(template), atol=0)
+
+
+def test_trees_of_other_networks_are_refused():
+    tree = flax.to_tree(torch.from_state_dict(state_dict()))
+    del tree["params"]["OptimizedLSTMCell_0"]["hf"]["bias"]
+    with pytest.raises(WeightsError, match=r"OptimizedLSTMCell_0 lacks hf/bias. Found: "):
+        flax.from_tree(tree)
+    tree = flax.to_tree(torch.from_state_dict(state_dict()))
+    tree["params"]["OptimizedLSTMCell_0"]["ii"]["kernel"] = np.zeros((5, 3))
+    with pytest.raises(WeightsError, match="gates of the LSTM cell params/OptimizedLSTMCell_0 are of different shapes"):
+        flax.from_tree(tree)
+    with pytest.raises(WeightsError, match=r"There is no LSTM cell"):
+        flax.from_tree({"params": {"Dense_0": {"kernel": np.zeros((2, 3))}}})
+
+
+def test_a_state_of_nnx_is_taken_as_it_is(config):
+    network = Nnx(config.hidden_features, nnx.Rngs(0))
+    state = nnx.state(network, nnx.Param)
+    assert_close(flax.from_tree(state), flax.from_tree(nnx.to_pure_dict(state)), atol=0)
+
+
+def test_a_train_state_of_flax_gives_its_parameters(params, config, images, tmp_path):
+    import optax
+    from flax import serialization
+    from flax.training.train_state import TrainState
+
+    network = Linen(config.hidden_features)
+    state = TrainState.create(apply_fn=network.apply, params=flax.to_tree(params)["params"], tx=optax.adam(0.01))
+    (tmp_path / "state.msgpack").write_bytes(serialization.to_bytes(state))
+    assert_close(formats.read("flax", tmp_path / "state.msgpack").params, params, atol=0)

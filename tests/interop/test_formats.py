@@ -1,0 +1,124 @@
+"""Files of all formats: both ways, and what people get wrong."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from stacks import assert_close, state_dict
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop import files, flax, formats, keras, torch
+
+
+@pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors", "tf1"])
+def test_every_file_is_read_as_it_was_written(params, config, tmp_path, format_name):
+    exported = formats.Exported(params, None, (6, 5), tuple("abc"), formats.Settings())
+    path = tmp_path / "new folder" / f"model{formats.WRITERS[format_name][0]}"
+    formats.write(format_name, path, exported)
+    assert_close(formats.read(format_name, path).params, params, atol=0 if format_name != "tf1" else 1e-6)
+    assert formats.list_arrays(format_name, path)
+    with pytest.raises(WeightsError, match=r"exists already.*--overwrite"):
+        formats.write(format_name, path, exported)
+    formats.write(format_name, path, exported, overwrite=True)
+    assert not list(path.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors"])
+def test_damaged_and_missing_files_are_told(tmp_path, format_name):
+    with pytest.raises(WeightsError, match=r"none.bin cannot be read: No such file"):
+        formats.read(format_name, tmp_path / "none.bin")
+    path = tmp_path / f"model{formats.WRITERS[format_name][0]}"
+    drawn = torch.from_state_dict(state_dict())
+    formats.write(format_name, path, formats.Exported(drawn, None, (6, 5), ("a",), formats.Settings()))
+    data = path.read_bytes()
+    for cut in (0, 1, 7, 8, 9, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(WeightsError, match=r"cannot be read as|holds no tree"):
+            formats.read(format_name, path)
+
+
+def test_pickles_are_never_opened(tmp_path):
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(WeightsError, match=r"is a pickle by its name.*safetensors.torch.save_file\(torch.load"):
+        formats.read("torch", path)
+    renamed = path.rename(tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
+        formats.read("torch", renamed)
+
+
+@pytest.mark.parametrize(("format_name", "name"), [("keras", "model.h5"), ("torch", "model.pt"), ("onnx", ".onnx")])
+def test_names_that_readers_would_not_take_are_refused(tmp_path, format_name, name):
+    exported = formats.Exported(torch.from_state_dict(state_dict()), None, (6, 5), ("a",), formats.Settings())
+    with pytest.raises(WeightsError, match=r"has another ending than files for|expected NAME"):
+        formats.write(format_name, tmp_path / name, exported)
+    with pytest.raises(WeightsError, match=r"Unknown format 'caffe'; expected one of tf1, torch"):
+        formats.write("caffe", tmp_path / name, exported)
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(WeightsError, match=r"needs the package h5py.*pip install -e '\.\[interop\]'"):
+        files.read_hdf5(tmp_path / "model.weights.h5")
+
+
+def test_extra_arrays_can_be_ignored(tmp_path):
+    save_file(state_dict(**{"head.weight": np.zeros((3, 7), "f4")}), tmp_path / "model.safetensors")
+    assert formats.read("torch", tmp_path / "model.safetensors", ignore=["head.*"]).names[-1] == "dense"
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(5, 12), (4, 16), (16,)], [(5, 16), (4, 16), (12,)], [(5, 1), (4, 16), (16,)], [(16,), (4, 16), (16,)],
+        [(5, 16), (), (16,)], [(), (4, 16), (16,)], [(5, 16), (4, 16), ()], [(5, 16), (4, 12), (16,)],
+    ],
+)  # fmt: skip
+def test_cells_whose_arrays_do_not_fit_together_are_refused(shapes):
+    dense = {"kernel": np.zeros((4, 3), "f4"), "bias": np.zeros(3, "f4")}
+    kernel, recurrent_kernel, bias = (np.zeros(shape, "f4") for shape in shapes)
+    cell = {"dense_i": {"kernel": kernel}, "dense_h": {"kernel": recurrent_kernel, "bias": bias}}
+    with pytest.raises(WeightsError, match="does not fit together"):
+        flax.from_tree({"cell": cell, "dense": dense})
+    arrays = {f"lstm/cell/vars/{place}": array for place, array in enumerate((kernel, recurrent_kernel, bias))}
+    with pytest.raises(WeightsError, match="does not fit together"):
+        keras.from_arrays(arrays | {f"dense/vars/{place}": array for place, array in enumerate(dense.values())})
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\x1b[31m", "lstm" * 10_000 + "/kernel", "9" * 5000])
+def test_absurd_names_are_refused(tmp_path, name):
+    save_file({name: np.zeros((2, 2), "f4")}, tmp_path / "model.safetensors")
+    for call in (formats.read, formats.list_arrays):
+        with pytest.raises(WeightsError, match="which no program gives"):
+            call("torch", tmp_path / "model.safetensors")
+
+
+def test_unknown_formats_are_told():
+    for call in (formats.read, formats.list_arrays):
+        with pytest.raises(WeightsError, match="Unknown format 'onnx'; expected one of tf1, torch"):
+            call("onnx", Path("model.onnx"))
+
+
+def test_files_of_other_formats_are_recognised(params, tmp_path):
+    exported = formats.Exported(params, None, (6, 5), ("a",), formats.Settings())
+    paths = {name: tmp_path / f"{name}{formats.WRITERS[name][0]}" for name in ("torch", "keras", "flax", "safetensors")}
+    for name, path in paths.items():
+        formats.write(name, path, exported)
+    for wrong, name, message in [
+        ("tf1", "keras", "looks like a file for: import keras"),
+        ("torch", "keras", "looks like a file for: import keras"),
+        ("flax", "torch", "looks like a file for: import torch or safetensors"),
+        ("torch", "safetensors", "has the names of this package, not of PyTorch: import safetensors"),
+        ("keras", "flax", "cannot be read as Keras's weights"),
+    ]:
+        with pytest.raises(WeightsError, match=message):
+            formats.read(wrong, paths[name])
+
+
+def test_the_config_can_be_left_to_the_parameters(params, config, images):
+    np.testing.assert_array_equal(model.apply(params, images), model.apply(params, images, config))
