@@ -135,7 +135,7 @@ def read(
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
-    _of(READERS, format_name)
+    read_file = _of(READERS, format_name)
     with _hint(format_name, path):
         if format_name == "tf1":
             return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
@@ -144,7 +144,7 @@ def read(
             if architecture:
                 keras.check_architecture(architecture)
             return keras.from_arrays(ignoring(arrays, ignore), layers)
-        found = list_arrays(format_name, path, ignore)
+        found = ignoring(read_file(path), ignore)
         if format_name == "torch" and any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
         return (torch if format_name == "torch" else flax).from_arrays(found, layers)

@@ -116,8 +116,9 @@ def test_files_of_other_formats_are_recognised(params, tmp_path):
         ("torch", "safetensors", "has the names of this package, not of PyTorch: import safetensors"),
         ("keras", "flax", "cannot be read as Keras's weights"),
     ]:
-        with pytest.raises(WeightsError, match=message):
+        with pytest.raises(WeightsError, match=message) as told:
             formats.read(wrong, paths[name])
+        assert str(told.value).count("looks like") == ("looks like" in message)
 
 
 def test_the_config_can_be_left_to_the_parameters(params, config, images):
