@@ -62,7 +62,7 @@ def _read_tree(path: Path) -> Arrays:
     return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
 
 
-def _list_keras(path: Path) -> Arrays:
+def _read_keras(path: Path) -> Arrays:
     return files.read_hdf5(path)[0]
 
 
@@ -73,7 +73,7 @@ def _read_own(path: Path) -> Arrays:
 READERS: dict[str, Callable[[Path], Arrays]] = {
     "tf1": read_checkpoint,
     "torch": files.read_safetensors,
-    "keras": _list_keras,
+    "keras": _read_keras,
     "flax": _read_tree,
     "safetensors": _read_own,
 }

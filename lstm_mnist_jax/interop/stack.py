@@ -15,6 +15,9 @@ MOST_LISTED = 40
 
 LONGEST_NAME = 1000
 
+MOST_PERMUTED = 7
+"""Layers whose order is looked for by their widths; more would take too long, and the user is asked."""
+
 
 def check(imported: Imported, found: Arrays) -> Imported:
     """What was put together, if it makes a stack: each layer takes what the one before gives.
@@ -142,10 +145,10 @@ def order_layers(
     widths = {name: (cell.kernel.shape[:1], cell.recurrent_kernel.shape[:1]) for name, cell in cells.items()}
     fitting = [
         order
-        for order in itertools.permutations(names)
+        for order in itertools.permutations(names if len(names) <= MOST_PERMUTED else ())
         if all(widths[before][1] == widths[after][0] for before, after in itertools.pairwise(order))
     ]
-    if len(fitting) > 1:
+    if len(fitting) > 1 or len(names) > MOST_PERMUTED:
         raise WeightsError(
             f"Neither their names nor their widths tell the order of the LSTM layers {', '.join(names)}. Name them "
             f"from the input to the output: {' '.join(f'--layer {name}' for name in names)}. {listing(found)}"

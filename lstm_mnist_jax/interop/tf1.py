@@ -25,7 +25,6 @@ from lstm_mnist_jax.interop.weights import GATES, Adam, Arrays, Imported, Layer,
 TF1_GATES = "igfo"
 """The order i, j, f, o, in this package's letters."""
 
-
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -49,8 +48,7 @@ def read(
       b1, b2: Adam's, with which the stored powers are read as a number of steps.
 
     Raises:
-      WeightsError: there is no such checkpoint, it is damaged, or holds another network. Every message about what
-        it holds lists that.
+      WeightsError: there is no such checkpoint, it is damaged, or holds another network.
     """
     found = ignoring(read_checkpoint(path), ignore)
     imported = from_variables(found, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
@@ -125,7 +123,10 @@ def to_variables_like(
     renamed = {name: own[ours] for ours, name in names.items()}
     if slots := [places.slots.get(name, {}) for name in names.values() if "Adam" in places.slots.get(name, {})]:
         if adam is None or len(slots) != len(names):
-            raise WeightsError("The checkpoint has a state of Adam, which cannot be written whole. Write without it.")
+            raise WeightsError(
+                "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
+                "Take another one, or leave it out for the tutorial's names."
+            )
         for ours, name in names.items():
             renamed |= {places.slots[name][kind]: own[f"{ours}/{kind}"] for kind in ("Adam", "Adam_1")}
         renamed |= {scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}

@@ -1,18 +1,18 @@
 """The weights of the classifier as plain arrays, layer by layer: what all formats are translated into and out of.
 
-All of it is NumPy. A format only says which of its arrays is which, and in which order it keeps the gates.
+All arrays are NumPy's. A format only says which of its arrays is which, and in which order it keeps the gates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lstm_mnist_jax.model import Params
 
 GATES = "ifgo"
 """The order of the gates here: input, forget, candidate (also called j or c), output."""
-
 
 Arrays = Mapping[str, Any]
 """Arrays by name, as a file of weights holds them: anything with a `shape` that `numpy.asarray` takes."""
@@ -143,16 +143,11 @@ def to_params(weights: Weights) -> Params:
         for number, (kernel, recurrent_kernel, bias) in enumerate(weights.layers)
     }
     dense = {"kernel": weights.dense_kernel, "bias": weights.dense_bias}
-    return _map(lambda array: np.ascontiguousarray(array, np.float32), {"lstm": {"layers": layers}, "dense": dense})
+    params = {"lstm": {"layers": layers}, "dense": dense}
+    return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), params)
 
 
 def reorder_gates(array: np.ndarray, order: str, new_order: str) -> np.ndarray:
     """Columns [..., 4 hidden] whose gates are in one order, in another; both permutations of "ifgo"."""
     gates = dict(zip(order, np.split(array, 4, axis=-1), strict=True))
     return np.concatenate([gates[gate] for gate in new_order], axis=-1)
-
-
-def _map(function: Callable[[Any], Any], tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {name: _map(function, branch) for name, branch in tree.items()}
-    return function(tree)

@@ -209,7 +209,7 @@ def test_a_checkpoint_is_written_under_the_names_of_another(tmp_path):
             moved = array * {"1": -0.1, "2": -0.001}[name[-7]]
         np.testing.assert_allclose(written[name], array + moved, atol=1e-6)
         assert written[name].dtype == array.dtype
-    with pytest.raises(WeightsError, match="has a state of Adam, which cannot be written whole"):
+    with pytest.raises(WeightsError, match=r"has a state of Adam, in part or where there is none to write"):
         tf1.write(tmp_path / "none.ckpt", weights, like=tmp_path / "theirs.ckpt")
 
 

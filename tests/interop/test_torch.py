@@ -111,3 +111,9 @@ def test_the_order_of_layers_is_never_guessed(tmp_path):
     assert formats.read("torch", path, layers=["lower.l0", "higher.l0"]).names[0] == "lower.l0"
     with pytest.raises(WeightsError, match=r"--layer names lower.l0; the LSTM layers are higher.l0, lower.l0"):
         formats.read("torch", path, layers=["lower.l0"])
+
+
+def test_the_order_of_many_layers_is_asked_for_at_once():
+    """Twenty layers have more orders than can be tried."""
+    with pytest.raises(WeightsError, match="names nor their widths tell"):
+        torch.from_arrays(named({f"layer_{letter}": 5 for letter in "qwertzuiopasdfghjkly"}))
