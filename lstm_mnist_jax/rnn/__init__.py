@@ -1,9 +1,34 @@
-"""The recurrent engine, usable on its own: quick recurrences under Flax's own cells.
+"""The recurrent engine, usable on its own: quick recurrences under Flax's own cells, and cells that Flax has not.
 
 Knows arrays and Flax; knows no MNIST, no config and no training.
 """
 
-from lstm_mnist_jax.rnn.layers import LSTM, RNN
+from lstm_mnist_jax.rnn.cells import (
+    CoupledLSTMCell,
+    GatedCell,
+    LayerNormLSTMCell,
+    PeepholeLSTMCell,
+    ProjectedLSTMCell,
+)
+from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn.layers import RNN
+from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import LSTMCarry, LSTMStates, lstm
+from lstm_mnist_jax.rnn.stack import GRU, LSTM, StackedRNN
 
-__all__ = ["LSTM", "RNN", "LSTMCarry", "LSTMStates", "lstm"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "CoupledLSTMCell",
+    "GatedCell",
+    "LSTMCarry",
+    "LSTMStates",
+    "LayerNormLSTMCell",
+    "PeepholeLSTMCell",
+    "ProjectedLSTMCell",
+    "RecurrentNoise",
+    "StackedRNN",
+    "gated",
+    "lstm",
+]

@@ -1,23 +1,22 @@
-"""Recurrent layers as `flax.nnx` modules: `RNN` runs one cell over time, `LSTM` stacks layers.
+"""`RNN`: one recurrent cell run over time, as a `flax.nnx` module that stands in for `flax.nnx.RNN`.
 
-Knows Flax's modules and the recurrence; knows no data set, no config and no training.
+Knows Flax's modules and the recurrences; knows no data set, no config and no training.
 """
 
 import math
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 from flax.nnx.nn.recurrent import flip_sequences
-from jax.nn.initializers import Initializer, lecun_normal, orthogonal, zeros
-from jaxtyping import Array, DTypeLike
+from jaxtyping import Array
 
+from lstm_mnist_jax.rnn.equations import Equations, equations_of
+from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry, lstm
-
-FAST_DTYPES = (jnp.float32, jnp.float64)
 
 DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
 
@@ -25,9 +24,12 @@ DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
 class RNN(nnx.RNN):
     """`flax.nnx.RNN`, quicker: the same arguments and parameters, the same numbers to rounding.
 
-    An `nnx.OptimizedLSTMCell` with its own activations, in float32 or float64 throughout, runs through
-    `lstm_mnist_jax.rnn.recurrence`; every other cell, and every unusual setting, through `flax.nnx.RNN` itself.
-    The quick path is differentiable in reverse mode only (no `jax.jvp`).
+    An `nnx.OptimizedLSTMCell`, an `nnx.GRUCell` and every `GatedCell`, in float32, float64 or bfloat16, run through
+    this package's recurrences; every other cell, and every unusual setting, through `flax.nnx.RNN` itself.
+
+    - Outputs past the end of a sequence are zero. (Flax leaves there what the cell makes of the padding.)
+    - In bfloat16, products are computed in bfloat16 and the states kept in float32.
+    - The quick path is differentiable in reverse mode, any number of times. For `jax.jvp` take `backend="flax"`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -38,6 +40,38 @@ class RNN(nnx.RNN):
       >>> outputs.shape, h.shape
       ((64, 10, 32), (64, 32))
     """
+
+    def __init__(
+        self,
+        cell: Any,
+        *,
+        noise: RecurrentNoise | None = None,
+        remat: int | None = None,
+        backend: str = "auto",
+        **options: Any,
+    ) -> None:
+        """As `flax.nnx.RNN`, and:
+
+        Args:
+          cell: any `nnx.RNNCellBase`.
+          noise: disturbs the recurrence while training.
+          remat: how many steps to run between the carries that are kept for the gradient; the rest is computed
+            again. The memory of the gradient is then that of `time / remat` carries and of `remat` steps, least at
+            about the square root of the number of steps. None keeps every step.
+          backend: "auto", or "flax" for Flax's own scan, which every derivative can be had of.
+          options: of `flax.nnx.RNN`.
+
+        Raises:
+          ValueError: an unknown backend, `remat` below 1, or Flax's scan together with noise or `remat`.
+        """
+        super().__init__(cell, **options)
+        if backend not in (backends := ("auto", "flax")):
+            raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(backends)}.")
+        if remat is not None and remat < 1:
+            raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat}.")
+        if backend == "flax" and (noise is not None or remat is not None):
+            raise ValueError('RNN has no noise and no remat with backend="flax".')
+        self.noise, self.remat, self.backend = noise, remat, backend
 
     def __call__(
         self,
@@ -58,7 +92,8 @@ class RNN(nnx.RNN):
           initial_carry: the cell's carry before the first step; None asks the cell for one (zeros). For an LSTM
             (c, h), each [*batch, hidden].
           seq_lengths: int [*batch], how many steps of each sequence count; None is all. The carry is that after
-            the last step that counts (the initial one where none does); outputs after it mean nothing.
+            the last step that counts (the initial one where none does), outputs after it are zero, and what the
+            inputs hold there matters to nothing.
           return_carry, time_major, reverse, keep_order: override the layer's own. `reverse` reads each
             sequence backwards; with `keep_order` its outputs stay at the time of their inputs.
           rngs: for the initial carry, where the cell draws one.
@@ -68,222 +103,207 @@ class RNN(nnx.RNN):
           final carry and the outputs.
 
         Raises:
-          ValueError: the initial carry or `seq_lengths` is of another shape than the batch.
+          ValueError: the initial carry or `seq_lengths` is of another shape than the batch; or the cell is not one
+            whose recurrence can have noise or be rematerialised.
         """
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
         keep_order = self.keep_order if keep_order is None else keep_order
         return_carry = self.return_carry if return_carry is None else return_carry
 
-        if not self._is_fast(inputs, initial_carry):
-            return super().__call__(
+        equations = self._equations(inputs)
+        feature_axes = self.cell.num_feature_axes
+        time_axis = 0 if time_major else inputs.ndim - feature_axes - 1
+        time, batch_shape = (
+            inputs.shape[time_axis],
+            (inputs.shape[1:] if time_major else inputs.shape)[: inputs.ndim - feature_axes - 1],
+        )
+        if seq_lengths is not None:
+            seq_lengths = jnp.clip(_broadcast_lengths(seq_lengths, batch_shape), 0, time)
+            counts = jnp.arange(time) < seq_lengths[..., None]
+            counts = jnp.moveaxis(counts, -1, 0) if time_major else counts
+            # Whatever the padding holds, NaN too, must not reach a gradient.
+            inputs = jnp.where(_append_axes(counts, feature_axes), inputs, 0)
+        if equations is None:
+            carry, outputs = super().__call__(
                 inputs,
-                initial_carry=initial_carry,
+                initial_carry=tuple(initial_carry) if isinstance(initial_carry, LSTMCarry) else initial_carry,
                 seq_lengths=seq_lengths,
-                return_carry=return_carry,
+                return_carry=True,
                 time_major=time_major,
                 reverse=reverse,
                 keep_order=keep_order,
                 rngs=rngs,
             )
-
-        cell: Any = self.cell
-        if not time_major:
-            inputs = jnp.moveaxis(inputs, -2, 0)
-        time, *batch_shape, features = inputs.shape
-        if initial_carry is None:
-            initial_carry = cell.initialize_carry((*batch_shape, features), self._carry_rngs(rngs))
-        batch, hidden = math.prod(batch_shape), cell.hidden_features
-        if any(part.shape != (*batch_shape, hidden) for part in initial_carry):
-            raise ValueError(
-                f"RNN expected an initial carry (c, h), each of shape {(*batch_shape, hidden)}, "
-                f"got {[part.shape for part in initial_carry]}."
+        else:
+            inputs = inputs if time_major else jnp.moveaxis(inputs, time_axis, 0)
+            if initial_carry is None:
+                initial_carry = self.cell.initialize_carry((*batch_shape, inputs.shape[-1]), self._carry_rngs(rngs))
+            carry, outputs = _run(self, equations, inputs, initial_carry, seq_lengths, reverse, keep_order)
+            outputs = outputs if time_major else jnp.moveaxis(outputs, 0, time_axis)
+        if seq_lengths is not None:
+            outputs = jax.tree.map(
+                lambda part: jnp.where(_append_axes(counts, part.ndim - counts.ndim), part, 0), outputs
             )
-        if seq_lengths is not None:
-            seq_lengths = jnp.broadcast_to(jnp.asarray(seq_lengths), tuple(batch_shape))
-        flip = seq_lengths is not None and reverse  # padding stays at the end: not a plain backward scan
-        if flip:
-            inputs = flip_sequences(inputs, seq_lengths, len(batch_shape), time_major=True)
-        carry = tuple(part.reshape(batch, hidden) for part in initial_carry)
-        states = lstm(
-            inputs.reshape(time, batch, features),
-            cell.dense_i.kernel[...],
-            cell.dense_h.kernel[...],
-            cell.dense_h.bias[...],
-            carry,
-            reverse=reverse and not flip,
-            unroll=self.unroll,
-        )
-        last = states.last
-        if seq_lengths is not None:
-            lengths = jnp.reshape(seq_lengths, batch)
-            last = LSTMCarry(*(_at_end(part, lengths, start) for part, start in zip(states[1::-1], carry, strict=True)))
-        outputs = states.h.reshape(time, *batch_shape, hidden)
-        if flip and keep_order:
-            outputs = flip_sequences(outputs, seq_lengths, len(batch_shape), time_major=True)
-        if reverse and not flip and not keep_order:
-            outputs = jnp.flip(outputs, axis=0)
-        if not time_major:
-            outputs = jnp.moveaxis(outputs, 0, -2)
-        if not return_carry:
-            return outputs
-        return tuple(part.reshape(*batch_shape, hidden) for part in last), outputs
+        return (carry, outputs) if return_carry else outputs
 
-    def _is_fast(self, inputs: Any, initial_carry: Any) -> bool:
-        """Whether the cell, as it stands, computes just what `recurrence.lstm` computes."""
-        cell = self.cell
-        if type(cell) is not nnx.OptimizedLSTMCell or self.broadcast_rngs is not None:
-            return False
-        dense_i, dense_h = cell.dense_i, cell.dense_h
-        if type(dense_i) is not nnx.Linear or type(dense_h) is not nnx.Linear:  # replaced, as LoRA does
-            return False
-        arrays = [inputs, dense_i.kernel[...], dense_h.kernel[...], dense_h.bias, *(initial_carry or ())]
-        if any(array is None for array in arrays) or dense_i.bias is not None:
-            return False
-        dtypes = {jnp.dtype(array.dtype) for array in arrays} | {jnp.dtype(cell.dtype or inputs.dtype)}
-        return (
-            dtypes in [{jnp.dtype(dtype)} for dtype in FAST_DTYPES]
-            and cell.gate_fn is nnx.sigmoid
-            and cell.activation_fn is nnx.tanh
-            and cell.promote_dtype is promote_dtype
-            and all(dense.promote_dtype is promote_dtype for dense in (dense_i, dense_h))
-            and all(dense.dot_general is jax.lax.dot_general for dense in (dense_i, dense_h))
-            and all(dense.precision is None and dense.preferred_element_type is None for dense in (dense_i, dense_h))
-            and self.state_axes == DEFAULT_STATE_AXES
-        )
+    def _equations(self, inputs: Any) -> Equations | None:
+        """What the quick recurrences run; None where Flax's scan has to."""
+        plain = self.broadcast_rngs is None and self.state_axes == DEFAULT_STATE_AXES
+        equations = equations_of(self.cell, inputs.dtype) if plain and self.backend != "flax" else None
+        if equations is None and (self.noise is not None or self.remat is not None):
+            raise ValueError(
+                f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
+                f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
+            )
+        return equations
 
     def _carry_rngs(self, rngs: Any) -> Any:
         rngs = self.rngs if rngs is None else rngs
         return rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
 
 
-def _at_end(states: Array, lengths: AnyArray, initial: AnyArray) -> Array:
+def _run(
+    layer: RNN,
+    equations: Equations,
+    inputs: AnyArray,
+    initial_carry: Any,
+    seq_lengths: AnyArray | None,
+    reverse: bool,
+    keep_order: bool,
+) -> tuple[Any, Array]:
+    """The final carry, and the outputs [time, *batch, features], of time-major inputs."""
+    time, *batch_shape, features = inputs.shape
+    structure: Any
+    parts, structure = jax.tree.flatten(initial_carry)
+    if [part.shape for part in parts] != (expected := [(*batch_shape, width) for width in equations.widths]):
+        names = "(c, h), each" if equations.lstm else "with parts"
+        raise ValueError(
+            f"RNN expected an initial carry {names} of shape {' and '.join(map(str, dict.fromkeys(expected)))}, "
+            f"got {[part.shape for part in parts]}."
+        )
+    flip = seq_lengths is not None and reverse  # padding stays at the end: not a plain backward scan
+    if flip:
+        inputs = _flip(inputs, seq_lengths)
+
+    batch = math.prod(batch_shape)
+    carry = tuple(part.reshape(batch, part.shape[-1]) for part in parts)
+    lengths = None if seq_lengths is None else jnp.reshape(seq_lengths, batch)
+    noise = (None, None) if layer.noise is None else layer.noise(time, batch, equations.widths)
+    scan = partial(_scan, equations, noise[0], reverse and not flip, layer.unroll)
+    rows = jnp.asarray(inputs, equations.dtype).reshape(time, batch, features)
+    if layer.remat is None or layer.remat >= time:
+        outputs, last = scan(rows, carry, lengths, noise[1])
+    else:
+        outputs, last = _in_chunks(scan, layer.remat, reverse and not flip, rows, carry, lengths, noise[1])
+
+    outputs = outputs.reshape(time, *batch_shape, equations.widths[-1])
+    outputs = outputs.astype(jnp.promote_types(equations.dtype, parts[-1].dtype))
+    if flip and keep_order:
+        outputs = _flip(outputs, seq_lengths)
+    if reverse and not flip and not keep_order:
+        outputs = jnp.flip(outputs, axis=0)
+    ends = [new.astype(old.dtype).reshape(old.shape) for new, old in zip(last, parts, strict=True)]
+    return structure.unflatten(ends), outputs
+
+
+def _scan(
+    equations: Equations,
+    mask: Array | None,
+    reverse: bool,
+    unroll: int,
+    inputs: Array,
+    carry: Any,
+    lengths: Array | None,
+    zoneout: Any,
+) -> tuple[Array, tuple[Array, ...]]:
+    """The outputs [time, batch, features] and the last carry that counts, of inputs [time, batch, in]."""
+    if equations.lstm is not None and mask is None and zoneout is None:
+        kernel, bias = equations.lstm
+        states = lstm(inputs, kernel, equations.kernel, bias, carry, reverse=reverse, unroll=unroll)
+        carries: tuple[Array, ...] = (states.c, states.h)
+        last: tuple[Array, ...] = tuple(states.last)
+    else:
+        time, batch, features = inputs.shape
+        projected = equations.project(inputs.reshape(time * batch, features))
+        carries, last = gated(
+            equations.update,
+            equations.params,
+            projected.reshape(time, batch, -1),
+            equations.kernel,
+            carry,
+            projection=equations.projection,
+            recurrent_mask=mask,
+            zoneout=zoneout,
+            reverse=reverse,
+            unroll=unroll,
+        )
+    if lengths is not None:
+        last = tuple(_at_end(part, lengths, start) for part, start in zip(carries, carry, strict=True))
+    return carries[-1], last
+
+
+def _in_chunks(
+    scan: Any, size: int, reverse: bool, inputs: Array, carry: Any, lengths: Array | None, zoneout: Any
+) -> tuple[Array, Any]:
+    """As `scan`, remembering only the carry between chunks of `size` steps for the gradient."""
+    time = len(inputs)
+    whole = time // size * size
+    # Backwards, the odd steps are the first to be read if they stand at the end, as they do forwards.
+    arrays = inputs, [zone for zone in zoneout or () if zone.ndim]
+    rates = zoneout and [None if zone.ndim else zone for zone in zoneout]
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def chunk(carry: Any, xs: Any) -> Any:
+        start, (inputs, zones) = xs
+        zones = iter(zones)
+        zoneout = rates and tuple(next(zones) if rate is None else rate for rate in rates)
+        left = None if lengths is None else jnp.clip(lengths - start, 0, len(inputs))
+        outputs, carry = scan(inputs, carry, left, zoneout)
+        return carry, outputs
+
+    def chunks(carry: Any) -> Any:
+        parts = jax.tree.map(lambda array: array[:whole].reshape(whole // size, size, *array.shape[1:]), arrays)
+        carry, outputs = jax.lax.scan(chunk, carry, (jnp.arange(0, whole, size), parts), reverse=reverse)
+        return carry, outputs.reshape(whole, *outputs.shape[2:])
+
+    def rest(carry: Any) -> Any:
+        return chunk(carry, (whole, jax.tree.map(lambda array: array[whole:], arrays)))
+
+    if whole == time:
+        carry, outputs = chunks(carry)
+        return outputs, carry
+    if reverse:
+        carry, end = rest(carry)
+        carry, start = chunks(carry)
+    else:
+        carry, start = chunks(carry)
+        carry, end = rest(carry)
+    return jnp.concatenate([start, end]), carry
+
+
+def _broadcast_lengths(seq_lengths: Any, batch_shape: tuple[int, ...]) -> Array:
+    lengths = jnp.asarray(seq_lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"RNN expected seq_lengths to be integers, got {lengths.dtype}.")
+    try:
+        return jnp.broadcast_to(lengths, batch_shape)
+    except ValueError as error:
+        raise ValueError(
+            f"RNN expected seq_lengths of the batch's shape {batch_shape}, got {lengths.shape}."
+        ) from error
+
+
+def _flip(sequences: Any, seq_lengths: Any) -> Array:
+    """Time-major sequences with the steps that count in the opposite order, and the padding where it is."""
+    return flip_sequences(sequences, seq_lengths, seq_lengths.ndim, time_major=True)
+
+
+def _append_axes(array: Array, count: int) -> Array:
+    return array.reshape(*array.shape, *(1,) * count)
+
+
+def _at_end(states: Array, lengths: Array, initial: AnyArray) -> Array:
     """The state after step `lengths` of each sequence: [time, batch, hidden] to [batch, hidden]."""
     index = jnp.clip(lengths - 1, 0, len(states) - 1)
-    return jnp.where(lengths[:, None] > 0, states[index, jnp.arange(len(index))], initial)
-
-
-class LSTM(nnx.Module):
-    """A stack of LSTM layers, each of its own width, run over a batch of sequences.
-
-    The layers are `RNN`s over `nnx.OptimizedLSTMCell`s: `lstm.layers[n].cell` holds the parameters of layer n,
-    `dense_i.kernel` [in, 4 hidden], `dense_h.kernel` [hidden, 4 hidden] and `dense_h.bias` [4 hidden], gates in
-    the order i, f, g, o.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from lstm_mnist_jax.rnn import LSTM
-      >>> lstm = LSTM(28, (32, 64), rngs=nnx.Rngs(0))
-      >>> outputs, carries = lstm(jnp.ones((5, 10, 28)))
-      >>> outputs.shape, [carry.h.shape for carry in carries]
-      ((5, 10, 64), [(5, 32), (5, 64)])
-      >>> bool((outputs[:, -1] == carries[-1].h).all())
-      True
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: Sequence[int] = (32, 64),
-        *,
-        time_major: bool = False,
-        unroll: int = 1,
-        kernel_init: Initializer = lecun_normal(),
-        recurrent_kernel_init: Initializer = orthogonal(),
-        fused_kernel_init: Initializer | None = None,
-        bias_init: Initializer = zeros,
-        forget_bias: float = 0.0,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        """Makes the layers and draws their parameters.
-
-        Args:
-          in_features: size of an input at one time step.
-          hidden_features: width of each layer, from the input to the output.
-          time_major: inputs and outputs are [time, batch, features] rather than [batch, time, features].
-          unroll: time steps a loop iteration.
-          kernel_init, recurrent_kernel_init, bias_init: initialisers, by default those of Flax's cells.
-          fused_kernel_init: draws a layer's whole kernel [in + hidden, 4 hidden] at once, input rows first, as
-            TensorFlow's BasicLSTMCell does; then the two other kernel initialisers are not used.
-          forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
-          param_dtype: dtype of the parameters and of the zero carries.
-          rngs: gives the key stream `params`.
-
-        Raises:
-          ValueError: there is no layer, or a width below 1.
-        """
-        widths = (in_features, *hidden_features)
-        if len(widths) < 2 or min(widths) < 1:
-            raise ValueError(
-                f"LSTM needs an input width and at least one layer width, all 1 or more; got "
-                f"in_features={in_features}, hidden_features={tuple(hidden_features)}."
-            )
-        self.in_features = in_features
-        self.hidden_features = tuple(hidden_features)
-        self.time_major = time_major
-        self.param_dtype = param_dtype
-        layers = []
-        for in_width, width in zip(widths, hidden_features, strict=False):
-            cell = nnx.OptimizedLSTMCell(
-                in_width,
-                width,
-                kernel_init=kernel_init,
-                recurrent_kernel_init=recurrent_kernel_init,
-                bias_init=bias_init,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
-            if fused_kernel_init is not None:
-                kernel = fused_kernel_init(rngs.params(), (in_width + width, 4 * width), param_dtype)
-                cell.dense_i.kernel[...], cell.dense_h.kernel[...] = kernel[:in_width], kernel[in_width:]
-            bias: Any = cell.dense_h.bias
-            bias[...] = bias[...].at[width : 2 * width].add(forget_bias)
-            layers.append(RNN(cell, time_major=True, return_carry=True, unroll=unroll, rngs=False))
-        self.layers = nnx.List(layers)
-
-    def __call__(
-        self,
-        inputs: AnyArray,
-        *,
-        initial_carries: Sequence[tuple[AnyArray, AnyArray]] | None = None,
-        time_major: bool | None = None,
-    ) -> tuple[Array, list[LSTMCarry]]:
-        """Runs the stack.
-
-        Args:
-          inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
-          initial_carries: (c, h) of every layer before the first step, each [*batch, hidden]; None is zeros.
-          time_major: overrides the layer's own.
-
-        Returns:
-          The last layer's outputs [*batch, time, hidden] (time first if time-major), and every layer's final
-          carry (c, h). The last output is the last layer's final hidden state: `outputs[:, -1]` equals
-          `carries[-1].h`.
-
-        Raises:
-          ValueError: the inputs or the carries are of the wrong shape.
-        """
-        time_major = self.time_major if time_major is None else time_major
-        if inputs.ndim < 2 or inputs.shape[-1] != self.in_features:
-            axes = "time, ..., " if time_major else "..., time, "
-            raise ValueError(f"LSTM expected inputs [{axes}{self.in_features}], got shape {inputs.shape}.")
-        outputs = jnp.asarray(inputs) if time_major else jnp.moveaxis(inputs, -2, 0)
-        batch_shape = outputs.shape[1:-1]
-        if initial_carries is None:
-            initial_carries = self.zero_carries(batch_shape)
-        expected = [((*batch_shape, width),) * 2 for width in self.hidden_features]
-        if (shapes := [tuple(part.shape for part in carry) for carry in initial_carries]) != expected:
-            raise ValueError(f"LSTM expected initial carries (c, h) of shapes {expected}, got {shapes}.")
-
-        carries = []
-        for layer, initial_carry in zip(self.layers, initial_carries, strict=True):
-            carry, outputs = layer(outputs, initial_carry=tuple(initial_carry))
-            carries.append(LSTMCarry(*carry))
-        return outputs if time_major else jnp.moveaxis(outputs, 0, -2), carries
-
-    def zero_carries(self, batch_shape: Sequence[Any]) -> list[LSTMCarry]:
-        """The initial state of every layer: zeros [*batch_shape, hidden]. (`jax.export`'s sizes are no ints.)"""
-        zeros = [jnp.zeros((*batch_shape, width), self.param_dtype) for width in self.hidden_features]
-        return [LSTMCarry(c=zero, h=zero) for zero in zeros]
+    return jnp.where(lengths[:, None] > 0, states[index, jnp.arange(len(index))].astype(initial.dtype), initial)

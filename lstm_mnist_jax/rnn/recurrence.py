@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 AnyArray = jax.Array | np.ndarray
 """What may be passed in; what comes out is a `jax.Array`."""
@@ -70,7 +70,9 @@ def lstm(
 
     Args:
       inputs: time-major inputs.
-      kernel, recurrent_kernel, bias: parameters, columns in the gate order i, f, g, o.
+      kernel, recurrent_kernel, bias: parameters, columns in the gate order i, f, g, o. The products are computed in
+        the dtype of `recurrent_kernel`; with one below float32 (bfloat16), sums, gates and carries are float32, and
+        what is kept of every step for the gradient, and the outputs, are of that dtype.
       initial_carry: (c, h) before the first step.
       reverse: start at the last time step. Outputs stay at the time of their input.
       unroll: steps a loop iteration.
@@ -86,16 +88,23 @@ def lstm(
         raise ValueError(
             f"recurrent_kernel is {hidden} x {gates}; with {hidden} hidden features, expected {4 * hidden} columns."
         )
-    inputs, kernel, recurrent_kernel, bias, c, h = map(
-        jnp.asarray, (inputs, kernel, recurrent_kernel, bias, *initial_carry)
+    dtype = recurrent_kernel.dtype
+    inputs, kernel, recurrent_kernel, bias = (
+        jnp.asarray(array, dtype) for array in (inputs, kernel, recurrent_kernel, bias)
     )
+    c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
     halves = _gate_scale(recurrent_kernel)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    projected, recurrent_kernel, c, h = _vary_alike(
-        _project(inputs, kernel * halves[None]) + (bias * halves)[None, None], recurrent_kernel * halves[None], c, h
+    projected, recurrent_kernel, c, h = vary_alike(
+        (project(inputs, kernel * halves[None]) + (bias * halves)[None, None], recurrent_kernel * halves[None], c, h)
     )
     hs, cs, last_h, last_c = _recurrence(projected, recurrent_kernel, h, c, reverse, unroll)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
+
+
+def state_dtype(dtype: DTypeLike) -> DTypeLike:
+    """The dtype in which a recurrence with weights of `dtype` keeps its states: float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _gate_scale(recurrent_kernel: Array) -> Array:
@@ -104,7 +113,7 @@ def _gate_scale(recurrent_kernel: Array) -> Array:
     return jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], recurrent_kernel.dtype), hidden)
 
 
-def _project(inputs: Array, kernel: Array) -> Array:
+def project(inputs: Array, kernel: Array) -> Array:
     """inputs @ kernel, [time, batch, in] @ [in, out], as one product of matrices.
 
     Flattened, because the gradient of a product with three axes has XLA transpose the large operand.
@@ -113,18 +122,39 @@ def _project(inputs: Array, kernel: Array) -> Array:
     return (inputs.reshape(time * batch, features) @ kernel).reshape(time, batch, kernel.shape[1])
 
 
-def _vary_alike(*arrays: Array) -> list[Array]:
-    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+def vary_alike(tree: Any) -> Any:
+    """Arrays that vary over the same axes of a surrounding shard_map: all those that any of them varies over."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(tree)
+    varying = [jax.typeof(leaf).manual_axis_type.varying for leaf in leaves]
     everywhere = frozenset().union(*varying)
-    return [
-        jax.lax.pcast(array, tuple(everywhere - axes), to="varying") if everywhere - axes else array
-        for array, axes in zip(arrays, varying, strict=True)
-    ]
+    return structure.unflatten(
+        jax.lax.pcast(leaf, tuple(everywhere - axes), to="varying") if everywhere - axes else leaf
+        for leaf, axes in zip(leaves, varying, strict=True)
+    )
+
+
+def product(rows: Array, kernel: Array) -> Array:
+    """rows @ kernel, multiplied in the kernel's dtype, added up and given in that of the states."""
+    return jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=state_dtype(kernel.dtype))
+
+
+def outer(inputs: Array, outputs: Array) -> Array:
+    """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps."""
+    dtype = outputs.dtype
+    summed = jnp.einsum("tbi,tbo->io", inputs.astype(dtype), outputs, preferred_element_type=state_dtype(dtype))
+    return summed.astype(dtype)
+
+
+def shift(initial: Array, states: Array, reverse: bool) -> Array:
+    """The state before each step, from the state after each: [time, batch, hidden]."""
+    first = initial[None].astype(states.dtype)
+    return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])
 
 
 def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
     """The gates i, f, g, o from tanh of the scaled, packed pre-activations [..., 4 * hidden]."""
-    i, f, g, o = jnp.split(activations, 4, axis=-1)
+    i, f, g, o = jnp.split(activations.astype(state_dtype(activations.dtype)), 4, axis=-1)
     return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
 
 
@@ -135,13 +165,15 @@ def _recurrence(projected: Array, recurrent_kernel: Array, h: Array, c: Array, r
 
 
 def _forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int) -> Any:
+    dtype = recurrent_kernel.dtype
+
     def step(carry: tuple[Array, Array], projected: Array) -> Any:
         h, c = carry
-        activations = jnp.tanh(projected + h @ recurrent_kernel)
+        activations = jnp.tanh(projected + product(h, recurrent_kernel))
         i, f, g, o = _gates(activations)
         c = f * c + i * g
         h = o * jnp.tanh(c)
-        return (h, c), (h, c, activations)
+        return (h, c), (h.astype(dtype), c, activations.astype(dtype))
 
     (last_h, last_c), (hs, cs, activations) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
     return (hs, cs, last_h, last_c), activations
@@ -159,7 +191,7 @@ def _recurrence_fwd(
 def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
     recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
     d_hs, d_cs, d_last_h, d_last_c = cotangents
-    previous_h, previous_c = _shift(initial_h, hs, reverse), _shift(initial_c, cs, reverse)
+    previous_h, previous_c = shift(initial_h, hs, reverse), shift(initial_c, cs, reverse)
     i, f, g, o = _gates(activations)
     tanh_c = jnp.tanh(cs)
     # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones.
@@ -177,24 +209,18 @@ def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any)
         dc = dc + dh * dc_by_dh
         dc = dc if d_c is None else dc + d_c
         d_projected = jnp.concatenate([dc, dc, dc, dh], axis=-1) * d_gates
-        return (d_projected @ transposed_kernel, dc * f), d_projected
+        d_projected = d_projected.astype(transposed_kernel.dtype)
+        return (product(d_projected, transposed_kernel), dc * f), d_projected
 
     # Outputs that nobody used have no gradient to add: that is the rule, not the exception (a classifier
     # reads the last state alone), and saves reading an array of zeros in every step.
     used = [None if isinstance(d, SymbolicZero) else d for d in (d_hs, d_cs)]
     start = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in (d_last_h, d_last_c)]
-    dh, dc, _ = _vary_alike(*start, activations)
+    dh, dc, _ = vary_alike((*start, activations))
     (d_initial_h, d_initial_c), d_projected = jax.lax.scan(
         step, (dh, dc), (d_gates, dc_by_dh, f, *used), reverse=not reverse, unroll=unroll
     )
-    d_recurrent_kernel = jnp.einsum("tbh,tbg->hg", previous_h, d_projected)
-    return d_projected, d_recurrent_kernel, d_initial_h, d_initial_c
-
-
-def _shift(initial: Array, states: Array, reverse: bool) -> Array:
-    """The state before each step, from the state after each: [time, batch, hidden]."""
-    pieces = [states[1:], initial[None]] if reverse else [initial[None], states[:-1]]
-    return jnp.concatenate(pieces)
+    return d_projected, outer(previous_h, d_projected), d_initial_h, d_initial_c
 
 
 _recurrence.defvjp(_recurrence_fwd, _recurrence_bwd, symbolic_zeros=True)

@@ -1,0 +1,141 @@
+"""What the quick recurrences have to know of a cell, for the cells of which it is known.
+
+Knows Flax's cells and this package's; knows no loops. A cell is taken as it stands: one that was subclassed, whose
+layers were replaced, or that computes with activations of its own, is none of those known here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jaxtyping import Array, DTypeLike
+
+from lstm_mnist_jax.rnn.cells import GatedCell, sigmoid
+
+FAST_DTYPES = (jnp.float32, jnp.float64, jnp.bfloat16)
+
+
+@dataclass(frozen=True)
+class Equations:
+    """A cell as arrays and functions.
+
+    Attributes:
+      dtype: in which products are computed.
+      widths: features of each part of the carry; the last part is h, the output.
+      kernel: of the recurrent product, [output, gates].
+      project: inputs [rows, in] to [rows, gates].
+      update: (params, carry, projected, recurrent) -> carry: `gated.Update`.
+      params: what `update` reads.
+      projection: kernel [hidden, output] of a projected output.
+      lstm: input kernel and bias, if this is the LSTM that `recurrence.lstm` computes.
+    """
+
+    dtype: Any
+    widths: tuple[int, ...]
+    kernel: Array
+    project: Callable[[Array], Array]
+    update: Callable[[Any, Any, Array, Array], Any]
+    params: Any = field(default_factory=dict)
+    projection: Array | None = None
+    lstm: tuple[Array, Array] | None = None
+
+
+def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
+    """The equations of a cell on inputs of a dtype; None if the cell is not known, or not as it stands."""
+    known = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru}.get(type(cell))
+    if known is None:
+        known = _gated if isinstance(cell, GatedCell) and type(cell).__call__ is GatedCell.__call__ else None
+    if known is None or not _are_plain(cell):
+        return None
+    dtype = jnp.dtype(cell.dtype or jnp.promote_types(inputs_dtype, cell.dense_h.kernel[...].dtype))
+    return known(cell, dtype) if dtype in map(jnp.dtype, FAST_DTYPES) else None
+
+
+def _are_plain(cell: Any) -> bool:
+    """Whether the dense layers of a cell multiply matrices, and nothing else."""
+    layers = [cell.dense_i, cell.dense_h, *([cell.dense_p] if hasattr(cell, "dense_p") else [])]
+    return all(
+        type(layer) is nnx.Linear  # replaced, as LoRA does
+        and layer.promote_dtype is promote_dtype
+        and layer.dot_general is jax.lax.dot_general
+        and layer.precision is None
+        and layer.preferred_element_type is None
+        for layer in layers
+    )
+
+
+def _has_own_activations(cell: Any) -> bool:
+    return (
+        cell.gate_fn is not nnx.sigmoid or cell.activation_fn is not nnx.tanh or cell.promote_dtype is not promote_dtype
+    )
+
+
+def _lstm(cell: Any, dtype: Any) -> Equations | None:
+    if _has_own_activations(cell) or cell.dense_h.bias is None or cell.dense_i.bias is not None:
+        return None
+    kernel, bias = jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(cell.dense_h.bias[...], dtype)
+    return Equations(
+        dtype=dtype,
+        widths=(cell.hidden_features,) * 2,
+        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        project=lambda inputs: inputs @ kernel + bias,
+        update=_update_lstm,
+        lstm=(kernel, bias),
+    )
+
+
+def _update_lstm(params: Any, carry: Any, projected: Array, recurrent: Array) -> Any:
+    i, f, g, o = jnp.split(projected + recurrent, 4, axis=-1)
+    c = sigmoid(f) * carry[0] + sigmoid(i) * jnp.tanh(g)
+    return c, sigmoid(o) * jnp.tanh(c)
+
+
+def _gru(cell: Any, dtype: Any) -> Equations | None:
+    if _has_own_activations(cell) or cell.dense_i.bias is None or cell.dense_h.bias is not None:
+        return None
+    kernel, bias = jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(cell.dense_i.bias[...], dtype)
+    return Equations(
+        dtype=dtype,
+        widths=(cell.hidden_features,),
+        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        project=lambda inputs: inputs @ kernel + bias,
+        update=_update_gru,
+    )
+
+
+def _update_gru(params: Any, carry: Any, projected: Array, recurrent: Array) -> Any:
+    (h,) = carry
+    width = h.shape[-1]
+    rz = sigmoid(projected[..., : 2 * width] + recurrent[..., : 2 * width])
+    r, z = jnp.split(rz, 2, axis=-1)
+    n = jnp.tanh(projected[..., 2 * width :] + r * recurrent[..., 2 * width :])
+    return (n + z * (h - n),)
+
+
+def _gated(cell: Any, dtype: Any) -> Equations | None:
+    parts: Any = nnx.split(cell, nnx.Param, ...)
+    graph, params, other = parts
+    if jax.tree.leaves(other) or cell.dense_h.bias is not None:  # a state that `update` might change
+        return None
+    params = nnx.to_pure_dict(params)
+    # `update` has no business with the matrices, whose gradients are not computed step by step.
+    matrices = {name: params.pop(name) for name in ("dense_i", "dense_h", "dense_p") if name in params}
+    stand_ins = jax.tree.map(lambda _: jnp.zeros(()), matrices)
+
+    def update(params: Any, carry: Any, projected: Array, recurrent: Array) -> Any:
+        return nnx.merge(graph, params | stand_ins, {}).update(carry, projected, recurrent)
+
+    return Equations(
+        dtype=dtype,
+        widths=tuple(part.shape[-1] for part in jax.eval_shape(partial(cell.initialize_carry, (1, 1)))),
+        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        project=cell.project,
+        update=update,
+        params=params,
+        projection=jnp.asarray(cell.dense_p.kernel[...], dtype) if hasattr(cell, "dense_p") else None,
+    )

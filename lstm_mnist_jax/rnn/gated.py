@@ -1,0 +1,195 @@
+"""Any gated recurrence over plain arrays: one matrix product a step, and a function of each example alone.
+
+Knows arrays; knows no modules and no equations. What a cell does with its gates is a function that is given:
+
+    recurrent_t = h_{t-1} U        carry_t = update(params, carry_{t-1}, projected_t, recurrent_t)
+
+where h, the part of the carry that recurs and is the output, stands last in the carry. `recurrence.lstm` is the same
+thing for the one cell whose derivative is worth writing by hand; here JAX differentiates `update`, and all that
+costs time is kept out of its hands: the inputs were projected before the loop, and the gradients of the matrices
+are one product each after it. The recurrent products are not stored but computed again, all in one.
+
+Options of the recurrence itself, for every cell alike: a projection of the output (LSTMP, Sak et al. 2014), a
+dropout mask on h that is the same at every step (Gal and Ghahramani 2016), and zoneout (Krueger et al. 2017).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from lstm_mnist_jax.rnn.recurrence import AnyArray, outer, product, shift, state_dtype, vary_alike
+
+Carry = tuple[Array, ...]
+Update = Callable[[Any, Carry, Array, Array], Carry]
+
+
+def gated(
+    update: Update,
+    params: Any,
+    projected: Float[AnyArray, "time batch gates"],
+    recurrent_kernel: Float[AnyArray, "outputs gates"],
+    initial_carry: tuple[Float[AnyArray, "batch _"], ...],
+    *,
+    projection: Float[AnyArray, "hidden outputs"] | None = None,
+    recurrent_mask: Float[AnyArray, "batch outputs"] | None = None,
+    zoneout: tuple[AnyArray | float, ...] | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+) -> tuple[Carry, Carry]:
+    """Runs a gated recurrence over a batch of sequences. Differentiable in every array but the masks, in reverse mode.
+
+    Args:
+      update: (params, carry, projected, recurrent) -> carry, for one time step. The last part of its carry is the
+        output [batch, hidden]. Every row must depend on the same row of its arguments alone.
+      params: arrays that `update` reads; a pytree.
+      projected: what the inputs contribute to the gates at every step.
+      recurrent_kernel: U above.
+      initial_carry: before the first step.
+      projection: where given, the output is h = m P, with m what `update` puts out; h is in the carry.
+      recurrent_mask: h is multiplied by it before it enters the product with U, at every step.
+      zoneout: for each part of the carry, either booleans [time, batch, features], where that part keeps its value
+        of the step before, or the probability of that, to compute with the expectation.
+      reverse: start at the last time step. Outputs stay at the time of their input.
+      unroll: steps a loop iteration.
+
+    Returns:
+      The carries after every step, each part [time, batch, features], and the last carry.
+    """
+    recurrent_kernel = jnp.asarray(recurrent_kernel)
+    dtype = state_dtype(recurrent_kernel.dtype)
+    arrays = jax.tree.map(jnp.asarray, (params, projected, recurrent_kernel, projection))
+    masks = jax.tree.map(jnp.asarray, (recurrent_mask, zoneout))
+    carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)
+    # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
+    params, projected, recurrent_kernel, projection, carry, masks = vary_alike((*arrays, carry, masks))
+    return _gated(update, reverse, unroll, params, projected, recurrent_kernel, projection, carry, masks)
+
+
+def _masked(h: Array, mask: Any) -> Array:
+    return h if mask is None else h * mask
+
+
+def _kept(kept: Array, before: Array, after: Array) -> Array:
+    """Zoneout: where to keep the value before, or how much of it."""
+    if kept.dtype == bool:
+        return jnp.where(kept, before, after)
+    return kept * before + (1 - kept) * after
+
+
+def _each_step(zoneout: Any) -> tuple[Any, ...]:
+    """What a loop over time reads of the masks: rates are the same at every step, and not among its inputs."""
+    return tuple(part if part.ndim else None for part in zoneout or ())
+
+
+def _at_step(zoneout: Any, zones: Any) -> list[Array]:
+    """The masks and rates of one step."""
+    return [rate if zone is None else zone for rate, zone in zip(zoneout, zones, strict=True)]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _gated(
+    update: Update,
+    reverse: bool,
+    unroll: int,
+    params: Any,
+    projected: Array,
+    kernel: Array,
+    projection: Any,
+    carry: Carry,
+    masks: Any,
+) -> tuple[Carry, Carry]:
+    return _forward(update, reverse, unroll, params, projected, kernel, projection, carry, masks)[:2]
+
+
+def _forward(
+    update: Update,
+    reverse: bool,
+    unroll: int,
+    params: Any,
+    projected: Array,
+    kernel: Array,
+    projection: Any,
+    carry: Carry,
+    masks: Any,
+) -> tuple[Carry, Carry, Any]:
+    recurrent_mask, zoneout = masks
+
+    def step(carry: Carry, xs: Any) -> Any:
+        projected, zones = xs
+        after = update(params, carry, projected, product(_masked(carry[-1], recurrent_mask), kernel))
+        unprojected = None
+        if projection is not None:
+            unprojected = after[-1]
+            after = (*after[:-1], product(unprojected, projection))
+        if zoneout is not None:
+            after = tuple(_kept(*parts) for parts in zip(_at_step(zoneout, zones), carry, after, strict=True))
+        after = tuple(part.astype(before.dtype) for part, before in zip(after, carry, strict=True))
+        return after, (after, unprojected)
+
+    last, (carries, unprojected) = jax.lax.scan(
+        step, carry, (projected, _each_step(zoneout)), reverse=reverse, unroll=unroll
+    )
+    return carries, last, unprojected
+
+
+def _gated_fwd(update: Update, reverse: bool, unroll: int, *arguments: Any) -> tuple[Any, Any]:
+    # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
+    arguments = jax.tree.map(
+        lambda argument: argument.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed")
+    )
+    carries, last, unprojected = _forward(update, reverse, unroll, *arguments)
+    return (carries, last), (*arguments, carries, unprojected)
+
+
+def _gated_bwd(update: Update, reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+    params, projected, kernel, projection, initial, (recurrent_mask, zoneout), carries, unprojected = residuals
+    before = tuple(shift(first, part, reverse) for first, part in zip(initial, carries, strict=True))
+    recurring = _masked(before[-1], recurrent_mask)
+    recurrent = product(recurring, kernel)
+    used, d_last = jax.tree.map(
+        lambda d: None if isinstance(d, SymbolicZero) else d,
+        cotangents,
+        is_leaf=lambda leaf: isinstance(leaf, SymbolicZero),
+    )
+
+    def step(loop: Any, xs: Any) -> Any:
+        d_carry, d_params = loop
+        before, projected, recurrent, zones, d_after = xs
+        d_carry = tuple(d if more is None else d + more for d, more in zip(d_carry, d_after, strict=True))
+        d_kept: Any = (0,) * len(d_carry)
+        if zoneout is not None:
+            zones = _at_step(zoneout, zones)
+            d_kept = tuple(_kept(zone, d, jnp.zeros_like(d)) for zone, d in zip(zones, d_carry, strict=True))
+            d_carry = tuple(_kept(zone, jnp.zeros_like(d), d) for zone, d in zip(zones, d_carry, strict=True))
+        d_output = d_carry[-1]
+        if projection is not None:
+            d_carry = (*d_carry[:-1], product(d_output, projection.T))
+        after, pull_back = jax.vjp(update, params, before, projected, recurrent)
+        d_carry = tuple(d.astype(part.dtype) for d, part in zip(d_carry, after, strict=True))
+        d_step, d_before, d_projected, d_recurrent = pull_back(d_carry)
+        d_h = _masked(product(d_recurrent, kernel.T), recurrent_mask)
+        d_before = (*d_before[:-1], d_before[-1] + d_h)
+        d_before = tuple(d + kept for d, kept in zip(d_before, d_kept, strict=True))
+        d_params = jax.tree.map(jnp.add, d_params, d_step)
+        d_recurrent = d_recurrent.astype(kernel.dtype)
+        return (d_before, d_params), (d_projected, d_recurrent, None if projection is None else d_output)
+
+    d_last = tuple(jnp.zeros_like(part) if d is None else d for d, part in zip(d_last, initial, strict=True))
+    d_params = jax.tree.map(jnp.zeros_like, params)
+    (d_initial, d_params), (d_projected, d_recurrent, d_outputs) = jax.lax.scan(
+        step,
+        vary_alike((d_last, d_params, projected))[:2],
+        (before, projected, recurrent, _each_step(zoneout), used),
+        reverse=not reverse,
+        unroll=unroll,
+    )
+    d_projection = None if projection is None else outer(unprojected, d_outputs.astype(projection.dtype))
+    return d_params, d_projected, outer(recurring, d_recurrent), d_projection, d_initial, None
+
+
+_gated.defvjp(_gated_fwd, _gated_bwd, symbolic_zeros=True)

@@ -1,0 +1,294 @@
+"""Stacks of recurrent layers, in one direction or both: `StackedRNN` of any cell, `LSTM` and `GRU`.
+
+Knows `RNN` and cells; knows no data set, no config and no training.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer, lecun_normal, orthogonal, zeros
+from jaxtyping import Array, DTypeLike
+
+from lstm_mnist_jax.rnn.cells import ProjectedLSTMCell
+from lstm_mnist_jax.rnn.layers import RNN
+from lstm_mnist_jax.rnn.noise import RecurrentNoise
+from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry
+
+
+class StackedRNN(nnx.Module):
+    """Recurrent layers of any cell, each of its own width, run over a batch of sequences.
+
+    `layers[n]` is an `RNN`, or with `bidirectional` an `nnx.Bidirectional` of two, whose outputs are concatenated.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import LayerNormLSTMCell, StackedRNN
+      >>> stack = StackedRNN(LayerNormLSTMCell, 28, (32, 64), bidirectional=True, rngs=nnx.Rngs(0))
+      >>> outputs, carries = stack(jnp.ones((5, 10, 28)), seq_lengths=jnp.array([10, 3, 1, 0, 7]))
+      >>> outputs.shape
+      (5, 10, 128)
+      >>> (c, h), (backward_c, backward_h) = carries[-1]
+      >>> h.shape, bool((h[1] == outputs[1, 2, :64]).all()), bool((outputs[1, 3:] == 0).all())
+      ((5, 64), True, True)
+    """
+
+    def __init__(
+        self,
+        cell: Callable[..., Any],
+        in_features: int,
+        hidden_features: int | Sequence[int],
+        *,
+        bidirectional: bool = False,
+        dropout_rate: float = 0.0,
+        recurrent_dropout_rate: float = 0.0,
+        zoneout_rates: float | tuple[float, ...] = 0.0,
+        time_major: bool = False,
+        remat: int | None = None,
+        unroll: int = 1,
+        backend: str = "auto",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        **cell_options: Any,
+    ) -> None:
+        """Makes the layers and draws their parameters.
+
+        Args:
+          cell: an `nnx.RNNCellBase` class, called once a layer and direction as
+            `cell(in_features, hidden_features, dtype=..., param_dtype=..., rngs=..., **cell_options)`.
+          in_features: size of an input at one time step.
+          hidden_features: width of each layer, from the input to the output.
+          bidirectional: read each sequence forwards and backwards; outputs are [forwards, backwards].
+          dropout_rate: probability that a feature is dropped between one layer and the next (Zaremba et al. 2014).
+          recurrent_dropout_rate, zoneout_rates: see `RecurrentNoise`.
+          time_major: inputs and outputs are [time, batch, features] rather than [batch, time, features].
+          remat, unroll, backend: see `RNN`.
+          dtype: in which products are computed, and of the outputs; None is that of inputs and parameters.
+          param_dtype: dtype of the parameters and of the carries.
+          rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
+          cell_options: for the cell.
+
+        Raises:
+          ValueError: there is no layer, a width below 1, or a rate outside [0, 1).
+        """
+        widths = (hidden_features,) if isinstance(hidden_features, int) else tuple(hidden_features)
+        name = type(self).__name__
+        if not widths or min(in_features, *widths) < 1:
+            raise ValueError(
+                f"{name} needs an input width and at least one layer width, all 1 or more; got "
+                f"in_features={in_features}, hidden_features={widths}."
+            )
+        if not 0 <= dropout_rate < 1:
+            raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate}.")
+        self.in_features, self.hidden_features = in_features, widths
+        self.bidirectional, self.time_major = bidirectional, time_major
+        self.dtype, self.param_dtype = dtype, param_dtype
+        cell_options |= {"dtype": dtype, "param_dtype": param_dtype}
+        noisy = recurrent_dropout_rate != 0 or zoneout_rates not in (0, (0,))
+
+        def rnn(in_width: int, width: int, reverse: bool) -> RNN:
+            noise = None
+            if noisy:
+                noise = RecurrentNoise(dropout_rate=recurrent_dropout_rate, zoneout_rates=zoneout_rates, rngs=rngs)
+            layer = cell(in_width, width, rngs=rngs, **cell_options)
+            return RNN(
+                layer,
+                time_major=True,
+                return_carry=True,
+                reverse=reverse,
+                keep_order=True,
+                unroll=unroll,
+                remat=remat,
+                backend=backend,
+                noise=noise,
+                rngs=False,
+            )
+
+        layers: list[Any] = []
+        in_width = in_features
+        for width in widths:
+            layer: Any = rnn(in_width, width, reverse=False)
+            outputs = getattr(layer.cell, "output_features", width)
+            if bidirectional:
+                backward = rnn(in_width, width, reverse=True)
+                layer = nnx.Bidirectional(layer, backward, time_major=True, return_carry=True, rngs=False)
+            layers.append(layer)
+            in_width = outputs * (2 if bidirectional else 1)
+        self.layers = nnx.List(layers)
+        self.out_features = in_width
+        self.dropout = nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
+
+    def __call__(
+        self,
+        inputs: AnyArray,
+        *,
+        initial_carries: Sequence[Any] | None = None,
+        seq_lengths: AnyArray | int | None = None,
+        time_major: bool | None = None,
+    ) -> tuple[Array, list[Any]]:
+        """Runs the stack.
+
+        Args:
+          inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
+          initial_carries: the carry of every layer before the first step, as `zero_carries` gives them; None is those.
+          seq_lengths: int [*batch], how many steps of each sequence count; None is all. Each direction reads just
+            these, its carry is that after the last one that it reads, and outputs at the others are zero.
+          time_major: overrides the stack's own.
+
+        Returns:
+          The last layer's outputs [*batch, time, out_features] (time first if time-major), and every layer's final
+          carry; with `bidirectional`, of each layer a pair, forwards and backwards.
+
+        Raises:
+          ValueError: the inputs, the carries or the lengths are of the wrong shape.
+        """
+        time_major = self.time_major if time_major is None else time_major
+        name = type(self).__name__
+        if inputs.ndim < 2 or inputs.shape[-1] != self.in_features:
+            axes = "time, ..., " if time_major else "..., time, "
+            raise ValueError(f"{name} expected inputs [{axes}{self.in_features}], got shape {inputs.shape}.")
+        outputs = jnp.asarray(inputs) if time_major else jnp.moveaxis(inputs, -2, 0)
+        expected = self.zero_carries(outputs.shape[1:-1])
+        initial_carries = expected if initial_carries is None else initial_carries
+        if (got := _shapes(initial_carries)) != (wanted := _shapes(expected)):
+            raise ValueError(f"{name} expected initial carries of shapes {wanted}, got {got}.")
+
+        carries = []
+        for n, (layer, initial_carry) in enumerate(zip(self.layers, initial_carries, strict=True)):
+            if n > 0 and self.dropout is not None:
+                outputs = self.dropout(outputs)
+            carry, outputs = layer(outputs, initial_carry=initial_carry, seq_lengths=seq_lengths)
+            outputs = outputs if self.dtype is None else outputs.astype(self.dtype)
+            carries.append(carry)
+        return outputs if time_major else jnp.moveaxis(outputs, 0, -2), carries
+
+    def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
+        """The initial carry of every layer, for inputs with these batch axes. (`jax.export`'s sizes are no ints.)"""
+
+        def zero(rnn: Any) -> Any:
+            return rnn.cell.initialize_carry((*batch_shape, rnn.cell.in_features), nnx.Rngs(0))
+
+        if not self.bidirectional:
+            return [zero(layer) for layer in self.layers]
+        return [(zero(layer.forward_rnn), zero(layer.backward_rnn)) for layer in self.layers]
+
+
+def _shapes(carries: Sequence[Any]) -> list[Any]:
+    """As nested tuples: a named tuple is as good as a plain one."""
+
+    def shapes(carry: Any) -> Any:
+        return tuple(map(shapes, carry)) if isinstance(carry, tuple | list) else jnp.shape(carry)
+
+    return [shapes(carry) for carry in carries]
+
+
+class LSTM(StackedRNN):
+    """A stack of LSTM layers: all that `torch.nn.LSTM` has, and each layer of its own width.
+
+    In its usual form the cells are `nnx.OptimizedLSTMCell`s: `lstm.layers[n].cell` holds the parameters of layer n,
+    `dense_i.kernel` [in, 4 hidden], `dense_h.kernel` [hidden, 4 hidden] and `dense_h.bias` [4 hidden], gates in
+    the order i, f, g, o. With `bidirectional` they are in `layers[n].forward_rnn.cell` and `.backward_rnn.cell`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import LSTM
+      >>> lstm = LSTM(28, (32, 64), rngs=nnx.Rngs(0))
+      >>> outputs, carries = lstm(jnp.ones((5, 10, 28)))
+      >>> outputs.shape, [carry.h.shape for carry in carries]
+      ((5, 10, 64), [(5, 32), (5, 64)])
+      >>> bool((outputs[:, -1] == carries[-1].h).all())
+      True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | Sequence[int] = (32, 64),
+        *,
+        projection_features: int | None = None,
+        kernel_init: Initializer = lecun_normal(),
+        recurrent_kernel_init: Initializer = orthogonal(),
+        fused_kernel_init: Initializer | None = None,
+        bias_init: Initializer = zeros,
+        forget_bias: float = 0.0,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ) -> None:
+        """Makes the layers and draws their parameters.
+
+        Args:
+          in_features, hidden_features, rngs, options: see `StackedRNN`.
+          projection_features: where given, each layer's output is h = (o tanh(c)) P, of this size
+            (`ProjectedLSTMCell`; Sak et al. 2014).
+          kernel_init, recurrent_kernel_init, bias_init: initialisers, by default those of Flax's cells.
+          fused_kernel_init: draws a layer's whole kernel [in + output, 4 hidden] at once, input rows first, as
+            TensorFlow's BasicLSTMCell does; then the two other kernel initialisers are not used.
+          forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
+
+        Raises:
+          ValueError: see `StackedRNN`; or a projection below 1.
+        """
+
+        def cell(in_width: int, width: int, **options: Any) -> Any:
+            if projection_features is None:
+                cell: Any = nnx.OptimizedLSTMCell(in_width, width, **options)
+                bias = cell.dense_h.bias
+            else:
+                cell = ProjectedLSTMCell(in_width, width, projection_features=projection_features, **options)
+                bias = cell.dense_i.bias
+            if fused_kernel_init is not None:
+                output = cell.dense_h.kernel.shape[0]
+                kernel = fused_kernel_init(options["rngs"].params(), (in_width + output, 4 * width), cell.param_dtype)
+                cell.dense_i.kernel[...], cell.dense_h.kernel[...] = kernel[:in_width], kernel[in_width:]
+            bias[...] = bias[...].at[width : 2 * width].add(forget_bias)
+            return cell
+
+        super().__init__(
+            cell,
+            in_features,
+            hidden_features,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            rngs=rngs,
+            **options,
+        )
+
+    def __call__(self, inputs: AnyArray, **options: Any) -> tuple[Array, list[Any]]:
+        """As `StackedRNN`. Every carry is an `LSTMCarry` (c, h), each [*batch, hidden], of each layer and direction.
+
+        The last output is the last layer's final hidden state: `outputs[:, -1]` equals `carries[-1].h` in a stack
+        of one direction where all steps count.
+        """
+        outputs, carries = super().__call__(inputs, **options)
+        return outputs, [self._named(carry) for carry in carries]
+
+    def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
+        """The initial carry (c, h) of every layer and direction: zeros."""
+        return [self._named(carry) for carry in super().zero_carries(batch_shape)]
+
+    def _named(self, carry: Any) -> Any:
+        return tuple(LSTMCarry(*part) for part in carry) if self.bidirectional else LSTMCarry(*carry)
+
+
+class GRU(StackedRNN):
+    """A stack of GRU layers (Cho et al. 2014, with the reset gate after the product, as cuDNN and Keras have it).
+
+    The cells are `nnx.GRUCell`s; a carry is the hidden state [*batch, hidden] of a layer and direction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import GRU
+      >>> outputs, carries = GRU(28, (32, 64), rngs=nnx.Rngs(0))(jnp.ones((5, 10, 28)))
+      >>> outputs.shape, [carry.shape for carry in carries]
+      ((5, 10, 64), [(5, 32), (5, 64)])
+    """
+
+    def __init__(self, in_features: int, hidden_features: int | Sequence[int], **options: Any) -> None:
+        """Makes the layers and draws their parameters: see `StackedRNN`."""
+        super().__init__(nnx.GRUCell, in_features, hidden_features, **options)

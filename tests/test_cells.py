@@ -1,0 +1,206 @@
+"""The cells: one step against their papers' equations in NumPy, and the quick recurrence against Flax's scan of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from numpy_lstm import sigmoid
+
+from lstm_mnist_jax.rnn import (
+    RNN,
+    CoupledLSTMCell,
+    GatedCell,
+    LayerNormLSTMCell,
+    PeepholeLSTMCell,
+    ProjectedLSTMCell,
+)
+
+INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
+LENGTHS = np.array([7, 3, 1])
+
+
+class RotatedCell(GatedCell):
+    """A cell of a user's own: no memory, two gates, a parameter that is no matrix."""
+
+    num_gates = 2
+    num_memories = 0
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.angle = nnx.Param(jnp.full(self.hidden_features, 0.3))
+
+    def update(self, carry, projected, recurrent):
+        (h,) = carry
+        z, n = jnp.split(projected + jnp.cos(self.angle[...].repeat(2)) * recurrent, 2, axis=-1)
+        z = nnx.sigmoid(z)
+        return (z * h + (1 - z) * jnp.tanh(n),)
+
+
+CELLS = {
+    "projected": lambda **options: ProjectedLSTMCell(5, 4, projection_features=3, **options),
+    "projected to its own width": lambda **options: ProjectedLSTMCell(5, 4, projection_features=4, **options),
+    "not projected": lambda **options: ProjectedLSTMCell(5, 4, **options),
+    "coupled": lambda **options: CoupledLSTMCell(5, 4, **options),
+    "peephole": lambda **options: PeepholeLSTMCell(5, 4, **options),
+    "layer norm": lambda **options: LayerNormLSTMCell(5, 4, **options),
+    "layer norm, projected": lambda **options: LayerNormLSTMCell(5, 4, projection_features=3, **options),
+    "gru": lambda **options: nnx.GRUCell(5, 4, **options),
+    "one's own": lambda **options: RotatedCell(5, 4, **options),
+}
+
+
+def make(name, **options):
+    """A cell none of whose parameters is where it starts: no zeros that hide a mistake."""
+    cell = CELLS[name](rngs=nnx.Rngs(0), **options)
+    state = nnx.state(cell, nnx.Param)
+    keys = iter(jax.random.split(jax.random.key(1), 20))
+    nnx.update(cell, jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape, p.dtype), state))
+    return cell
+
+
+def assert_close(ours, theirs, atol=2e-5, rtol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=rtol), ours, theirs)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("options", [{}, {"reverse": True, "keep_order": True}, {"unroll": 3}])
+@pytest.mark.parametrize("padded", [False, True])
+def test_every_cell_gives_the_numbers_and_gradients_of_flaxs_scan(name, options, padded):
+    cell = make(name)
+    ours, theirs = (rnn(cell, return_carry=True, **options) for rnn in (RNN, nnx.RNN))
+    assert ours._equations(INPUTS) is not None
+    carry = jax.tree.map(
+        lambda part: np.random.default_rng(part.size).normal(size=part.shape).astype(np.float32),
+        cell.initialize_carry((3, 5), nnx.Rngs(0)),
+    )
+    lengths = LENGTHS if padded else None
+    counts = (np.arange(7) < (LENGTHS if padded else np.full(3, 7))[:, None])[..., None]
+
+    def loss(rnn, inputs, carry):
+        last, outputs = rnn(inputs, initial_carry=carry, seq_lengths=lengths)
+        outputs = outputs * counts
+        return sum(jnp.sin(part).sum() for part in jax.tree.leaves(last)) + jnp.cos(3 * outputs).sum(), (last, outputs)
+
+    gradient = nnx.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+    (our_values, ours), (their_values, theirs) = (gradient(rnn, INPUTS, carry) for rnn in (ours, theirs))
+    assert_close(our_values, their_values)
+    rtol = 1e-4 if "layer norm" in name else 1e-5  # a norm of four numbers magnifies their rounding
+    assert_close(nnx.to_pure_dict(ours[0]), nnx.to_pure_dict(theirs[0]), atol=5 * rtol, rtol=rtol)
+    assert_close(ours[1:], theirs[1:], atol=5 * rtol, rtol=rtol)
+
+
+def weights(cell):
+    values = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nnx.to_pure_dict(nnx.state(cell, nnx.Param)))
+    return values, values["dense_i"]["kernel"], values["dense_h"]["kernel"]
+
+
+def one_step(cell, inputs):
+    rng = np.random.default_rng(3)
+    carry = tuple(rng.normal(size=part.shape).astype(np.float32) for part in cell.initialize_carry(inputs.shape))
+    after, output = cell(carry, jnp.asarray(inputs))
+    np.testing.assert_array_equal(after[-1], output)
+    return [np.float64(part) for part in carry], after
+
+
+X = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
+
+
+def test_projected_is_its_papers_equations():
+    cell = make("projected")
+    values, kernel, recurrent = weights(cell)
+    (c, h), after = one_step(cell, X)
+    i, f, g, o = np.split(X @ kernel + values["dense_i"]["bias"] + h @ recurrent, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    assert_close(after, (c, (sigmoid(o) * np.tanh(c)) @ values["dense_p"]["kernel"]), atol=1e-6)
+    assert after[1].shape == (3, 3)
+
+
+def test_coupled_is_its_papers_equations():
+    cell = make("coupled")
+    values, kernel, recurrent = weights(cell)
+    (c, h), after = one_step(cell, X)
+    f, g, o = np.split(X @ kernel + values["dense_i"]["bias"] + h @ recurrent, 3, axis=-1)
+    c = sigmoid(f) * c + (1 - sigmoid(f)) * np.tanh(g)
+    assert_close(after, (c, sigmoid(o) * np.tanh(c)), atol=1e-6)
+
+
+def test_peephole_is_its_papers_equations():
+    cell = make("peephole")
+    values, kernel, recurrent = weights(cell)
+    (c, h), after = one_step(cell, X)
+    i, f, g, o = np.split(X @ kernel + values["dense_i"]["bias"] + h @ recurrent, 4, axis=-1)
+    peep_i, peep_f, peep_o = values["peepholes"]
+    c = sigmoid(f + peep_f * c) * c + sigmoid(i + peep_i * c) * np.tanh(g)
+    assert_close(after, (c, sigmoid(o + peep_o * c) * np.tanh(c)), atol=1e-6)
+
+
+def test_layer_norm_is_its_papers_equations():
+    cell = make("layer norm")
+    values, kernel, recurrent = weights(cell)
+    (c, h), after = one_step(cell, X)
+
+    def norm(rows, name):
+        normal = (rows - rows.mean(-1, keepdims=True)) / np.sqrt(rows.var(-1, keepdims=True) + 1e-6)
+        return normal * values[name]["scale"] + values[name].get("bias", 0)
+
+    z = norm(X @ kernel, "norm_i") + norm(h @ recurrent, "norm_h") + values["bias"]
+    i, f, g, o = np.split(z, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    assert_close(after, (c, sigmoid(o) * np.tanh(norm(c, "norm_c"))), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["not projected", "coupled", "peephole", "layer norm"])
+def test_the_forget_bias_goes_to_the_forget_gate(name):
+    plain, biased = (CELLS[name](rngs=nnx.Rngs(0), forget_bias=bias) for bias in (0.0, 50.0))
+    carry = (np.full((3, 4), 0.7, np.float32), np.zeros((3, 4), np.float32))
+    (c, _), _ = biased(carry, X)
+    added = 0.0
+    if name != "coupled":
+        i, _, g, _ = np.split(np.asarray(plain.project(X)), 4, axis=-1)
+        added = sigmoid(i) * np.tanh(g)
+    np.testing.assert_allclose(c, 0.7 + added, atol=1e-6)  # all is kept, and the other gates are as they were
+
+
+def test_a_cell_with_a_state_of_its_own_runs_through_flax():
+    class Counting(RotatedCell):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.calls = nnx.BatchStat(jnp.zeros(()))
+
+        def update(self, carry, projected, recurrent):
+            self.calls[...] += 1
+            return super().update(carry, projected, recurrent)
+
+    rnn = RNN(Counting(5, 4, rngs=nnx.Rngs(0)))
+    assert rnn._equations(INPUTS) is None
+    rnn(INPUTS)
+    assert rnn.cell.calls[...] == 7
+
+
+def test_a_cell_with_a_step_of_its_own_is_not_bypassed():
+    class Doubled(RotatedCell):
+        def __call__(self, carry, inputs):
+            carry, output = super().__call__(carry, inputs)
+            return carry, 2 * output
+
+    cell = Doubled(5, 4, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS))
+
+
+def test_a_cell_without_an_update_says_so():
+    with pytest.raises(NotImplementedError, match=r"GatedCell has to define update\(carry, projected, recurrent\)"):
+        RNN(GatedCell(5, 4, rngs=nnx.Rngs(0)))(INPUTS)
+
+
+@pytest.mark.parametrize("sizes", [(0, 4, None), (5, 0, None), (5, 4, 0)])
+def test_impossible_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match="ProjectedLSTMCell needs sizes of 1 or more"):
+        ProjectedLSTMCell(*sizes[:2], projection_features=sizes[2], rngs=nnx.Rngs(0))
+
+
+def test_the_initial_carry_can_be_drawn():
+    cell = make("projected")
+    c, h = cell.initialize_carry((2, 3, 5), nnx.Rngs(0), nnx.initializers.normal())
+    assert (c.shape, h.shape) == ((2, 3, 4), (2, 3, 3))
+    assert np.std(c) > 0

@@ -1,0 +1,285 @@
+"""Stacks: both directions, lengths, dropout, noise, rematerialisation, bfloat16, and JAX's transformations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lstm_mnist_jax.rnn import GRU, LSTM, RNN, CoupledLSTMCell, LayerNormLSTMCell, RecurrentNoise, StackedRNN
+
+INPUTS = np.random.default_rng(0).normal(size=(4, 9, 5)).astype(np.float32)
+LENGTHS = np.array([9, 4, 1, 0])
+
+STACKS = {
+    "lstm": lambda **options: LSTM(5, (4, 6), rngs=nnx.Rngs(0), **options),
+    "projected": lambda **options: LSTM(5, (4, 6), projection_features=3, rngs=nnx.Rngs(0), **options),
+    "gru": lambda **options: GRU(5, (4, 6), rngs=nnx.Rngs(0), **options),
+    "layer norm": lambda **options: StackedRNN(LayerNormLSTMCell, 5, (4, 6), rngs=nnx.Rngs(0), **options),
+    "flax's scan": lambda **options: StackedRNN(nnx.LSTMCell, 5, (4, 6), rngs=nnx.Rngs(0), **options),
+}
+
+
+def assert_close(ours, theirs, atol=2e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-5), ours, theirs)
+
+
+def gradients(stack, inputs, **options):
+    """The loss, and its gradient by the parameters and the inputs."""
+
+    def loss(stack, inputs):
+        outputs, carries = stack(inputs, **options)
+        return jnp.sin(2 * outputs).sum() + sum(jnp.cos(part).sum() for part in jax.tree.leaves(carries))
+
+    value, (d_stack, d_inputs) = nnx.value_and_grad(loss, argnums=(0, 1))(stack, inputs)
+    return value, nnx.to_pure_dict(d_stack), d_inputs
+
+
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_padded_batch_is_its_sequences_one_by_one(name, bidirectional):
+    stack = STACKS[name](bidirectional=bidirectional)
+    outputs, carries = stack(INPUTS, seq_lengths=LENGTHS)
+    for n, length in enumerate(LENGTHS):
+        if length:
+            alone, alone_carries = stack(INPUTS[n : n + 1, :length])
+            assert_close(outputs[n, :length], alone[0])
+            assert_close(jax.tree.map(lambda part, n=n: part[n], carries), jax.tree.map(lambda p: p[0], alone_carries))
+        assert not np.asarray(outputs[n, length:]).any()
+    assert not any(np.asarray(part[3]).any() for part in jax.tree.leaves(carries))  # nothing read: as at the start
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_what_the_padding_holds_reaches_no_number_and_no_gradient(name):
+    stack = STACKS[name](bidirectional=True)
+    padding = np.arange(9) >= LENGTHS[:, None]
+    dirty = np.where(padding[..., None], np.nan, INPUTS).astype(np.float32)
+    clean = np.where(padding[..., None], 0, INPUTS).astype(np.float32)
+    ours, expected = (gradients(stack, inputs, seq_lengths=LENGTHS) for inputs in (dirty, clean))
+    assert_close(ours, expected, atol=0)
+    assert not np.asarray(ours[2])[padding].any()
+
+
+def test_both_directions_are_two_layers_one_of_them_reversed():
+    stack = LSTM(5, (4, 6), bidirectional=True, rngs=nnx.Rngs(0))
+    outputs, carries = stack(INPUTS)
+    expected = INPUTS
+    for layer, ((_, h), (_, backward_h)) in zip(stack.layers, carries, strict=True):
+        forward = nnx.RNN(layer.forward_rnn.cell)(expected)
+        backward = nnx.RNN(layer.backward_rnn.cell)(expected[:, ::-1])[:, ::-1]
+        expected = np.concatenate([forward, backward], axis=-1)
+        assert_close((h, backward_h), (forward[:, -1], backward[:, 0]))
+    assert_close(outputs, expected)
+    assert stack.out_features == 12
+
+
+@pytest.mark.parametrize("name", ["lstm", "projected", "gru", "layer norm"])
+@pytest.mark.parametrize("remat", [1, 4, 9])
+@pytest.mark.parametrize("padded", [False, True])
+def test_remat_changes_no_number(name, remat, padded):
+    plain, saving = (STACKS[name](bidirectional=True, remat=steps) for steps in (None, remat))
+    lengths = LENGTHS if padded else None
+    ours, expected = (gradients(stack, INPUTS, seq_lengths=lengths) for stack in (saving, plain))
+    assert_close(ours, expected, atol=1e-4 if name == "layer norm" else 2e-5)
+
+
+def test_remat_keeps_less():
+    inputs = np.zeros((2, 400, 5), np.float32)
+
+    def kept(remat):
+        graph, params = nnx.split(LSTM(5, (16,), remat=remat, rngs=nnx.Rngs(0)), nnx.Param)
+        loss = jax.jit(jax.grad(lambda params: nnx.merge(graph, params)(inputs)[1][0].h.sum()))
+        return loss.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert kept(20) < kept(None) / 3
+
+
+def test_the_gradient_through_initial_carries():
+    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    carries = jax.tree.map(lambda part: part + 0.3, stack.zero_carries((4,)))
+
+    def loss(carries, lengths):
+        return stack(INPUTS, initial_carries=carries, seq_lengths=lengths)[0].sum()
+
+    step = 1e-3
+    for lengths in (None, LENGTHS):
+        gradient = jax.grad(loss)(carries, lengths)
+        for layer, part, where in [(0, 0, (1, 2)), (1, 1, (0, 5)), (1, 0, (2, 0)), (0, 1, (3, 1))]:
+            up, down = (
+                [[p.at[where].add(sign * step) if (n, k) == (layer, part) else p for k, p in enumerate(c)]
+                 for n, c in enumerate(carries)]
+                for sign in (1, -1)
+            )  # fmt: skip
+            numeric = (loss([*map(tuple, up)], lengths) - loss([*map(tuple, down)], lengths)) / (2 * step)
+            np.testing.assert_allclose(gradient[layer][part][where], numeric, atol=2e-2, rtol=2e-2)
+
+
+def test_dropout_is_between_layers_only_and_off_in_evaluation():
+    stack = LSTM(5, (4, 6), dropout_rate=0.5, rngs=nnx.Rngs(0))
+    plain = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    first, second = stack(INPUTS), stack(INPUTS)
+    assert not np.allclose(first[0], second[0])
+    assert_close(first[1][0], plain(INPUTS)[1][0])  # the first layer reads whole inputs
+    stack.eval()
+    assert_close(stack(INPUTS), plain(INPUTS))
+    single = LSTM(5, (4,), dropout_rate=0.5, rngs=nnx.Rngs(0))
+    assert_close(single(INPUTS), single(INPUTS), atol=0)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_impossible_rates_are_refused(rate):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        LSTM(5, (4,), dropout_rate=rate, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        LSTM(5, (4,), recurrent_dropout_rate=rate, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        LSTM(5, (4,), zoneout_rates=(0.5, rate), rngs=nnx.Rngs(0))
+
+
+def flax_with_noise(cell, mask, zoneout, inputs, carry):
+    """A plain loop over Flax's cell with the same noise."""
+    outputs = []
+    for t in range(inputs.shape[1]):
+        h = carry[-1] if mask is None else carry[-1] * mask
+        after, _ = cell((carry[0], h), inputs[:, t])
+        if zoneout is not None:
+            after = tuple(
+                jnp.where(kept[t], old, new) if kept.ndim else kept * old + (1 - kept) * new
+                for kept, old, new in zip(zoneout, carry, after, strict=True)
+            )
+        carry = after
+        outputs.append(after[-1])
+    return carry, jnp.stack(outputs, axis=1)
+
+
+@pytest.mark.parametrize("options", [{"dropout_rate": 0.4}, {"zoneout_rates": (0.5, 0.2)}, {"zoneout_rates": 0.3}])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_noise_is_what_it_is_said_to_be(options, deterministic):
+    cell = nnx.OptimizedLSTMCell(5, 4, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
+    noise = RecurrentNoise(**options, deterministic=deterministic, rngs=nnx.Rngs(7))
+    drawn = RecurrentNoise(**options, deterministic=deterministic, rngs=nnx.Rngs(7))(9, 4, (4, 4))
+    carry = tuple(np.random.default_rng(n).normal(size=(4, 4)).astype(np.float32) for n in (1, 2))
+    graph, params, rest = nnx.split(RNN(cell, return_carry=True, noise=noise), nnx.Param, ...)
+
+    def ours(params, inputs, carry):
+        return nnx.merge(graph, params, rest, copy=True)(inputs, initial_carry=carry)
+
+    cell_graph, cell_params = nnx.split(cell)
+
+    def theirs(params, inputs, carry):
+        return flax_with_noise(nnx.merge(cell_graph, params), *drawn, inputs, carry)
+
+    def pull(run, params):
+        values, pull_back = jax.vjp(run, params, INPUTS, carry)
+        d_params, *others = pull_back(jax.tree.map(jnp.cos, values))
+        return values, nnx.to_pure_dict(d_params), others
+
+    values, d_params, others = pull(ours, params)
+    expected, d_expected, other_expected = pull(theirs, cell_params)
+    assert_close(values, expected)
+    assert_close(d_params["cell"], d_expected, atol=2e-5)
+    assert_close(others, other_expected, atol=2e-5)
+
+
+def test_recurrent_dropout_is_the_same_at_every_step_and_scaled():
+    mask, zoneout = RecurrentNoise(dropout_rate=0.25, rngs=nnx.Rngs(0))(9, 100, (50, 50))
+    assert zoneout is None
+    assert mask.shape == (100, 50)
+    assert set(np.unique(mask).round(5)) == {0, np.float32(4 / 3).round(5)}
+    assert abs(float(mask.mean()) - 1) < 0.03
+
+
+def test_zoneout_keeps_as_often_as_it_should():
+    _, (of_c, of_h) = RecurrentNoise(zoneout_rates=(0.5, 0.05), rngs=nnx.Rngs(0))(20, 50, (30, 30))
+    assert abs(float(of_c.mean()) - 0.5) < 0.01
+    assert abs(float(of_h.mean()) - 0.05) < 0.01
+    with pytest.raises(ValueError, match="zoneout_rates has 3 values, but the cell's carry has 2 parts"):
+        RecurrentNoise(zoneout_rates=(0.1, 0.1, 0.1), rngs=nnx.Rngs(0))(20, 50, (30, 30))
+
+
+def test_noise_over_a_cell_that_flax_runs_is_refused():
+    with pytest.raises(ValueError, match="cannot have noise or remat over LSTMCell"):
+        RNN(nnx.LSTMCell(5, 4, rngs=nnx.Rngs(0)), remat=3)(INPUTS)
+    with pytest.raises(ValueError, match="no noise and no remat"):
+        RNN(nnx.LSTMCell(5, 4, rngs=nnx.Rngs(0)), remat=3, backend="flax")
+
+
+def test_options_that_make_no_sense_are_refused():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="no backend 'cuda'; expected one of auto"):
+        RNN(cell, backend="cuda")
+    with pytest.raises(ValueError, match="1 or more; got 0"):
+        RNN(cell, remat=0)
+    with pytest.raises(ValueError, match=r"seq_lengths of the batch's shape \(4,\), got \(3,\)"):
+        RNN(cell)(INPUTS, seq_lengths=np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match="seq_lengths to be integers, got float32"):
+        RNN(cell)(INPUTS, seq_lengths=np.ones(4, np.float32))
+
+
+@pytest.mark.parametrize("name", ["lstm", "projected", "gru"])
+def test_bfloat16_is_near_float32_and_keeps_its_carries_in_it(name):
+    exact, rough = (STACKS[name](bidirectional=True, dtype=dtype) for dtype in (None, jnp.bfloat16))
+    (outputs, carries), (expected, _) = rough(INPUTS), exact(INPUTS)
+    assert outputs.dtype == jnp.bfloat16
+    assert {part.dtype for part in jax.tree.leaves(carries)} == {jnp.dtype(jnp.float32)}
+    assert np.abs(outputs.astype(np.float32) - expected).mean() < 0.01
+    (_, ours, d_inputs), (_, theirs, d_expected) = gradients(rough, INPUTS), gradients(exact, INPUTS)
+    assert_close(d_inputs, d_expected, atol=0.1)
+    flat, flat_expected = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (ours, theirs))
+    assert flat.dtype == np.float32
+    assert np.linalg.norm(flat - flat_expected) < 0.03 * np.linalg.norm(flat_expected)
+
+
+def test_a_long_sequence_does_not_lose_small_steps_in_bfloat16():
+    """A memory in bfloat16 would stop growing at 256 times its steps."""
+    cell = nnx.OptimizedLSTMCell(1, 1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = jnp.zeros((1, 4)), jnp.zeros((1, 4))
+    cell.dense_h.bias[...] = jnp.array([-4.0, 30.0, 1.0, 0.0])  # add 0.0137 a step, forget nothing
+    (c, _), _ = RNN(cell, return_carry=True)(np.zeros((1, 1000, 1), np.float32))
+    step = 1 / (1 + np.exp(4.0)) * np.tanh(1.0)
+    np.testing.assert_allclose(c, 1000 * step, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_jit_vmap_grad_and_checkpoint_go_through(name):
+    graph, params, rest = nnx.split(STACKS[name](), nnx.Param, ...)
+
+    def loss(params, inputs):
+        return jnp.sin(nnx.merge(graph, params, rest)(inputs)[0]).sum()
+
+    expected = jax.grad(loss)(params, INPUTS)
+    assert_close(jax.jit(jax.grad(jax.checkpoint(loss)))(params, INPUTS), expected, atol=1e-5)
+    each = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, INPUTS[:, None])
+    assert_close(jax.tree.map(lambda leaf: leaf.sum(0), each), expected, atol=1e-5)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    both = jax.vmap(jax.grad(loss), in_axes=(0, None))(many, INPUTS)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], both), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_forward_mode_and_hessians_are_had_of_flaxs_scan(name):
+    graph, params, rest = nnx.split(STACKS[name](backend="flax"), nnx.Param, ...)
+    quick, *_ = nnx.split(STACKS[name](), nnx.Param, ...)
+
+    def outputs(graph, inputs):
+        return nnx.merge(graph, params, rest, copy=True)(inputs)[0].sum()
+
+    direction = np.random.default_rng(1).normal(size=INPUTS.shape).astype(np.float32)
+    value, tangent = jax.jvp(lambda inputs: outputs(graph, inputs), (INPUTS,), (direction,))
+    np.testing.assert_allclose(value, outputs(quick, INPUTS), rtol=1e-5)
+    gradient = jax.grad(lambda inputs: outputs(quick, inputs))(INPUTS)
+    np.testing.assert_allclose(tangent, jnp.vdot(gradient, direction), rtol=1e-3, atol=1e-4)
+
+
+def test_a_width_may_be_a_number_and_cell_options_reach_the_cell():
+    stack = StackedRNN(CoupledLSTMCell, 5, 4, forget_bias=2.0, rngs=nnx.Rngs(0))
+    assert stack(INPUTS)[0].shape == (4, 9, 4)
+    np.testing.assert_array_equal(stack.layers[0].cell.dense_i.bias[:4], 2)
+
+
+def test_carries_of_both_directions_can_be_carried_on():
+    stack = GRU(5, (4, 6), bidirectional=True, rngs=nnx.Rngs(0))
+    _, carries = stack(INPUTS)
+    stack(INPUTS, initial_carries=carries)
+    with pytest.raises(ValueError, match="GRU expected initial carries of shapes"):
+        stack(INPUTS, initial_carries=[forward for forward, _ in carries])
