@@ -32,7 +32,7 @@ class RotatedCell(GatedCell):
 
     def update(self, carry, projected, recurrent):
         (h,) = carry
-        z, n = jnp.split(projected + jnp.cos(self.angle[...].repeat(2)) * recurrent, 2, axis=-1)
+        z, n = (x + jnp.cos(self.angle[...]) * y for x, y in zip(projected, recurrent, strict=True))
         z = nnx.sigmoid(z)
         return (z * h + (1 - z) * jnp.tanh(n),)
 

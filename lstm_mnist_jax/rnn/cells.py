@@ -12,6 +12,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal, orthogonal, zeros
 from jaxtyping import Array, DTypeLike
 
+from lstm_mnist_jax.rnn.gated import Gates
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 
@@ -89,18 +90,19 @@ class GatedCell(nnx.RNNCellBase):
         """What inputs [..., in] contribute to the gates, [..., num_gates * hidden]; any number of steps at once."""
         return self.dense_i(jnp.asarray(inputs))
 
-    def update(self, carry: Any, projected: Array, recurrent: Array) -> Any:
+    def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         """One time step: a tuple of the new memories [batch, hidden] and, last, the new output [batch, hidden].
 
         Args:
           carry: the tuple of the step before.
-          projected, recurrent: [batch, num_gates * hidden], from the input and from h.
+          projected, recurrent: what the input and what h contribute to each gate: tuples of [batch, hidden].
         """
         raise NotImplementedError(f"{type(self).__name__} has to define update(carry, projected, recurrent).")
 
     def __call__(self, carry: Any, inputs: AnyArray) -> tuple[Any, Array]:
         """One time step on its own: (carry, inputs [*batch, in]) to (carry, output [*batch, output])."""
-        after = self.update(tuple(carry), self.project(inputs), self.dense_h(carry[-1]))
+        gates = self.project(inputs), self.dense_h(carry[-1])
+        after = self.update(tuple(carry), *(tuple(jnp.split(part, self.num_gates, axis=-1)) for part in gates))
         if self.output_features != self.hidden_features or hasattr(self, "dense_p"):
             after = (*after[:-1], self.dense_p(after[-1]))
         return tuple(new.astype(old.dtype) for new, old in zip(after, carry, strict=True)), after[-1]
@@ -149,9 +151,9 @@ class ProjectedLSTMCell(_LSTMCell):
     `projection_features` is the size of h; without it, this is the plain LSTM.
     """
 
-    def update(self, carry: Any, projected: Array, recurrent: Array) -> Any:
+    def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry
-        i, f, g, o = jnp.split(projected + recurrent, 4, axis=-1)
+        i, f, g, o = map(jnp.add, projected, recurrent)
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         return c, sigmoid(o) * jnp.tanh(c)
 
@@ -165,9 +167,9 @@ class CoupledLSTMCell(_LSTMCell):
     num_gates = 3
     forget_gate = 0
 
-    def update(self, carry: Any, projected: Array, recurrent: Array) -> Any:
+    def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry
-        f, g, o = jnp.split(projected + recurrent, 3, axis=-1)
+        f, g, o = map(jnp.add, projected, recurrent)
         g = jnp.tanh(g)
         c = g + sigmoid(f) * (c - g)
         return c, sigmoid(o) * jnp.tanh(c)
@@ -187,9 +189,9 @@ class PeepholeLSTMCell(_LSTMCell):
         super().__init__(*args, **options)
         self.peepholes = nnx.Param(jnp.zeros((3, self.hidden_features), self.param_dtype))
 
-    def update(self, carry: Any, projected: Array, recurrent: Array) -> Any:
+    def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry
-        i, f, g, o = jnp.split(projected + recurrent, 4, axis=-1)
+        i, f, g, o = map(jnp.add, projected, recurrent)
         peep_i, peep_f, peep_o = self.peepholes[...]
         c = sigmoid(f + peep_f * c) * c + sigmoid(i + peep_i * c) * jnp.tanh(g)
         return c, sigmoid(o + peep_o * c) * jnp.tanh(c)
@@ -224,9 +226,9 @@ class LayerNormLSTMCell(_LSTMCell):
     def project(self, inputs: AnyArray) -> Array:
         return self.norm_i(super().project(inputs)) + self.bias[...]
 
-    def update(self, carry: Any, projected: Array, recurrent: Array) -> Any:
+    def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry
-        i, f, g, o = jnp.split(projected + self.norm_h(recurrent), 4, axis=-1)
+        i, f, g, o = map(jnp.add, projected, jnp.split(self.norm_h(jnp.concatenate(recurrent, axis=-1)), 4, axis=-1))
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         return c, sigmoid(o) * jnp.tanh(self.norm_c(c))
 

@@ -16,6 +16,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, DTypeLike
 
 from lstm_mnist_jax.rnn.cells import GatedCell, sigmoid
+from lstm_mnist_jax.rnn.gated import Gates, Update
 
 FAST_DTYPES = (jnp.float32, jnp.float64, jnp.bfloat16)
 
@@ -28,8 +29,9 @@ class Equations:
       dtype: in which products are computed.
       widths: features of each part of the carry; the last part is h, the output.
       kernel: of the recurrent product, [output, gates].
+      num_gates: how many gates stand side by side in what the products put out.
       project: inputs [rows, in] to [rows, gates].
-      update: (params, carry, projected, recurrent) -> carry: `gated.Update`.
+      update: see `gated`.
       params: what `update` reads.
       projection: kernel [hidden, output] of a projected output.
       lstm: input kernel and bias, if this is the LSTM that `recurrence.lstm` computes.
@@ -38,8 +40,9 @@ class Equations:
     dtype: Any
     widths: tuple[int, ...]
     kernel: Array
+    num_gates: int
     project: Callable[[Array], Array]
-    update: Callable[[Any, Any, Array, Array], Any]
+    update: Update
     params: Any = field(default_factory=dict)
     projection: Array | None = None
     lstm: tuple[Array, Array] | None = None
@@ -83,14 +86,15 @@ def _lstm(cell: Any, dtype: Any) -> Equations | None:
         dtype=dtype,
         widths=(cell.hidden_features,) * 2,
         kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        num_gates=4,
         project=lambda inputs: inputs @ kernel + bias,
         update=_update_lstm,
         lstm=(kernel, bias),
     )
 
 
-def _update_lstm(params: Any, carry: Any, projected: Array, recurrent: Array) -> Any:
-    i, f, g, o = jnp.split(projected + recurrent, 4, axis=-1)
+def _update_lstm(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
+    i, f, g, o = map(jnp.add, projected, recurrent)
     c = sigmoid(f) * carry[0] + sigmoid(i) * jnp.tanh(g)
     return c, sigmoid(o) * jnp.tanh(c)
 
@@ -103,17 +107,17 @@ def _gru(cell: Any, dtype: Any) -> Equations | None:
         dtype=dtype,
         widths=(cell.hidden_features,),
         kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        num_gates=3,
         project=lambda inputs: inputs @ kernel + bias,
         update=_update_gru,
     )
 
 
-def _update_gru(params: Any, carry: Any, projected: Array, recurrent: Array) -> Any:
+def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
     (h,) = carry
-    width = h.shape[-1]
-    rz = sigmoid(projected[..., : 2 * width] + recurrent[..., : 2 * width])
-    r, z = jnp.split(rz, 2, axis=-1)
-    n = jnp.tanh(projected[..., 2 * width :] + r * recurrent[..., 2 * width :])
+    r = sigmoid(projected[0] + recurrent[0])
+    z = sigmoid(projected[1] + recurrent[1])
+    n = jnp.tanh(projected[2] + r * recurrent[2])
     return (n + z * (h - n),)
 
 
@@ -127,13 +131,14 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
     matrices = {name: params.pop(name) for name in ("dense_i", "dense_h", "dense_p") if name in params}
     stand_ins = jax.tree.map(lambda _: jnp.zeros(()), matrices)
 
-    def update(params: Any, carry: Any, projected: Array, recurrent: Array) -> Any:
+    def update(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         return nnx.merge(graph, params | stand_ins, {}).update(carry, projected, recurrent)
 
     return Equations(
         dtype=dtype,
         widths=tuple(part.shape[-1] for part in jax.eval_shape(partial(cell.initialize_carry, (1, 1)))),
         kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        num_gates=cell.num_gates,
         project=cell.project,
         update=update,
         params=params,

@@ -9,6 +9,9 @@ thing for the one cell whose derivative is worth writing by hand; here JAX diffe
 costs time is kept out of its hands: the inputs were projected before the loop, and the gradients of the matrices
 are one product each after it. The recurrent products are not stored but computed again, all in one.
 
+The gates come to `update` as arrays of their own. (XLA on a CPU does not vectorise a loop's step that reads parts of
+one array over time: it would take three times as long.)
+
 Options of the recurrence itself, for every cell alike: a projection of the output (LSTMP, Sak et al. 2014), a
 dropout mask on h that is the same at every step (Gal and Ghahramani 2016), and zoneout (Krueger et al. 2017).
 """
@@ -25,14 +28,15 @@ from jaxtyping import Array, Float
 from lstm_mnist_jax.rnn.recurrence import AnyArray, outer, product, shift, state_dtype, vary_alike
 
 Carry = tuple[Array, ...]
-Update = Callable[[Any, Carry, Array, Array], Carry]
+Gates = tuple[Array, ...]
+Update = Callable[[Any, Carry, Gates, Gates], Carry]
 
 
 def gated(
     update: Update,
     params: Any,
-    projected: Float[AnyArray, "time batch gates"],
-    recurrent_kernel: Float[AnyArray, "outputs gates"],
+    projected: tuple[Float[AnyArray, "time batch hidden"], ...],
+    recurrent_kernel: Float[AnyArray, "outputs gates_hidden"],
     initial_carry: tuple[Float[AnyArray, "batch _"], ...],
     *,
     projection: Float[AnyArray, "hidden outputs"] | None = None,
@@ -44,11 +48,12 @@ def gated(
     """Runs a gated recurrence over a batch of sequences. Differentiable in every array but the masks, in reverse mode.
 
     Args:
-      update: (params, carry, projected, recurrent) -> carry, for one time step. The last part of its carry is the
-        output [batch, hidden]. Every row must depend on the same row of its arguments alone.
+      update: (params, carry, projected, recurrent) -> carry, for one time step, `projected` and `recurrent` being
+        tuples of the gates [batch, hidden]. The last part of the new carry is the output [batch, hidden]. Every row
+        must depend on the same row of its arguments alone.
       params: arrays that `update` reads; a pytree.
-      projected: what the inputs contribute to the gates at every step.
-      recurrent_kernel: U above.
+      projected: what the inputs contribute to each gate at every step.
+      recurrent_kernel: U above, the gates side by side.
       initial_carry: before the first step.
       projection: where given, the output is h = m P, with m what `update` puts out; h is in the carry.
       recurrent_mask: h is multiplied by it before it enters the product with U, at every step.
@@ -68,6 +73,11 @@ def gated(
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     params, projected, recurrent_kernel, projection, carry, masks = vary_alike((*arrays, carry, masks))
     return _gated(update, reverse, unroll, params, projected, recurrent_kernel, projection, carry, masks)
+
+
+def _split(packed: Array, like: Gates) -> Gates:
+    """Gates that stand side by side, one by one."""
+    return tuple(jnp.split(packed, len(like), axis=-1))
 
 
 def _masked(h: Array, mask: Any) -> Array:
@@ -97,7 +107,7 @@ def _gated(
     reverse: bool,
     unroll: int,
     params: Any,
-    projected: Array,
+    projected: Gates,
     kernel: Array,
     projection: Any,
     carry: Carry,
@@ -111,7 +121,7 @@ def _forward(
     reverse: bool,
     unroll: int,
     params: Any,
-    projected: Array,
+    projected: Gates,
     kernel: Array,
     projection: Any,
     carry: Carry,
@@ -121,7 +131,8 @@ def _forward(
 
     def step(carry: Carry, xs: Any) -> Any:
         projected, zones = xs
-        after = update(params, carry, projected, product(_masked(carry[-1], recurrent_mask), kernel))
+        recurrent = product(_masked(carry[-1], recurrent_mask), kernel)
+        after = update(params, carry, projected, _split(recurrent, projected))
         unprojected = None
         if projection is not None:
             unprojected = after[-1]
@@ -150,7 +161,7 @@ def _gated_bwd(update: Update, reverse: bool, unroll: int, residuals: Any, cotan
     params, projected, kernel, projection, initial, (recurrent_mask, zoneout), carries, unprojected = residuals
     before = tuple(shift(first, part, reverse) for first, part in zip(initial, carries, strict=True))
     recurring = _masked(before[-1], recurrent_mask)
-    recurrent = product(recurring, kernel)
+    recurrent = _split(product(recurring, kernel), projected)
     used, d_last = jax.tree.map(
         lambda d: None if isinstance(d, SymbolicZero) else d,
         cotangents,
@@ -172,11 +183,11 @@ def _gated_bwd(update: Update, reverse: bool, unroll: int, residuals: Any, cotan
         after, pull_back = jax.vjp(update, params, before, projected, recurrent)
         d_carry = tuple(d.astype(part.dtype) for d, part in zip(d_carry, after, strict=True))
         d_step, d_before, d_projected, d_recurrent = pull_back(d_carry)
+        d_recurrent = jnp.concatenate(d_recurrent, axis=-1).astype(kernel.dtype)
         d_h = _masked(product(d_recurrent, kernel.T), recurrent_mask)
         d_before = (*d_before[:-1], d_before[-1] + d_h)
         d_before = tuple(d + kept for d, kept in zip(d_before, d_kept, strict=True))
         d_params = jax.tree.map(jnp.add, d_params, d_step)
-        d_recurrent = d_recurrent.astype(kernel.dtype)
         return (d_before, d_params), (d_projected, d_recurrent, None if projection is None else d_output)
 
     d_last = tuple(jnp.zeros_like(part) if d is None else d for d, part in zip(d_last, initial, strict=True))

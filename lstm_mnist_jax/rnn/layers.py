@@ -229,7 +229,7 @@ def _scan(
         carries, last = gated(
             equations.update,
             equations.params,
-            projected.reshape(time, batch, -1),
+            tuple(jnp.split(projected.reshape(time, batch, -1), equations.num_gates, axis=-1)),
             equations.kernel,
             carry,
             projection=equations.projection,
