@@ -15,6 +15,7 @@ from lstm_mnist_jax import load, load_run, model
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 FROM_TF1 = (ROOT / "lstm_mnist_jax" / "interop" / "from_tf1.md").read_text("utf-8")
+OWN_CELL = (ROOT / "lstm_mnist_jax" / "rnn" / "your_own_cell.md").read_text("utf-8")
 EXPORTS = (ROOT / "lstm_mnist_jax" / "interop" / "exports.md").read_text("utf-8")
 
 
@@ -64,6 +65,14 @@ def test_both_programs_from_tf1_to_jax_learn(program, tmp_path):
     loss = run([sys.executable, "-c", program], tmp_path).split()
     assert loss[0] == "loss"
     assert float(loss[1]) < 1.5  # 2.3 is that of a guess
+
+
+def test_a_cell_of_ones_own_learns(tmp_path):
+    program = "\n".join(text for _, kind, text in blocks(OWN_CELL) if kind == "python")
+    name, *losses = run([sys.executable, "-W", "error", "-c", program], tmp_path).split()
+    assert name == "losses"
+    assert len(losses) == 4
+    assert max(map(float, losses)) < 1.5  # 2.3 is that of a guess
 
 
 @pytest.fixture(scope="module")
