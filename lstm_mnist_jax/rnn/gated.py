@@ -44,7 +44,8 @@ def gated(
     zoneout: tuple[AnyArray | float, ...] | None = None,
     reverse: bool = False,
     unroll: int = 1,
-) -> tuple[Carry, Carry]:
+    memories: bool = True,
+) -> tuple[tuple[Any, ...], Carry]:
     """Runs a gated recurrence over a batch of sequences. Differentiable in every array but the masks, in reverse mode.
 
     Args:
@@ -61,6 +62,8 @@ def gated(
         of the step before, or the probability of that, to compute with the expectation.
       reverse: start at the last time step. Outputs stay at the time of their input.
       unroll: steps a loop iteration.
+      memories: whether to give all parts of the carries, or None for all but the last part, the outputs: to write
+        the others is a part of the loop's time, where no gradient needs them.
 
     Returns:
       The carries after every step, each part [time, batch, features], and the last carry.
@@ -72,7 +75,8 @@ def gated(
     carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     params, projected, recurrent_kernel, projection, carry, masks = vary_alike((*arrays, carry, masks))
-    return _gated(update, reverse, unroll, params, projected, recurrent_kernel, projection, carry, masks)
+    settings = update, reverse, unroll, memories
+    return _gated(*settings, params, projected, recurrent_kernel, projection, carry, masks)
 
 
 def _split(packed: Array, like: Gates) -> Gates:
@@ -101,32 +105,35 @@ def _at_step(zoneout: Any, zones: Any) -> list[Array]:
     return [rate if zone is None else zone for rate, zone in zip(zoneout, zones, strict=True)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _gated(
     update: Update,
     reverse: bool,
     unroll: int,
+    memories: bool,
     params: Any,
     projected: Gates,
     kernel: Array,
     projection: Any,
     carry: Carry,
     masks: Any,
-) -> tuple[Carry, Carry]:
-    return _forward(update, reverse, unroll, params, projected, kernel, projection, carry, masks)[:2]
+) -> tuple[tuple[Any, ...], Carry]:
+    return _forward(update, reverse, unroll, memories, params, projected, kernel, projection, carry, masks)[:2]
 
 
 def _forward(
     update: Update,
     reverse: bool,
     unroll: int,
+    memories: bool,
     params: Any,
     projected: Gates,
     kernel: Array,
     projection: Any,
     carry: Carry,
     masks: Any,
-) -> tuple[Carry, Carry, Any]:
+) -> tuple[tuple[Any, ...], Carry, Any]:
+    """The outer function; and what entered the projection, if there is one, where all parts are wanted."""
     recurrent_mask, zoneout = masks
 
     def step(carry: Carry, xs: Any) -> Any:
@@ -140,6 +147,8 @@ def _forward(
         if zoneout is not None:
             after = tuple(_kept(*parts) for parts in zip(_at_step(zoneout, zones), carry, after, strict=True))
         after = tuple(part.astype(before.dtype) for part, before in zip(after, carry, strict=True))
+        if not memories:
+            return after, ((*(None,) * (len(after) - 1), after[-1]), None)
         return after, (after, unprojected)
 
     last, (carries, unprojected) = jax.lax.scan(
@@ -148,16 +157,19 @@ def _forward(
     return carries, last, unprojected
 
 
-def _gated_fwd(update: Update, reverse: bool, unroll: int, *arguments: Any) -> tuple[Any, Any]:
+def _gated_fwd(update: Update, reverse: bool, unroll: int, memories: bool, *arguments: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
     arguments = jax.tree.map(
         lambda argument: argument.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed")
     )
-    carries, last, unprojected = _forward(update, reverse, unroll, *arguments)
-    return (carries, last), (*arguments, carries, unprojected)
+    carries, last, unprojected = _forward(update, reverse, unroll, True, *arguments)
+    given = carries if memories else (*(None,) * (len(carries) - 1), carries[-1])
+    return (given, last), (*arguments, carries, unprojected)
 
 
-def _gated_bwd(update: Update, reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+def _gated_bwd(
+    update: Update, reverse: bool, unroll: int, memories: bool, residuals: Any, cotangents: Any
+) -> tuple[Any, ...]:
     params, projected, kernel, projection, initial, (recurrent_mask, zoneout), carries, unprojected = residuals
     before = tuple(shift(first, part, reverse) for first, part in zip(initial, carries, strict=True))
     recurring = _masked(before[-1], recurrent_mask)

@@ -237,6 +237,7 @@ def _scan(
             zoneout=zoneout,
             reverse=reverse,
             unroll=unroll,
+            memories=lengths is not None,
         )
     if lengths is not None:
         last = tuple(_at_end(part, lengths, start) for part, start in zip(carries, carry, strict=True))
