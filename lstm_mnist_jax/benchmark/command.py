@@ -80,7 +80,9 @@ def benchmark(arguments: Arguments, console: Console) -> bool:
         "interrupted": False,
     }
     if result["machine"]["busy_share"] > machine.BUSY_SHARE:
-        tell(f"The machine is busy: {result['machine']['busy_share']:.0%} of its cores are in use. Timings will suffer.")
+        tell(
+            f"The machine is busy: {result['machine']['busy_share']:.0%} of its cores are in use. Timings will suffer."
+        )
     try:
         with tempfile.TemporaryDirectory() as folder:
             _measure(arguments, result, f"{folder}/prepared.npz", tell)

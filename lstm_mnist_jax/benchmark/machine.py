@@ -9,7 +9,18 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("lstm-mnist-jax", "jax", "jaxlib", "flax", "numpy", "torch", "keras", "tensorflow", "tensorflow-cpu", "tf-keras")
+PACKAGES = (
+    "lstm-mnist-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "torch",
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tf-keras",
+)
 
 BUSY_SHARE = 0.1
 """The share of the cores that may be in use before anything is measured."""

@@ -1,5 +1,6 @@
 """The parent's side of a worker: starts it, asks, and tells in words when it cannot."""
 
+import contextlib
 import json
 import os
 import queue
@@ -27,7 +28,7 @@ class Worker:
     """A peer's process. A context manager: the process ends with it."""
 
     def __init__(self, peer: str, platform: str = "cpu") -> None:
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         environment = os.environ | peers.find(peer).environment
         # No cache of compiled programs: what compiles is to be seen. The parent's folder is where a peer of your
         # own is found.
@@ -97,10 +98,8 @@ class Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._log):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # a request that nobody will read
                     stream.close()
-                except OSError:  # a request that nobody will read
-                    pass
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -46,7 +46,10 @@ def _layers(result: Result, part: Result, console: Console) -> None:
         table.add_column(column, justify="right" if column else "left")
     for point in part["points"]:
         medians = {name: peer["median"] for name, peer in point["peers"].items()}
-        row = ["forward+backward" if point["backward"] else "forward", *(str(point[k]) for k in ("hidden", "batch", "time"))]
+        row = [
+            "forward+backward" if point["backward"] else "forward",
+            *(str(point[k]) for k in ("hidden", "batch", "time")),
+        ]
         table.add_row(*row, *(_cell(medians, name) for name in names))
     console.print(table)
     for name, count in part.get("ours_against", {}).items():

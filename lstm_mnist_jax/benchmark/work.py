@@ -113,9 +113,7 @@ Work = Epoch | Layer | Inference | Product
 KINDS: dict[str, type[Any]] = {"epoch": Epoch, "layer": Layer, "inference": Inference, "product": Product}
 
 
-def lstm_flops(
-    time: int, batch: int, inputs: int, hidden: int, *, backward: bool, input_gradient: bool = True
-) -> int:
+def lstm_flops(time: int, batch: int, inputs: int, hidden: int, *, backward: bool, input_gradient: bool = True) -> int:
     """Multiplications and additions in the matrix products of an LSTM layer.
 
     Forward: inputs and hidden states by their kernels. Backward as much for the kernels' gradients, and once more

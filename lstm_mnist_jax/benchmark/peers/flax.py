@@ -1,5 +1,8 @@
-"""Flax: `nnx.RNN` over `nnx.OptimizedLSTMCell`, and around it all that this package's own training has: the data on
-the devices, the whole epoch in one compiled loop, the same optimizer, the batch split over CPU devices if that helps."""
+"""Flax: `nnx.RNN` over `nnx.OptimizedLSTMCell`.
+
+Around it is all that this package's own training has: the data on the devices, the whole epoch in one compiled loop,
+the same optimizer, the batch split over CPU devices if that helps.
+"""
 
 import itertools
 from typing import Any
@@ -34,7 +37,7 @@ class Classifier(nnx.Module):
 
     def __init__(self, weights: Weights) -> None:
         rngs, widths = nnx.Rngs(0), (weights.in_features, *weights.hidden_features)
-        self.layers = nnx.List([_rnn(*pair, rngs) for pair in zip(widths, widths[1:], strict=False)])
+        self.layers = nnx.List([_rnn(*pair, rngs) for pair in itertools.pairwise(widths)])
         for layer, arrays in zip(self.layers, weights.layers, strict=True):
             _set(layer.cell, *arrays)
         self.dense = nnx.Linear(widths[-1], weights.num_classes, rngs=rngs)

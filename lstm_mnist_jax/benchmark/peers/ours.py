@@ -79,9 +79,7 @@ def _bare(work: Epoch, config: Config, mesh: jax.sharding.Mesh) -> Job:
         return jax.lax.fori_loop(0, work.steps, step, state)
 
     # Each device its own part of the batch, placed there beforehand.
-    split = jax.shard_map(
-        steps, mesh=mesh, in_specs=(P(), P(DATA_AXIS), P(DATA_AXIS)), out_specs=P(), check_vma=False
-    )
+    split = jax.shard_map(steps, mesh=mesh, in_specs=(P(), P(DATA_AXIS), P(DATA_AXIS)), out_specs=P(), check_vma=False)
     batch = start.order[0][: share * mesh.size]
     place = jax.sharding.NamedSharding(mesh, P(DATA_AXIS))
     images, labels = jax.device_put((examples.images[batch], examples.labels[batch]), place)

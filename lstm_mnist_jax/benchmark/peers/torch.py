@@ -105,7 +105,12 @@ def epoch(work: Epoch, setting: str, compiler: Callable[[Any], Any] = lambda fun
             losses.append(loss.detach())
         return torch.stack(losses).cpu()
 
-    return Job(lambda: train(work.steps), lambda: train(CHECKED_STEPS).tolist(), setting=f"{device.type}, {setting}", activate=lambda: _start(setting))
+    return Job(
+        lambda: train(work.steps),
+        lambda: train(CHECKED_STEPS).tolist(),
+        setting=f"{device.type}, {setting}",
+        activate=lambda: _start(setting),
+    )
 
 
 def layer(work: Layer, setting: str, compiler: Callable[[Any], Any] = lambda function: function) -> Job:
