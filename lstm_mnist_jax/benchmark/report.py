@@ -5,8 +5,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lstm_mnist_jax.benchmark.peers import PEERS
-
 Result = dict[str, Any]
 
 
@@ -34,7 +32,7 @@ def _epoch(result: Result, part: Result, console: Console) -> None:
         return
     title = f"epoch: {part['steps']} steps of {part['batch_size']}"
     if floor := result.get("peak", {}).get("epoch_floor_seconds"):
-        title += f"; the matrix products alone take {floor:.3g} s at the machine's peak"
+        title += f"; floor {_seconds(floor)} (matrix products at the peak)"
     table = _compared(part["peers"], title)
     console.print(table)
 
@@ -116,7 +114,7 @@ def _compared(peers: Result, title: str, further: tuple[str, ...] = (), referenc
         times = [_seconds(peer[key]) for key in ("median", "min", "max", *further)]
         ratio = f"{peer['median'] / base:.2f}" if base else "-"
         ready = f"{peer['ready_seconds']:.1f} s" if "ready_seconds" in peer else "-"
-        table.add_row(PEERS[name].title if name in PEERS else name, *times, ratio, ready, peer.get("setting", ""))
+        table.add_row(name, *times, ratio, ready, peer.get("setting", ""))
     return table
 
 

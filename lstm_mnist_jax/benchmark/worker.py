@@ -75,7 +75,7 @@ class Server:
                 check = list(job.check())
                 ready_seconds = time.perf_counter() - began
                 first = _timed(job.run, 1)
-                seconds = min(_timed(job.run, _repeats(first[0])))
+                seconds = min(_timed(job.run, _repeats(first[0]), TRIAL_SECONDS))
             except Exception as error:
                 tried[setting] = _in_words(error)
                 if best is None and setting == self._settings(from_json(work))[-1]:
@@ -97,10 +97,10 @@ class Server:
             raise Unavailable("it has no compilation ahead of time that could be timed")
         return {"compile_seconds": job.compile_seconds}
 
-    def round(self, repeats: int) -> dict[str, Any]:
-        """Times the loaded work, call by call."""
+    def round(self, repeats: int, most_seconds: float) -> dict[str, Any]:
+        """Times the loaded work, call by call; fewer calls than asked for where they take too long."""
         assert self._job is not None
-        return {"seconds": _timed(self._job.run, repeats)}
+        return {"seconds": _timed(self._job.run, repeats, most_seconds)}
 
     def memory(self, work: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
         """How far the process grows at the highest while it does a work once, beyond what it holds beforehand.
@@ -140,13 +140,16 @@ class Server:
         return settings
 
 
-def _timed(run: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each call."""
-    seconds = []
+def _timed(run: Callable[[], Any], repeats: int, most_seconds: float = math.inf) -> list[float]:
+    """Seconds of each call; the last is the one that ends after `most_seconds`."""
+    seconds: list[float] = []
+    end = time.perf_counter() + most_seconds
     for _ in range(repeats):
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
+        if began + seconds[-1] > end:
+            break
     return seconds
 
 
