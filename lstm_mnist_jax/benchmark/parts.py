@@ -123,7 +123,8 @@ def peak(run: Run, result: Result) -> None:
     best = (0.0, "")
     for size in run.size.products:
         work = Product(size)
-        compared = run.compare(f"the machine's peak, {size} x {size}", work, peers)
+        # The best is wanted, not the median: a few rounds find it, however many are asked for.
+        compared = replace(run, rounds=min(run.rounds, 5)).compare(f"the machine's peak, {size} x {size}", work, peers)
         for name, peer in compared["peers"].items():
             setting = ", ".join(filter(None, (name.replace("ours", "jax"), peer["setting"].replace("JAX", ""))))
             best = max(best, (work.flops / peer["min"], f"{setting}, {size} x {size}"))
