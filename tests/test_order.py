@@ -61,6 +61,14 @@ def test_the_following_permutation_is_there_whenever_it_is_needed():
             )
 
 
+def test_permutations_can_be_had_from_those_before():
+    key, order, step = jax.random.key(0), None, 0
+    for _ in range(4):
+        order, alone = permutations(key, step, 3, 10, before=order), permutations(key, step, 3, 10)
+        jax.tree.map(np.testing.assert_array_equal, order, alone)
+        step = int(order.end)
+
+
 def test_other_keys_give_other_orders():
     one, other = (stream(jax.random.key(seed), 10, 10, 100) for seed in (0, 1))
     assert (one != other).mean() > 0.9

@@ -30,7 +30,12 @@ class Permutations(NamedTuple):
 
 
 def permutations(
-    key: PRNGKeyArray, step: Scalar | int, batch_size: int, examples: int, stop: Scalar | int = MAX_POSITION
+    key: PRNGKeyArray,
+    step: Scalar | int,
+    batch_size: int,
+    examples: int,
+    stop: Scalar | int = MAX_POSITION,
+    before: Permutations | None = None,
 ) -> Permutations:
     """The permutations from which the batches from `step` on are drawn.
 
@@ -40,6 +45,7 @@ def permutations(
       batch_size: examples a batch, at most `examples`.
       examples: how many examples there are.
       stop: serve steps below this one only. Where they end before `current` does, `following` is not computed.
+      before: the permutations that end at this step, whose `following` is then not computed again.
     """
     number = step * batch_size // examples
 
@@ -47,7 +53,7 @@ def permutations(
         return jax.random.permutation(jax.random.fold_in(key, number), examples).astype(jnp.int32)
 
     end = -(-(number + 1) * examples // batch_size)
-    current = permutation(number)
+    current = permutation(number) if before is None else before.following
     # Shuffling costs as much as many steps; only the last batch of a permutation reaches into the next one.
     following = jax.lax.cond(stop >= end, lambda: permutation(number + 1), lambda: current)
     return Permutations(current, following, end)

@@ -140,10 +140,14 @@ def product(rows: Array, kernel: Array) -> Array:
 
 
 def outer(inputs: Array, outputs: Array) -> Array:
-    """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps."""
+    """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps.
+
+    Flattened for the same reason as in `project`.
+    """
     dtype = outputs.dtype
-    summed = jnp.einsum("tbi,tbo->io", inputs.astype(dtype), outputs, preferred_element_type=state_dtype(dtype))
-    return summed.astype(dtype)
+    entered, came_out = (array.astype(dtype).reshape(-1, array.shape[-1]) for array in (inputs, outputs))
+    by_rows = (((0,), (0,)), ((), ()))
+    return jax.lax.dot_general(entered, came_out, by_rows, preferred_element_type=state_dtype(dtype)).astype(dtype)
 
 
 def shift(initial: Array, states: Array, reverse: bool) -> Array:

@@ -164,17 +164,20 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
 
     def run_steps(state: TrainState, n: jax.Array, images: jax.Array, labels: jax.Array) -> TrainState:
         end = state.step + n
+        order_of = partial(permutations, state.key, batch_size=batch_size, examples=examples, stop=end)
 
-        def run_permutation(state: TrainState) -> TrainState:
-            order = permutations(state.key, state.step, batch_size, examples, end)
-            return jax.lax.fori_loop(
+        def run_permutation(loop: tuple[TrainState, Permutations]) -> tuple[TrainState, Permutations]:
+            state, order = loop
+            state = jax.lax.fori_loop(
                 state.step,
                 jnp.minimum(end, order.end),
                 lambda _, state: train_step(state, order, images, labels),
                 state,
             )
+            return state, order_of(state.step, before=order)
 
-        return jax.lax.while_loop(lambda state: state.step < end, run_permutation, state)
+        loop = state, order_of(state.step)
+        return jax.lax.while_loop(lambda loop: loop[0].step < end, run_permutation, loop)[0]
 
     replicated = NamedSharding(mesh, P())
     # The gradient is averaged by hand above, once and flattened, so JAX need not track what varies over devices.
