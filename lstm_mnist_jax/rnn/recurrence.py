@@ -26,6 +26,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from lstm_mnist_jax.rnn import native
+
 AnyArray = jax.Array | np.ndarray
 """What may be passed in; what comes out is a `jax.Array`."""
 
@@ -65,6 +67,7 @@ def lstm(
     *,
     reverse: bool = False,
     unroll: int = 1,
+    backend: str = "auto",
 ) -> LSTMStates:
     """Runs an LSTM over a batch of sequences. Differentiable in every array, in reverse mode.
 
@@ -73,13 +76,16 @@ def lstm(
       kernel, recurrent_kernel, bias: parameters, columns in the gate order i, f, g, o.
       initial_carry: (c, h) before the first step.
       reverse: start at the last time step. Outputs stay at the time of their input.
-      unroll: steps a loop iteration.
+      unroll: steps a loop iteration, where XLA runs the loop.
+      backend: what runs the loop on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the
+        kernel where it can be had and serves the sizes well. Every other platform runs XLA. A program that is to run
+        elsewhere (`jax.export`) must not hold the kernel.
 
     Returns:
       The states; `last` is that after the first time step where `reverse` is set.
 
     Raises:
-      ValueError: the weights are not those of four gates.
+      ValueError: the weights are not those of four gates; the backend is unknown, or "native" cannot be had.
     """
     hidden, gates = recurrent_kernel.shape
     if gates != 4 * hidden:
@@ -89,13 +95,30 @@ def lstm(
     inputs, kernel, recurrent_kernel, bias, c, h = map(
         jnp.asarray, (inputs, kernel, recurrent_kernel, bias, *initial_carry)
     )
+    native = _is_native(backend, (inputs, kernel, recurrent_kernel, bias, c, h))
     halves = _gate_scale(recurrent_kernel)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     projected, recurrent_kernel, c, h = _vary_alike(
         _project(inputs, kernel * halves[None]) + (bias * halves)[None, None], recurrent_kernel * halves[None], c, h
     )
-    hs, cs, last_h, last_c = _recurrence(projected, recurrent_kernel, h, c, reverse, unroll)
+    hs, cs, last_h, last_c = _recurrence(projected, recurrent_kernel, h, c, reverse, unroll, native)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
+
+
+def _is_native(backend: str, arrays: tuple[Array, ...]) -> bool:
+    """Whether the compiled kernel is to run the loop where the program runs on a CPU."""
+    if backend not in ("auto", "native", "xla"):
+        raise ValueError(f'backend is {backend!r}; expected "auto", "native" or "xla".')
+    if backend == "xla":
+        return False
+    dtypes = {str(array.dtype) for array in arrays}
+    (batch, hidden) = arrays[-1].shape
+    if backend == "auto":
+        return dtypes == {"float32"} and native.serves(batch, hidden, np.float32) and native.unavailable() is None
+    reason = native.unavailable() if dtypes == {"float32"} else f"it takes float32, and was given {sorted(dtypes)}"
+    if reason is not None:
+        raise ValueError(f'backend="native" cannot be had: {reason}.')
+    return True
 
 
 def _gate_scale(recurrent_kernel: Array) -> Array:
@@ -128,13 +151,34 @@ def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
     return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _recurrence(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int) -> Any:
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _recurrence(
+    projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int, is_native: bool
+) -> Any:
     """The loop: (hs, cs, last h, last c), from projected inputs and weights that `lstm` has scaled."""
-    return _forward(projected, recurrent_kernel, h, c, reverse, unroll)[0]
+    return _forward(projected, recurrent_kernel, h, c, reverse, unroll, is_native, False)[0]
 
 
-def _forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int) -> Any:
+def _forward(
+    projected: Array,
+    recurrent_kernel: Array,
+    h: Array,
+    c: Array,
+    reverse: bool,
+    unroll: int,
+    is_native: bool,
+    with_activations: bool,
+) -> Any:
+    def xla(*arrays: Array) -> Any:
+        hs, cs, activations, last_h, last_c = _xla_forward(*arrays, reverse, unroll)
+        return hs, cs, activations if with_activations else None, last_h, last_c
+
+    loop = native.forward(xla, reverse=reverse, cells=True, activations=with_activations) if is_native else xla
+    hs, cs, activations, last_h, last_c = loop(projected, recurrent_kernel, h, c)
+    return (hs, cs, last_h, last_c), activations
+
+
+def _xla_forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int) -> Any:
     def step(carry: tuple[Array, Array], projected: Array) -> Any:
         h, c = carry
         activations = jnp.tanh(projected + h @ recurrent_kernel)
@@ -144,22 +188,52 @@ def _forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reve
         return (h, c), (h, c, activations)
 
     (last_h, last_c), (hs, cs, activations) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
-    return (hs, cs, last_h, last_c), activations
+    return hs, cs, activations, last_h, last_c
 
 
 def _recurrence_fwd(
-    projected: Any, recurrent_kernel: Any, h: Any, c: Any, reverse: bool, unroll: int
+    projected: Any, recurrent_kernel: Any, h: Any, c: Any, reverse: bool, unroll: int, is_native: bool
 ) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
     arrays = projected.value, recurrent_kernel.value, h.value, c.value
-    outputs, activations = _forward(*arrays, reverse, unroll)
+    outputs, activations = _forward(*arrays, reverse, unroll, is_native, True)
     return outputs, (*arrays[1:], outputs[0], outputs[1], activations)
 
 
-def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
+def _recurrence_bwd(
+    reverse: bool, unroll: int, is_native: bool, residuals: Any, cotangents: Any
+) -> tuple[Array, ...]:
     recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
-    d_hs, d_cs, d_last_h, d_last_c = cotangents
-    previous_h, previous_c = _shift(initial_h, hs, reverse), _shift(initial_c, cs, reverse)
+    # Outputs that nobody used have no gradient to add: that is the rule, not the exception (a classifier
+    # reads the last state alone), and saves reading an array of zeros in every step.
+    used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
+    last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
+    varying = _vary_alike(activations, *last, *(d for d in used if d is not None))
+    activations, *last = varying[:3]
+    rest = iter(varying[3:])
+    used = [None if d is None else next(rest) for d in used]
+    xla = partial(_xla_backward, reverse=reverse, unroll=unroll)
+    loop = native.backward(xla, reverse=reverse) if is_native else xla
+    d_projected, d_initial_h, d_initial_c = loop(activations, cs, initial_c, recurrent_kernel, *used, *last)
+    previous_h = _shift(initial_h, hs, reverse)
+    d_recurrent_kernel = jnp.einsum("tbh,tbg->hg", previous_h, d_projected)
+    return d_projected, d_recurrent_kernel, d_initial_h, d_initial_c
+
+
+def _xla_backward(
+    activations: Array,
+    cs: Array,
+    initial_c: Array,
+    recurrent_kernel: Array,
+    d_hs: Array | None,
+    d_cs: Array | None,
+    d_last_h: Array,
+    d_last_c: Array,
+    *,
+    reverse: bool,
+    unroll: int,
+) -> Any:
+    previous_c = _shift(initial_c, cs, reverse)
     i, f, g, o = _gates(activations)
     tanh_c = jnp.tanh(cs)
     # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones.
@@ -179,16 +253,10 @@ def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any)
         d_projected = jnp.concatenate([dc, dc, dc, dh], axis=-1) * d_gates
         return (d_projected @ transposed_kernel, dc * f), d_projected
 
-    # Outputs that nobody used have no gradient to add: that is the rule, not the exception (a classifier
-    # reads the last state alone), and saves reading an array of zeros in every step.
-    used = [None if isinstance(d, SymbolicZero) else d for d in (d_hs, d_cs)]
-    start = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in (d_last_h, d_last_c)]
-    dh, dc, _ = _vary_alike(*start, activations)
     (d_initial_h, d_initial_c), d_projected = jax.lax.scan(
-        step, (dh, dc), (d_gates, dc_by_dh, f, *used), reverse=not reverse, unroll=unroll
+        step, (d_last_h, d_last_c), (d_gates, dc_by_dh, f, d_hs, d_cs), reverse=not reverse, unroll=unroll
     )
-    d_recurrent_kernel = jnp.einsum("tbh,tbg->hg", previous_h, d_projected)
-    return d_projected, d_recurrent_kernel, d_initial_h, d_initial_c
+    return d_projected, d_initial_h, d_initial_c
 
 
 def _shift(initial: Array, states: Array, reverse: bool) -> Array:
