@@ -134,8 +134,14 @@ def _call(part: str, shapes: list[Any], reverse: bool, threads: int, *args: Arra
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
     # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
-    varying = jax.typeof(args[0]).manual_axis_type
-    results = [jax.ShapeDtypeStruct(shape, args[0].dtype, manual_axis_type=varying) for shape in shapes]
+    like = jax.typeof(args[0])
+    results = []
+    for shape in shapes:
+        spec = jax.sharding.PartitionSpec(*[None] * len(shape))
+        sharding = None if like.sharding.mesh.empty else jax.sharding.NamedSharding(like.sharding.mesh, spec)
+        results.append(
+            jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
+        )
     return jax.ffi.ffi_call(names[part], results)(*args, reverse=reverse, threads=np.int64(threads))
 
 
