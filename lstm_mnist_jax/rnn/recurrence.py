@@ -169,8 +169,8 @@ def _forward(
     is_native: bool,
     with_activations: bool,
 ) -> Any:
-    def xla(*arrays: Array) -> Any:
-        hs, cs, activations, last_h, last_c = _xla_forward(*arrays, reverse, unroll)
+    def xla(*arrays: Any) -> Any:
+        hs, cs, activations, last_h, last_c = _xla_forward(*arrays, reverse=reverse, unroll=unroll)
         return hs, cs, activations if with_activations else None, last_h, last_c
 
     loop = native.forward(xla, reverse=reverse, cells=True, activations=with_activations) if is_native else xla
@@ -178,7 +178,7 @@ def _forward(
     return (hs, cs, last_h, last_c), activations
 
 
-def _xla_forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int) -> Any:
+def _xla_forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, *, reverse: bool, unroll: int) -> Any:
     def step(carry: tuple[Array, Array], projected: Array) -> Any:
         h, c = carry
         activations = jnp.tanh(projected + h @ recurrent_kernel)
@@ -200,9 +200,7 @@ def _recurrence_fwd(
     return outputs, (*arrays[1:], outputs[0], outputs[1], activations)
 
 
-def _recurrence_bwd(
-    reverse: bool, unroll: int, is_native: bool, residuals: Any, cotangents: Any
-) -> tuple[Array, ...]:
+def _recurrence_bwd(reverse: bool, unroll: int, is_native: bool, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
     recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
     # Outputs that nobody used have no gradient to add: that is the rule, not the exception (a classifier
     # reads the last state alone), and saves reading an array of zeros in every step.
