@@ -1,6 +1,8 @@
 """Settings for the whole suite: array shapes are checked while it runs, two CPU devices, one compilation cache."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before JAX is imported, here and in the subprocesses that tests start.
@@ -13,10 +15,19 @@ import jaxtyping
 
 jaxtyping.install_import_hook("lstm_mnist_jax", "beartype.beartype")
 
+import jax
 import numpy as np
 import pytest
 
 from lstm_mnist_jax.data import Dataset, Examples
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_end_with_their_module() -> Iterator[None]:
+    """Linux grants a process 65,530 mappings, a compiled program takes about ten: the suite's would be too many."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from lstm_mnist_jax.rnn.recurrence import AnyArray, outer, product, shift, state_dtype, vary_alike
+from lstm_mnist_jax.rnn.products import outer, product, shift, state_dtype, vary_alike
+from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 Carry = tuple[Array, ...]
 Gates = tuple[Array, ...]

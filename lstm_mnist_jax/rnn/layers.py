@@ -16,7 +16,7 @@ from jaxtyping import Array
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
-from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry, lstm
+from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry, lstm
 
 DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
 
@@ -58,15 +58,16 @@ class RNN(nnx.RNN):
           remat: how many steps to run between the carries that are kept for the gradient; the rest is computed
             again. The memory of the gradient is then that of `time / remat` carries and of `remat` steps, least at
             about the square root of the number of steps. None keeps every step.
-          backend: "auto", or "flax" for Flax's own scan, which every derivative can be had of.
+          backend: "auto", "native" or "xla" as in `lstm`, for the LSTM; or "flax" for Flax's own scan, which every
+            derivative can be had of.
           options: of `flax.nnx.RNN`.
 
         Raises:
           ValueError: an unknown backend, `remat` below 1, or Flax's scan together with noise or `remat`.
         """
         super().__init__(cell, **options)
-        if backend not in (backends := ("auto", "flax")):
-            raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(backends)}.")
+        if backend not in (*BACKENDS, "flax"):
+            raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(BACKENDS)}, flax.")
         if remat is not None and remat < 1:
             raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat}.")
         if backend == "flax" and (noise is not None or remat is not None):
@@ -190,7 +191,7 @@ def _run(
     carry = tuple(part.reshape(batch, part.shape[-1]) for part in parts)
     lengths = None if seq_lengths is None else jnp.reshape(seq_lengths, batch)
     noise = (None, None) if layer.noise is None else layer.noise(time, batch, equations.widths)
-    scan = partial(_scan, equations, noise[0], reverse and not flip, layer.unroll)
+    scan = partial(_scan, equations, noise[0], reverse and not flip, layer.unroll, layer.backend)
     rows = jnp.asarray(inputs, equations.dtype).reshape(time, batch, features)
     if layer.remat is None or layer.remat >= time:
         outputs, last = scan(rows, carry, lengths, noise[1])
@@ -212,6 +213,7 @@ def _scan(
     mask: Array | None,
     reverse: bool,
     unroll: int,
+    backend: str,
     inputs: Array,
     carry: Any,
     lengths: Array | None,
@@ -220,8 +222,18 @@ def _scan(
     """The outputs [time, batch, features] and the last carry that counts, of inputs [time, batch, in]."""
     if equations.lstm is not None and mask is None and zoneout is None:
         kernel, bias = equations.lstm
-        states = lstm(inputs, kernel, equations.kernel, bias, carry, reverse=reverse, unroll=unroll)
-        carries: tuple[Array, ...] = (states.c, states.h)
+        states = lstm(
+            inputs,
+            kernel,
+            equations.kernel,
+            bias,
+            carry,
+            reverse=reverse,
+            unroll=unroll,
+            memories=lengths is not None,
+            backend=backend,
+        )
+        carries: tuple[Any, ...] = (states.c, states.h)
         last: tuple[Array, ...] = tuple(states.last)
     else:
         time, batch, features = inputs.shape

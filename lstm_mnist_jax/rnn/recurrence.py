@@ -15,6 +15,8 @@ Four things make it quick where a scan over a cell is not:
   is computed before it, over all time steps at once.
 - The gradient of the recurrent weights is one matrix product after the loop. Differentiating the scan would
   add one, and a read and a write of the whole gradient, to every step.
+
+On a CPU with a C++ compiler at hand the two loops are a compiled kernel, `native`; elsewhere XLA's, `xla_loops`.
 """
 
 from functools import partial
@@ -24,7 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, Float
+
+from lstm_mnist_jax.rnn import native, xla_loops
+from lstm_mnist_jax.rnn.products import outer, project, shift, state_dtype, vary_alike
 
 AnyArray = jax.Array | np.ndarray
 """What may be passed in; what comes out is a `jax.Array`."""
@@ -47,13 +52,16 @@ class LSTMStates(NamedTuple):
 
     Attributes:
       h: hidden states after each step, [time, batch, hidden].
-      c: cells after each step, [time, batch, hidden].
+      c: cells after each step, [time, batch, hidden]; or None.
       last: the carry after the last step that was computed.
     """
 
     h: Array
-    c: Array
+    c: Array | None
     last: LSTMCarry
+
+
+BACKENDS = ("auto", "native", "xla")
 
 
 def lstm(
@@ -65,6 +73,8 @@ def lstm(
     *,
     reverse: bool = False,
     unroll: int = 1,
+    memories: bool = True,
+    backend: str = "auto",
 ) -> LSTMStates:
     """Runs an LSTM over a batch of sequences. Differentiable in every array, in reverse mode.
 
@@ -75,13 +85,17 @@ def lstm(
         what is kept of every step for the gradient, and the outputs, are of that dtype.
       initial_carry: (c, h) before the first step.
       reverse: start at the last time step. Outputs stay at the time of their input.
-      unroll: steps a loop iteration.
+      unroll: steps a loop iteration, where XLA runs the loop.
+      memories: whether to give `c` after every step, or None: to write it is a part of the loop's time.
+      backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel
+        where it can be had and is the quicker one. Other platforms run XLA. A program that is to run on other machines
+        too (`jax.export`) must not hold the kernel.
 
     Returns:
       The states; `last` is that after the first time step where `reverse` is set.
 
     Raises:
-      ValueError: the weights are not those of four gates.
+      ValueError: the weights are not those of four gates; the backend is unknown, or "native" cannot be had.
     """
     hidden, gates = recurrent_kernel.shape
     if gates != 4 * hidden:
@@ -98,13 +112,9 @@ def lstm(
     projected, recurrent_kernel, c, h = vary_alike(
         (project(inputs, kernel * halves[None]) + (bias * halves)[None, None], recurrent_kernel * halves[None], c, h)
     )
-    hs, cs, last_h, last_c = _recurrence(projected, recurrent_kernel, h, c, reverse, unroll)
+    loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, memories)
+    hs, cs, last_h, last_c = _recurrence(loops, projected, recurrent_kernel, h, c)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
-
-
-def state_dtype(dtype: DTypeLike) -> DTypeLike:
-    """The dtype in which a recurrence with weights of `dtype` keeps its states: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _gate_scale(recurrent_kernel: Array) -> Array:
@@ -113,118 +123,63 @@ def _gate_scale(recurrent_kernel: Array) -> Array:
     return jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], recurrent_kernel.dtype), hidden)
 
 
-def project(inputs: Array, kernel: Array) -> Array:
-    """inputs @ kernel, [time, batch, in] @ [in, out], as one product of matrices.
+class Loops(NamedTuple):
+    """How to run the loops: whether compiled, `reverse`, `unroll`, and whether somebody reads the memories."""
 
-    Flattened, because the gradient of a product with three axes has XLA transpose the large operand.
-    """
-    time, batch, features = inputs.shape
-    return (inputs.reshape(time * batch, features) @ kernel).reshape(time, batch, kernel.shape[1])
+    is_native: bool
+    reverse: bool
+    unroll: int
+    memories: bool
 
+    def forward(self, *arrays: Array, cells: bool, activations: bool) -> Any:
+        """See `xla_loops.forward`."""
+        wanted: dict[str, Any] = {"cells": cells, "activations": activations, "reverse": self.reverse}
+        xla = partial(xla_loops.forward, **wanted, unroll=self.unroll)
+        return (native.forward(xla, **wanted) if self.is_native else xla)(*arrays)
 
-def vary_alike(tree: Any) -> Any:
-    """Arrays that vary over the same axes of a surrounding shard_map: all those that any of them varies over."""
-    structure: Any
-    leaves, structure = jax.tree.flatten(tree)
-    varying = [jax.typeof(leaf).manual_axis_type.varying for leaf in leaves]
-    everywhere = frozenset().union(*varying)
-    return structure.unflatten(
-        jax.lax.pcast(leaf, tuple(everywhere - axes), to="varying") if everywhere - axes else leaf
-        for leaf, axes in zip(leaves, varying, strict=True)
-    )
-
-
-def product(rows: Array, kernel: Array) -> Array:
-    """rows @ kernel, multiplied in the kernel's dtype, added up and given in that of the states."""
-    return jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=state_dtype(kernel.dtype))
+    def backward(self, *arrays: Any) -> Any:
+        """See `xla_loops.backward`."""
+        xla = partial(xla_loops.backward, reverse=self.reverse, unroll=self.unroll)
+        return (native.backward(xla, reverse=self.reverse) if self.is_native else xla)(*arrays)
 
 
-def outer(inputs: Array, outputs: Array) -> Array:
-    """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps.
-
-    Flattened for the same reason as in `project`.
-    """
-    dtype = outputs.dtype
-    entered, came_out = (array.astype(dtype).reshape(-1, array.shape[-1]) for array in (inputs, outputs))
-    by_rows = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(entered, came_out, by_rows, preferred_element_type=state_dtype(dtype)).astype(dtype)
-
-
-def shift(initial: Array, states: Array, reverse: bool) -> Array:
-    """The state before each step, from the state after each: [time, batch, hidden]."""
-    first = initial[None].astype(states.dtype)
-    return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])
+def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
+    """Whether the compiled loops are to run where the program runs on a CPU."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
+    if backend == "xla":
+        return False
+    if backend == "auto":
+        return native.serves(shape[0], shape[1], dtype) and native.unavailable() is None
+    reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
+    if reason is not None:
+        raise ValueError(f'backend="native" cannot be had: {reason}.')
+    return True
 
 
-def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
-    """The gates i, f, g, o from tanh of the scaled, packed pre-activations [..., 4 * hidden]."""
-    i, f, g, o = jnp.split(activations.astype(state_dtype(activations.dtype)), 4, axis=-1)
-    return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _recurrence(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int) -> Any:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrence(loops: Loops, projected: Array, recurrent_kernel: Array, h: Array, c: Array) -> Any:
     """The loop: (hs, cs, last h, last c), from projected inputs and weights that `lstm` has scaled."""
-    return _forward(projected, recurrent_kernel, h, c, reverse, unroll)[0]
+    hs, cs, _, *last = loops.forward(projected, recurrent_kernel, h, c, cells=loops.memories, activations=False)
+    return hs, cs, *last
 
 
-def _forward(projected: Array, recurrent_kernel: Array, h: Array, c: Array, reverse: bool, unroll: int) -> Any:
-    dtype = recurrent_kernel.dtype
-
-    def step(carry: tuple[Array, Array], projected: Array) -> Any:
-        h, c = carry
-        activations = jnp.tanh(projected + product(h, recurrent_kernel))
-        i, f, g, o = _gates(activations)
-        c = f * c + i * g
-        h = o * jnp.tanh(c)
-        return (h, c), (h.astype(dtype), c, activations.astype(dtype))
-
-    (last_h, last_c), (hs, cs, activations) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
-    return (hs, cs, last_h, last_c), activations
-
-
-def _recurrence_fwd(
-    projected: Any, recurrent_kernel: Any, h: Any, c: Any, reverse: bool, unroll: int
-) -> tuple[Any, Any]:
+def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
-    arrays = projected.value, recurrent_kernel.value, h.value, c.value
-    outputs, activations = _forward(*arrays, reverse, unroll)
-    return outputs, (*arrays[1:], outputs[0], outputs[1], activations)
+    projected, *arrays = (argument.value for argument in arguments)
+    hs, cs, activations, *last = loops.forward(projected, *arrays, cells=True, activations=True)
+    return (hs, cs if loops.memories else None, *last), (*arrays, hs, cs, activations)
 
 
-def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
+def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
     recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
-    d_hs, d_cs, d_last_h, d_last_c = cotangents
-    previous_h, previous_c = shift(initial_h, hs, reverse), shift(initial_c, cs, reverse)
-    i, f, g, o = _gates(activations)
-    tanh_c = jnp.tanh(cs)
-    # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones.
-    d_gates = jnp.concatenate(
-        [2 * g * i * (1 - i), 2 * previous_c * f * (1 - f), i * (1 - g * g), 2 * tanh_c * o * (1 - o)],
-        axis=-1,
-    )
-    dc_by_dh = o * (1 - tanh_c * tanh_c)
-    transposed_kernel = recurrent_kernel.T
-
-    def step(carry: tuple[Array, Array], xs: Any) -> Any:
-        dh, dc = carry
-        d_gates, dc_by_dh, f, d_h, d_c = xs
-        dh = dh if d_h is None else dh + d_h
-        dc = dc + dh * dc_by_dh
-        dc = dc if d_c is None else dc + d_c
-        d_projected = jnp.concatenate([dc, dc, dc, dh], axis=-1) * d_gates
-        d_projected = d_projected.astype(transposed_kernel.dtype)
-        return (product(d_projected, transposed_kernel), dc * f), d_projected
-
     # Outputs that nobody used have no gradient to add: that is the rule, not the exception (a classifier
     # reads the last state alone), and saves reading an array of zeros in every step.
-    used = [None if isinstance(d, SymbolicZero) else d for d in (d_hs, d_cs)]
-    start = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in (d_last_h, d_last_c)]
-    dh, dc, _ = vary_alike((*start, activations))
-    (d_initial_h, d_initial_c), d_projected = jax.lax.scan(
-        step, (dh, dc), (d_gates, dc_by_dh, f, *used), reverse=not reverse, unroll=unroll
-    )
-    return d_projected, outer(previous_h, d_projected), d_initial_h, d_initial_c
+    used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
+    last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
+    activations, used, last = vary_alike((activations, used, last))
+    d_projected, d_h, d_c = loops.backward(activations, cs, initial_c, recurrent_kernel, *used, *last)
+    return d_projected, outer(shift(initial_h, hs, loops.reverse), d_projected), d_h, d_c
 
 
 _recurrence.defvjp(_recurrence_fwd, _recurrence_bwd, symbolic_zeros=True)

@@ -1,0 +1,13 @@
+"""The LSTM recurrence as a compiled CPU kernel: the same numbers as the loops of XLA, to rounding, and quicker.
+
+The kernel is one file of C++ (`lstm.cc`). The first use compiles it for the machine at hand with the compiler
+that is found there, and keeps the result in the user's cache folder. Wherever that fails, `lstm` runs as XLA
+loops, as it does on every other platform; nothing is printed, and `unavailable` tells the reason. The environment
+variable LSTM_MNIST_JAX_NATIVE=0 turns the kernel off.
+
+`build.py` makes the library; `kernel.py` binds it to JAX and knows which sizes it serves.
+"""
+
+from lstm_mnist_jax.rnn.native.kernel import backward, forward, serves, unavailable
+
+__all__ = ["backward", "forward", "serves", "unavailable"]

@@ -1,0 +1,578 @@
+// The LSTM recurrence on a CPU, forward and backward, as two custom calls of XLA.
+//
+// Computes what `lstm_mnist_jax.rnn.recurrence` computes with two XLA loops, over float32 and contiguous, time-major
+// arrays. The columns of the sigmoid gates come scaled by 1/2, so sigmoid(z) = tanh(z/2)/2 + 1/2 and every gate is
+// a tanh. All arrays have a leading axis of independent instances (V), each with weights of its own.
+//
+// Why it is quicker than XLA's loop: one step of a loop in XLA is a call into a matrix library, which packs the
+// same weights again in every step, and a handful of kernels that pass their results through memory. Here the weights
+// are packed once a call; a tile of rows x hidden units keeps all four gates in registers from the product to
+// the new state; and a batch is split over threads by rows, which never meet until the sequence ends.
+//
+// Each output is a sum in the order of k, however the rows are cut into tiles and threads: the results
+// depend on neither.
+//
+// Portable C++17 with the vector extensions of GCC and Clang; the vector's width is that of the machine compiled for.
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+
+using Index = std::int64_t;
+
+#if defined(__AVX512F__)
+constexpr Index kWidth = 16;
+constexpr Index kRegisters = 32;
+#elif defined(__AVX__)
+constexpr Index kWidth = 8;
+constexpr Index kRegisters = 16;
+#elif defined(__ARM_NEON) || defined(__ARM_NEON__)
+constexpr Index kWidth = 4;
+constexpr Index kRegisters = 32;
+#else
+constexpr Index kWidth = 4;
+constexpr Index kRegisters = 16;
+#endif
+
+typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
+typedef float LooseVector __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
+
+#define INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+INLINE Vector Load(const float* from) { return *reinterpret_cast<const LooseVector*>(from); }
+INLINE void Store(float* to, Vector value) { *reinterpret_cast<LooseVector*>(to) = value; }
+INLINE Vector Fill(float value) { return value - Vector{}; }  // x - 0, unlike x + 0, is x: no addition is left of it
+
+// The first `count` elements; the others are 0.
+INLINE Vector Load(const float* from, Index count) {
+  if (count >= kWidth) return Load(from);
+  Vector value{};
+  for (Index n = 0; n < count; ++n) value[n] = from[n];
+  return value;
+}
+
+INLINE void Store(float* to, Vector value, Index count) {
+  if (count >= kWidth) return Store(to, value);
+  for (Index n = 0; n < count; ++n) to[n] = value[n];
+}
+
+// x between -limit and limit; NaN stays NaN. (Of x86's minimum and maximum, the second operand is the answer where one is
+// NaN. GCC does not find these instructions by itself in vectors of this width.)
+INLINE Vector Clamp(Vector x, float limit) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(Fill(limit), _mm512_max_ps(Fill(-limit), x));
+#elif defined(__AVX__)
+  return _mm256_min_ps(Fill(limit), _mm256_max_ps(Fill(-limit), x));
+#else
+  x = x < Fill(-limit) ? Fill(-limit) : x;
+  return x > Fill(limit) ? Fill(limit) : x;
+#endif
+}
+
+// tanh(x) = x P(x^2) / Q(x^2). P and Q, of degree 4, minimise the largest relative error of the quotient on [0, 8.7]
+// (2.8e-8; found by Lawson's algorithm: weighted least squares of P - Q tanh(x)/x, the weights multiplied by the error
+// until it is level). Beyond, the quotient grows past 1, 7e-7 at 9.4, more than rounding takes away: cut at 1,
+// it is exactly 1 from there on. With rounding, within 3e-7 of tanh everywhere.
+INLINE Vector Tanh(Vector x) {
+  x = Clamp(x, 9.4f);
+  const Vector y = x * x;
+  Vector p = y * 1.401447878976992e-08f + 2.1075673338291584e-05f;
+  p = p * y + 0.0035236447098600256f;
+  p = p * y + 0.13404577245568597f;
+  p = p * y + 0.9999999867646678f;
+  Vector q = y * 8.043549716545126e-07f + 0.0003331707515183158f;
+  q = q * y + 0.025983485262442832f;
+  q = q * y + 0.46737898722645893f;
+  q = q * y + 1.0f;
+  return Clamp(x * p / q, 1.0f);
+}
+
+INLINE Vector Sigmoid(Vector tanh) { return tanh * 0.5f + 0.5f; }
+
+constexpr Index Ceil(Index value, Index divisor) { return (value + divisor - 1) / divisor; }
+
+// ---------------------------------------------------------------------------------------------------- forward
+
+// Sizes of a tile: accumulators for `rows` x 4 gates, four vectors of weights and a value of h fill the registers.
+constexpr Index kForwardRows = kRegisters == 32 ? 6 : 3;
+
+struct Forward {
+  Index time, batch, hidden;
+  bool reverse;
+  const float *projected, *initial_h, *initial_c;
+  float *hs, *cs, *activations;  // cs, activations: nullptr where not wanted
+  float *last_h, *last_c;        // last_c is also the state, where there are no cs
+};
+
+// [blocks of kWidth units][hidden][4 gates][kWidth], units beyond the last filled with 0.
+Index ForwardPanelSize(Index hidden) { return Ceil(hidden, kWidth) * hidden * 4 * kWidth; }
+
+void PackForward(const float* weights, Index hidden, float* panels) {
+  for (Index unit = 0; unit < hidden; unit += kWidth) {
+    for (Index k = 0; k < hidden; ++k) {
+      for (Index gate = 0; gate < 4; ++gate, panels += kWidth) {
+        Store(panels, Load(weights + k * 4 * hidden + gate * hidden + unit, hidden - unit));
+      }
+    }
+  }
+}
+
+// What one time step reads and writes, each [batch, hidden] or [batch, 4 hidden].
+struct ForwardStep {
+  const float *projected, *h, *c;
+  float *new_h, *new_c, *activations;
+};
+
+// One step for R rows x J blocks of kWidth hidden units.
+template <Index R, Index J>
+INLINE void ForwardTile(const ForwardStep& step, Index hidden, const float* panels, Index row, Index unit) {
+  const Index gates = 4 * hidden;
+  Vector sums[J][4][R];
+  UNROLL for (Index j = 0; j < J; ++j) {
+    const Index count = hidden - unit - j * kWidth;
+    UNROLL for (Index gate = 0; gate < 4; ++gate) {
+      UNROLL for (Index r = 0; r < R; ++r) {
+        sums[j][gate][r] = Load(step.projected + (row + r) * gates + gate * hidden + unit + j * kWidth, count);
+      }
+    }
+  }
+  const float* h = step.h + row * hidden;
+  const float* panel = panels + unit * hidden * 4;
+  const Index panel_size = hidden * 4 * kWidth;
+  for (Index k = 0; k < hidden; ++k, panel += 4 * kWidth) {
+    UNROLL for (Index j = 0; j < J; ++j) {
+      UNROLL for (Index r = 0; r < R; ++r) {
+        const Vector value = Fill(h[r * hidden + k]);
+        UNROLL for (Index gate = 0; gate < 4; ++gate) {
+          sums[j][gate][r] += value * Load(panel + j * panel_size + gate * kWidth);
+        }
+      }
+    }
+  }
+  for (Index j = 0; j < J; ++j, unit += kWidth) {
+    const Index count = hidden - unit;
+    for (Index r = 0; r < R; ++r) {
+      const Index at = (row + r) * hidden + unit;
+      const Vector i = Tanh(sums[j][0][r]), f = Tanh(sums[j][1][r]), g = Tanh(sums[j][2][r]), o = Tanh(sums[j][3][r]);
+      if (step.activations != nullptr) {
+        float* activations = step.activations + (row + r) * gates + unit;
+        Store(activations, i, count);
+        Store(activations + hidden, f, count);
+        Store(activations + 2 * hidden, g, count);
+        Store(activations + 3 * hidden, o, count);
+      }
+      const Vector added = Sigmoid(i) * g;
+      const Vector c = Sigmoid(f) * Load(step.c + at, count) + added;
+      Store(step.new_c + at, c, count);
+      Store(step.new_h + at, Sigmoid(o) * Tanh(c), count);
+    }
+  }
+}
+
+template <Index R, Index J>
+__attribute__((noinline)) void ForwardTiles(const ForwardStep& step, Index hidden, const float* panels, Index row, Index unit) {
+  ForwardTile<R, J>(step, hidden, panels, row, unit);
+}
+
+void ForwardRows(const ForwardStep& step, Index hidden, const float* panels, Index row, Index rows, Index unit) {
+  switch (rows) {
+#define ROWS(R) case R: return ForwardTiles<R, 1>(step, hidden, panels, row, unit);
+    ROWS(1) ROWS(2) ROWS(3)
+    ROWS(4) ROWS(5) ROWS(6)
+#undef ROWS
+  }
+}
+
+// All time steps for the rows from `begin` to `end`.
+void RunForward(const Forward& job, const float* panels, Index begin, Index end) {
+  const Index states = job.batch * job.hidden;
+  const float *h = job.initial_h, *c = job.initial_c;
+  const Index tiles = Ceil(end - begin, kForwardRows);
+  for (Index n = 0; n < job.time; ++n) {
+    const Index t = job.reverse ? job.time - 1 - n : n;
+    ForwardStep step{job.projected + t * 4 * states, h, c, job.hs + t * states,
+                     job.cs == nullptr ? job.last_c : job.cs + t * states,
+                     job.activations == nullptr ? nullptr : job.activations + t * 4 * states};
+    Index unit = 0;
+    if (end - begin == 1) {  // too few sums to keep the multipliers busy: several blocks of units at once
+      for (; unit + 4 * kWidth <= job.hidden; unit += 4 * kWidth) {
+        ForwardTiles<1, 4>(step, job.hidden, panels, begin, unit);
+      }
+    }
+    for (; unit < job.hidden; unit += kWidth) {
+      Index row = begin;
+      for (Index tile = tiles; tile > 0; --tile) {
+        const Index rows = (end - row) / tile;
+        ForwardRows(step, job.hidden, panels, row, rows, unit);
+        row += rows;
+      }
+    }
+    h = step.new_h;
+    c = step.new_c;
+  }
+  const Index bytes = (end - begin) * job.hidden * sizeof(float), at = begin * job.hidden;
+  std::memcpy(job.last_h + at, h + at, bytes);
+  if (c != job.last_c) std::memcpy(job.last_c + at, c + at, bytes);
+}
+
+// --------------------------------------------------------------------------------------------------- backward
+
+// Accumulators for rows x kGroup vectors of hidden units.
+constexpr Index kGroup = 4;
+constexpr Index kBackwardRows = kRegisters == 32 ? 6 : 3;
+
+struct Backward {
+  Index time, batch, hidden;
+  bool reverse;
+  const float *activations, *cs, *initial_c;
+  const float *d_hs, *d_cs;  // nullptr: 0
+  const float *d_last_h, *d_last_c;
+  float *d_projected, *d_h, *d_c;
+};
+
+// [groups of kGroup vectors of units][4 hidden][up to kGroup][kWidth]: the transposed weights.
+Index BackwardPanelSize(Index hidden) { return Ceil(hidden, kWidth) * kWidth * 4 * hidden; }
+
+void PackBackward(const float* weights, Index hidden, float* panels) {
+  const Index gates = 4 * hidden, vectors = Ceil(hidden, kWidth);
+  for (Index first = 0; first < vectors; first += kGroup) {
+    const Index units = std::min(kGroup, vectors - first) * kWidth;
+    for (Index begin = 0; begin < gates; begin += kWidth) {  // so many rows of the panel stay in the nearest cache
+      const Index end = std::min(begin + kWidth, gates);
+      for (Index n = 0; n < units; ++n) {
+        const Index unit = first * kWidth + n;
+        for (Index k = begin; k < end; ++k) panels[k * units + n] = unit < hidden ? weights[unit * gates + k] : 0.0f;
+      }
+    }
+    panels += gates * units;
+  }
+}
+
+struct BackwardStep {
+  const float* next;  // gradient at the gates of the step after this, or nullptr: d_h holds what comes from there
+  const float *activations, *c, *previous_c, *d_hs, *d_cs;
+  float* d_projected;  // nullptr: before the first step
+  float *d_h, *d_c;
+};
+
+// One step for R rows x C vectors of hidden units: dh from the step after it, then the gradient at the gates.
+template <Index R, Index C>
+__attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidden, const float* panels, Index row, Index unit) {
+  const Index gates = 4 * hidden;
+  Vector sums[R][C];
+  if (step.next != nullptr) {
+    UNROLL for (Index r = 0; r < R; ++r) {
+      UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = Vector{};
+    }
+    const float* next = step.next + row * gates;
+    const float* panel = panels + unit * gates;
+    for (Index k = 0; k < gates; ++k, panel += C * kWidth) {
+      UNROLL for (Index r = 0; r < R; ++r) {
+        const Vector value = Fill(next[r * gates + k]);
+        UNROLL for (Index c = 0; c < C; ++c) sums[r][c] += value * Load(panel + c * kWidth);
+      }
+    }
+  } else {
+    for (Index r = 0; r < R; ++r) {
+      for (Index c = 0; c < C; ++c) {
+        const Index u = unit + c * kWidth;
+        sums[r][c] = Load(step.d_h + (row + r) * hidden + u, hidden - u);
+      }
+    }
+  }
+  for (Index r = 0; r < R; ++r) {
+    for (Index v = 0; v < C; ++v) {
+      const Index u = unit + v * kWidth, count = hidden - u, at = (row + r) * hidden + u;
+      Vector dh = sums[r][v];
+      if (step.d_projected == nullptr) {
+        Store(step.d_h + at, dh, count);
+        continue;
+      }
+      const float* activations = step.activations + (row + r) * gates + u;
+      const Vector i = Load(activations, count), f = Load(activations + hidden, count);
+      const Vector g = Load(activations + 2 * hidden, count), o = Load(activations + 3 * hidden, count);
+      const Vector c = Tanh(Load(step.c + at, count));
+      Vector dc = Load(step.d_c + at, count);
+      if (step.d_hs != nullptr) dh += Load(step.d_hs + at, count);
+      if (step.d_cs != nullptr) dc += Load(step.d_cs + at, count);
+      dc += dh * Sigmoid(o) * (1.0f - c * c);
+      // sigmoid(z) = (1 + a)/2 where a = tanh(z/2), so d sigmoid(z) / d(z/2) = (1 - a^2)/2.
+      float* d_projected = step.d_projected + (row + r) * gates + u;
+      Store(d_projected, dc * g * (0.5f - 0.5f * (i * i)), count);
+      Store(d_projected + hidden, dc * Load(step.previous_c + at, count) * (0.5f - 0.5f * (f * f)), count);
+      Store(d_projected + 2 * hidden, dc * Sigmoid(i) * (1.0f - g * g), count);
+      Store(d_projected + 3 * hidden, dh * c * (0.5f - 0.5f * (o * o)), count);
+      Store(step.d_c + at, dc * Sigmoid(f), count);
+    }
+  }
+}
+
+template <Index C>
+void BackwardRows(const BackwardStep& step, Index hidden, const float* panels, Index row, Index rows, Index unit) {
+  switch (rows) {
+#define ROWS(R) case R: return BackwardTile<R, C>(step, hidden, panels, row, unit);
+    ROWS(1) ROWS(2) ROWS(3)
+    ROWS(4) ROWS(5) ROWS(6)
+#undef ROWS
+  }
+}
+
+void RunBackward(const Backward& job, const float* panels, Index begin, Index end) {
+  const Index states = job.batch * job.hidden, vectors = Ceil(job.hidden, kWidth);
+  const Index tiles = Ceil(end - begin, kBackwardRows);
+  const Index bytes = (end - begin) * job.hidden * sizeof(float), at = begin * job.hidden;
+  std::memcpy(job.d_h + at, job.d_last_h + at, bytes);
+  std::memcpy(job.d_c + at, job.d_last_c + at, bytes);
+  if (job.time == 0) return;
+  BackwardStep step{};
+  step.d_h = job.d_h;
+  step.d_c = job.d_c;
+  for (Index n = job.time - 1; n >= -1; --n) {
+    step.next = step.d_projected;
+    if (n >= 0) {
+      const Index t = job.reverse ? job.time - 1 - n : n, previous = job.reverse ? t + 1 : t - 1;
+      step.activations = job.activations + t * 4 * states;
+      step.c = job.cs + t * states;
+      step.previous_c = n == 0 ? job.initial_c : job.cs + previous * states;
+      step.d_hs = job.d_hs == nullptr ? nullptr : job.d_hs + t * states;
+      step.d_cs = job.d_cs == nullptr ? nullptr : job.d_cs + t * states;
+      step.d_projected = job.d_projected + t * 4 * states;
+    } else {
+      step.d_projected = nullptr;
+    }
+    for (Index first = 0; first < vectors; first += kGroup) {
+      Index row = begin;
+      for (Index tile = tiles; tile > 0; --tile) {
+        const Index rows = (end - row) / tile, unit = first * kWidth;
+        switch (std::min(kGroup, vectors - first)) {
+          case 1: BackwardRows<1>(step, job.hidden, panels, row, rows, unit); break;
+          case 2: BackwardRows<2>(step, job.hidden, panels, row, rows, unit); break;
+          case 3: BackwardRows<3>(step, job.hidden, panels, row, rows, unit); break;
+          case 4: BackwardRows<4>(step, job.hidden, panels, row, rows, unit); break;
+        }
+        row += rows;
+      }
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------- threads
+
+// Runs task(0), ..., task(count - 1) on the calling thread and, as far as they are free, those of the pool. The calling
+// thread takes tasks like any other and at the end waits only for those that have begun: a pool whose every
+// thread is in here cannot wait for itself.
+void Parallel(ffi::ThreadPool& pool, Index threads, Index count, const std::function<void(Index)>& task) {
+  threads = std::min(threads, count);
+  if (threads <= 1) {
+    for (Index n = 0; n < count; ++n) task(n);
+    return;
+  }
+  struct Shared {
+    std::atomic<Index> next{0}, done{0};
+    std::mutex mutex;
+    std::condition_variable finished;
+  };
+  // A thread may come when all is done and the caller gone: it then touches `shared` alone, which it keeps alive.
+  auto shared = std::make_shared<Shared>();
+  auto work = [shared, count, &task] {
+    for (Index n; (n = shared->next.fetch_add(1)) < count;) {
+      task(n);
+      if (shared->done.fetch_add(1) + 1 == count) {
+        std::lock_guard<std::mutex> lock(shared->mutex);
+        shared->finished.notify_all();
+      }
+    }
+  };
+  for (Index n = 1; n < threads; ++n) pool.Schedule(decltype(work)(work));
+  work();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->finished.wait(lock, [&] { return shared->done.load() == count; });
+}
+
+// Scratch memory of the calling thread, kept for its next call unless it is large.
+class Scratch {
+ public:
+  explicit Scratch(Index floats) {
+    const std::size_t bytes = Ceil(std::max<Index>(floats, 1) * sizeof(float), 64) * 64;
+    static thread_local Kept kept;
+    if (bytes <= kKeep) {
+      if (kept.bytes < bytes) {
+        std::free(kept.data);
+        kept.data = std::aligned_alloc(64, bytes);
+        kept.bytes = kept.data == nullptr ? 0 : bytes;
+      }
+      data_ = kept.data;
+    } else {
+      data_ = owned_ = std::aligned_alloc(64, bytes);
+    }
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { std::free(owned_); }
+  float* get() const { return static_cast<float*>(data_); }  // nullptr: there is no memory
+
+ private:
+  static constexpr std::size_t kKeep = 1 << 22;
+  struct Kept {
+    void* data = nullptr;
+    std::size_t bytes = 0;
+    ~Kept() { std::free(data); }
+  };
+  void* data_ = nullptr;
+  void* owned_ = nullptr;
+};
+
+// A thread has to be worth waking (some microseconds): at least this many multiplications and additions a chunk...
+constexpr Index kChunkWork = 1 << 20;
+// ...and rows enough that the weights are not read for a single tile.
+constexpr Index kChunkRows = 2 * kForwardRows;
+
+template <typename Pack, typename Run>
+ffi::Error Split(ffi::ThreadPool& pool, Index threads, Index instances, Index time, Index batch, Index hidden,
+                 Index panel_size, const Pack& pack, const Run& run) {
+  if (instances == 0 || batch == 0 || hidden == 0) return ffi::Error::Success();
+  if (threads <= 0) threads = std::max<Index>(pool.num_threads(), 1);
+  const Index row_work = 4 * hidden * hidden * std::max<Index>(time, 1);
+  if (instances * batch * row_work < 2 * kChunkWork) threads = 1;
+  Scratch panels(instances * panel_size);
+  if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
+  Index chunks = 1;
+  if (threads > instances) {
+    chunks = std::min({Ceil(threads, instances), batch / kChunkRows, batch * row_work / kChunkWork});
+    chunks = std::max<Index>(chunks, 1);
+  }
+  Parallel(pool, threads, instances, [&](Index n) { pack(n, panels.get() + n * panel_size); });
+  Parallel(pool, threads, instances * chunks, [&](Index n) {
+    const Index instance = n / chunks, chunk = n % chunks;
+    run(instance, panels.get() + instance * panel_size, batch * chunk / chunks, batch * (chunk + 1) / chunks);
+  });
+  return ffi::Error::Success();
+}
+
+using Array = ffi::Buffer<ffi::F32>;
+using Output = ffi::Result<ffi::Buffer<ffi::F32>>;
+
+struct Sizes {
+  Index instances, time, batch, hidden;
+};
+
+// The sizes from [instances, time, batch, 4 hidden] and [instances, hidden, 4 hidden].
+bool GetSizes(const Array& gates, const Array& weights, Sizes* sizes) {
+  const auto a = gates.dimensions(), b = weights.dimensions();
+  if (a.size() != 4 || b.size() != 3 || a[0] != b[0] || a[3] != b[2] || b[2] != 4 * b[1]) return false;
+  *sizes = {a[0], a[1], a[2], b[1]};
+  return true;
+}
+
+ffi::Error WrongSizes() { return ffi::Error::InvalidArgument("LSTM kernel: the sizes of the arrays do not agree"); }
+
+bool Has(const Array& array, Index size) { return static_cast<Index>(array.element_count()) == size; }
+bool Has(Output& array, Index size) { return static_cast<Index>(array->element_count()) == size; }
+
+ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array weights, Array h, Array c, Output hs, Output cs,
+                       Output activations, Output last_h, Output last_c, bool reverse, std::int64_t threads) {
+  Sizes s;
+  if (!GetSizes(projected, weights, &s)) return WrongSizes();
+  const Index states = s.batch * s.hidden, all = s.instances * states;
+  if (!Has(h, all) || !Has(c, all) || !Has(last_h, all) || !Has(last_c, all) || !Has(hs, all * s.time) ||
+      (!Has(cs, 0) && !Has(cs, all * s.time)) || (!Has(activations, 0) && !Has(activations, 4 * all * s.time))) {
+    return WrongSizes();
+  }
+  auto pack = [&](Index v, float* panels) {
+    PackForward(weights.typed_data() + v * 4 * s.hidden * s.hidden, s.hidden, panels);
+  };
+  auto run = [&](Index v, const float* panels, Index begin, Index end) {
+    const Index sequence = v * s.time * states, state = v * states;
+    RunForward({s.time, s.batch, s.hidden, reverse, projected.typed_data() + 4 * sequence, h.typed_data() + state,
+                c.typed_data() + state, hs->typed_data() + sequence,
+                Has(cs, 0) ? nullptr : cs->typed_data() + sequence,
+                Has(activations, 0) ? nullptr : activations->typed_data() + 4 * sequence, last_h->typed_data() + state,
+                last_c->typed_data() + state},
+               panels, begin, end);
+  };
+  return Split(pool, threads, s.instances, s.time, s.batch, s.hidden, ForwardPanelSize(s.hidden), pack, run);
+}
+
+ffi::Error BackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
+                        Array d_cs, Array d_last_h, Array d_last_c, Output d_projected, Output d_h, Output d_c,
+                        bool reverse, std::int64_t threads) {
+  Sizes s;
+  if (!GetSizes(activations, weights, &s)) return WrongSizes();
+  const Index states = s.batch * s.hidden, all = s.instances * states;
+  if (!Has(cs, all * s.time) || !Has(c, all) || !Has(d_last_h, all) || !Has(d_last_c, all) || !Has(d_h, all) ||
+      !Has(d_c, all) || !Has(d_projected, 4 * all * s.time)) {
+    return WrongSizes();
+  }
+  if ((!Has(d_hs, 0) && !Has(d_hs, all * s.time)) || (!Has(d_cs, 0) && !Has(d_cs, all * s.time))) return WrongSizes();
+  auto pack = [&](Index v, float* panels) {
+    PackBackward(weights.typed_data() + v * 4 * s.hidden * s.hidden, s.hidden, panels);
+  };
+  auto run = [&](Index v, const float* panels, Index begin, Index end) {
+    const Index sequence = v * s.time * states, state = v * states;
+    const Backward job{s.time, s.batch, s.hidden, reverse, activations.typed_data() + 4 * sequence,
+                       cs.typed_data() + sequence, c.typed_data() + state,
+                       Has(d_hs, 0) ? nullptr : d_hs.typed_data() + sequence,
+                       Has(d_cs, 0) ? nullptr : d_cs.typed_data() + sequence, d_last_h.typed_data() + state,
+                       d_last_c.typed_data() + state, d_projected->typed_data() + 4 * sequence,
+                       d_h->typed_data() + state, d_c->typed_data() + state};
+    RunBackward(job, panels, begin, end);
+  };
+  return Split(pool, threads, s.instances, s.time, s.batch, s.hidden, BackwardPanelSize(s.hidden), pack, run);
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, ForwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()  // projected [V, T, B, 4H]
+                                  .Arg<Array>()  // weights [V, H, 4H]
+                                  .Arg<Array>()  // h [V, B, H]
+                                  .Arg<Array>()  // c [V, B, H]
+                                  .Ret<Array>()  // hs [V, T, B, H]
+                                  .Ret<Array>()  // cs [V, T, B, H], or no element: not wanted
+                                  .Ret<Array>()  // activations [V, T, B, 4H], likewise
+                                  .Ret<Array>()  // last h [V, B, H]
+                                  .Ret<Array>()  // last c [V, B, H]
+                                  .Attr<bool>("reverse")
+                                  .Attr<std::int64_t>("threads"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, BackwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()  // activations [V, T, B, 4H]
+                                  .Arg<Array>()  // cs [V, T, B, H]
+                                  .Arg<Array>()  // c [V, B, H]
+                                  .Arg<Array>()  // weights [V, H, 4H]
+                                  .Arg<Array>()  // d hs [V, T, B, H], or no element: zero
+                                  .Arg<Array>()  // d cs, likewise
+                                  .Arg<Array>()  // d last h [V, B, H]
+                                  .Arg<Array>()  // d last c [V, B, H]
+                                  .Ret<Array>()  // d projected [V, T, B, 4H]
+                                  .Ret<Array>()  // d h [V, B, H]
+                                  .Ret<Array>()  // d c [V, B, H]
+                                  .Attr<bool>("reverse")
+                                  .Attr<std::int64_t>("threads"));

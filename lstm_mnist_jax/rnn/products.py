@@ -1,0 +1,61 @@
+"""Matrix products over time, and the dtypes in which a recurrence computes.
+
+Knows arrays; knows no equations.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike
+
+
+def state_dtype(dtype: DTypeLike) -> DTypeLike:
+    """The dtype in which a recurrence with weights of `dtype` keeps its states: float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def project(inputs: Array, kernel: Array) -> Array:
+    """inputs @ kernel, [time, batch, in] @ [in, out], as one product of matrices.
+
+    Flattened, because the gradient of a product with three axes has XLA transpose the large operand.
+    """
+    time, batch, features = inputs.shape
+    return (inputs.reshape(time * batch, features) @ kernel).reshape(time, batch, kernel.shape[1])
+
+
+def product(rows: Array, kernel: Array) -> Array:
+    """rows @ kernel, multiplied in the kernel's dtype, added up and given in that of the states."""
+    return jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=state_dtype(kernel.dtype))
+
+
+def outer(inputs: Array, outputs: Array) -> Array:
+    """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps.
+
+    Flattened for the same reason as in `project`.
+    """
+    dtype = outputs.dtype
+    time, batch, _ = inputs.shape
+    entered, came_out = (array.astype(dtype).reshape(time * batch, array.shape[-1]) for array in (inputs, outputs))
+    by_rows = (((0,), (0,)), ((), ()))
+    return jax.lax.dot_general(entered, came_out, by_rows, preferred_element_type=state_dtype(dtype)).astype(dtype)
+
+
+def shift(initial: Array, states: Array, reverse: bool) -> Array:
+    """The state before each step, from the state after each: [time, batch, hidden]."""
+    if not len(states):
+        return states
+    first = initial[None].astype(states.dtype)
+    return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])
+
+
+def vary_alike(tree: Any) -> Any:
+    """Arrays that vary over the same axes of a surrounding shard_map: all those that any of them varies over."""
+    structure: Any
+    leaves, structure = jax.tree.flatten(tree)
+    varying = [jax.typeof(leaf).manual_axis_type.varying for leaf in leaves]
+    everywhere = frozenset().union(*varying)
+    return structure.unflatten(
+        jax.lax.pcast(leaf, tuple(everywhere - axes), to="varying") if everywhere - axes else leaf
+        for leaf, axes in zip(leaves, varying, strict=True)
+    )

@@ -1,0 +1,102 @@
+"""The two loops of the LSTM recurrence in JAX: what XLA runs on every platform, and what the compiled one stands for.
+
+Arguments and results are those of `recurrence`: weights and inputs whose gates i, f and o are scaled by 1/2.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lstm_mnist_jax.rnn.products import product, shift, state_dtype
+
+
+def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
+    """The gates i, f, g, o from tanh of the scaled, packed pre-activations [..., 4 * hidden]."""
+    i, f, g, o = jnp.split(activations.astype(state_dtype(activations.dtype)), 4, axis=-1)
+    return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
+
+
+def forward(
+    projected: Array,
+    recurrent_kernel: Array,
+    h: Array,
+    c: Array,
+    *,
+    cells: bool,
+    activations: bool,
+    reverse: bool,
+    unroll: int,
+) -> Any:
+    """The forward loop.
+
+    Args:
+      projected: what the inputs contribute to the gates, [time, batch, 4 * hidden].
+      recurrent_kernel: [hidden, 4 * hidden].
+      h, c: before the first step, [batch, hidden].
+      cells, activations: whether to write these, which only a gradient or a caller's own wish needs.
+      reverse, unroll: see `recurrence.lstm`.
+
+    Returns:
+      hs and cs [time, batch, hidden], tanh of the gates' arguments [time, batch, 4 * hidden], and the last h and c.
+    """
+    dtype = recurrent_kernel.dtype
+
+    def step(carry: tuple[Array, Array], projected: Array) -> Any:
+        h, c = carry
+        tanh = jnp.tanh(projected + product(h, recurrent_kernel))
+        i, f, g, o = _gates(tanh)
+        c = f * c + i * g
+        h = o * jnp.tanh(c)
+        return (h, c), (h.astype(dtype), c if cells else None, tanh.astype(dtype) if activations else None)
+
+    (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
+    return hs, cs, tanhs, last_h, last_c
+
+
+def backward(
+    activations: Array,
+    cs: Array,
+    initial_c: Array,
+    recurrent_kernel: Array,
+    d_hs: Array | None,
+    d_cs: Array | None,
+    d_last_h: Array,
+    d_last_c: Array,
+    *,
+    reverse: bool,
+    unroll: int,
+) -> Any:
+    """The backward loop: the gradients of `projected`, of the initial h and of the initial c.
+
+    Args:
+      activations, cs: of the forward loop.
+      initial_c, recurrent_kernel, reverse, unroll: as given to it.
+      d_hs, d_cs, d_last_h, d_last_c: gradients of its results; None stands for zeros, which are not added.
+    """
+    previous_c = shift(initial_c, cs, reverse)
+    i, f, g, o = _gates(activations)
+    tanh_c = jnp.tanh(cs)
+    # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones.
+    d_gates = jnp.concatenate(
+        [2 * g * i * (1 - i), 2 * previous_c * f * (1 - f), i * (1 - g * g), 2 * tanh_c * o * (1 - o)],
+        axis=-1,
+    )
+    dc_by_dh = o * (1 - tanh_c * tanh_c)
+    transposed_kernel = recurrent_kernel.T
+
+    def step(carry: tuple[Array, Array], xs: Any) -> Any:
+        dh, dc = carry
+        d_gates, dc_by_dh, f, d_h, d_c = xs
+        dh = dh if d_h is None else dh + d_h
+        dc = dc + dh * dc_by_dh
+        dc = dc if d_c is None else dc + d_c
+        d_projected = jnp.concatenate([dc, dc, dc, dh], axis=-1) * d_gates
+        d_projected = d_projected.astype(transposed_kernel.dtype)
+        return (product(d_projected, transposed_kernel), dc * f), d_projected
+
+    (d_initial_h, d_initial_c), d_projected = jax.lax.scan(
+        step, (d_last_h, d_last_c), (d_gates, dc_by_dh, f, d_hs, d_cs), reverse=not reverse, unroll=unroll
+    )
+    return d_projected, d_initial_h, d_initial_c

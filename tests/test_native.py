@@ -1,0 +1,319 @@
+"""The compiled kernel against the loops of XLA, and its building where something is in the way."""
+
+import math
+import os
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from lstm_mnist_jax.rnn import lstm, native, xla_loops
+
+REASON = native.unavailable()
+needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
+
+# time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6).
+SIZES = [
+    (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 3, 70),
+    (3, 25, 2, 48), (2, 6, 2, 130), (0, 2, 2, 5), (28, 32, 28, 32),
+]  # fmt: skip
+
+
+def arguments(rng, time, batch, features, hidden):
+    shapes = [(time, batch, features), (features, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
+    shapes += [(batch, hidden)] * 2
+    scales = [1, 0.5, 1 / math.sqrt(hidden), 1, 1, 1]
+    arrays = [
+        jnp.asarray(scale * rng.normal(size=shape), jnp.float32) for shape, scale in zip(shapes, scales, strict=True)
+    ]
+    return *arrays[:4], (arrays[4], arrays[5])
+
+
+def assert_close(got, wanted, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        scale = max(1.0, float(jnp.max(jnp.abs(b), initial=0)))
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+@needs_kernel
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_forward_is_that_of_xla(rng, sizes, reverse):
+    args = arguments(rng, *sizes)
+    native_states, states = (lstm(*args, reverse=reverse, backend=backend) for backend in ("native", "xla"))
+    assert_close(native_states, states)
+    if sizes[0]:
+        np.testing.assert_array_equal(native_states.last.h, native_states.h[0 if reverse else -1])
+        np.testing.assert_array_equal(native_states.last.c, native_states.c[0 if reverse else -1])
+
+
+@needs_kernel
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("used", ["h", "c", "last", "all"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_gradient_is_that_of_xla(rng, sizes, used, reverse):
+    args = arguments(rng, *sizes)
+
+    def gradient(backend):
+        def loss(*args):
+            states = lstm(*args, reverse=reverse, backend=backend)
+            parts = {"h": jnp.sin(3 * states.h).sum(), "c": jnp.cos(states.c).sum()}
+            parts["last"] = jnp.sum(states.last.c**2) + jnp.sum(states.last.h)
+            return sum(parts.values()) if used == "all" else parts[used]
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4)))(*args)
+
+    assert_close(gradient("native"), gradient("xla"), 3e-5)
+
+
+@needs_kernel
+def test_second_derivatives(rng):
+    inputs, *weights = arguments(rng, 3, 2, 2, 5)
+
+    def penalty(backend):
+        def squared(x):
+            return jnp.sum(jax.grad(lambda x: jnp.sum(lstm(x, *weights, backend=backend).h ** 2))(x) ** 2)
+
+        return jax.grad(squared)(inputs), jax.jvp(squared, (inputs,), (inputs,))
+
+    assert_close(penalty("native"), penalty("xla"), 1e-4)
+
+
+def loops(rng, time, batch, hidden):
+    """What the forward and the backward loop take."""
+    states = [jnp.asarray(rng.normal(size=(batch, hidden)), jnp.float32) for _ in range(4)]
+    projected = jnp.asarray(rng.normal(size=(time, batch, 4 * hidden)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(hidden, 4 * hidden)) / math.sqrt(hidden), jnp.float32)
+    return projected, kernel, states
+
+
+def forward(*, reverse=False, keep=True, threads=None):
+    wanted = {"cells": keep, "activations": keep, "reverse": reverse}
+    return jax.jit(native.forward(partial(xla_loops.forward, **wanted, unroll=1), **wanted, threads=threads))
+
+
+def run_both(projected, kernel, states, threads, reverse=False):
+    xla = partial(xla_loops.backward, reverse=reverse, unroll=1)
+    backward = native.backward(xla, reverse=reverse, threads=threads)
+    outputs = forward(reverse=reverse, threads=threads)(projected, kernel, *states[:2])
+    gradients = jax.jit(backward)(outputs[2], outputs[1], states[1], kernel, None, None, states[2], states[3])
+    return outputs, gradients
+
+
+@needs_kernel
+@pytest.mark.parametrize(("time", "batch", "hidden"), [(9, 64, 64), (5, 37, 130), (3, 200, 65), (2, 1, 64)])
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
+    projected, kernel, states = loops(rng, time, batch, hidden)
+    one = run_both(projected, kernel, states, 1)
+    for threads in (0, 2, 3):
+        for a, b in zip(
+            jax.tree.leaves(one), jax.tree.leaves(run_both(projected, kernel, states, threads)), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    row = batch // 2
+    alone = run_both(projected[:, row : row + 1], kernel, [state[row : row + 1] for state in states], 1)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(one), strict=True):
+        np.testing.assert_array_equal(a, b[..., row : row + 1, :])
+
+
+@needs_kernel
+def test_inference_keeps_neither_cells_nor_activations(rng):
+    projected, kernel, states = loops(rng, 6, 5, 20)
+    full, lean = (forward(keep=keep)(projected, kernel, *states[:2]) for keep in (True, False))
+    assert lean[1] is None
+    assert lean[2] is None
+    for n in (0, 3, 4):
+        np.testing.assert_array_equal(full[n], lean[n])
+
+
+@needs_kernel
+def test_infinity_saturates_and_nan_stays_in_its_sequence(rng):
+    inputs, *weights = arguments(rng, 5, 8, 4, 20)
+    states = lstm(inputs.at[2, 3].set(jnp.nan), *weights, backend="native")
+    wanted = lstm(inputs.at[2, 3].set(jnp.nan), *weights, backend="xla")
+    np.testing.assert_array_equal(jnp.isnan(states.h), jnp.isnan(wanted.h))
+    assert jnp.isnan(states.h[2:, 3]).all()
+    for value in (1e4, jnp.inf):
+        projected, kernel, (h, c, *_) = loops(rng, 1, 3, 17)
+        projected = jnp.where(projected > 0, value, -value)
+        _, _, activations, *_ = forward()(projected, kernel, h, c)
+        np.testing.assert_array_equal(activations, jnp.sign(projected))
+
+
+@needs_kernel
+def test_tanh_is_accurate():
+    x = np.concatenate([np.linspace(-12, 12, 2_000_001), np.geomspace(1e-30, 10, 100_000)]).astype(np.float32)
+    x = x[: len(x) // 16 * 16].reshape(1, -1, 16)
+    zeros = jnp.zeros((x.shape[1], 4))
+    _, _, tanh, *_ = forward()(x, jnp.zeros((4, 16)), zeros, zeros)
+    wanted = np.tanh(x.astype(np.float64))
+    assert np.max(np.abs(tanh - wanted)) < 3.2e-7
+    assert np.max(np.abs(tanh - wanted) / np.maximum(np.abs(wanted), 1e-37)) < 4e-7
+    assert np.max(np.abs(tanh)) == 1
+
+
+@needs_kernel
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 2)])
+def test_vmap(rng, axes):
+    inputs, kernel, recurrent_kernel, *rest = arguments(rng, 4, 3, 2, 6)
+    inputs = inputs if axes[0] is None else jnp.stack([inputs, -inputs, inputs * 2], axes[0])
+    weights = recurrent_kernel
+    weights = weights if axes[1] is None else jnp.stack([weights, -weights, weights * 2], axes[1])
+
+    def gradient(backend):
+        def loss(x, u):
+            return jnp.sum(lstm(x, kernel, u, *rest, backend=backend).h ** 2)
+
+        single = jax.value_and_grad(loss, argnums=(0, 1))
+        twice = jax.vmap(jax.vmap(single, in_axes=(None, 0)), in_axes=(0, None))
+        nested = twice(jnp.stack([arguments(rng_of(1), 4, 3, 2, 6)[0]] * 2), jnp.stack([recurrent_kernel] * 3))
+        return jax.jit(jax.vmap(single, in_axes=axes))(inputs, weights), nested
+
+    assert_close(gradient("native"), gradient("xla"), 3e-5)
+
+
+def rng_of(seed):
+    return np.random.default_rng(seed)
+
+
+@needs_kernel
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_shard_map(rng, check_vma):
+    if jax.device_count() < 2 or jax.default_backend() != "cpu":
+        pytest.skip("needs two CPU devices")
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    *arrays, (c, h) = arguments(rng, 5, 4, 4, 6)
+
+    def gradient(backend):
+        def local(inputs, kernel, recurrent_kernel, bias, c, h):
+            def loss(*weights):
+                return lstm(inputs, *weights, (c, h), backend=backend).last.h.sum()
+
+            value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(kernel, recurrent_kernel, bias)
+            return jax.lax.psum((value, grads), "data") if not check_vma else (jax.lax.psum(value, "data"), grads)
+
+        specs = P(None, "data"), P(), P(), P(), P("data"), P("data")
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+        return jax.jit(mapped)(*arrays, c, h)
+
+    assert_close(gradient("native"), gradient("xla"))
+
+
+@needs_kernel
+def test_loops_and_checkpoint(rng):
+    inputs, *weights = arguments(rng, 4, 3, 6, 6)
+
+    def gradient(backend):
+        def layer(x):
+            return lstm(x, *weights, backend=backend).h
+
+        def loss(x):
+            x, _ = jax.lax.scan(lambda x, _: (jax.checkpoint(layer)(x), None), x, None, length=3)
+            return x.sum()
+
+        return jax.jit(jax.grad(loss))(inputs), jax.lax.fori_loop(0, 3, lambda _, x: layer(x), inputs)
+
+    assert_close(gradient("native"), gradient("xla"))
+
+
+@needs_kernel
+def test_another_platform_and_an_export_take_xla(rng):
+    args = arguments(rng, 4, 3, 6, 6)
+    exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")), platforms=["cuda"])(*args)
+    assert "lstm_mnist_jax_forward" not in exported.mlir_module()
+    exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="xla")))(*args)
+    assert_close(exported.call(*args), lstm(*args))
+
+
+def test_an_unknown_backend_is_refused(rng):
+    with pytest.raises(ValueError, match="expected"):
+        lstm(*arguments(rng, 2, 2, 2, 2), backend="fast")
+
+
+def test_the_kernel_refuses_other_dtypes(rng):
+    args = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arguments(rng, 2, 2, 2, 2))
+    with pytest.raises(ValueError, match="bfloat16"):
+        lstm(*args, backend="native")
+    assert not native.serves(2, 2, jnp.bfloat16)
+    assert lstm(*args).h.dtype == jnp.bfloat16
+
+
+PROBE = """
+import numpy as np
+from lstm_mnist_jax.rnn import lstm, native
+print(native.unavailable())
+x = np.ones((2, 2, 2), "f"); w = np.ones((2, 8), "f"); z = np.zeros((2, 2), "f")
+assert np.isfinite(lstm(x, w, w, w[0], (z, z)).h).all()
+try:
+    lstm(x, w, w, w[0], (z, z), backend="native")
+except ValueError as error:
+    print("refused:", error)
+"""
+
+
+def start(cache, **environment):
+    variables = {"LSTM_MNIST_JAX_NATIVE": "1", "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    variables |= {"JAX_ENABLE_COMPILATION_CACHE": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROBE],
+        env={**os.environ, **variables, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    return output.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"LSTM_MNIST_JAX_NATIVE": "0"}, "LSTM_MNIST_JAX_NATIVE=0"),
+        ({"CXX": "/nowhere/c++"}, "/nowhere/c++"),
+        ({"CXX": "false"}, "false failed"),
+        ({"CXX": "true"}, "OSError"),
+    ],
+    ids=["turned off", "no compiler", "a compiler that fails", "a compiler that writes nothing"],
+)
+def test_without_a_kernel_everything_runs_and_the_reason_is_told(tmp_path, environment, reason):
+    first, second = finish(start(tmp_path, **environment))
+    assert reason in first
+    assert second.startswith("refused: ")
+    assert reason in second
+
+
+@needs_kernel
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is for Linux")
+def test_two_builders_at_once_leave_one_library(tmp_path):
+    processes = [start(tmp_path) for _ in range(2)]
+    assert [finish(process) for process in processes] == [["None"], ["None"]]
+    assert len(list((tmp_path / "lstm_mnist_jax" / "native").iterdir())) == 1
+    # The next process takes what is there, and asks no compiler for it.
+    assert finish(start(tmp_path)) == ["None"]
+
+
+@needs_kernel
+def test_a_damaged_library_is_made_anew(tmp_path):
+    folder = tmp_path / "lstm_mnist_jax" / "native"
+    assert finish(start(tmp_path)) == ["None"]
+    (library,) = folder.iterdir()
+    library.write_bytes(b"no library")
+    assert finish(start(tmp_path)) == ["None"]
+    assert library.stat().st_size > 10_000
+
+
+@needs_kernel
+def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert finish(start(tmp_path / "file")) == ["None"]
