@@ -113,7 +113,11 @@ def _forward(reverse: bool, cells: bool, activations: bool, threads: int) -> Cal
             (instances, batch, hidden),
             (instances, batch, hidden),
         ]
-        hs, cs, tanhs, last_h, last_c = _call("forward", shapes, reverse, threads, projected, recurrent_kernel, h, c)
+        arguments = (projected, recurrent_kernel, h, c)
+        # The activations take the place of `projected`, as in `_backward` the gradient takes that of the activations:
+        # these are the largest arrays of a training.
+        aliases = {0: 2} if activations else {}
+        hs, cs, tanhs, last_h, last_c = _call("forward", shapes, aliases, reverse, threads, *arguments)
         return hs, cs if cells else None, tanhs if activations else None, last_h, last_c
 
     return _batched(call, weights=1)
@@ -124,12 +128,15 @@ def _backward(reverse: bool, threads: int) -> Callable[..., Any]:
     def call(activations: Array, cs: Array, c: Array, recurrent_kernel: Array, *gradients: Any) -> Any:
         given = [jnp.zeros((0,), activations.dtype) if gradient is None else gradient for gradient in gradients]
         shapes = [activations.shape, c.shape, c.shape]
-        return tuple(_call("backward", shapes, reverse, threads, activations, cs, c, recurrent_kernel, *given))
+        arguments = (activations, cs, c, recurrent_kernel, *given)
+        return tuple(_call("backward", shapes, {0: 0}, reverse, threads, *arguments))
 
     return _batched(call, weights=3)
 
 
-def _call(part: str, shapes: list[Any], reverse: bool, threads: int, *args: Array) -> Any:
+def _call(
+    part: str, shapes: list[Any], aliases: dict[int, int], reverse: bool, threads: int, *args: Array
+) -> Any:
     names, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
@@ -142,7 +149,8 @@ def _call(part: str, shapes: list[Any], reverse: bool, threads: int, *args: Arra
         results.append(
             jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
         )
-    return jax.ffi.ffi_call(names[part], results)(*args, reverse=reverse, threads=np.int64(threads))
+    call = jax.ffi.ffi_call(names[part], results, input_output_aliases=aliases)
+    return call(*args, reverse=reverse, threads=np.int64(threads))
 
 
 def _batched(call: Callable[..., Any], weights: int) -> Callable[..., Any]:

@@ -119,6 +119,7 @@ constexpr Index Ceil(Index value, Index divisor) { return (value + divisor - 1) 
 // Sizes of a tile: accumulators for `rows` x 4 gates, four vectors of weights and a value of h fill the registers.
 constexpr Index kForwardRows = kRegisters == 32 ? 6 : 3;
 
+// `activations` may be the memory of `projected`: a tile reads its part of one before it writes it to the other.
 struct Forward {
   Index time, batch, hidden;
   bool reverse;
@@ -244,6 +245,7 @@ void RunForward(const Forward& job, const float* panels, Index begin, Index end)
 constexpr Index kGroup = 4;
 constexpr Index kBackwardRows = kRegisters == 32 ? 6 : 3;
 
+// `d_projected` may be the memory of `activations`, as in `Forward`.
 struct Backward {
   Index time, batch, hidden;
   bool reverse;
