@@ -1,72 +1,79 @@
 """The stream of training examples: permutations, no example dropped, batches that straddle, any start."""
 
+import itertools
+import math
+from collections import Counter
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_mnist_jax.data.order import batch_indices, permutations
+from lstm_mnist_jax.data.order import batch_indices, order_of
 
 
 def stream(key, steps, batch_size, examples, start=0):
-    """The indices of consecutive batches, with the permutations of each computed for it alone."""
-    batches = [
-        batch_indices(permutations(key, step, batch_size, examples), step, batch_size)
-        for step in range(start, start + steps)
-    ]
-    return np.concatenate(batches)
+    """The indices of consecutive batches."""
+    order, steps = order_of(key), jnp.arange(start, start + steps)
+    return np.asarray(jax.vmap(lambda step: batch_indices(order, step, batch_size, examples))(steps)).ravel()
 
 
-@pytest.mark.parametrize(("examples", "batch_size"), [(10, 3), (10, 10), (7, 7), (12, 5), (9, 1)])
+@pytest.mark.parametrize(
+    ("examples", "batch_size"),
+    [(1, 1), (2, 1), (10, 3), (10, 10), (7, 7), (12, 5), (9, 1), (16, 4), (17, 3), (10, 25), (2003, 64)],
+)
 def test_every_permutation_holds_every_example_once(examples, batch_size):
-    indices = stream(jax.random.key(0), 4 * examples, batch_size, examples)
+    indices = stream(jax.random.key(0), -(-4 * examples // batch_size), batch_size, examples)
     orders = indices[: len(indices) // examples * examples].reshape(-1, examples)
     assert len(orders) >= 4
-    for order in orders:
-        assert sorted(order) == list(range(examples))
-    if examples > 7:
-        assert len({tuple(order) for order in orders}) > 1
+    np.testing.assert_array_equal(np.sort(orders), np.broadcast_to(np.arange(examples), orders.shape))
+    if examples > 6:
+        assert len({tuple(order) for order in orders}) == len(orders)
 
 
-def test_a_batch_straddles_two_permutations():
+def test_how_the_stream_is_cut_does_not_change_it():
     key = jax.random.key(3)
-    first, second = permutations(key, 0, 4, 10).current, permutations(key, 0, 4, 10).following
-    np.testing.assert_array_equal(
-        batch_indices(permutations(key, 2, 4, 10), 2, 4), np.concatenate([first[8:], second[:2]])
-    )
-    np.testing.assert_array_equal(permutations(key, 3, 4, 10).current, second)
+    whole = stream(key, 60, 1, 10)
+    for batch_size in (3, 4, 10, 12):
+        np.testing.assert_array_equal(stream(key, 5, batch_size, 10), whole[: 5 * batch_size])
+        np.testing.assert_array_equal(stream(key, 2, batch_size, 10, start=3), whole[3 * batch_size : 5 * batch_size])
 
 
 def test_shares_of_a_batch_make_up_the_batch():
-    order = permutations(jax.random.key(0), 2, 4, 10)
-    whole = batch_indices(order, 2, 4)
-    shares = [batch_indices(order, 2, 4, start, 2) for start in (0, 2)]
+    order = order_of(jax.random.key(0))
+    whole = batch_indices(order, 2, 4, 10)
+    shares = [batch_indices(order, 2, 4, 10, start, 2) for start in (0, 2)]
     np.testing.assert_array_equal(np.concatenate(shares), whole)
 
 
-def test_end_is_the_first_step_that_needs_other_permutations():
-    for examples, batch_size in [(10, 3), (12, 4), (7, 7)]:
-        for step in range(9):
-            end = int(permutations(jax.random.key(0), step, batch_size, examples).end)
-            starts = [s * batch_size // examples for s in (step, end - 1, end)]
-            assert starts[0] == starts[1] == starts[2] - 1
+@pytest.mark.parametrize("keys", [1, 20_000])
+@pytest.mark.parametrize("examples", [2, 3, 5])
+def test_all_orders_are_equally_frequent(examples, keys):
+    """Pearson's chi-squared over the permutations of one stream, and over the first of many streams."""
+    permutations = 20_000 // keys
+    drawn = jax.vmap(lambda seed: stream_of(seed, permutations, examples))(jnp.arange(keys))
+    counts = Counter(map(tuple, np.asarray(drawn).reshape(-1, examples).tolist()))
+    expected = 20_000 / math.factorial(examples)
+    squares = sum((counts[order] - expected) ** 2 / expected for order in itertools.permutations(range(examples)))
+    freedom = math.factorial(examples) - 1
+    assert squares < freedom + 4 * math.sqrt(2 * freedom) + 4
 
 
-def test_the_following_permutation_is_there_whenever_it_is_needed():
-    key = jax.random.key(0)
-    for stop in range(1, 12):
-        order = permutations(key, 0, 3, 10, stop)
-        for step in range(min(stop, int(order.end))):
-            np.testing.assert_array_equal(
-                batch_indices(order, step, 3), batch_indices(permutations(key, step, 3, 10), step, 3)
-            )
+def stream_of(seed, permutations, examples):
+    order = order_of(jax.random.key(seed))
+    return jax.vmap(lambda number: batch_indices(order, number, examples, examples))(jnp.arange(permutations))
 
 
-def test_permutations_can_be_had_from_those_before():
-    key, order, step = jax.random.key(0), None, 0
-    for _ in range(4):
-        order, alone = permutations(key, step, 3, 10, before=order), permutations(key, step, 3, 10)
-        jax.tree.map(np.testing.assert_array_equal, order, alone)
-        step = int(order.end)
+def test_neighbours_in_a_permutation_have_nothing_to_do_with_one_another():
+    """Of 300 permutations of 1,000: differences of neighbours, fixed points, means of batches."""
+    drawn = np.asarray(stream_of(1, 300, 1000))
+    differences = np.bincount((np.diff(drawn) % 1000).ravel(), minlength=1000)[1:]
+    expected = 300 * 999 / 999
+    assert abs(np.sum((differences - expected) ** 2 / expected) - 998) < 5 * math.sqrt(2 * 998)
+    assert abs((drawn == np.arange(1000)).sum(1).mean() - 1) < 5 / math.sqrt(300)
+    means = drawn.reshape(300, 20, 50).mean(2)
+    variance = (1000**2 - 1) / 12 / 50 * (1000 - 50) / (1000 - 1)
+    assert abs(np.mean((means - 499.5) ** 2) / variance - 1) < 5 * math.sqrt(2 / means.size)
 
 
 def test_other_keys_give_other_orders():

@@ -44,14 +44,14 @@ def write(work: Epoch, path: str) -> None:
     import jax.numpy as jnp
 
     from lstm_mnist_jax.data import load
-    from lstm_mnist_jax.data.order import batch_indices, permutations
+    from lstm_mnist_jax.data.order import batch_indices, order_of
     from lstm_mnist_jax.training.step import init_state
 
     config = config_of(work)
     dataset = load(**vars(config.data))
     state = init_state(config, dataset.image_shape, len(dataset.class_names), work.seed)
-    stream = permutations(state.key, 0, work.batch_size, len(dataset.train), work.steps)
-    order = jax.vmap(lambda step: batch_indices(stream, step, work.batch_size))(jnp.arange(work.steps))
+    stream, examples = order_of(state.key), len(dataset.train)
+    order = jax.vmap(lambda step: batch_indices(stream, step, work.batch_size, examples))(jnp.arange(work.steps))
     weights = from_params(state.params)
     layers = {f"layer{number}_{name}": array for number, layer in enumerate(weights.layers)
               for name, array in layer._asdict().items()}  # fmt: skip

@@ -234,6 +234,8 @@ class LSTM(StackedRNN):
         """
 
         def cell(in_width: int, width: int, **options: Any) -> Any:
+            if fused_kernel_init is not None:
+                options["recurrent_kernel_init"] = zeros  # replaced below; to draw orthogonal matrices takes a while
             if projection_features is None:
                 cell: Any = nnx.OptimizedLSTMCell(in_width, width, **options)
                 bias = cell.dense_h.bias

@@ -25,7 +25,7 @@ from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.version import __version__
 
-FORMAT = 2
+FORMAT = 3
 """Number of the folder's format: raised when an older program could misread it."""
 
 VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.data import Dataset
-from lstm_mnist_jax.data.order import MAX_POSITION, Permutations, batch_indices, permutations
+from lstm_mnist_jax.data.order import MAX_POSITION, Order, batch_indices, order_of
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.training.mesh import DATA_AXIS
 from lstm_mnist_jax.training.optimizer import make_optimizer
@@ -88,9 +88,12 @@ class Training:
     steps_per_epoch: int
     _run_steps: Any
     _data: tuple[jax.Array, jax.Array]
+    _waits: bool
 
     def run_steps(self, state: TrainState, n: int) -> TrainState:
         """The state `n` steps later. `state` is used up: its memory is reused."""
+        if self._waits:
+            jax.block_until_ready(state)
         return self._run_steps(state, np.int32(n), *self._data)
 
     def compile(self) -> "Training":
@@ -112,8 +115,7 @@ def count_steps(config: Config, dataset: Dataset) -> int:
             f"({dataset.origin}). Use --batch-size {examples} or less."
         )
     steps_per_epoch = examples // batch_size
-    if config.epochs * steps_per_epoch * batch_size > MAX_POSITION - examples - batch_size:
-        most = (MAX_POSITION - examples - batch_size) // (steps_per_epoch * batch_size)
+    if config.epochs > (most := MAX_POSITION // (steps_per_epoch * batch_size)):
         raise ConfigError(f"epochs is {config.epochs:,}, but data of this size can be trained on for {most:,}.")
     return steps_per_epoch
 
@@ -136,10 +138,10 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
     loss_and_gradient = jax.value_and_grad(loss_and_correct, has_aux=True)
     local_batch = batch_size // mesh.size
 
-    def train_step(state: TrainState, order: Permutations, images: jax.Array, labels: jax.Array) -> TrainState:
+    def train_step(state: TrainState, order: Order, images: jax.Array, labels: jax.Array) -> TrainState:
         """One step, on one device's share of the batch."""
         share = jax.lax.axis_index(DATA_AXIS) * local_batch
-        batch = batch_indices(order, state.step, batch_size, share, local_batch)
+        batch = batch_indices(order, state.step, batch_size, examples, share, local_batch)
         (loss, correct), gradient = loss_and_gradient(state.params, images[batch], labels[batch])
         # One vector, so that the devices meet once a step.
         flat, unflatten = ravel_pytree((loss, correct.astype(jnp.float32), gradient))
@@ -163,21 +165,8 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
         )
 
     def run_steps(state: TrainState, n: jax.Array, images: jax.Array, labels: jax.Array) -> TrainState:
-        end = state.step + n
-        order_of = partial(permutations, state.key, batch_size=batch_size, examples=examples, stop=end)
-
-        def run_permutation(loop: tuple[TrainState, Permutations]) -> tuple[TrainState, Permutations]:
-            state, order = loop
-            state = jax.lax.fori_loop(
-                state.step,
-                jnp.minimum(end, order.end),
-                lambda _, state: train_step(state, order, images, labels),
-                state,
-            )
-            return state, order_of(state.step, before=order)
-
-        loop = state, order_of(state.step)
-        return jax.lax.while_loop(lambda loop: loop[0].step < end, run_permutation, loop)[0]
+        order = order_of(state.key)
+        return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, order, images, labels), state)
 
     replicated = NamedSharding(mesh, P())
     # The gradient is averaged by hand above, once and flattened, so JAX need not track what varies over devices.
@@ -192,4 +181,6 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
         steps_per_epoch=steps_per_epoch,
         _run_steps=jax.jit(sharded, donate_argnums=0, in_shardings=replicated, out_shardings=replicated),
         _data=jax.device_put((dataset.train.images, dataset.train.labels), replicated),
+        # Programs in which CPU devices meet share one pool of threads: two at once can each wait for the other's.
+        _waits=mesh.size > 1 and mesh.devices.flat[0].platform == "cpu",
     )

@@ -134,9 +134,7 @@ def _backward(reverse: bool, threads: int) -> Callable[..., Any]:
     return _batched(call, weights=3)
 
 
-def _call(
-    part: str, shapes: list[Any], aliases: dict[int, int], reverse: bool, threads: int, *args: Array
-) -> Any:
+def _call(part: str, shapes: list[Any], aliases: dict[int, int], reverse: bool, threads: int, *args: Array) -> Any:
     names, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
