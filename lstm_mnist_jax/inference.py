@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float32, Int
@@ -67,16 +66,19 @@ class TrainedRun:
         elif images.dtype != np.uint8:
             raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
         batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
+        # All are sent off before the first is waited for.
+        pending = [self._probabilities(batch) for batch in batches]
         probabilities = np.concatenate(
-            [self._probabilities(batch) for batch in batches] or [np.zeros((0, len(self.class_names)), np.float32)]
+            [np.asarray(part)[: len(batch)] for part, batch in zip(pending, batches, strict=True)]
+            or [np.zeros((0, len(self.class_names)), np.float32)]
         )
         return probabilities.argmax(axis=-1), probabilities
 
-    def _probabilities(self, images: np.ndarray) -> np.ndarray:
+    def _probabilities(self, images: np.ndarray) -> jax.Array:
         # Few different sizes, so that few are compiled: the next power of two.
         size = 1 << (len(images) - 1).bit_length()
         padded = np.pad(images, [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)])
-        return np.asarray(_classify(self.params, jnp.asarray(padded), self.folder.config.model))[: len(images)]
+        return _classify(self.params, padded, self.folder.config.model)
 
     def export(
         self, format_name: str, path: Path | str, *, overwrite: bool = False, like: Path | str | None = None

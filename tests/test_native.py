@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from lstm_mnist_jax.rnn import lstm, native, xla_loops
+from lstm_mnist_jax.rnn import lstm, native, recurrence, xla_loops
 
 REASON = native.unavailable()
 needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
@@ -120,6 +120,22 @@ def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, tim
     alone = run_both(projected[:, row : row + 1], kernel, [state[row : row + 1] for state in states], 1)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(one), strict=True):
         np.testing.assert_array_equal(a, b[..., row : row + 1, :])
+
+
+@needs_kernel
+@pytest.mark.parametrize("memories", [True, False])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 11, 20])
+def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps, reverse, memories):
+    args = arguments(rng, 11, 3, 4, 5)
+    run = partial(lstm, *args, reverse=reverse, memories=memories)
+    whole = run(backend="xla")
+    monkeypatch.setattr(recurrence, "PROJECTED_BYTES", steps * 3 * 20 * 4)
+    assert_close(run(backend="native"), whole)
+    assert_close(
+        jax.vmap(lambda x: lstm(x, *args[1:], reverse=reverse).last)(args[0][None]),
+        jax.tree.map(lambda part: part[None], whole.last),
+    )
 
 
 @needs_kernel

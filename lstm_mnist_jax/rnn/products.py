@@ -3,6 +3,7 @@
 Knows arrays; knows no equations.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,6 +48,24 @@ def shift(initial: Array, states: Array, reverse: bool) -> Array:
         return states
     first = initial[None].astype(states.dtype)
     return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])
+
+
+def in_blocks(run: Callable[..., Any], carry: Any, inputs: Array, steps: int, reverse: bool) -> Any:
+    """`run(carry, inputs)`, which gives (carry, outputs over time), over `steps` time steps at once."""
+    blocks, rest = divmod(len(inputs), max(1, steps))
+    if blocks + (rest > 0) <= 1:
+        return run(carry, inputs)
+    # The block that is not full is the last to be run.
+    split = rest if reverse else len(inputs) - rest
+    full, remaining = (inputs[split:], inputs[:split]) if reverse else (inputs[:split], inputs[split:])
+    full = full.reshape(blocks, steps, *inputs.shape[1:])
+    carry, outputs = jax.lax.scan(run, carry, full, reverse=reverse)
+    outputs = jax.tree.map(lambda array: array.reshape(blocks * steps, *array.shape[2:]), outputs)
+    if not rest:
+        return carry, outputs
+    carry, others = run(carry, remaining)
+    pair = (others, outputs) if reverse else (outputs, others)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *pair)
 
 
 def vary_alike(tree: Any) -> Any:

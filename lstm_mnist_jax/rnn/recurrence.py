@@ -7,8 +7,8 @@ Knows arrays; knows no modules, no layers and no batch-major data. The equations
 
 Four things make it quick where a scan over a cell is not:
 
-- All inputs are projected by one matrix product before the loop; the loop holds one product and one fused
-  elementwise step.
+- All inputs are projected by one matrix product before the loop (where nothing is kept for a gradient: by one for
+  as many steps as stay in the cache); the loop holds one product and one fused elementwise step.
 - sigmoid(z) = (1 + tanh(z/2)) / 2, and the halves go into the weights once, so that one tanh runs over the four
   packed gates. (XLA's own sigmoid costs a CPU several times as much.)
 - The backward loop carries only dc and dh and yields only the gradients at the gates. Whatever depends on neither
@@ -29,10 +29,14 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from lstm_mnist_jax.rnn import native, xla_loops
-from lstm_mnist_jax.rnn.products import outer, project, shift, state_dtype, vary_alike
+from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, state_dtype, vary_alike
 
 AnyArray = jax.Array | np.ndarray
 """What may be passed in; what comes out is a `jax.Array`."""
+
+
+PROJECTED_BYTES = 2 << 20
+"""How much of the projected inputs a CPU's caches should hold."""
 
 
 class LSTMCarry(NamedTuple):
@@ -109,11 +113,9 @@ def lstm(
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
     halves = _gate_scale(recurrent_kernel)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    projected, recurrent_kernel, c, h = vary_alike(
-        (project(inputs, kernel * halves[None]) + (bias * halves)[None, None], recurrent_kernel * halves[None], c, h)
-    )
+    arrays = vary_alike((inputs, kernel * halves[None], bias * halves, recurrent_kernel * halves[None], h, c))
     loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, memories)
-    hs, cs, last_h, last_c = _recurrence(loops, projected, recurrent_kernel, h, c)
+    hs, cs, last_h, last_c = _recurrence(loops, *arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
 
 
@@ -158,28 +160,47 @@ def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _recurrence(loops: Loops, projected: Array, recurrent_kernel: Array, h: Array, c: Array) -> Any:
-    """The loop: (hs, cs, last h, last c), from projected inputs and weights that `lstm` has scaled."""
-    hs, cs, _, *last = loops.forward(projected, recurrent_kernel, h, c, cells=loops.memories, activations=False)
-    return hs, cs, *last
+def _recurrence(
+    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array
+) -> Any:
+    """(hs, cs, last h, last c), from weights that `lstm` has scaled."""
+
+    def run(carry: tuple[Array, Array], inputs: Array) -> Any:
+        projected = project(inputs, kernel) + bias
+        hs, cs, _, *last = loops.forward(projected, recurrent_kernel, *carry, cells=loops.memories, activations=False)
+        return tuple(last), (hs, cs)
+
+    last, states = in_blocks(run, (h, c), inputs, _block(loops, inputs, bias), loops.reverse)
+    return *states, *last
+
+
+def _block(loops: Loops, inputs: Array, bias: Array) -> int:
+    """How many time steps to project at once where nothing is kept of them."""
+    time, batch, _ = inputs.shape
+    if not loops.is_native or jax.default_backend() != "cpu":
+        return time
+    return max(1, min(time, PROJECTED_BYTES // max(1, batch * bias.size * bias.dtype.itemsize)))
 
 
 def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
-    projected, *arrays = (argument.value for argument in arguments)
+    inputs, kernel, bias, *arrays = (argument.value for argument in arguments)
+    projected = project(inputs, kernel) + bias
     hs, cs, activations, *last = loops.forward(projected, *arrays, cells=True, activations=True)
-    return (hs, cs if loops.memories else None, *last), (*arrays, hs, cs, activations)
+    return (hs, cs if loops.memories else None, *last), (inputs, kernel, *arrays, hs, cs, activations)
 
 
 def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
-    recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
+    inputs, kernel, recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
     # Outputs that nobody used have no gradient to add: that is the rule, not the exception (a classifier
     # reads the last state alone), and saves reading an array of zeros in every step.
     used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
     last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
     activations, used, last = vary_alike((activations, used, last))
     d_projected, d_h, d_c = loops.backward(activations, cs, initial_c, recurrent_kernel, *used, *last)
-    return d_projected, outer(shift(initial_h, hs, loops.reverse), d_projected), d_h, d_c
+    d_recurrent_kernel = outer(shift(initial_h, hs, loops.reverse), d_projected)
+    d_bias = jnp.sum(d_projected, (0, 1))
+    return project(d_projected, kernel.T), outer(inputs, d_projected), d_bias, d_recurrent_kernel, d_h, d_c
 
 
 _recurrence.defvjp(_recurrence_fwd, _recurrence_bwd, symbolic_zeros=True)
