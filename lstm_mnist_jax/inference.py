@@ -76,9 +76,10 @@ class TrainedRun:
 
     def _probabilities(self, images: np.ndarray) -> jax.Array:
         # Few different sizes, so that few are compiled: the next power of two.
-        size = 1 << (len(images) - 1).bit_length()
-        padded = np.pad(images, [(0, size - len(images)), *[(0, 0)] * (images.ndim - 1)])
-        return _classify(self.params, padded, self.folder.config.model)
+        missing = (1 << (len(images) - 1).bit_length()) - len(images)
+        if missing:
+            images = np.pad(images, [(0, missing), *[(0, 0)] * (images.ndim - 1)])
+        return _classify(self.params, images, self.folder.config.model)
 
     def export(
         self, format_name: str, path: Path | str, *, overwrite: bool = False, like: Path | str | None = None

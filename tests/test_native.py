@@ -95,7 +95,8 @@ def loops(rng, time, batch, hidden):
 
 def forward(*, reverse=False, keep=True, threads=None):
     wanted = {"cells": keep, "activations": keep, "reverse": reverse}
-    return jax.jit(native.forward(partial(xla_loops.forward, **wanted, unroll=1), **wanted, threads=threads))
+    loop = native.forward(partial(xla_loops.forward, **wanted, unroll=1), **wanted, threads=threads)
+    return jax.jit(lambda projected, *others: loop(projected, jnp.zeros(projected.shape[-1]), *others))
 
 
 def run_both(projected, kernel, states, threads, reverse=False):
@@ -177,7 +178,8 @@ def test_tanh_is_accurate():
 @needs_kernel
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 2)])
 def test_vmap(rng, axes):
-    inputs, kernel, recurrent_kernel, *rest = arguments(rng, 4, 3, 2, 6)
+    inputs_of_one, kernel, recurrent_kernel, *rest = arguments(rng, 4, 3, 2, 6)
+    inputs = inputs_of_one
     inputs = inputs if axes[0] is None else jnp.stack([inputs, -inputs, inputs * 2], axes[0])
     weights = recurrent_kernel
     weights = weights if axes[1] is None else jnp.stack([weights, -weights, weights * 2], axes[1])
@@ -189,7 +191,9 @@ def test_vmap(rng, axes):
         single = jax.value_and_grad(loss, argnums=(0, 1))
         twice = jax.vmap(jax.vmap(single, in_axes=(None, 0)), in_axes=(0, None))
         nested = twice(jnp.stack([arguments(rng_of(1), 4, 3, 2, 6)[0]] * 2), jnp.stack([recurrent_kernel] * 3))
-        return jax.jit(jax.vmap(single, in_axes=axes))(inputs, weights), nested
+        biases = jnp.stack([rest[0], 2 * rest[0]])
+        biased = jax.vmap(lambda b: lstm(inputs_of_one, kernel, recurrent_kernel, b, rest[1], backend=backend))(biases)
+        return jax.jit(jax.vmap(single, in_axes=axes))(inputs, weights), nested, biased
 
     assert_close(gradient("native"), gradient("xla"), 3e-5)
 

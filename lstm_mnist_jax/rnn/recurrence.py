@@ -166,8 +166,8 @@ def _recurrence(
     """(hs, cs, last h, last c), from weights that `lstm` has scaled."""
 
     def run(carry: tuple[Array, Array], inputs: Array) -> Any:
-        projected = project(inputs, kernel) + bias
-        hs, cs, _, *last = loops.forward(projected, recurrent_kernel, *carry, cells=loops.memories, activations=False)
+        arguments = (project(inputs, kernel), bias, recurrent_kernel, *carry)
+        hs, cs, _, *last = loops.forward(*arguments, cells=loops.memories, activations=False)
         return tuple(last), (hs, cs)
 
     last, states = in_blocks(run, (h, c), inputs, _block(loops, inputs, bias), loops.reverse)
@@ -185,8 +185,7 @@ def _block(loops: Loops, inputs: Array, bias: Array) -> int:
 def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
     inputs, kernel, bias, *arrays = (argument.value for argument in arguments)
-    projected = project(inputs, kernel) + bias
-    hs, cs, activations, *last = loops.forward(projected, *arrays, cells=True, activations=True)
+    hs, cs, activations, *last = loops.forward(project(inputs, kernel), bias, *arrays, cells=True, activations=True)
     return (hs, cs if loops.memories else None, *last), (inputs, kernel, *arrays, hs, cs, activations)
 
 

@@ -20,6 +20,7 @@ def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
 
 def forward(
     projected: Array,
+    bias: Array,
     recurrent_kernel: Array,
     h: Array,
     c: Array,
@@ -33,6 +34,7 @@ def forward(
 
     Args:
       projected: what the inputs contribute to the gates, [time, batch, 4 * hidden].
+      bias: [4 * hidden].
       recurrent_kernel: [hidden, 4 * hidden].
       h, c: before the first step, [batch, hidden].
       cells, activations: whether to write these, which only a gradient or a caller's own wish needs.
@@ -51,7 +53,7 @@ def forward(
         h = o * jnp.tanh(c)
         return (h, c), (h.astype(dtype), c if cells else None, tanh.astype(dtype) if activations else None)
 
-    (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
+    (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), projected + bias, reverse=reverse, unroll=unroll)
     return hs, cs, tanhs, last_h, last_c
 
 

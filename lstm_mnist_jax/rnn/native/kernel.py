@@ -52,7 +52,7 @@ def serves(batch: Any, hidden: Any, dtype: Any) -> bool:
 def forward(
     reference: Callable[..., Any], *, reverse: bool, cells: bool, activations: bool, threads: int | None = None
 ) -> Callable[..., Any]:
-    """The forward loop as a function (projected, recurrent kernel, h, c) -> (hs, cs, activations, last h, last c).
+    """The forward loop: (projected, bias, recurrent kernel, h, c) -> (hs, cs, activations, last h, last c).
 
     Args:
       reference: the same function in JAX. Runs on every platform but the CPU, and gives the derivatives.
@@ -101,7 +101,7 @@ def _standing_for(reference: Callable[..., Any], call: Callable[..., Any]) -> Ca
 
 @functools.cache
 def _forward(reverse: bool, cells: bool, activations: bool, threads: int) -> Callable[..., Any]:
-    def call(projected: Array, recurrent_kernel: Array, h: Array, c: Array) -> Any:
+    def call(projected: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array) -> Any:
         instances, time, batch, gates = projected.shape
         hidden = gates // 4
         states = (instances, time, batch, hidden)
@@ -113,14 +113,14 @@ def _forward(reverse: bool, cells: bool, activations: bool, threads: int) -> Cal
             (instances, batch, hidden),
             (instances, batch, hidden),
         ]
-        arguments = (projected, recurrent_kernel, h, c)
+        arguments = (projected, bias, recurrent_kernel, h, c)
         # The activations take the place of `projected`, as in `_backward` the gradient takes that of the activations:
         # these are the largest arrays of a training.
         aliases = {0: 2} if activations else {}
         hs, cs, tanhs, last_h, last_c = _call("forward", shapes, aliases, reverse, threads, *arguments)
         return hs, cs if cells else None, tanhs if activations else None, last_h, last_c
 
-    return _batched(call, weights=1)
+    return _batched(call, weights=(1, 2))
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def _backward(reverse: bool, threads: int) -> Callable[..., Any]:
         arguments = (activations, cs, c, recurrent_kernel, *given)
         return tuple(_call("backward", shapes, {0: 0}, reverse, threads, *arguments))
 
-    return _batched(call, weights=3)
+    return _batched(call, weights=(3,))
 
 
 def _call(part: str, shapes: list[Any], aliases: dict[int, int], reverse: bool, threads: int, *args: Array) -> Any:
@@ -151,12 +151,12 @@ def _call(part: str, shapes: list[Any], aliases: dict[int, int], reverse: bool, 
     return call(*args, reverse=reverse, threads=np.int64(threads))
 
 
-def _batched(call: Callable[..., Any], weights: int) -> Callable[..., Any]:
+def _batched(call: Callable[..., Any], weights: tuple[int, ...]) -> Callable[..., Any]:
     """From a function of arrays with an axis of instances, one without it, which vmap turns into one call.
 
     Args:
       call: takes and returns arrays [instances, ..., batch, features], or None.
-      weights: which argument has no batch.
+      weights: the arguments that have no batch.
     """
 
     @custom_vmap
@@ -165,7 +165,7 @@ def _batched(call: Callable[..., Any], weights: int) -> Callable[..., Any]:
 
     @instances.def_vmap
     def _(size: int, batched: Any, *args: Any) -> Any:
-        shared = not batched[weights]
+        shared = not any(batched[n] for n in weights)
         # Sequences under the same weights are one larger batch; those with weights of their own are instances.
         into = -3 if shared else 0
 
@@ -181,7 +181,7 @@ def _batched(call: Callable[..., Any], weights: int) -> Callable[..., Any]:
             return jnp.moveaxis(array, at, 0)
 
         merged = [
-            args[n] if n == weights and shared else jax.tree.map(merge, args[n], batched[n]) for n in range(len(args))
+            args[n] if n in weights and shared else jax.tree.map(merge, args[n], batched[n]) for n in range(len(args))
         ]
         results = jax.tree.map(split, instances(*merged))
         return results, jax.tree.map(lambda _: True, results)

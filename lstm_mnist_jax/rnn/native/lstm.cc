@@ -123,7 +123,7 @@ constexpr Index kForwardRows = kRegisters == 32 ? 6 : 3;
 struct Forward {
   Index time, batch, hidden;
   bool reverse;
-  const float *projected, *initial_h, *initial_c;
+  const float *projected, *bias, *initial_h, *initial_c;
   float *hs, *cs, *activations;  // cs, activations: nullptr where not wanted
   float *last_h, *last_c;        // last_c is also the state, where there are no cs
 };
@@ -143,7 +143,7 @@ void PackForward(const float* weights, Index hidden, float* panels) {
 
 // What one time step reads and writes, each [batch, hidden] or [batch, 4 hidden].
 struct ForwardStep {
-  const float *projected, *h, *c;
+  const float *projected, *bias, *h, *c;
   float *new_h, *new_c, *activations;
 };
 
@@ -155,8 +155,10 @@ INLINE void ForwardTile(const ForwardStep& step, Index hidden, const float* pane
   UNROLL for (Index j = 0; j < J; ++j) {
     const Index count = hidden - unit - j * kWidth;
     UNROLL for (Index gate = 0; gate < 4; ++gate) {
+      const Index column = gate * hidden + unit + j * kWidth;
+      const Vector bias = Load(step.bias + column, count);
       UNROLL for (Index r = 0; r < R; ++r) {
-        sums[j][gate][r] = Load(step.projected + (row + r) * gates + gate * hidden + unit + j * kWidth, count);
+        sums[j][gate][r] = Load(step.projected + (row + r) * gates + column, count) + bias;
       }
     }
   }
@@ -214,7 +216,7 @@ void RunForward(const Forward& job, const float* panels, Index begin, Index end)
   const Index tiles = Ceil(end - begin, kForwardRows);
   for (Index n = 0; n < job.time; ++n) {
     const Index t = job.reverse ? job.time - 1 - n : n;
-    ForwardStep step{job.projected + t * 4 * states, h, c, job.hs + t * states,
+    ForwardStep step{job.projected + t * 4 * states, job.bias, h, c, job.hs + t * states,
                      job.cs == nullptr ? job.last_c : job.cs + t * states,
                      job.activations == nullptr ? nullptr : job.activations + t * 4 * states};
     Index unit = 0;
@@ -494,12 +496,13 @@ ffi::Error WrongSizes() { return ffi::Error::InvalidArgument("LSTM kernel: the s
 bool Has(const Array& array, Index size) { return static_cast<Index>(array.element_count()) == size; }
 bool Has(Output& array, Index size) { return static_cast<Index>(array->element_count()) == size; }
 
-ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array weights, Array h, Array c, Output hs, Output cs,
-                       Output activations, Output last_h, Output last_c, bool reverse, std::int64_t threads) {
+ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Array c, Output hs,
+                       Output cs, Output activations, Output last_h, Output last_c, bool reverse,
+                       std::int64_t threads) {
   Sizes s;
   if (!GetSizes(projected, weights, &s)) return WrongSizes();
   const Index states = s.batch * s.hidden, all = s.instances * states;
-  if (!Has(h, all) || !Has(c, all) || !Has(last_h, all) || !Has(last_c, all) || !Has(hs, all * s.time) ||
+  if (!Has(bias, s.instances * 4 * s.hidden) || !Has(h, all) || !Has(c, all) || !Has(last_h, all) || !Has(last_c, all) || !Has(hs, all * s.time) ||
       (!Has(cs, 0) && !Has(cs, all * s.time)) || (!Has(activations, 0) && !Has(activations, 4 * all * s.time))) {
     return WrongSizes();
   }
@@ -508,8 +511,8 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array weights, Arr
   };
   auto run = [&](Index v, const float* panels, Index begin, Index end) {
     const Index sequence = v * s.time * states, state = v * states;
-    RunForward({s.time, s.batch, s.hidden, reverse, projected.typed_data() + 4 * sequence, h.typed_data() + state,
-                c.typed_data() + state, hs->typed_data() + sequence,
+    RunForward({s.time, s.batch, s.hidden, reverse, projected.typed_data() + 4 * sequence,
+                bias.typed_data() + v * 4 * s.hidden, h.typed_data() + state, c.typed_data() + state, hs->typed_data() + sequence,
                 Has(cs, 0) ? nullptr : cs->typed_data() + sequence,
                 Has(activations, 0) ? nullptr : activations->typed_data() + 4 * sequence, last_h->typed_data() + state,
                 last_c->typed_data() + state},
@@ -551,6 +554,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, ForwardCall,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Array>()  // projected [V, T, B, 4H]
+                                  .Arg<Array>()  // bias [V, 4H]
                                   .Arg<Array>()  // weights [V, H, 4H]
                                   .Arg<Array>()  // h [V, B, H]
                                   .Arg<Array>()  // c [V, B, H]
