@@ -75,8 +75,9 @@ class TrainedRun:
         return probabilities.argmax(axis=-1), probabilities
 
     def _probabilities(self, images: np.ndarray) -> jax.Array:
-        # Few different sizes, so that few are compiled: the next power of two.
-        missing = (1 << (len(images) - 1).bit_length()) - len(images)
+        # Few different sizes, so that few are compiled: powers of two, and beyond 64 its multiples.
+        count = len(images)
+        missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
         if missing:
             images = np.pad(images, [(0, missing), *[(0, 0)] * (images.ndim - 1)])
         return _classify(self.params, images, self.folder.config.model)

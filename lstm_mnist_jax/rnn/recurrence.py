@@ -35,7 +35,7 @@ AnyArray = jax.Array | np.ndarray
 """What may be passed in; what comes out is a `jax.Array`."""
 
 
-PROJECTED_BYTES = 2 << 20
+PROJECTED_BYTES = 4 << 20
 """How much of the projected inputs a CPU's caches should hold."""
 
 
@@ -179,7 +179,9 @@ def _block(loops: Loops, inputs: Array, bias: Array) -> int:
     time, batch, _ = inputs.shape
     if not loops.is_native or jax.default_backend() != "cpu":
         return time
-    return max(1, min(time, PROJECTED_BYTES // max(1, batch * bias.size * bias.dtype.itemsize)))
+    most = max(1, min(time, PROJECTED_BYTES // max(1, batch * bias.size * bias.dtype.itemsize)))
+    # Blocks that leave no remainder are worth some smaller ones.
+    return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
 
 
 def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
