@@ -135,8 +135,8 @@ def layer(work: Layer, setting: str, compiler: Callable[[Any], Any] = lambda fun
     def check() -> list[float]:
         first, second = once()
         if not work.backward:
-            return [float(first.square().mean())]
-        return [float(first), *sorted(float(gradient.norm()) for gradient in second)]
+            return [float(first.double().square().mean())]
+        return [float(first), *sorted(float(gradient.double().norm()) for gradient in second)]
 
     return Job(run, check, setting=f"{device.type}, {setting}", activate=lambda: _start(setting))
 
