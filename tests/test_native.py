@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import subprocess
 import sys
 from functools import partial
@@ -18,7 +19,8 @@ from lstm_mnist_jax.rnn import lstm, native, recurrence, xla_loops
 REASON = native.unavailable()
 needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
 
-# time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6).
+# time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6), of which a
+# machine has one each: `test_narrower_vectors` has the others.
 SIZES = [
     (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 3, 70),
     (3, 25, 2, 48), (2, 6, 2, 130), (0, 2, 2, 5), (28, 32, 28, 32),
@@ -140,6 +142,69 @@ def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps, reverse, memo
 
 
 @needs_kernel
+@pytest.mark.parametrize(("time", "batch", "hidden"), [(9, 64, 64), (4, 40, 130), (2, 1, 20)])
+@pytest.mark.parametrize("networks", [2, 3])
+def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, time, batch, hidden, networks):
+    projected, kernel, states = loops(rng, time, batch, hidden)
+    every = jax.tree.map(
+        lambda array: jnp.stack([array / (n + 1) for n in range(networks)]), (projected, kernel, states)
+    )
+    for threads in (1, 2, 3, 5):
+        together = jax.jit(jax.vmap(partial(run_both, threads=threads)))(*every)
+        for n in range(networks):
+            alone = run_both(*jax.tree.map(lambda array, n=n: array[n], every), threads=1)
+            jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda array, n=n: array[n], together), alone)
+
+
+@needs_kernel
+def test_what_gives_its_memory_away_may_still_be_wanted(rng):
+    """`projected` and the activations lend theirs to results: XLA copies them where something else reads them."""
+    projected, kernel, states = loops(rng, 5, 3, 20)
+    outputs, other = jax.jit(lambda p: (forward()(p, kernel, *states[:2]), 2 * p))(projected)
+    jax.tree.map(np.testing.assert_array_equal, outputs, forward()(projected, kernel, *states[:2]))
+    np.testing.assert_array_equal(other, 2 * projected)
+
+    args = arguments(rng, 5, 3, 4, 20)
+
+    @partial(jax.jit, static_argnums=0)
+    def twice(backend, *args):
+        states, pull_back = jax.vjp(lambda *args: lstm(*args, backend=backend).h, *args)
+        return pull_back(jnp.sin(states)), pull_back(jnp.cos(states))
+
+    assert_close(twice("native", *args), twice("xla", *args), 3e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("weights", ["shared", "own"])
+def test_no_instances_at_all(rng, weights):
+    inputs, kernel, recurrent_kernel, *rest = arguments(rng, 4, 3, 2, 6)
+    axes = (0, None) if weights == "shared" else (0, 0)
+    none = jnp.zeros((0, *inputs.shape)), recurrent_kernel if weights == "shared" else jnp.zeros((0, 6, 24))
+
+    def loss(x, u):
+        return jnp.sum(lstm(x, kernel, u, *rest, backend="native").h)
+
+    values, gradients = jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)), in_axes=axes)(*none)
+    assert values.shape == (0,)
+    assert [gradient.shape for gradient in gradients] == [(0, 4, 3, 2), (0, 6, 24)]
+
+
+def test_blocks_of_time_fill_the_cache_and_leave_no_remainder():
+    def block(time, batch, hidden, is_native=True):
+        loops = recurrence.Loops(is_native, reverse=False, unroll=1, memories=False)
+        return recurrence._block(loops, jnp.zeros((time, batch, 1)), jnp.zeros(4 * hidden))
+
+    step = 4 * 64 * 512
+    most = recurrence.PROJECTED_BYTES // step
+    assert most == 32
+    assert block(784, 64, 128) == 28  # divides 784, as 32 does not
+    assert block(1009, 64, 128) == most  # a prime
+    assert block(20, 64, 128) == 20
+    assert block(0, 64, 128) == block(5, 1 << 20, 1) == 1
+    assert block(784, 64, 128, is_native=False) == 784
+
+
+@needs_kernel
 def test_inference_keeps_neither_cells_nor_activations(rng):
     projected, kernel, states = loops(rng, 6, 5, 20)
     full, lean = (forward(keep=keep)(projected, kernel, *states[:2]) for keep in (True, False))
@@ -170,8 +235,8 @@ def test_tanh_is_accurate():
     zeros = jnp.zeros((x.shape[1], 4))
     _, _, tanh, *_ = forward()(x, jnp.zeros((4, 16)), zeros, zeros)
     wanted = np.tanh(x.astype(np.float64))
-    assert np.max(np.abs(tanh - wanted)) < 3.2e-7
-    assert np.max(np.abs(tanh - wanted) / np.maximum(np.abs(wanted), 1e-37)) < 4e-7
+    assert np.max(np.abs(tanh - wanted)) < 3.7e-7
+    assert np.max(np.abs(tanh - wanted) / np.maximum(np.abs(wanted), 1e-37)) < 3.7e-7
     assert np.max(np.abs(tanh)) == 1
 
 
@@ -243,8 +308,10 @@ def test_loops_and_checkpoint(rng):
 
 
 @needs_kernel
-def test_another_platform_and_an_export_take_xla(rng):
+def test_another_platform_takes_xla_and_an_export_must_ask_for_it(rng):
     args = arguments(rng, 4, 3, 6, 6)
+    with pytest.raises(ValueError, match="custom calls"):
+        jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")))(*args)
     exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")), platforms=["cuda"])(*args)
     assert "lstm_mnist_jax_forward" not in exported.mlir_module()
     exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="xla")))(*args)
@@ -254,6 +321,14 @@ def test_another_platform_and_an_export_take_xla(rng):
 def test_an_unknown_backend_is_refused(rng):
     with pytest.raises(ValueError, match="expected"):
         lstm(*arguments(rng, 2, 2, 2, 2), backend="fast")
+
+
+def test_numpy_arrays_of_any_floats_are_taken(rng):
+    args = arguments(rng, 4, 3, 2, 5)
+    doubles = jax.tree.map(lambda array: np.asarray(array, np.float64), args)
+    jax.tree.map(np.testing.assert_array_equal, lstm(*doubles), lstm(*args))
+    with pytest.raises((ValueError, TypeError)):  # the suite's own check of types comes first
+        lstm(args[0], args[1], jnp.ones((5, 20), jnp.int32), *args[3:])
 
 
 def test_the_kernel_refuses_other_dtypes(rng):
@@ -303,14 +378,39 @@ def finish(process):
         ({"CXX": "/nowhere/c++"}, "/nowhere/c++"),
         ({"CXX": "false"}, "false failed"),
         ({"CXX": "true"}, "OSError"),
+        ({"CXX": "c++ 'a"}, "No closing quotation"),
     ],
-    ids=["turned off", "no compiler", "a compiler that fails", "a compiler that writes nothing"],
+    ids=["turned off", "no compiler", "a compiler that fails", "a compiler that writes nothing", "half a quotation"],
 )
 def test_without_a_kernel_everything_runs_and_the_reason_is_told(tmp_path, environment, reason):
     first, second = finish(start(tmp_path, **environment))
     assert reason in first
     assert second.startswith("refused: ")
     assert reason in second
+
+
+NARROWER = """
+import numpy as np, pytest, test_native as tests
+assert tests.REASON is None, tests.REASON
+for sizes in tests.SIZES:
+    for reverse in (False, True):
+        tests.test_forward_is_that_of_xla(np.random.default_rng(0), sizes, reverse)
+        tests.test_gradient_is_that_of_xla(np.random.default_rng(0), sizes, "all", reverse)
+tests.test_infinity_saturates_and_nan_stays_in_its_sequence(np.random.default_rng(0))
+tests.test_tanh_is_accurate()
+"""
+
+
+@needs_kernel
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="vectors of x86")
+@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+def test_narrower_vectors(tmp_path, flag):
+    """The kernel as processors with AVX2, and with SSE alone, compile it."""
+    compiler = f"{os.environ.get('CXX', 'c++')} {flag}"
+    variables = {"CXX": compiler, "XDG_CACHE_HOME": str(tmp_path), "LSTM_MNIST_JAX_NATIVE": "1"}
+    variables["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    done = subprocess.run([sys.executable, "-c", NARROWER], env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_kernel

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_mnist_jax.data.order import batch_indices, order_of
+from lstm_mnist_jax.data.order import MAX_POSITION, batch_indices, order_of
 
 
 def stream(key, steps, batch_size, examples, start=0):
@@ -74,6 +74,40 @@ def test_neighbours_in_a_permutation_have_nothing_to_do_with_one_another():
     means = drawn.reshape(300, 20, 50).mean(2)
     variance = (1000**2 - 1) / 12 / 50 * (1000 - 50) / (1000 - 1)
     assert abs(np.mean((means - 499.5) ** 2) / variance - 1) < 5 * math.sqrt(2 / means.size)
+
+
+@pytest.mark.parametrize("examples", [MAX_POSITION, MAX_POSITION - 2**16, 46340**2, 46340**2 + 1])
+def test_the_largest_sets_have_no_overflow(examples):
+    """The last batch of the longest run, against the same cipher over Python's integers."""
+    order, size = order_of(jax.random.key(5)), 64
+    step = MAX_POSITION // size - 1
+    indices = np.asarray(batch_indices(order, step, size, examples)).tolist()
+    positions = [step * size + n for n in range(size)]
+    assert indices == [in_integers(order.tolist(), *divmod(position, examples), examples) for position in positions]
+    assert len(set(indices)) == size
+    assert min(indices) >= 0
+    assert max(indices) < examples
+
+
+def in_integers(order, number, place, examples):
+    rows = math.isqrt(examples - 1) + 1
+    columns = math.ceil(examples / rows)
+    keys = [mix(word + number * 0x9E3779B9) for word in order]
+    while True:
+        row, column = divmod(place, columns)
+        for one, other in zip(keys[::2], keys[1::2], strict=True):
+            row = (row + mix(column ^ one)) % rows
+            column = (column + mix(row ^ other)) % columns
+        place = row * columns + column
+        if place < examples:
+            return place
+
+
+def mix(bits):
+    bits %= 2**32
+    bits = (bits ^ (bits >> 16)) * 0x7FEB352D % 2**32
+    bits = (bits ^ (bits >> 15)) * 0x846CA68B % 2**32
+    return bits ^ (bits >> 16)
 
 
 def test_other_keys_give_other_orders():

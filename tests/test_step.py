@@ -131,8 +131,10 @@ def test_a_batch_may_be_the_whole_set_but_not_more(tiny_dataset):
 
 
 def test_a_run_longer_than_positions_can_count_is_refused(tiny_dataset):
-    with pytest.raises(ConfigError, match="epochs is 100,000,000, but data of this size can be trained on for 16"):
-        make_training(dataclasses.replace(CONFIG, epochs=100_000_000), tiny_dataset, mesh_of(1))
+    most = (2**31 - 1) // (16 * 8)
+    make_training(dataclasses.replace(CONFIG, epochs=most), tiny_dataset, mesh_of(1))
+    with pytest.raises(ConfigError, match=f"epochs is {most + 1:,}, but data .* can be trained on for {most:,}\\."):
+        make_training(dataclasses.replace(CONFIG, epochs=most + 1), tiny_dataset, mesh_of(1))
 
 
 def test_colour_images_train_too(rng):

@@ -7,12 +7,12 @@ Knows arrays; knows no modules, no layers and no batch-major data. The equations
 
 Four things make it quick where a scan over a cell is not:
 
-- All inputs are projected by one matrix product before the loop (where nothing is kept for a gradient: by one for
-  as many steps as stay in the cache); the loop holds one product and one fused elementwise step.
+- All inputs are projected by one matrix product before the loop (on a CPU, where nothing is kept for a gradient: by
+  one for as many steps as stay in the cache); the loop holds one product and one fused elementwise step.
 - sigmoid(z) = (1 + tanh(z/2)) / 2, and the halves go into the weights once, so that one tanh runs over the four
   packed gates. (XLA's own sigmoid costs a CPU several times as much.)
-- The backward loop carries only dc and dh and yields only the gradients at the gates. Whatever depends on neither
-  is computed before it, over all time steps at once.
+- The backward loop carries only dc and dh and yields only the gradients at the gates. XLA's computes whatever depends
+  on neither before it, over all time steps at once.
 - The gradient of the recurrent weights is one matrix product after the loop. Differentiating the scan would
   add one, and a read and a write of the whole gradient, to every step.
 
@@ -85,31 +85,34 @@ def lstm(
     Args:
       inputs: time-major inputs.
       kernel, recurrent_kernel, bias: parameters, columns in the gate order i, f, g, o. The products are computed in
-        the dtype of `recurrent_kernel`; with one below float32 (bfloat16), sums, gates and carries are float32, and
-        what is kept of every step for the gradient, and the outputs, are of that dtype.
+        the dtype of `recurrent_kernel`; with one below float32 (bfloat16), gates and carries are float32, and the
+        projected inputs, what is kept of every step for the gradient, and the outputs are of that dtype.
       initial_carry: (c, h) before the first step.
       reverse: start at the last time step. Outputs stay at the time of their input.
       unroll: steps a loop iteration, where XLA runs the loop.
       memories: whether to give `c` after every step, or None: to write it is a part of the loop's time.
       backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel
-        where it can be had and is the quicker one. Other platforms run XLA. A program that is to run on other machines
-        too (`jax.export`) must not hold the kernel.
+        where it can be had. Other platforms run XLA. A program that is to run elsewhere (`jax.export`), and one over
+        CPU devices that `jit` and not `shard_map` divides the batch among, wants "xla": of the kernel XLA knows
+        neither how to write it down nor how to divide it.
 
     Returns:
       The states; `last` is that after the first time step where `reverse` is set.
 
     Raises:
-      ValueError: the weights are not those of four gates; the backend is unknown, or "native" cannot be had.
+      ValueError: the weights are not those of four gates, or no floats; the backend is unknown, or "native" cannot
+        be had.
     """
+    recurrent_kernel = jnp.asarray(recurrent_kernel)
     hidden, gates = recurrent_kernel.shape
     if gates != 4 * hidden:
         raise ValueError(
             f"recurrent_kernel is {hidden} x {gates}; with {hidden} hidden features, expected {4 * hidden} columns."
         )
     dtype = recurrent_kernel.dtype
-    inputs, kernel, recurrent_kernel, bias = (
-        jnp.asarray(array, dtype) for array in (inputs, kernel, recurrent_kernel, bias)
-    )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"recurrent_kernel holds {dtype}; expected floats.")
+    inputs, kernel, bias = (jnp.asarray(array, dtype) for array in (inputs, kernel, bias))
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
     halves = _gate_scale(recurrent_kernel)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
@@ -152,7 +155,8 @@ def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
     if backend == "xla":
         return False
     if backend == "auto":
-        return native.serves(shape[0], shape[1], dtype) and native.unavailable() is None
+        wanted = jax.default_backend() == "cpu" and native.serves(shape[0], shape[1], dtype)
+        return wanted and native.unavailable() is None
     reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
     if reason is not None:
         raise ValueError(f'backend="native" cannot be had: {reason}.')
@@ -175,7 +179,7 @@ def _recurrence(
 
 
 def _block(loops: Loops, inputs: Array, bias: Array) -> int:
-    """How many time steps to project at once where nothing is kept of them."""
+    """How many time steps to project at once where nothing is kept of them. (Under vmap: of each instance.)"""
     time, batch, _ = inputs.shape
     if not loops.is_native or jax.default_backend() != "cpu":
         return time

@@ -44,16 +44,17 @@ def forward(
       hs and cs [time, batch, hidden], tanh of the gates' arguments [time, batch, 4 * hidden], and the last h and c.
     """
     dtype = recurrent_kernel.dtype
+    bias = bias.astype(state_dtype(dtype))
 
     def step(carry: tuple[Array, Array], projected: Array) -> Any:
         h, c = carry
-        tanh = jnp.tanh(projected + product(h, recurrent_kernel))
+        tanh = jnp.tanh(projected + bias + product(h, recurrent_kernel))
         i, f, g, o = _gates(tanh)
         c = f * c + i * g
         h = o * jnp.tanh(c)
         return (h, c), (h.astype(dtype), c if cells else None, tanh.astype(dtype) if activations else None)
 
-    (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), projected + bias, reverse=reverse, unroll=unroll)
+    (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
     return hs, cs, tanhs, last_h, last_c
 
 

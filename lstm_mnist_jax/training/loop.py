@@ -157,7 +157,7 @@ def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[Tra
             f"the best of the others is that of step {best.best_step}.",
         )
     then, now = folder.environment, environment()
-    for name in ("jax", "jaxlib", "backend"):
+    for name in ("jax", "jaxlib", "backend", "recurrence"):
         if then.get(name) != now[name]:
             say(console, f"{name} was {then.get(name)} and is {now[name]}: expect differences of rounding.")
     say(console, f"resumed at step {step:,}: {epochs_done} of {folder.config.epochs} epochs are done")

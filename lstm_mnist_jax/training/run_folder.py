@@ -23,6 +23,7 @@ from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config_json import differences, from_dict, to_dict
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.version import __version__
 
 FORMAT = 3
@@ -181,8 +182,9 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers, and JAX's backend."""
+    """Versions of Python and of the packages that decide the numbers, JAX's backend, and what runs the recurrence."""
     own = {"lstm-mnist-jax": __version__, "python": platform.python_version(), "backend": jax.default_backend()}
+    own["recurrence"] = "native" if own["backend"] == "cpu" and native.unavailable() is None else "xla"
     return own | {name: version(name) for name in VERSIONED_PACKAGES}
 
 

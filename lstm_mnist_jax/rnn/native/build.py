@@ -24,8 +24,18 @@ SWITCH = "LSTM_MNIST_JAX_NATIVE"
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC", "-shared", "-w")
 """Nothing of -ffast-math that would forget NaN or reorder sums."""
 
-MACHINE_FLAGS = (("-march=native",), ("-mcpu=native",), ())
-"""The first that the compiler takes; some know only one of the two, by architecture."""
+MACHINE_FLAGS = (
+    ("-march=native", "-static-libstdc++", "-static-libgcc"),
+    ("-march=native",),
+    ("-mcpu=native", "-static-libstdc++", "-static-libgcc"),
+    ("-mcpu=native",),
+    (),
+)
+"""The first that the compiler takes: some know only one of the first two words, by architecture, and a C++ library
+within spares that of the process, which may be older than the compiler's."""
+
+LIBRARY_BEGINS = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
+"""The first bytes of a library on Linux and on macOS."""
 
 TIMEOUT = 120
 """Seconds for the compiler; it takes about 5."""
@@ -52,13 +62,13 @@ def library() -> tuple[ctypes.CDLL, str]:
         name = hashlib.sha256(source + b"\0" + key.encode()).hexdigest()[:16]
         folder = Path(platformdirs.user_cache_dir("lstm_mnist_jax", appauthor=False)) / "native"
         path = folder / f"lstm-{name}.so"
-        with contextlib.suppress(OSError):  # an old file that does not load is made anew
+        if path.exists() and path.read_bytes()[:4] in LIBRARY_BEGINS:  # what is none is made anew
             return ctypes.CDLL(str(path)), name
         with _writable(folder) as folder:
             path = folder / path.name
             _compile(compiler, path)
             return ctypes.CDLL(str(path)), name
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: $CXX with a quotation that does not end
         raise BuildError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
 
 

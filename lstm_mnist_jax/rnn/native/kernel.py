@@ -41,9 +41,8 @@ def _register() -> tuple[dict[str, str], str | None]:
 
 
 def serves(batch: Any, hidden: Any, dtype: Any) -> bool:
-    """Whether the kernel takes such a recurrence and is the quicker way on a CPU."""
-    # A size that is no number (jax.export's) could not be told to the kernel's tests, and such a program leaves this
-    # machine anyway.
+    """Whether the kernel takes such a recurrence; it is then the quicker way on a CPU."""
+    # A symbolic size (jax.export's) is no number to compare with, and such a program leaves this machine anyway.
     if not isinstance(batch, int) or not isinstance(hidden, int) or jnp.dtype(dtype) != jnp.float32:
         return False
     return batch >= 1 and hidden >= 1
@@ -58,9 +57,9 @@ def forward(
       reference: the same function in JAX. Runs on every platform but the CPU, and gives the derivatives.
       reverse: run from the last time step to the first.
       cells, activations: whether to return `cs` and `activations`; None otherwise.
-      threads: at most so many; None is one where JAX shows several CPU devices, else all of XLA's.
+      threads: at most so many; None is one within a mesh of devices, which share the cores, else all of XLA's.
     """
-    call = _forward(reverse, cells, activations, _threads(threads))
+    call = _forward(reverse, cells, activations, threads)
     return _standing_for(reference, call)
 
 
@@ -70,16 +69,7 @@ def backward(reference: Callable[..., Any], *, reverse: bool, threads: int | Non
     A function (activations, cs, c, recurrent kernel, d_hs, d_cs, d_last_h, d_last_c) -> (d_projected, d_h, d_c), in
     which d_hs and d_cs may be None for zeros. Arguments as of `forward`.
     """
-    return _standing_for(reference, _backward(reverse, _threads(threads)))
-
-
-def _threads(threads: int | None) -> int:
-    if threads is not None:
-        return threads
-    try:
-        return 1 if jax.local_device_count("cpu") > 1 else 0
-    except RuntimeError:  # there is no CPU device: nothing of this will run
-        return 1
+    return _standing_for(reference, _backward(reverse, threads))
 
 
 def _standing_for(reference: Callable[..., Any], call: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,7 +90,7 @@ def _standing_for(reference: Callable[..., Any], call: Callable[..., Any]) -> Ca
 
 
 @functools.cache
-def _forward(reverse: bool, cells: bool, activations: bool, threads: int) -> Callable[..., Any]:
+def _forward(reverse: bool, cells: bool, activations: bool, threads: int | None) -> Callable[..., Any]:
     def call(projected: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array) -> Any:
         instances, time, batch, gates = projected.shape
         hidden = gates // 4
@@ -124,7 +114,7 @@ def _forward(reverse: bool, cells: bool, activations: bool, threads: int) -> Cal
 
 
 @functools.cache
-def _backward(reverse: bool, threads: int) -> Callable[..., Any]:
+def _backward(reverse: bool, threads: int | None) -> Callable[..., Any]:
     def call(activations: Array, cs: Array, c: Array, recurrent_kernel: Array, *gradients: Any) -> Any:
         given = [jnp.zeros((0,), activations.dtype) if gradient is None else gradient for gradient in gradients]
         shapes = [activations.shape, c.shape, c.shape]
@@ -134,16 +124,21 @@ def _backward(reverse: bool, threads: int) -> Callable[..., Any]:
     return _batched(call, weights=(3,))
 
 
-def _call(part: str, shapes: list[Any], aliases: dict[int, int], reverse: bool, threads: int, *args: Array) -> Any:
+def _call(
+    part: str, shapes: list[Any], aliases: dict[int, int], reverse: bool, threads: int | None, *args: Array
+) -> Any:
     names, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
     # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
     like = jax.typeof(args[0])
+    mesh = like.sharding.mesh
+    if threads is None:
+        threads = 0 if mesh.empty else 1
     results = []
     for shape in shapes:
         spec = jax.sharding.PartitionSpec(*[None] * len(shape))
-        sharding = None if like.sharding.mesh.empty else jax.sharding.NamedSharding(like.sharding.mesh, spec)
+        sharding = None if mesh.empty else jax.sharding.NamedSharding(mesh, spec)
         results.append(
             jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
         )
@@ -174,6 +169,15 @@ def _batched(call: Callable[..., Any], weights: tuple[int, ...]) -> Callable[...
             array = jnp.moveaxis(array, 0, into)
             at = array.ndim + into if into < 0 else into
             return array.reshape(*array.shape[:at], size * array.shape[at + 1], *array.shape[at + 2 :])
+
+        if size == 0:
+            one_each = [
+                jax.tree.map(lambda array: jnp.zeros(array.shape[1:] if has_axis else array.shape, array.dtype), arg)
+                for arg, has_axis in zip(args, batched, strict=True)
+            ]
+            shapes = jax.eval_shape(call, *one_each)
+            results = jax.tree.map(lambda shape: jnp.zeros((0, *shape.shape), shape.dtype), shapes)
+            return results, jax.tree.map(lambda _: True, results)
 
         def split(array: Any) -> Any:
             at = array.ndim - 2 if shared else 0
