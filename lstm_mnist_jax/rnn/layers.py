@@ -58,8 +58,8 @@ class RNN(nnx.RNN):
           remat: how many steps to run between the carries that are kept for the gradient; the rest is computed
             again. The memory of the gradient is then that of `time / remat` carries and of `remat` steps, least at
             about the square root of the number of steps. None keeps every step.
-          backend: "auto", "native" or "xla" as in `lstm`, for the LSTM without noise (all else XLA runs); or "flax" for Flax's own scan, which every
-            derivative can be had of.
+          backend: "auto", "native" or "xla" as in `lstm`, for the LSTM without noise (all else XLA runs); or "flax"
+            for Flax's own scan, which every derivative can be had of.
           options: of `flax.nnx.RNN`.
 
         Raises:

@@ -171,10 +171,11 @@ def _batched(call: Callable[..., Any], weights: tuple[int, ...]) -> Callable[...
             return array.reshape(*array.shape[:at], size * array.shape[at + 1], *array.shape[at + 2 :])
 
         if size == 0:
-            one_each = [
-                jax.tree.map(lambda array: jnp.zeros(array.shape[1:] if has_axis else array.shape, array.dtype), arg)
-                for arg, has_axis in zip(args, batched, strict=True)
-            ]
+
+            def instance(array: Any, has_axis: Any) -> Any:
+                return jnp.zeros(array.shape[1:] if has_axis else array.shape, array.dtype)
+
+            one_each = [jax.tree.map(instance, arg, has_axis) for arg, has_axis in zip(args, batched, strict=True)]
             shapes = jax.eval_shape(call, *one_each)
             results = jax.tree.map(lambda shape: jnp.zeros((0, *shape.shape), shape.dtype), shapes)
             return results, jax.tree.map(lambda _: True, results)
