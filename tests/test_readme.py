@@ -44,7 +44,7 @@ def test_the_commands_and_the_programs_in_their_order(tmp_path):
             assert run([sys.executable, "-W", "error", "-c", text + check], tmp_path) == ""
     assert len(outputs) == 9
     assert "epoch 3/3" in outputs[1]
-    assert "the state of Adam after 279 steps" in outputs[7]
+    assert re.search("the state of Adam after (93|186|279) steps", outputs[7])  # of the epoch that validated best
     assert "epoch 4/4" in outputs[8]
 
 
