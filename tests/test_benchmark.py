@@ -164,6 +164,8 @@ def test_ctrl_c_writes_what_was_measured(tmp_path):
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
         text=True,
+        # A suite that a shell runs in the background ignores SIGINT, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         for line in process.stdout:

@@ -153,7 +153,8 @@ def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, tim
         together = jax.jit(jax.vmap(partial(run_both, threads=threads)))(*every)
         for n in range(networks):
             alone = run_both(*jax.tree.map(lambda array, n=n: array[n], every), threads=1)
-            jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda array, n=n: array[n], together), alone)
+            for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+                np.testing.assert_array_equal(a[n], b)
 
 
 @needs_kernel
