@@ -110,17 +110,24 @@ def run_both(projected, kernel, states, threads, reverse=False):
 
 
 @needs_kernel
-@pytest.mark.parametrize(("time", "batch", "hidden"), [(9, 64, 64), (5, 37, 130), (3, 200, 65), (2, 1, 64)])
-def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("time", "batch", "hidden"),
+    # Threads divide the rows among them; or, of few rows, the units, step by step.
+    [(9, 64, 64), (5, 37, 130), (3, 200, 65), (2, 1, 64), (9, 1, 200), (1, 8, 140), (40, 23, 129)],
+)
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden, reverse):
     projected, kernel, states = loops(rng, time, batch, hidden)
-    one = run_both(projected, kernel, states, 1)
+    one = run_both(projected, kernel, states, 1, reverse)
     for threads in (0, 2, 3):
-        for a, b in zip(
-            jax.tree.leaves(one), jax.tree.leaves(run_both(projected, kernel, states, threads)), strict=True
-        ):
+        several = run_both(projected, kernel, states, threads, reverse)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several), strict=True):
+            np.testing.assert_array_equal(a, b)
+        hs, _, _, *last = forward(reverse=reverse, keep=False, threads=threads)(projected, kernel, *states[:2])
+        for a, b in zip((one[0][0], *one[0][3:]), (hs, *last), strict=True):
             np.testing.assert_array_equal(a, b)
     row = batch // 2
-    alone = run_both(projected[:, row : row + 1], kernel, [state[row : row + 1] for state in states], 1)
+    alone = run_both(projected[:, row : row + 1], kernel, [state[row : row + 1] for state in states], 1, reverse)
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(one), strict=True):
         np.testing.assert_array_equal(a, b[..., row : row + 1, :])
 

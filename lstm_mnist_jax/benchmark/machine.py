@@ -9,8 +9,9 @@ from typing import Any
 
 import psutil
 
+from lstm_mnist_jax.version import __version__
+
 PACKAGES = (
-    "lstm-mnist-jax",
     "jax",
     "jaxlib",
     "flax",
@@ -38,7 +39,8 @@ def describe() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {"lstm-mnist-jax": __version__}
+        | {name: found for name in PACKAGES if (found := _version(name))},
         "busy_share": share,
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }

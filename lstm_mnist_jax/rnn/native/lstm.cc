@@ -7,7 +7,8 @@
 // Why it is quicker than XLA's loop: one step of a loop in XLA is a call into a matrix library, which packs the
 // same weights again in every step, and a handful of kernels that pass their results through memory. Here the weights
 // are packed once a call; a tile of rows x hidden units keeps all four gates in registers from the product to
-// the new state; and a batch is split over threads by rows, which never meet until the sequence ends.
+// the new state; and a batch is split over threads by rows, which never meet until the sequence ends. Rows too few
+// for that share the units of each step: then no processor reads all of the weights in every step.
 //
 // Each output is a sum in the order of k, however the rows are cut into tiles and threads: the results
 // depend on neither.
@@ -23,10 +24,10 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <new>
+#include <thread>
 #include <utility>
 
-#if defined(__AVX__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -79,8 +80,8 @@ INLINE void Store(float* to, Vector value, Index count) {
   for (Index n = 0; n < count; ++n) to[n] = value[n];
 }
 
-// x between -limit and limit; NaN stays NaN. (Of x86's minimum and maximum, the second operand is the answer where one is
-// NaN. GCC does not find these instructions by itself in vectors of this width.)
+// x between -limit and limit; NaN stays NaN. (Of x86's minimum and maximum, the second operand is the answer where one
+// is NaN. GCC does not find these instructions by itself in vectors of this width.)
 INLINE Vector Clamp(Vector x, float limit) {
 #if defined(__AVX512F__)
   return _mm512_min_ps(Fill(limit), _mm512_max_ps(Fill(-limit), x));
@@ -115,10 +116,16 @@ INLINE Vector Sigmoid(Vector tanh) { return tanh * 0.5f + 0.5f; }
 
 constexpr Index Ceil(Index value, Index divisor) { return (value + divisor - 1) / divisor; }
 
+// Some of the rows of a batch, over some of the steps, for some of the hidden units: what a thread does at once. The
+// units of a step may be computed when all those of the step before, of the same rows, have been.
+struct Part {
+  Index row, end_row, step, end_step, unit, end_unit;
+};
+
 // ---------------------------------------------------------------------------------------------------- forward
 
-// Sizes of a tile: accumulators for `rows` x 4 gates, four vectors of weights (from memory where there are 16 registers)
-// and a value of h fill the registers.
+// Sizes of a tile: accumulators for `rows` x 4 gates, four vectors of weights (from memory where there are 16
+// registers) and a value of h fill the registers.
 constexpr Index kForwardRows = kRegisters == 32 ? 6 : 3;
 
 // Blocks of units at once where there is one row alone.
@@ -136,11 +143,14 @@ struct Forward {
 // [blocks of kWidth units][hidden][4 gates][kWidth], units beyond the last filled with 0.
 Index ForwardPanelSize(Index hidden) { return Ceil(hidden, kWidth) * hidden * 4 * kWidth; }
 
-void PackForward(const float* weights, Index hidden, float* panels) {
-  for (Index unit = 0; unit < hidden; unit += kWidth) {
+// Packs kBlocks blocks from this unit on.
+void PackForward(const float* weights, Index hidden, Index unit, float* panels) {
+  const Index end = std::min(unit + kBlocks * kWidth, hidden);
+  float* panel = panels + unit * hidden * 4;
+  for (; unit < end; unit += kWidth) {
     for (Index k = 0; k < hidden; ++k) {
-      for (Index gate = 0; gate < 4; ++gate, panels += kWidth) {
-        Store(panels, Load(weights + k * 4 * hidden + gate * hidden + unit, hidden - unit));
+      for (Index gate = 0; gate < 4; ++gate, panel += kWidth) {
+        Store(panel, Load(weights + k * 4 * hidden + gate * hidden + unit, hidden - unit));
       }
     }
   }
@@ -201,7 +211,8 @@ INLINE void ForwardTile(const ForwardStep& step, Index hidden, const float* pane
 }
 
 template <Index R, Index J>
-__attribute__((noinline)) void ForwardTiles(const ForwardStep& step, Index hidden, const float* panels, Index row, Index unit) {
+__attribute__((noinline)) void ForwardTiles(const ForwardStep& step, Index hidden, const float* panels, Index row,
+                                            Index unit) {
   ForwardTile<R, J>(step, hidden, panels, row, unit);
 }
 
@@ -214,36 +225,41 @@ void ForwardRows(const ForwardStep& step, Index hidden, const float* panels, Ind
   }
 }
 
-// All time steps for the rows from `begin` to `end`.
-void RunForward(const Forward& job, const float* panels, Index begin, Index end) {
-  const Index states = job.batch * job.hidden;
-  const float *h = job.initial_h, *c = job.initial_c;
-  const Index tiles = Ceil(end - begin, kForwardRows);
-  for (Index n = 0; n < job.time; ++n) {
-    const Index t = job.reverse ? job.time - 1 - n : n;
-    ForwardStep step{job.projected + t * 4 * states, job.bias, h, c, job.hs + t * states,
-                     job.cs == nullptr ? job.last_c : job.cs + t * states,
-                     job.activations == nullptr ? nullptr : job.activations + t * 4 * states};
-    Index unit = 0;
-    if (end - begin == 1) {  // too few sums to keep the multipliers busy: several blocks of units at once
-      for (; unit + kBlocks * kWidth <= job.hidden; unit += kBlocks * kWidth) {
-        ForwardTiles<1, kBlocks>(step, job.hidden, panels, begin, unit);
+void RunForward(const Forward& job, const float* panels, const Part& part) {
+  const Index states = job.batch * job.hidden, end_unit = std::min(part.end_unit, job.hidden);
+  const Index rows = part.end_row - part.row, tiles = Ceil(rows, kForwardRows);
+  for (Index n = part.step; n < part.end_step; ++n) {
+    const Index t = job.reverse ? job.time - 1 - n : n, before = job.reverse ? t + 1 : t - 1;
+    const float* h = n == 0 ? job.initial_h : job.hs + before * states;
+    const float* c = n == 0 ? job.initial_c : job.cs == nullptr ? job.last_c : job.cs + before * states;
+    const ForwardStep step{job.projected + t * 4 * states, job.bias, h, c, job.hs + t * states,
+                           job.cs == nullptr ? job.last_c : job.cs + t * states,
+                           job.activations == nullptr ? nullptr : job.activations + t * 4 * states};
+    Index unit = part.unit;
+    if (rows == 1) {  // too few sums to keep the multipliers busy: several blocks of units at once
+      for (; unit + kBlocks * kWidth <= end_unit; unit += kBlocks * kWidth) {
+        ForwardTiles<1, kBlocks>(step, job.hidden, panels, part.row, unit);
       }
     }
-    for (; unit < job.hidden; unit += kWidth) {
-      Index row = begin;
+    for (; unit < end_unit; unit += kWidth) {
+      Index row = part.row;
       for (Index tile = tiles; tile > 0; --tile) {
-        const Index rows = (end - row) / tile;
-        ForwardRows(step, job.hidden, panels, row, rows, unit);
-        row += rows;
+        const Index some = (part.end_row - row) / tile;
+        ForwardRows(step, job.hidden, panels, row, some, unit);
+        row += some;
       }
     }
-    h = step.new_h;
-    c = step.new_c;
   }
-  const Index bytes = (end - begin) * job.hidden * sizeof(float), at = begin * job.hidden;
-  std::memcpy(job.last_h + at, h + at, bytes);
-  if (c != job.last_c) std::memcpy(job.last_c + at, c + at, bytes);
+}
+
+// The last states from those of every step, for all rows.
+void FinishForward(const Forward& job) {
+  const Index states = job.batch * job.hidden, last = job.reverse ? 0 : (job.time - 1) * states;
+  const float* h = job.time == 0 ? job.initial_h : job.hs + last;
+  std::memcpy(job.last_h, h, states * sizeof(float));
+  if (job.time == 0 || job.cs != nullptr) {
+    std::memcpy(job.last_c, job.time == 0 ? job.initial_c : job.cs + last, states * sizeof(float));
+  }
 }
 
 // --------------------------------------------------------------------------------------------------- backward
@@ -265,18 +281,16 @@ struct Backward {
 // [groups of kGroup vectors of units][4 hidden][up to kGroup][kWidth]: the transposed weights.
 Index BackwardPanelSize(Index hidden) { return Ceil(hidden, kWidth) * kWidth * 4 * hidden; }
 
-void PackBackward(const float* weights, Index hidden, float* panels) {
-  const Index gates = 4 * hidden, vectors = Ceil(hidden, kWidth);
-  for (Index first = 0; first < vectors; first += kGroup) {
-    const Index units = std::min(kGroup, vectors - first) * kWidth;
-    for (Index begin = 0; begin < gates; begin += kWidth) {  // so many rows of the panel stay in the nearest cache
-      const Index end = std::min(begin + kWidth, gates);
-      for (Index n = 0; n < units; ++n) {
-        const Index unit = first * kWidth + n;
-        for (Index k = begin; k < end; ++k) panels[k * units + n] = unit < hidden ? weights[unit * gates + k] : 0.0f;
-      }
+// Packs the group from this unit on.
+void PackBackward(const float* weights, Index hidden, Index unit, float* panels) {
+  const Index gates = 4 * hidden, units = std::min(kGroup, Ceil(hidden - unit, kWidth)) * kWidth;
+  float* panel = panels + unit * gates;
+  for (Index begin = 0; begin < gates; begin += kWidth) {  // so many rows of the panel stay in the nearest cache
+    const Index end = std::min(begin + kWidth, gates);
+    for (Index n = 0; n < units; ++n, ++unit) {
+      for (Index k = begin; k < end; ++k) panel[k * units + n] = unit < hidden ? weights[unit * gates + k] : 0.0f;
     }
-    panels += gates * units;
+    unit -= units;
   }
 }
 
@@ -289,7 +303,8 @@ struct BackwardStep {
 
 // One step for R rows x C vectors of hidden units: dh from the step after it, then the gradient at the gates.
 template <Index R, Index C>
-__attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidden, const float* panels, Index row, Index unit) {
+__attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidden, const float* panels, Index row,
+                                            Index unit) {
   const Index gates = 4 * hidden;
   Vector sums[R][C];
   if (step.next != nullptr) {
@@ -349,34 +364,37 @@ void BackwardRows(const BackwardStep& step, Index hidden, const float* panels, I
   }
 }
 
-void RunBackward(const Backward& job, const float* panels, Index begin, Index end) {
-  const Index states = job.batch * job.hidden, vectors = Ceil(job.hidden, kWidth);
-  const Index tiles = Ceil(end - begin, kBackwardRows);
-  const Index bytes = (end - begin) * job.hidden * sizeof(float), at = begin * job.hidden;
-  std::memcpy(job.d_h + at, job.d_last_h + at, bytes);
-  std::memcpy(job.d_c + at, job.d_last_c + at, bytes);
-  if (job.time == 0) return;
-  BackwardStep step{};
-  step.d_h = job.d_h;
-  step.d_c = job.d_c;
-  for (Index n = job.time - 1; n >= -1; --n) {
-    step.next = step.d_projected;
+// The states after the last step, where the backward pass begins, for all rows.
+void BeginBackward(const Backward& job) {
+  const Index bytes = job.batch * job.hidden * sizeof(float);
+  std::memcpy(job.d_h, job.d_last_h, bytes);
+  std::memcpy(job.d_c, job.d_last_c, bytes);
+}
+
+// Its steps are counted from the end of the sequence; beyond the last one stands that to the gradient of the initial h.
+void RunBackward(const Backward& job, const float* panels, const Part& part) {
+  const Index states = job.batch * job.hidden, end_unit = std::min(part.end_unit, job.hidden);
+  const Index tiles = Ceil(part.end_row - part.row, kBackwardRows);
+  for (Index s = part.step; s < part.end_step; ++s) {
+    const Index n = job.time - 1 - s;
+    const Index t = job.reverse ? s : n, next = job.reverse ? t - 1 : t + 1, previous = job.reverse ? t + 1 : t - 1;
+    BackwardStep step{};
+    step.d_h = job.d_h;
+    step.d_c = job.d_c;
+    if (s > 0) step.next = job.d_projected + next * 4 * states;
     if (n >= 0) {
-      const Index t = job.reverse ? job.time - 1 - n : n, previous = job.reverse ? t + 1 : t - 1;
       step.activations = job.activations + t * 4 * states;
       step.c = job.cs + t * states;
       step.previous_c = n == 0 ? job.initial_c : job.cs + previous * states;
       step.d_hs = job.d_hs == nullptr ? nullptr : job.d_hs + t * states;
       step.d_cs = job.d_cs == nullptr ? nullptr : job.d_cs + t * states;
       step.d_projected = job.d_projected + t * 4 * states;
-    } else {
-      step.d_projected = nullptr;
     }
-    for (Index first = 0; first < vectors; first += kGroup) {
-      Index row = begin;
+    for (Index unit = part.unit; unit < end_unit; unit += kGroup * kWidth) {
+      Index row = part.row;
       for (Index tile = tiles; tile > 0; --tile) {
-        const Index rows = (end - row) / tile, unit = first * kWidth;
-        switch (std::min(kGroup, vectors - first)) {
+        const Index rows = (part.end_row - row) / tile;
+        switch (std::min(kGroup, Ceil(job.hidden - unit, kWidth))) {
           case 1: BackwardRows<1>(step, job.hidden, panels, row, rows, unit); break;
           case 2: BackwardRows<2>(step, job.hidden, panels, row, rows, unit); break;
           case 3: BackwardRows<3>(step, job.hidden, panels, row, rows, unit); break;
@@ -390,11 +408,19 @@ void RunBackward(const Backward& job, const float* panels, Index begin, Index en
 
 // ---------------------------------------------------------------------------------------------------- threads
 
-// Runs task(0), ..., task(count - 1) on the calling thread and, as far as they are free, those of the pool. The calling
-// thread takes tasks like any other and at the end waits only for those that have begun: a pool whose every
-// thread is in here cannot wait for itself.
-void Parallel(ffi::ThreadPool& pool, Index threads, Index count, const std::function<void(Index)>& task) {
-  threads = std::min(threads, count);
+INLINE void Pause(Index turn) {
+#if defined(__SSE2__)
+  if (turn < 1000) return _mm_pause();
+#endif
+  if (turn > 100) std::this_thread::yield();  // there may be more threads than processors
+}
+
+// Runs task(0), ..., task(count - 1) on the calling thread and, as far as they are free, those of the pool. The tasks
+// come in groups of so many: none begins before those of the group before have ended. The calling thread takes tasks
+// like any other, and everyone waits only for tasks that have begun: a pool whose every thread is in here cannot wait
+// for itself.
+void Parallel(ffi::ThreadPool& pool, Index threads, Index count, Index group, const std::function<void(Index)>& task) {
+  threads = std::min({threads, count, group});
   if (threads <= 1) {
     for (Index n = 0; n < count; ++n) task(n);
     return;
@@ -406,8 +432,9 @@ void Parallel(ffi::ThreadPool& pool, Index threads, Index count, const std::func
   };
   // A thread may come when all is done and the caller gone: it then touches `shared` alone, which it keeps alive.
   auto shared = std::make_shared<Shared>();
-  auto work = [shared, count, &task] {
+  auto work = [shared, count, group, &task] {
     for (Index n; (n = shared->next.fetch_add(1)) < count;) {
+      for (Index turn = 0; shared->done.load() < n / group * group; ++turn) Pause(turn);
       task(n);
       if (shared->done.fetch_add(1) + 1 == count) {
         std::lock_guard<std::mutex> lock(shared->mutex);
@@ -458,35 +485,50 @@ class Scratch {
 constexpr Index kChunkWork = 1 << 20;
 // ...and rows enough that the weights are not read for a single tile.
 constexpr Index kChunkRows = 2 * kForwardRows;
+// Threads that share the units of each step meet after it: at least this many multiplications and additions between.
+constexpr Index kStepWork = 1 << 16;
 
+struct Sizes {
+  Index instances, time, batch, hidden;
+};
+
+// Runs pack(instance, unit, panels), then run(instance, panels, part), for all of these and for all parts of `steps`
+// steps; blocks of `units` hidden units are not divided.
 template <typename Pack, typename Run>
-ffi::Error Split(ffi::ThreadPool& pool, Index threads, Index instances, Index time, Index batch, Index hidden,
-                 Index panel_size, const Pack& pack, const Run& run) {
-  if (instances == 0 || batch == 0 || hidden == 0) return ffi::Error::Success();
+ffi::Error Split(ffi::ThreadPool& pool, Index threads, const Sizes& s, Index steps, Index units, Index panel_size,
+                 const Pack& pack, const Run& run) {
   if (threads <= 0) threads = std::max<Index>(pool.num_threads(), 1);
-  const Index row_work = 4 * hidden * hidden * std::max<Index>(time, 1);
-  if (instances * batch * row_work < 2 * kChunkWork) threads = 1;
-  Scratch panels(instances * panel_size);
+  const Index step_work = 4 * s.hidden * s.hidden * s.batch, work = step_work * std::max<Index>(steps, 1);
+  if (s.instances * work < 2 * kChunkWork) threads = 1;
+  Scratch panels(s.instances * panel_size);
   if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
+  const Index blocks = Ceil(s.hidden, units);
+  Parallel(pool, threads, s.instances * blocks, s.instances * blocks, [&](Index n) {
+    pack(n / blocks, n % blocks * units, panels.get() + n / blocks * panel_size);
+  });
   Index chunks = 1;
-  if (threads > instances) {
-    chunks = std::min({Ceil(threads, instances), batch / kChunkRows, batch * row_work / kChunkWork});
+  if (threads > s.instances) {
+    chunks = std::min({Ceil(threads, s.instances), s.batch / kChunkRows, work / kChunkWork});
     chunks = std::max<Index>(chunks, 1);
   }
-  Parallel(pool, threads, instances, [&](Index n) { pack(n, panels.get() + n * panel_size); });
-  Parallel(pool, threads, instances * chunks, [&](Index n) {
+  const Index sharing = std::min({threads, blocks, step_work / kStepWork});
+  if (s.instances == 1 && sharing >= 2 * chunks) {  // rows too few for so many threads: they share the units
+    Parallel(pool, sharing, steps * blocks, blocks, [&](Index n) {
+      const Index step = n / blocks, unit = n % blocks * units;
+      run(0, panels.get(), Part{0, s.batch, step, step + 1, unit, unit + units});
+    });
+    return ffi::Error::Success();
+  }
+  Parallel(pool, threads, s.instances * chunks, s.instances * chunks, [&](Index n) {
     const Index instance = n / chunks, chunk = n % chunks;
-    run(instance, panels.get() + instance * panel_size, batch * chunk / chunks, batch * (chunk + 1) / chunks);
+    run(instance, panels.get() + instance * panel_size,
+        Part{s.batch * chunk / chunks, s.batch * (chunk + 1) / chunks, 0, steps, 0, s.hidden});
   });
   return ffi::Error::Success();
 }
 
 using Array = ffi::Buffer<ffi::F32>;
 using Output = ffi::Result<ffi::Buffer<ffi::F32>>;
-
-struct Sizes {
-  Index instances, time, batch, hidden;
-};
 
 // The sizes from [instances, time, batch, 4 hidden] and [instances, hidden, 4 hidden].
 bool GetSizes(const Array& gates, const Array& weights, Sizes* sizes) {
@@ -507,23 +549,29 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array 
   Sizes s;
   if (!GetSizes(projected, weights, &s)) return WrongSizes();
   const Index states = s.batch * s.hidden, all = s.instances * states;
-  if (!Has(bias, s.instances * 4 * s.hidden) || !Has(h, all) || !Has(c, all) || !Has(last_h, all) || !Has(last_c, all) || !Has(hs, all * s.time) ||
-      (!Has(cs, 0) && !Has(cs, all * s.time)) || (!Has(activations, 0) && !Has(activations, 4 * all * s.time))) {
+  if (!Has(bias, s.instances * 4 * s.hidden) || !Has(h, all) || !Has(c, all) || !Has(last_h, all) ||
+      !Has(last_c, all) || !Has(hs, all * s.time) || (!Has(cs, 0) && !Has(cs, all * s.time)) ||
+      (!Has(activations, 0) && !Has(activations, 4 * all * s.time))) {
     return WrongSizes();
   }
-  auto pack = [&](Index v, float* panels) {
-    PackForward(weights.typed_data() + v * 4 * s.hidden * s.hidden, s.hidden, panels);
+  auto pack = [&](Index v, Index unit, float* panels) {
+    PackForward(weights.typed_data() + v * 4 * s.hidden * s.hidden, s.hidden, unit, panels);
   };
-  auto run = [&](Index v, const float* panels, Index begin, Index end) {
+  if (s.instances == 0 || states == 0) return ffi::Error::Success();
+  auto job = [&](Index v) {
     const Index sequence = v * s.time * states, state = v * states;
-    RunForward({s.time, s.batch, s.hidden, reverse, projected.typed_data() + 4 * sequence,
-                bias.typed_data() + v * 4 * s.hidden, h.typed_data() + state, c.typed_data() + state, hs->typed_data() + sequence,
-                Has(cs, 0) ? nullptr : cs->typed_data() + sequence,
-                Has(activations, 0) ? nullptr : activations->typed_data() + 4 * sequence, last_h->typed_data() + state,
-                last_c->typed_data() + state},
-               panels, begin, end);
+    return Forward{s.time, s.batch, s.hidden, reverse, projected.typed_data() + 4 * sequence,
+                   bias.typed_data() + v * 4 * s.hidden, h.typed_data() + state, c.typed_data() + state,
+                   hs->typed_data() + sequence, Has(cs, 0) ? nullptr : cs->typed_data() + sequence,
+                   Has(activations, 0) ? nullptr : activations->typed_data() + 4 * sequence,
+                   last_h->typed_data() + state, last_c->typed_data() + state};
   };
-  return Split(pool, threads, s.instances, s.time, s.batch, s.hidden, ForwardPanelSize(s.hidden), pack, run);
+  auto run = [&](Index v, const float* panels, const Part& part) { RunForward(job(v), panels, part); };
+  auto error = Split(pool, threads, s, s.time, kBlocks * kWidth, ForwardPanelSize(s.hidden), pack, run);
+  if (error.success()) {
+    for (Index v = 0; v < s.instances; ++v) FinishForward(job(v));
+  }
+  return error;
 }
 
 ffi::Error BackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
@@ -537,20 +585,23 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array
     return WrongSizes();
   }
   if ((!Has(d_hs, 0) && !Has(d_hs, all * s.time)) || (!Has(d_cs, 0) && !Has(d_cs, all * s.time))) return WrongSizes();
-  auto pack = [&](Index v, float* panels) {
-    PackBackward(weights.typed_data() + v * 4 * s.hidden * s.hidden, s.hidden, panels);
+  auto pack = [&](Index v, Index unit, float* panels) {
+    PackBackward(weights.typed_data() + v * 4 * s.hidden * s.hidden, s.hidden, unit, panels);
   };
-  auto run = [&](Index v, const float* panels, Index begin, Index end) {
+  if (s.instances == 0 || states == 0) return ffi::Error::Success();
+  auto job = [&](Index v) {
     const Index sequence = v * s.time * states, state = v * states;
-    const Backward job{s.time, s.batch, s.hidden, reverse, activations.typed_data() + 4 * sequence,
-                       cs.typed_data() + sequence, c.typed_data() + state,
-                       Has(d_hs, 0) ? nullptr : d_hs.typed_data() + sequence,
-                       Has(d_cs, 0) ? nullptr : d_cs.typed_data() + sequence, d_last_h.typed_data() + state,
-                       d_last_c.typed_data() + state, d_projected->typed_data() + 4 * sequence,
-                       d_h->typed_data() + state, d_c->typed_data() + state};
-    RunBackward(job, panels, begin, end);
+    return Backward{s.time, s.batch, s.hidden, reverse, activations.typed_data() + 4 * sequence,
+                    cs.typed_data() + sequence, c.typed_data() + state,
+                    Has(d_hs, 0) ? nullptr : d_hs.typed_data() + sequence,
+                    Has(d_cs, 0) ? nullptr : d_cs.typed_data() + sequence, d_last_h.typed_data() + state,
+                    d_last_c.typed_data() + state, d_projected->typed_data() + 4 * sequence,
+                    d_h->typed_data() + state, d_c->typed_data() + state};
   };
-  return Split(pool, threads, s.instances, s.time, s.batch, s.hidden, BackwardPanelSize(s.hidden), pack, run);
+  for (Index v = 0; v < s.instances; ++v) BeginBackward(job(v));
+  auto run = [&](Index v, const float* panels, const Part& part) { RunBackward(job(v), panels, part); };
+  const Index steps = s.time == 0 ? 0 : s.time + 1;
+  return Split(pool, threads, s, steps, kGroup * kWidth, BackwardPanelSize(s.hidden), pack, run);
 }
 
 }  // namespace
