@@ -178,16 +178,6 @@ def test_a_cell_with_a_state_of_its_own_runs_through_flax():
     assert rnn.cell.calls[...] == 7
 
 
-def test_a_cell_with_a_step_of_its_own_is_not_bypassed():
-    class Doubled(RotatedCell):
-        def __call__(self, carry, inputs):
-            carry, output = super().__call__(carry, inputs)
-            return carry, 2 * output
-
-    cell = Doubled(5, 4, rngs=nnx.Rngs(0))
-    np.testing.assert_array_equal(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS))
-
-
 def test_a_cell_without_an_update_says_so():
     with pytest.raises(NotImplementedError, match=r"GatedCell has to define update\(carry, projected, recurrent\)"):
         RNN(GatedCell(5, 4, rngs=nnx.Rngs(0)))(INPUTS)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from lstm_mnist_jax.rnn import RNN, layers, stack
+from lstm_mnist_jax.rnn import RNN, CoupledLSTMCell, layers, stack
 
 INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
 LENGTHS = np.array([7, 3, 1])
@@ -65,8 +65,9 @@ def test_other_cells_run_through_flax(make_cell):
     np.testing.assert_array_equal(ours(INPUTS), theirs(INPUTS))
 
 
-def test_a_subclass_of_the_cell_is_not_bypassed():
-    class Doubled(nnx.OptimizedLSTMCell):
+@pytest.mark.parametrize("known", [nnx.OptimizedLSTMCell, nnx.GRUCell, CoupledLSTMCell])
+def test_a_subclass_with_a_step_of_its_own_is_not_bypassed(known):
+    class Doubled(known):
         def __call__(self, carry, inputs):
             carry, output = super().__call__(carry, inputs)
             return carry, 2 * output

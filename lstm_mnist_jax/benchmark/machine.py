@@ -39,8 +39,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {"lstm-mnist-jax": __version__}
-        | {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {"lstm-mnist-jax": __version__} | {name: found for name in PACKAGES if (found := _version(name))},
         "busy_share": share,
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }

@@ -78,19 +78,26 @@ def _has_own_activations(cell: Any) -> bool:
     )
 
 
+def _of_flax(
+    cell: Any, dtype: Any, bias: Any, update: Update, parts: int, num_gates: int, is_lstm: bool = False
+) -> Equations:
+    """One of Flax's cells, whose bias, in whichever of its layers it is, belongs to the inputs."""
+    kernel, bias = jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(bias[...], dtype)
+    return Equations(
+        dtype=dtype,
+        widths=(cell.hidden_features,) * parts,
+        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        num_gates=num_gates,
+        project=lambda inputs: inputs @ kernel + bias,
+        update=update,
+        lstm=(kernel, bias) if is_lstm else None,
+    )
+
+
 def _lstm(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_h.bias is None or cell.dense_i.bias is not None:
         return None
-    kernel, bias = jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(cell.dense_h.bias[...], dtype)
-    return Equations(
-        dtype=dtype,
-        widths=(cell.hidden_features,) * 2,
-        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
-        num_gates=4,
-        project=lambda inputs: inputs @ kernel + bias,
-        update=_update_lstm,
-        lstm=(kernel, bias),
-    )
+    return _of_flax(cell, dtype, cell.dense_h.bias, _update_lstm, parts=2, num_gates=4, is_lstm=True)
 
 
 def _update_lstm(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
@@ -102,15 +109,7 @@ def _update_lstm(params: Any, carry: Any, projected: Gates, recurrent: Gates) ->
 def _gru(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_i.bias is None or cell.dense_h.bias is not None:
         return None
-    kernel, bias = jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(cell.dense_i.bias[...], dtype)
-    return Equations(
-        dtype=dtype,
-        widths=(cell.hidden_features,),
-        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
-        num_gates=3,
-        project=lambda inputs: inputs @ kernel + bias,
-        update=_update_gru,
-    )
+    return _of_flax(cell, dtype, cell.dense_i.bias, _update_gru, parts=1, num_gates=3)
 
 
 def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:

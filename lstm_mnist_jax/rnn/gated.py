@@ -18,7 +18,7 @@ dropout mask on h that is the same at every step (Gal and Ghahramani 2016), and 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +75,27 @@ def gated(
     masks = jax.tree.map(jnp.asarray, (recurrent_mask, zoneout))
     carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    params, projected, recurrent_kernel, projection, carry, masks = vary_alike((*arrays, carry, masks))
-    settings = update, reverse, unroll, memories
-    return _gated(*settings, params, projected, recurrent_kernel, projection, carry, masks)
+    return _gated(_Loop(update, reverse, unroll, memories), _Arrays(*vary_alike((*arrays, carry, masks))))
+
+
+class _Loop(NamedTuple):
+    """What the outer function is given that is no array."""
+
+    update: Update
+    reverse: bool
+    unroll: int
+    memories: bool
+
+
+class _Arrays(NamedTuple):
+    """What it is given that is; `masks` is (recurrent_mask, zoneout)."""
+
+    params: Any
+    projected: Gates
+    kernel: Array
+    projection: Any
+    carry: Carry
+    masks: Any
 
 
 def _split(packed: Array, like: Gates) -> Gates:
@@ -106,41 +124,19 @@ def _at_step(zoneout: Any, zones: Any) -> list[Array]:
     return [rate if zone is None else zone for rate, zone in zip(zoneout, zones, strict=True)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _gated(
-    update: Update,
-    reverse: bool,
-    unroll: int,
-    memories: bool,
-    params: Any,
-    projected: Gates,
-    kernel: Array,
-    projection: Any,
-    carry: Carry,
-    masks: Any,
-) -> tuple[tuple[Any, ...], Carry]:
-    return _forward(update, reverse, unroll, memories, params, projected, kernel, projection, carry, masks)[:2]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gated(loop: _Loop, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
+    return _forward(loop, arrays)[:2]
 
 
-def _forward(
-    update: Update,
-    reverse: bool,
-    unroll: int,
-    memories: bool,
-    params: Any,
-    projected: Gates,
-    kernel: Array,
-    projection: Any,
-    carry: Carry,
-    masks: Any,
-) -> tuple[tuple[Any, ...], Carry, Any]:
+def _forward(loop: _Loop, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
     """The outer function; and what entered the projection, if there is one, where all parts are wanted."""
-    recurrent_mask, zoneout = masks
+    params, projected, kernel, projection, carry, (recurrent_mask, zoneout) = arrays
 
     def step(carry: Carry, xs: Any) -> Any:
         projected, zones = xs
         recurrent = product(_masked(carry[-1], recurrent_mask), kernel)
-        after = update(params, carry, projected, _split(recurrent, projected))
+        after = loop.update(params, carry, projected, _split(recurrent, projected))
         unprojected = None
         if projection is not None:
             unprojected = after[-1]
@@ -148,31 +144,27 @@ def _forward(
         if zoneout is not None:
             after = tuple(_kept(*parts) for parts in zip(_at_step(zoneout, zones), carry, after, strict=True))
         after = tuple(part.astype(before.dtype) for part, before in zip(after, carry, strict=True))
-        if not memories:
+        if not loop.memories:
             return after, ((*(None,) * (len(after) - 1), after[-1]), None)
         return after, (after, unprojected)
 
     last, (carries, unprojected) = jax.lax.scan(
-        step, carry, (projected, _each_step(zoneout)), reverse=reverse, unroll=unroll
+        step, carry, (projected, _each_step(zoneout)), reverse=loop.reverse, unroll=loop.unroll
     )
     return carries, last, unprojected
 
 
-def _gated_fwd(update: Update, reverse: bool, unroll: int, memories: bool, *arguments: Any) -> tuple[Any, Any]:
-    # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
-    arguments = jax.tree.map(
-        lambda argument: argument.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed")
-    )
-    carries, last, unprojected = _forward(update, reverse, unroll, True, *arguments)
-    given = carries if memories else (*(None,) * (len(carries) - 1), carries[-1])
-    return (given, last), (*arguments, carries, unprojected)
+def _gated_fwd(loop: _Loop, arrays: Any) -> tuple[Any, Any]:
+    # With symbolic zeros, JAX hands over each array with a note of whether its gradient is wanted.
+    arrays = jax.tree.map(lambda array: array.value, arrays, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
+    carries, last, unprojected = _forward(loop._replace(memories=True), arrays)
+    given = carries if loop.memories else (*(None,) * (len(carries) - 1), carries[-1])
+    return (given, last), (arrays, carries, unprojected)
 
 
-def _gated_bwd(
-    update: Update, reverse: bool, unroll: int, memories: bool, residuals: Any, cotangents: Any
-) -> tuple[Any, ...]:
-    params, projected, kernel, projection, initial, (recurrent_mask, zoneout), carries, unprojected = residuals
-    before = tuple(shift(first, part, reverse) for first, part in zip(initial, carries, strict=True))
+def _gated_bwd(loop: _Loop, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
+    (params, projected, kernel, projection, initial, (recurrent_mask, zoneout)), carries, unprojected = residuals
+    before = tuple(shift(first, part, loop.reverse) for first, part in zip(initial, carries, strict=True))
     recurring = _masked(before[-1], recurrent_mask)
     recurrent = _split(product(recurring, kernel), projected)
     used, d_last = jax.tree.map(
@@ -181,8 +173,8 @@ def _gated_bwd(
         is_leaf=lambda leaf: isinstance(leaf, SymbolicZero),
     )
 
-    def step(loop: Any, xs: Any) -> Any:
-        d_carry, d_params = loop
+    def step(gradients: Any, xs: Any) -> Any:
+        d_carry, d_params = gradients
         before, projected, recurrent, zones, d_after = xs
         d_carry = tuple(d if more is None else d + more for d, more in zip(d_carry, d_after, strict=True))
         d_kept: Any = (0,) * len(d_carry)
@@ -193,7 +185,7 @@ def _gated_bwd(
         d_output = d_carry[-1]
         if projection is not None:
             d_carry = (*d_carry[:-1], product(d_output, projection.T))
-        after, pull_back = jax.vjp(update, params, before, projected, recurrent)
+        after, pull_back = jax.vjp(loop.update, params, before, projected, recurrent)
         d_carry = tuple(d.astype(part.dtype) for d, part in zip(d_carry, after, strict=True))
         d_step, d_before, d_projected, d_recurrent = pull_back(d_carry)
         d_recurrent = jnp.concatenate(d_recurrent, axis=-1).astype(kernel.dtype)
@@ -209,11 +201,11 @@ def _gated_bwd(
         step,
         vary_alike((d_last, d_params, projected))[:2],
         (before, projected, recurrent, _each_step(zoneout), used),
-        reverse=not reverse,
-        unroll=unroll,
+        reverse=not loop.reverse,
+        unroll=loop.unroll,
     )
     d_projection = None if projection is None else outer(unprojected, d_outputs.astype(projection.dtype))
-    return d_params, d_projected, outer(recurring, d_recurrent), d_projection, d_initial, None
+    return (_Arrays(d_params, d_projected, outer(recurring, d_recurrent), d_projection, d_initial, None),)
 
 
 _gated.defvjp(_gated_fwd, _gated_bwd, symbolic_zeros=True)
