@@ -19,6 +19,9 @@ from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 from lstm_mnist_jax.training.step import init_state
 
+BATCHES_AHEAD = 16
+"""How many batches a device holds at once, at most: enough that it never waits for the next."""
+
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -66,8 +69,11 @@ class TrainedRun:
         elif images.dtype != np.uint8:
             raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
         batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
-        # All are sent off before the first is waited for.
-        pending = [self._probabilities(batch) for batch in batches]
+        pending: list[jax.Array] = []
+        for batch in batches:  # several are sent off before the first is waited for
+            pending.append(self._probabilities(batch))
+            if len(pending) >= BATCHES_AHEAD:
+                jax.block_until_ready(pending[-BATCHES_AHEAD])
         probabilities = np.concatenate(
             [np.asarray(part)[: len(batch)] for part, batch in zip(pending, batches, strict=True)]
             or [np.zeros((0, len(self.class_names)), np.float32)]

@@ -178,6 +178,46 @@ def test_a_cell_with_a_state_of_its_own_runs_through_flax():
     assert rnn.cell.calls[...] == 7
 
 
+class ReadsItsBias(RotatedCell):
+    """`RNN` adds the bias of `dense_i` before the loop; its gradient there is not all of it."""
+
+    def update(self, carry, projected, recurrent):
+        *memories, h = super().update(carry, projected, recurrent)
+        return *memories, h * (1 + self.dense_i.bias[: self.hidden_features])
+
+
+class CountsInIntegers(RotatedCell):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.scale = nnx.Param(jnp.full(self.hidden_features, 2))
+
+    def update(self, carry, projected, recurrent):
+        *memories, h = super().update(carry, projected, recurrent)
+        return *memories, h * self.scale[...]
+
+
+@pytest.mark.parametrize("cell_type", [ReadsItsBias, CountsInIntegers])
+def test_an_update_that_reads_what_the_quick_path_does_not_hand_over_runs_through_flax(cell_type):
+    cell = cell_type(5, 4, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
+    assert RNN(cell)._equations(INPUTS) is None
+    np.testing.assert_array_equal(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS))
+
+
+@pytest.mark.parametrize("cell_type", [ProjectedLSTMCell, CoupledLSTMCell, PeepholeLSTMCell])
+def test_a_cell_can_go_without_a_bias(cell_type):
+    with_zeros, without = (cell_type(5, 4, use_bias=use, rngs=nnx.Rngs(0)) for use in (True, False))
+    for layer in ("dense_i", "dense_h"):
+        getattr(without, layer).kernel[...] = getattr(with_zeros, layer).kernel[...]
+    np.testing.assert_array_equal(RNN(without)(INPUTS), RNN(with_zeros)(INPUTS))
+    with pytest.raises(ValueError, match=r"forget_bias=1.0 to a bias, but use_bias is False"):
+        cell_type(5, 4, use_bias=False, forget_bias=1.0, rngs=nnx.Rngs(0))
+
+
+def test_layer_normalisation_always_has_a_bias():
+    with pytest.raises(ValueError, match="LayerNormLSTMCell has no use_bias"):
+        LayerNormLSTMCell(5, 4, use_bias=False, rngs=nnx.Rngs(0))
+
+
 def test_a_cell_without_an_update_says_so():
     with pytest.raises(NotImplementedError, match=r"GatedCell has to define update\(carry, projected, recurrent\)"):
         RNN(GatedCell(5, 4, rngs=nnx.Rngs(0)))(INPUTS)

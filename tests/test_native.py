@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from functools import partial
 
 import jax
@@ -445,3 +446,23 @@ def test_a_damaged_library_is_made_anew(tmp_path):
 def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(tmp_path):
     (tmp_path / "file").write_text("")
     assert finish(start(tmp_path / "file")) == ["None"]
+
+
+@needs_kernel
+def test_libraries_that_nobody_loads_any_more_are_removed(tmp_path):
+    folder = tmp_path / "lstm_mnist_jax" / "native"
+    folder.mkdir(parents=True)
+    for name, age in (("lstm-old.so", 100), ("lstm-new.so", 10)):
+        (folder / name).write_bytes(b"")
+        then = time.time() - age * 24 * 3600
+        os.utime(folder / name, (then, then))
+    assert finish(start(tmp_path)) == ["None"]
+    assert not (folder / "lstm-old.so").exists()
+    assert (folder / "lstm-new.so").exists()
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(tmp_path):
+    process = start(tmp_path, LSTM_MNIST_JAX_NATIVE="nonsense")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "LSTM_MNIST_JAX_NATIVE is 'nonsense', expected 0 or 1" in errors

@@ -102,11 +102,15 @@ def test_any_number_of_batch_axes(batch_shape):
     assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("cell_type", [nnx.OptimizedLSTMCell, nnx.GRUCell, CoupledLSTMCell])
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("shape", [(0, 7, 5), (3, 0, 5)])
-def test_empty_batches_and_sequences(shape):
+def test_empty_batches_and_sequences(shape, padded, cell_type):
     inputs = np.zeros(shape, np.float32)
-    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
-    ours, theirs = (rnn(cell, return_carry=True)(inputs) for rnn in (RNN, nnx.RNN))
+    cell = cell_type(5, 4, rngs=nnx.Rngs(0))
+    lengths = np.zeros(shape[0], np.int32) if padded else None
+    ours = RNN(cell, return_carry=True)(inputs, seq_lengths=lengths)
+    theirs = nnx.RNN(cell, return_carry=True)(inputs)
     assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, theirs)
 
 
@@ -164,3 +168,11 @@ def test_the_examples_in_the_docstrings():
         results = doctest.testmod(module)
         assert results.failed == 0
         assert results.attempted >= least
+
+
+def test_what_is_no_cell_or_does_not_fit_it_is_refused():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="RNN runs a cell, such as"):
+        RNN(nnx.OptimizedLSTMCell)
+    with pytest.raises(ValueError, match="expected inputs of 5 features, got 4"):
+        RNN(cell)(INPUTS[..., :4])

@@ -1,5 +1,8 @@
 """Stacks: both directions, lengths, dropout, noise, rematerialisation, bfloat16, and JAX's transformations."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -283,3 +286,77 @@ def test_carries_of_both_directions_can_be_carried_on():
     stack(INPUTS, initial_carries=carries)
     with pytest.raises(ValueError, match="GRU expected initial carries of shapes"):
         stack(INPUTS, initial_carries=[forward for forward, _ in carries])
+
+
+REFUSED = """
+import numpy as np
+from flax import nnx
+from lstm_mnist_jax.rnn import LSTM
+for options in (
+    {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
+    {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0},
+):
+    called = {name: options.pop(name) for name in ("initial_carries",) if name in options}
+    try:
+        LSTM(5, **{"hidden_features": (4,), "rngs": nnx.Rngs(0)} | options)(np.ones((2, 3, 5), np.float32), **called)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_no_type_checker_saw_is_refused_in_words():
+    """In a process of its own: here, types are checked at every call."""
+    done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True)
+    messages = [
+        "integers of 1 or more; got in_features=5, hidden_features='88'.",
+        "integers of 1 or more; got in_features=5, hidden_features=(8.0,).",
+        "at least one layer width, all integers of 1 or more; got in_features=5, hidden_features=().",
+        "LSTM needs a dropout_rate from 0 to below 1; got '0.1'.",
+        "LSTM has one projection_features for all layers; got (4, 4).",
+        "LSTM draws its parameters from rngs, such as nnx.Rngs(0); got 0.",
+        "RNN keeps a carry every `remat` steps, 1 or more; got 2.5.",
+        "LSTM expected initial carries of shapes (((2, 4), (2, 4)),), got ().",
+    ]
+    for line, message in zip(done.stdout.splitlines(), messages, strict=True):
+        assert line.endswith(message)
+
+
+def test_widths_may_be_a_list():
+    assert GRU(5, [6, 7], rngs=nnx.Rngs(0)).hidden_features == (6, 7)
+
+
+def test_zoneout_of_none_is_no_noise():
+    LSTM(5, (4,), zoneout_rates=(0.0, 0.0), backend="flax", rngs=nnx.Rngs(0))(INPUTS)
+
+
+def test_carries_of_integers_are_refused():
+    stack = LSTM(5, (4,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"initial carry of floats, got \['int32', 'int32'\]"):
+        stack(INPUTS, initial_carries=[(np.zeros((4, 4), np.int32),) * 2])
+
+
+def test_noise_and_the_kernel_exclude_each_other():
+    with pytest.raises(ValueError, match='no noise with backend="native"'):
+        LSTM(5, (4,), recurrent_dropout_rate=0.1, backend="native", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", ["gru", "projected"])
+def test_parameters_may_be_below_float32(name):
+    """Orthogonal kernels are drawn in float32; the carries between the pieces of `remat` are float32 too."""
+    narrow = STACKS[name](param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, remat=4)
+    outputs, carries = narrow(INPUTS)
+    assert {leaf.dtype for leaf in jax.tree.leaves((outputs, carries, nnx.state(narrow, nnx.Param)))} == {
+        jnp.dtype(jnp.bfloat16)
+    }
+    wide = STACKS[name]()
+    nnx.update(wide, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(narrow, nnx.Param)))
+    np.testing.assert_allclose(outputs.astype(np.float32), wide(INPUTS)[0], atol=0.02)
+
+
+def test_the_kernel_is_not_quietly_replaced_by_something_else():
+    for stack in (
+        GRU(5, (4,), backend="native", rngs=nnx.Rngs(0)),
+        LSTM(5, (4,), backend="native", dtype=jnp.float16, rngs=nnx.Rngs(0)),
+    ):
+        with pytest.raises(ValueError, match=r'backend="native" runs an nnx\.OptimizedLSTMCell, as it is, in float32'):
+            stack(INPUTS)

@@ -42,6 +42,7 @@ def batch_indices(
       step: the number of the batch, from 0.
       batch_size: examples in a whole batch.
       examples: how many examples there are.
+      start, size: which part; None is the whole batch.
     """
     position = step * batch_size + start + jnp.arange(batch_size if size is None else size, dtype=jnp.int32)
     return _permute(order, position // examples, position % examples, examples)

@@ -9,11 +9,18 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import Initializer, lecun_normal, orthogonal, zeros
+from jax.nn import initializers
+from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jaxtyping import Array, DTypeLike
 
 from lstm_mnist_jax.rnn.gated import Gates
 from lstm_mnist_jax.rnn.recurrence import AnyArray
+
+
+def orthogonal(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+    """JAX's initialiser of this name, in every dtype: it has none below float32, in which it factorises a matrix."""
+    drawn = initializers.orthogonal()(key, shape, jnp.promote_types(dtype, jnp.float32), out_sharding=out_sharding)
+    return drawn.astype(dtype)
 
 
 class GatedCell(nnx.RNNCellBase):
@@ -23,7 +30,7 @@ class GatedCell(nnx.RNNCellBase):
 
     The last part of the carry is h, the output; the parts before it are memory, such as the c of an LSTM. A subclass
     sets `num_gates` and `num_memories` and writes `update`. It works wherever an `nnx.RNNCellBase` does, and `RNN`
-    runs it quickly if `update` reads `nnx.Param`s only.
+    runs it quickly if `update` reads no state but `nnx.Param`s of floats, and none of the dense layers below.
 
     Attributes:
       num_gates: blocks of [hidden] that the matrices put out.
@@ -43,7 +50,7 @@ class GatedCell(nnx.RNNCellBase):
         projection_features: int | None = None,
         use_bias: bool = True,
         kernel_init: Initializer = lecun_normal(),
-        recurrent_kernel_init: Initializer = orthogonal(),
+        recurrent_kernel_init: Initializer = orthogonal,
         bias_init: Initializer = zeros,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -58,7 +65,7 @@ class GatedCell(nnx.RNNCellBase):
             returns (Sak et al. 2014); P is `dense_p.kernel`.
           use_bias: whether `dense_i` has a bias.
           kernel_init, recurrent_kernel_init, bias_init: initialisers, by default those of Flax's cells.
-          dtype: in which products are computed; None is that of inputs and parameters. States are float32 at least.
+          dtype: in which products are computed; None is that of inputs and parameters.
           param_dtype: dtype of the parameters and of the zero carries.
           rngs: gives the key stream `params`.
 
@@ -103,7 +110,7 @@ class GatedCell(nnx.RNNCellBase):
         """One time step on its own: (carry, inputs [*batch, in]) to (carry, output [*batch, output])."""
         gates = self.project(inputs), self.dense_h(carry[-1])
         after = self.update(tuple(carry), *(tuple(jnp.split(part, self.num_gates, axis=-1)) for part in gates))
-        if self.output_features != self.hidden_features or hasattr(self, "dense_p"):
+        if hasattr(self, "dense_p"):
             after = (*after[:-1], self.dense_p(after[-1]))
         return tuple(new.astype(old.dtype) for new, old in zip(after, carry, strict=True)), after[-1]
 
@@ -133,11 +140,18 @@ class _LSTMCell(GatedCell):
     forget_gate: int = 1
 
     def __init__(self, *args: Any, forget_bias: float = 0.0, **options: Any) -> None:
-        """As `GatedCell`, and `forget_bias` is added to the initial bias of the forget gates."""
+        """As `GatedCell`, and `forget_bias` is added to the initial bias of the forget gates.
+
+        Raises:
+          ValueError: see `GatedCell`; or there is a forget bias and no bias to add it to.
+        """
         super().__init__(*args, **options)
-        start = self.forget_gate * self.hidden_features
         bias: Any = self._gate_bias()
-        bias[...] = bias[...].at[start : start + self.hidden_features].add(forget_bias)
+        if bias is not None:
+            start = self.forget_gate * self.hidden_features
+            bias[...] = bias[...].at[start : start + self.hidden_features].add(forget_bias)
+        elif forget_bias != 0:
+            raise ValueError(f"{type(self).__name__} adds forget_bias={forget_bias} to a bias, but use_bias is False.")
 
     def _gate_bias(self) -> Any:
         return self.dense_i.bias
@@ -152,10 +166,7 @@ class ProjectedLSTMCell(_LSTMCell):
     """
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-        c, _ = carry
-        i, f, g, o = map(jnp.add, projected, recurrent)
-        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
-        return c, sigmoid(o) * jnp.tanh(c)
+        return lstm_update(carry, projected, recurrent)
 
 
 class CoupledLSTMCell(_LSTMCell):
@@ -209,7 +220,13 @@ class LayerNormLSTMCell(_LSTMCell):
     """
 
     def __init__(self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **options: Any) -> None:
-        """As `GatedCell`, with `forget_bias`."""
+        """As `GatedCell`, with `forget_bias` and without `use_bias`: there always is one.
+
+        Raises:
+          ValueError: see `GatedCell`; or `use_bias` was given.
+        """
+        if "use_bias" in options:
+            raise ValueError("LayerNormLSTMCell has no use_bias: its bias stands after the normalisation, always.")
         param_dtype = options.get("param_dtype", jnp.float32)
         bias_init = options.pop("bias_init", zeros)
         gates = 4 * hidden_features
@@ -231,6 +248,14 @@ class LayerNormLSTMCell(_LSTMCell):
         i, f, g, o = map(jnp.add, projected, jnp.split(self.norm_h(jnp.concatenate(recurrent, axis=-1)), 4, axis=-1))
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         return c, sigmoid(o) * jnp.tanh(self.norm_c(c))
+
+
+def lstm_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, Array]:
+    """(c, h) after a step of the plain LSTM."""
+    c, _ = carry
+    i, f, g, o = map(jnp.add, projected, recurrent)
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    return c, sigmoid(o) * jnp.tanh(c)
 
 
 def sigmoid(z: Array) -> Array:

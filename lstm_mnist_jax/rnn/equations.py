@@ -5,7 +5,7 @@ layers were replaced, or that computes with activations of its own, is none of t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, DTypeLike
 
-from lstm_mnist_jax.rnn.cells import GatedCell, sigmoid
+from lstm_mnist_jax.rnn.cells import GatedCell, lstm_update, sigmoid
 from lstm_mnist_jax.rnn.gated import Gates, Update
 
 FAST_DTYPES = (jnp.float32, jnp.float64, jnp.bfloat16)
@@ -78,38 +78,34 @@ def _has_own_activations(cell: Any) -> bool:
     )
 
 
-def _of_flax(
-    cell: Any, dtype: Any, bias: Any, update: Update, parts: int, num_gates: int, is_lstm: bool = False
-) -> Equations:
-    """One of Flax's cells, whose bias, in whichever of its layers it is, belongs to the inputs."""
-    kernel, bias = jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(bias[...], dtype)
+def _of_flax(cell: Any, kernel: Array, bias: Array, update: Update, parts: int) -> Equations:
+    """One of Flax's cells, given the kernel and the bias that belong to its inputs."""
     return Equations(
-        dtype=dtype,
+        dtype=kernel.dtype,
         widths=(cell.hidden_features,) * parts,
-        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
-        num_gates=num_gates,
+        kernel=jnp.asarray(cell.dense_h.kernel[...], kernel.dtype),
+        num_gates=kernel.shape[1] // cell.hidden_features,
         project=lambda inputs: inputs @ kernel + bias,
         update=update,
-        lstm=(kernel, bias) if is_lstm else None,
     )
 
 
 def _lstm(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_h.bias is None or cell.dense_i.bias is not None:
         return None
-    return _of_flax(cell, dtype, cell.dense_h.bias, _update_lstm, parts=2, num_gates=4, is_lstm=True)
+    kernel, bias = (jnp.asarray(part[...], dtype) for part in (cell.dense_i.kernel, cell.dense_h.bias))
+    return replace(_of_flax(cell, kernel, bias, _update_lstm, parts=2), lstm=(kernel, bias))
 
 
 def _update_lstm(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    i, f, g, o = map(jnp.add, projected, recurrent)
-    c = sigmoid(f) * carry[0] + sigmoid(i) * jnp.tanh(g)
-    return c, sigmoid(o) * jnp.tanh(c)
+    return lstm_update(carry, projected, recurrent)
 
 
 def _gru(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_i.bias is None or cell.dense_h.bias is not None:
         return None
-    return _of_flax(cell, dtype, cell.dense_i.bias, _update_gru, parts=1, num_gates=3)
+    kernel, bias = (jnp.asarray(part[...], dtype) for part in (cell.dense_i.kernel, cell.dense_i.bias))
+    return _of_flax(cell, kernel, bias, _update_gru, parts=1)
 
 
 def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
@@ -126,20 +122,34 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
     if jax.tree.leaves(other) or cell.dense_h.bias is not None:  # a state that `update` might change
         return None
     params = nnx.to_pure_dict(params)
-    # `update` has no business with the matrices, whose gradients are not computed step by step.
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
+        return None
+    # The gradients of the matrices are not computed step by step, so `update` must not read them.
     matrices = {name: params.pop(name) for name in ("dense_i", "dense_h", "dense_p") if name in params}
-    stand_ins = jax.tree.map(lambda _: jnp.zeros(()), matrices)
 
-    def update(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-        return nnx.merge(graph, params | stand_ins, {}).update(carry, projected, recurrent)
+    def whole(matrices: Any, params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
+        return nnx.merge(graph, params | matrices, {}).update(carry, projected, recurrent)
 
+    carry = jax.eval_shape(partial(cell.initialize_carry, (1, cell.in_features)))
+    gates = (jax.ShapeDtypeStruct((1, cell.hidden_features), dtype),) * cell.num_gates
+    if _reads_first(whole, matrices, params, carry, gates, gates):
+        return None
+    stand_ins = jax.tree.map(jnp.zeros_like, matrices)
     return Equations(
         dtype=dtype,
-        widths=tuple(part.shape[-1] for part in jax.eval_shape(partial(cell.initialize_carry, (1, 1)))),
+        widths=tuple(part.shape[-1] for part in carry),
         kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
         num_gates=cell.num_gates,
         project=cell.project,
-        update=update,
+        update=partial(whole, stand_ins),
         params=params,
         projection=jnp.asarray(cell.dense_p.kernel[...], dtype) if hasattr(cell, "dense_p") else None,
     )
+
+
+def _reads_first(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether anything that a function computes or returns depends on its first argument."""
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    first = {id(variable) for variable in jaxpr.invars[: len(jax.tree.leaves(arguments[0]))]}
+    read = [*jaxpr.outvars, *(variable for equation in jaxpr.eqns for variable in equation.invars)]
+    return any(id(variable) in first for variable in read)

@@ -53,7 +53,7 @@ def gated(
       update: (params, carry, projected, recurrent) -> carry, for one time step, `projected` and `recurrent` being
         tuples of the gates [batch, hidden]. The last part of the new carry is the output [batch, hidden]. Every row
         must depend on the same row of its arguments alone.
-      params: arrays that `update` reads; a pytree.
+      params: arrays of floats that `update` reads; a pytree.
       projected: what the inputs contribute to each gate at every step.
       recurrent_kernel: U above, the gates side by side.
       initial_carry: before the first step.
@@ -71,15 +71,16 @@ def gated(
     """
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     dtype = state_dtype(recurrent_kernel.dtype)
-    arrays = jax.tree.map(jnp.asarray, (params, projected, recurrent_kernel, projection))
-    masks = jax.tree.map(jnp.asarray, (recurrent_mask, zoneout))
     carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)
+    masks = (recurrent_mask, zoneout)
+    given: Any = params, projected, recurrent_kernel, projection, carry, masks
+    arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    return _gated(_Loop(update, reverse, unroll, memories), _Arrays(*vary_alike((*arrays, carry, masks))))
+    return _gated(_Settings(update, reverse, unroll, memories), vary_alike(arrays))
 
 
-class _Loop(NamedTuple):
-    """What the outer function is given that is no array."""
+class _Settings(NamedTuple):
+    """What `gated` is given that is no array."""
 
     update: Update
     reverse: bool
@@ -88,7 +89,7 @@ class _Loop(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """What it is given that is; `masks` is (recurrent_mask, zoneout)."""
+    """What `gated` is given that is an array; `masks` is (recurrent_mask, zoneout)."""
 
     params: Any
     projected: Gates
@@ -125,18 +126,18 @@ def _at_step(zoneout: Any, zones: Any) -> list[Array]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gated(loop: _Loop, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
-    return _forward(loop, arrays)[:2]
+def _gated(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
+    return _forward(settings, arrays)[:2]
 
 
-def _forward(loop: _Loop, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
-    """The outer function; and what entered the projection, if there is one, where all parts are wanted."""
+def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
+    """As `gated`; and what entered the projection, if there is one, where all parts are wanted."""
     params, projected, kernel, projection, carry, (recurrent_mask, zoneout) = arrays
 
     def step(carry: Carry, xs: Any) -> Any:
         projected, zones = xs
         recurrent = product(_masked(carry[-1], recurrent_mask), kernel)
-        after = loop.update(params, carry, projected, _split(recurrent, projected))
+        after = settings.update(params, carry, projected, _split(recurrent, projected))
         unprojected = None
         if projection is not None:
             unprojected = after[-1]
@@ -144,27 +145,27 @@ def _forward(loop: _Loop, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]
         if zoneout is not None:
             after = tuple(_kept(*parts) for parts in zip(_at_step(zoneout, zones), carry, after, strict=True))
         after = tuple(part.astype(before.dtype) for part, before in zip(after, carry, strict=True))
-        if not loop.memories:
+        if not settings.memories:
             return after, ((*(None,) * (len(after) - 1), after[-1]), None)
         return after, (after, unprojected)
 
     last, (carries, unprojected) = jax.lax.scan(
-        step, carry, (projected, _each_step(zoneout)), reverse=loop.reverse, unroll=loop.unroll
+        step, carry, (projected, _each_step(zoneout)), reverse=settings.reverse, unroll=settings.unroll
     )
     return carries, last, unprojected
 
 
-def _gated_fwd(loop: _Loop, arrays: Any) -> tuple[Any, Any]:
+def _gated_fwd(settings: _Settings, arrays: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each array with a note of whether its gradient is wanted.
     arrays = jax.tree.map(lambda array: array.value, arrays, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    carries, last, unprojected = _forward(loop._replace(memories=True), arrays)
-    given = carries if loop.memories else (*(None,) * (len(carries) - 1), carries[-1])
+    carries, last, unprojected = _forward(settings._replace(memories=True), arrays)
+    given = carries if settings.memories else (*(None,) * (len(carries) - 1), carries[-1])
     return (given, last), (arrays, carries, unprojected)
 
 
-def _gated_bwd(loop: _Loop, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
+def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
     (params, projected, kernel, projection, initial, (recurrent_mask, zoneout)), carries, unprojected = residuals
-    before = tuple(shift(first, part, loop.reverse) for first, part in zip(initial, carries, strict=True))
+    before = tuple(shift(first, part, settings.reverse) for first, part in zip(initial, carries, strict=True))
     recurring = _masked(before[-1], recurrent_mask)
     recurrent = _split(product(recurring, kernel), projected)
     used, d_last = jax.tree.map(
@@ -185,7 +186,7 @@ def _gated_bwd(loop: _Loop, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
         d_output = d_carry[-1]
         if projection is not None:
             d_carry = (*d_carry[:-1], product(d_output, projection.T))
-        after, pull_back = jax.vjp(loop.update, params, before, projected, recurrent)
+        after, pull_back = jax.vjp(settings.update, params, before, projected, recurrent)
         d_carry = tuple(d.astype(part.dtype) for d, part in zip(d_carry, after, strict=True))
         d_step, d_before, d_projected, d_recurrent = pull_back(d_carry)
         d_recurrent = jnp.concatenate(d_recurrent, axis=-1).astype(kernel.dtype)
@@ -201,8 +202,8 @@ def _gated_bwd(loop: _Loop, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
         step,
         vary_alike((d_last, d_params, projected))[:2],
         (before, projected, recurrent, _each_step(zoneout), used),
-        reverse=not loop.reverse,
-        unroll=loop.unroll,
+        reverse=not settings.reverse,
+        unroll=settings.unroll,
     )
     d_projection = None if projection is None else outer(unprojected, d_outputs.astype(projection.dtype))
     return (_Arrays(d_params, d_projected, outer(recurring, d_recurrent), d_projection, d_initial, None),)

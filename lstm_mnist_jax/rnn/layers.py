@@ -16,6 +16,7 @@ from jaxtyping import Array
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
+from lstm_mnist_jax.rnn.products import state_dtype
 from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry, lstm
 
 DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
@@ -28,7 +29,8 @@ class RNN(nnx.RNN):
     this package's recurrences; every other cell, and every unusual setting, through `flax.nnx.RNN` itself.
 
     - Outputs past the end of a sequence are zero. (Flax leaves there what the cell makes of the padding.)
-    - In bfloat16, products are computed in bfloat16 and the states kept in float32.
+    - In bfloat16, products are computed in bfloat16, and the states kept in float32 from the first step to the last.
+      The final carry is given in the dtype of the initial one: of floats, for zeros the cell's `param_dtype`.
     - The quick path is differentiable in reverse mode, any number of times. For `jax.jvp` take `backend="flax"`.
 
     Example:
@@ -58,20 +60,25 @@ class RNN(nnx.RNN):
           remat: how many steps to run between the carries that are kept for the gradient; the rest is computed
             again. The memory of the gradient is then that of `time / remat` carries and of `remat` steps, least at
             about the square root of the number of steps. None keeps every step.
-          backend: "auto", "native" or "xla" as in `lstm`, for the LSTM without noise (all else XLA runs); or "flax"
-            for Flax's own scan, which every derivative can be had of.
+          backend: as in `lstm`: "xla", or "native" for an LSTM without noise, or "auto" for the quicker one that
+            there is; or "flax" for Flax's own scan, which every derivative can be had of.
           options: of `flax.nnx.RNN`.
 
         Raises:
-          ValueError: an unknown backend, `remat` below 1, or Flax's scan together with noise or `remat`.
+          ValueError: an unknown backend, `remat` below 1, a backend without noise or `remat` together with these, or
+            something that is no cell.
         """
+        if not isinstance(cell, nnx.RNNCellBase):
+            raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {cell!r}.")
         super().__init__(cell, **options)
         if backend not in (*BACKENDS, "flax"):
             raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(BACKENDS)}, flax.")
-        if remat is not None and remat < 1:
-            raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat}.")
+        if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int) or remat < 1):
+            raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat!r}.")
         if backend == "flax" and (noise is not None or remat is not None):
             raise ValueError('RNN has no noise and no remat with backend="flax".')
+        if backend == "native" and noise is not None:
+            raise ValueError('RNN has no noise with backend="native"; leave it to "auto".')
         self.noise, self.remat, self.backend = noise, remat, backend
 
     def __call__(
@@ -94,7 +101,7 @@ class RNN(nnx.RNN):
             (c, h), each [*batch, hidden].
           seq_lengths: int [*batch], how many steps of each sequence count; None is all. The carry is that after
             the last step that counts (the initial one where none does), outputs after it are zero, and what the
-            inputs hold there matters to nothing.
+            inputs hold there matters to nothing. A length beyond the inputs' is theirs, a negative one 0.
           return_carry, time_major, reverse, keep_order: override the layer's own. `reverse` reads each
             sequence backwards; with `keep_order` its outputs stay at the time of their inputs.
           rngs: for the initial carry, where the cell draws one.
@@ -104,8 +111,8 @@ class RNN(nnx.RNN):
           final carry and the outputs.
 
         Raises:
-          ValueError: the initial carry or `seq_lengths` is of another shape than the batch; or the cell is not one
-            whose recurrence can have noise or be rematerialised.
+          ValueError: the inputs, the initial carry or `seq_lengths` are of the wrong shape or dtype; or noise, `remat`
+            or a backend was chosen that this cell, or this dtype, cannot have.
         """
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
@@ -157,6 +164,12 @@ class RNN(nnx.RNN):
                 f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
                 f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
             )
+        if self.backend == "native" and (equations is None or equations.lstm is None):
+            dtype = inputs.dtype if equations is None else equations.dtype
+            raise ValueError(
+                f'backend="native" runs an nnx.OptimizedLSTMCell, as it is, in float32; not this '
+                f'{type(self.cell).__name__} in {dtype}. Leave it to "auto".'
+            )
         return equations
 
     def _carry_rngs(self, rngs: Any) -> Any:
@@ -175,8 +188,13 @@ def _run(
 ) -> tuple[Any, Array]:
     """The final carry, and the outputs [time, *batch, features], of time-major inputs."""
     time, *batch_shape, features = inputs.shape
+    if features != (expected := layer.cell.dense_i.in_features):  # type: ignore[attr-defined]
+        raise ValueError(f"RNN expected inputs of {expected} features, got {features}.")
     structure: Any
     parts, structure = jax.tree.flatten(initial_carry)
+    parts = [jnp.asarray(part) for part in parts]
+    if not all(jnp.issubdtype(part.dtype, jnp.floating) for part in parts):
+        raise ValueError(f"RNN expected an initial carry of floats, got {[str(part.dtype) for part in parts]}.")
     if [part.shape for part in parts] != (expected := [(*batch_shape, width) for width in equations.widths]):
         names = "(c, h), each" if equations.lstm else "with parts"
         raise ValueError(
@@ -188,7 +206,7 @@ def _run(
         inputs = _flip(inputs, seq_lengths)
 
     batch = math.prod(batch_shape)
-    carry = tuple(part.reshape(batch, part.shape[-1]) for part in parts)
+    carry = tuple(part.reshape(batch, part.shape[-1]).astype(state_dtype(equations.dtype)) for part in parts)
     lengths = None if seq_lengths is None else jnp.reshape(seq_lengths, batch)
     noise = (None, None) if layer.noise is None else layer.noise(time, batch, equations.widths)
     scan = partial(_scan, equations, noise[0], reverse and not flip, layer.unroll, layer.backend)
@@ -238,10 +256,11 @@ def _scan(
     else:
         time, batch, features = inputs.shape
         projected = equations.project(inputs.reshape(time * batch, features))
+        projected = projected.reshape(time, batch, projected.shape[-1])
         carries, last = gated(
             equations.update,
             equations.params,
-            tuple(jnp.split(projected.reshape(time, batch, -1), equations.num_gates, axis=-1)),
+            tuple(jnp.split(projected, equations.num_gates, axis=-1)),
             equations.kernel,
             carry,
             projection=equations.projection,
@@ -318,5 +337,7 @@ def _append_axes(array: Array, count: int) -> Array:
 
 def _at_end(states: Array, lengths: Array, initial: AnyArray) -> Array:
     """The state after step `lengths` of each sequence: [time, batch, hidden] to [batch, hidden]."""
+    if not len(states):
+        return jnp.asarray(initial)
     index = jnp.clip(lengths - 1, 0, len(states) - 1)
     return jnp.where(lengths[:, None] > 0, states[index, jnp.arange(len(index))].astype(initial.dtype), initial)

@@ -38,8 +38,10 @@ class RecurrentNoise(nnx.Module):
           rngs: gives the key stream `dropout`.
 
         Raises:
-          ValueError: a rate outside [0, 1), or below 0.
+          ValueError: a rate outside [0, 1).
         """
+        if isinstance(zoneout_rates, list):
+            zoneout_rates = tuple(zoneout_rates)
         rates = zoneout_rates if isinstance(zoneout_rates, tuple) else (zoneout_rates,)
         if not all(0 <= rate < 1 for rate in (dropout_rate, *rates)):
             raise ValueError(
@@ -59,6 +61,9 @@ class RecurrentNoise(nnx.Module):
         Returns:
           The mask [batch, hidden] of recurrent dropout, or None; and for zoneout None, or for each part of the carry
           booleans [time, batch, features] or, without noise, the rate.
+
+        Raises:
+          ValueError: there are other numbers of zoneout rates and of parts of the carry.
         """
         rates = self.zoneout_rates if isinstance(self.zoneout_rates, tuple) else (self.zoneout_rates,) * len(widths)
         if len(rates) != len(widths):

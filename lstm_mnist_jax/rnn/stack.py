@@ -3,15 +3,17 @@
 Knows `RNN` and cells; knows no data set, no config and no training.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.nn.initializers import Initializer, lecun_normal, orthogonal, zeros
+from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jaxtyping import Array, DTypeLike
 
-from lstm_mnist_jax.rnn.cells import ProjectedLSTMCell
+from lstm_mnist_jax.rnn.cells import ProjectedLSTMCell, orthogonal
 from lstm_mnist_jax.rnn.layers import RNN
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry
@@ -74,20 +76,26 @@ class StackedRNN(nnx.Module):
         Raises:
           ValueError: there is no layer, a width below 1, or a rate outside [0, 1).
         """
-        widths = (hidden_features,) if isinstance(hidden_features, int) else tuple(hidden_features)
         name = type(self).__name__
-        if not widths or min(in_features, *widths) < 1:
+        try:
+            widths = tuple(map(operator.index, np.atleast_1d(np.asarray(hidden_features, object))))
+            right = len(widths) > 0 and min(operator.index(in_features), *widths) >= 1
+        except (TypeError, ValueError):
+            right = False
+        if not right:
             raise ValueError(
-                f"{name} needs an input width and at least one layer width, all 1 or more; got "
-                f"in_features={in_features}, hidden_features={widths}."
+                f"{name} needs an input width and at least one layer width, all integers of 1 or more; got "
+                f"in_features={in_features!r}, hidden_features={hidden_features!r}."
             )
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate}.")
+        if isinstance(dropout_rate, str) or not 0 <= dropout_rate < 1:
+            raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate!r}.")
+        if not hasattr(rngs, "params"):
+            raise ValueError(f"{name} draws its parameters from rngs, such as nnx.Rngs(0); got {rngs!r}.")
         self.in_features, self.hidden_features = in_features, widths
         self.bidirectional, self.time_major = bidirectional, time_major
         self.dtype, self.param_dtype = dtype, param_dtype
         cell_options |= {"dtype": dtype, "param_dtype": param_dtype}
-        noisy = recurrent_dropout_rate != 0 or zoneout_rates not in (0, (0,))
+        noisy = recurrent_dropout_rate != 0 or np.any(zoneout_rates)
 
         def rnn(in_width: int, width: int, reverse: bool) -> RNN:
             noise = None
@@ -135,7 +143,8 @@ class StackedRNN(nnx.Module):
           inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
           initial_carries: the carry of every layer before the first step, as `zero_carries` gives them; None is those.
           seq_lengths: int [*batch], how many steps of each sequence count; None is all. Each direction reads just
-            these, its carry is that after the last one that it reads, and outputs at the others are zero.
+            these, its carry is that after the last one that it reads, and outputs at the others are zero. A length
+            beyond the inputs' is theirs, a negative one 0.
           time_major: overrides the stack's own.
 
         Returns:
@@ -147,10 +156,11 @@ class StackedRNN(nnx.Module):
         """
         time_major = self.time_major if time_major is None else time_major
         name = type(self).__name__
+        inputs = jnp.asarray(inputs)
         if inputs.ndim < 2 or inputs.shape[-1] != self.in_features:
             axes = "time, ..., " if time_major else "..., time, "
             raise ValueError(f"{name} expected inputs [{axes}{self.in_features}], got shape {inputs.shape}.")
-        outputs = jnp.asarray(inputs) if time_major else jnp.moveaxis(inputs, -2, 0)
+        outputs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
         expected = self.zero_carries(outputs.shape[1:-1])
         initial_carries = expected if initial_carries is None else initial_carries
         if (got := _shapes(initial_carries)) != (wanted := _shapes(expected)):
@@ -176,13 +186,9 @@ class StackedRNN(nnx.Module):
         return [(zero(layer.forward_rnn), zero(layer.backward_rnn)) for layer in self.layers]
 
 
-def _shapes(carries: Sequence[Any]) -> list[Any]:
+def _shapes(carries: Any) -> Any:
     """As nested tuples: a named tuple is as good as a plain one."""
-
-    def shapes(carry: Any) -> Any:
-        return tuple(map(shapes, carry)) if isinstance(carry, tuple | list) else jnp.shape(carry)
-
-    return [shapes(carry) for carry in carries]
+    return tuple(map(_shapes, carries)) if isinstance(carries, tuple | list) else jnp.shape(carries)
 
 
 class LSTM(StackedRNN):
@@ -211,7 +217,7 @@ class LSTM(StackedRNN):
         *,
         projection_features: int | None = None,
         kernel_init: Initializer = lecun_normal(),
-        recurrent_kernel_init: Initializer = orthogonal(),
+        recurrent_kernel_init: Initializer = orthogonal,
         fused_kernel_init: Initializer | None = None,
         bias_init: Initializer = zeros,
         forget_bias: float = 0.0,
@@ -223,15 +229,17 @@ class LSTM(StackedRNN):
         Args:
           in_features, hidden_features, rngs, options: see `StackedRNN`.
           projection_features: where given, each layer's output is h = (o tanh(c)) P, of this size
-            (`ProjectedLSTMCell`; Sak et al. 2014).
+            (`ProjectedLSTMCell`; Sak et al. 2014). The same for all layers.
           kernel_init, recurrent_kernel_init, bias_init: initialisers, by default those of Flax's cells.
           fused_kernel_init: draws a layer's whole kernel [in + output, 4 hidden] at once, input rows first, as
             TensorFlow's BasicLSTMCell does; then the two other kernel initialisers are not used.
           forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
 
         Raises:
-          ValueError: see `StackedRNN`; or a projection below 1.
+          ValueError: see `StackedRNN`; or a projection that is no integer of 1 or more.
         """
+        if projection_features is not None and not isinstance(projection_features, int | np.integer):
+            raise ValueError(f"LSTM has one projection_features for all layers; got {projection_features!r}.")
 
         def cell(in_width: int, width: int, **options: Any) -> Any:
             if fused_kernel_init is not None:
@@ -239,14 +247,14 @@ class LSTM(StackedRNN):
             if projection_features is None:
                 cell: Any = nnx.OptimizedLSTMCell(in_width, width, **options)
                 bias = cell.dense_h.bias
+                bias[...] = bias[...].at[width : 2 * width].add(forget_bias)
             else:
-                cell = ProjectedLSTMCell(in_width, width, projection_features=projection_features, **options)
-                bias = cell.dense_i.bias
+                options |= {"projection_features": projection_features, "forget_bias": forget_bias}
+                cell = ProjectedLSTMCell(in_width, width, **options)
             if fused_kernel_init is not None:
                 output = cell.dense_h.kernel.shape[0]
                 kernel = fused_kernel_init(options["rngs"].params(), (in_width + output, 4 * width), cell.param_dtype)
                 cell.dense_i.kernel[...], cell.dense_h.kernel[...] = kernel[:in_width], kernel[in_width:]
-            bias[...] = bias[...].at[width : 2 * width].add(forget_bias)
             return cell
 
         super().__init__(
@@ -291,6 +299,14 @@ class GRU(StackedRNN):
       ((5, 10, 64), [(5, 32), (5, 64)])
     """
 
-    def __init__(self, in_features: int, hidden_features: int | Sequence[int], **options: Any) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | Sequence[int],
+        *,
+        recurrent_kernel_init: Initializer = orthogonal,
+        **options: Any,
+    ) -> None:
         """Makes the layers and draws their parameters: see `StackedRNN`."""
+        options["recurrent_kernel_init"] = recurrent_kernel_init
         super().__init__(nnx.GRUCell, in_features, hidden_features, **options)

@@ -61,7 +61,7 @@ class RunFolder:
       path: the folder.
       config: what is trained.
       data: what it is trained on.
-      environment: versions of Python and of the packages, and JAX's backend, when config.json was written.
+      environment: what `environment` gave when config.json was written.
       initial_weights: where the weights came from that the run began with; None where it drew them.
     """
 

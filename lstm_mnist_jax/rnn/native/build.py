@@ -12,10 +12,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import jax
 import platformdirs
+
+from lstm_mnist_jax.errors import ConfigError
 
 SOURCE = Path(__file__).with_name("lstm.cc")
 
@@ -37,6 +40,8 @@ within spares that of the process, which may be older than the compiler's."""
 LIBRARY_BEGINS = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
 """The first bytes of a library on Linux and on macOS."""
 
+KEPT_SECONDS = 90 * 24 * 3600.0
+
 TIMEOUT = 120
 """Seconds for the compiler; it takes about 5."""
 
@@ -50,9 +55,13 @@ def library() -> tuple[ctypes.CDLL, str]:
 
     Raises:
       BuildError: there is no library to be had.
+      ConfigError: the environment variable that turns it off holds neither 0 nor 1.
     """
-    if os.environ.get(SWITCH, "").strip().lower() in ("0", "false", "off", "no"):
-        raise BuildError(f"{SWITCH}={os.environ[SWITCH]} turns it off")
+    wanted = os.environ.get(SWITCH, "1")
+    if wanted == "0":
+        raise BuildError(f"{SWITCH}=0 turns it off")
+    if wanted != "1":
+        raise ConfigError(f"The environment variable {SWITCH} is {wanted!r}, expected 0 or 1.")
     try:
         compiler = _compiler()
         source = SOURCE.read_bytes()
@@ -67,6 +76,7 @@ def library() -> tuple[ctypes.CDLL, str]:
         with _writable(folder) as folder:
             path = folder / path.name
             _compile(compiler, path)
+            _remove_old(folder)
             return ctypes.CDLL(str(path)), name
     except (OSError, ValueError) as error:  # ValueError: $CXX with a quotation that does not end
         raise BuildError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
@@ -113,6 +123,15 @@ def _writable(folder: Path):  # type: ignore[no-untyped-def]
             yield Path(temporary)
     else:
         yield folder
+
+
+def _remove_old(folder: Path) -> None:
+    """Removes libraries that nobody has loaded for long: each release of JAX or of this package leaves one."""
+    for path in folder.glob("lstm-*.so"):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            if time.time() - max(stat.st_atime, stat.st_mtime) > KEPT_SECONDS:
+                path.unlink()
 
 
 def _compile(compiler: list[str], path: Path) -> None:

@@ -57,7 +57,7 @@ def forward(
       reference: the same function in JAX. Runs on every platform but the CPU, and gives the derivatives.
       reverse: run from the last time step to the first.
       cells, activations: whether to return `cs` and `activations`; None otherwise.
-      threads: at most so many; None is one within a mesh of devices, which share the cores, else all of XLA's.
+      threads: at most so many; None is one within a mesh of several devices, which share the cores, else all of XLA's.
     """
     call = _forward(reverse, cells, activations, threads)
     return _standing_for(reference, call)
@@ -134,7 +134,7 @@ def _call(
     like = jax.typeof(args[0])
     mesh = like.sharding.mesh
     if threads is None:
-        threads = 0 if mesh.empty else 1
+        threads = 1 if mesh.size > 1 else 0
     results = []
     for shape in shapes:
         spec = jax.sharding.PartitionSpec(*[None] * len(shape))

@@ -226,7 +226,7 @@ void ForwardRows(const ForwardStep& step, Index hidden, const float* panels, Ind
 }
 
 void RunForward(const Forward& job, const float* panels, const Part& part) {
-  const Index states = job.batch * job.hidden, end_unit = std::min(part.end_unit, job.hidden);
+  const Index states = job.batch * job.hidden;
   const Index rows = part.end_row - part.row, tiles = Ceil(rows, kForwardRows);
   for (Index n = part.step; n < part.end_step; ++n) {
     const Index t = job.reverse ? job.time - 1 - n : n, before = job.reverse ? t + 1 : t - 1;
@@ -237,11 +237,11 @@ void RunForward(const Forward& job, const float* panels, const Part& part) {
                            job.activations == nullptr ? nullptr : job.activations + t * 4 * states};
     Index unit = part.unit;
     if (rows == 1) {  // too few sums to keep the multipliers busy: several blocks of units at once
-      for (; unit + kBlocks * kWidth <= end_unit; unit += kBlocks * kWidth) {
+      for (; unit + kBlocks * kWidth <= part.end_unit; unit += kBlocks * kWidth) {
         ForwardTiles<1, kBlocks>(step, job.hidden, panels, part.row, unit);
       }
     }
-    for (; unit < end_unit; unit += kWidth) {
+    for (; unit < part.end_unit; unit += kWidth) {
       Index row = part.row;
       for (Index tile = tiles; tile > 0; --tile) {
         const Index some = (part.end_row - row) / tile;
@@ -373,7 +373,7 @@ void BeginBackward(const Backward& job) {
 
 // Its steps are counted from the end of the sequence; beyond the last one stands that to the gradient of the initial h.
 void RunBackward(const Backward& job, const float* panels, const Part& part) {
-  const Index states = job.batch * job.hidden, end_unit = std::min(part.end_unit, job.hidden);
+  const Index states = job.batch * job.hidden;
   const Index tiles = Ceil(part.end_row - part.row, kBackwardRows);
   for (Index s = part.step; s < part.end_step; ++s) {
     const Index n = job.time - 1 - s;
@@ -390,7 +390,7 @@ void RunBackward(const Backward& job, const float* panels, const Part& part) {
       step.d_cs = job.d_cs == nullptr ? nullptr : job.d_cs + t * states;
       step.d_projected = job.d_projected + t * 4 * states;
     }
-    for (Index unit = part.unit; unit < end_unit; unit += kGroup * kWidth) {
+    for (Index unit = part.unit; unit < part.end_unit; unit += kGroup * kWidth) {
       Index row = part.row;
       for (Index tile = tiles; tile > 0; --tile) {
         const Index rows = (part.end_row - row) / tile;
@@ -409,10 +409,10 @@ void RunBackward(const Backward& job, const float* panels, const Part& part) {
 // ---------------------------------------------------------------------------------------------------- threads
 
 INLINE void Pause(Index turn) {
+  if (turn >= 100) return std::this_thread::yield();  // there may be more threads than processors
 #if defined(__SSE2__)
-  if (turn < 1000) return _mm_pause();
+  _mm_pause();
 #endif
-  if (turn > 100) std::this_thread::yield();  // there may be more threads than processors
 }
 
 // Runs task(0), ..., task(count - 1) on the calling thread and, as far as they are free, those of the pool. The tasks
@@ -515,7 +515,7 @@ ffi::Error Split(ffi::ThreadPool& pool, Index threads, const Sizes& s, Index ste
   if (s.instances == 1 && sharing >= 2 * chunks) {  // rows too few for so many threads: they share the units
     Parallel(pool, sharing, steps * blocks, blocks, [&](Index n) {
       const Index step = n / blocks, unit = n % blocks * units;
-      run(0, panels.get(), Part{0, s.batch, step, step + 1, unit, unit + units});
+      run(0, panels.get(), Part{0, s.batch, step, step + 1, unit, std::min(unit + units, s.hidden)});
     });
     return ffi::Error::Success();
   }
