@@ -18,6 +18,7 @@ from lstm_mnist_jax.benchmark.parts import summarize_layers
 from lstm_mnist_jax.benchmark.process import PeerError, Worker
 from lstm_mnist_jax.benchmark.rounds import differs, summary
 from lstm_mnist_jax.benchmark.work import Epoch, Inference, Layer, Product, from_json, lstm_flops, to_json
+from lstm_mnist_jax.rnn import native
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -94,6 +95,7 @@ def test_peers_that_are_missing_crash_or_compute_something_else_are_named(measur
     assert why["epoch", "mine.crashing"].startswith("its process was killed by SIGABRT")
     assert why["epoch", "mine.wrong"].startswith("its results differ from those of ours: number 1 of 10 is ")
     layers = {peer: reason for (what, peer), reason in why.items() if what.startswith("layer ")}
+    assert layers["mine.missing"] == "No module named 'mine.missing'"
     assert layers["mine.crashing"] == "RuntimeError: no, thanks"
     assert layers["mine.wrong"].startswith("its results differ")
     assert "could not run mine.missing" in printed
@@ -108,6 +110,9 @@ def test_the_machine_and_its_floor(measured):
     assert result["machine"]["usable_cores"] >= 1
     assert result["parts"]["epoch"]["idle_workers_cpu_share"] >= 0
     assert not result["interrupted"]
+    reason = native.unavailable()
+    assert result["recurrence"] == (f"XLA ({reason})" if reason else "compiled kernel")
+    assert f"our recurrence: {result['recurrence']}" in measured[2]
 
 
 def test_the_picture(measured):
@@ -196,6 +201,23 @@ def test_mistakes_are_answered_in_one_line(words, complaint, tmp_path):
     assert done.returncode == 2
     assert complaint in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_what_was_measured_before_survives_a_failure(tmp_path):
+    (tmp_path / "benchmark.json").write_text("before")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_PLATFORMS", "nonsense")
+        done = run(tmp_path)
+    assert done.returncode == 2
+    assert "This package itself does not run here: " in done.stderr
+    assert (tmp_path / "benchmark.json").read_text() == "before"
+
+
+def test_a_worker_with_nothing_loaded_says_so():
+    with Worker("ours") as worker:
+        worker.call("hello")
+        with pytest.raises(PeerError, match="ended between two rounds"):
+            worker.call("round", repeats=1, most_seconds=1.0)
 
 
 def test_flops_of_the_tutorial():

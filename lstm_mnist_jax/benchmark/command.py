@@ -32,7 +32,7 @@ class Arguments:
     """
 
     parts: tyro.conf.Positional[tuple[Literal["epoch", "layers", "inference", "memory", "compile", "loop"], ...]] = ()
-    """What to measure; none is all of them."""
+    """What to measure; none is all of them. They stand before the options."""
     full: bool = False
     """The full grid of layers and of memory: about 40 minutes instead of a few on two cores."""
     tiny: bool = False
@@ -74,6 +74,7 @@ def benchmark(arguments: Arguments, console: Console) -> bool:
         "rounds": arguments.rounds,
         "size": "full" if arguments.full else "tiny" if arguments.tiny else "quick",
         "platform": "",
+        "recurrence": "",
         "peak": {},
         "parts": {},
         "could_not_run": [],
@@ -89,7 +90,8 @@ def benchmark(arguments: Arguments, console: Console) -> bool:
     except KeyboardInterrupt:
         result["interrupted"] = True
     finally:
-        _write(arguments.output, result, console)
+        if result["peak"]:  # else nothing was measured: what stands in the file may be worth more
+            _write(arguments.output, result, console)
     report.show(result, console)
     return bool(result["interrupted"])
 
@@ -99,7 +101,7 @@ def _measure(arguments: Arguments, result: dict[str, Any], prepared: str, tell: 
     try:
         with Worker("ours") as worker:
             worker.call("hello")
-            result["platform"] = worker.call("platform")["platform"]
+            result |= worker.call("platform")
             worker.call("prepare", work=to_json(size.epoch), path=prepared)
     except PeerError as error:
         raise UserError(f"This package itself does not run here: {error}") from error

@@ -4,7 +4,6 @@ A part fills its result as it goes, so that what was measured before Ctrl-C is t
 """
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -189,13 +188,10 @@ def memory(run: Run, result: Result) -> None:
             continue
         found: Result = {}
         for peer in peers:
+            small, values = to_json(replace(work, time=4, batch=2)), []
             try:
-                with closing(Worker(peer, run.platform)) as worker:
-                    worker.call("hello")
-                    small = to_json(replace(work, time=4, batch=2))
-                    values = [worker.call("memory", work=to_json(work), small=small)]
-                for _ in range(min(2, run.rounds - 1)):  # the peak hardly varies
-                    with closing(Worker(peer, run.platform)) as worker:
+                for _ in range(min(3, run.rounds)):  # the peak hardly varies
+                    with Worker(peer, run.platform) as worker:
                         worker.call("hello")
                         values.append(worker.call("memory", work=to_json(work), small=small))
             except PeerError as error:
@@ -239,7 +235,7 @@ def compile_(run: Run, result: Result) -> None:
         for _ in range(run.rounds):
             for peer in list(seconds):
                 try:
-                    with closing(Worker(peer, run.platform)) as worker:
+                    with Worker(peer, run.platform) as worker:
                         worker.call("hello")
                         seconds[peer].append(worker.call("compile", work=to_json(work))["compile_seconds"])
                 except PeerError as error:
@@ -292,10 +288,11 @@ def _too_large(run: Run, work: Layer, what: str, processes: int) -> bool:
 
 
 def _once(run: Run, what: str) -> Report:
-    """Reports a peer that is missing at its first point alone, not at every one of the grid."""
+    """Reports a peer that is missing at its first layer alone, not at every one of the grid."""
 
     def report(peer: str, why: str) -> None:
-        if not any(line["peer"] == peer and line["why"] == why for line in run.could_not_run):
+        layers = [line for line in run.could_not_run if line["what"].startswith("layer ")]
+        if not any((line["peer"], line["why"]) == (peer, why) for line in layers):
             run.report(what)(peer, why)
 
     return report

@@ -1,5 +1,6 @@
 """The results as a picture. Imports matplotlib, which is in the extra `bench`."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,13 @@ def plot(result: Result, path: Path) -> bool:
         drawings.append((_epoch, result))
     points = parts.get("layers", {}).get("points", [])
     others = {name for point in points for name in point["peers"]} - {"ours"}
-    drawings += [(_ratios, (points, name, backward)) for name in sorted(others) for backward in (False, True)]
-    if parts.get("memory", {}).get("points"):
-        drawings.append((_memory, parts["memory"]["points"]))
+    for name, backward in product(sorted(others), (False, True)):
+        chosen = [p for p in points if p["backward"] == backward and {"ours", name} <= p["peers"].keys()]
+        if chosen:
+            drawings.append((_ratios, (chosen, name, backward)))
+    measured = [point for point in parts.get("memory", {}).get("points", []) if point["peers"]]
+    if measured:
+        drawings.append((_memory, measured))
     if not drawings:
         return False
     columns = min(2, len(drawings))
@@ -41,9 +46,8 @@ def plot(result: Result, path: Path) -> bool:
     FigureCanvasAgg(figure)
     for axes, (draw, what) in zip(np.ravel(figure.subplots(rows, columns)), drawings, strict=False):
         draw(axes, what)
-    for axes in figure.axes[len(drawings) :] if len(drawings) < rows * columns else []:
-        if not axes.has_data():
-            axes.set_axis_off()
+    for axes in figure.axes[len(drawings) :]:
+        axes.set_axis_off()
     machine = result["machine"]
     figure.suptitle(f"{machine['processor']}, {machine['usable_cores']} cores, {machine['date'][:10]}")
     figure.savefig(path, dpi=120)
@@ -63,11 +67,10 @@ def _epoch(axes: Any, result: Result) -> None:
 
 def _ratios(axes: Any, what: tuple[list[Result], str, bool]) -> None:
     points, name, backward = what
-    chosen = [p for p in points if p["backward"] == backward and {"ours", name} <= p["peers"].keys()]
-    rows = sorted({point["hidden"] for point in chosen})
-    columns = sorted({(point["time"], point["batch"]) for point in chosen})
+    rows = sorted({point["hidden"] for point in points})
+    columns = sorted({(point["time"], point["batch"]) for point in points})
     ratios = np.full((len(rows), len(columns)), np.nan)
-    for point in chosen:
+    for point in points:
         place = rows.index(point["hidden"]), columns.index((point["time"], point["batch"]))
         ratios[place] = point["peers"][name]["median"] / point["peers"]["ours"]["median"]
     axes.imshow(np.log2(ratios), cmap="RdYlGn", vmin=-2, vmax=2, aspect="auto")

@@ -75,9 +75,8 @@ class Worker:
         if line is None:
             raise PeerError(self._end())
         answer: dict[str, Any] = json.loads(line)
-        for kind in ("unavailable", "error"):
-            if kind in answer:
-                raise PeerError(answer[kind])
+        if "error" in answer:
+            raise PeerError(answer["error"])
         return answer
 
     def cpu_seconds(self) -> float:

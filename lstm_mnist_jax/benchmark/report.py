@@ -16,11 +16,12 @@ def show(result: Result, console: Console) -> None:
         f"{result['platform']}, {machine['date'][:10]}; medians of {result['rounds']} alternating rounds",
         highlight=False,
     )
+    console.print(f"our recurrence: {result['recurrence']}", highlight=False, markup=False)
     if peak := result.get("peak"):
         console.print(f"peak: {peak['flops_per_second'] / 1e9:.0f} GFLOP/s ({peak['by']})", highlight=False)
-    for part in ("epoch", "layers", "inference", "memory", "compile", "loop"):
+    for part, table in TABLES.items():
         if part in result["parts"]:
-            TABLES[part](result, result["parts"][part], console)
+            table(result, result["parts"][part], console)
     for line in result["could_not_run"]:
         console.print(f"could not run {line['peer']} ({line['what']}), because {line['why']}", markup=False)
     if result["interrupted"]:
@@ -39,6 +40,8 @@ def _epoch(result: Result, part: Result, console: Console) -> None:
 
 def _layers(result: Result, part: Result, console: Console) -> None:
     names = list(dict.fromkeys(name for point in part["points"] for name in point["peers"]))
+    if not names:
+        return
     table = Table(title="one layer, milliseconds (ratio to ours)", title_justify="left")
     for column in ("", "H", "B", "T", *names):
         table.add_column(column, justify="right" if column else "left")
@@ -76,12 +79,14 @@ def _inference(result: Result, part: Result, console: Console) -> None:
 
 def _memory(result: Result, part: Result, console: Console) -> None:
     names = list(dict.fromkeys(name for point in part["points"] for name in point["peers"]))
+    if not names:
+        return
     table = Table(title="peak memory of forward+backward, MiB (seconds)", title_justify="left")
     for column in ("H", "B", "T", *names):
         table.add_column(column, justify="right")
     for point in part["points"]:
         cells = [
-            f"{peer['median'] / 2**20:.0f} ({peer['seconds']:.2g})" if (peer := point["peers"].get(name)) else "-"
+            f"{peer['median'] / 2**20:.3g} ({peer['seconds']:.2g})" if (peer := point["peers"].get(name)) else "-"
             for name in names
         ]
         table.add_row(*(str(point[key]) for key in ("hidden", "batch", "time")), *cells)

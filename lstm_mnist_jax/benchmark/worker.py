@@ -45,10 +45,14 @@ class Server:
         return {}
 
     def platform(self) -> dict[str, Any]:
-        """Where JAX computes."""
+        """Where JAX computes, and what runs this package's recurrence there."""
         import jax
 
-        return {"platform": jax.devices()[0].platform, "kind": jax.devices()[0].device_kind}
+        from lstm_mnist_jax.rnn import native
+
+        platform = jax.devices()[0].platform
+        reason = native.unavailable() if platform == "cpu" else f"it runs on a {platform}"
+        return {"platform": platform, "recurrence": f"XLA ({reason})" if reason else "compiled kernel"}
 
     def prepare(self, work: dict[str, Any], path: str) -> dict[str, Any]:
         """Writes what an epoch starts from."""
@@ -99,7 +103,8 @@ class Server:
 
     def round(self, repeats: int, most_seconds: float) -> dict[str, Any]:
         """Times the loaded work, call by call; fewer calls than asked for where they take too long."""
-        assert self._job is not None
+        if self._job is None:
+            raise Unavailable("its process ended between two rounds, and the new one has nothing loaded")
         return {"seconds": _timed(self._job.run, repeats, most_seconds)}
 
     def memory(self, work: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
@@ -198,10 +203,8 @@ def serve(peer: str, requests: TextIO, answers: TextIO) -> None:
         request = json.loads(line)
         try:
             answer = getattr(server, request.pop("call"))(**request)
-        except Unavailable as error:
-            answer = {"unavailable": str(error)}
-        except ImportError as error:
-            answer = {"unavailable": f"{error}"}
+        except (Unavailable, ImportError) as error:
+            answer = {"error": str(error)}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": _in_words(error)}

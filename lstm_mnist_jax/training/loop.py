@@ -23,6 +23,7 @@ from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.reporting.metrics import EpochMetrics, MetricsWriter, read_metrics
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
+from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
@@ -123,6 +124,8 @@ def train(
             f"{_describe_model(config, dataset)}, {parameters:,} parameters, on {describe(mesh)}; "
             f"ready in {seconds:.1f} s",
         )
+        if jax.default_backend() == "cpu" and (reason := native.unavailable()):
+            say(console, f"the recurrence is XLA's, not the quicker compiled one: {reason}")
         return _run(training, evaluations, folder, state, record, console)
 
 

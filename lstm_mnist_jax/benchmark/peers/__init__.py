@@ -46,31 +46,29 @@ class Peer:
 
     Attributes:
       module: its module.
-      title: what it is, for people.
       environment: variables that its process needs.
     """
 
     module: str
-    title: str
     environment: dict[str, str] = field(default_factory=dict)
 
 
 _HERE = "lstm_mnist_jax.benchmark.peers"
 
 PEERS = {
-    "ours": Peer(f"{_HERE}.ours", "lstm_mnist_jax"),
-    "flax": Peer(f"{_HERE}.flax", "flax.nnx.RNN over OptimizedLSTMCell"),
-    "torch": Peer(f"{_HERE}.torch", "torch.nn.LSTM"),
-    "torch-compile": Peer(f"{_HERE}.torch_compile", "torch.nn.LSTM under torch.compile"),
-    "keras-jax": Peer(f"{_HERE}.keras", "Keras 3 on JAX", {"KERAS_BACKEND": "jax"}),
-    "keras-torch": Peer(f"{_HERE}.keras", "Keras 3 on PyTorch", {"KERAS_BACKEND": "torch"}),
-    "keras-tensorflow": Peer(f"{_HERE}.keras", "Keras 3 on TensorFlow", {"KERAS_BACKEND": "tensorflow"}),
-    "tf1": Peer(f"{_HERE}.tf1", "the TensorFlow 1 graph", {"TF_USE_LEGACY_KERAS": "1"}),
-    "cudnn": Peer(f"{_HERE}.cudnn", "jax.experimental.rnn (cuDNN)"),
-    "numpy": Peer(f"{_HERE}.numpy", "NumPy, for the machine's peak alone"),
+    "ours": Peer(f"{_HERE}.ours"),
+    "flax": Peer(f"{_HERE}.flax"),
+    "torch": Peer(f"{_HERE}.torch"),
+    "torch-compile": Peer(f"{_HERE}.torch_compile"),
+    "keras-jax": Peer(f"{_HERE}.keras", {"KERAS_BACKEND": "jax"}),
+    "keras-torch": Peer(f"{_HERE}.keras", {"KERAS_BACKEND": "torch"}),
+    "keras-tensorflow": Peer(f"{_HERE}.keras", {"KERAS_BACKEND": "tensorflow"}),
+    "tf1": Peer(f"{_HERE}.tf1", {"TF_USE_LEGACY_KERAS": "1"}),
+    "cudnn": Peer(f"{_HERE}.cudnn"),
+    "numpy": Peer(f"{_HERE}.numpy"),  # for the machine's peak alone
 }
 
 
 def find(name: str) -> Peer:
     """A peer by its name, or one of your own by the dotted name of its module."""
-    return PEERS.get(name) or Peer(name, name)
+    return PEERS.get(name) or Peer(name)
