@@ -54,13 +54,16 @@ def _permute(
     """What stands at each place of the permutation of that number in the stream."""
     height = math.isqrt(examples - 1) + 1
     rows, columns = np.uint32(height), np.uint32(-(-examples // height))
-    keys = _mix(order[:, None] + number.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
+    keys = _mix(order[:, None] + number.astype(jnp.uint32) * jnp.uint32(0x9E3779B9)).reshape(ROUNDS // 2, 2, -1)
 
     def encrypt(place: Array) -> Array:
-        row, column = place // columns, place % columns
-        for key in range(0, ROUNDS, 2):
-            row = (row + _mix(column ^ keys[key]) % rows) % rows
-            column = (column + _mix(row ^ keys[key + 1]) % columns) % columns
+        def rounds(pair: tuple[Array, Array], keys: Array) -> tuple[tuple[Array, Array], None]:
+            row, column = pair
+            row = (row + _mix(column ^ keys[0]) % rows) % rows
+            column = (column + _mix(row ^ keys[1]) % columns) % columns
+            return (row, column), None
+
+        (row, column), _ = jax.lax.scan(rounds, (place // columns, place % columns), keys, unroll=1)
         return row * columns + column
 
     def walk(loop: tuple[Array, Array]) -> tuple[Array, Array]:
