@@ -250,13 +250,16 @@ def test_jit_vmap_grad_and_checkpoint_go_through(name):
     def loss(params, inputs):
         return jnp.sin(nnx.merge(graph, params, rest)(inputs)[0]).sum()
 
+    # Normalised over four features, a state that hardly varies magnifies rounding: in float32 each of these gradients, and
+    # Flax's, is 1e-3 away from that in float64. Away from each other they are 1e-5.
+    atol = 1e-4 if name == "layer norm" else 1e-5
     expected = jax.grad(loss)(params, INPUTS)
-    assert_close(jax.jit(jax.grad(jax.checkpoint(loss)))(params, INPUTS), expected, atol=1e-5)
+    assert_close(jax.jit(jax.grad(jax.checkpoint(loss)))(params, INPUTS), expected, atol=atol)
     each = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, INPUTS[:, None])
-    assert_close(jax.tree.map(lambda leaf: leaf.sum(0), each), expected, atol=1e-5)
+    assert_close(jax.tree.map(lambda leaf: leaf.sum(0), each), expected, atol=atol)
     many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
     both = jax.vmap(jax.grad(loss), in_axes=(0, None))(many, INPUTS)
-    assert_close(jax.tree.map(lambda leaf: leaf[0], both), expected, atol=1e-5)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], both), expected, atol=atol)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
