@@ -250,8 +250,8 @@ def test_jit_vmap_grad_and_checkpoint_go_through(name):
     def loss(params, inputs):
         return jnp.sin(nnx.merge(graph, params, rest)(inputs)[0]).sum()
 
-    # Normalised over four features, a state that hardly varies magnifies rounding: in float32 each of these gradients, and
-    # Flax's, is 1e-3 away from that in float64. Away from each other they are 1e-5.
+    # Normalised over four features, a state that hardly varies magnifies rounding: in float32 each of these gradients,
+    # and Flax's, is 1e-3 away from that in float64. Away from each other they are 1e-5.
     atol = 1e-4 if name == "layer norm" else 1e-5
     expected = jax.grad(loss)(params, INPUTS)
     assert_close(jax.jit(jax.grad(jax.checkpoint(loss)))(params, INPUTS), expected, atol=atol)
