@@ -133,10 +133,10 @@ class TrainedRun:
         config = self.folder.config
         moved = {"source": source or config.data.source, "data_dir": data_dir or config.data.data_dir}
         dataset = load(**vars(config.data) | moved)
-        self.folder.require_same_data(dataset)
+        self.folder.data.require_same(dataset, self.folder.path)
         mesh = make_mesh(execution, None)
         return {
-            name: make_evaluation(config.model, examples, mesh)(self.params)
+            name: make_evaluation(config.model, examples, mesh, execution.device_data_limit)(self.params)
             for name, examples in dataset.splits.items()
         }
 

@@ -1,6 +1,11 @@
 """How many devices share a batch."""
 
+import os
+import subprocess
+import sys
+
 import jax
+import numpy as np
 import pytest
 
 from lstm_mnist_jax.config import Execution
@@ -41,3 +46,36 @@ def test_every_device_of_the_mesh_is_on_the_data_axis():
     found = mesh.make_mesh(Execution(devices=1), 64)
     assert found.axis_names == ("data",)
     assert mesh.describe(found).startswith("1 x ")
+
+
+LOSSES = """
+import jax, numpy as np
+from lstm_mnist_jax.config import Config, Execution, ModelConfig
+from lstm_mnist_jax.data import load
+from lstm_mnist_jax.training import make_training
+from lstm_mnist_jax.training.mesh import make_mesh
+
+config = Config(model=ModelConfig(hidden_features=(8, 16)))
+dataset = load(train_examples=2_000)
+for devices in (1, 2, 4, 8):
+    training = make_training(config, dataset, make_mesh(Execution(devices=devices), config.batch_size))
+    state, losses = training.init(0), []
+    for _ in range(training.steps_per_epoch):
+        state = training.run_steps(state, 1)
+        losses.append(float(state.epoch_sums.loss))
+    print(*losses)
+"""
+
+
+def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
+    variables = {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", LOSSES]
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, *others = np.array([line.split() for line in done.stdout.splitlines()], float)
+    assert len(one) == 31
+    assert one[-1] - one[-2] < 0.75 * one[0]  # it learns
+    for losses in others:
+        np.testing.assert_allclose(losses, one, rtol=2e-6)

@@ -21,8 +21,7 @@ from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConf
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.training import checkpoint
-from lstm_mnist_jax.training import loop as training_loop
+from lstm_mnist_jax.training import Training, checkpoint
 from lstm_mnist_jax.training.run_folder import lock, read_run_folder
 
 SMALL = Config(
@@ -94,7 +93,7 @@ def test_tensorboard_gets_every_epoch(uninterrupted):
 def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(uninterrupted, tmp_path, monkeypatch, stop_at):
     """At a given step: within an epoch, on its end, just after it, just before the end of the run."""
 
-    run_steps = training_loop.Training.run_steps
+    run_steps = Training.run_steps
 
     def run_some(self, state, n):
         state = run_steps(self, state, min(n, max(1, stop_at - int(state.step))))
@@ -102,7 +101,7 @@ def test_stopped_by_a_signal_and_resumed_it_is_the_same_run(uninterrupted, tmp_p
             os.kill(os.getpid(), signal.SIGTERM)
         return state
 
-    monkeypatch.setattr(training_loop.Training, "run_steps", run_some)
+    monkeypatch.setattr(Training, "run_steps", run_some)
     stopped = train(SMALL, tmp_path / "run")
     assert stopped.stopped_by == signal.SIGTERM
     assert checkpoint.finished_steps(tmp_path / "run" / "checkpoints")[-1] == stop_at

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -64,8 +65,17 @@ class Dataset:
         """(height, width) or (height, width, channels)."""
         return self.train.images.shape[1:]
 
+    def describe(self) -> str:
+        """Where the data came from, and the sizes of the splits, for people."""
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        return f"{self.origin} ({sizes})"
+
     def fingerprint(self) -> str:
         """SHA-256 over every image and label of every split: two data sets that agree in it are the same."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, examples in self.splits.items():
             digest.update(f"{name} {examples.images.shape}".encode())

@@ -19,6 +19,8 @@ from lstm_mnist_jax.errors import DataError
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
 READ_BLOCK = 1 << 24
+MAPPED_BYTES = 1 << 28
+"""An uncompressed file of bytes with more than so many is mapped into memory, which it may exceed, rather than read."""
 
 MAX_DIMENSIONS = 32
 MAX_EMPTY_SIZE = 1 << 24
@@ -41,6 +43,13 @@ def read_idx(path: Path | str) -> np.ndarray:
         with gzip.open(path) if gzipped else path.open("rb") as file:
             dtype, shape = _read_header(file.read(4), file, path)
             size = dtype.itemsize * math.prod(shape)
+            if (
+                not gzipped
+                and dtype.itemsize == 1
+                and size > MAPPED_BYTES
+                and path.stat().st_size == file.tell() + size
+            ):
+                return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
             data = _read_at_most(size + 1, file)  # one more than expected: a header that understates shows
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None

@@ -1,14 +1,13 @@
 """Metrics for machines: one JSON object an epoch, and TensorBoard event files."""
 
 import contextlib
-import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lstm_mnist_jax.config_json import from_dict
 from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.reporting.json_lines import JsonLines, not_written, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,7 @@ class EpochMetrics:
 
 def read_metrics(path: Path) -> list[EpochMetrics]:
     """The epochs in a metrics.jsonl. Lines that are none, as a crash may leave, are passed over."""
-    found = []
-    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            found.append(from_dict(EpochMetrics, json.loads(line)))
-    return found
+    return read_json_lines(path, lambda values: from_dict(EpochMetrics, values))
 
 
 class MetricsWriter:
@@ -56,15 +51,11 @@ class MetricsWriter:
           RunError: they cannot be written to.
         """
         self._path = path
+        self._lines = JsonLines(path, [asdict(metrics) for metrics in read_metrics(path) if metrics.step <= step])
         try:
-            kept = [metrics for metrics in read_metrics(path) if metrics.step <= step]
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(_line(metrics) for metrics in kept), "utf-8")
-            partial.replace(path)
-            self._file = path.open("a", encoding="utf-8")
             self._events = None if tensorboard is None else _EventFile(tensorboard, step)
         except OSError as error:
-            raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
+            raise RunError(f"{tensorboard} cannot be written to: {error.strerror or error}.") from error
 
     def write(self, metrics: EpochMetrics) -> None:
         """Adds an epoch; when this returns, it is in the file.
@@ -72,22 +63,16 @@ class MetricsWriter:
         Raises:
           RunError: it could not be written.
         """
+        self._lines.write(asdict(metrics))
         try:
-            self._file.write(_line(metrics))
-            self._file.flush()
-            os.fsync(self._file.fileno())
             if self._events is not None:
                 self._events.write(metrics)
         except OSError as error:
-            raise RunError(
-                f"{self._path.parent} could not be written to: {error.strerror or error}. Checkpoints are kept; "
-                "make room, then go on with --resume."
-            ) from error
+            raise not_written(self._path.parent, error) from error
 
     def close(self) -> None:
         """Closes the files. What could not be written has been said by `write`."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+        self._lines.close()
         with contextlib.suppress(OSError):
             if self._events is not None:
                 self._events.close()
@@ -124,7 +109,3 @@ def _tag(name: str) -> str:
     """train_loss as TensorBoard groups it: train/loss."""
     split = name.split("_")[0] in ("train", "validation", "test")
     return name.replace("_", "/", 1) if split else name
-
-
-def _line(metrics: EpochMetrics) -> str:
-    return json.dumps(asdict(metrics)) + "\n"

@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from lstm_mnist_jax.config_json import from_dict
 from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.run_folder import write_atomically
 
 SUMS = "SHA256SUMS"
@@ -55,7 +54,10 @@ class Record:
 
 
 class Checkpoints:
-    """Writes the checkpoints of one training, one at a time, in the background. Close it at the end."""
+    """Writes the checkpoints of one training, one at a time, in the background. Close it at the end.
+
+    Of several processes each writes what it alone holds, and the first one the rest.
+    """
 
     def __init__(self, directory: Path, keep: int) -> None:
         """Args: the folder `checkpoints/` of a run, and how many of the newest to keep besides the best."""
@@ -64,8 +66,12 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[None]] | None = None
 
-    def save(self, state: Any, record: Record) -> None:
-        """Starts to save `state`, which may be used up at once. Waits for the save before.
+    def save(self, state: Any, record: Any) -> None:
+        """Starts to save `state`, whose memory must not be used up meanwhile. Waits for the save before.
+
+        Args:
+          state: what a training goes on from.
+          record: a `Record`, or another dataclass with `step` and `best_step`, the checkpoint to keep besides.
 
         Raises:
           RunError: the save before failed.
@@ -75,10 +81,10 @@ class Checkpoints:
         self.wait()
         path = checkpoint_path(self._directory, record.step)
         try:
-            shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
-            path.mkdir(parents=True)
-            # A copy: the training goes on in the memory of the original while orbax writes.
-            response = ocp.save_async(path / "state", jax.tree.map(jnp.copy, state))
+            if processes.is_first():
+                shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
+                path.mkdir(parents=True)
+            response = ocp.save_async(path / "state", state)
         except OSError as error:
             raise self._failure(record.step, error) from error
         self._pending = record.step, self._thread.submit(self._finish, response, path, record)
@@ -110,8 +116,10 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
-    def _finish(self, response: Any, path: Path, record: Record) -> None:
+    def _finish(self, response: Any, path: Path, record: Any) -> None:
         response.result()
+        if not processes.is_first():
+            return
         write_atomically(path / "record.json", json.dumps(asdict(record), indent=2) + "\n")
         write_atomically(path / SUMS, "".join(f"{digest}  {name}\n" for name, digest in _digests(path).items()))
         finished = finished_steps(self._directory)
@@ -122,6 +130,8 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _failure(self, step: int, error: Exception) -> RunError:
+        if processes.is_loss(error):
+            return processes.loss(error)
         finished = finished_steps(self._directory)
         kept = f"The newest one is that of step {finished[-1]}." if finished else "There is none yet."
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -160,9 +170,9 @@ def find_damage(path: Path) -> str | None:
     return None if expected else "has an empty list of files"
 
 
-def read_record(path: Path) -> Record:
-    """The record of a sound checkpoint."""
-    return Record(**json.loads((path / "record.json").read_text("utf-8")))
+def read_record(path: Path, kind: type = Record) -> Any:
+    """The record of a sound checkpoint, of the kind that was saved with it."""
+    return from_dict(kind, json.loads((path / "record.json").read_text("utf-8")))
 
 
 def set_aside(directory: Path, newer_than: int) -> list[str]:

@@ -1,7 +1,9 @@
 """Evaluation of a whole split, exact over a last partial batch, on all devices of a mesh."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Examples
-from lstm_mnist_jax.training.mesh import DATA_AXIS
+from lstm_mnist_jax.training.feed import GIB, place
+from lstm_mnist_jax.training.mesh import DATA_AXIS, POPULATION_AXIS
 
 MAX_BATCH = 512
 """Examples that a device classifies at once, at most."""
@@ -42,12 +45,113 @@ class Evaluation:
         return float(self.correct.sum() / self.count.sum())
 
 
-def make_evaluation(config: ModelConfig, examples: Examples, mesh: Mesh) -> Callable[[model.Params], Evaluation]:
-    """Puts a split on the devices, each its share, and returns the function params -> `Evaluation`."""
-    share = -(-len(examples) // mesh.size)
-    batches = -(-share // MAX_BATCH)
+def make_evaluation(
+    config: ModelConfig, examples: Examples, mesh: Mesh, device_data_limit: float = Execution.device_data_limit
+) -> Callable[[model.Params], Evaluation]:
+    """Puts a split on the devices, each its share, and returns the function params -> `Evaluation`.
+
+    Args:
+      config, examples: the network and the split.
+      mesh: with a `DATA_AXIS`.
+      device_data_limit: GiB. Of images that take more, so much is put on the devices at a time.
+    """
+    pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
+    size = -(-len(examples) // pieces)
+    batches, batch, padding = _batches(size, mesh.size)
+    evaluate = _sums(config, examples.num_classes, batches, batch)
+    data_spec, replicated = P(DATA_AXIS), NamedSharding(mesh, P())
+    compiled = jax.jit(
+        jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False),
+        out_shardings=replicated,
+    )
+
+    def piece(start: int) -> tuple[jax.Array, jax.Array]:
+        part = examples[start : start + size]
+        padded = _padded(part, padding + size - len(part))
+        return place(padded, NamedSharding(mesh, data_spec))
+
+    kept = piece(0) if pieces == 1 else None
+
+    def run(params: model.Params) -> Evaluation:
+        params = jax.device_put(params, replicated)
+        parts = [jax.device_get(compiled(params, *(kept or piece(start)))) for start in range(0, len(examples), size)]
+        losses, corrects, counts = zip(*parts, strict=True)
+        return Evaluation(float(sum(losses)) / len(examples), sum(corrects), sum(counts))
+
+    return run
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationEvaluation:
+    """The evaluation of every member of a population on one split.
+
+    Attributes:
+      program: (params, images, labels) -> `Sums` of each, where params are those of all members, one behind the other
+        and split over `POPULATION_AXIS`.
+      data: the images and labels, on the devices.
+      count: how many examples are real.
+    """
+
+    program: Any
+    data: tuple[jax.Array, jax.Array]
+    count: int
+
+    def compile(self, params: model.Params) -> "PopulationEvaluation":
+        """The same, compiled now for parameters of these shapes."""
+        return replace(self, program=self.program.lower(params, *self.data).compile())
+
+    def device_bytes(self) -> int:
+        """What the split takes of each device's memory."""
+        return sum(array.addressable_shards[0].data.nbytes for array in self.data)
+
+    def __call__(self, params: model.Params) -> list[Evaluation]:
+        losses, corrects, counts = jax.device_get(self.program(params, *self.data))
+        return [
+            Evaluation(float(loss) / self.count, correct, count)
+            for loss, correct, count in zip(losses, corrects, counts, strict=True)
+        ]
+
+
+def make_population_evaluation(
+    config: ModelConfig, examples: Examples, mesh: Mesh, each: Any, at_once: int
+) -> PopulationEvaluation:
+    """Puts a split on the devices.
+
+    Args:
+      config, examples: the network and the split.
+      mesh: with `POPULATION_AXIS` and `DATA_AXIS`.
+      each: from a function of one member to that of a device's members, as `jax.vmap`.
+      at_once: how many members a device evaluates at a time, sharing `MAX_BATCH`.
+    """
+    batches, batch, padding = _batches(len(examples), mesh.shape[DATA_AXIS], max(1, MAX_BATCH // at_once))
+    evaluate = _sums(config, examples.num_classes, batches, batch)
+    replicated, members, data_spec = NamedSharding(mesh, P()), P(POPULATION_AXIS), P(DATA_AXIS)
+
+    def evaluate_each(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
+        return each(lambda params: evaluate(params, images, labels))(params)
+
+    sharded = jax.shard_map(
+        evaluate_each, mesh=mesh, in_specs=(members, data_spec, data_spec), out_specs=members, check_vma=False
+    )
+    data = place(_padded(examples, padding), NamedSharding(mesh, data_spec))
+    return PopulationEvaluation(jax.jit(sharded, out_shardings=replicated), data, len(examples))
+
+
+def _batches(examples: int, devices: int, most: int = MAX_BATCH) -> tuple[int, int, int]:
+    """In how many batches, of how many examples, each of the devices does its share, and how many are padding."""
+    share = -(-examples // devices)
+    batches = -(-share // most)
     batch = -(-share // batches)
-    padding = mesh.size * batches * batch - len(examples)
+    return batches, batch, devices * batches * batch - examples
+
+
+def _padded(examples: Examples, padding: int) -> tuple[np.ndarray, np.ndarray]:
+    images = np.pad(examples.images, [(0, padding), *[(0, 0)] * (examples.images.ndim - 1)])
+    return images, np.pad(examples.labels, (0, padding), constant_values=PADDING_LABEL)
+
+
+def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int) -> Callable[..., Sums]:
+    """The function (params, images, labels) -> `Sums` over all devices, of each one's share."""
 
     def evaluate(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
         def add(sums: Sums, xs: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
@@ -56,29 +160,16 @@ def make_evaluation(config: ModelConfig, examples: Examples, mesh: Mesh) -> Call
             logits = model.apply(params, images, config)
             loss = jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()
             correct = real & (jnp.argmax(logits, axis=-1) == labels)
-            members = labels[:, None] == jnp.arange(examples.num_classes)
+            members = labels[:, None] == jnp.arange(num_classes)
             counts = (
                 jnp.sum(members & correct[:, None], axis=0, dtype=jnp.int32),
                 jnp.sum(members, axis=0, dtype=jnp.int32),
             )
             return jax.tree.map(jnp.add, sums, (loss, *counts)), None
 
-        zeros = jnp.zeros(examples.num_classes, jnp.int32)
+        zeros = jnp.zeros(num_classes, jnp.int32)
         stacked = (images.reshape(batches, batch, *images.shape[1:]), labels.reshape(batches, batch))
         sums, _ = jax.lax.scan(add, (jnp.float32(0), zeros, zeros), stacked)
         return jax.lax.psum(sums, DATA_AXIS)
 
-    data_spec, replicated = P(DATA_AXIS), NamedSharding(mesh, P())
-    compiled = jax.jit(
-        jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False),
-        out_shardings=replicated,
-    )
-    images = np.pad(examples.images, [(0, padding), *[(0, 0)] * (examples.images.ndim - 1)])
-    labels = np.pad(examples.labels, (0, padding), constant_values=PADDING_LABEL)
-    data = jax.device_put((images, labels), NamedSharding(mesh, data_spec))
-
-    def run(params: model.Params) -> Evaluation:
-        loss, correct, count = jax.device_get(compiled(jax.device_put(params, replicated), *data))
-        return Evaluation(float(loss) / len(examples), correct, count)
-
-    return run
+    return evaluate

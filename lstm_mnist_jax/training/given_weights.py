@@ -88,7 +88,7 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
     with lock(run_dir):
         folder = create_run_folder(run_dir, config, dataset, given.origin)
         evaluations = {
-            name: make_evaluation(config.model, dataset.splits[name], mesh)(state.params)
+            name: make_evaluation(config.model, dataset.splits[name], mesh, execution.device_data_limit)(state.params)
             for name in ("validation", "test")
         }
         record = Record(given.step, None, None, None, 0.0).after_epoch(given.step, evaluations["validation"].accuracy)

@@ -18,6 +18,10 @@ from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.errors import ConfigError
 
 DATA_AXIS = "data"
+"""Over which the examples of a batch are split."""
+
+POPULATION_AXIS = "population"
+"""Over which whole trainings are, each on a device of its own."""
 
 MIN_EXAMPLES = {"cpu": 8}
 OTHER_MIN_EXAMPLES = 64
@@ -30,11 +34,15 @@ UNSET = -1
 """JAX's own default for the number of CPU devices."""
 
 
-def prepare(execution: Execution, batch_size: int) -> None:
+def prepare(execution: Execution, batch_size: int | None) -> None:
     """Tells JAX how many CPU devices to show and where to cache compiled programs.
 
     A number of CPU devices or a cache folder that JAX was already told, by its environment variables or its config,
     stays. Where JAX is already in use, it keeps the devices that it has.
+
+    Args:
+      execution: what is wanted.
+      batch_size: examples that the devices are to share; None where each has enough to do.
     """
     if execution.compilation_cache:
         if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -47,12 +55,12 @@ def prepare(execution: Execution, batch_size: int) -> None:
     if jax.config.values["jax_num_cpu_devices"] == UNSET:
         # Where JAX already shows its devices, it refuses; make_mesh says so if they are too few.
         with contextlib.suppress(RuntimeError):
-            count = execution.devices or _default_count(_cores(), batch_size)
+            count = execution.devices or (_cores() if batch_size is None else _default_count(_cores(), batch_size))
             jax.config.update("jax_num_cpu_devices", count)
 
 
 def make_mesh(execution: Execution, batch_size: int | None) -> Mesh:
-    """The mesh of a run: all devices that `execution` asks for, or as many as serve a batch well.
+    """The mesh of a run: all devices that `execution` asks for, or as many as serve a batch well, of every process.
 
     Args:
       execution: how many devices are wanted.
@@ -61,42 +69,82 @@ def make_mesh(execution: Execution, batch_size: int | None) -> Mesh:
     Raises:
       ConfigError: there are not so many devices, or they cannot share a batch evenly.
     """
+    devices = _devices()
+    processes, own, platform = len(devices), len(devices[0]), devices[0][0].platform
+    if execution.devices is not None:
+        count = execution.devices
+    else:
+        count = own if batch_size is None else _default_count(own, batch_size, platform, processes)
+    if count > own:
+        raise ConfigError(
+            f"devices is {count}, but JAX shows {own} {platform} device(s){_each(processes)}. Ask for at most {own}."
+        )
+    if batch_size is not None and batch_size % (total := count * processes):
+        fewer = [n for n in range(1, count) if batch_size % (n * processes) == 0]
+        below, above = batch_size // total * total, -(-batch_size // total) * total
+        sizes = f"{below} or {above}" if below else f"{above}"
+        raise ConfigError(
+            f"A batch of {batch_size} cannot be shared evenly by {total} devices"
+            f"{f', {count}' + _each(processes) if processes > 1 else ''}. "
+            f"Use {f'--devices {fewer[-1]}, or ' if fewer else ''}--batch-size {sizes}."
+        )
+    return Mesh(np.array([shown[:count] for shown in devices]).reshape(-1), (DATA_AXIS,))
+
+
+def make_population_mesh(execution: Execution, members: int, batch_size: int) -> Mesh:
+    """The mesh of a population: devices for its members, and where there are more of them, several for each.
+
+    Args:
+      execution: how many devices are wanted.
+      members: how many trainings there are.
+      batch_size: examples of each that its devices share.
+
+    Raises:
+      ConfigError: there are not so many devices.
+    """
+    devices = make_mesh(execution, None).devices
+    processes, platform = jax.process_count(), devices[0].platform
+    count = min(len(devices), -(-members // processes) * processes)  # some for each process
+    shares = _default_count(len(devices) // count, batch_size, platform)
+    own = count * shares // processes
+    chosen = [device for shown in devices.reshape(processes, -1) for device in shown[:own]]
+    return Mesh(np.array(chosen).reshape(count, shares), (POPULATION_AXIS, DATA_AXIS))
+
+
+def describe(mesh: Mesh) -> str:
+    """The devices of a mesh, for people: "2 x cpu"."""
+    device = mesh.devices.flat[0]
+    name = f"{mesh.size} x {device.device_kind if device.platform != 'cpu' else 'cpu'}"
+    return name + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else "")
+
+
+def _devices() -> list[list[jax.Device]]:
+    """The devices of each process."""
     try:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:
         platforms = os.environ.get("JAX_PLATFORMS")
         hint = f"JAX_PLATFORMS is {platforms!r}; is that what this machine has?" if platforms else "See JAX's guide."
         raise ConfigError(f"JAX finds no device: {error or 'no platform starts'}. {hint}") from error
-    if batch_size is None:
-        count = execution.devices or len(devices)
-    else:
-        count = execution.devices or _default_count(len(devices), batch_size, devices[0].platform)
-    if count > len(devices):
+    shown = [[device for device in devices if device.process_index == n] for n in range(jax.process_count())]
+    if len(set(map(len, shown))) > 1:
+        told = ", ".join(f"process {number} has {len(own)}" for number, own in enumerate(shown))
         raise ConfigError(
-            f"devices is {count}, but JAX shows {len(devices)} {devices[0].platform} device(s). "
-            f"Ask for at most {len(devices)}."
+            f"The processes have different numbers of devices: {told}. Give each as many: on CPUs with --devices, the "
+            "same for all, and without JAX_NUM_CPU_DEVICES."
         )
-    if batch_size is not None and batch_size % count:
-        fewer = max(n for n in range(1, count) if batch_size % n == 0)
-        below, above = batch_size // count * count, -(-batch_size // count) * count
-        sizes = f"{below} or {above}" if below else f"{above}"
-        raise ConfigError(
-            f"A batch of {batch_size} cannot be shared evenly by {count} devices. "
-            f"Use --devices {fewer}, or --batch-size {sizes}."
-        )
-    return Mesh(np.array(devices[:count]), (DATA_AXIS,))
+    return shown
 
 
-def describe(mesh: Mesh) -> str:
-    """The devices of a mesh, for people: "2 x cpu"."""
-    device = mesh.devices.flat[0]
-    return f"{mesh.size} x {device.device_kind if device.platform != 'cpu' else 'cpu'}"
+def _each(processes: int) -> str:
+    return " in each process" if processes > 1 else ""
 
 
-def _default_count(available: int, batch_size: int, platform: str = "cpu") -> int:
-    """The most devices that share a batch evenly and have enough to do."""
-    most = min(available, max(1, batch_size // MIN_EXAMPLES.get(platform, OTHER_MIN_EXAMPLES)))
-    return max(n for n in range(1, most + 1) if batch_size % n == 0)
+def _default_count(available: int, batch_size: int, platform: str = "cpu", processes: int = 1) -> int:
+    """The most devices of each process that share a batch evenly and have enough to do; one where none can."""
+    share = max(1, batch_size // processes)
+    most = min(available, max(1, share // MIN_EXAMPLES.get(platform, OTHER_MIN_EXAMPLES)))
+    return max(n for n in range(1, most + 1) if n == 1 or batch_size % (n * processes) == 0)
 
 
 def _cores() -> int:

@@ -31,7 +31,10 @@ FORMAT = 3
 
 VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-OWN_LEFTOVERS = (".lock", "config.json.partial")
+POPULATION_FILE = "population.json"
+"""Stands in place of config.json where many trainings share a folder."""
+
+OWN_LEFTOVERS = (".lock", "config.json.partial", f"{POPULATION_FILE}.partial")
 """What a run that was killed before it began may have left."""
 
 CHANGEABLE = ("epochs", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
@@ -52,6 +55,14 @@ class DataFacts:
     def of(dataset: Dataset) -> "DataFacts":
         return DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, dataset.fingerprint())
 
+    def require_same(self, dataset: Dataset, path: Path) -> None:
+        """Raises RunError where a data set is not the one that was trained on in the folder `path`."""
+        if dataset.fingerprint() != self.fingerprint:
+            raise RunError(
+                f"The data are not those that {path} was trained on: {dataset.origin} differs from what "
+                f"{self.origin} was then."
+            )
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -70,14 +81,6 @@ class RunFolder:
     data: DataFacts
     environment: dict[str, str]
     initial_weights: str | None = None
-
-    def require_same_data(self, dataset: Dataset) -> None:
-        """Raises RunError where a data set is not the one that the run was trained on."""
-        if dataset.fingerprint() != self.data.fingerprint:
-            raise RunError(
-                f"The data are not those that {self.path} was trained on: {dataset.origin} differs from what "
-                f"{self.data.origin} was then."
-            )
 
     @property
     def checkpoints(self) -> Path:
@@ -101,6 +104,10 @@ def read_run_folder(path: Path) -> RunFolder:
     file = path / "config.json"
     if not path.is_dir():
         raise RunError(f"{path} is not a run folder: there is no such folder.")
+    if (path / POPULATION_FILE).is_file():
+        raise RunError(
+            f"{path} holds many trainings. Take one out, with lstm-mnist extract {path} --run-dir ANOTHER_FOLDER."
+        )
     if not file.is_file():
         raise RunError(f"{path} is not a run folder: it has no config.json. A training makes one with --run-dir.")
     try:
@@ -122,7 +129,7 @@ def read_run_folder(path: Path) -> RunFolder:
 
 def refuse_occupied(path: Path) -> None:
     """Raises RunError where a folder for a new run holds a run, or anything else, already."""
-    if (path / "config.json").exists():
+    if (path / "config.json").exists() or (path / POPULATION_FILE).exists():
         raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir.")
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
@@ -147,13 +154,18 @@ def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> Ru
       ConfigError: the config differs in more than may change.
       RunError: the data are not those that the run was trained on.
     """
-    changed = differences(folder.config, config)
+    refuse_changes(folder.config, config)
+    folder.data.require_same(dataset, folder.path)
+    return replace(folder, config=config)
+
+
+def refuse_changes(former: Config, config: Config) -> None:
+    """Raises ConfigError where the config of a resumed run differs in more than may change."""
+    changed = differences(former, config)
     refused = {name: values for name, values in changed.items() if not name.startswith(CHANGEABLE)}
     if refused:
         told = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())
         raise ConfigError(f"A resumed run keeps its config, but {told}. Leave this out, or start a new run.")
-    folder.require_same_data(dataset)
-    return replace(folder, config=config)
 
 
 @contextmanager
@@ -188,6 +200,16 @@ def environment() -> dict[str, str]:
     return own | {name: version(name) for name in VERSIONED_PACKAGES}
 
 
+def environment_changes(then: dict[str, str]) -> list[str]:
+    """What has changed, of what decides the last bits, since `environment` gave `then`: a line for each."""
+    now = environment()
+    return [
+        f"{name} was {then.get(name)} and is {now[name]}: expect differences of rounding."
+        for name in ("jax", "jaxlib", "backend", "recurrence")
+        if then.get(name) != now[name]
+    ]
+
+
 def write_config(folder: RunFolder) -> None:
     """Writes config.json, whole or not at all.
 
@@ -198,7 +220,7 @@ def write_config(folder: RunFolder) -> None:
         "format": FORMAT,
         "config": to_dict(folder.config),
         "data": to_dict(folder.data),
-        "environment": environment(),
+        "environment": folder.environment,
         "initial_weights": folder.initial_weights,
     }
     try:

@@ -1,7 +1,8 @@
 """Training as pure functions over one state: start, and many steps in one compiled loop.
 
-The data set lives on the devices as uint8, and everything that happens to it (shuffling, the view as a sequence,
-scaling) happens inside the compiled loop. The host says how many steps, and looks at the state afterwards.
+The images come to the loop as uint8, and everything that happens to them (the view as a sequence, scaling) happens
+inside it; where they live on the devices, as they do unless they are too many, so does shuffling. The host says how
+many steps, and looks at the state afterwards.
 """
 
 from collections.abc import Callable
@@ -18,12 +19,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import Config
+from lstm_mnist_jax.config import Config, Execution, OptimizerConfig
 from lstm_mnist_jax.data import Dataset
-from lstm_mnist_jax.data.order import MAX_POSITION, Order, batch_indices, order_of
+from lstm_mnist_jax.data.order import MAX_POSITION, Order, order_of
 from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.training.feed import BatchOf, Feed, Streamed, make_feed
 from lstm_mnist_jax.training.mesh import DATA_AXIS
-from lstm_mnist_jax.training.optimizer import make_optimizer
+from lstm_mnist_jax.training.optimizer import OptimizerNumbers, make_optimizer
 
 
 class EpochSums(NamedTuple):
@@ -59,6 +61,30 @@ class TrainState(NamedTuple):
     first_bad_step: jax.Array
 
 
+class Look(NamedTuple):
+    """What the host sees of one or many trainings in one program, after some steps.
+
+    Attributes:
+      step: how many steps were made.
+      epoch_steps: how many of them the sums are over.
+      loss, correct: [trainings], see `EpochSums`.
+      first_bad_step: [trainings], see `TrainState`.
+    """
+
+    step: int
+    epoch_steps: int
+    loss: np.ndarray
+    correct: np.ndarray
+    first_bad_step: np.ndarray
+
+
+def look_at(state: TrainState) -> Look:
+    """Waits for a state, of one training or of many along a leading axis, and fetches what the host needs of it."""
+    fetched = jax.device_get((state.step, *state.epoch_sums, state.first_bad_step))
+    step, epoch_steps, loss, correct, first_bad_step = (np.atleast_1d(array) for array in fetched)
+    return Look(int(step[0]), int(epoch_steps[0]), loss, correct, first_bad_step)
+
+
 def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int) -> TrainState:
     """The state before the first step: everything in it follows from the arguments."""
     params_key, order_key = jax.random.split(jax.random.key(seed))
@@ -87,18 +113,20 @@ class Training:
     abstract_state: TrainState
     steps_per_epoch: int
     _run_steps: Any
-    _data: tuple[jax.Array, jax.Array]
+    _feed: Feed
     _waits: bool
 
     def run_steps(self, state: TrainState, n: int) -> TrainState:
         """The state `n` steps later. `state` is used up: its memory is reused."""
-        if self._waits:
-            jax.block_until_ready(state)
-        return self._run_steps(state, np.int32(n), *self._data)
+        for steps, batches in self._feed.take(state, n):
+            if self._waits:  # the next batches are on their way meanwhile
+                jax.block_until_ready(state)
+            state = self._run_steps(state, np.int32(steps), batches)
+        return state
 
     def compile(self) -> "Training":
         """The same training, with `run_steps` compiled now rather than at its first call."""
-        compiled = self._run_steps.lower(self.abstract_state, np.int32(0), *self._data).compile()
+        compiled = self._run_steps.lower(self.abstract_state, np.int32(0), self._feed.abstract_batches).compile()
         return replace(self, _run_steps=compiled)
 
 
@@ -120,15 +148,63 @@ def count_steps(config: Config, dataset: Dataset) -> int:
     return steps_per_epoch
 
 
-def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
-    """Puts the training examples on the devices and builds the functions that train on them.
+def make_training(
+    config: Config, dataset: Dataset, mesh: Mesh, device_data_limit: float = Execution.device_data_limit
+) -> Training:
+    """Builds the functions that train on the devices, and puts the training examples there.
+
+    Args:
+      config: what is trained.
+      dataset: what it is trained on.
+      mesh: the devices.
+      device_data_limit: GiB. Training images that take more stay with the host, and stream to the devices.
 
     Raises:
       ConfigError: the batch is larger than the training set, or the run longer than positions can count.
     """
-    examples, batch_size = len(dataset.train), config.batch_size
     steps_per_epoch = count_steps(config, dataset)
-    optimizer = make_optimizer(config.optimizer)
+    feed = make_feed(config, dataset.train, mesh, device_data_limit)
+    train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
+
+    def run_steps(state: TrainState, n: jax.Array, batches: Any) -> TrainState:
+        return repeat(train_step, state, n, config.optimizer, batches)
+
+    replicated = NamedSharding(mesh, P())
+    # The gradient is averaged by hand, once and flattened, so JAX need not track what varies over devices.
+    sharded = jax.shard_map(run_steps, mesh=mesh, in_specs=(P(), P(), feed.specs), out_specs=P(), check_vma=False)
+    init = jax.jit(partial(init_state, config, dataset.image_shape, len(dataset.class_names)), out_shardings=replicated)
+    return Training(
+        init=lambda seed: init(np.uint32(seed)),
+        abstract_state=abstract(jax.eval_shape(init, np.uint32(0)), replicated),
+        steps_per_epoch=steps_per_epoch,
+        _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=replicated),
+        _feed=feed,
+        # Of a stream no more than two pieces are to be on the devices: one in use, one on its way.
+        _waits=must_wait(mesh) or isinstance(feed, Streamed),
+    )
+
+
+def must_wait(mesh: Mesh) -> bool:
+    """Whether one program must end before the next is started.
+
+    Programs in which CPU devices meet share one pool of threads: two at once can each wait for the other's.
+    """
+    return mesh.shape[DATA_AXIS] > 1 and mesh.devices.flat[0].platform == "cpu"
+
+
+def make_train_step(
+    config: Config, steps_per_epoch: int, shares: int, batch_of: BatchOf
+) -> Callable[[TrainState, OptimizerConfig | OptimizerNumbers, Order, Any], TrainState]:
+    """One step of a training, as a function of (state, optimizer, order, batches).
+
+    It runs on one device, within a `shard_map` over `DATA_AXIS`, on its share of the batch.
+
+    Args:
+      config: what is trained.
+      steps_per_epoch: how many steps its epochs have.
+      shares: how many devices share a batch.
+      batch_of: (order, step, batches) -> this device's share of the step's images and labels.
+    """
 
     def loss_and_correct(params: model.Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(params, images, config.model)
@@ -136,18 +212,16 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
         return model.softmax_cross_entropy(logits, labels).mean(), correct
 
     loss_and_gradient = jax.value_and_grad(loss_and_correct, has_aux=True)
-    local_batch = batch_size // mesh.size
 
-    def train_step(state: TrainState, order: Order, images: jax.Array, labels: jax.Array) -> TrainState:
-        """One step, on one device's share of the batch."""
-        share = jax.lax.axis_index(DATA_AXIS) * local_batch
-        batch = batch_indices(order, state.step, batch_size, examples, share, local_batch)
-        (loss, correct), gradient = loss_and_gradient(state.params, images[batch], labels[batch])
+    def train_step(
+        state: TrainState, optimizer: OptimizerConfig | OptimizerNumbers, order: Order, batches: Any
+    ) -> TrainState:
+        (loss, correct), gradient = loss_and_gradient(state.params, *batch_of(order, state.step, batches))
         # One vector, so that the devices meet once a step.
         flat, unflatten = ravel_pytree((loss, correct.astype(jnp.float32), gradient))
         flat = jax.lax.pmean(flat, DATA_AXIS)
         loss, correct, gradient = unflatten(flat)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates, opt_state = make_optimizer(optimizer).update(gradient, state.opt_state, state.params)
         fresh = state.step % steps_per_epoch == 0
         sums = jax.tree.map(lambda total: jnp.where(fresh, 0, total), state.epoch_sums)
         bad = (state.first_bad_step < 0) & ~jnp.isfinite(flat).all()
@@ -159,28 +233,26 @@ def make_training(config: Config, dataset: Dataset, mesh: Mesh) -> Training:
             epoch_sums=EpochSums(
                 steps=sums.steps + 1,
                 loss=sums.loss + loss,
-                correct=sums.correct + jnp.round(correct * mesh.size).astype(jnp.int32),
+                correct=sums.correct + jnp.round(correct * shares).astype(jnp.int32),
             ),
             first_bad_step=jnp.where(bad, state.step, state.first_bad_step),
         )
 
-    def run_steps(state: TrainState, n: jax.Array, images: jax.Array, labels: jax.Array) -> TrainState:
-        order = order_of(state.key)
-        return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, order, images, labels), state)
+    return train_step
 
-    replicated = NamedSharding(mesh, P())
-    # The gradient is averaged by hand above, once and flattened, so JAX need not track what varies over devices.
-    sharded = jax.shard_map(run_steps, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    init = jax.jit(partial(init_state, config, dataset.image_shape, len(dataset.class_names)), out_shardings=replicated)
-    return Training(
-        init=lambda seed: init(np.uint32(seed)),
-        abstract_state=jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
-            jax.eval_shape(init, np.uint32(0)),
-        ),
-        steps_per_epoch=steps_per_epoch,
-        _run_steps=jax.jit(sharded, donate_argnums=0, in_shardings=replicated, out_shardings=replicated),
-        _data=jax.device_put((dataset.train.images, dataset.train.labels), replicated),
-        # Programs in which CPU devices meet share one pool of threads: two at once can each wait for the other's.
-        _waits=mesh.size > 1 and mesh.devices.flat[0].platform == "cpu",
-    )
+
+def repeat(
+    train_step: Callable[..., TrainState],
+    state: TrainState,
+    n: jax.Array,
+    optimizer: OptimizerConfig | OptimizerNumbers,
+    batches: Any,
+) -> TrainState:
+    """The state `n` steps later, in one loop."""
+    order = order_of(state.key)
+    return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, optimizer, order, batches), state)
+
+
+def abstract(tree: Any, sharding: NamedSharding) -> Any:
+    """Shapes and dtypes of a tree, and that it lies on the devices so."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

@@ -1,0 +1,333 @@
+"""Several processes that train together: how they find each other, agree, and notice that one is gone.
+
+JAX's own start of a distributed program ends the process where anything is wrong, with a stack trace. Processes that
+were told of each other therefore meet once before, at the coordinator's address: there, what does not fit together is
+found while it can still be said.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import select
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import jax
+import jaxlib
+import numpy as np
+
+from lstm_mnist_jax.config import Processes
+from lstm_mnist_jax.config_json import to_dict
+from lstm_mnist_jax.errors import ConfigError, RunError, UserError
+from lstm_mnist_jax.version import __version__
+
+HEARTBEAT_SECONDS = 30
+"""After so long without a word from another process, it counts as gone."""
+
+GREETING_SECONDS = 10.0
+"""How long somebody who comes to the coordinator's port may take to say who it is."""
+
+VISIBLE_SECONDS = 60.0
+"""How long a shared file system may take to show a new file."""
+
+LOSSES = re.compile(
+    "^(ABORTED|CANCELLED|DEADLINE_EXCEEDED|UNAVAILABLE)|gloo|nccl|coordination|barrier|heartbeat", re.IGNORECASE
+)
+"""What the errors of XLA and orbax say where one of those who take part is gone."""
+
+MAX_REASON = 160
+"""Characters of such an error that are told."""
+
+
+def join(processes: Processes, facts: Mapping[str, Any]) -> None:
+    """Joins the other processes of this training, if there are any. Comes before all other use of JAX.
+
+    Args:
+      processes: what this process was told of the others.
+      facts: what must be the same in all of them, by name: dataclasses and plain values.
+
+    Raises:
+      ConfigError: they do not fit together, or have not all come in time.
+    """
+    if are_joined() or processes.num_processes == 1:
+        return
+    # A training saves before it ends: its own handler of signals does, wherever the signal came.
+    jax.config.update("jax_enable_preemption_service", False)
+    patience = max(1, int(processes.join_timeout))
+    options: Any = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "initialization_timeout": patience}
+    if processes.coordinator is not None:
+        meet(processes, _flat(facts))
+        jax.distributed.initialize(
+            processes.coordinator,
+            processes.num_processes,
+            processes.process_id,
+            cluster_detection_method="deactivate",
+            **options,
+        )
+    elif environment_names_others() or importlib.util.find_spec("libtpu"):
+        try:
+            jax.distributed.initialize(**options)
+        except (RuntimeError, ValueError) as error:
+            if "coordinator_address should be defined" in str(error) and not environment_names_others():
+                return  # the library for TPUs is there, but no TPU
+            raise ConfigError(
+                f"JAX could not join the other processes that the environment names: {error} Name them with "
+                "--coordinator, --num-processes and --process-id, or train alone with --num-processes 1."
+            ) from error
+
+
+def compare(facts: Mapping[str, Any]) -> None:
+    """Raises ConfigError where facts, as for `join`, or versions differ between the processes. All must ask."""
+    told = _flat({"version": __version__, "jax": jax.__version__, "jaxlib": jaxlib.__version__, **facts})
+    told["matmul precision"] = str(jax.config.values["jax_default_matmul_precision"])
+    first, *others = map(json.loads, told_by_all(json.dumps(told)))
+    for number, other in enumerate(others, start=1):
+        _refuse_difference(first, other, number)
+
+
+def environment_names_others() -> bool:
+    """Whether SLURM, Open MPI or Kubernetes started more processes than this one. (Of TPUs JAX alone knows.)
+
+    Raises:
+      ConfigError: an MPI did whose environment JAX cannot read.
+    """
+    if os.environ.get("SLURM_STEP_NODELIST"):
+        return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1) > 1
+    if int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        if not os.environ.get("OMPI_MCA_orte_hnp_uri"):  # noqa: SIM112
+            raise ConfigError(
+                "Open MPI started several processes, but JAX finds their coordinator with version 4 alone. Give each "
+                "--coordinator HOST:PORT --num-processes $OMPI_COMM_WORLD_SIZE --process-id $OMPI_COMM_WORLD_RANK, "
+                "or --num-processes 1 to train alone."
+            )
+        return True
+    return "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dataclasses and dictionaries as one dictionary of dotted names to what their values look like."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        inner = to_dict(value) if is_dataclass(value) else value
+        found |= _flat(inner, f"{prefix}{name}.") if isinstance(inner, dict) else {f"{prefix}{name}": str(inner)}
+    return found
+
+
+def _refuse_difference(expected: Mapping[str, Any], other: Mapping[str, Any], number: object) -> None:
+    """Raises ConfigError where what process `number` says of itself is not what the first one says."""
+    for name in expected:
+        if name != "process_id" and other.get(name) != expected[name]:
+            raise ConfigError(
+                f"The processes differ: {name} is {expected[name]} for process 0 and {other.get(name)} for process "
+                f"{number}. Start all with the same command (but for --process-id), or with --num-processes 1 if each "
+                "is to train alone."
+            )
+
+
+def meet(processes: Processes, facts: Mapping[str, str]) -> None:
+    """Returns when all processes have come to the coordinator's address and agree.
+
+    Raises:
+      ConfigError: what does not fit together, or who has not come.
+    """
+    assert processes.coordinator is not None
+    assert processes.num_processes is not None
+    greeting = {"process_id": processes.process_id, "num_processes": processes.num_processes, **facts}
+    deadline = time.monotonic() + processes.join_timeout
+    host, _, port = processes.coordinator.rpartition(":")
+    if processes.process_id == 0:
+        _receive(int(port), processes.num_processes, greeting, deadline, processes.join_timeout)
+    else:
+        _come(host.strip("[]"), int(port), greeting, deadline, processes)
+
+
+def _receive(port: int, num_processes: int, own: dict[str, Any], deadline: float, patience: float) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=both))
+        except OSError as error:
+            raise ConfigError(
+                f"Port {port} of this machine, where the coordinator is to listen, cannot be opened "
+                f"({error.strerror or error}). Give all processes another --coordinator."
+            ) from error
+        arrived: set[object] = set()
+        visitors: list[socket.socket] = []
+        fault = None
+        try:
+            while len(arrived) < num_processes - 1:
+                server.settimeout(max(0.01, deadline - time.monotonic()))
+                visitor = stack.enter_context(server.accept()[0])
+                with visitor.makefile("rb") as lines:
+                    greeting = _read(visitor, lines, GREETING_SECONDS)
+                if greeting is None or "process_id" not in greeting:
+                    continue  # somebody else, by accident
+                visitors.append(visitor)
+                _tell(visitor, {"met": True})
+                number = greeting["process_id"]
+                if number in arrived or number == 0:
+                    raise ConfigError(f"Two processes came as process {number}. Each needs a --process-id of its own.")
+                _refuse_difference(own, greeting, number)
+                arrived.add(number)
+            if any(select.select([visitor], [], [], 0)[0] for visitor in visitors):  # nobody has more to say
+                raise ConfigError("A process came and ended before all had come. Its own messages say why.")
+        except TimeoutError:
+            absent = sorted(set(range(1, num_processes)) - arrived)
+            fault = (
+                f"{len(absent)} of {num_processes} processes have not come to port {port} within {patience:g} s: "
+                f"{', '.join(map(str, absent))}. Are they started, and can they reach this machine?"
+            )
+        except ConfigError as error:
+            fault = str(error)
+        for visitor in visitors:
+            _tell(visitor, {"fault": fault})
+        if fault is not None:
+            raise ConfigError(fault)
+
+
+def _come(host: str, port: int, greeting: dict[str, Any], deadline: float, processes: Processes) -> None:
+    reason: object = "nobody answered"
+    while (left := deadline - time.monotonic()) > 0:
+        answer = None
+        try:
+            with socket.create_connection((host, port), timeout=left) as connection, connection.makefile("rb") as lines:
+                _tell(connection, greeting)
+                if _read(connection, lines, min(left, GREETING_SECONDS)) is None:
+                    reason = "something listens there, but it is not process 0: is the port taken?"
+                else:  # it knows who is missing, and says so when its own patience ends
+                    answer = _read(connection, lines, processes.join_timeout + GREETING_SECONDS)
+        except OSError as error:
+            reason = error.strerror or error
+        if answer is not None:
+            if answer.get("fault") is not None:
+                raise ConfigError(answer["fault"])
+            return
+        time.sleep(0.2)
+    raise ConfigError(
+        f"Process 0 was not met at {processes.coordinator} within {processes.join_timeout:g} s ({reason}). Is it "
+        "started, is this its address, and can it be reached from here?"
+    )
+
+
+def _tell(connection: socket.socket, values: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # who is gone is noticed when it is waited for
+        connection.sendall(json.dumps(values).encode() + b"\n")
+
+
+def _read(connection: socket.socket, lines: BinaryIO, patience: float) -> dict[str, Any] | None:
+    """The JSON object in the next line that the other side sends, or None where it sends something else."""
+    connection.settimeout(patience)
+    try:
+        value = json.loads(lines.readline(1 << 16))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def are_joined() -> bool:
+    """Whether this process has joined others."""
+    return bool(jax.distributed.is_initialized())
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once: the folder, the metrics, the lines for people."""
+    return bool(jax.process_index() == 0)
+
+
+def gather(values: np.ndarray) -> np.ndarray:
+    """The values of all processes, [processes, ...]. All must ask, with arrays of one shape."""
+    if jax.process_count() == 1:
+        return values[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def told_by_all(text: str) -> list[str]:
+    """What each process says. All must ask."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    lengths = gather(np.array(data.size))
+    said = gather(np.pad(data, (0, int(lengths.max()) - data.size)))
+    return [bytes(row[:length]).decode() for row, length in zip(said, lengths, strict=True)]
+
+
+def told_by_first(text: str) -> str:
+    """What the first process says, whatever the others would. All must ask."""
+    return told_by_all(text)[0]
+
+
+def require_same(fact: str, message: str) -> None:
+    """Raises ConfigError with `message` where a fact differs between the processes. All must ask."""
+    if len(set(told_by_all(fact))) > 1:
+        raise ConfigError(message)
+
+
+def wait_for_all() -> None:
+    """Returns when all processes have come here."""
+    gather(np.array(0))
+
+
+def wait_for_file(path: Path) -> None:
+    """Returns when every process sees a file that the first one has written before it came here. All must ask.
+
+    Raises:
+      RunError: some do not see it, after a minute.
+    """
+    wait_for_all()
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    unseen = np.flatnonzero(~gather(np.array(path.exists())))
+    if unseen.size:
+        raise RunError(
+            f"Process {unseen[0]} does not see {path.absolute()}. The run folder must be in a file system that all "
+            "processes share."
+        )
+
+
+@contextlib.contextmanager
+def loss_of_others() -> Iterator[None]:
+    """Within it, a program that fails because another process is gone says so.
+
+    Raises:
+      RunError: another process is gone.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not is_loss(error):
+            raise
+        raise loss(error) from error
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether a program failed because another process is gone."""
+    if jax.process_count() == 1 or isinstance(error, UserError):
+        return False
+    return LOSSES.search(str(error).strip()) is not None
+
+
+def loss(error: BaseException) -> RunError:
+    """What is to be said of it."""
+    reason = str(error).strip().partition("\n")[0]
+    if len(reason) > MAX_REASON:
+        reason = reason[:MAX_REASON] + " ..."
+    return RunError(
+        f"Another of the {jax.process_count()} processes ended, or cannot be reached any more ({reason}). Its own "
+        "messages say why. Checkpoints are kept; start all processes again with --resume."
+    )
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process after a failure at once: an orderly end would wait for the others, which wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

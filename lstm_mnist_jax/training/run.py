@@ -1,0 +1,270 @@
+"""One training, from its config to its last checkpoint."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from rich.console import Console
+
+from lstm_mnist_jax.config import Config, Execution, Processes
+from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.data.sources import absolute_source
+from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.model import Params
+from lstm_mnist_jax.reporting.metrics import EpochMetrics, MetricsWriter, read_metrics
+from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
+from lstm_mnist_jax.rnn import native
+from lstm_mnist_jax.training import checkpoint, processes
+from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
+from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
+from lstm_mnist_jax.training.loop import Course, drive, epoch_metrics, newest_sound_step
+from lstm_mnist_jax.training.mesh import describe, make_mesh, prepare
+from lstm_mnist_jax.training.run_folder import (
+    RunFolder,
+    create_run_folder,
+    environment,
+    environment_changes,
+    lock,
+    read_run_folder,
+    refuse_occupied,
+    resume_run_folder,
+    write_config,
+)
+from lstm_mnist_jax.training.signals import StopRequest
+from lstm_mnist_jax.training.step import Training, TrainState, look_at, make_training
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended.
+
+    Attributes:
+      run_dir: the run's folder.
+      epochs: the metrics of every epoch of the run, those before a resume included.
+      best: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends,
+        and where it was no epoch of this run but the weights that the run began with.
+      best_step: the step of the best checkpoint.
+      trained: whether any step was made; a resumed run may have been complete.
+      stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the training early, or None.
+    """
+
+    run_dir: Path
+    epochs: list[EpochMetrics]
+    best: EpochMetrics | None
+    best_step: int | None
+    trained: bool
+    stopped_by: signal.Signals | None
+
+
+def train(
+    config: Config,
+    run_dir: Path | str,
+    *,
+    resume: bool = False,
+    execution: Execution = Execution(),
+    together: Processes = Processes(),
+    console: Console | None = None,
+) -> TrainingResult:
+    """Trains a run, new or resumed, to its last epoch or to the first Ctrl-C or SIGTERM.
+
+    Args:
+      config: what to train.
+      run_dir: the run's folder: new or empty, or, to resume, one that a training made.
+      resume: go on from the newest sound checkpoint of `run_dir`. The result is that of a run which never
+        stopped, bit for bit on the same machine and number of devices.
+      execution: on which devices.
+      together: with which other processes, each of which calls this with the same config and folder.
+      console: where to tell how it goes; None is nowhere.
+
+    Raises:
+      ConfigError: the config makes no sense, with this data or on these devices, or differs from the run's.
+      DataError: the data cannot be loaded.
+      RunError: the folder cannot be used, a checkpoint not written, the loss was not finite any more, or
+        another process is gone.
+    """
+    run_dir = Path(run_dir).expanduser()
+    config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
+    facts = {"trainings": "one", "config": config, "execution": execution, "resume": resume}
+    processes.join(together, facts)
+    prepare(execution, config.batch_size)
+    mesh = make_mesh(execution, config.batch_size)
+    with processes.loss_of_others():
+        processes.compare(facts)
+        told = Path(processes.told_by_first(str(run_dir)))
+        if console is not None and told != run_dir:
+            say(console, f"the run folder is {told}, as process 0 has it")
+        run_dir = told
+        result = _train(config, run_dir, resume, mesh, execution.device_data_limit, console or Console(quiet=True))
+        processes.wait_for_all()  # none leaves before all is written
+    return result
+
+
+def _train(
+    config: Config, run_dir: Path, resume: bool, mesh: Mesh, device_data_limit: float, console: Console
+) -> TrainingResult:
+    first = processes.is_first()
+    if not first:
+        console = Console(quiet=True)
+    former = read_run_folder(run_dir) if resume else None
+    if former is None and first:
+        refuse_occupied(run_dir)
+    dataset = load(**vars(config.data))
+    processes.require_same(dataset.fingerprint(), f"The processes have different data at {config.data.source!r}.")
+    training = make_training(config, dataset, mesh, device_data_limit)
+    with ExitStack() as stack:
+        if first:
+            stack.enter_context(lock(run_dir))
+        if former is None:
+            folder = create_run_folder(run_dir, config, dataset)
+        else:
+            folder = resume_run_folder(former, config, dataset)
+        say(console, f"run {run_dir}: {dataset.describe()}")
+        began = time.perf_counter()
+        state, record = _begin(training, folder, console)
+        if first and (former is None or folder.config != former.config):
+            write_config(replace(folder, environment=environment()))
+        processes.wait_for_file(run_dir / "config.json")
+        training = training.compile()
+        evaluations = {
+            name: make_evaluation(config.model, dataset.splits[name], mesh, device_data_limit)
+            for name in ("validation", "test")
+        }
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        seconds = time.perf_counter() - began
+        say(
+            console,
+            f"{_describe_model(config, dataset)}, {parameters:,} parameters, on {describe(mesh)}; "
+            f"ready in {seconds:.1f} s",
+        )
+        if jax.default_backend() == "cpu" and (reason := native.unavailable()):
+            say(console, f"the recurrence is XLA's, not the quicker compiled one: {reason}")
+        first_step = record.step
+        stop = stack.enter_context(StopRequest())  # outermost: what is under way is saved before it ends
+        checkpoints = stack.enter_context(closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)))
+        writer = None
+        if first:
+            events = folder.tensorboard if config.tensorboard else None
+            writer = stack.enter_context(closing(MetricsWriter(folder.metrics, events, first_step)))
+        display = stack.enter_context(ProgressDisplay(console, config.epochs, training.steps_per_epoch, first_step))
+        course = _Run(training, evaluations, folder, state, record, checkpoints, writer, display)
+        noted = drive(course, stop)
+
+    epochs = read_metrics(folder.metrics)
+    return TrainingResult(
+        run_dir=folder.path,
+        epochs=epochs,
+        best=next((metrics for metrics in epochs if metrics.step == course.record.best_step), None),
+        best_step=course.record.best_step,
+        trained=course.step > first_step,
+        stopped_by=None if course.is_complete else noted,
+    )
+
+
+def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[TrainState, Record]:
+    """The state from which to train: of the newest sound checkpoint, or the first one."""
+    directory = folder.checkpoints
+    step = newest_sound_step(directory, console)
+    if step is None:
+        if folder.initial_weights is not None:
+            raise RunError(
+                f"There is no sound checkpoint in {directory}, and the run began with weights that are not in its "
+                f"folder any more ({folder.initial_weights}). Import them again, into a new folder."
+            )
+        if folder.metrics.exists():
+            say(console, "There is no sound checkpoint: the run starts again from its first step.")
+        return training.init(folder.config.seed), Record(0, None, None, None, 0.0)
+    epochs_done = step // training.steps_per_epoch
+    if step > folder.config.epochs * training.steps_per_epoch:
+        raise ConfigError(
+            f"epochs is {folder.config.epochs}, but {folder.path} was trained for {epochs_done} already. "
+            "Ask for as many or more."
+        )
+    path = checkpoint.checkpoint_path(directory, step)
+    record = checkpoint.read_record(path)
+    best = checkpoint.best_record(directory, record)
+    if best.best_step != record.best_step:
+        say(
+            console,
+            f"The best checkpoint, of step {record.best_step}, is damaged or gone; "
+            f"the best of the others is that of step {best.best_step}.",
+        )
+    for line in environment_changes(folder.environment):
+        say(console, line)
+    say(console, f"resumed at step {step:,}: {epochs_done} of {folder.config.epochs} epochs are done")
+    return checkpoint.load_state(path, training.abstract_state), best
+
+
+class _Run(Course):
+    """One training, as the loop drives it."""
+
+    def __init__(
+        self,
+        training: Training,
+        evaluations: dict[str, Callable[[Params], Evaluation]],
+        folder: RunFolder,
+        state: TrainState,
+        record: Record,
+        checkpoints: Checkpoints,
+        writer: MetricsWriter | None,
+        display: ProgressDisplay,
+    ) -> None:
+        self.config, self.steps_per_epoch = folder.config, training.steps_per_epoch
+        self.step, self.epoch_seconds, self.record = record.step, record.epoch_seconds, record
+        self._training, self._evaluations, self._folder, self._state = training, evaluations, folder, state
+        self._checkpoints, self._writer, self._display = checkpoints, writer, display
+
+    def advance(self, steps: int) -> None:
+        self._state = self._training.run_steps(self._state, steps)
+        self._seen = look_at(self._state)
+        self.step = self._seen.step
+
+    def show(self, seconds_per_step: float) -> None:
+        seen = self._seen
+        if seen.first_bad_step[0] >= 0:
+            self._fail(int(seen.first_bad_step[0]))
+        rate = self.config.batch_size / seconds_per_step
+        self._display.advance(self.step, float(seen.loss[0]) / seen.epoch_steps, rate)
+        self._checkpoints.raise_failure()
+
+    def end_epoch(self) -> None:
+        validation, test = (self._evaluations[name](self._state.params) for name in ("validation", "test"))
+        if not math.isfinite(validation.loss):
+            self._fail(self.step - 1)
+        metrics = epoch_metrics(self.config, self._seen, 0, validation, test, self.epoch_seconds, self.steps_per_epoch)
+        if self._writer is not None:
+            self._writer.write(metrics)
+        self._display.epoch(metrics)
+        self.record = self.record.after_epoch(self.step, validation.accuracy)
+
+    def save(self) -> None:
+        if self.record.step != self.step:
+            self.record = self.record.within_epoch(self.step, self.epoch_seconds)
+        # A copy: the training goes on in the memory of the original while it is written.
+        self._checkpoints.save(jax.tree.map(jnp.copy, self._state), self.record)
+
+    def _fail(self, step: int) -> None:
+        self._checkpoints.wait()
+        finished = checkpoint.finished_steps(self._folder.checkpoints)
+        kept = (
+            f"The last good checkpoint is that of step {finished[-1]:,}, kept in {self._folder.path}."
+            if finished
+            else "There is no checkpoint before it."
+        )
+        raise RunError(
+            f"The loss or its gradient is not a finite number any more at step {step:,} "
+            f"(epoch {step // self.steps_per_epoch + 1}). {kept} A new run with a lower --learning-rate usually helps; "
+            f"here it was {self.config.optimizer.learning_rate:g}."
+        )
+
+
+def _describe_model(config: Config, dataset: Dataset) -> str:
+    height, *width = dataset.image_shape
+    layers = " -> ".join(f"LSTM {features}" for features in config.model.hidden_features)
+    return f"{height} rows of {math.prod(width)} -> {layers} -> {len(dataset.class_names)} classes"
