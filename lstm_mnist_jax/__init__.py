@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lstm_mnist_jax.data import load
     from lstm_mnist_jax.errors import UserError
     from lstm_mnist_jax.inference import load_run
+    from lstm_mnist_jax.sweeps import extract, space_of, sweep
     from lstm_mnist_jax.training import train
 
 _HOMES = {
@@ -24,12 +25,27 @@ _HOMES = {
     "Config": "config",
     "Execution": "config",
     "UserError": "errors",
+    "extract": "sweeps",
     "load": "data",
     "load_run": "inference",
+    "space_of": "sweeps",
+    "sweep": "sweeps",
     "train": "training",
 }
 
-__all__ = ["PRESETS", "Config", "Execution", "UserError", "__version__", "load", "load_run", "train"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Execution",
+    "UserError",
+    "__version__",
+    "extract",
+    "load",
+    "load_run",
+    "space_of",
+    "sweep",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,12 +21,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.config import PRESETS, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import (
+    PRESETS,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    Execution,
+    ModelConfig,
+    OptimizerConfig,
+    Processes,
+)
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.version import __version__
 
 if TYPE_CHECKING:
+    from lstm_mnist_jax.sweeps import Space
     from lstm_mnist_jax.training.evaluation import Evaluation
 
 HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.
@@ -34,6 +44,9 @@ HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, 
 usage: lstm-mnist VERB [OPTIONS]
 
   train [PRESET]     train a model (presets: {", ".join(PRESETS)}), or go on with --resume RUN_DIR
+  sweep [PRESET]     train many at once: seeds, learning rates, widths
+  extract RUN_DIR [MEMBER] --run-dir NEW_DIR
+                     make one training of a sweep a run of its own
   evaluate RUN_DIR   loss and accuracy of a trained run, by split and class
   import FORMAT PATH --run-dir RUN_DIR
                      make a run of a model of tf1, torch, keras, flax or safetensors
@@ -58,8 +71,67 @@ class TrainArguments:
     """Folder for the run, new or empty. None makes one under runs/, named by preset and time."""
     resume: Path | None = None
     """Go on with the run in this folder, with its own config; --epochs can make it longer."""
+    seeds: int = 1
+    """Train so many seeds at once, --seed and those after it: a population, with means and 95 % intervals."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     execution: Execution = field(default_factory=Execution)
+    processes: Processes = field(default_factory=Processes)
+
+
+@dataclass(frozen=True)
+class SweepArguments:
+    """Train many settings and seeds at once, in few compiled programs. The best is chosen on validation alone.
+
+    An option that is swept takes several values, or for numbers one interval: uniform:LOW:HIGH or
+    loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C saves and stops; --resume goes on.
+    """
+
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
+    """The config to start from: tutorial or smoke."""
+    run_dir: Path | None = None
+    """Folder for the sweep, new or empty. None makes one under runs/, named by preset and time."""
+    resume: Path | None = None
+    """Go on with the sweep in this folder, as it was asked for; --epochs can make it longer."""
+    seeds: int = 1
+    """How many seeds each setting is trained with: --seed and those after it."""
+    samples: int | None = None
+    """How many settings to draw from the intervals; with --optuna how many to try in all."""
+    optuna: bool = False
+    """Let Optuna choose the settings, round by round, from how good the former were."""
+    learning_rate: tuple[str, ...] = ()
+    """Swept: step sizes, such as 0.003 0.01 or loguniform:0.001:0.1."""
+    b1: tuple[str, ...] = ()
+    """Swept: decays of the running mean of the gradient."""
+    b2: tuple[str, ...] = ()
+    """Swept: decays of the running mean of its square."""
+    epsilon: tuple[str, ...] = ()
+    """Swept: epsilon hats."""
+    hidden_features: tuple[str, ...] = ()
+    """Swept: widths of the layers, each stack with commas: 32,64 64,128."""
+    forget_bias: tuple[str, ...] = ()
+    """Swept: initial biases of the forget gates."""
+    batch_size: tuple[str, ...] = ()
+    """Swept: examples a step."""
+    seed: int = Config.seed
+    """The first seed."""
+    epochs: int = Config.epochs
+    """Epochs of every training."""
+    data: DataConfig = field(default_factory=DataConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    execution: Execution = field(default_factory=Execution)
+    processes: Processes = field(default_factory=Processes)
+
+
+@dataclass(frozen=True)
+class ExtractArguments:
+    """Make one training of a sweep a run of its own: to evaluate, export, or train on. The sweep stays as it is."""
+
+    population: tyro.conf.Positional[Path]
+    """The sweep's folder."""
+    member: tyro.conf.Positional[str] = "best"
+    """Which training: best (on validation), or its number in results.csv."""
+    run_dir: Path | None = None
+    """Folder for the run, new or empty."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +210,33 @@ class ExportArguments:
 
 def train(arguments: Sequence[str]) -> int:
     """`lstm-mnist train`."""
-    parsed = _parse_train(arguments)
+    parsed, _ = _parse_with_preset(
+        TrainArguments, arguments, lambda preset, config: TrainArguments(preset, config=config)
+    )
+    from lstm_mnist_jax.sweeps.folder import is_population, read_population_folder
+
+    resume = parsed.resume is not None
+    if resume and parsed.seeds != 1:
+        raise UserError("What is resumed has its seeds already; leave out --seeds.")
+    if resume and is_population(population := parsed.resume.expanduser()):
+        return _sweep(parsed, parsed.config, read_population_folder(population).space)
+    if parsed.seeds != 1:
+        from lstm_mnist_jax.sweeps.space import Space
+
+        return _sweep(parsed, parsed.config, Space(seeds=parsed.seeds))
     from lstm_mnist_jax.training import train
 
     console = Console()
-    resume = parsed.resume is not None
     run_dir = parsed.resume or parsed.run_dir or _new_run_dir(parsed.preset)
-    result = train(parsed.config, run_dir, resume=resume, execution=parsed.execution, console=console)
+    result = train(
+        parsed.config,
+        run_dir,
+        resume=resume,
+        execution=parsed.execution,
+        together=parsed.processes,
+        console=console,
+    )
+    run_dir, console = result.run_dir, _console_of_first()
     if result.best is not None:
         say(
             console,
@@ -162,32 +254,129 @@ def train(arguments: Sequence[str]) -> int:
     return 0
 
 
+def sweep(arguments: Sequence[str]) -> int:
+    """`lstm-mnist sweep`."""
+
+    def defaults(preset: str, config: Config) -> SweepArguments:
+        kept = {name: getattr(config, name) for name in ("seed", "epochs", "data", "checkpoints")}
+        return SweepArguments(preset, **kept)
+
+    parsed, config = _parse_with_preset(SweepArguments, arguments, defaults)
+    from lstm_mnist_jax.sweeps import SWEEPABLE, Space, read_population_folder
+
+    axes = {name: getattr(parsed, name) for name in SWEEPABLE if getattr(parsed, name)}
+    options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
+    if parsed.resume is None:
+        space = Space(tuple(axes), tuple(axes.values()), **options)
+    else:
+        asked = [*axes, *(name for name, value in options.items() if value != getattr(SweepArguments, name))]
+        if asked:
+            raise UserError(f"A resumed sweep goes on as it was asked for; leave out --{asked[0].replace('_', '-')}.")
+        space = read_population_folder(parsed.resume.expanduser()).space
+    kept = {name: getattr(parsed, name) for name in ("seed", "epochs", "data", "checkpoints")}
+    return _sweep(parsed, replace(config, **kept), space)
+
+
+def _sweep(parsed: TrainArguments | SweepArguments, config: Config, space: "Space") -> int:
+    from lstm_mnist_jax.sweeps import describe, sweep
+
+    console = Console()
+    run_dir = parsed.resume or parsed.run_dir or _new_run_dir(f"{parsed.preset}-sweep")
+    result = sweep(
+        config,
+        space,
+        run_dir,
+        resume=parsed.resume is not None,
+        execution=parsed.execution,
+        together=parsed.processes,
+        console=console,
+    )
+    run_dir, console = result.run_dir, _console_of_first()
+    quoted = shlex.quote(str(run_dir))
+    if result.best is not None:
+        best = result.members[result.best]
+        setting = describe({"seed": best.seed, **best.setting})
+        so_far = " so far" if result.stopped_by is not None else ""
+        say(console, f"best on validation{so_far}: training {best.member} ({setting}), epoch {best.best_epoch}")
+    if result.stopped_by is not None:
+        say(console, f"stopped and saved; go on with: lstm-mnist sweep --resume {quoted}")
+        return 128 + result.stopped_by
+    if parsed.resume is not None and not result.trained:
+        say(console, f"complete after {config.epochs} epochs; train longer with --epochs")
+    say(console, f"saved in {run_dir} (results.csv, results.png); make the best a run of its own with:")
+    say(console, f"lstm-mnist extract {quoted} --run-dir {shlex.quote(f'{run_dir}-best')}")
+    return 0
+
+
+def extract(arguments: Sequence[str]) -> int:
+    """`lstm-mnist extract`."""
+    parsed = _parse(ExtractArguments, arguments)
+    if parsed.run_dir is None:
+        raise UserError("Give --run-dir, the folder for the run.")
+    if parsed.member != "best" and not parsed.member.isdecimal():
+        raise UserError(f"There is no training {parsed.member!r}; expected best, or a number in results.csv.")
+    from lstm_mnist_jax.sweeps import describe, extract
+
+    extracted = extract(parsed.population, parsed.run_dir, None if parsed.member == "best" else int(parsed.member))
+    setting = describe({"seed": extracted.folder.config.seed, **extracted.setting})
+    print(f"training {extracted.member} ({setting}) at step {extracted.step:,} is a run of its own in {parsed.run_dir}")
+    print(f"evaluate it with: lstm-mnist evaluate {shlex.quote(str(parsed.run_dir))}")
+    return 0
+
+
+def _console_of_first() -> Console:
+    """Where the first of several processes speaks, for all."""
+    from lstm_mnist_jax.training import processes
+
+    return Console(quiet=not processes.is_first())
+
+
 def _new_run_dir(preset: str) -> Path:
     name = time.strftime(f"{preset}-%Y%m%d-%H%M%S")
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
-def _parse_train(arguments: Sequence[str]) -> TrainArguments:
-    """Parses in the light of the preset, or of the run to resume, whose config gives the defaults."""
+def _parse_with_preset(
+    cls: type, arguments: Sequence[str], defaults: Callable[[str, Config], Any]
+) -> tuple[Any, Config]:
+    """Parses in the light of the preset, or of what is to be resumed: these give the defaults.
+
+    Args:
+      cls: the arguments of a verb.
+      arguments: its words.
+      defaults: from the preset's name and a config to the defaults.
+
+    Returns:
+      The arguments, and the config that gave the defaults.
+    """
     preset, given = "tutorial", len(arguments)
     if arguments and arguments[0] in PRESETS:
         preset, *arguments = arguments
-    parsed = _parse(TrainArguments, arguments, TrainArguments(preset, config=PRESETS[preset]))
+    config = PRESETS[preset]
+    parsed = _parse(cls, arguments, defaults(preset, config))
     if parsed.resume is not None:
         if parsed.run_dir is not None:
             raise UserError("--resume names the run folder already; leave out --run-dir.")
         if len(arguments) < given or parsed.preset != preset:
             raise UserError("A resumed run has its own config; leave out the preset.")
-        from lstm_mnist_jax.training.run_folder import read_run_folder
+        config = _config_of(parsed.resume.expanduser())
+    elif parsed.preset not in PRESETS:
+        several = parsed.preset.replace(".", "").replace("-", "").replace("e", "").isdecimal()
+        hint = " Several values of an option are for lstm-mnist sweep." if several else ""
+        raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}.{hint}")
+    elif parsed.preset != preset:  # it stands behind the options
+        preset, config = parsed.preset, PRESETS[parsed.preset]
+    else:
+        return parsed, config
+    return _parse(cls, arguments, defaults(preset, config)), config
 
-        config = read_run_folder(parsed.resume.expanduser()).config
-        return _parse(TrainArguments, arguments, TrainArguments(preset, config=config))
-    if parsed.preset not in PRESETS:
-        raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}.")
-    if parsed.preset != preset:  # it stands behind the options
-        return _parse(TrainArguments, arguments, TrainArguments(parsed.preset, config=PRESETS[parsed.preset]))
-    return parsed
+
+def _config_of(run_dir: Path) -> Config:
+    from lstm_mnist_jax.sweeps.folder import is_population, read_population_folder
+    from lstm_mnist_jax.training.run_folder import read_run_folder
+
+    return (read_population_folder if is_population(run_dir) else read_run_folder)(run_dir).config
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -285,6 +474,8 @@ def _quieten_libraries() -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "sweep": sweep,
+    "extract": extract,
     "evaluate": evaluate,
     "import": import_,
     "export": export,
@@ -317,13 +508,13 @@ def _run(words: list[str], debug: bool) -> int:
         if debug:
             traceback.print_exc()
         print(f"lstm-mnist: {error}", file=sys.stderr)
-        return 2
+        return _failed(2)
     except BrokenPipeError:  # whoever read what we print has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _failed(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("lstm-mnist: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _failed(128 + signal.SIGINT)
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -332,7 +523,17 @@ def _run(words: list[str], debug: bool) -> int:
             "Run the command again with --debug and report what it prints.",
             file=sys.stderr,
         )
-        return 1
+        return _failed(1)
+
+
+def _failed(code: int) -> int:
+    """The exit code of a failure. One of several processes ends here: an orderly end would wait for the others."""
+    if "jax" in sys.modules:
+        from lstm_mnist_jax.training import processes
+
+        if processes.are_joined():
+            processes.leave(code)
+    return code
 
 
 def _parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:

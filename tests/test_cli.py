@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_resuming_a_complete_run_says_that_it_is(run_dir):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trane"], "Unknown verb 'trane'; expected one of train, evaluate"),
+        (["trane"], "Unknown verb 'trane'; expected one of train, sweep, extract, evaluate"),
         (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "--epochs", "three"], "invalid literal"),
@@ -140,6 +141,19 @@ def test_resuming_a_complete_run_says_that_it_is(run_dir):
         (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
         (["train", "smoke", "--resume", "here"], "leave out the preset"),
         (["train", "--run-dir", "run[1]"], "has a '[' in its path"),
+        (["train", "--seeds", "0"], "seeds is 0, expected 1 or more"),
+        (["train", "--num-processes", "2"], "coordinator, process_id must be given as well"),
+        (["train", "--device-data-limit", "0"], "device_data_limit is 0.0, expected GiB, above 0"),
+        (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["sweep", "--learning-rate", "fast"], "learning_rate is 'fast', expected a number"),
+        (["sweep", "--learning-rate", "uniform:0.1:1"], "say with samples how many settings to draw"),
+        (["sweep", "--hidden-features", "32", "0"], "hidden_features is (0,), expected one or more widths"),
+        (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
+        (["sweep", "--seeds", "2", "--memory-limit", "1e-6"], "trainings at once need"),
+        (["sweep", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
+        (["extract", "nowhere", "--run-dir", "there"], "nowhere is not the folder of a population"),
+        (["extract", "nowhere"], "Give --run-dir, the folder for the run"),
+        (["extract", "nowhere", "first", "--run-dir", "there"], "expected best, or a number in results.csv"),
         (["evaluate"], "Missing"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
     ],
@@ -150,6 +164,42 @@ def test_mistakes_are_explained_in_a_line_with_exit_code_2(tmp_path, arguments, 
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
+
+
+def test_many_at_once_from_the_first_epoch_to_a_run_of_its_own(tmp_path):
+    words = ["smoke", *SMALL[:-2], "--seeds", "2"]
+    done = lstm_mnist("train", *words, "--run-dir", tmp_path / "seeds")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"epoch 1/1  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test", done.stdout)
+    assert "2 of 2 trainings done" in done.stdout
+    rates = ["--learning-rate", "0.003", "0.02", "--hidden-features", "4", "4,4"]
+    done = lstm_mnist("sweep", *words, *rates, "--run-dir", tmp_path / "grid")
+    assert done.returncode == 0, done.stderr
+    assert "group 2 of 2: 4 trainings at once of 2 settings, hidden_features 4,4" in done.stdout
+    assert "8 of 8 trainings done" in done.stdout
+    done = lstm_mnist("extract", tmp_path / "grid", "5", "--run-dir", tmp_path / "five")
+    assert "training 5 (seed 1, learning_rate 0.02, hidden_features 4) at step 10" in done.stdout
+    assert lstm_mnist("evaluate", tmp_path / "five").returncode == 0
+    for verb in ("train", "sweep"):
+        done = lstm_mnist(verb, "--resume", tmp_path / "seeds")
+        assert done.returncode == 0, done.stderr
+        assert "complete after 1 epochs; train longer with --epochs" in done.stdout
+    done = lstm_mnist("sweep", "--resume", tmp_path / "seeds", "--epochs", "2")
+    assert "epoch 2/2" in done.stdout
+    for words, message in [
+        (["train", "--resume", tmp_path / "seeds", "--seeds", "3"], "leave out --seeds"),
+        (["sweep", "--resume", tmp_path / "grid", "--b1", "0.8"], "leave out --b1"),
+        (["evaluate", tmp_path / "grid"], "holds many trainings. Take one out, with lstm-mnist extract"),
+    ]:
+        done = lstm_mnist(*words)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_every_number_of_the_optimizer_can_be_swept():
+    done = lstm_mnist("sweep", "--help", env={**os.environ, "COLUMNS": "200"})
+    for name in [*leaf_names(to_dict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
+        assert f"--{name.replace('_', '-')} [STR" in done.stdout
 
 
 def test_a_resumed_run_takes_no_preset(run_dir):

@@ -1,0 +1,195 @@
+"""One group of a population: the trainings that share a program, as the loop drives them."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
+from lstm_mnist_jax.reporting.statistics import Mean, mean_of, percent
+from lstm_mnist_jax.sweeps.folder import PopulationFolder
+from lstm_mnist_jax.sweeps.metrics import GroupMetrics, GroupMetricsWriter, MemberMetrics
+from lstm_mnist_jax.sweeps.space import describe
+from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.training.checkpoint import Checkpoints
+from lstm_mnist_jax.training.evaluation import Evaluation
+from lstm_mnist_jax.training.loop import Course
+from lstm_mnist_jax.training.population import Population, Stages
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a member stood when a checkpoint was saved.
+
+    Attributes:
+      validation_accuracy: 0 to 1, of this very state; None where it was not evaluated.
+      best_step, best_accuracy: of its best epoch on validation so far, if any.
+      diverged_at: the first step whose loss or gradient was not finite, if any.
+    """
+
+    validation_accuracy: float | None = None
+    best_step: int | None = None
+    best_accuracy: float | None = None
+    diverged_at: int | None = None
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """Where a group stood when a checkpoint was saved.
+
+    Attributes:
+      step: how many steps were made.
+      places: how many states were saved, one behind the other: those of the members, the last one perhaps again.
+      epoch_seconds: seconds that the epoch so far was trained for.
+      members: where each member stood.
+    """
+
+    step: int
+    places: int
+    epoch_seconds: float
+    members: tuple[Standing, ...]
+
+    @property
+    def best_step(self) -> None:
+        """No earlier checkpoint is kept: each holds its members' best as well."""
+
+
+class GroupCourse(Course):
+    """A group, as the loop drives it."""
+
+    def __init__(
+        self,
+        folder: PopulationFolder,
+        group: int,
+        population: Population,
+        stages: Stages,
+        record: GroupRecord,
+        checkpoints: Checkpoints,
+        writer: GroupMetricsWriter | None,
+        display: ProgressDisplay,
+    ) -> None:
+        self.config, self.steps_per_epoch = population.configs[0], population.steps_per_epoch
+        self.step, self.epoch_seconds = record.step, record.epoch_seconds
+        self._folder, self._group, self._members = folder, group, folder.groups[group]
+        self._population, self._stages, self._standings = population, stages, list(record.members)
+        self._checkpoints, self._writer, self._display = checkpoints, writer, display
+
+    @property
+    def is_complete(self) -> bool:
+        return super().is_complete or all(standing.diverged_at is not None for standing in self._standings)
+
+    def advance(self, steps: int) -> None:
+        newest = self._population.run_steps(self._stages.newest, steps)
+        self._stages = self._stages._replace(newest=newest)
+        self._seen = self._population.look_at(newest)
+        self.step = self._seen.step
+
+    def show(self, seconds_per_step: float) -> None:
+        seen = self._seen
+        for number, first_bad_step in enumerate(seen.first_bad_step.tolist()):
+            if first_bad_step >= 0:
+                self._mark_diverged(number, first_bad_step)
+        losses = seen.loss[np.isfinite(seen.loss)] / seen.epoch_steps
+        rate = len(self._members) * self.config.batch_size / seconds_per_step
+        self._display.advance(self.step, float(losses.mean()) if losses.size else math.nan, rate)
+        self._checkpoints.raise_failure()
+
+    def end_epoch(self) -> None:
+        params = self._stages.newest.params
+        found = [self._population.evaluate(split, params) for split in ("validation", "test")]
+        better = np.zeros(len(self._members), bool)
+        for number, (validation, _) in enumerate(zip(*found, strict=True)):
+            if not math.isfinite(validation.loss):
+                self._mark_diverged(number, self.step - 1)
+            standing = self._standings[number]
+            if standing.diverged_at is not None:
+                continue
+            accuracy = validation.accuracy
+            better[number] = standing.best_accuracy is None or accuracy > standing.best_accuracy
+            if better[number]:
+                standing = replace(standing, best_step=self.step, best_accuracy=accuracy)
+            self._standings[number] = replace(standing, validation_accuracy=accuracy)
+        self._stages = self._population.choose(better, self._stages)
+        metrics = self._metrics(*found)
+        if self._writer is not None:
+            self._writer.write(metrics)
+        self._display.say(epoch_line(metrics, self._folder, self.config.epochs))
+
+    def save(self) -> None:
+        at_end = self.step % self.steps_per_epoch == 0
+        standings = (s if at_end else replace(s, validation_accuracy=None) for s in self._standings)
+        record = GroupRecord(self.step, self._population.places, self.epoch_seconds, tuple(standings))
+        # A copy: the training goes on in the memory of the original while it is written.
+        self._checkpoints.save(jax.tree.map(jnp.copy, self._stages), record)
+
+    def _mark_diverged(self, number: int, step: int) -> None:
+        standing = self._standings[number]
+        if standing.diverged_at is None:
+            self._standings[number] = replace(standing, validation_accuracy=None, diverged_at=step)
+            member = self._folder.members[self._members[number]]
+            setting = f" ({describe(member.setting)})" if member.setting else ""
+            self._display.say(
+                f"seed {member.seed}{setting}: the loss or its gradient is not a finite number any more at step "
+                f"{step:,}; the others go on"
+            )
+
+    def _metrics(self, validations: list[Evaluation], tests: list[Evaluation]) -> GroupMetrics:
+        seen, examples = self._seen, self._seen.epoch_steps * self.config.batch_size
+        members = []
+        for number, member in enumerate(self._members):
+            values: tuple[float | None, ...] = (
+                float(seen.loss[number]) / seen.epoch_steps,
+                int(seen.correct[number]) / examples,
+                validations[number].loss,
+                validations[number].accuracy,
+                tests[number].loss,
+                tests[number].accuracy,
+            )
+            if self._standings[number].diverged_at is not None:
+                values = (None,) * len(values)
+            members.append(MemberMetrics(member, self._folder.members[member].seed, *values))
+        return GroupMetrics(
+            group=self._group,
+            epoch=-(-self.step // self.steps_per_epoch),
+            step=self.step,
+            seconds=self.epoch_seconds,
+            examples_per_second=len(members) * examples / self.epoch_seconds,
+            members=tuple(members),
+        )
+
+
+def epoch_line(metrics: GroupMetrics, folder: PopulationFolder, epochs: int) -> str:
+    """An epoch for people: means with their 95 % intervals, of the setting that is the best on validation so far."""
+    by_setting: dict[str, list[MemberMetrics]] = {}
+    for member in metrics.members:
+        if not member.diverged:
+            by_setting.setdefault(describe(folder.members[member.member].setting), []).append(member)
+    start = f"epoch {metrics.epoch:{len(str(epochs))}d}/{epochs}  "
+    end = f"{metrics.seconds:.1f} s  {metrics.examples_per_second:,.0f} examples/s"
+    if not by_setting:
+        return f"{start}all have diverged  {end}"
+
+    def mean(members: list[MemberMetrics], name: str) -> Mean:
+        return mean_of([getattr(member, name) for member in members])
+
+    best = max(by_setting, key=lambda setting: mean(by_setting[setting], "validation_accuracy").mean)
+    members = by_setting[best]
+    loss = mean_of([member.train_loss or 0.0 for member in members])
+    spread = "" if math.isnan(loss.half_width) else f" ± {loss.half_width:.4f}"
+    accuracies = "  ".join(f"{split} {percent(mean(members, f'{split}_accuracy'))}" for split in ("validation", "test"))
+    chosen = f"best of {len(by_setting)}: {best}  " if len(by_setting) > 1 else ""
+    return f"{start}{chosen}loss {loss.mean:.4f}{spread}  {accuracies}  {end}"
+
+
+def read_group(directory: Path, step: int, population: Population, console: Console) -> tuple[Stages, GroupRecord]:
+    """The stages and the record of a group's checkpoint."""
+    path = checkpoint.checkpoint_path(directory, step)
+    record = checkpoint.read_record(path, GroupRecord)
+    epochs, total = step // population.steps_per_epoch, population.configs[0].epochs
+    say(console, f"resumed at step {step:,}: {epochs} of {total} epochs are done")
+    saved = checkpoint.load_state(path, population.abstract_saved(record.places))
+    return population.from_saved(saved), record

@@ -1,0 +1,192 @@
+"""What came of a sweep: member by member, and setting by setting over its seeds. The order is validation's alone."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.reporting.statistics import Mean, mean_of, percent
+from lstm_mnist_jax.sweeps.folder import PopulationFolder
+from lstm_mnist_jax.sweeps.metrics import MemberMetrics, read_group_metrics
+from lstm_mnist_jax.sweeps.space import Setting, show
+from lstm_mnist_jax.training.run_folder import write_atomically
+
+MAX_ROWS = 40
+"""Rows of a table on the terminal; results.csv has all."""
+
+
+@dataclass(frozen=True)
+class MemberResult:
+    """What came of one training.
+
+    Attributes:
+      member, seed, setting: which it is.
+      epochs: how many it was trained for, up to where it diverged.
+      best_epoch: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends.
+      best: what is known of the member after that epoch.
+      last: after the last one.
+      diverged: whether its loss was not finite any more in the end.
+    """
+
+    member: int
+    seed: int
+    setting: Setting
+    epochs: int
+    best_epoch: int | None
+    best: MemberMetrics | None
+    last: MemberMetrics | None
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """What came of one setting, over its seeds that did not diverge, each at its best epoch on validation.
+
+    Attributes:
+      setting: which it is.
+      members: its trainings.
+      validation, test: mean accuracy, 0 to 1, with its 95 % interval.
+      diverged: how many trainings diverged.
+    """
+
+    setting: Setting
+    members: tuple[MemberResult, ...]
+    validation: Mean
+    test: Mean
+    diverged: int
+
+
+def member_results(folder: PopulationFolder) -> list[MemberResult]:
+    """What came of every member of which anything is known, as metrics.jsonl tells it."""
+    by_member: dict[int, list[tuple[int, MemberMetrics]]] = {}
+    for line in read_group_metrics(folder.metrics):
+        for metrics in line.members:
+            by_member.setdefault(metrics.member, []).append((line.epoch, metrics))
+    results = []
+    for number, member in enumerate(folder.members):
+        epochs = by_member.get(number, [])
+        sound = [(epoch, metrics) for epoch, metrics in epochs if not metrics.diverged]
+        best_epoch, best = max(sound, key=lambda known: (known[1].validation_accuracy, -known[0]), default=(None, None))
+        results.append(
+            MemberResult(
+                member=number,
+                seed=member.seed,
+                setting=member.setting,
+                epochs=len(sound),
+                best_epoch=best_epoch,
+                best=best,
+                last=sound[-1][1] if sound else None,
+                diverged=len(sound) < len(epochs),
+            )
+        )
+    return results
+
+
+def setting_results(members: list[MemberResult]) -> list[SettingResult]:
+    """What came of every setting, the best on validation first. Members that diverged count against none."""
+    by_setting: dict[str, list[MemberResult]] = {}
+    for member in members:
+        by_setting.setdefault(repr(member.setting), []).append(member)
+    results = []
+    for group in by_setting.values():
+        sound = [member for member in group if not member.diverged]
+        results.append(
+            SettingResult(
+                setting=group[0].setting,
+                members=tuple(group),
+                validation=_mean(sound, "validation_accuracy"),
+                test=_mean(sound, "test_accuracy"),
+                diverged=sum(member.diverged for member in group),
+            )
+        )
+    # A setting with trainings that diverged stands behind those without, however good the others were.
+    return sorted(results, key=lambda result: (result.diverged > 0, -_or_zero(result.validation.mean)))
+
+
+def _mean(members: list[MemberResult], name: str) -> Mean:
+    return mean_of([getattr(member.best, name) for member in members if member.best is not None])
+
+
+def best_member(members: list[MemberResult]) -> int | None:
+    """The member with the highest validation accuracy, the earliest of equals; None where none has any."""
+    sound = [member for member in members if member.best is not None]
+    best = max(sound, key=lambda member: (_accuracy(member), -member.member), default=None)
+    return None if best is None else best.member
+
+
+def _accuracy(member: MemberResult) -> float:
+    return (member.best and member.best.validation_accuracy) or 0.0
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def table(members: list[MemberResult]) -> Table:
+    """The results for people: of each setting, or where there is one, of each seed."""
+    settings = setting_results(members)
+    found = Table()
+    if len(settings) > 1:
+        for name in settings[0].setting:
+            found.add_column(name, justify="right", no_wrap=True)
+        diverged = any(result.diverged for result in settings)
+        for name in ("seeds", "validation", "test", *["diverged"] * diverged):
+            found.add_column(name, justify="right", no_wrap=True)
+        for result in settings[:MAX_ROWS]:
+            values = [show(value) for value in result.setting.values()]
+            values += [str(len(result.members)), percent(result.validation), percent(result.test)]
+            found.add_row(*values, *[str(result.diverged)] * diverged)
+        _elide(found, len(settings))
+        return found
+    for name in ("seed", "best epoch", "validation", "test", "test, last epoch"):
+        found.add_column(name, justify="right", no_wrap=True)
+    for member in members[:MAX_ROWS]:
+        found.add_row(str(member.seed), *_cells(member))
+    _elide(found, len(members))
+    if len(members) > 1:
+        sound = [member for member in members if not member.diverged and member.last is not None]
+        last = mean_of([member.last.test_accuracy or 0.0 for member in sound if member.last is not None])
+        found.add_section()
+        found.add_row("mean", "", percent(settings[0].validation), percent(settings[0].test), percent(last))
+    return found
+
+
+def _cells(member: MemberResult) -> tuple[str, ...]:
+    if member.best is None or member.last is None:
+        return "-", "diverged" if member.diverged else "-", "-", "-"
+    last = "diverged" if member.diverged else f"{member.last.test_accuracy:.2%}"
+    return str(member.best_epoch), f"{member.best.validation_accuracy:.2%}", f"{member.best.test_accuracy:.2%}", last
+
+
+def _elide(table: Table, rows: int) -> None:
+    if rows > MAX_ROWS:
+        table.add_row(f"... {rows - MAX_ROWS} more, in results.csv")
+
+
+def write_csv(folder: PopulationFolder, members: list[MemberResult]) -> None:
+    """Writes results.csv, a row a member.
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    text = io.StringIO()
+    measures = ("validation_accuracy", "test_accuracy")
+    writer = csv.writer(text, lineterminator="\n")
+    known = ("epochs", "diverged", "best_epoch")
+    lasting = (f"last_{name}" for name in measures)
+    writer.writerow(["member", *folder.space.names, "seed", "group", *known, *measures, *lasting])
+    for member in members:
+        which = (member.member, *map(show, member.setting.values()), member.seed, folder.group_of(member.member))
+        values = [
+            None if metrics is None else getattr(metrics, name)
+            for metrics in (member.best, member.last)
+            for name in measures
+        ]
+        writer.writerow([*which, member.epochs, int(member.diverged), member.best_epoch, *values])
+    try:
+        write_atomically(folder.path / "results.csv", text.getvalue())
+    except OSError as error:
+        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error

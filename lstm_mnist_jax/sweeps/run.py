@@ -1,0 +1,358 @@
+"""A sweep from its space of settings to its table of results."""
+
+import json
+import math
+import signal
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.measure import Measurement
+
+from lstm_mnist_jax.config import Config, Execution, Processes
+from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.data.sources import absolute_source
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
+from lstm_mnist_jax.sweeps import results
+from lstm_mnist_jax.sweeps.folder import (
+    FILE,
+    Member,
+    PopulationFolder,
+    read_population_folder,
+    write_population_folder,
+)
+from lstm_mnist_jax.sweeps.group import GroupCourse, GroupRecord, Standing, read_group
+from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter
+from lstm_mnist_jax.sweeps.plot import plot
+from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult
+from lstm_mnist_jax.sweeps.search import next_settings
+from lstm_mnist_jax.sweeps.space import Space, setting_of
+from lstm_mnist_jax.sweeps.space import describe as describe_setting
+from lstm_mnist_jax.training import checkpoint, processes
+from lstm_mnist_jax.training.checkpoint import Checkpoints
+from lstm_mnist_jax.training.feed import GIB
+from lstm_mnist_jax.training.loop import drive, newest_sound_step, noted_signal
+from lstm_mnist_jax.training.mesh import DATA_AXIS, POPULATION_AXIS, describe, make_mesh, make_population_mesh, prepare
+from lstm_mnist_jax.training.population import Population, Stages, make_population, shape_of
+from lstm_mnist_jax.training.run_folder import (
+    DataFacts,
+    environment,
+    environment_changes,
+    lock,
+    refuse_changes,
+    refuse_occupied,
+)
+from lstm_mnist_jax.training.signals import StopRequest
+from lstm_mnist_jax.training.step import count_steps
+
+SPARE = 0.8
+"""The share of free memory that a population may take: peaks up to a sixth above the estimate were measured."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended.
+
+    Attributes:
+      run_dir: its folder.
+      members: what came of every training so far.
+      settings: of every setting over its seeds, the best on validation first.
+      best: the number of the best training on validation, if any.
+      trained: whether any step was made; a resumed sweep may have been complete.
+      stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended it early, or None.
+    """
+
+    run_dir: Path
+    members: list[MemberResult]
+    settings: list[SettingResult]
+    best: int | None
+    trained: bool
+    stopped_by: signal.Signals | None
+
+
+def sweep(
+    config: Config,
+    space: Space,
+    run_dir: Path | str,
+    *,
+    resume: bool = False,
+    execution: Execution = Execution(),
+    together: Processes = Processes(),
+    console: Console | None = None,
+) -> SweepResult:
+    """Trains every setting of a space with every seed, as many as fit in one compiled program.
+
+    Args:
+      config: what all start from; its seed is the first one.
+      space: the settings and how many seeds. Without any name in it, the seeds alone.
+      run_dir: the folder: new or empty, or, to resume, one that a sweep made.
+      resume: go on where the sweep in `run_dir` was stopped. `config` may have more epochs.
+      execution: on which devices, and with how much of their memory.
+      together: with which other processes, each of which calls this with the same arguments.
+      console: where to tell how it goes; None is nowhere.
+
+    Raises:
+      ConfigError: a config makes no sense, differs from the resumed one in more than epochs, or has fewer; one
+        training alone does not fit into memory; Optuna is asked for and not installed.
+      DataError: the data cannot be loaded.
+      RunError: the folder cannot be used, a checkpoint not written, or another process is gone.
+    """
+    run_dir = Path(run_dir).expanduser()
+    config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
+    facts = {"trainings": space.describe(), "config": config, "execution": execution, "resume": resume}
+    processes.join(together, facts)
+    prepare(execution, None)
+    make_mesh(execution, None)  # there may be no device, or not so many
+    with processes.loss_of_others():
+        processes.compare(facts)
+        told = Path(processes.told_by_first(str(run_dir)))
+        if console is not None and told != run_dir:
+            say(console, f"the run folder is {told}, as process 0 has it")
+        run_dir = told
+        result = _sweep(config, space, run_dir, resume, execution, console or Console(quiet=True))
+        processes.wait_for_all()  # none leaves before all is written
+    return result
+
+
+def _sweep(
+    config: Config, space: Space, run_dir: Path, resume: bool, execution: Execution, console: Console
+) -> SweepResult:
+    first = processes.is_first()
+    console = console if first else Console(quiet=True)
+    folder = read_population_folder(run_dir) if resume else None
+    if folder is None and first:
+        refuse_occupied(run_dir)
+    dataset = load(**vars(config.data))
+    processes.require_same(dataset.fingerprint(), f"The processes have different data at {config.data.source!r}.")
+    began, population = time.perf_counter(), None
+    if folder is not None:
+        folder = _resume(folder, config, dataset)
+    else:
+        folder = PopulationFolder(run_dir, config, space, (), (), DataFacts.of(dataset), environment())
+        folder = _with_next_members(folder, dataset)
+        folder, population = _fit(folder, 0, dataset, execution, console)  # before anything is written
+    with ExitStack() as stack:
+        if first:
+            stack.enter_context(lock(run_dir))
+            if not resume:
+                refuse_occupied(run_dir)  # somebody may have been here meanwhile
+        stop = stack.enter_context(StopRequest())
+        say(console, f"sweep {run_dir}: {dataset.describe()}")
+        for line in environment_changes(folder.environment):
+            say(console, line)
+        trained, stopped_by, group = False, None, 0
+        while True:
+            if group == len(folder.groups):
+                folder = _with_next_members(folder, dataset)
+                if group == len(folder.groups):
+                    break
+            stopped_by = noted_signal(stop)  # a signal at the end of a group ends the sweep, unless it is the last
+            if stopped_by is not None:
+                break
+            folder, steps, complete = _train_group(folder, group, population, dataset, execution, console, stop)
+            trained |= steps > 0
+            if not complete:
+                stopped_by = noted_signal(stop)
+                break
+            group, population = group + 1, None
+    members = results.member_results(folder)
+    if first:
+        results.write_csv(folder, members)
+        plot(folder, members)
+        done = sum(member.epochs == folder.config.epochs or member.diverged for member in members)
+        title = f"{done} of {len(members)} trainings done, {time.perf_counter() - began:.0f} s"
+        title += "; means with 95 % intervals, each seed at its best epoch on validation"
+        say(console, title)
+        found = results.table(members)
+        # As wide as it is, however narrow the terminal.
+        width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
+        console.print(found, width=width, crop=False)
+    return SweepResult(
+        run_dir=run_dir,
+        members=members,
+        settings=results.setting_results(members),
+        best=results.best_member(members),
+        trained=trained,
+        stopped_by=stopped_by,
+    )
+
+
+def _resume(folder: PopulationFolder, config: Config, dataset: Dataset) -> PopulationFolder:
+    """The folder of a sweep that goes on with `config`."""
+    refuse_changes(folder.config, config)
+    folder.data.require_same(dataset, folder.path)
+    return replace(folder, config=config)
+
+
+def _with_next_members(folder: PopulationFolder, dataset: Dataset) -> PopulationFolder:
+    """The folder with the members that come next, if any, in groups of one shape."""
+    known = results.setting_results(results.member_results(folder)) if folder.members else []
+    in_order = sorted(known, key=lambda result: result.members[0].member)
+    proposed = next_settings(folder.space, folder.config.seed, in_order)
+    settings = json.loads(processes.told_by_first(json.dumps(proposed)))
+    seeds = [(folder.config.seed + n) % 2**32 for n in range(folder.space.seeds)]
+    start = len(folder.members)
+    members = [Member(seed, setting_of(setting)) for setting in settings for seed in seeds]
+    folder = replace(folder, members=folder.members + tuple(members))
+    by_shape: dict[Config, list[int]] = {}
+    for member in range(start, len(folder.members)):
+        config = folder.member_config(member)
+        count_steps(config, dataset)  # what cannot be trained is refused before anything is
+        by_shape.setdefault(shape_of(config), []).append(member)
+    return replace(folder, groups=folder.groups + tuple(map(tuple, by_shape.values())))
+
+
+def _train_group(
+    folder: PopulationFolder,
+    group: int,
+    population: Population | None,
+    dataset: Dataset,
+    execution: Execution,
+    console: Console,
+    stop: StopRequest,
+) -> tuple[PopulationFolder, int, bool]:
+    """Trains a group to its end, or until a signal.
+
+    Args:
+      folder, group: which group.
+      population: its program, if that is compiled already.
+      dataset, execution, console: as for `sweep`.
+      stop: notes signals.
+
+    Returns:
+      The folder, where the group may have been split; how many steps were made; whether the group is complete.
+    """
+    first, directory = processes.is_first(), folder.checkpoints(group)
+    began = time.perf_counter()
+    step = newest_sound_step(directory, console)
+    if step is not None:
+        record = checkpoint.read_record(checkpoint.checkpoint_path(directory, step), GroupRecord)
+        if is_over(record, folder, group, dataset):
+            return folder, 0, True
+    if population is None:
+        later = range(group, len(folder.groups))
+        # Checkpoints are found by the numbers of their groups, which a split shifts.
+        begun = np.array(any(folder.checkpoints(number).exists() for number in later))
+        may_split = not processes.gather(begun)[0]
+        folder, population = _fit(folder, group, dataset, execution, console, may_split)
+    if first:
+        write_population_folder(folder)
+    processes.wait_for_file(folder.path / FILE)
+    if step is None:
+        state = population.init()
+        # Two buffers: the newest is used up by the next step.
+        stages = Stages(state, jax.tree.map(jnp.copy, state))
+        record = GroupRecord(0, population.places, 0.0, (Standing(),) * len(folder.groups[group]))
+    else:
+        stages, record = read_group(directory, step, population, console)
+    _introduce(folder, group, population, time.perf_counter() - began, console)
+    epochs, per_epoch = folder.config.epochs, population.steps_per_epoch
+    with ExitStack() as stack:
+        keep = folder.config.checkpoints.keep_checkpoints
+        checkpoints = stack.enter_context(closing(Checkpoints(directory, keep)))
+        writer = None
+        if first:
+            settings = [member.setting for member in folder.members]
+            writer = GroupMetricsWriter(folder.metrics, group, record.step, settings.__getitem__)
+            stack.enter_context(closing(writer))
+        display = stack.enter_context(ProgressDisplay(console, epochs, per_epoch, record.step))
+        course = GroupCourse(folder, group, population, stages, record, checkpoints, writer, display)
+        drive(course, stop)
+    return folder, course.step - record.step, course.is_complete
+
+
+def is_over(record: GroupRecord, folder: PopulationFolder, group: int, dataset: Dataset) -> bool:
+    """Whether there is nothing more to train in a group."""
+    config = folder.member_config(folder.groups[group][0])
+    total = config.epochs * count_steps(config, dataset)
+    if record.step > total:
+        raise ConfigError(f"epochs is {config.epochs}, but {folder.path} was trained for more already.")
+    return record.step == total or all(standing.diverged_at is not None for standing in record.members)
+
+
+def _fit(
+    folder: PopulationFolder,
+    group: int,
+    dataset: Dataset,
+    execution: Execution,
+    console: Console,
+    may_split: bool = True,
+) -> tuple[PopulationFolder, Population]:
+    """A group's compiled program, for as many of its members as fit into memory; the others follow as further groups.
+
+    Raises:
+      ConfigError: not even one member for each device does.
+    """
+    members, free = folder.groups[group], _free_bytes(execution)
+    size = len(members)
+    while True:
+        configs = [folder.member_config(member) for member in members[:size]]
+        mesh = make_population_mesh(execution, len(configs), configs[0].batch_size)
+        population = make_population(configs, dataset, mesh, execution.device_data_limit).compile()
+        needed, axis = population.device_bytes(), mesh.shape[POPULATION_AXIS]
+        if needed <= free:
+            break
+        if size <= axis or not may_split:
+            raise ConfigError(
+                f"{size} trainings at once need {_size(needed)} of each device's memory, but only {_size(free)} may be "
+                "used. Use --memory-limit if more is free than was found, or "
+                + ("a smaller --batch-size or narrower layers." if may_split else "devices with more.")
+            )
+        # As many for each device as fit, if all that is needed grows with them.
+        size = max(axis, min(size - 1, int(size * free / needed)) // axis * axis)
+        del population
+    parts = tuple(members[start : start + size] for start in range(0, len(members), size))
+    if len(parts) > 1:
+        say(console, f"{len(members)} trainings do not fit into memory at once: they are trained in {len(parts)} parts")
+    return replace(folder, groups=(*folder.groups[:group], *parts, *folder.groups[group + 1 :])), population
+
+
+def _free_bytes(execution: Execution) -> float:
+    """How much of each device's memory may be used, the least of all processes."""
+    if execution.memory_limit is not None:
+        return execution.memory_limit * GIB
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        free = min(psutil.virtual_memory().available, _free_in_container()) / len(devices)
+    else:
+        stats = [device.memory_stats() or {} for device in devices]
+        free = min(s["bytes_limit"] - s["bytes_in_use"] if "bytes_limit" in s else float("inf") for s in stats)
+    return float(processes.gather(np.array(SPARE * free)).min())
+
+
+def _free_in_container() -> float:
+    """What Linux's control group leaves to its processes: a container, a job of SLURM."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+    except (OSError, ValueError):  # none, "max", or another system
+        return math.inf
+
+
+def _introduce(folder: PopulationFolder, group: int, population: Population, seconds: float, console: Console) -> None:
+    members = [folder.members[member] for member in folder.groups[group]]
+    settings = {repr(member.setting) for member in members}
+    of = f" of {len(settings)} settings" if len(settings) > 1 else ""
+    part = f"group {group + 1} of {len(folder.groups)}: " if len(folder.groups) > 1 else ""
+    layers = " -> ".join(f"LSTM {features}" for features in population.configs[0].model.hidden_features)
+    fixed = [name for name in folder.space.names if len({repr(member.setting[name]) for member in members}) == 1]
+    told = f", {describe_setting({name: members[0].setting[name] for name in fixed})}" if part and fixed else ""
+    shares = population.mesh.shape[DATA_AXIS]
+    shared = f", {shares} for each" if shares > 1 else ""
+    say(
+        console,
+        f"{part}{len(members)} trainings at once{of}{told}, {layers}, on {describe(population.mesh)}{shared}, "
+        f"{_size(population.device_bytes())} of each device; ready in {seconds:.1f} s",
+    )
+
+
+def _size(count: int | float) -> str:
+    """A number of bytes for people."""
+    return f"{count / GIB:.3g} GiB" if count >= GIB else f"{count / 2**20:.3g} MiB"

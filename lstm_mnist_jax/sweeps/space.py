@@ -1,0 +1,217 @@
+"""What a sweep tries: values of a config's fields, listed or drawn.
+
+A setting gives some fields of a config a value, by their names: {"learning_rate": 0.003, "hidden_features": (32, 64)}.
+"""
+
+import itertools
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lstm_mnist_jax.config import Checked, Config, OptimizerConfig
+from lstm_mnist_jax.config_json import from_value
+from lstm_mnist_jax.errors import ConfigError
+
+Setting = dict[str, Any]
+
+SWEEPABLE = (*OptimizerConfig.__dataclass_fields__, "hidden_features", "forget_bias", "batch_size")
+"""The fields that a sweep may vary. Those of the optimizer share one compiled program, the others take one each."""
+
+DIGITS = 4
+"""Significant digits of a drawn number, of a wide interval: as many as anybody types again."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers between two, evenly distributed, or their logarithms.
+
+    Attributes:
+      low, high: the ends.
+      logarithmic: whether the logarithms are evenly distributed.
+    """
+
+    low: float
+    high: float
+    logarithmic: bool
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """One of the numbers."""
+        if self.logarithmic:
+            return self.rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
+        return self.rounded(rng.uniform(self.low, self.high))
+
+    def rounded(self, number: float) -> float:
+        """A number of the interval with few digits: thousands of them tell its ends apart."""
+        narrow = max(abs(self.low), abs(self.high)) / (self.high - self.low)
+        digits = DIGITS + math.ceil(math.log10(max(1.0, narrow)))
+        return min(max(float(f"{number:.{digits}g}"), self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Space(Checked):
+    """The settings of a sweep, as they were asked for.
+
+    Attributes:
+      names: the fields that vary.
+      values: for each, what was asked for: values as `lstm-mnist sweep` takes them, or one interval,
+        "uniform:LOW:HIGH" or "loguniform:LOW:HIGH".
+      seeds: how many seeds each setting is trained with: the config's own and those after it.
+      samples: how many settings are drawn where there is an interval; with Optuna how many are tried in all.
+      optuna: let Optuna choose the settings, round by round, from how good the former were on validation.
+    """
+
+    names: tuple[str, ...] = ()
+    values: tuple[tuple[str, ...], ...] = ()
+    seeds: int = 1
+    samples: int | None = None
+    optuna: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seeds < 1:
+            raise ConfigError(f"seeds is {self.seeds}, expected 1 or more.")
+        if self.samples is not None and self.samples < 1:
+            raise ConfigError(f"samples is {self.samples}, expected 1 or more.")
+        intervals = [name for name, axis in self.axes().items() if isinstance(axis, Interval)]
+        if intervals and self.samples is None:
+            raise ConfigError(f"{intervals[0]} is an interval: say with samples how many settings to draw.")
+        if self.optuna and (self.samples is None or not self.names):
+            raise ConfigError("Optuna needs something to vary, and samples, the number of settings to try.")
+        if self.samples is not None and not intervals and not self.optuna:
+            raise ConfigError("samples is for intervals (uniform:LOW:HIGH or loguniform:LOW:HIGH), but there is none.")
+
+    def axes(self) -> dict[str, Interval | tuple[Any, ...]]:
+        """What each field may be.
+
+        Raises:
+          ConfigError: a field that cannot be varied, or what is no value of it.
+        """
+        return {name: _parse(name, words) for name, words in zip(self.names, self.values, strict=True)}
+
+    def describe(self) -> str:
+        """What was asked for, for people: "learning_rate 0.003 0.01, 4 seeds"."""
+        options = [f"{self.samples} samples"] * (self.samples is not None) + ["by Optuna"] * self.optuna
+        axes = [f"{name} {' '.join(words)}" for name, words in zip(self.names, self.values, strict=True)]
+        return ", ".join([*axes, *options, f"{self.seeds} seeds"])
+
+    def settings(self, seed: int) -> list[Setting]:
+        """All settings of a sweep that is not Optuna's: every listed value with every other, and with every draw."""
+        rng = np.random.default_rng(seed)
+        axes = self.axes()
+        intervals = {name: axis for name, axis in axes.items() if isinstance(axis, Interval)}
+        draws = [{name: axis.draw(rng) for name, axis in intervals.items()} for _ in range(self.samples or 1)]
+        lists = {name: axis for name, axis in axes.items() if not isinstance(axis, Interval)}
+        combined = (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
+        return [{name: (values | draw)[name] for name in axes} for values in combined for draw in draws]
+
+
+def space_of(axes: Mapping[str, Any], **options: Any) -> Space:
+    """A space from Python values: {"learning_rate": [0.003, 0.01], "b1": "uniform:0.8:0.95"}."""
+    words = {
+        name: (axis,) if isinstance(axis, str) else tuple(_word(value) for value in axis) for name, axis in axes.items()
+    }
+    return Space(tuple(words), tuple(words.values()), **options)
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _parse(name: str, words: tuple[str, ...]) -> Interval | tuple[Any, ...]:
+    if name not in SWEEPABLE:
+        raise ConfigError(f"{name} cannot be swept; expected one of {', '.join(SWEEPABLE)}.")
+    if not words:
+        raise ConfigError(f"{name} has no value to try.")
+    hint = _hint_of(Config, name)
+    if any(":" in word for word in words):
+        if len(words) > 1:
+            raise ConfigError(f"{name} is {' '.join(words)}, expected values, or one interval.")
+        return _parse_interval(name, words[0], hint)
+    values = tuple(_parse_value(name, word, hint) for word in words)
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{name} names a value twice: {' '.join(words)}. More --seeds try one again.")
+    for value in values:
+        with_setting(Config(), {name: value})  # a value out of range is refused here
+    return values
+
+
+def _parse_value(name: str, word: str, hint: Any) -> Any:
+    try:
+        if hint is int or hint is float:
+            return from_value(hint, hint(word), name)
+        return tuple(int(part) for part in word.split(","))
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        expected = {int: "a whole number", float: "a number"}.get(hint, "whole numbers with commas between")
+        raise ConfigError(f"{name} is {word!r}, expected {expected}.") from None
+
+
+def _parse_interval(name: str, word: str, hint: Any) -> Interval:
+    kind, *ends = word.split(":")
+    if kind not in ("uniform", "loguniform") or len(ends) != 2:
+        raise ConfigError(f"{name} is {word!r}, expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH.")
+    if hint is not float:
+        raise ConfigError(f"{name} is {word!r}, but its values are whole numbers: list them.")
+    low, high = (_parse_value(name, end, float) for end in ends)
+    if low >= high or (kind == "loguniform" and low <= 0):
+        positive = ", both above 0" if kind == "loguniform" else ""
+        raise ConfigError(f"{name} is {word!r}, expected LOW < HIGH{positive}.")
+    for end in (low, high):
+        with_setting(Config(), {name: end})
+    return Interval(low, high, kind == "loguniform")
+
+
+def with_setting(config: Config, setting: Mapping[str, Any]) -> Config:
+    """The config with some fields set, by their names, wherever they stand in it.
+
+    Raises:
+      ConfigError: a value that the field cannot have.
+    """
+    return typing.cast(Config, _with_setting(config, setting))
+
+
+def _with_setting(config: Any, setting: Mapping[str, Any]) -> Any:
+    changed = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            changed[item.name] = _with_setting(value, setting)
+        elif item.name in setting:
+            changed[item.name] = setting[item.name]
+    return replace(config, **changed)
+
+
+def setting_of(values: Mapping[str, Any]) -> Setting:
+    """A setting that was JSON in between, with the types of the config's fields.
+
+    Raises:
+      ConfigError: a field that cannot be swept, or what is no value of it.
+    """
+    if unknown := sorted(values.keys() - set(SWEEPABLE)):
+        raise ConfigError(f"{unknown[0]} cannot be swept; expected one of {', '.join(SWEEPABLE)}.")
+    return {name: from_value(_hint_of(Config, name), value, name) for name, value in values.items()}
+
+
+def _hint_of(cls: type, name: str) -> Any:
+    """The type of a field, by its name, wherever it stands in a config."""
+    for field_name, hint in typing.get_type_hints(cls).items():
+        if field_name == name:
+            return hint
+        if is_dataclass(hint) and (found := _hint_of(typing.cast(type, hint), name)) is not None:
+            return found
+    return None
+
+
+def describe(setting: Mapping[str, Any]) -> str:
+    """A setting for people: "learning_rate 0.003, hidden_features 32,64"."""
+    return ", ".join(f"{name} {show(value)}" for name, value in setting.items())
+
+
+def show(value: Any) -> str:
+    """A value as it is typed: all its digits, and no more."""
+    return _word(value).removesuffix(".0")

@@ -1,0 +1,398 @@
+"""Several processes that train together: real ones, on the loopback, that agree, are killed, and resume."""
+
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_mnist_jax import load_run, train
+from lstm_mnist_jax.config import Config, DataConfig, Execution, ModelConfig, Processes
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.sweeps import Space, sweep
+from lstm_mnist_jax.sweeps.metrics import read_group_metrics
+from lstm_mnist_jax.training import checkpoint, processes
+
+SMALL = Config(
+    epochs=2, data=DataConfig(validation_examples=200, train_examples=1_000), model=ModelConfig(hidden_features=(4, 6))
+)
+OPTIONS = [
+    *["--epochs", "2", "--validation-examples", "200", "--train-examples", "1000", "--hidden-features", "4", "6"]
+]
+LAUNCH = Path(__file__).parents[1] / "scripts" / "launch_local.py"
+END_SECONDS = 120
+"""Within which a process whose other is gone must have ended."""
+
+
+def environment():
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+
+
+def launch(*words, count=2, variables={}):  # noqa: B006
+    command = [sys.executable, LAUNCH, count, *words]
+    return subprocess.run(
+        [*map(str, command)], env=environment() | variables, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def start(count, *words, variables=({}, {})):
+    """That many processes, each with its output in pipes."""
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", count]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "lstm_mnist_jax", *map(str, [*words, *together, "--process-id", number])],
+            env=environment() | variables[number],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def metrics_of(run_dir):
+    times = ("seconds", "examples_per_second")
+    lines = [dataclasses.asdict(metrics) for metrics in read_metrics(run_dir / "metrics.jsonl")]
+    return [{name: value for name, value in line.items() if name not in times} for line in lines]
+
+
+def assert_same_run(found, expected):
+    for a, b in zip(metrics_of(found), metrics_of(expected), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    for name in ("last", "best"):
+        runs = load_run(found, name), load_run(expected, name)
+        for a, b in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    return train(SMALL, tmp_path_factory.mktemp("one") / "run", execution=Execution(devices=1)).run_dir
+
+
+def test_two_processes_train_what_one_does_and_resume_as_any_number(one_process, tmp_path):
+    done = launch("train", *OPTIONS, "--run-dir", tmp_path / "run", "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    assert "on 2 x cpu in 2 processes" in done.stdout
+    assert done.stdout.count("epoch 1/1") == 1  # the first process alone speaks
+    assert "lstm-mnist:" not in done.stderr
+    done = launch("train", "--resume", tmp_path / "run", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "run", one_process)
+    assert train(dataclasses.replace(SMALL, epochs=3), tmp_path / "run", resume=True).trained
+
+
+def test_two_processes_go_on_with_what_one_has_saved_and_stream_each_its_share(one_process, tmp_path):
+    train(dataclasses.replace(SMALL, epochs=1), tmp_path / "run")
+    done = launch("train", "--resume", tmp_path / "run", "--epochs", 2, "--device-data-limit", 1e-4)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "run", one_process)
+
+
+def test_a_population_over_two_processes_is_that_of_one(tmp_path):
+    done = launch("train", *OPTIONS, "--seeds", 3, "--run-dir", tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    sweep(SMALL, Space(seeds=3), tmp_path / "one")
+    found, expected = (read_group_metrics(tmp_path / name / "metrics.jsonl") for name in ("two", "one"))
+    assert len(found) == len(expected) == 2
+    for a, b in zip(found, expected, strict=True):
+        for one, other in zip(a.members, b.members, strict=True):
+            assert dataclasses.asdict(one) == pytest.approx(dataclasses.asdict(other), rel=1e-4)
+    # What two have saved one can resume.
+    assert sweep(dataclasses.replace(SMALL, epochs=3), Space(seeds=3), tmp_path / "two", resume=True).trained
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_the_other_ends_with_a_message_and_both_resume(tmp_path, victim):
+    words = [*OPTIONS, "--epochs", 60, "--checkpoint-minutes", 1e-6]
+    run_dir = tmp_path / "run"
+    pair = start(2, "train", *words, "--run-dir", run_dir)
+    deadline = time.monotonic() + 120
+    while len(checkpoint.finished_steps(run_dir / "checkpoints")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert checkpoint.finished_steps(run_dir / "checkpoints"), [process.poll() for process in pair]
+    pair[victim].kill()
+    killed = time.monotonic()
+    try:
+        _, message = pair[1 - victim].communicate(timeout=END_SECONDS)
+    finally:
+        for process in pair:
+            process.kill()
+            process.communicate()
+    print(f"ended after {time.monotonic() - killed:.1f} s: {message}")
+    assert pair[1 - victim].returncode not in (0, None)
+    assert re.search("Another of the 2 processes ended|another task died", message), message
+    step = checkpoint.newest_sound_step(run_dir / "checkpoints")
+    assert step is not None
+    done = launch("train", "--resume", run_dir)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"resumed at step [\d,]+:", done.stdout)
+    assert metrics_of(run_dir)[-1]["epoch"] == 60
+    whole = train(dataclasses.replace(SMALL, epochs=60), tmp_path / "whole", execution=Execution(devices=1)).run_dir
+    for a, b in zip(metrics_of(run_dir)[:2], metrics_of(whole)[:2], strict=True):
+        assert a == pytest.approx(b, rel=1e-3)  # later epochs drift apart by rounding, as any two orders of sums do
+
+
+@pytest.mark.parametrize("receiver", [0, 1])
+def test_sigterm_to_one_saves_and_ends_both(tmp_path, receiver):
+    run_dir = tmp_path / "run"
+    pair = start(2, "train", *OPTIONS, "--epochs", 5000, "--run-dir", run_dir)
+    deadline = time.monotonic() + 120
+    while not metrics_of(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pair[receiver].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=END_SECONDS) for process in pair]
+    assert [process.returncode for process in pair] == [128 + signal.SIGTERM] * 2, outputs
+    assert f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}" in outputs[0][0]
+    assert [line for line in outputs[1][0].splitlines() if "[Gloo]" not in line] == []  # XLA's own line
+    assert "lstm-mnist:" not in outputs[0][1] + outputs[1][1]
+    step = checkpoint.newest_sound_step(run_dir / "checkpoints")
+    assert step is not None
+    assert checkpoint.finished_steps(run_dir / "checkpoints")[-1] == step
+
+
+def test_each_process_shows_as_many_devices_as_are_asked_for(tmp_path):
+    words = ["train", *OPTIONS, "--epochs", 1, "--devices", 2, "--run-dir", tmp_path / "run"]
+    done = launch(*words, variables={"JAX_NUM_CPU_DEVICES": "-1"})  # JAX's own default: the program decides
+    assert done.returncode == 0, done.stderr
+    assert "on 4 x cpu in 2 processes" in done.stdout
+
+
+def test_a_mistake_of_the_first_ends_all(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").write_text("")
+    began = time.monotonic()
+    done = launch("train", *OPTIONS, "--run-dir", tmp_path / "run")
+    assert done.returncode == 2, done.stderr
+    assert "holds other files; choose an empty or a new folder as --run-dir." in done.stderr
+    assert time.monotonic() - began < 2 * END_SECONDS
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
+    done = launch("train", *OPTIONS, "--batch-size", 63, "--run-dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert "A batch of 63 cannot be shared evenly by 2 devices" in done.stderr
+    assert "--batch-size 62 or 64" in done.stderr
+
+
+def test_processes_that_show_different_devices_are_told(tmp_path):
+    variables = ({"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "2"})
+    pair = start(2, "train", *OPTIONS, "--run-dir", tmp_path / "run", variables=variables)
+    outputs = [process.communicate(timeout=END_SECONDS) for process in pair]
+    assert [process.returncode for process in pair] == [2, 2], outputs
+    for _, message in outputs:
+        assert "different numbers of devices: process 0 has 1, process 1 has 2. Give each as many" in message
+
+
+def told(number, count=2, timeout=5.0, port=0):
+    return Processes(f"127.0.0.1:{port}", count, number, join_timeout=timeout)
+
+
+def meet_all(*greetings):
+    """What each process, [(processes, facts)], says when they meet."""
+    said = [None] * len(greetings)
+
+    def one(place, together, facts):
+        try:
+            processes.meet(together, facts)
+        except ConfigError as error:
+            said[place] = str(error)
+
+    threads = [threading.Thread(target=one, args=(n, *greeting)) for n, greeting in enumerate(greetings)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+    return said
+
+
+def test_those_who_agree_meet_in_any_order():
+    port = free_port()
+    facts = {"the config": "same"}
+    assert meet_all(*((told(n, 4, port=port), facts) for n in (2, 3, 0, 1))) == [None] * 4
+
+
+def test_another_config_is_said_to_all():
+    port = free_port()
+    said = meet_all((told(0, port=port), {"the config": "one"}), (told(1, port=port), {"the config": "two"}))
+    message = "The processes differ: the config is one for process 0 and two for process 1. Start all with the same"
+    assert said == [said[0]] * 2
+    assert said[0].startswith(f"{message} command (but for --process-id)")
+
+
+def test_another_number_of_processes_is_said():
+    port = free_port()
+    said = meet_all((told(0, 2, port=port), {}), (told(2, 3, port=port), {}))
+    assert said == [said[0]] * 2
+    assert "num_processes is 2 for process 0 and 3 for process 2" in said[0]
+
+
+def test_two_processes_of_one_number_are_told():
+    port = free_port()
+    said = meet_all((told(0, 3, port=port), {}), (told(1, 3, port=port), {}), (told(1, 3, port=port), {}))
+    assert said[0] == "Two processes came as process 1. Each needs a --process-id of its own."
+    assert said == [said[0]] * 3
+
+
+def test_who_is_missing_is_named():
+    port = free_port()
+    said = meet_all((told(0, 4, 1.0, port), {}), (told(2, 4, 5.0, port), {}))
+    assert said[0] == said[1]
+    assert "2 of 4 processes have not come" in said[0]
+    assert "within 1 s: 1, 3" in said[0]
+
+
+def test_an_unreachable_coordinator_is_said_in_time():
+    for coordinator in (f"127.0.0.1:{free_port()}", "nowhere.invalid:4567"):
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match=f"Process 0 was not met at {coordinator} within 1 s"):
+            processes.meet(Processes(coordinator, 2, 1, join_timeout=1.0), {})
+        assert time.monotonic() - began < 20  # a resolver has its own patience
+
+
+def test_a_port_in_use_is_said():
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"Port {port} of this machine, .* cannot be opened"):
+            processes.meet(told(0, port=port), {})
+
+
+def test_strangers_at_the_port_do_not_matter():
+    port = free_port()
+
+    def stranger():
+        time.sleep(0.3)
+        for words in (b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b"\xff\xfe\n", b""):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(words)
+
+    thread = threading.Thread(target=stranger)
+    thread.start()
+    first = threading.Thread(target=processes.meet, args=(told(0, timeout=20.0, port=port), {}))
+    first.start()
+    thread.join()
+    processes.meet(told(1, timeout=20.0, port=port), {})
+    first.join(timeout=20)
+    assert not first.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_processes": 2}, "coordinator, process_id must be given as well"),
+        ({"process_id": 1}, "coordinator, num_processes must be given as well"),
+        ({"coordinator": "host:1", "num_processes": 2}, "process_id must be given as well"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "coordinator is 'host', expected HOST:PORT"),
+        ({"coordinator": "host:0", "num_processes": 2, "process_id": 0}, "a port from 1 to 65535"),
+        ({"coordinator": "h:1", "num_processes": 0, "process_id": 0}, "num_processes is 0, expected 1 or more"),
+        ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "process_id is 2, expected 0 to 1"),
+        ({"join_timeout": 0.0}, "join_timeout is 0.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Processes(**options)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, False),  # in a batch script, not in srun
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "8"}, True),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, False),  # salloc's own
+        ({"OMPI_MCA_orte_hnp_uri": "x", "OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "x"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, True),
+    ],
+)
+def test_which_environments_name_other_processes(monkeypatch, variables, expected):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert processes.environment_names_others() is expected
+
+
+def test_an_mpi_that_jax_cannot_read_is_told(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"Give each --coordinator HOST:PORT --num-processes \$OMPI_COMM_WORLD_SIZE"):
+        processes.environment_names_others()
+
+
+def under_slurm(run_dir, *words):
+    """Two processes as `srun` sets them up: JAX reads the coordinator's host and its port off the job."""
+    job, started = str(free_port() % 4096), []
+    for number in range(2):
+        slurm = {
+            "SLURM_JOB_ID": job,
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(number),
+            "SLURM_LOCALID": str(number),
+            "SLURM_STEP_NUM_NODES": "1",
+        }
+        options = [word.replace("PROCID", str(number)) for word in words]
+        command = [sys.executable, "-m", "lstm_mnist_jax", "train", *OPTIONS, "--epochs", "1", *options]
+        command += ["--run-dir", str(run_dir).replace("PROCID", str(number))]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, env=environment() | slurm, text=True, **streams))
+    outputs = [process.communicate(timeout=END_SECONDS) for process in started]
+    return [process.returncode for process in started], outputs
+
+
+def test_two_processes_find_each_other_under_slurm(tmp_path):
+    codes, outputs = under_slurm(tmp_path / "run")
+    assert codes == [0, 0], outputs
+    assert "on 2 x cpu in 2 processes" in outputs[0][0]
+    assert [line for line in outputs[1][0].splitlines() if "[Gloo]" not in line] == []
+
+
+def test_a_job_of_different_runs_is_refused_unless_each_is_to_train_alone(tmp_path):
+    codes, outputs = under_slurm(tmp_path / "together", "--seed", "PROCID")
+    assert codes == [2, 2], outputs
+    for _, message in outputs:
+        assert "The processes differ: config.seed is 0 for process 0 and 1 for process 1" in message
+    codes, outputs = under_slurm(tmp_path / "alone-PROCID", "--seed", "PROCID", "--num-processes", "1")
+    assert codes == [0, 0], outputs
+    assert [load_run(tmp_path / f"alone-{n}").folder.config.seed for n in (0, 1)] == [0, 1]
+
+
+def test_one_member_over_two_processes(tmp_path):
+    done = launch(
+        "sweep", "smoke", *OPTIONS[2:-3], "--epochs", 1, "--hidden-features", "4", "--run-dir", tmp_path / "run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 trainings done" in done.stdout
+
+
+def test_ctrl_c_to_one_before_it_trains_ends_both(tmp_path):
+    pair = start(2, "train", "tutorial", "--no-compilation-cache", "--run-dir", tmp_path / "run")
+    for line in pair[0].stdout:
+        if line.startswith("run "):  # it compiles now
+            break
+    pair[1].send_signal(signal.SIGINT)
+    for process in pair:
+        process.communicate(timeout=END_SECONDS)
+    assert all(process.returncode != 0 for process in pair)
