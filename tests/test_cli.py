@@ -149,7 +149,7 @@ def test_resuming_a_complete_run_says_that_it_is(run_dir):
         (["sweep", "--learning-rate", "uniform:0.1:1"], "say with samples how many settings to draw"),
         (["sweep", "--hidden-features", "32", "0"], "hidden_features is (0,), expected one or more widths"),
         (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
-        (["sweep", "--seeds", "2", "--memory-limit", "1e-6"], "trainings at once need"),
+        (["sweep", "--seeds", "2", "--memory-limit", "1e-6"], "trainings at once would take"),
         (["sweep", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["extract", "nowhere", "--run-dir", "there"], "nowhere is not the folder of a population"),
         (["extract", "nowhere"], "Give --run-dir, the folder for the run"),

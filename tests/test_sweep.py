@@ -217,7 +217,7 @@ def test_what_does_not_fit_into_memory_is_trained_in_parts(three_seeds, tmp_path
     assert read_population_folder(result.run_dir).groups == ((0, 1), (2,))
     for a, b in zip(result.members, three_seeds.members, strict=True):
         assert a.last.validation_loss == pytest.approx(b.last.validation_loss, rel=1e-4)
-    with pytest.raises(ConfigError, match=r"1 trainings at once need [\d.]+ MiB of each device's memory, but only"):
+    with pytest.raises(ConfigError, match=r"1 training at once would take [\d.]+ MiB of each device's memory"):
         sweep(SMALL, Space(seeds=3), tmp_path / "none", execution=Execution(devices=1, memory_limit=one / 2**31))
 
 
@@ -345,14 +345,14 @@ def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
 
 
 def test_the_first_to_write_owns_the_folder(tmp_path, monkeypatch):
-    fit = sweeps_run._fit
+    fit = sweeps_run.fit
 
     def fit_while_another_begins(*arguments, **options):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "population.json").write_text("{}")
         return fit(*arguments, **options)
 
-    monkeypatch.setattr(sweeps_run, "_fit", fit_while_another_begins)
+    monkeypatch.setattr(sweeps_run, "fit", fit_while_another_begins)
     with pytest.raises(RunError, match="already holds a run"):
         sweep(SMALL, Space(seeds=2), tmp_path / "run")
 

@@ -1,7 +1,6 @@
 """A sweep from its space of settings to its table of results."""
 
 import json
-import math
 import signal
 import time
 from contextlib import ExitStack, closing
@@ -11,7 +10,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.measure import Measurement
 
@@ -29,6 +27,7 @@ from lstm_mnist_jax.sweeps.folder import (
     write_population_folder,
 )
 from lstm_mnist_jax.sweeps.group import GroupCourse, GroupRecord, Standing, read_group
+from lstm_mnist_jax.sweeps.memory import fit, size_of, trainings
 from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter
 from lstm_mnist_jax.sweeps.plot import plot
 from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult
@@ -37,10 +36,9 @@ from lstm_mnist_jax.sweeps.space import Space, setting_of
 from lstm_mnist_jax.sweeps.space import describe as describe_setting
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints
-from lstm_mnist_jax.training.feed import GIB
 from lstm_mnist_jax.training.loop import drive, newest_sound_step, noted_signal
-from lstm_mnist_jax.training.mesh import DATA_AXIS, POPULATION_AXIS, describe, make_mesh, make_population_mesh, prepare
-from lstm_mnist_jax.training.population import Population, Stages, make_population, shape_of
+from lstm_mnist_jax.training.mesh import DATA_AXIS, describe, make_mesh, prepare
+from lstm_mnist_jax.training.population import Population, Stages, shape_of
 from lstm_mnist_jax.training.run_folder import (
     DataFacts,
     environment,
@@ -51,9 +49,6 @@ from lstm_mnist_jax.training.run_folder import (
 )
 from lstm_mnist_jax.training.signals import StopRequest
 from lstm_mnist_jax.training.step import count_steps
-
-SPARE = 0.8
-"""The share of free memory that a population may take: peaks up to a sixth above the estimate were measured."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ def _sweep(
     else:
         folder = PopulationFolder(run_dir, config, space, (), (), DataFacts.of(dataset), environment())
         folder = _with_next_members(folder, dataset)
-        folder, population = _fit(folder, 0, dataset, execution, console)  # before anything is written
+        folder, population = fit(folder, 0, dataset, execution, console)  # before anything is written
     with ExitStack() as stack:
         if first:
             stack.enter_context(lock(run_dir))
@@ -167,7 +162,7 @@ def _sweep(
         results.write_csv(folder, members)
         plot(folder, members)
         done = sum(member.epochs == folder.config.epochs or member.diverged for member in members)
-        title = f"{done} of {len(members)} trainings done, {time.perf_counter() - began:.0f} s"
+        title = f"{done} of {trainings(len(members))} done, {time.perf_counter() - began:.0f} s"
         title += "; means with 95 % intervals, each seed at its best epoch on validation"
         say(console, title)
         found = results.table(members)
@@ -241,7 +236,7 @@ def _train_group(
         # Checkpoints are found by the numbers of their groups, which a split shifts.
         begun = np.array(any(folder.checkpoints(number).exists() for number in later))
         may_split = not processes.gather(begun)[0]
-        folder, population = _fit(folder, group, dataset, execution, console, may_split)
+        folder, population = fit(folder, group, dataset, execution, console, may_split)
     if first:
         write_population_folder(folder)
     processes.wait_for_file(folder.path / FILE)
@@ -277,65 +272,6 @@ def is_over(record: GroupRecord, folder: PopulationFolder, group: int, dataset: 
     return record.step == total or all(standing.diverged_at is not None for standing in record.members)
 
 
-def _fit(
-    folder: PopulationFolder,
-    group: int,
-    dataset: Dataset,
-    execution: Execution,
-    console: Console,
-    may_split: bool = True,
-) -> tuple[PopulationFolder, Population]:
-    """A group's compiled program, for as many of its members as fit into memory; the others follow as further groups.
-
-    Raises:
-      ConfigError: not even one member for each device does.
-    """
-    members, free = folder.groups[group], _free_bytes(execution)
-    size = len(members)
-    while True:
-        configs = [folder.member_config(member) for member in members[:size]]
-        mesh = make_population_mesh(execution, len(configs), configs[0].batch_size)
-        population = make_population(configs, dataset, mesh, execution.device_data_limit).compile()
-        needed, axis = population.device_bytes(), mesh.shape[POPULATION_AXIS]
-        if needed <= free:
-            break
-        if size <= axis or not may_split:
-            raise ConfigError(
-                f"{size} trainings at once need {_size(needed)} of each device's memory, but only {_size(free)} may be "
-                "used. Use --memory-limit if more is free than was found, or "
-                + ("a smaller --batch-size or narrower layers." if may_split else "devices with more.")
-            )
-        # As many for each device as fit, if all that is needed grows with them.
-        size = max(axis, min(size - 1, int(size * free / needed)) // axis * axis)
-        del population
-    parts = tuple(members[start : start + size] for start in range(0, len(members), size))
-    if len(parts) > 1:
-        say(console, f"{len(members)} trainings do not fit into memory at once: they are trained in {len(parts)} parts")
-    return replace(folder, groups=(*folder.groups[:group], *parts, *folder.groups[group + 1 :])), population
-
-
-def _free_bytes(execution: Execution) -> float:
-    """How much of each device's memory may be used, the least of all processes."""
-    if execution.memory_limit is not None:
-        return execution.memory_limit * GIB
-    devices = jax.local_devices()
-    if devices[0].platform == "cpu":
-        free = min(psutil.virtual_memory().available, _free_in_container()) / len(devices)
-    else:
-        stats = [device.memory_stats() or {} for device in devices]
-        free = min(s["bytes_limit"] - s["bytes_in_use"] if "bytes_limit" in s else float("inf") for s in stats)
-    return float(processes.gather(np.array(SPARE * free)).min())
-
-
-def _free_in_container() -> float:
-    """What Linux's control group leaves to its processes: a container, a job of SLURM."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
-    except (OSError, ValueError):  # none, "max", or another system
-        return math.inf
-
-
 def _introduce(folder: PopulationFolder, group: int, population: Population, seconds: float, console: Console) -> None:
     members = [folder.members[member] for member in folder.groups[group]]
     settings = {repr(member.setting) for member in members}
@@ -348,11 +284,6 @@ def _introduce(folder: PopulationFolder, group: int, population: Population, sec
     shared = f", {shares} for each" if shares > 1 else ""
     say(
         console,
-        f"{part}{len(members)} trainings at once{of}{told}, {layers}, on {describe(population.mesh)}{shared}, "
-        f"{_size(population.device_bytes())} of each device; ready in {seconds:.1f} s",
+        f"{part}{trainings(len(members))} at once{of}{told}, {layers}, on {describe(population.mesh)}{shared}, "
+        f"{size_of(population.device_bytes())} of each device; ready in {seconds:.1f} s",
     )
-
-
-def _size(count: int | float) -> str:
-    """A number of bytes for people."""
-    return f"{count / GIB:.3g} GiB" if count >= GIB else f"{count / 2**20:.3g} MiB"

@@ -248,8 +248,9 @@ def test_the_command_line_knows_the_formats_that_there_are():
     import typing
 
     from lstm_mnist_jax import cli
+    from lstm_mnist_jax.verbs.interop import ExportArguments, ImportArguments
 
-    for arguments, known in ((cli.ImportArguments, formats.READERS), (cli.ExportArguments, formats.WRITERS)):
+    for arguments, known in ((ImportArguments, formats.READERS), (ExportArguments, formats.WRITERS)):
         (positional, *_) = typing.get_args(typing.get_type_hints(arguments)["format"]) or [None]
         names = typing.get_args(typing.get_type_hints(arguments)["format"])
         assert set(names or typing.get_args(positional)) == set(known)

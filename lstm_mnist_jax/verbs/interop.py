@@ -1,0 +1,138 @@
+"""`lstm-mnist import` and `lstm-mnist export`: models of other programs, in and out."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from lstm_mnist_jax.config import Config, DataConfig, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.reporting.progress import say
+from lstm_mnist_jax.verbs.parsing import parse
+
+
+@dataclass(frozen=True)
+class ImportArguments:
+    """Make a run of a model that another program trained: LSTM layers, the last output through one dense layer.
+
+    PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a .safetensors
+    file of a PyTorch state_dict, Keras's .weights.h5, .keras or .h5, a .msgpack of a Flax tree, or .safetensors
+    of this package. The layers' widths are read from the shapes.
+    """
+
+    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors"]]
+    """Which program's weights they are."""
+    path: tyro.conf.Positional[Path]
+    """The file, or the prefix of a checkpoint."""
+    run_dir: Path | None = None
+    """Folder for the run, new or empty."""
+    list: bool = False
+    """Only list the arrays in the file: names, shapes and types."""
+    ignore: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A pattern of names to leave out, such as 'model2/*'. Can be given again."""
+    layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Where nothing else tells the order of the LSTM layers: their names, each with --layer, from the input on."""
+    forget_bias: float = ModelConfig.forget_bias
+    """tf1: what the cells added to their forget gates; no checkpoint says it."""
+    seed: int = Config.seed
+    """Decides the order of the data where training goes on."""
+    epochs: int = Config.epochs
+    """Epochs in all, those before the import included."""
+    batch_size: int = Config.batch_size
+    """Examples a step."""
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    execution: Execution = field(default_factory=Execution)
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write a run's model as a file of another program.
+
+    The endings: none for tf1 (PATH is the prefix of a checkpoint), .safetensors for torch (a state_dict) and
+    safetensors (this package's own names), .weights.h5 for keras, .msgpack for flax (a tree of Linen), .onnx, and
+    .stablehlo (of jax.export).
+    """
+
+    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo"]]
+    """The program to write for."""
+    run_dir: tyro.conf.Positional[Path]
+    """The run's folder."""
+    path: tyro.conf.Positional[Path]
+    """The file to write."""
+    checkpoint: str = "best"
+    """best (on validation), last, or the step of a checkpoint."""
+    overwrite: bool = False
+    """Replace what is at PATH."""
+    like: Path | None = None
+    """tf1: a checkpoint of the same network, whose names are taken rather than the tutorial's."""
+
+
+def import_(arguments: Sequence[str]) -> int:
+    """`lstm-mnist import`."""
+    parsed = parse(ImportArguments, arguments)
+    path = parsed.path.expanduser()
+    if parsed.list and parsed.run_dir is not None:
+        raise UserError("--list makes no run; leave out --run-dir.")
+    if not parsed.list and parsed.run_dir is None:
+        raise UserError("Give --run-dir, the folder for the run, or --list, to see what the file holds.")
+    from lstm_mnist_jax.interop import formats
+
+    if parsed.list:
+        for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
+            print(f"{name}  {list(array.shape)}  {array.dtype}")
+        return 0
+    from lstm_mnist_jax.training import GivenWeights, begin_run
+
+    config = Config(
+        seed=parsed.seed,
+        epochs=parsed.epochs,
+        batch_size=parsed.batch_size,
+        data=parsed.data,
+        model=ModelConfig(forget_bias=parsed.forget_bias),
+        optimizer=parsed.optimizer,
+    )
+    settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
+    path = formats.locate(parsed.format, path)
+    imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings)
+    given = GivenWeights(
+        params=imported.params,
+        adam=imported.adam and imported.adam.to_optax(),
+        step=imported.step,
+        origin=f"imported from {parsed.format}: {path.absolute()}",
+    )
+    run = begin_run(given, config, parsed.run_dir, parsed.execution)
+    console = Console()
+    for line in [given.origin, *imported.describe()]:
+        say(console, line)
+    for name, evaluation in run.evaluations.items():
+        say(console, f"{name} {evaluation.accuracy:.2%}")
+    run_dir = shlex.quote(str(parsed.run_dir))
+    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
+    epochs = max(run.folder.config.epochs, run.epochs_done + 1)
+    say(
+        console,
+        f"training would go on with learning rate {parsed.optimizer.learning_rate:g} and batches of "
+        f"{parsed.batch_size}; for others, import with --learning-rate and --batch-size",
+    )
+    say(console, f"train it on, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """`lstm-mnist export`."""
+    parsed = parse(ExportArguments, arguments)
+    from lstm_mnist_jax.inference import load_run
+
+    run = load_run(parsed.run_dir, parsed.checkpoint)
+    run.export(parsed.format, parsed.path, overwrite=parsed.overwrite, like=parsed.like)
+    forget_bias = f", for cells with forget_bias {run.folder.config.model.forget_bias:g}"
+    print(
+        f"{parsed.path}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
+        + (forget_bias if parsed.format == "tf1" else "")
+    )
+    return 0

@@ -1,0 +1,145 @@
+"""`lstm-mnist sweep` and `lstm-mnist extract`: many trainings at once, and one of them as a run of its own."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from lstm_mnist_jax.config import CheckpointConfig, Config, DataConfig, Execution, Processes
+from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.reporting.progress import say
+from lstm_mnist_jax.verbs.parsing import console_of_first, new_run_dir, parse, parse_with_preset
+
+if TYPE_CHECKING:
+    from lstm_mnist_jax.sweeps import Space
+
+
+@dataclass(frozen=True)
+class SweepArguments:
+    """Train many settings and seeds at once, in few compiled programs. The best is chosen on validation alone.
+
+    An option that is swept takes several values, or for numbers one interval: uniform:LOW:HIGH or
+    loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C saves and stops; --resume goes on.
+    """
+
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
+    """The config to start from: tutorial or smoke."""
+    run_dir: Path | None = None
+    """Folder for the sweep, new or empty. None makes one under runs/, named by preset and time."""
+    resume: Path | None = None
+    """Go on with the sweep in this folder, as it was asked for; --epochs can make it longer."""
+    seeds: int = 1
+    """How many seeds each setting is trained with: --seed and those after it."""
+    samples: int | None = None
+    """How many settings to draw from the intervals; with --optuna how many to try in all."""
+    optuna: bool = False
+    """Let Optuna choose the settings, round by round, from how good the former were."""
+    learning_rate: tuple[str, ...] = ()
+    """Swept: step sizes, such as 0.003 0.01 or loguniform:0.001:0.1."""
+    b1: tuple[str, ...] = ()
+    """Swept: decays of the running mean of the gradient."""
+    b2: tuple[str, ...] = ()
+    """Swept: decays of the running mean of its square."""
+    epsilon: tuple[str, ...] = ()
+    """Swept: epsilon hats."""
+    hidden_features: tuple[str, ...] = ()
+    """Swept: widths of the layers, each stack with commas: 32,64 64,128."""
+    forget_bias: tuple[str, ...] = ()
+    """Swept: initial biases of the forget gates."""
+    batch_size: tuple[str, ...] = ()
+    """Swept: examples a step."""
+    seed: int = Config.seed
+    """The first seed."""
+    epochs: int = Config.epochs
+    """Epochs of every training."""
+    data: DataConfig = field(default_factory=DataConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    execution: Execution = field(default_factory=Execution)
+    processes: Processes = field(default_factory=Processes)
+
+
+@dataclass(frozen=True)
+class ExtractArguments:
+    """Make one training of a sweep a run of its own: to evaluate, export, or train on. The sweep stays as it is."""
+
+    population: tyro.conf.Positional[Path]
+    """The sweep's folder."""
+    member: tyro.conf.Positional[str] = "best"
+    """Which training: best (on validation), or its number in results.csv."""
+    run_dir: Path | None = None
+    """Folder for the run, new or empty."""
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """`lstm-mnist sweep`."""
+
+    def defaults(preset: str, config: Config) -> SweepArguments:
+        kept = {name: getattr(config, name) for name in ("seed", "epochs", "data", "checkpoints")}
+        return SweepArguments(preset, **kept)
+
+    parsed, config = parse_with_preset(SweepArguments, arguments, defaults)
+    from lstm_mnist_jax.sweeps import SWEEPABLE, Space, read_population_folder
+
+    axes = {name: getattr(parsed, name) for name in SWEEPABLE if getattr(parsed, name)}
+    options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
+    if parsed.resume is None:
+        space = Space(tuple(axes), tuple(axes.values()), **options)
+    else:
+        asked = [*axes, *(name for name, value in options.items() if value != getattr(SweepArguments, name))]
+        if asked:
+            raise UserError(f"A resumed sweep goes on as it was asked for; leave out --{asked[0].replace('_', '-')}.")
+        space = read_population_folder(parsed.resume.expanduser()).space
+    kept = {name: getattr(parsed, name) for name in ("seed", "epochs", "data", "checkpoints")}
+    return run_sweep(parsed, replace(config, **kept), space)
+
+
+def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
+    """Sweeps, and tells what came of it; `parsed` are the arguments of `train` or of `sweep`."""
+    from lstm_mnist_jax.sweeps import describe, sweep
+
+    console = Console()
+    run_dir = parsed.resume or parsed.run_dir or new_run_dir(f"{parsed.preset}-sweep")
+    result = sweep(
+        config,
+        space,
+        run_dir,
+        resume=parsed.resume is not None,
+        execution=parsed.execution,
+        together=parsed.processes,
+        console=console,
+    )
+    run_dir, console = result.run_dir, console_of_first()
+    quoted = shlex.quote(str(run_dir))
+    if result.best is not None:
+        best = result.members[result.best]
+        setting = describe({"seed": best.seed, **best.setting})
+        so_far = " so far" if result.stopped_by is not None else ""
+        say(console, f"best on validation{so_far}: training {best.member} ({setting}), epoch {best.best_epoch}")
+    if result.stopped_by is not None:
+        say(console, f"stopped and saved; go on with: lstm-mnist sweep --resume {quoted}")
+        return 128 + result.stopped_by
+    if parsed.resume is not None and not result.trained:
+        say(console, f"complete after {config.epochs} epochs; train longer with --epochs")
+    say(console, f"saved in {run_dir} (results.csv, results.png); make the best a run of its own with:")
+    say(console, f"lstm-mnist extract {quoted} --run-dir {shlex.quote(f'{run_dir}-best')}")
+    return 0
+
+
+def extract(arguments: Sequence[str]) -> int:
+    """`lstm-mnist extract`."""
+    parsed = parse(ExtractArguments, arguments)
+    if parsed.run_dir is None:
+        raise UserError("Give --run-dir, the folder for the run.")
+    if parsed.member != "best" and not parsed.member.isdecimal():
+        raise UserError(f"There is no training {parsed.member!r}; expected best, or a number in results.csv.")
+    from lstm_mnist_jax.sweeps import describe, extract
+
+    extracted = extract(parsed.population, parsed.run_dir, None if parsed.member == "best" else int(parsed.member))
+    setting = describe({"seed": extracted.folder.config.seed, **extracted.setting})
+    print(f"training {extracted.member} ({setting}) at step {extracted.step:,} is a run of its own in {parsed.run_dir}")
+    print(f"evaluate it with: lstm-mnist evaluate {shlex.quote(str(parsed.run_dir))}")
+    return 0

@@ -1,0 +1,82 @@
+"""`lstm-mnist train`."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from lstm_mnist_jax.config import Config, Execution, Processes
+from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.reporting.progress import say
+from lstm_mnist_jax.verbs.parsing import console_of_first, new_run_dir, parse_with_preset
+from lstm_mnist_jax.verbs.sweep import run_sweep
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a stacked LSTM. The result is a run folder: config, metrics, checkpoints, TensorBoard events.
+
+    Ctrl-C saves and stops; --resume goes on, to the same result as if it had never stopped.
+    """
+
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
+    """The config to start from: tutorial or smoke (seconds, for a first try). The options below change it."""
+    run_dir: Path | None = None
+    """Folder for the run, new or empty. None makes one under runs/, named by preset and time."""
+    resume: Path | None = None
+    """Go on with the run in this folder, with its own config; --epochs can make it longer."""
+    seeds: int = 1
+    """Train so many seeds at once, --seed and those after it: a population, with means and 95 % intervals."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    execution: Execution = field(default_factory=Execution)
+    processes: Processes = field(default_factory=Processes)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """`lstm-mnist train`."""
+    parsed, _ = parse_with_preset(
+        TrainArguments, arguments, lambda preset, config: TrainArguments(preset, config=config)
+    )
+    from lstm_mnist_jax.sweeps.folder import is_population, read_population_folder
+
+    resume = parsed.resume is not None
+    if resume and parsed.seeds != 1:
+        raise UserError("What is resumed has its seeds already; leave out --seeds.")
+    if resume and is_population(population := parsed.resume.expanduser()):
+        return run_sweep(parsed, parsed.config, read_population_folder(population).space)
+    if parsed.seeds != 1:
+        from lstm_mnist_jax.sweeps.space import Space
+
+        return run_sweep(parsed, parsed.config, Space(seeds=parsed.seeds))
+    from lstm_mnist_jax.training import train
+
+    console = Console()
+    run_dir = parsed.resume or parsed.run_dir or new_run_dir(parsed.preset)
+    result = train(
+        parsed.config,
+        run_dir,
+        resume=resume,
+        execution=parsed.execution,
+        together=parsed.processes,
+        console=console,
+    )
+    run_dir, console = result.run_dir, console_of_first()
+    if result.best is not None:
+        say(
+            console,
+            f"best on validation: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
+            f"test {result.best.test_accuracy:.2%}",
+        )
+    elif result.best_step is not None:
+        say(console, f"best on validation: the checkpoint of step {result.best_step:,}, from before")
+    if result.stopped_by is not None:
+        say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
+        return 128 + result.stopped_by
+    if resume and not result.trained:
+        say(console, f"complete after {parsed.config.epochs} epochs; train longer with --epochs")
+    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {shlex.quote(str(run_dir))}")
+    return 0
