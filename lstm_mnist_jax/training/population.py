@@ -232,5 +232,5 @@ def _choose(better: jax.Array, newest: TrainState, best: TrainState) -> TrainSta
 
 
 def member_state(state: TrainState, member: int) -> TrainState:
-    """The state of one member, as that of a training of its own."""
+    """The state of one member, as that of a training of its own, where those of all lie on one device."""
     return jax.tree.map(lambda leaf: leaf[member], state)
