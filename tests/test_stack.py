@@ -328,8 +328,13 @@ def test_widths_may_be_a_list():
     assert GRU(5, [6, 7], rngs=nnx.Rngs(0)).hidden_features == (6, 7)
 
 
+NO_ZONEOUT = {"zoneout_rates": (0.0, 0.0)}
+
+
 def test_zoneout_of_none_is_no_noise():
-    LSTM(5, (4,), zoneout_rates=(0.0, 0.0), backend="flax", rngs=nnx.Rngs(0))(INPUTS)
+    without, none = (LSTM(5, (4,), backend="flax", rngs=nnx.Rngs(0), **options) for options in ({}, NO_ZONEOUT))
+    assert none.layers[0].noise is None
+    np.testing.assert_array_equal(none(INPUTS)[0], without(INPUTS)[0])
 
 
 def test_carries_of_integers_are_refused():

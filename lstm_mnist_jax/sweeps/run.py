@@ -15,7 +15,6 @@ from rich.measure import Measurement
 
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import Dataset, load
-from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
 from lstm_mnist_jax.sweeps import results
@@ -37,7 +36,7 @@ from lstm_mnist_jax.sweeps.space import describe as describe_setting
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints
 from lstm_mnist_jax.training.loop import drive, newest_sound_step, noted_signal
-from lstm_mnist_jax.training.mesh import DATA_AXIS, describe, make_mesh, prepare
+from lstm_mnist_jax.training.mesh import DATA_AXIS, describe
 from lstm_mnist_jax.training.population import Population, Stages, shape_of
 from lstm_mnist_jax.training.run_folder import (
     DataFacts,
@@ -48,6 +47,7 @@ from lstm_mnist_jax.training.run_folder import (
     refuse_occupied,
 )
 from lstm_mnist_jax.training.signals import StopRequest
+from lstm_mnist_jax.training.start import begun
 from lstm_mnist_jax.training.step import count_steps
 
 
@@ -99,21 +99,10 @@ def sweep(
       DataError: the data cannot be loaded.
       RunError: the folder cannot be used, a checkpoint not written, or another process is gone.
     """
-    run_dir = Path(run_dir).expanduser()
-    config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
-    facts = {"trainings": space.describe(), "config": config, "execution": execution, "resume": resume}
-    processes.join(together, facts)
-    prepare(execution, None)
-    make_mesh(execution, None)  # there may be no device, or not so many
-    with processes.loss_of_others():
-        processes.compare(facts)
-        told = Path(processes.told_by_first(str(run_dir)))
-        if console is not None and told != run_dir:
-            say(console, f"the run folder is {told}, as process 0 has it")
-        run_dir = told
-        result = _sweep(config, space, run_dir, resume, execution, console or Console(quiet=True))
-        processes.wait_for_all()  # none leaves before all is written
-    return result
+    what = space.describe()
+    # The mesh is each group's own; this one is made because there may be no device, or not so many.
+    with begun(what, config, run_dir, resume, execution, together, console, None) as (config, run_dir, _):
+        return _sweep(config, space, run_dir, resume, execution, console or Console(quiet=True))
 
 
 def _sweep(

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import Dataset, load
-from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.reporting.metrics import EpochMetrics, MetricsWriter, read_metrics
@@ -25,7 +24,7 @@ from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
 from lstm_mnist_jax.training.loop import Course, drive, epoch_metrics, newest_sound_step
-from lstm_mnist_jax.training.mesh import describe, make_mesh, prepare
+from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,
     create_run_folder,
@@ -38,6 +37,7 @@ from lstm_mnist_jax.training.run_folder import (
     write_config,
 )
 from lstm_mnist_jax.training.signals import StopRequest
+from lstm_mnist_jax.training.start import begun
 from lstm_mnist_jax.training.step import Training, TrainState, look_at, make_training
 
 
@@ -89,21 +89,9 @@ def train(
       RunError: the folder cannot be used, a checkpoint not written, the loss was not finite any more, or
         another process is gone.
     """
-    run_dir = Path(run_dir).expanduser()
-    config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
-    facts = {"trainings": "one", "config": config, "execution": execution, "resume": resume}
-    processes.join(together, facts)
-    prepare(execution, config.batch_size)
-    mesh = make_mesh(execution, config.batch_size)
-    with processes.loss_of_others():
-        processes.compare(facts)
-        told = Path(processes.told_by_first(str(run_dir)))
-        if console is not None and told != run_dir:
-            say(console, f"the run folder is {told}, as process 0 has it")
-        run_dir = told
-        result = _train(config, run_dir, resume, mesh, execution.device_data_limit, console or Console(quiet=True))
-        processes.wait_for_all()  # none leaves before all is written
-    return result
+    batch_size = config.batch_size
+    with begun("one", config, run_dir, resume, execution, together, console, batch_size) as (config, run_dir, mesh):
+        return _train(config, run_dir, resume, mesh, execution.device_data_limit, console or Console(quiet=True))
 
 
 def _train(
