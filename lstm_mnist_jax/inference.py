@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import load
-from lstm_mnist_jax.errors import DataError, RunError
+from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, make_evaluation
 from lstm_mnist_jax.training.mesh import make_mesh
@@ -103,12 +103,13 @@ class TrainedRun:
           WeightsError: the format is unknown, the name has another ending or is taken, or a package is missing.
         """
         from lstm_mnist_jax.interop import formats
-        from lstm_mnist_jax.interop.weights import Adam
 
         config = self.folder.config
         exported = formats.Exported(
+            config=config.model,
             params=self.params,
-            adam=Adam.from_optax(self.opt_state),
+            # The means of Adam belong to the parameters as they were trained, not to their own mean.
+            opt_state=None if config.optimizer.ema_decay else self.opt_state,
             image_shape=self.folder.data.image_shape,
             class_names=self.class_names,
             settings=formats.Settings(config.model.forget_bias, config.optimizer.b1, config.optimizer.b2),
@@ -118,25 +119,39 @@ class TrainedRun:
         formats.write(format_name, Path(path).expanduser(), exported, overwrite=overwrite)
 
     def evaluate(
-        self, execution: Execution = Execution(), *, source: str | None = None, data_dir: str | None = None
+        self,
+        execution: Execution = Execution(),
+        *,
+        source: str | None = None,
+        data_dir: str | None = None,
+        average_shifts: int = 0,
     ) -> dict[str, Evaluation]:
         """Loss and accuracy on each split of the data that the run was trained on: train, validation, test.
 
         Args:
           execution: on which devices.
           source, data_dir: where those data are now; None is where they were.
+          average_shifts: take the mean probabilities of each image moved by up to so many pixels either way
+            (test-time averaging): another model than the run's own, and (2 n + 1)^2 times the work.
 
         Raises:
           DataError: the data cannot be loaded.
           RunError: they are not those of the run.
+          ConfigError: `average_shifts` is negative, or more than a quarter of the images.
         """
         config = self.folder.config
+        if not 0 <= average_shifts <= (most := min(self.folder.data.image_shape[:2]) // 4):
+            raise ConfigError(
+                f"average_shifts is {average_shifts}, expected 0 to {most} pixels: further, images leave themselves."
+            )
         moved = {"source": source or config.data.source, "data_dir": data_dir or config.data.data_dir}
         dataset = load(**vars(config.data) | moved)
         self.folder.data.require_same(dataset, self.folder.path)
         mesh = make_mesh(execution, None)
         return {
-            name: make_evaluation(config.model, examples, mesh, execution.device_data_limit)(self.params)
+            name: make_evaluation(config.model, examples, mesh, execution.device_data_limit, average_shifts)(
+                self.params
+            )
             for name, examples in dataset.splits.items()
         }
 
@@ -169,7 +184,7 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract_state
     )
     state = checkpoint.load_state(source, abstract_state)
-    return TrainedRun(folder, step, state.params, state.opt_state)
+    return TrainedRun(folder, step, state.trained, state.opt_state)
 
 
 def _find_step(directory: Path, name: str | int) -> int:

@@ -1,100 +1,196 @@
-"""The classifier: rows of an image -> LSTM layers -> last hidden state -> dense layer -> logits.
+"""The classifier: an image as a sequence -> recurrent layers -> pooling over time -> dense layer -> logits.
 
 A Flax module gives the parameters their names and places; `init` and `apply` are pure functions over the nested
 dictionary of those parameters, and all else in the program uses only these two.
 """
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import glorot_uniform, normal
-from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, Key, Num, PRNGKeyArray
 
 from lstm_mnist_jax.config import ModelConfig
-from lstm_mnist_jax.data.tasks import rows
-from lstm_mnist_jax.rnn import LSTM
+from lstm_mnist_jax.data.tasks import Task
+from lstm_mnist_jax.rnn import GRU, LSTM, LayerNormLSTMCell, StackedRNN, URLSTMCell, chrono
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 Params = dict[str, Any]
-"""Nested dictionaries of arrays: lstm.layers.N.cell.{dense_i,dense_h}, and dense."""
+"""Nested dictionaries of arrays: rnn.layers.N.cell.{dense_i,dense_h}, and dense."""
 
 Images = Integer[AnyArray, "batch height width *channels"] | Float[AnyArray, "batch height width *channels"]
 Logits = Float[Array, "batch classes"]
+
+NUM_CLASSES = 10
+
+CELL_NAMES = {"lstm": "LSTM", "gru": "GRU", "layer_norm_lstm": "LayerNorm-LSTM", "ur_lstm": "UR-LSTM"}
+
+
+def task_of(config: ModelConfig) -> Task:
+    """How a network reads an image."""
+    return Task(config.task, config.sequence_length, config.permutation_seed)
 
 
 class Classifier(nnx.Module):
     """The network as a Flax module.
 
-    Its initial weights are the tutorial's: LSTM kernels Glorot-uniform over the whole [in + hidden, 4 hidden],
-    the forget gates' bias 1, the output layer's weights and biases from a standard normal distribution.
+    Its initial weights are the tutorial's by default: LSTM kernels Glorot-uniform over the whole [in + hidden,
+    4 hidden], the forget gates' bias 1, the output layer's weights and biases from a standard normal distribution.
     """
 
-    def __init__(self, config: ModelConfig, in_features: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        self.lstm = LSTM(
-            in_features,
-            config.hidden_features,
-            time_major=True,
-            fused_kernel_init=glorot_uniform(),
-            forget_bias=config.forget_bias,
-            rngs=rngs,
-        )
-        self.dense = nnx.Linear(
-            config.hidden_features[-1], num_classes, kernel_init=normal(1.0), bias_init=normal(1.0), rngs=rngs
-        )
+    def __init__(self, config: ModelConfig, image_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs) -> None:
+        self.config, self.task = config, task_of(config)
+        _, features = self.task.shape(image_shape)
+        self.rnn = _stack(config)(features, config.hidden_features, rngs=rngs)
+        features = self.rnn.out_features
+        if config.pooling == "attention":
+            self.attention = nnx.Linear(features, 1, use_bias=False, rngs=rngs)
+        init = normal(config.dense_stddev)
+        self.dense = nnx.Linear(features, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
 
-    def __call__(self, images: Images) -> Logits:
+    def __call__(self, images: Images, dropout_keys: Key[Array, " batch"] | None = None) -> Logits:
         """Classifies images: see `apply`."""
-        sequences = rows(images)
+        sequences = self.task.read(images)
         if jnp.issubdtype(sequences.dtype, jnp.integer):
             sequences = sequences.astype(jnp.float32) * (1 / 255)
-        _, carries = self.lstm(sequences)
-        return self.dense(carries[-1].h)
+        *masks, last_mask = self._masks(dropout_keys)
+        outputs, carries = self.rnn(sequences, masks=masks if dropout_keys is not None else None)
+        pooled = self._pool(outputs, carries)
+        return self.dense(pooled if dropout_keys is None else pooled * last_mask)
+
+    def _masks(self, keys: Array | None) -> list[Any]:
+        """Of what leaves each recurrent layer, [batch, features]: 0 or 1 / (1 - rate). Each image has its own key."""
+        widths = [width * (2 if self.config.bidirectional else 1) for width in self.config.hidden_features]
+        if keys is None:
+            return [None] * len(widths)
+        keep = 1 - self.config.dropout_rate
+
+        def draw(key: Array) -> list[Array]:
+            keys = jax.random.split(key, len(widths))
+            return [jax.random.bernoulli(key, keep, (width,)) / keep for key, width in zip(keys, widths, strict=True)]
+
+        return jax.vmap(draw)(keys)
+
+    def _pool(self, outputs: Array, carries: list[Any]) -> Array:
+        """[batch, features] of what the last layer puts out, [time, batch, features], and of its last carry."""
+        match self.config.pooling:
+            case "mean":
+                return outputs.mean(axis=0)
+            case "max":
+                return outputs.max(axis=0)
+            case "attention":
+                return jnp.sum(outputs * jax.nn.softmax(self.attention(outputs), axis=0), axis=0)
+        directions = carries[-1] if self.config.bidirectional else [carries[-1]]
+        return jnp.concatenate([c[-1] if isinstance(c, tuple) else c for c in directions], axis=-1)
+
+
+def _stack(config: ModelConfig) -> Callable[..., StackedRNN]:
+    """(in_features, hidden_features, rngs=...) to the recurrent layers."""
+    options: dict[str, Any] = {"time_major": True, "bidirectional": config.bidirectional}
+    steps = config.chrono_steps
+    match config.cell:
+        case "gru":
+            if steps is not None:
+                options["bias_init"] = chrono(steps, "rfn")  # of its gates r, z, n the second keeps the memory
+            return partial(GRU, **options)
+        case "ur_lstm":
+            return partial(StackedRNN, URLSTMCell, **options)
+        case "layer_norm_lstm":
+            cell: Callable[..., StackedRNN] = partial(StackedRNN, LayerNormLSTMCell)
+        case _:
+            cell = partial(LSTM, fused_kernel_init=glorot_uniform())
+    options |= {"forget_bias": config.forget_bias} if steps is None else {"bias_init": chrono(steps)}
+    return partial(cell, **options)
+
+
+def describe_layers(config: ModelConfig) -> str:
+    """The layers for people: "LSTM 32 -> LSTM 64"."""
+    name = ("bidirectional " if config.bidirectional else "") + CELL_NAMES[config.cell]
+    layers = " -> ".join(f"{name} {features}" for features in config.hidden_features)
+    return layers if config.pooling == "last" else f"{layers} -> {config.pooling} over time"
 
 
 def init(
-    config: ModelConfig, key: PRNGKeyArray, image_shape: tuple[int, ...] = (28, 28), num_classes: int = 10
+    config: ModelConfig, key: PRNGKeyArray, image_shape: tuple[int, ...] = (28, 28), num_classes: int = NUM_CLASSES
 ) -> Params:
     """Draws the parameters.
 
     Args:
-      config: the widths of the layers and the forget gates' initial bias.
+      config: the network.
       key: decides every parameter.
       image_shape: (height, width) or (height, width, channels) of one image.
       num_classes: how many classes there are.
+
+    Raises:
+      ConfigError: images of this shape cannot be read as the config says.
     """
-    in_features = image_shape[1] * (image_shape[2] if len(image_shape) > 2 else 1)
-    model = Classifier(config, in_features, num_classes, rngs=nnx.Rngs(key))
+    model = Classifier(config, image_shape, num_classes, rngs=nnx.Rngs(key))
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
-def apply(params: Params, images: Images, config: ModelConfig | None = None) -> Logits:
+def apply(
+    params: Params,
+    images: Images,
+    config: ModelConfig | None = None,
+    *,
+    dropout_keys: Key[Array, " batch"] | None = None,
+) -> Logits:
     """The class logits of images.
 
     Args:
       params: as `init` gives them.
       images: integers 0 to 255 (uint8), which are multiplied by 1/255, or floats, which are taken as they are.
-      config: the config with which `params` were made; None takes it from their shapes.
+      config: the config with which `params` were made; None takes the widths from their shapes, and all else to be
+        as in the tutorial.
+      dropout_keys: a key for each image drops features for it, as in training; None drops none.
 
     Raises:
-      ValueError: the parameters are not those of `config`, or the images are of another width.
+      ValueError: the parameters are not those of `config`, or the images are of another size.
+      ConfigError: the images cannot be read as the config says.
     """
-    widths = tuple(layer["cell"]["dense_h"]["kernel"].shape[0] for layer in params["lstm"]["layers"].values())
-    config = config or ModelConfig(hidden_features=widths)
-    if widths != config.hidden_features:
-        raise ValueError(f"The parameters are those of LSTM layers {widths}, the config says {config.hidden_features}.")
-    in_features = params["lstm"]["layers"][0]["cell"]["dense_i"]["kernel"].shape[0]
-    num_classes = params["dense"]["bias"].shape[0]
-    return nnx.merge(_graph(config, in_features, num_classes), params)(images)
+    if config is None:
+        layers = params["rnn"]["layers"]
+        if "cell" not in layers[0]:
+            raise ValueError(
+                "The parameters are not those of a stack in one direction; give the config that made them."
+            )
+        config = ModelConfig(
+            hidden_features=tuple(len(layer["cell"]["dense_h"]["kernel"]) for layer in layers.values())
+        )
+    graph, expected = _skeleton(config, images.shape[1:], params["dense"]["bias"].shape[0])
+    found = jax.tree.map(jnp.shape, params)
+    if found != expected:
+        raise ValueError(_mismatch(config, images.shape[1:], found, expected))
+    keys = dropout_keys if config.dropout_rate else None
+    return nnx.merge(graph, params, copy=True)(images, keys)
 
 
 @cache
-def _graph(config: ModelConfig, in_features: int, num_classes: int) -> Any:
-    """The static part of the module: everything but its parameters."""
-    model = nnx.eval_shape(lambda: Classifier(config, in_features, num_classes, rngs=nnx.Rngs(0)))
-    return nnx.split(model, nnx.Param)[0]
+def _skeleton(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> tuple[Any, Any]:
+    """The static part of the module, everything but its parameters; and their shapes."""
+    model = nnx.eval_shape(lambda: Classifier(config, image_shape, num_classes, rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(model, nnx.Param)
+    return graph, jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(params))
+
+
+def _mismatch(config: ModelConfig, image_shape: tuple[int, ...], found: Any, expected: Any) -> str:
+    """What to say of parameters whose shapes are not the expected ones."""
+
+    def by_name(shapes: Any) -> dict[str, Any]:
+        leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
+        return {jax.tree_util.keystr(path, simple=True, separator="."): shape for path, shape in leaves}
+
+    here, wanted = by_name(found), by_name(expected)
+    name = next(name for name in [*wanted, *here] if here.get(name) != wanted.get(name))
+    images = " x ".join(map(str, image_shape))
+    return (
+        f"The parameters do not fit images of {images} and the config's {config.cell} layers {config.hidden_features}: "
+        f"{name} is {here.get(name, 'missing')}, expected {wanted.get(name, 'none')}."
+    )
 
 
 def softmax_cross_entropy(

@@ -27,7 +27,7 @@ def lstm(inputs, kernel, recurrent_kernel, bias, c, h):
 def classify(params, images):
     """The logits of the classifier, from its nested dictionary of parameters and uint8 images."""
     sequence = np.swapaxes(images.astype(np.float64) / 255, 0, 1)
-    for layer in params["lstm"]["layers"].values():
+    for layer in params["rnn"]["layers"].values():
         cell = layer["cell"]
         zeros = np.zeros((sequence.shape[1], len(cell["dense_h"]["kernel"])))
         weights = cell["dense_i"]["kernel"], cell["dense_h"]["kernel"], cell["dense_h"]["bias"]

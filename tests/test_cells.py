@@ -14,6 +14,9 @@ from lstm_mnist_jax.rnn import (
     LayerNormLSTMCell,
     PeepholeLSTMCell,
     ProjectedLSTMCell,
+    URLSTMCell,
+    chrono,
+    uniform_gates,
 )
 
 INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
@@ -43,6 +46,7 @@ CELLS = {
     "not projected": lambda **options: ProjectedLSTMCell(5, 4, **options),
     "coupled": lambda **options: CoupledLSTMCell(5, 4, **options),
     "peephole": lambda **options: PeepholeLSTMCell(5, 4, **options),
+    "refined": lambda **options: URLSTMCell(5, 4, **options),
     "layer norm": lambda **options: LayerNormLSTMCell(5, 4, **options),
     "layer norm, projected": lambda **options: LayerNormLSTMCell(5, 4, projection_features=3, **options),
     "gru": lambda **options: nnx.GRUCell(5, 4, **options),
@@ -133,6 +137,36 @@ def test_peephole_is_its_papers_equations():
     peep_i, peep_f, peep_o = values["peepholes"]
     c = sigmoid(f + peep_f * c) * c + sigmoid(i + peep_i * c) * np.tanh(g)
     assert_close(after, (c, sigmoid(o + peep_o * c) * np.tanh(c)), atol=1e-6)
+
+
+def test_refined_is_its_papers_equations():
+    cell = make("refined")
+    values, kernel, recurrent = weights(cell)
+    (c, h), after = one_step(cell, X)
+    f, r, u, o = np.split(X @ kernel + values["dense_i"]["bias"] + h @ recurrent, 4, axis=-1)
+    f, r = sigmoid(f), sigmoid(r)
+    g = r * (1 - (1 - f) ** 2) + (1 - r) * f**2
+    c = g * c + (1 - g) * np.tanh(u)
+    assert_close(after, (c, sigmoid(o) * np.tanh(c)), atol=1e-6)
+
+
+def test_uniform_gates_spread_the_forget_gates_over_the_unit_interval():
+    f, r, u, o = np.split(np.asarray(URLSTMCell(3, 400, rngs=nnx.Rngs(0)).dense_i.bias[...]), 4)
+    np.testing.assert_array_equal(r, -f)
+    assert not np.any([u, o])
+    gates = np.sort(sigmoid(f))
+    np.testing.assert_allclose(gates, np.linspace(0, 1, 400), atol=0.08)
+    assert gates[0] >= 1 / 400 - 1e-6
+    assert gates[-1] <= 1 - 1 / 400 + 1e-6
+    alone = uniform_gates("fruo")(jax.random.key(0), (4,))  # one unit, whose gate can only be half open
+    np.testing.assert_allclose(alone, 0, atol=1e-4)
+
+
+def test_chrono_gives_each_gate_its_bias_by_name():
+    o, i, f = np.split(np.asarray(chrono(100, "oif")(jax.random.key(0), (30,))), 3)
+    assert not o.any()
+    np.testing.assert_array_equal(i, -f)
+    assert 0 <= f.min() < f.max() <= np.log(99)
 
 
 def test_layer_norm_is_its_papers_equations():

@@ -11,7 +11,7 @@ import pytest
 
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import PRESETS
-from lstm_mnist_jax.config_json import to_dict
+from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.training import mesh
 
 SMALL = ["--epochs", "1", "--validation-examples", "200", "--train-examples", "640", "--hidden-features", "4"]

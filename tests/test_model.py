@@ -1,13 +1,17 @@
 """The classifier against a NumPy LSTM, its initial weights, and both forms of its loss."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import numpy_lstm
 import pytest
+from flax import nnx
 
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
-from lstm_mnist_jax.data.tasks import rows
+from lstm_mnist_jax.data.tasks import Task
+from lstm_mnist_jax.rnn import LayerNormLSTMCell, URLSTMCell
 
 CONFIG = ModelConfig(hidden_features=(7, 9))
 
@@ -27,7 +31,7 @@ def test_integers_are_scaled_and_floats_are_not(rng):
 
 def test_channels_are_features_of_a_row(rng):
     images = rng.integers(0, 256, (4, 6, 5, 3), np.uint8)
-    sequences = np.asarray(rows(images))
+    sequences = np.asarray(Task().read(images))
     assert sequences.shape == (6, 4, 15)
     np.testing.assert_array_equal(sequences[2, 1], images[1, 2].reshape(-1))
     params = model.init(CONFIG, jax.random.key(0), (6, 5, 3), 3)
@@ -37,7 +41,7 @@ def test_channels_are_features_of_a_row(rng):
 def test_initial_weights_are_the_tutorials():
     params = model.init(ModelConfig(), jax.random.key(0))
     sizes = jax.tree.map(np.shape, params)
-    first, second = (sizes["lstm"]["layers"][n]["cell"] for n in (0, 1))
+    first, second = (sizes["rnn"]["layers"][n]["cell"] for n in (0, 1))
     assert first == {"dense_h": {"bias": (128,), "kernel": (32, 128)}, "dense_i": {"kernel": (28, 128)}}
     assert second == {"dense_h": {"bias": (256,), "kernel": (64, 256)}, "dense_i": {"kernel": (32, 256)}}
     assert sizes["dense"] == {"bias": (10,), "kernel": (64, 10)}
@@ -71,7 +75,85 @@ def test_loss_is_finite_for_hopeless_logits():
 
 def test_parameters_of_another_config_are_refused():
     params = model.init(CONFIG, jax.random.key(0))
-    with pytest.raises(ValueError, match=r"LSTM layers \(7, 9\), the config says \(32, 64\)"):
+    with pytest.raises(ValueError, match=r"lstm layers \(32, 64\): dense.kernel is \(9, 10\), expected \(64, 10\)"):
         model.apply(params, np.zeros((1, 28, 28), np.uint8), model.ModelConfig())
-    with pytest.raises(ValueError, match="28"):
+    with pytest.raises(ValueError, match=r"images of 28 x 27 .*dense_i.kernel is \(28, 28\), expected \(27, 28\)"):
         model.apply(params, np.zeros((1, 28, 27), np.uint8), CONFIG)
+    attention = ModelConfig(hidden_features=(7, 9), pooling="attention")
+    with pytest.raises(ValueError, match=r"attention.kernel is missing, expected \(9, 1\)"):
+        model.apply(params, np.zeros((1, 28, 28), np.uint8), attention)
+    with pytest.raises(ValueError, match=r"attention.kernel is \(9, 1\), expected none"):
+        model.apply(model.init(attention, jax.random.key(0)), np.zeros((1, 28, 28), np.uint8), CONFIG)
+    both = model.init(ModelConfig(bidirectional=True), jax.random.key(0))
+    with pytest.raises(ValueError, match="not those of a stack in one direction; give the config"):
+        model.apply(both, np.zeros((1, 28, 28), np.uint8))
+
+
+FLAX_CELLS = {
+    "lstm": nnx.OptimizedLSTMCell,
+    "gru": nnx.GRUCell,
+    "layer_norm_lstm": LayerNormLSTMCell,
+    "ur_lstm": URLSTMCell,
+}
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", FLAX_CELLS)
+def test_every_network_is_that_of_flax_layers(rng, cell, bidirectional, pooling):
+    config = ModelConfig(
+        cell=cell, hidden_features=(4, 3), bidirectional=bidirectional, pooling=pooling, task="columns"
+    )
+    classifier = model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(classifier, nnx.Param))
+    images = rng.integers(0, 256, (4, 6, 5), np.uint8)
+    outputs = np.swapaxes(images, 1, 2).astype(np.float32) / 255
+    for layer in classifier.rnn.layers:
+        cells = [layer.forward_rnn.cell, layer.backward_rnn.cell] if bidirectional else [layer.cell]
+        parts = [nnx.RNN(cell, reverse=n == 1, keep_order=True)(outputs) for n, cell in enumerate(cells)]
+        outputs = np.concatenate(parts, axis=-1)
+    pooled = {
+        "last": np.concatenate([parts[0][:, -1], *(part[:, 0] for part in parts[1:])], axis=-1),
+        "mean": outputs.mean(axis=1),
+        "max": outputs.max(axis=1),
+    }
+    if pooling == "attention":
+        weights = np.exp(outputs @ classifier.attention.kernel[...])
+        pooled["attention"] = (outputs * weights).sum(axis=1) / weights.sum(axis=1)
+    np.testing.assert_allclose(model.apply(params, images, config), classifier.dense(pooled[pooling]), atol=2e-5)
+
+
+def test_dropout_drops_whole_features_of_an_image_by_its_key(rng):
+    config = ModelConfig(hidden_features=(50, 60), dropout_rate=0.4)
+    params = model.init(config, jax.random.key(0))
+    images, keys = rng.integers(0, 256, (20, 28, 28), np.uint8), jax.random.split(jax.random.key(1), 20)
+    dropped = model.apply(params, images, config, dropout_keys=keys)
+    assert np.abs(dropped - model.apply(params, images, config)).min(axis=1).max() > 0
+    again = model.apply(params, images[7:9], config, dropout_keys=keys[7:9])
+    np.testing.assert_allclose(again, dropped[7:9], atol=1e-5)
+    masks = model.Classifier(config, (28, 28), 10, rngs=nnx.Rngs(0))._masks(keys)
+    for mask, width in zip(masks, (50, 60), strict=True):
+        assert mask.shape == (20, width)
+        assert set(np.unique(mask)) == {0, np.float32(1 / 0.6)}
+        assert abs((mask > 0).mean() - 0.6) < 0.06
+
+
+def test_chrono_biases_spread_memories_over_the_steps():
+    config = ModelConfig(hidden_features=(500,), chrono_steps=784)
+    bias = np.asarray(model.init(config, jax.random.key(0))["rnn"]["layers"][0]["cell"]["dense_h"]["bias"])
+    i, f, g, o = np.split(bias, 4)
+    np.testing.assert_array_equal(i, -f)
+    assert not g.any()
+    assert not o.any()
+    lengths = np.sort(np.exp(f))
+    np.testing.assert_allclose(lengths, np.linspace(1, 783, 500), atol=60)
+    gru = model.init(dataclasses.replace(config, cell="gru"), jax.random.key(0))["rnn"]["layers"][0]["cell"]
+    r, z, n = np.split(np.asarray(gru["dense_i"]["bias"]), 3)
+    assert z.min() > 0
+    assert not np.any([r, n])
+
+
+def test_layers_and_pooling_are_told():
+    assert model.describe_layers(ModelConfig()) == "LSTM 32 -> LSTM 64"
+    config = ModelConfig(cell="gru", hidden_features=(8,), bidirectional=True, pooling="mean")
+    assert model.describe_layers(config) == "bidirectional GRU 8 -> mean over time"

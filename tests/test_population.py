@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_mnist_jax.config import Config, DataConfig, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import AugmentationConfig, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.training import make_population, make_training, member_state
 from lstm_mnist_jax.training.evaluation import make_evaluation
@@ -34,29 +34,51 @@ def alone(config, dataset, *chunks):
     return state
 
 
+RECIPE = Config(
+    batch_size=8,
+    epochs=3,
+    batch_ramp=(1,),
+    label_smoothing=0.1,
+    model=ModelConfig(hidden_features=(4, 6), dropout_rate=0.2, bidirectional=True, pooling="mean"),
+    optimizer=OptimizerConfig(
+        weight_decay=0.1, ema_decay=0.9, clip_norm=0.5, schedule="cosine", warmup_epochs=0.5, final_share=0.1
+    ),
+    augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
+)
+WITH_EVERY_OPTION = [
+    RECIPE,
+    dataclasses.replace(RECIPE, seed=3),
+    dataclasses.replace(
+        RECIPE,
+        optimizer=dataclasses.replace(RECIPE.optimizer, weight_decay=0.01, ema_decay=0.8, clip_norm=0.1, b2=0.9),
+    ),
+]
+
+
+@pytest.mark.parametrize("members", [MEMBERS, WITH_EVERY_OPTION], ids=["plain", "with every option"])
 @pytest.mark.parametrize("each", ["one after another", "vmap"])
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
-def test_every_member_is_the_training_that_it_would_be_alone(tiny_dataset, monkeypatch, devices, each):
+def test_every_member_is_the_training_that_it_would_be_alone(tiny_dataset, monkeypatch, devices, each, members):
     if each == "vmap":
         monkeypatch.setattr("lstm_mnist_jax.training.population.ONE_BY_ONE", ())
-    population = make_population(MEMBERS, tiny_dataset, mesh_of(devices)).compile()
+    population = make_population(members, tiny_dataset, mesh_of(devices)).compile()
     state = population.init()
     for steps in (5, 20):
         state = population.run_steps(state, steps)
     mesh = make_mesh(Execution(devices=1), CONFIG.batch_size)
-    evaluate = make_evaluation(CONFIG.model, tiny_dataset.validation, mesh)
-    found = population.evaluate("validation", state.params)
-    assert len(found) == len(MEMBERS)
+    evaluate = make_evaluation(members[0].model, tiny_dataset.validation, mesh)
+    found = population.evaluate("validation", state.trained)
+    assert len(found) == len(members)
     # To one device first: of many small programs in which CPU devices meet, each can wait for another's threads.
     state = jax.device_put(state, jax.devices()[0])
-    for n, config in enumerate(MEMBERS):
+    for n, config in enumerate(members):
         expected, member = alone(config, tiny_dataset, 25), member_state(state, n)
         assert jax.random.key_data(member.key).tolist() == jax.random.key_data(expected.key).tolist()
         for a, b in zip(
             jax.tree.leaves(member._replace(key=0)), jax.tree.leaves(expected._replace(key=0)), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-        evaluation = evaluate(expected.params)
+        evaluation = evaluate(expected.trained)
         np.testing.assert_array_equal(found[n].correct, evaluation.correct)
         np.testing.assert_allclose(found[n].loss, evaluation.loss, rtol=1e-4)
 

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import leaf_names
 
 from lstm_mnist_jax import load, load_run, model
+from lstm_mnist_jax.config import PRESETS
+from lstm_mnist_jax.config.json import to_dict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 FROM_TF1 = (ROOT / "lstm_mnist_jax" / "interop" / "from_tf1.md").read_text("utf-8")
 OWN_CELL = (ROOT / "lstm_mnist_jax" / "rnn" / "your_own_cell.md").read_text("utf-8")
+RECIPES = (ROOT / "lstm_mnist_jax" / "recipes.md").read_text("utf-8")
 EXPORTS = (ROOT / "lstm_mnist_jax" / "interop" / "exports.md").read_text("utf-8")
 
 
@@ -48,6 +52,22 @@ def test_the_commands_and_the_programs_in_their_order(tmp_path):
     assert "epoch 3/3" in outputs[1]
     assert re.search("the state of Adam after (93|186|279) steps", outputs[12])  # of the epoch that validated best
     assert "epoch 4/4" in outputs[13]
+
+
+def test_the_commands_of_the_recipes(tmp_path):
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    first, *_ = [text for _, kind, text in blocks(RECIPES) if kind == "sh"]
+    trained, evaluated, table = [run(shlex.split(line, comments=True), tmp_path) for line in first.splitlines()]
+    assert "best on validation" in trained
+    assert "not the model alone: averaged over 9 shifts of up to 1 pixels" in evaluated
+    assert "lstm-mnist train rows-fast" in table
+    for option in re.findall(r"`--([\w-]+)", RECIPES):
+        assert option.replace("-", "_") in {*leaf_names(to_dict(PRESETS["tutorial"]))}, option
+
+
+def test_the_presets_are_all_told():
+    for name in PRESETS:
+        assert f"`{name}`" in README.split("## Recipes")[1].split("##")[0]
 
 
 def test_the_two_commands_are_those_that_continuous_integration_runs():

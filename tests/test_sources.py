@@ -9,7 +9,7 @@ import pytest
 from test_idx import idx_bytes
 
 from lstm_mnist_jax.data import Dataset, load
-from lstm_mnist_jax.data.sources import EMBEDDED_MNIST
+from lstm_mnist_jax.data.sources import EMBEDDED_MNIST, absolute_source
 from lstm_mnist_jax.errors import DataError
 
 CHECKSUMS = {
@@ -92,8 +92,8 @@ def test_folders_under_any_of_the_published_names(tmp_path, gzipped, dot, test):
 
 def test_a_file_of_class_names(tmp_path):
     write_folder(tmp_path)
-    (tmp_path / "classes.txt").write_text("shirt\nbag\nboot\nhat\n")
-    assert load(str(tmp_path), validation_examples=5).class_names == ("shirt", "bag", "boot", "hat")
+    (tmp_path / "classes.txt").write_text("shirt\nbag\nboot\n")
+    assert load(str(tmp_path), validation_examples=5).class_names == ("shirt", "bag", "boot")
 
 
 @pytest.mark.parametrize(
@@ -179,3 +179,24 @@ def test_impossible_sizes(tmp_path, options, message):
     write_folder(tmp_path)
     with pytest.raises(DataError, match=message):
         load(str(tmp_path), **options)
+
+
+def test_a_class_without_training_examples_is_refused(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nnever\n")
+    with pytest.raises(DataError, match=r"Of the 18 training examples of .*, none is of class never. Train on more"):
+        load(tmp_path, validation_examples=2)
+
+
+def test_fashion_mnist_is_found_where_debian_puts_it_or_in_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lstm_mnist_jax.data.sources.SYSTEM_FASHION_MNIST", tmp_path / "none")
+    with pytest.raises(DataError, match=r"Fashion-MNIST is not here.* dataset-fashion-mnist .*--source"):
+        load("fashion-mnist")
+    monkeypatch.setattr("lstm_mnist_jax.data.sources.SYSTEM_FASHION_MNIST", tmp_path / "system")
+    write_folder(tmp_path / "system")
+    assert load("fashion-mnist", validation_examples=1).class_names[9] == "Ankle boot"
+    assert absolute_source("fashion-mnist") == "fashion-mnist"
+    write_folder(tmp_path / "fashion-mnist")
+    assert load("fashion-mnist", validation_examples=1).origin == "IDX files fashion-mnist"
+    assert absolute_source("fashion-mnist") == str(tmp_path / "fashion-mnist")

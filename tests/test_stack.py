@@ -368,3 +368,15 @@ def test_the_kernel_is_not_quietly_replaced_by_something_else():
     ):
         with pytest.raises(ValueError, match=r'backend="native" runs an nnx\.OptimizedLSTMCell, as it is, in float32'):
             stack(INPUTS)
+
+
+def test_masks_multiply_what_goes_from_layer_to_layer():
+    lstm = LSTM(5, (4, 6, 3), rngs=nnx.Rngs(0))
+    inputs = np.random.default_rng(0).normal(size=(2, 7, 5)).astype(np.float32)
+    masks = [np.random.default_rng(n).integers(0, 3, (2, width)).astype(np.float32) for n, width in enumerate((4, 6))]
+    outputs = inputs
+    for n, layer in enumerate(lstm.layers):
+        outputs = nnx.RNN(layer.cell)(outputs * (masks[n - 1][:, None] if n else 1))
+    np.testing.assert_allclose(lstm(inputs, masks=masks)[0], outputs, atol=1e-6)
+    with pytest.raises(ValueError, match="expected 2 masks, one between each two layers, got 1"):
+        lstm(inputs, masks=masks[:1])

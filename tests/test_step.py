@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import Config, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import AugmentationConfig, Config, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.data.order import batch_indices, order_of
 from lstm_mnist_jax.errors import ConfigError
@@ -44,7 +44,7 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
     state = train(tiny_dataset, 40)
 
     start = make_training(CONFIG, tiny_dataset, mesh_of(1)).init(0)
-    classifier = model.Classifier(CONFIG.model, 5, 3, rngs=nnx.Rngs(0))
+    classifier = model.Classifier(CONFIG.model, (5, 5), 3, rngs=nnx.Rngs(0))
     graph = nnx.split(classifier, nnx.Param)[0]
 
     @jax.jit
@@ -52,7 +52,7 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
         def loss(params):
             network = nnx.merge(graph, params)
             outputs = images.astype(jnp.float32) / 255
-            for layer in network.lstm.layers:
+            for layer in network.rnn.layers:
                 outputs = nnx.RNN(layer.cell)(outputs)
             logits = network.dense(outputs[:, -1])
             return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
@@ -166,3 +166,93 @@ def test_evaluation_counts_every_example_once(rng, devices, size):
 def test_the_optimizer_state_is_optax(tiny_dataset):
     state = train(tiny_dataset, 3)
     assert optax.tree.get(state.opt_state, "count") == 3
+
+
+ALL = Config(
+    batch_size=8,
+    label_smoothing=0.1,
+    model=ModelConfig(hidden_features=(4, 6), bidirectional=True, dropout_rate=0.2),
+    optimizer=OptimizerConfig(weight_decay=0.1, ema_decay=0.9, clip_norm=1.0, schedule="cosine", warmup_epochs=0.5),
+    augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
+)
+
+
+@needs_two_devices
+def test_what_is_drawn_in_a_step_does_not_depend_on_the_number_of_devices(tiny_dataset):
+    one, two = (train(tiny_dataset, 40, config=ALL, devices=devices) for devices in (1, 2))
+    for name in ("params", "average"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), getattr(one, name), getattr(two, name))
+    np.testing.assert_allclose(one.epoch_sums.loss, two.epoch_sums.loss, rtol=1e-3)
+
+
+def test_chunks_do_not_matter_to_what_is_drawn(tiny_dataset):
+    assert_same(train(tiny_dataset, 20, config=ALL), train(tiny_dataset, 1, 15, 4, config=ALL))
+
+
+def test_steps_draw_anew(tiny_dataset):
+    """The same images in every batch: without distortions, the same loss."""
+    whole = dataclasses.replace(CONFIG, batch_size=130, optimizer=OptimizerConfig(learning_rate=1e-12))
+    shifted = dataclasses.replace(whole, augmentation=AugmentationConfig(shift_pixels=2.0))
+    losses = {}
+    for config in (whole, shifted):
+        training = make_training(config, tiny_dataset, mesh_of(1))
+        state = training.init(0)
+        for _ in range(3):
+            state = training.run_steps(state, 1)
+            losses.setdefault(config, []).append(float(state.epoch_sums.loss))
+    assert np.ptp(losses[whole]) < 1e-4
+    assert np.ptp(losses[shifted]) > 1e-3
+
+
+def test_the_average_of_the_parameters_follows_its_formula(tiny_dataset):
+    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(ema_decay=0.7))
+    training = make_training(config, tiny_dataset, mesh_of(1))
+    state = training.init(0)
+    average = np.asarray(state.params["dense"]["kernel"])
+    assert state.trained is state.average
+    for step in range(30):
+        state = training.run_steps(state, 1)
+        decay = min(0.7, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * np.asarray(state.params["dense"]["kernel"])
+    np.testing.assert_allclose(state.average["dense"]["kernel"], average, rtol=1e-4)
+    plain = train(tiny_dataset, 30)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain.params, state.params)
+    assert plain.trained is plain.params
+
+
+def test_a_batch_ramp_halves_the_updates_and_changes_no_epoch(tiny_dataset):
+    ramp = dataclasses.replace(CONFIG, batch_ramp=(1,))
+    plain, ramped = (train(tiny_dataset, 16, config=config).params for config in (CONFIG, ramp))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, ramped)
+    state = train(tiny_dataset, 48, config=ramp)
+    assert optax.tree.get(state.opt_state, "count") == 16 + 16
+    assert int(state.epoch_sums.steps) == 16
+
+
+@pytest.mark.parametrize("model_config", [
+    ModelConfig(hidden_features=(4,), task="permuted", cell="ur_lstm"),
+    ModelConfig(hidden_features=(4,), task="rows", sequence_length=15, cell="gru", pooling="mean"),
+    ModelConfig(hidden_features=(4,), task="columns", cell="layer_norm_lstm", pooling="attention", bidirectional=True),
+    ModelConfig(hidden_features=(4,), task="pixels", chrono_steps=30, pooling="max"),
+])  # fmt: skip
+def test_every_task_cell_and_pooling_trains(tiny_dataset, model_config):
+    config = dataclasses.replace(CONFIG, model=model_config)
+    losses = []
+    training = make_training(config, tiny_dataset, mesh_of(1))
+    state = training.init(0)
+    for _ in range(3):
+        state = training.run_steps(state, 16)
+        losses.append(float(state.epoch_sums.loss))
+    assert losses[-1] < losses[0]
+
+
+def test_steps_that_do_not_fit_the_images_are_refused_before_anything_is_compiled(tiny_dataset):
+    config = dataclasses.replace(CONFIG, model=ModelConfig(hidden_features=(4,), sequence_length=7))
+    with pytest.raises(ConfigError, match="sequence_length is 7, but an image of"):
+        make_training(config, tiny_dataset, mesh_of(1))
+
+
+def test_images_are_not_moved_out_of_themselves(tiny_dataset):
+    config = dataclasses.replace(CONFIG, augmentation=AugmentationConfig(shift_pixels=5.0))
+    with pytest.raises(ConfigError, match="shift_pixels is 5, but images are 6 x 5"):
+        make_training(config, tiny_dataset, mesh_of(1))

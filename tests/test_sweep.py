@@ -267,7 +267,7 @@ def test_draws_are_within_their_intervals_and_the_same_again():
         ({"learning_rate": "loguniform:0:1"}, {"samples": 2}, "expected LOW < HIGH, both above 0"),
         ({"b1": "uniform:0:1"}, {"samples": 2}, "b1 is 1.0, expected at least 0 and below 1"),
         ({"learning_rate": "uniform:0.1:nan"}, {"samples": 2}, "learning_rate is nan, expected a finite number"),
-        ({"batch_size": "uniform:1:9"}, {"samples": 2}, "its values are whole numbers: list them"),
+        ({"batch_size": "uniform:1:9"}, {"samples": 2}, "its values are no fractions: list them"),
         ({"learning_rate": "uniform:0.1:1"}, {}, "say with samples how many settings to draw"),
         ({"learning_rate": ["uniform:0.1:1", "3"]}, {"samples": 2}, "expected values, or one interval"),
         ({"learning_rate": [0.1]}, {"samples": 2}, "samples is for intervals"),
@@ -421,3 +421,51 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(three_seeds
     found = sweep(SMALL, Space(seeds=3), tmp_path / "run", resume=True)
     assert found.trained
     assert found.members == three_seeds.members
+
+
+def test_members_stop_early_as_they_would_alone(tmp_path):
+    config = dataclasses.replace(SMALL, epochs=12, early_stop_epochs=1, optimizer=OptimizerConfig(learning_rate=0.1))
+    result = sweep(config, Space(seeds=3), tmp_path / "seeds")
+    ends = {}
+    for member in result.members:
+        one = Execution(devices=1)  # as a member has
+        alone = train(dataclasses.replace(config, seed=member.seed), tmp_path / f"alone-{member.seed}", execution=one)
+        assert (member.epochs, member.best_epoch) == (len(alone.epochs), alone.best.epoch)
+        ends[member.member] = member.epochs
+        extract(tmp_path / "seeds", tmp_path / f"out-{member.member}", member.member)
+        assert load_run(tmp_path / f"out-{member.member}").step == alone.best_step
+    assert len(set(ends.values())) > 1  # or nothing was shown
+    longest = max(ends.values())
+    assert read_group_metrics(tmp_path / "seeds" / "metrics.jsonl")[-1].epoch == longest
+    assert not sweep(config, result_space(tmp_path / "seeds"), tmp_path / "seeds", resume=True).trained
+    patient = dataclasses.replace(config, early_stop_epochs=5)
+    with pytest.raises(ConfigError, match=r"early_stop_epochs is 1 in the sweep, 5 was asked"):
+        sweep(patient, result_space(tmp_path / "seeds"), tmp_path / "seeds", resume=True)
+
+
+def result_space(path):
+    return read_population_folder(path).space
+
+
+def test_networks_tasks_and_distortions_are_swept_in_groups(tmp_path):
+    axes = {"cell": ["lstm", "gru"], "clip_norm": [None, 1.0], "bidirectional": [False, True], "shift_pixels": [0.5]}
+    config = dataclasses.replace(SMALL, epochs=1)
+    result = sweep(config, space_of(axes), tmp_path / "grid")
+    folder = read_population_folder(tmp_path / "grid")
+    assert len(folder.groups) == len(result.members) == 8
+    assert {repr(folder.member_config(n).model) for n in range(8)} == {
+        repr(dataclasses.replace(SMALL.model, cell=cell, bidirectional=both))
+        for cell in ("lstm", "gru")
+        for both in (False, True)
+    }
+
+
+def test_a_falling_learning_rate_belongs_to_its_number_of_epochs(tmp_path):
+    config = dataclasses.replace(SMALL, epochs=1, optimizer=OptimizerConfig(schedule="cosine"))
+    longer = dataclasses.replace(config, epochs=2)
+    sweep(config, Space(seeds=2), tmp_path / "seeds")
+    train(config, tmp_path / "run")
+    for go_on in (lambda: sweep(longer, Space(seeds=2), tmp_path / "seeds", resume=True),
+                  lambda: train(longer, tmp_path / "run", resume=True)):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"epochs is 1 in the run, 2 was asked for. Its learning rate falls over"):
+            go_on()

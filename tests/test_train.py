@@ -17,7 +17,7 @@ import pytest
 from test_sources import write_folder
 
 from lstm_mnist_jax import load_run, train
-from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import AugmentationConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.reporting.metrics import read_metrics
@@ -258,7 +258,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(uninterrupted, tmp_pa
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"format": 99, "environment": {"lstm-mnist-jax": "9.9"}}', "is a run folder of format 99.*version 9.9"),
-        ('{"format": 3, "config": {}, "data": {}}', "damaged or of another version: the config lacks batch_size"),
+        ('{"format": 4, "config": {}, "data": {}}', "damaged or of another version: the config lacks augmentation"),
     ],
 )
 def test_what_is_no_run_folder_is_refused(tmp_path, contents, message):
@@ -290,7 +290,7 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_
     ("bytes_a_file", "message"),
     [
         (300, "run cannot be written to"),
-        (1_500, "could not be written"),
+        (2_700, "could not be written"),
         (12_000, "The checkpoint of step 15 could not be"),
     ],
 )
@@ -361,3 +361,79 @@ def test_checkpoints_that_are_none_are_refused(uninterrupted, name):
     with pytest.raises(RunError, match=r"has no checkpoint .* expected best, last, or one of the steps \[15, 30, 45\]"):
         load_run(uninterrupted.run_dir, name)
     assert load_run(uninterrupted.run_dir, 30).step == load_run(uninterrupted.run_dir, "30").step == 30
+
+
+RECIPE = dataclasses.replace(
+    SMALL,
+    batch_ramp=(1,),
+    label_smoothing=0.1,
+    optimizer=OptimizerConfig(weight_decay=0.01, ema_decay=0.9, clip_norm=1.0, schedule="cosine"),
+    augmentation=AugmentationConfig(rotation_degrees=10.0, shift_pixels=1.0, elastic_pixels=0.5),
+)
+
+
+def test_a_recipe_with_everything_resumes_to_the_last_bit(tmp_path, monkeypatch):
+    whole = train(RECIPE, tmp_path / "whole")
+    assert [metrics.learning_rate for metrics in whole.epochs] == sorted(
+        (metrics.learning_rate for metrics in whole.epochs), reverse=True
+    )
+    original, calls = Training.run_steps, []
+
+    def interrupted(training, state, n):
+        calls.append(n)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(training, state, min(n, 7))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run_steps", interrupted)
+        assert train(RECIPE, tmp_path / "part").stopped_by == signal.SIGTERM
+    train(RECIPE, tmp_path / "part", resume=True)
+    assert outcome(tmp_path / "whole") == outcome(tmp_path / "part")
+
+
+def test_what_is_evaluated_and_loaded_is_the_mean_of_the_parameters(tmp_path):
+    config = dataclasses.replace(SMALL, epochs=1, optimizer=OptimizerConfig(ema_decay=0.99))
+    result = train(config, tmp_path / "run")
+    found = load_run(tmp_path / "run").evaluate()["test"].accuracy
+    assert found == pytest.approx(result.epochs[-1].test_accuracy, abs=1e-4)
+    plain = train(dataclasses.replace(SMALL, epochs=1), tmp_path / "plain")
+    assert abs(found - plain.epochs[-1].test_accuracy) > 1e-3
+
+
+def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
+    patient = dataclasses.replace(SMALL, epochs=30, early_stop_epochs=1, optimizer=OptimizerConfig(learning_rate=0.3))
+    result = train(patient, tmp_path / "run")
+    accuracies = [metrics.validation_accuracy for metrics in result.epochs]
+    assert 1 < len(accuracies) < 30
+    assert accuracies[-1] <= max(accuracies[:-1])
+    assert accuracies[:-1] == sorted(accuracies[:-1])
+    assert result.best.epoch == len(accuracies) - 1
+    again = train(patient, tmp_path / "run", resume=True)
+    assert not again.trained
+    more = train(dataclasses.replace(patient, early_stop_epochs=2), tmp_path / "run", resume=True)
+    assert more.trained
+
+
+def test_a_run_over_permuted_pixels_holds_their_order(tmp_path):
+    config = dataclasses.replace(
+        SMALL, epochs=1, model=ModelConfig("permuted", sequence_length=28, permutation_seed=5, hidden_features=(4,))
+    )
+    train(config, tmp_path / "run")
+    order = json.loads((tmp_path / "run" / "permutation.json").read_text())
+    assert order == np.random.RandomState(5).permutation(784).tolist()
+
+
+def test_averages_over_shifts_are_the_means_of_their_probabilities(uninterrupted):
+    run = load_run(uninterrupted.run_dir)
+    test = load(**vars(SMALL.data)).test
+    padded = np.pad(test.images, [(0, 0), (1, 1), (1, 1)])
+    moved = [run.predict(padded[:, y : y + 28, x : x + 28])[1] for y in range(3) for x in range(3)]
+    probabilities = np.mean(moved, axis=0)
+    found = run.evaluate(average_shifts=1)["test"]
+    assert found.accuracy == pytest.approx((probabilities.argmax(axis=1) == test.labels).mean(), abs=2e-4)
+    expected = -np.log(probabilities[np.arange(len(test)), test.labels]).mean()
+    assert found.loss == pytest.approx(expected, rel=1e-3)
+    for shifts in (-1, 8):
+        with pytest.raises(ConfigError, match=f"average_shifts is {shifts}, expected 0 to 7 pixels"):
+            run.evaluate(average_shifts=shifts)

@@ -4,11 +4,11 @@ import datetime
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.version import __version__
 
 PACKAGES = (
@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
     share = psutil.cpu_percent(interval=1.0) / 100
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
+        "processor": processor(),
         "physical_cores": psutil.cpu_count(logical=False),
         "usable_cores": usable,
         "memory_bytes": psutil.virtual_memory().total,
@@ -43,15 +43,6 @@ def describe() -> dict[str, Any]:
         "busy_share": share,
         "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

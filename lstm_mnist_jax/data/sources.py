@@ -7,11 +7,21 @@ validation examples from the front of the training examples, as the classic `rea
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx_folder import is_idx_source, load_idx_folder
 from lstm_mnist_jax.errors import DataError
 
 EMBEDDED_MNIST = Path(__file__).parent / "mnist"
+
+FASHION_MNIST = "fashion-mnist"
+SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+"""Where the package dataset-fashion-mnist of Debian and Ubuntu puts it."""
+FASHION_CLASSES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def load(
@@ -24,7 +34,8 @@ def load(
     """Loads a data set.
 
     Args:
-      source: "mnist" (embedded in the package, no network); a folder of IDX files, gzipped or not, as
+      source: "mnist" (embedded in the package, no network); "fashion-mnist" (a folder of this name, or what Debian's
+        package dataset-fashion-mnist installs); a folder of IDX files, gzipped or not, as
         MNIST, Fashion-MNIST, KMNIST and EMNIST are published (`folder/prefix` where a folder holds several
         sets, as EMNIST's does); or "tfds:NAME", an image classification set of TensorFlow Datasets that was
         prepared in the array_record format. TensorFlow is not imported.
@@ -48,12 +59,27 @@ def load(
         dataset = load_tfds(source.removeprefix("tfds:"), data_dir)
     elif is_idx_source(path := _expand(source)):
         dataset = load_idx_folder(path)
+        if path.name == FASHION_MNIST and not (path / "classes.txt").exists():
+            dataset = replace(dataset, class_names=FASHION_CLASSES)
+    elif source == FASHION_MNIST:
+        dataset = _load_system_fashion_mnist()
     else:
         raise DataError(
             f"Unknown data source {source!r}: there is no folder of this name. Expected 'mnist', "
-            "a folder of IDX files, or 'tfds:NAME' (such as tfds:fashion_mnist)."
+            "'fashion-mnist', a folder of IDX files, or 'tfds:NAME' (such as tfds:kmnist)."
         )
     return _split(dataset, validation_examples, train_examples)
+
+
+def _load_system_fashion_mnist() -> Dataset:
+    if not is_idx_source(SYSTEM_FASHION_MNIST):
+        raise DataError(
+            "Fashion-MNIST is not here. Install it with apt-get install dataset-fashion-mnist (Debian, Ubuntu); or put "
+            "its four IDX files (train-images-idx3-ubyte.gz and so on, from zalandoresearch/fashion-mnist on GitHub) "
+            f"into a folder named {FASHION_MNIST}, or name their folder with --source; or use --source "
+            "tfds:fashion_mnist."
+        )
+    return replace(load_idx_folder(SYSTEM_FASHION_MNIST), class_names=FASHION_CLASSES)
 
 
 def absolute_source(source: str) -> str:
@@ -86,4 +112,10 @@ def _split(dataset: Dataset, validation_examples: int, train_examples: int | Non
                 f"so many of {dataset.origin} are left for training."
             )
         dataset = replace(dataset, train=dataset.train[:train_examples])
+    counts = np.bincount(dataset.train.labels, minlength=dataset.train.num_classes)
+    if missing := [name for name, count in zip(dataset.class_names, counts, strict=False) if not count]:
+        raise DataError(
+            f"Of the {len(dataset.train):,} training examples of {dataset.origin}, none is of class "
+            f"{', '.join(missing[:10])}{' ...' * (len(missing) > 10)}. Train on more of them, or mend the labels."
+        )
     return dataset

@@ -1,18 +1,78 @@
 """An image as a sequence. Functions of arrays, traceable by JAX."""
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lstm_mnist_jax.errors import ConfigError
 
-def rows(images: jax.Array | np.ndarray) -> jax.Array:
-    """Reads images row by row, from the top: one time step a row.
 
-    Args:
-      images: [batch, height, width] or [batch, height, width, channels], any dtype.
+class Task(NamedTuple):
+    """How an image becomes a sequence.
 
-    Returns:
-      Time-major sequences [height, batch, width * channels], of the same dtype.
+    Attributes:
+      name: rows (from the top), columns (from the left), pixels (row by row), or permuted (pixels in an order that
+        is drawn once for all images).
+      sequence_length: how many time steps, each of as many pixels; None is one a row, a column or a pixel.
+      permutation_seed: decides the order of permuted pixels.
     """
-    batch, height = images.shape[:2]
-    return jnp.moveaxis(images.reshape(batch, height, -1), 1, 0)
+
+    name: str = "rows"
+    sequence_length: int | None = None
+    permutation_seed: int = 0
+
+    def shape(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
+        """(time steps, features) of the sequences of images [height, width] or [height, width, channels].
+
+        Raises:
+          ConfigError: so many steps do not divide the pixels.
+        """
+        height, width, *channels = image_shape
+        pixels = height * width
+        steps = self.sequence_length or {"rows": height, "columns": width}.get(self.name, pixels)
+        if pixels % steps:
+            divisors = [n for n in range(1, pixels + 1) if pixels % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - steps))[:6])
+            raise ConfigError(
+                f"sequence_length is {steps}, but an image of {height} x {width} has {pixels} pixels, which so many "
+                f"steps cannot share evenly. Use one of {', '.join(map(str, near))}, or another divisor of {pixels}."
+            )
+        return steps, pixels // steps * math.prod(channels)
+
+    def permutation(self, image_shape: tuple[int, ...]) -> np.ndarray | None:
+        """int [height * width], which pixel comes when, of row after row; None where they are not permuted.
+
+        It is `numpy.random.RandomState(seed).permutation`, whose results NumPy promises never to change (NEP 19).
+        """
+        if self.name != "permuted":
+            return None
+        return np.random.RandomState(self.permutation_seed).permutation(math.prod(image_shape[:2]))
+
+    def read(self, images: jax.Array | np.ndarray) -> jax.Array:
+        """The sequences of images.
+
+        Args:
+          images: [batch, height, width] or [batch, height, width, channels], any dtype.
+
+        Returns:
+          Time-major sequences [time, batch, features], of the same dtype.
+        """
+        batch, *image_shape = images.shape
+        steps, features = self.shape(tuple(image_shape))
+        sequences = jnp.asarray(images)
+        if self.name == "columns":
+            sequences = jnp.swapaxes(sequences, 1, 2)
+        order = self.permutation(tuple(image_shape))
+        if order is not None:
+            sequences = sequences.reshape(batch, len(order), *image_shape[2:])[:, order]
+        return jnp.moveaxis(sequences.reshape(batch, steps, features), 1, 0)
+
+    def describe(self, image_shape: tuple[int, ...]) -> str:
+        """For people: "28 rows of 28"."""
+        steps, features = self.shape(image_shape)
+        natural = self._replace(sequence_length=None).shape(image_shape)[0]
+        what = {"permuted": "permuted pixels"}.get(self.name, self.name)
+        return f"{steps} {what} of {features}" if steps == natural else f"{what} in {steps} steps of {features}"

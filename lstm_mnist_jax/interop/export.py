@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from lstm_mnist_jax import model
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.interop.files import require
 from lstm_mnist_jax.interop.weights import GATES, from_params, reorder_gates
 from lstm_mnist_jax.version import __version__
@@ -86,7 +87,9 @@ def to_onnx(params: model.Params, image_shape: tuple[int, ...] = (28, 28), class
     return proto.SerializeToString()
 
 
-def to_stablehlo(params: model.Params, image_shape: tuple[int, ...] = (28, 28)) -> bytes:
+def to_stablehlo(
+    params: model.Params, image_shape: tuple[int, ...] = (28, 28), config: ModelConfig | None = None
+) -> bytes:
     """The model as a file of `jax.export`: versioned StableHLO, for CPU, CUDA and TPU, the parameters in it.
 
     JAX alone reads it: `jax.export.deserialize(bytearray(data)).call(images)` gives a dictionary of probabilities and
@@ -95,7 +98,7 @@ def to_stablehlo(params: model.Params, image_shape: tuple[int, ...] = (28, 28)) 
     params = jax.tree.map(np.asarray, params)
 
     def classify(images: jax.Array) -> dict[str, jax.Array]:
-        logits = model.apply(params, images)
+        logits = model.apply(params, images, config)
         return {"probabilities": jax.nn.softmax(logits), "logits": logits}
 
     (batch,) = jax.export.symbolic_shape("batch")

@@ -30,7 +30,7 @@ def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
       params: the model's parameters.
       kind: "linen" gives {"params": {"OptimizedLSTMCell_0": ..., "Dense_0": ...}}, as a compact module of
         `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells) and one `nn.Dense` has it; "nnx" gives the tree of
-        `lstm_mnist_jax.model.Classifier`, {"lstm": {"layers": {0: {"cell": ...}}}, "dense": ...}, which is how
+        `lstm_mnist_jax.model.Classifier`, {"rnn": {"layers": {0: {"cell": ...}}}, "dense": ...}, which is how
         this package keeps its parameters.
     """
     if kind == "nnx":

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch
 from lstm_mnist_jax.interop.stack import ignoring
@@ -18,6 +19,9 @@ from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params
 from lstm_mnist_jax.model import Params
 
 T = TypeVar("T")
+
+NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
+"""What of a network matters to how it begins or is trained, not to what it is."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Exported:
     """What a file can be made of.
 
     Attributes:
-      params: the model's parameters.
-      adam: the state of Adam.
+      config: the network.
+      params: its parameters.
+      opt_state: the optimizer's state; None where there is none.
       image_shape: (height, width) or (height, width, channels) of one image.
       class_names: one name a class.
       settings: what readers of a TensorFlow 1 checkpoint will assume.
@@ -48,8 +53,9 @@ class Exported:
       like: for tf1, a checkpoint whose names are to be taken rather than the tutorial's.
     """
 
+    config: ModelConfig
     params: Params
-    adam: Adam | None
+    opt_state: Any
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     settings: Settings
@@ -159,7 +165,8 @@ def _of(formats: dict[str, T], name: str) -> T:
 def _write_tf1(path: Path, model: Exported) -> None:
     # Saver's note of the latest checkpoint is left to whatever checkpoints the folder has already.
     weights = from_params(model.params)
-    tf1.write(path, weights, model.adam, like=model.like, step=model.step, **vars(model.settings))
+    adam = None if model.opt_state is None else Adam.from_optax(model.opt_state)
+    tf1.write(path, weights, adam, like=model.like, step=model.step, **vars(model.settings))
 
 
 def _write_torch(path: Path, model: Exported) -> None:
@@ -183,10 +190,22 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Exported], None]]] = {
     ),
     "stablehlo": (
         ".stablehlo",
-        lambda path, model: files.write_bytes(path, export.to_stablehlo(model.params, model.image_shape)),
+        lambda path, model: files.write_bytes(path, export.to_stablehlo(model.params, model.image_shape, model.config)),
     ),
 }
 """The ending of a file's name, and (path, model) -> None, for each format that can be exported."""
+
+
+def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
+    """All formats but one hold what the tutorial is: LSTMs over rows, the last output through a dense layer."""
+    own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
+    unusual = differences(ModelConfig(**own), config)
+    if unusual:
+        told = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
+        raise WeightsError(
+            f"Files for {format_name} hold LSTM layers in one direction that read rows, the last output through a "
+            f"dense layer; this model has {told}. Only stablehlo holds such a model."
+        )
 
 
 def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = False) -> None:
@@ -199,9 +218,12 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
       overwrite: replace what is there.
 
     Raises:
-      WeightsError: the name has another ending than the format's, is taken, or cannot be written to.
+      WeightsError: the format cannot hold such a network, or the name has another ending, is taken, or cannot be
+        written to.
     """
     ending, write_file = _of(WRITERS, format_name)
+    if format_name != "stablehlo":
+        _refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
         raise WeightsError(
             f"{path} has another ending than files for {format_name}: "

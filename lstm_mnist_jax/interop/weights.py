@@ -125,7 +125,7 @@ def _steps(number: int) -> str:
 
 def from_params(params: Params) -> Weights:
     """The weights in the model's nested dictionary."""
-    cells = [params["lstm"]["layers"][number]["cell"] for number in sorted(params["lstm"]["layers"])]
+    cells = [params["rnn"]["layers"][number]["cell"] for number in sorted(params["rnn"]["layers"])]
     return Weights(
         tuple(
             Layer(*map(np.asarray, (c["dense_i"]["kernel"], c["dense_h"]["kernel"], c["dense_h"]["bias"])))
@@ -143,7 +143,7 @@ def to_params(weights: Weights) -> Params:
         for number, (kernel, recurrent_kernel, bias) in enumerate(weights.layers)
     }
     dense = {"kernel": weights.dense_kernel, "bias": weights.dense_bias}
-    params = {"lstm": {"layers": layers}, "dense": dense}
+    params = {"rnn": {"layers": layers}, "dense": dense}
     return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), params)
 
 

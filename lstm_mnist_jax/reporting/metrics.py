@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lstm_mnist_jax.config_json import from_dict
+from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.reporting.json_lines import JsonLines, not_written, read_json_lines
 

@@ -9,8 +9,10 @@ from lstm_mnist_jax.rnn.cells import (
     LayerNormLSTMCell,
     PeepholeLSTMCell,
     ProjectedLSTMCell,
+    URLSTMCell,
 )
 from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn.initializers import chrono, uniform_gates
 from lstm_mnist_jax.rnn.layers import RNN
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import LSTMCarry, LSTMStates, lstm
@@ -29,6 +31,9 @@ __all__ = [
     "ProjectedLSTMCell",
     "RecurrentNoise",
     "StackedRNN",
+    "URLSTMCell",
+    "chrono",
     "gated",
     "lstm",
+    "uniform_gates",
 ]

@@ -14,6 +14,7 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jaxtyping import Array, DTypeLike
 
 from lstm_mnist_jax.rnn.gated import Gates
+from lstm_mnist_jax.rnn.initializers import uniform_gates
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 
@@ -248,6 +249,28 @@ class LayerNormLSTMCell(_LSTMCell):
         i, f, g, o = map(jnp.add, projected, jnp.split(self.norm_h(jnp.concatenate(recurrent, axis=-1)), 4, axis=-1))
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         return c, sigmoid(o) * jnp.tanh(self.norm_c(c))
+
+
+class URLSTMCell(GatedCell):
+    """The LSTM with refine gates, UR-LSTM (Gu et al. 2020): for long sequences, as its gates still learn near 0 and 1.
+
+        f, r, o = sigmoid(x W + h U + b)   u = tanh(x W + h U + b)
+        g = r (1 - (1 - f)^2) + (1 - r) f^2   c' = g c + (1 - g) u   h' = o tanh(c')
+
+    Its biases are initialised by `uniform_gates`, from the same paper, unless told otherwise.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As `GatedCell`."""
+        super().__init__(*args, **({"bias_init": uniform_gates("fruo")} | options))
+
+    def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
+        c, _ = carry
+        f, r, u, o = map(jnp.add, projected, recurrent)
+        f, u = sigmoid(f), jnp.tanh(u)
+        kept = f * (f + 2 * sigmoid(r) * (1 - f))
+        c = u + kept * (c - u)
+        return c, sigmoid(o) * jnp.tanh(c)
 
 
 def lstm_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, Array]:

@@ -135,6 +135,7 @@ class StackedRNN(nnx.Module):
         *,
         initial_carries: Sequence[Any] | None = None,
         seq_lengths: AnyArray | int | None = None,
+        masks: Sequence[AnyArray] | None = None,
         time_major: bool | None = None,
     ) -> tuple[Array, list[Any]]:
         """Runs the stack.
@@ -145,6 +146,8 @@ class StackedRNN(nnx.Module):
           seq_lengths: int [*batch], how many steps of each sequence count; None is all. Each direction reads just
             these, its carry is that after the last one that it reads, and outputs at the others are zero. A length
             beyond the inputs' is theirs, a negative one 0.
+          masks: what the inputs of each layer but the first are multiplied by at every step, [*batch, features]
+            each: dropout that was drawn elsewhere, the same for a whole sequence (Gal and Ghahramani 2016).
           time_major: overrides the stack's own.
 
         Returns:
@@ -166,10 +169,17 @@ class StackedRNN(nnx.Module):
         if (got := _shapes(initial_carries)) != (wanted := _shapes(expected)):
             raise ValueError(f"{name} expected initial carries of shapes {wanted}, got {got}.")
 
+        if masks is not None and len(masks) != len(self.layers) - 1:
+            raise ValueError(
+                f"{name} expected {len(self.layers) - 1} masks, one between each two layers, got {len(masks)}."
+            )
+
         carries = []
         for n, (layer, initial_carry) in enumerate(zip(self.layers, initial_carries, strict=True)):
             if n > 0 and self.dropout is not None:
                 outputs = self.dropout(outputs)
+            if n > 0 and masks is not None:
+                outputs = outputs * masks[n - 1]
             carry, outputs = layer(outputs, initial_carry=initial_carry, seq_lengths=seq_lengths)
             outputs = outputs if self.dtype is None else outputs.astype(self.dtype)
             carries.append(carry)

@@ -18,6 +18,8 @@ from lstm_mnist_jax.sweeps.results import best_member, member_results
 from lstm_mnist_jax.sweeps.space import Setting
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
+from lstm_mnist_jax.training.loop import is_stale
+from lstm_mnist_jax.training.optimizer import last_learning_rate
 from lstm_mnist_jax.training.population import Stages, member_state
 from lstm_mnist_jax.training.run_folder import RunFolder, lock, refuse_occupied, write_config
 from lstm_mnist_jax.training.step import init_state
@@ -69,19 +71,20 @@ def extract(population: Path | str, run_dir: Path | str, member: int | None = No
         raise RunError(f"Member {member} diverged at step {diverged:,}, before its first epoch was complete.")
     stages = _load(source, config, path, record.places)
     newest, best = member_state(stages.newest, place), member_state(stages.best, place)
+    its_own = diverged is None and not _had_stopped(source, group, config, standing, step)
     refuse_occupied(run_dir)
     folder = RunFolder(run_dir, config, source.data, source.environment)
     with lock(run_dir):
         try:
             _write_metrics(source, folder, member, step)
-            _write_checkpoints(folder, step, standing, newest, best)
+            _write_checkpoints(folder, step, standing, newest if its_own else None, best)
             write_config(folder)  # last: a folder without it is no run
         except BaseException:
             for left in (folder.checkpoints, folder.tensorboard):
                 shutil.rmtree(left, ignore_errors=True)
             folder.metrics.unlink(missing_ok=True)
             raise
-    stands_at = step if diverged is None or standing.best_step is None else standing.best_step
+    stands_at = step if its_own or standing.best_step is None else standing.best_step
     return Extracted(folder, member, source.members[member].setting, stands_at)
 
 
@@ -93,6 +96,15 @@ def _find(source: PopulationFolder, member: int | None) -> int:
     if not 0 <= member < len(source.members):
         raise RunError(f"{source.path} has no member {member}, expected 0 to {len(source.members) - 1}.")
     return member
+
+
+def _had_stopped(source: PopulationFolder, group: int, config: Config, standing: Standing, step: int) -> bool:
+    """Whether a member had stopped early before the epoch in which its group stands at `step`."""
+    line = next((line for line in read_group_metrics(source.metrics) if line.group == group), None)
+    if line is None:
+        return False
+    per_epoch = line.step // line.epoch
+    return is_stale(config, (step - 1) // per_epoch * per_epoch, standing.best_step, per_epoch)
 
 
 def _load(source: PopulationFolder, config: Config, path: Path, places: int) -> Stages:
@@ -109,7 +121,6 @@ def _load(source: PopulationFolder, config: Config, path: Path, places: int) -> 
 
 
 def _write_metrics(source: PopulationFolder, folder: RunFolder, member: int, step: int) -> None:
-    rate = folder.config.optimizer.learning_rate
     events = folder.tensorboard if folder.config.tensorboard else None
     with closing(MetricsWriter(folder.metrics, events, 0)) as writer:
         for line in read_group_metrics(source.metrics):
@@ -121,7 +132,7 @@ def _write_metrics(source: PopulationFolder, folder: RunFolder, member: int, ste
                 EpochMetrics(
                     epoch=line.epoch,
                     step=line.step,
-                    learning_rate=rate,
+                    learning_rate=last_learning_rate(folder.config, line.step // line.epoch, line.step),
                     seconds=line.seconds,
                     examples_per_second=line.examples_per_second / len(line.members),
                     **values,
@@ -130,9 +141,10 @@ def _write_metrics(source: PopulationFolder, folder: RunFolder, member: int, ste
 
 
 def _write_checkpoints(folder: RunFolder, step: int, standing: Standing, newest: Any, best: Any) -> None:
+    """`newest` is None where the member was not trained on up to there: it diverged, or had stopped early."""
     best_step, best_accuracy = standing.best_step, standing.best_accuracy
     with closing(Checkpoints(folder.checkpoints, folder.config.checkpoints.keep_checkpoints)) as checkpoints:
-        if best_step is not None and (best_step < step or standing.diverged_at is not None):
+        if best_step is not None and (best_step < step or newest is None):
             checkpoints.save(best, Record(best_step, best_accuracy, best_step, best_accuracy, 0.0))
-        if standing.diverged_at is None:
+        if newest is not None:
             checkpoints.save(newest, Record(step, standing.validation_accuracy, best_step, best_accuracy, 0.0))

@@ -2,6 +2,7 @@
 
 population.json         the config that all start from, the members, the groups that were trained as one program
 metrics.jsonl           one JSON object a group and epoch
+permutation.json        where pixels are permuted, their order
 checkpoints/0/          of group 0; see `lstm_mnist_jax.training.checkpoint`
 results.csv  results.png    a row a member; curves and the settings by rank
 """
@@ -11,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.config_json import from_dict, from_value, to_dict
+from lstm_mnist_jax.config.json import from_dict, from_value, to_dict
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.sweeps.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.training.run_folder import POPULATION_FILE as FILE
-from lstm_mnist_jax.training.run_folder import DataFacts, write_atomically
+from lstm_mnist_jax.training.run_folder import DataFacts, write_atomically, write_permutation
 
-FORMAT = 1
+FORMAT = 2
 """Number of the folder's format: raised when an older program could misread it."""
 
 
@@ -129,6 +130,7 @@ def write_population_folder(folder: PopulationFolder) -> None:
         "environment": folder.environment,
     }
     try:
+        write_permutation(folder.path, folder.config, folder.data)
         write_atomically(folder.path / FILE, json.dumps(contents, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error

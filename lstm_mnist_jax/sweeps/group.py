@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
 from lstm_mnist_jax.reporting.statistics import Mean, mean_of, percent
 from lstm_mnist_jax.sweeps.folder import PopulationFolder
@@ -17,7 +18,7 @@ from lstm_mnist_jax.sweeps.space import describe
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints
 from lstm_mnist_jax.training.evaluation import Evaluation
-from lstm_mnist_jax.training.loop import Course
+from lstm_mnist_jax.training.loop import Course, is_stale
 from lstm_mnist_jax.training.population import Population, Stages
 
 
@@ -80,7 +81,8 @@ class GroupCourse(Course):
 
     @property
     def is_complete(self) -> bool:
-        return super().is_complete or all(standing.diverged_at is not None for standing in self._standings)
+        ended = (has_ended(self.config, self.step, standing, self.steps_per_epoch) for standing in self._standings)
+        return super().is_complete or all(ended)
 
     def advance(self, steps: int) -> None:
         newest = self._population.run_steps(self._stages.newest, steps)
@@ -91,7 +93,9 @@ class GroupCourse(Course):
     def show(self, seconds_per_step: float) -> None:
         seen = self._seen
         for number, first_bad_step in enumerate(seen.first_bad_step.tolist()):
-            if first_bad_step >= 0:
+            before = (self.step - 1) // self.steps_per_epoch * self.steps_per_epoch
+            standing = self._standings[number]
+            if first_bad_step >= 0 and not has_ended(self.config, before, standing, self.steps_per_epoch):
                 self._mark_diverged(number, first_bad_step)
         losses = seen.loss[np.isfinite(seen.loss)] / seen.epoch_steps
         rate = len(self._members) * self.config.batch_size / seconds_per_step
@@ -99,10 +103,15 @@ class GroupCourse(Course):
         self._checkpoints.raise_failure()
 
     def end_epoch(self) -> None:
-        params = self._stages.newest.params
-        found = [self._population.evaluate(split, params) for split in ("validation", "test")]
+        params = self._stages.newest.trained
+        validations, tests = (self._population.evaluate(split, params) for split in ("validation", "test"))
         better = np.zeros(len(self._members), bool)
-        for number, (validation, _) in enumerate(zip(*found, strict=True)):
+        before = self.step - self.steps_per_epoch
+        stopped = [is_stale(self.config, before, s.best_step, self.steps_per_epoch) for s in self._standings]
+        for number, validation in enumerate(validations):
+            if stopped[number]:
+                self._standings[number] = replace(self._standings[number], validation_accuracy=None)
+                continue
             if not math.isfinite(validation.loss):
                 self._mark_diverged(number, self.step - 1)
             standing = self._standings[number]
@@ -114,7 +123,7 @@ class GroupCourse(Course):
                 standing = replace(standing, best_step=self.step, best_accuracy=accuracy)
             self._standings[number] = replace(standing, validation_accuracy=accuracy)
         self._stages = self._population.choose(better, self._stages)
-        metrics = self._metrics(*found)
+        metrics = self._metrics(validations, tests, stopped)
         if self._writer is not None:
             self._writer.write(metrics)
         self._display.say(epoch_line(metrics, self._folder, self.config.epochs))
@@ -137,10 +146,12 @@ class GroupCourse(Course):
                 f"{step:,}; the others go on"
             )
 
-    def _metrics(self, validations: list[Evaluation], tests: list[Evaluation]) -> GroupMetrics:
+    def _metrics(self, validations: list[Evaluation], tests: list[Evaluation], stopped: list[bool]) -> GroupMetrics:
         seen, examples = self._seen, self._seen.epoch_steps * self.config.batch_size
         members = []
         for number, member in enumerate(self._members):
+            if stopped[number]:
+                continue
             values: tuple[float | None, ...] = (
                 float(seen.loss[number]) / seen.epoch_steps,
                 int(seen.correct[number]) / examples,
@@ -157,9 +168,14 @@ class GroupCourse(Course):
             epoch=-(-self.step // self.steps_per_epoch),
             step=self.step,
             seconds=self.epoch_seconds,
-            examples_per_second=len(members) * examples / self.epoch_seconds,
+            examples_per_second=len(self._members) * examples / self.epoch_seconds,
             members=tuple(members),
         )
+
+
+def has_ended(config: Config, step: int, standing: Standing, steps_per_epoch: int) -> bool:
+    """Whether a member is not trained on: it diverged, or would have stopped early by itself."""
+    return standing.diverged_at is not None or is_stale(config, step, standing.best_step, steps_per_epoch)
 
 
 def epoch_line(metrics: GroupMetrics, folder: PopulationFolder, epochs: int) -> str:

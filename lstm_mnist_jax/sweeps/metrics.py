@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lstm_mnist_jax.config_json import from_dict
+from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.reporting.json_lines import JsonLines, read_json_lines
 from lstm_mnist_jax.reporting.statistics import mean_of
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.reporting.statistics import Mean, mean_of, percent
 from lstm_mnist_jax.sweeps.folder import PopulationFolder
@@ -83,6 +84,13 @@ def member_results(folder: PopulationFolder) -> list[MemberResult]:
             )
         )
     return results
+
+
+def is_done(config: Config, result: MemberResult) -> bool:
+    """Whether a training ran all its epochs, stopped early, or diverged."""
+    patience, best = config.early_stop_epochs, result.best_epoch
+    stopped = patience is not None and best is not None and result.epochs - best >= patience
+    return result.diverged or stopped or result.epochs == config.epochs
 
 
 def setting_results(members: list[MemberResult]) -> list[SettingResult]:

@@ -16,6 +16,7 @@ from rich.measure import Measurement
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
 from lstm_mnist_jax.sweeps import results
 from lstm_mnist_jax.sweeps.folder import (
@@ -25,7 +26,7 @@ from lstm_mnist_jax.sweeps.folder import (
     read_population_folder,
     write_population_folder,
 )
-from lstm_mnist_jax.sweeps.group import GroupCourse, GroupRecord, Standing, read_group
+from lstm_mnist_jax.sweeps.group import GroupCourse, GroupRecord, Standing, has_ended, read_group
 from lstm_mnist_jax.sweeps.memory import fit, size_of, trainings
 from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter
 from lstm_mnist_jax.sweeps.plot import plot
@@ -150,7 +151,7 @@ def _sweep(
     if first:
         results.write_csv(folder, members)
         plot(folder, members)
-        done = sum(member.epochs == folder.config.epochs or member.diverged for member in members)
+        done = sum(results.is_done(folder.member_config(member.member), member) for member in members)
         title = f"{done} of {trainings(len(members))} done, {time.perf_counter() - began:.0f} s"
         title += "; means with 95 % intervals, each seed at its best epoch on validation"
         say(console, title)
@@ -171,6 +172,11 @@ def _sweep(
 def _resume(folder: PopulationFolder, config: Config, dataset: Dataset) -> PopulationFolder:
     """The folder of a sweep that goes on with `config`."""
     refuse_changes(folder.config, config)
+    if config.early_stop_epochs != folder.config.early_stop_epochs:
+        raise ConfigError(
+            f"early_stop_epochs is {folder.config.early_stop_epochs} in the sweep, {config.early_stop_epochs} was "
+            "asked for. Trainings of it may have stopped already; leave it out, or start a new sweep."
+        )
     folder.data.require_same(dataset, folder.path)
     return replace(folder, config=config)
 
@@ -258,7 +264,8 @@ def is_over(record: GroupRecord, folder: PopulationFolder, group: int, dataset: 
     total = config.epochs * count_steps(config, dataset)
     if record.step > total:
         raise ConfigError(f"epochs is {config.epochs}, but {folder.path} was trained for more already.")
-    return record.step == total or all(standing.diverged_at is not None for standing in record.members)
+    per_epoch = count_steps(config, dataset)
+    return record.step == total or all(has_ended(config, record.step, s, per_epoch) for s in record.members)
 
 
 def _introduce(folder: PopulationFolder, group: int, population: Population, seconds: float, console: Console) -> None:
@@ -266,7 +273,7 @@ def _introduce(folder: PopulationFolder, group: int, population: Population, sec
     settings = {repr(member.setting) for member in members}
     of = f" of {len(settings)} settings" if len(settings) > 1 else ""
     part = f"group {group + 1} of {len(folder.groups)}: " if len(folder.groups) > 1 else ""
-    layers = " -> ".join(f"LSTM {features}" for features in population.configs[0].model.hidden_features)
+    layers = describe_layers(population.configs[0].model)
     fixed = [name for name in folder.space.names if len({repr(member.setting[name]) for member in members}) == 1]
     told = f", {describe_setting({name: members[0].setting[name] for name in fixed})}" if part and fixed else ""
     shares = population.mesh.shape[DATA_AXIS]

@@ -5,6 +5,7 @@ A setting gives some fields of a config a value, by their names: {"learning_rate
 
 import itertools
 import math
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -12,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.config import Checked, Config, OptimizerConfig
-from lstm_mnist_jax.config_json import from_value
+from lstm_mnist_jax.config import SWEEPABLE, Checked, Config
+from lstm_mnist_jax.config.json import from_value
 from lstm_mnist_jax.errors import ConfigError
 
 Setting = dict[str, Any]
 
-SWEEPABLE = (*OptimizerConfig.__dataclass_fields__, "hidden_features", "forget_bias", "batch_size")
-"""The fields that a sweep may vary. Those of the optimizer share one compiled program, the others take one each."""
+LONG = Config(epochs=1_000_000)
+"""A config that refuses no value that any other could have; each training's own says what it cannot have."""
 
 DIGITS = 4
 """Significant digits of a drawn number, of a wide interval: as many as anybody types again."""
@@ -135,34 +136,43 @@ def _parse(name: str, words: tuple[str, ...]) -> Interval | tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} names a value twice: {' '.join(words)}. More --seeds try one again.")
     for value in values:
-        with_setting(Config(), {name: value})  # a value out of range is refused here
+        with_setting(LONG, {name: value})  # a value out of range is refused here
     return values
 
 
 def _parse_value(name: str, word: str, hint: Any) -> Any:
+    if typing.get_origin(hint) is typing.Literal:
+        return from_value(hint, word, name)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if word.lower() == "none" and types.NoneType in kinds:
+        return None
     try:
-        if hint is int or hint is float:
-            return from_value(hint, hint(word), name)
+        if bool in kinds:
+            return {"true": True, "false": False}[word.lower()]
+        number = next((kind for kind in kinds if kind in (int, float)), None)
+        if number is not None:
+            return from_value(number, number(word), name)
         return tuple(int(part) for part in word.split(","))
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         if isinstance(error, ConfigError):
             raise
-        expected = {int: "a whole number", float: "a number"}.get(hint, "whole numbers with commas between")
-        raise ConfigError(f"{name} is {word!r}, expected {expected}.") from None
+        expected = {int: "a whole number", float: "a number", bool: "true or false"}
+        told = expected.get(kinds[0], "whole numbers with commas between")
+        raise ConfigError(f"{name} is {word!r}, expected {told}{' or none' * (len(kinds) > 1)}.") from None
 
 
 def _parse_interval(name: str, word: str, hint: Any) -> Interval:
     kind, *ends = word.split(":")
     if kind not in ("uniform", "loguniform") or len(ends) != 2:
         raise ConfigError(f"{name} is {word!r}, expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH.")
-    if hint is not float:
-        raise ConfigError(f"{name} is {word!r}, but its values are whole numbers: list them.")
+    if float not in (hint, *typing.get_args(hint)):
+        raise ConfigError(f"{name} is {word!r}, but its values are no fractions: list them.")
     low, high = (_parse_value(name, end, float) for end in ends)
     if low >= high or (kind == "loguniform" and low <= 0):
         positive = ", both above 0" if kind == "loguniform" else ""
         raise ConfigError(f"{name} is {word!r}, expected LOW < HIGH{positive}.")
     for end in (low, high):
-        with_setting(Config(), {name: end})
+        with_setting(LONG, {name: end})
     return Interval(low, high, kind == "loguniform")
 
 

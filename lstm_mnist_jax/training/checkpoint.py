@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lstm_mnist_jax.config_json import from_dict
+from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.run_folder import write_atomically

@@ -46,7 +46,11 @@ class Evaluation:
 
 
 def make_evaluation(
-    config: ModelConfig, examples: Examples, mesh: Mesh, device_data_limit: float = Execution.device_data_limit
+    config: ModelConfig,
+    examples: Examples,
+    mesh: Mesh,
+    device_data_limit: float = Execution.device_data_limit,
+    shifts: int = 0,
 ) -> Callable[[model.Params], Evaluation]:
     """Puts a split on the devices, each its share, and returns the function params -> `Evaluation`.
 
@@ -54,11 +58,12 @@ def make_evaluation(
       config, examples: the network and the split.
       mesh: with a `DATA_AXIS`.
       device_data_limit: GiB. Of images that take more, so much is put on the devices at a time.
+      shifts: the probabilities are the mean of those of the image moved by up to so many pixels either way.
     """
     pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
     size = -(-len(examples) // pieces)
     batches, batch, padding = _batches(size, mesh.size)
-    evaluate = _sums(config, examples.num_classes, batches, batch)
+    evaluate = _sums(config, examples.num_classes, batches, batch, shifts)
     data_spec, replicated = P(DATA_AXIS), NamedSharding(mesh, P())
     compiled = jax.jit(
         jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False),
@@ -150,14 +155,14 @@ def _padded(examples: Examples, padding: int) -> tuple[np.ndarray, np.ndarray]:
     return images, np.pad(examples.labels, (0, padding), constant_values=PADDING_LABEL)
 
 
-def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int) -> Callable[..., Sums]:
+def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int, shifts: int = 0) -> Callable[..., Sums]:
     """The function (params, images, labels) -> `Sums` over all devices, of each one's share."""
 
     def evaluate(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
         def add(sums: Sums, xs: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
             images, labels = xs
             real = labels != PADDING_LABEL
-            logits = model.apply(params, images, config)
+            logits = _logits(params, images, config, shifts)
             loss = jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()
             correct = real & (jnp.argmax(logits, axis=-1) == labels)
             members = labels[:, None] == jnp.arange(num_classes)
@@ -173,3 +178,18 @@ def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int) -> Ca
         return jax.lax.psum(sums, DATA_AXIS)
 
     return evaluate
+
+
+def _logits(params: model.Params, images: jax.Array, config: ModelConfig, shifts: int) -> jax.Array:
+    """The class logits of images, or the logarithms of their mean probabilities over shifts."""
+    if not shifts:
+        return model.apply(params, images, config)
+    around = [(0, 0), (shifts, shifts), (shifts, shifts), *[(0, 0)] * (images.ndim - 3)]
+    padded = jnp.pad(images, around)
+    offsets = jnp.stack(jnp.meshgrid(*[jnp.arange(2 * shifts + 1)] * 2), axis=-1).reshape(-1, 2)
+
+    def moved(offset: jax.Array) -> jax.Array:
+        start: Any = (0, offset[0], offset[1], *[0] * (images.ndim - 3))
+        return jax.nn.log_softmax(model.apply(params, jax.lax.dynamic_slice(padded, start, images.shape), config))
+
+    return jax.nn.logsumexp(jax.lax.map(moved, offsets), axis=0) - jnp.log(len(offsets))

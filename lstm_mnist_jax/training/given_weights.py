@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lstm_mnist_jax.config import Config, Execution
+from lstm_mnist_jax.config import Config, Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import absolute_source
-from lstm_mnist_jax.errors import RunError, WeightsError
+from lstm_mnist_jax.errors import ConfigError, RunError, WeightsError
 from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
@@ -72,6 +72,9 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
     """
     run_dir = Path(run_dir).expanduser()
     refuse_occupied(run_dir)
+    unlike = replace(config.model, hidden_features=ModelConfig.hidden_features, forget_bias=ModelConfig.forget_bias)
+    if config.batch_ramp or unlike != ModelConfig():
+        raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
     dataset = load(**vars(config.data))
     config = _fitting(config, given, dataset)
     prepare(execution, config.batch_size)
@@ -80,15 +83,18 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
     opt_state: Any = state.opt_state
     if given.adam is not None:
         opt_state = optax.tree.set(opt_state, **given.adam._asdict())
+    begun = state._replace(step=jnp.int32(given.step), params=given.params, opt_state=opt_state)
+    if state.average is not None:
+        begun = begun._replace(average=given.params)
     state = jax.tree.map(
         lambda leaf, new: jnp.asarray(new, leaf.dtype),
         state,
-        state._replace(step=jnp.int32(given.step), params=given.params, opt_state=opt_state),
+        begun,
     )
     with lock(run_dir):
         folder = create_run_folder(run_dir, config, dataset, given.origin)
         evaluations = {
-            name: make_evaluation(config.model, dataset.splits[name], mesh, execution.device_data_limit)(state.params)
+            name: make_evaluation(config.model, dataset.splits[name], mesh, execution.device_data_limit)(state.trained)
             for name in ("validation", "test")
         }
         record = Record(given.step, None, None, None, 0.0).after_epoch(given.step, evaluations["validation"].accuracy)
@@ -109,7 +115,7 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
 
 def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:
     """The config with what follows from the weights, if they and the data fit together."""
-    cells = [layer["cell"] for layer in given.params["lstm"]["layers"].values()]
+    cells = [layer["cell"] for layer in given.params["rnn"]["layers"].values()]
     in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(given.params["dense"]["bias"])
     row, class_names = math.prod(dataset.image_shape[1:]), dataset.class_names
     if (in_features, classes) != (row, len(class_names)):

@@ -18,6 +18,7 @@ from lstm_mnist_jax.reporting.metrics import EpochMetrics
 from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.evaluation import Evaluation
+from lstm_mnist_jax.training.optimizer import last_learning_rate
 from lstm_mnist_jax.training.signals import StopRequest
 from lstm_mnist_jax.training.step import Look
 
@@ -112,6 +113,14 @@ def newest_sound_step(directory: Path, console: Console) -> int | None:
     return None if found < 0 else found
 
 
+def is_stale(config: Config, step: int, best_step: int | None, steps_per_epoch: int) -> bool:
+    """Whether nothing better than at `best_step` was found for as long as an early stop waits."""
+    patience = config.early_stop_epochs
+    if patience is None or best_step is None or step % steps_per_epoch:  # within an epoch, chunks would decide
+        return False
+    return step // steps_per_epoch - best_step // steps_per_epoch >= patience
+
+
 def epoch_metrics(
     config: Config,
     seen: Look,
@@ -132,7 +141,7 @@ def epoch_metrics(
         validation_accuracy=validation.accuracy,
         test_loss=test.loss,
         test_accuracy=test.accuracy,
-        learning_rate=config.optimizer.learning_rate,
+        learning_rate=last_learning_rate(config, steps_per_epoch, seen.step),
         seconds=seconds,
         examples_per_second=examples / seconds,
     )

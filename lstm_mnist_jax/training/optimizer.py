@@ -1,5 +1,8 @@
 """The optimizer, as an optax transformation."""
 
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -7,40 +10,119 @@ import jax.numpy as jnp
 import optax
 from optax import ScaleByAdamState
 
-from lstm_mnist_jax.config import OptimizerConfig
+from lstm_mnist_jax.config import Config, OptimizerConfig
 
 
 class OptimizerNumbers(NamedTuple):
     """The numbers of an `OptimizerConfig`, as arrays where they differ between trainings in one program.
 
     Attributes:
-      learning_rate, b1, b2, epsilon: see `OptimizerConfig`.
-      b1_complement, b2_complement: 1 - b1 and 1 - b2, which float32 could not tell exactly from b1 and b2.
+      learning_rate, b1, b2, epsilon, weight_decay, ema_decay: see `OptimizerConfig`.
+      clip_norm: the same; infinite for None.
+      b1_complement, b2_complement, ema_complement: 1 - b1 and so on, which float32 could not tell exactly from b1.
     """
 
     learning_rate: Any
     b1: Any
     b2: Any
     epsilon: Any
+    weight_decay: Any
+    ema_decay: Any
+    clip_norm: Any
     b1_complement: Any
     b2_complement: Any
+    ema_complement: Any
 
     @staticmethod
     def of(config: OptimizerConfig) -> "OptimizerNumbers":
+        clip_norm = jnp.inf if config.clip_norm is None else config.clip_norm
         return OptimizerNumbers(
-            config.learning_rate, config.b1, config.b2, config.epsilon, 1 - config.b1, 1 - config.b2
+            **{name: getattr(config, name) for name in OptimizerNumbers._fields[:6]},
+            clip_norm=clip_norm,
+            b1_complement=1 - config.b1,
+            b2_complement=1 - config.b2,
+            ema_complement=1 - config.ema_decay,
         )
 
 
-def make_optimizer(numbers: OptimizerConfig | OptimizerNumbers) -> optax.GradientTransformation:
-    """The optimizer of a run."""
-    if isinstance(numbers, OptimizerConfig):
-        numbers = OptimizerNumbers.of(numbers)
+NUMBERS = OptimizerNumbers._fields[:7]
+"""The fields of an `OptimizerConfig` in which trainings in one program may differ."""
+
+
+def shape_of(config: OptimizerConfig) -> OptimizerConfig:
+    """What must be the same for trainings in one program: which steps the optimizer has, and its schedule."""
+    used: dict[str, Any] = {"weight_decay": 1.0, "ema_decay": 0.5, "clip_norm": 1.0}
+    kept = {name: value for name, value in used.items() if getattr(config, name)}
+    free = {name: getattr(OptimizerConfig, name) for name in NUMBERS if name not in used}
+    return replace(config, **kept, **free)
+
+
+def make_optimizer(
+    config: OptimizerConfig,
+    numbers: OptimizerNumbers | None = None,
+    rate: Any = 1.0,
+    every: Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformation:
+    """The optimizer of a run.
+
+    Args:
+      config: what it does.
+      numbers: the numbers to do it with; None is those of `config`.
+      rate: the learning rate now, as a share of the largest: see `schedule`.
+      every: of how many steps an update has the mean gradient: see `steps_an_update`; None is of one.
+    """
+    numbers = OptimizerNumbers.of(config) if numbers is None else numbers
     complements = numbers.b1_complement, numbers.b2_complement
-    return optax.chain(
+    steps = [
         scale_by_adam_epsilon_hat(numbers.b1, numbers.b2, numbers.epsilon, complements),
-        optax.scale_by_learning_rate(numbers.learning_rate),
-    )
+        optax.scale_by_learning_rate(numbers.learning_rate * rate),
+    ]
+    if config.clip_norm is not None:
+        steps.insert(0, optax.clip_by_global_norm(numbers.clip_norm))
+    if config.weight_decay:
+        steps.insert(-1, optax.add_decayed_weights(numbers.weight_decay, mask=_are_matrices))
+    if every is None:
+        return optax.chain(*steps)
+    return optax.MultiSteps(optax.chain(*steps), every).gradient_transformation()
+
+
+def steps_an_update(config: Config, steps_per_epoch: int) -> Callable[[Any], Any] | None:
+    """How many steps make an update, as a function of how many updates were made; None where each step makes one."""
+    if not config.batch_ramp:
+        return None
+    starts, updates = [], 0
+    for doublings, (before, epoch) in enumerate(itertools.pairwise((0, *config.batch_ramp))):
+        updates += (epoch - before) * steps_per_epoch >> doublings
+        starts.append(updates)
+    return lambda made: 2 ** jnp.searchsorted(jnp.array(starts), made, side="right")
+
+
+def _are_matrices(params: optax.Params) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> optax.Schedule:
+    """The learning rate at each step (from 0), as a share of the largest."""
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    falling = max(1, epochs * steps_per_epoch - warmup)
+    after: optax.Schedule
+    match config.schedule:
+        case "linear":
+            after = optax.linear_schedule(1.0, config.final_share, falling)
+        case "cosine":
+            after = optax.cosine_decay_schedule(1.0, falling, config.final_share)
+        case _:
+            after = optax.constant_schedule(1.0)
+    if not warmup:
+        return after
+    # The first step's rate is not 0 but one warm-up step, and the last one's is the largest.
+    rising = optax.linear_schedule(1 / warmup, 1.0, warmup - 1) if warmup > 1 else optax.constant_schedule(1.0)
+    return optax.join_schedules([rising, after], [warmup])
+
+
+def last_learning_rate(config: Config, steps_per_epoch: int, step: int) -> float:
+    """The learning rate of the last of so many steps."""
+    return config.optimizer.learning_rate * float(schedule(config.optimizer, steps_per_epoch, config.epochs)(step - 1))
 
 
 def scale_by_adam_epsilon_hat(

@@ -16,14 +16,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import Config, Execution, OptimizerConfig
-from lstm_mnist_jax.config_json import differences
+from lstm_mnist_jax.config import Config, Execution
+from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.training.evaluation import Evaluation, PopulationEvaluation, make_population_evaluation
 from lstm_mnist_jax.training.feed import GIB, Resident, place
 from lstm_mnist_jax.training.mesh import DATA_AXIS, POPULATION_AXIS
 from lstm_mnist_jax.training.optimizer import OptimizerNumbers
+from lstm_mnist_jax.training.optimizer import shape_of as optimizer_shape_of
 from lstm_mnist_jax.training.step import (
     Look,
     TrainState,
@@ -91,7 +92,7 @@ class Population:
             self,
             _run_steps=self._run_steps.lower(*arguments).compile(),
             _evaluations={
-                name: evaluation.compile(self._abstract_state.params) for name, evaluation in self._evaluations.items()
+                name: evaluation.compile(self._abstract_state.trained) for name, evaluation in self._evaluations.items()
             },
         )
 
@@ -219,8 +220,8 @@ def make_population(
 
 
 def shape_of(config: Config) -> Config:
-    """What must be the same for all members of a population: the config without seed and optimizer."""
-    return replace(config, seed=Config.seed, optimizer=OptimizerConfig())
+    """What must be the same for all members of a population: all but the seed and the optimizer's numbers."""
+    return replace(config, seed=Config.seed, optimizer=optimizer_shape_of(config.optimizer))
 
 
 @partial(jax.jit, donate_argnums=2)

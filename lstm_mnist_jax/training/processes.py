@@ -17,7 +17,7 @@ import jaxlib
 import numpy as np
 
 from lstm_mnist_jax.config import Processes
-from lstm_mnist_jax.config_json import to_dict
+from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.training.meeting import meet, refuse_difference
 from lstm_mnist_jax.version import __version__

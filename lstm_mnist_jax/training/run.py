@@ -14,16 +14,16 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
-from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.model import Params
+from lstm_mnist_jax.model import Params, describe_layers, task_of
 from lstm_mnist_jax.reporting.metrics import EpochMetrics, MetricsWriter, read_metrics
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
-from lstm_mnist_jax.training.loop import Course, drive, epoch_metrics, newest_sound_step
+from lstm_mnist_jax.training.loop import Course, drive, epoch_metrics, is_stale, newest_sound_step
 from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,
@@ -125,11 +125,12 @@ def _train(
             for name in ("validation", "test")
         }
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        task, layers = task_of(config.model).describe(dataset.image_shape), describe_layers(config.model)
         seconds = time.perf_counter() - began
         say(
             console,
-            f"{_describe_model(config, dataset)}, {parameters:,} parameters, on {describe(mesh)}; "
-            f"ready in {seconds:.1f} s",
+            f"{task} -> {layers} -> {len(dataset.class_names)} classes, {parameters:,} parameters, "
+            f"on {describe(mesh)}; ready in {seconds:.1f} s",
         )
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
             say(console, f"the recurrence is XLA's, not the quicker compiled one: {reason}")
@@ -208,6 +209,11 @@ class _Run(Course):
         self._training, self._evaluations, self._folder, self._state = training, evaluations, folder, state
         self._checkpoints, self._writer, self._display = checkpoints, writer, display
 
+    @property
+    def is_complete(self) -> bool:
+        stale = is_stale(self.config, self.step, self.record.best_step, self.steps_per_epoch)
+        return super().is_complete or stale
+
     def advance(self, steps: int) -> None:
         self._state = self._training.run_steps(self._state, steps)
         self._seen = look_at(self._state)
@@ -222,7 +228,7 @@ class _Run(Course):
         self._checkpoints.raise_failure()
 
     def end_epoch(self) -> None:
-        validation, test = (self._evaluations[name](self._state.params) for name in ("validation", "test"))
+        validation, test = (self._evaluations[name](self._state.trained) for name in ("validation", "test"))
         if not math.isfinite(validation.loss):
             self._fail(self.step - 1)
         metrics = epoch_metrics(self.config, self._seen, 0, validation, test, self.epoch_seconds, self.steps_per_epoch)
@@ -250,9 +256,3 @@ class _Run(Course):
             f"(epoch {step // self.steps_per_epoch + 1}). {kept} A new run with a lower --learning-rate usually helps; "
             f"here it was {self.config.optimizer.learning_rate:g}."
         )
-
-
-def _describe_model(config: Config, dataset: Dataset) -> str:
-    height, *width = dataset.image_shape
-    layers = " -> ".join(f"LSTM {features}" for features in config.model.hidden_features)
-    return f"{height} rows of {math.prod(width)} -> {layers} -> {len(dataset.class_names)} classes"

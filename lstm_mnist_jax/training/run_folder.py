@@ -1,6 +1,7 @@
 """A run is a folder: what it holds, who may write to it, and what was trained there.
 
-config.json       the resolved config, the data it was trained on, the versions it ran with
+config.json       the resolved config, the data it was trained on, the versions and the machine it ran with
+permutation.json  where pixels are permuted, their order
 metrics.jsonl     one JSON object an epoch
 checkpoints/      see `checkpoint`
 tensorboard/      event files
@@ -9,6 +10,7 @@ tensorboard/      event files
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,14 +21,16 @@ from typing import Any
 import jax
 from filelock import FileLock, Timeout
 
+from lstm_mnist_jax import machine
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.config_json import differences, from_dict, to_dict
+from lstm_mnist_jax.config.json import differences, from_dict, to_dict
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.version import __version__
 
-FORMAT = 3
+FORMAT = 4
 """Number of the folder's format: raised when an older program could misread it."""
 
 VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -34,10 +38,16 @@ VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 POPULATION_FILE = "population.json"
 """Stands in place of config.json where many trainings share a folder."""
 
-OWN_LEFTOVERS = (".lock", "config.json.partial", f"{POPULATION_FILE}.partial")
+OWN_LEFTOVERS = (
+    ".lock",
+    "permutation.json",
+    "permutation.json.partial",
+    "config.json.partial",
+    f"{POPULATION_FILE}.partial",
+)
 """What a run that was killed before it began may have left."""
 
-CHANGEABLE = ("epochs", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
+CHANGEABLE = ("epochs", "early_stop_epochs", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
 """What may differ when a run is resumed: it changes nothing that was already trained. (The data may have moved;
 that they are the same data is checked by their fingerprint.)"""
 
@@ -163,6 +173,11 @@ def refuse_changes(former: Config, config: Config) -> None:
     """Raises ConfigError where the config of a resumed run differs in more than may change."""
     changed = differences(former, config)
     refused = {name: values for name, values in changed.items() if not name.startswith(CHANGEABLE)}
+    if config.epochs != former.epochs and former.optimizer.schedule != "constant":
+        raise ConfigError(
+            f"epochs is {former.epochs} in the run, {config.epochs} was asked for. Its learning rate falls over just "
+            f"these {former.epochs} ({former.optimizer.schedule}): a longer training is another one, to be begun anew."
+        )
     if refused:
         told = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())
         raise ConfigError(f"A resumed run keeps its config, but {told}. Leave this out, or start a new run.")
@@ -194,9 +209,10 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers, JAX's backend, and what runs the recurrence."""
+    """When and on what: versions that decide the numbers, JAX's backend, what runs the recurrence, machine, date."""
     own = {"lstm-mnist-jax": __version__, "python": platform.python_version(), "backend": jax.default_backend()}
     own["recurrence"] = "native" if own["backend"] == "cpu" and native.unavailable() is None else "xla"
+    own |= {"machine": machine.devices(), "date": time.strftime("%Y-%m-%d")}
     return own | {name: version(name) for name in VERSIONED_PACKAGES}
 
 
@@ -224,9 +240,17 @@ def write_config(folder: RunFolder) -> None:
         "initial_weights": folder.initial_weights,
     }
     try:
+        write_permutation(folder.path, folder.config, folder.data)
         write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
+
+
+def write_permutation(path: Path, config: Config, data: DataFacts) -> None:
+    """Writes the order of permuted pixels into the folder `path`, for whoever reads a run without this program."""
+    permutation = task_of(config.model).permutation(data.image_shape)
+    if permutation is not None:
+        write_atomically(path / "permutation.json", json.dumps(permutation.tolist()) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

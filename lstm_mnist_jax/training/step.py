@@ -19,13 +19,17 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import Config, Execution, OptimizerConfig
+from lstm_mnist_jax.config import AugmentationConfig, Config, Execution
 from lstm_mnist_jax.data import Dataset
+from lstm_mnist_jax.data.augment import augment, mix
 from lstm_mnist_jax.data.order import MAX_POSITION, Order, order_of
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.training.feed import BatchOf, Feed, Streamed, make_feed
 from lstm_mnist_jax.training.mesh import DATA_AXIS
-from lstm_mnist_jax.training.optimizer import OptimizerNumbers, make_optimizer
+from lstm_mnist_jax.training.optimizer import OptimizerNumbers, make_optimizer, schedule, steps_an_update
+
+DRAWS = 0xD4A3
+"""Tells the keys of what is drawn for a step from the order of the data, which is drawn of the same key."""
 
 
 class EpochSums(NamedTuple):
@@ -48,9 +52,10 @@ class TrainState(NamedTuple):
       step: int32, how many steps were made.
       params: the model's parameters.
       opt_state: the optimizer's state.
-      key: decides the order of the data, at every step.
+      key: decides the order of the data, and all else that is drawn, at every step.
       epoch_sums: over the current epoch, or the one just completed.
       first_bad_step: the first step whose loss or gradient was not finite; -1 if there was none.
+      average: the running mean of the parameters, if there is one.
     """
 
     step: jax.Array
@@ -59,6 +64,12 @@ class TrainState(NamedTuple):
     key: jax.Array
     epoch_sums: EpochSums
     first_bad_step: jax.Array
+    average: model.Params | None = None
+
+    @property
+    def trained(self) -> model.Params:
+        """What is evaluated and used: the mean of the parameters, or themselves."""
+        return self.params if self.average is None else self.average
 
 
 class Look(NamedTuple):
@@ -92,10 +103,11 @@ def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, s
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        opt_state=make_optimizer(config.optimizer).init(params),
+        opt_state=make_optimizer(config.optimizer, every=steps_an_update(config, 1)).init(params),
         key=order_key,
         epoch_sums=EpochSums(steps=jnp.int32(0), loss=jnp.float32(0), correct=jnp.int32(0)),
         first_bad_step=jnp.int32(-1),
+        average=params if config.optimizer.ema_decay else None,
     )
 
 
@@ -137,6 +149,12 @@ def count_steps(config: Config, dataset: Dataset) -> int:
       ConfigError: the batch is larger than the training set, or the run longer than positions can count.
     """
     examples, batch_size = len(dataset.train), config.batch_size
+    height, width, *_ = dataset.image_shape
+    if config.augmentation.shift_pixels >= min(height, width):
+        raise ConfigError(
+            f"shift_pixels is {config.augmentation.shift_pixels:g}, but images are {height} x {width}: nothing would "
+            "be left in some. A few pixels are usual."
+        )
     if batch_size > examples:
         raise ConfigError(
             f"batch_size is {batch_size:,}, but there are only {examples:,} training examples "
@@ -167,7 +185,7 @@ def make_training(
     train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
 
     def run_steps(state: TrainState, n: jax.Array, batches: Any) -> TrainState:
-        return repeat(train_step, state, n, config.optimizer, batches)
+        return repeat(train_step, state, n, OptimizerNumbers.of(config.optimizer), batches)
 
     replicated = NamedSharding(mesh, P())
     # The gradient is averaged by hand, once and flattened, so JAX need not track what varies over devices.
@@ -194,8 +212,8 @@ def must_wait(mesh: Mesh) -> bool:
 
 def make_train_step(
     config: Config, steps_per_epoch: int, shares: int, batch_of: BatchOf
-) -> Callable[[TrainState, OptimizerConfig | OptimizerNumbers, Order, Any], TrainState]:
-    """One step of a training, as a function of (state, optimizer, order, batches).
+) -> Callable[[TrainState, OptimizerNumbers, Order, Any], TrainState]:
+    """One step of a training, as a function of (state, numbers of the optimizer, order, batches).
 
     It runs on one device, within a `shard_map` over `DATA_AXIS`, on its share of the batch.
 
@@ -205,29 +223,52 @@ def make_train_step(
       shares: how many devices share a batch.
       batch_of: (order, step, batches) -> this device's share of the step's images and labels.
     """
+    rate_at = schedule(config.optimizer, steps_per_epoch, config.epochs)
+    draws = config.augmentation != AugmentationConfig() or config.model.dropout_rate > 0
+    every, share = steps_an_update(config, steps_per_epoch), config.batch_size // shares
 
-    def loss_and_correct(params: model.Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = model.apply(params, images, config.model)
+    def loss_and_correct(
+        params: model.Params, images: jax.Array, labels: jax.Array, targets: jax.Array, dropout_keys: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        logits = model.apply(params, images, config.model, dropout_keys=dropout_keys)
         correct = jnp.sum(jnp.argmax(logits, axis=-1) == labels)
-        return model.softmax_cross_entropy(logits, labels).mean(), correct
+        return model.softmax_cross_entropy(logits, targets).mean(), correct
 
     loss_and_gradient = jax.value_and_grad(loss_and_correct, has_aux=True)
 
-    def train_step(
-        state: TrainState, optimizer: OptimizerConfig | OptimizerNumbers, order: Order, batches: Any
-    ) -> TrainState:
-        (loss, correct), gradient = loss_and_gradient(state.params, *batch_of(order, state.step, batches))
+    def train_step(state: TrainState, numbers: OptimizerNumbers, order: Order, batches: Any) -> TrainState:
+        images, labels = batch_of(order, state.step, batches)
+        targets, dropout_keys = labels, None
+        if draws:
+            # Of each place in the batch, so that nothing depends on the number of devices.
+            step_key = jax.random.fold_in(jax.random.fold_in(state.key, DRAWS), state.step)
+            places = jax.lax.axis_index(DATA_AXIS) * share + jnp.arange(share)
+            keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place), 3))(places)
+            augment_keys, mix_keys, dropout_keys = jnp.moveaxis(keys, 1, 0)
+            images = augment(images, augment_keys, config.augmentation)
+        if config.label_smoothing or config.augmentation.mixup_alpha:
+            targets = optax.smooth_labels(
+                jax.nn.one_hot(labels, state.params["dense"]["bias"].size), config.label_smoothing
+            )
+        if config.augmentation.mixup_alpha:
+            # With the batch from its other end: what is there lies on the device that is as far from the last.
+            mirrored = [(device, shares - 1 - device) for device in range(shares)]
+            others = [jnp.flip(jax.lax.ppermute(part, DATA_AXIS, mirrored), axis=0) for part in (images, targets)]
+            images, targets = mix(images, targets, others[0], others[1], mix_keys, config.augmentation)
+        (loss, correct), gradient = loss_and_gradient(state.params, images, labels, targets, dropout_keys)
         # One vector, so that the devices meet once a step.
         flat, unflatten = ravel_pytree((loss, correct.astype(jnp.float32), gradient))
         flat = jax.lax.pmean(flat, DATA_AXIS)
         loss, correct, gradient = unflatten(flat)
-        updates, opt_state = make_optimizer(optimizer).update(gradient, state.opt_state, state.params)
+        optimizer = make_optimizer(config.optimizer, numbers, rate_at(state.step), every)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         fresh = state.step % steps_per_epoch == 0
         sums = jax.tree.map(lambda total: jnp.where(fresh, 0, total), state.epoch_sums)
         bad = (state.first_bad_step < 0) & ~jnp.isfinite(flat).all()
         return TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
             key=state.key,
             epoch_sums=EpochSums(
@@ -236,21 +277,28 @@ def make_train_step(
                 correct=sums.correct + jnp.round(correct * shares).astype(jnp.int32),
             ),
             first_bad_step=jnp.where(bad, state.step, state.first_bad_step),
+            average=None if state.average is None else averaged(state.average, params, state.step, numbers),
         )
 
     return train_step
+
+
+def averaged(average: model.Params, params: model.Params, step: Any, numbers: OptimizerNumbers) -> model.Params:
+    """The running mean with new parameters, which weigh more at first, as in TensorFlow's with `num_updates`."""
+    share = jnp.maximum(numbers.ema_complement, 9 / (10.0 + step))
+    return optax.incremental_update(params, average, share)
 
 
 def repeat(
     train_step: Callable[..., TrainState],
     state: TrainState,
     n: jax.Array,
-    optimizer: OptimizerConfig | OptimizerNumbers,
+    numbers: OptimizerNumbers,
     batches: Any,
 ) -> TrainState:
     """The state `n` steps later, in one loop."""
     order = order_of(state.key)
-    return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, optimizer, order, batches), state)
+    return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, order, batches), state)
 
 
 def abstract(tree: Any, sharding: NamedSharding) -> Any:

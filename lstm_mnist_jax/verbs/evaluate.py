@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.verbs.parsing import parse
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class EvaluateArguments:
     """Where the run's data are now, if they have moved: see train --help."""
     data_dir: str | None = None
     """Where prepared TFDS data are now, if they have moved."""
+    average_shifts: int = 0
+    """Tell too, apart, what the mean over each image moved by up to so many pixels gives (test-time averaging)."""
     json: bool = False
     """Print one JSON object instead of a table."""
     execution: Execution = field(default_factory=Execution)
@@ -44,12 +47,22 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     prepare(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
     run = load_run(parsed.run_dir, parsed.checkpoint)
-    evaluations = run.evaluate(parsed.execution, source=parsed.source, data_dir=parsed.data_dir)
+    moved = {"source": parsed.source, "data_dir": parsed.data_dir}
+    evaluations, averaged = run.evaluate(parsed.execution, **moved), None
+    if parsed.average_shifts:
+        averaged = run.evaluate(parsed.execution, **moved, average_shifts=parsed.average_shifts)
     if parsed.json:
-        splits = _as_json(run.class_names, evaluations)
-        print(json.dumps({"run_dir": str(parsed.run_dir), "step": run.step, "splits": splits}))
-    else:
-        _print_evaluations(f"{parsed.run_dir}, checkpoint of step {run.step:,}", run.class_names, evaluations)
+        told: dict[str, Any] = {"run_dir": str(parsed.run_dir), "step": run.step}
+        told["splits"] = _as_json(run.class_names, evaluations)
+        if averaged is not None:
+            told |= {"average_shifts": parsed.average_shifts, "averaged_splits": _as_json(run.class_names, averaged)}
+        print(json.dumps(told))
+        return 0
+    _print_evaluations(f"{parsed.run_dir}, checkpoint of step {run.step:,}", run.class_names, evaluations)
+    if averaged is not None:
+        count = (2 * parsed.average_shifts + 1) ** 2
+        title = f"not the model alone: averaged over {count} shifts of up to {parsed.average_shifts} pixels"
+        _print_evaluations(title, run.class_names, averaged)
     return 0
 
 
@@ -72,7 +85,9 @@ def _by_class(evaluation: "Evaluation") -> list[float | None]:
 
 
 def _print_evaluations(title: str, class_names: tuple[str, ...], evaluations: "dict[str, Evaluation]") -> None:
-    table = Table(title=Text(title), title_justify="left")
+    console = Console()
+    say(console, title)
+    table = Table()
     table.add_column("")
     for split in evaluations:
         table.add_column(split, justify="right")
@@ -82,4 +97,4 @@ def _print_evaluations(title: str, class_names: tuple[str, ...], evaluations: "d
     columns = [_by_class(evaluation) for evaluation in evaluations.values()]
     for name, accuracies in zip(class_names, zip(*columns, strict=True), strict=True):
         table.add_row(Text(f"class {name}"), *("-" if a is None else f"{a:.2%}" for a in accuracies))
-    Console().print(table)
+    console.print(table)

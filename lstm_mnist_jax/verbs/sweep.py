@@ -2,14 +2,14 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.config import CheckpointConfig, Config, DataConfig, Execution, Processes
+from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Execution, Processes
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.verbs.parsing import console_of_first, new_run_dir, parse, parse_with_preset
@@ -18,16 +18,32 @@ if TYPE_CHECKING:
     from lstm_mnist_jax.sweeps import Space
 
 
+Swept: Any = make_dataclass(
+    "Swept",
+    [
+        (name, Annotated[tuple[str, ...], tyro.conf.arg(help="Swept; see lstm-mnist train --help.")], ())
+        for name in SWEEPABLE
+    ],
+    frozen=True,
+)
+"""An option for each field that can be swept."""
+
+
+KEPT = ("seed", "epochs", "batch_ramp", "early_stop_epochs", "data", "checkpoints")
+"""What of the config is an option as in `lstm-mnist train`."""
+
+
 @dataclass(frozen=True)
 class SweepArguments:
     """Train many settings and seeds at once, in few compiled programs. The best is chosen on validation alone.
 
-    An option that is swept takes several values, or for numbers one interval: uniform:LOW:HIGH or
-    loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C saves and stops; --resume goes on.
+    An option that is swept takes several values (those of --hidden-features with commas: 32,64 64,128), or for
+    numbers one interval: uniform:LOW:HIGH or loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C
+    saves and stops; --resume goes on.
     """
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
-    """The config to start from: tutorial or smoke."""
+    """The config to start from, by its name."""
     run_dir: Path | None = None
     """Folder for the sweep, new or empty. None makes one under runs/, named by preset and time."""
     resume: Path | None = None
@@ -38,24 +54,15 @@ class SweepArguments:
     """How many settings to draw from the intervals; with --optuna how many to try in all."""
     optuna: bool = False
     """Let Optuna choose the settings, round by round, from how good the former were."""
-    learning_rate: tuple[str, ...] = ()
-    """Swept: step sizes, such as 0.003 0.01 or loguniform:0.001:0.1."""
-    b1: tuple[str, ...] = ()
-    """Swept: decays of the running mean of the gradient."""
-    b2: tuple[str, ...] = ()
-    """Swept: decays of the running mean of its square."""
-    epsilon: tuple[str, ...] = ()
-    """Swept: epsilon hats."""
-    hidden_features: tuple[str, ...] = ()
-    """Swept: widths of the layers, each stack with commas: 32,64 64,128."""
-    forget_bias: tuple[str, ...] = ()
-    """Swept: initial biases of the forget gates."""
-    batch_size: tuple[str, ...] = ()
-    """Swept: examples a step."""
+    swept: Swept = field(default_factory=Swept)
     seed: int = Config.seed
     """The first seed."""
     epochs: int = Config.epochs
     """Epochs of every training."""
+    batch_ramp: tuple[int, ...] = ()
+    """Epochs after which the batch is twice as large."""
+    early_stop_epochs: int | None = None
+    """Stop a training once so many epochs have brought nothing better on validation."""
     data: DataConfig = field(default_factory=DataConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     execution: Execution = field(default_factory=Execution)
@@ -78,13 +85,13 @@ def sweep(arguments: Sequence[str]) -> int:
     """`lstm-mnist sweep`."""
 
     def defaults(preset: str, config: Config) -> SweepArguments:
-        kept = {name: getattr(config, name) for name in ("seed", "epochs", "data", "checkpoints")}
+        kept = {name: getattr(config, name) for name in KEPT}
         return SweepArguments(preset, **kept)
 
     parsed, config = parse_with_preset(SweepArguments, arguments, defaults)
-    from lstm_mnist_jax.sweeps import SWEEPABLE, Space, read_population_folder
+    from lstm_mnist_jax.sweeps import Space, read_population_folder
 
-    axes = {name: getattr(parsed, name) for name in SWEEPABLE if getattr(parsed, name)}
+    axes = {name: words for name, words in vars(parsed.swept).items() if words}
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
         space = Space(tuple(axes), tuple(axes.values()), **options)
@@ -93,7 +100,7 @@ def sweep(arguments: Sequence[str]) -> int:
         if asked:
             raise UserError(f"A resumed sweep goes on as it was asked for; leave out --{asked[0].replace('_', '-')}.")
         space = read_population_folder(parsed.resume.expanduser()).space
-    kept = {name: getattr(parsed, name) for name in ("seed", "epochs", "data", "checkpoints")}
+    kept = {name: getattr(parsed, name) for name in KEPT}
     return run_sweep(parsed, replace(config, **kept), space)
 
 

@@ -24,7 +24,7 @@ class TrainArguments:
     """
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
-    """The config to start from: tutorial or smoke (seconds, for a first try). The options below change it."""
+    """The config to start from, by its name. The options below change it."""
     run_dir: Path | None = None
     """Folder for the run, new or empty. None makes one under runs/, named by preset and time."""
     resume: Path | None = None
@@ -76,7 +76,10 @@ def train(arguments: Sequence[str]) -> int:
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
+    if len(result.epochs) < parsed.config.epochs and result.trained:
+        say(console, f"stopped early: {parsed.config.early_stop_epochs} epochs brought nothing better on validation")
     if resume and not result.trained:
-        say(console, f"complete after {parsed.config.epochs} epochs; train longer with --epochs")
+        option = "--epochs" if len(result.epochs) >= parsed.config.epochs else "--early-stop-epochs"
+        say(console, f"complete after {len(result.epochs)} epochs; train longer with {option}")
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {shlex.quote(str(run_dir))}")
     return 0

@@ -10,13 +10,14 @@ from safetensors.numpy import save_file
 from stacks import assert_close, state_dict
 
 from lstm_mnist_jax import model
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import files, flax, formats, keras, torch
 
 
 @pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors", "tf1"])
 def test_every_file_is_read_as_it_was_written(params, config, tmp_path, format_name):
-    exported = formats.Exported(params, None, (6, 5), tuple("abc"), formats.Settings())
+    exported = formats.Exported(ModelConfig(), params, None, (6, 5), tuple("abc"), formats.Settings())
     path = tmp_path / "new folder" / f"model{formats.WRITERS[format_name][0]}"
     formats.write(format_name, path, exported)
     assert_close(formats.read(format_name, path).params, params, atol=0 if format_name != "tf1" else 1e-6)
@@ -33,7 +34,7 @@ def test_damaged_and_missing_files_are_told(tmp_path, format_name):
         formats.read(format_name, tmp_path / "none.bin")
     path = tmp_path / f"model{formats.WRITERS[format_name][0]}"
     drawn = torch.from_state_dict(state_dict())
-    formats.write(format_name, path, formats.Exported(drawn, None, (6, 5), ("a",), formats.Settings()))
+    formats.write(format_name, path, formats.Exported(ModelConfig(), drawn, None, (6, 5), ("a",), formats.Settings()))
     data = path.read_bytes()
     for cut in (0, 1, 7, 8, 9, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:cut])
@@ -54,7 +55,9 @@ def test_pickles_are_never_opened(tmp_path):
 
 @pytest.mark.parametrize(("format_name", "name"), [("keras", "model.h5"), ("torch", "model.pt"), ("onnx", ".onnx")])
 def test_names_that_readers_would_not_take_are_refused(tmp_path, format_name, name):
-    exported = formats.Exported(torch.from_state_dict(state_dict()), None, (6, 5), ("a",), formats.Settings())
+    exported = formats.Exported(
+        ModelConfig(), torch.from_state_dict(state_dict()), None, (6, 5), ("a",), formats.Settings()
+    )
     with pytest.raises(WeightsError, match=r"has another ending than files for|expected NAME"):
         formats.write(format_name, tmp_path / name, exported)
     with pytest.raises(WeightsError, match=r"Unknown format 'caffe'; expected one of tf1, torch"):
@@ -105,7 +108,7 @@ def test_unknown_formats_are_told():
 
 
 def test_files_of_other_formats_are_recognised(params, tmp_path):
-    exported = formats.Exported(params, None, (6, 5), ("a",), formats.Settings())
+    exported = formats.Exported(ModelConfig(), params, None, (6, 5), ("a",), formats.Settings())
     paths = {name: tmp_path / f"{name}{formats.WRITERS[name][0]}" for name in ("torch", "keras", "flax", "safetensors")}
     for name, path in paths.items():
         formats.write(name, path, exported)

@@ -102,7 +102,7 @@ def test_the_order_of_layers_is_never_guessed(tmp_path):
     by_number = named({f"lstm{number}": 5 for number in range(1, 12)})
     assert torch.from_arrays(dict(sorted(by_number.items()))).names[9:11] == ("lstm10.l0", "lstm11.l0")
     open_ = named({"lower": 5, "higher": 5})
-    live = torch.from_state_dict(open_)["lstm"]["layers"][0]["cell"]["dense_i"]["kernel"]
+    live = torch.from_state_dict(open_)["rnn"]["layers"][0]["cell"]["dense_i"]["kernel"]
     np.testing.assert_array_equal(live, open_["lower.weight_ih_l0"].T)
     path = tmp_path / "model.safetensors"
     save_file(open_, path)

@@ -41,6 +41,10 @@ def from_value(hint: Any, value: Any, path: str) -> Any:
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         element = typing.get_args(hint)[0]
         return tuple(from_value(element, item, path) for item in value)
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{path} is {value!r}, expected one of {', '.join(map(str, typing.get_args(hint)))}.")
+        return value
     accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if hasattr(value, "item") and not getattr(value, "shape", None):  # a NumPy number
         value = value.item()

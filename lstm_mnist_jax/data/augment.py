@@ -1,0 +1,124 @@
+"""Distortions of training images, on the device: each image by its own key. Traceable by JAX."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from lstm_mnist_jax.config import AugmentationConfig
+
+Images = Float[Array, "batch height width *channels"]
+
+SMOOTHNESS = 0.6
+"""Standard deviation of the bumps that make up a smooth displacement, in units of the distance between them."""
+
+
+def augment(
+    images: UInt8[Array | np.ndarray, "batch height width *channels"],
+    keys: Key[Array, " batch"],
+    config: AugmentationConfig,
+) -> Images:
+    """Distorts images, and scales them to 0 to 1.
+
+    What is drawn for an image depends on its key alone. What moves in from outside is 0.
+
+    Args:
+      images: of MNIST's kind, with a background of 0.
+      keys: one for each image.
+      config: what is done, and how strongly.
+    """
+    warp_keys, erase_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    shape = images.shape[1:3]
+    if config.moves_pixels:
+        rows, columns = jax.vmap(lambda key: _sources(key, shape, config))(warp_keys)
+        floats = _sample(jnp.asarray(images), rows, columns)
+    else:
+        floats = jnp.asarray(images, jnp.float32) * (1 / 255)
+    if config.erasing_probability:
+        kept = jax.vmap(lambda key: _kept(key, shape, config))(erase_keys)
+        floats = jnp.where(kept.reshape(*kept.shape, *[1] * (floats.ndim - 3)), floats, 0)
+    return floats
+
+
+def mix(
+    images: Images,
+    labels: Float[Array, "batch classes"],
+    other_images: Images,
+    other_labels: Float[Array, "batch classes"],
+    keys: Key[Array, " batch"],
+    config: AugmentationConfig,
+) -> tuple[Images, Float[Array, "batch classes"]]:
+    """Mixup (Zhang et al. 2018): each image and its label mixed with another, of which it gets the smaller share."""
+    share = jax.vmap(lambda key: jax.random.beta(key, config.mixup_alpha, config.mixup_alpha))(keys)
+    share = jnp.minimum(share, 1 - share)
+
+    def mixed(own: Array, other: Array) -> Array:
+        weight = share.reshape(-1, *[1] * (own.ndim - 1))
+        return own + weight * (other - own)
+
+    return mixed(images, other_images), mixed(labels, other_labels)
+
+
+def _sources(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> tuple[Array, Array]:
+    """Where each pixel of a distorted image comes from, in rows and in columns of the original: [height, width]."""
+    affine_key, elastic_key = jax.random.split(key)
+    turn, stretch_y, stretch_x, slant, move_y, move_x, side = jax.random.uniform(affine_key, (7,), minval=-1.0)
+    angle = turn * math.radians(config.rotation_degrees)
+    log_scale = math.log1p(config.scaling)
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    y = jnp.arange(shape[0])[:, None] - (shape[0] - 1) / 2 - move_y * config.shift_pixels
+    x = jnp.arange(shape[1])[None, :] - (shape[1] - 1) / 2 - move_x * config.shift_pixels
+    y, x = cos * y + sin * x, cos * x - sin * y
+    x = x - slant * config.shear * y
+    rows = y * jnp.exp(-stretch_y * log_scale) + (shape[0] - 1) / 2
+    x = jnp.where(side < 2 * config.flip_probability - 1, -x, x)
+    columns = x * jnp.exp(-stretch_x * log_scale) + (shape[1] - 1) / 2
+    if config.elastic_pixels:
+        along_y, along_x = (_bumps(size, config.elastic_spacing) for size in shape)
+        drawn = jax.random.normal(elastic_key, (2, along_y.shape[1], along_x.shape[1]))
+        smooth = config.elastic_pixels * jnp.einsum("yi,aij,xj->ayx", along_y, drawn, along_x)
+        rows, columns = rows + smooth[0], columns + smooth[1]
+    return rows, columns
+
+
+def _bumps(size: int, spacing: float) -> np.ndarray:
+    """[size, bumps]: smooth functions whose combination with independent numbers of variance 1 has variance 1."""
+    count = math.ceil(size / spacing) + 3
+    centres = (np.arange(count) - (count - 1) / 2) * spacing + (size - 1) / 2
+    bumps = np.exp(-0.5 * ((np.arange(size)[:, None] - centres) / (SMOOTHNESS * spacing)) ** 2)
+    return np.asarray(bumps / np.linalg.norm(bumps, axis=1, keepdims=True), np.float32)
+
+
+def _sample(images: Array, rows: Array, columns: Array) -> Array:
+    """The images at fractional places [batch, height, width], bilinearly, 0 to 1; outside, they are 0."""
+    batch, height, width = images.shape[:3]
+    # The four neighbours of a place lie in one word, so that each is fetched once: fetching is what takes the time.
+    padded = jnp.pad(images, [(0, 0), (1, 1), (1, 1), *[(0, 0)] * (images.ndim - 3)]).astype(jnp.uint32)
+    above, below = padded[:, :-1], padded[:, 1:]
+    words = above[:, :, :-1] | above[:, :, 1:] << 8 | below[:, :, :-1] << 16 | below[:, :, 1:] << 24
+    words = words.reshape(batch, (height + 1) * (width + 1), *images.shape[3:])
+    y, x = jnp.clip(rows + 1, 0, height + 1), jnp.clip(columns + 1, 0, width + 1)
+    top, left = jnp.minimum(y.astype(jnp.int32), height), jnp.minimum(x.astype(jnp.int32), width)
+    places = (top * (width + 1) + left).reshape(batch, height * width)
+    fetched = jax.vmap(lambda words, places: words.at[places].get(mode="promise_in_bounds"))(words, places)
+    fetched = fetched.reshape(images.shape)
+    y, x = (part.reshape(batch, height, width, *[1] * (images.ndim - 3)) for part in (y - top, x - left))
+    corners = [(fetched >> shift & 255).astype(jnp.float32) for shift in (0, 8, 16, 24)]
+    upper, lower = (one + x * (other - one) for one, other in (corners[:2], corners[2:]))
+    return (upper + y * (lower - upper)) * (1 / 255)
+
+
+def _kept(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> Array:
+    """[height, width], false within a random rectangle, if one is erased at all (Zhong et al. 2020)."""
+    whether, *draws = jax.random.uniform(key, (5,))
+
+    def outside(size: int, length: Array, start: Array) -> Array:
+        length = length * config.erasing_size * size
+        start = start * (size - length)
+        at = jnp.arange(size) + 0.5
+        return (at < start) | (at >= start + length)
+
+    kept = outside(shape[0], *draws[:2])[:, None] | outside(shape[1], *draws[2:])[None, :]
+    return kept | (whether >= config.erasing_probability)

@@ -1,0 +1,144 @@
+"""The table of results: what it is made of, and what it leaves out."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_mnist_jax import space_of, sweep, train
+from lstm_mnist_jax.config import PRESETS, Config, DataConfig, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.records import COLUMNS, make_records, read_runs, row, to_markdown
+from lstm_mnist_jax.reporting.metrics import read_metrics
+
+SMALL = Config(
+    epochs=2,
+    data=DataConfig(validation_examples=200, train_examples=640),
+    model=ModelConfig(hidden_features=(4,)),
+)
+SCRIPT = Path(__file__).parents[1] / "scripts" / "results.py"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    train(SMALL, root / "one")
+    train(dataclasses.replace(SMALL, seed=1, tensorboard=False), root / "two")
+    sweep(dataclasses.replace(SMALL, seed=2), space_of({"learning_rate": [0.01, 0.03]}, seeds=2), root / "sweep")
+    return root
+
+
+def runs_in(root, *names):
+    return [run for name in names for run in read_runs(root / name)]
+
+
+def test_trainings_that_differ_in_the_seed_alone_make_one_row(folders):
+    records = make_records(runs_in(folders, "one", "two", "sweep"))
+    by_rate = {record.runs[0].config.optimizer.learning_rate: record for record in records}
+    assert [run.config.seed for run in by_rate[0.01].runs] == [0, 1, 2, 3]
+    assert [run.config.seed for run in by_rate[0.03].runs] == [2, 3]
+    means = [record.values("validation").mean() for record in records]
+    assert means == sorted(means, reverse=True)
+
+
+def test_accuracies_are_those_at_the_best_epoch_on_validation(folders):
+    (run,) = read_runs(folders / "one")
+    best = max(read_metrics(folders / "one" / "metrics.jsonl"), key=lambda epoch: epoch.validation_accuracy)
+    assert (run.best_epoch, run.test, run.validation) == (best.epoch, best.test_accuracy, best.validation_accuracy)
+    (record,) = make_records(runs_in(folders, "one", "two"))
+    cells = dict(zip(COLUMNS, row(record), strict=True))
+    tests = 100 * record.values("test")
+    assert cells["test %"] == f"{tests.mean():.2f}"
+    assert cells["sd"] == f"{np.std(tests, ddof=1):.2f}"
+    assert cells["task"] == "rows, 28 x 28"
+    assert cells["seeds"] == "2"
+    assert cells["parameters"] == "578"  # 32 x 16, 16, 4 x 10, 10
+    assert cells["machine"] != "?"
+
+
+def test_commands_make_the_same_config_again(folders):
+    records = make_records(runs_in(folders, "one", "two", "sweep"))
+    commands = {command for record in records for command in record.commands}
+    assert commands == {
+        "lstm-mnist train smoke --validation-examples 200 --train-examples 640 --hidden-features 4 --seeds 4",
+        "lstm-mnist train smoke --validation-examples 200 --train-examples 640 --hidden-features 4 "
+        "--learning-rate 0.03 --seeds 2 --seed 2",
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_needs_no_option(folders, name):
+    (run,) = read_runs(folders / "one")
+    (record,) = make_records([dataclasses.replace(run, config=PRESETS[name])])
+    assert record.commands == [f"lstm-mnist train {name}"]
+
+
+def test_the_same_training_twice_and_unfinished_ones_are_refused(folders, tmp_path):
+    with pytest.raises(RunError, match=r"hold the same training, of seed 0. Name one only"):
+        make_records(runs_in(folders, "one", "one"))
+    unfinished = dataclasses.replace(SMALL, epochs=1)
+    train(unfinished, tmp_path / "run")
+    text = (tmp_path / "run" / "config.json").read_text().replace('"epochs": 1,', '"epochs": 5,')
+    (tmp_path / "run" / "config.json").write_text(text)
+    with pytest.raises(RunError, match=r"The training is not complete in .* Go on with"):
+        read_runs(tmp_path / "run")
+
+
+def test_a_training_that_stopped_early_is_complete(tmp_path):
+    config = dataclasses.replace(SMALL, epochs=30, early_stop_epochs=1, optimizer=OptimizerConfig(learning_rate=0.3))
+    train(config, tmp_path / "run")
+    assert read_runs(tmp_path / "run")[0].best_epoch < 30
+
+
+def test_the_script_writes_the_table_into_a_page(folders, tmp_path):
+    def results(*arguments):
+        words = [sys.executable, SCRIPT, *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+    done = results(folders / "one", folders / "two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == to_markdown(make_records(runs_in(folders, "one", "two")))
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- results -->\nold\n<!-- end of results -->\nbelow\n")
+    assert results(folders / "one", folders / "two", "--into", page).returncode == 0
+    text = page.read_text()
+    assert text == f"above\n<!-- results -->\n\n{done.stdout}<!-- end of results -->\nbelow\n"
+    page.write_text("no marks")
+    failed = results(folders / "one", "--into", page)
+    assert failed.returncode == 2
+    assert "has no place for the table" in failed.stderr
+    assert results(tmp_path).returncode == 2
+
+
+def test_seeds_that_do_not_follow_one_another_take_several_commands(folders):
+    (run,) = read_runs(folders / "one")
+    runs = [dataclasses.replace(run, config=dataclasses.replace(SMALL, seed=seed)) for seed in (9, 0, 4, 5, 1)]
+    (record,) = make_records(runs)
+    ends = [command.split("--hidden-features 4")[1] for command in record.commands]
+    assert ends == [" --seeds 2", " --seeds 2 --seed 4", " --seed 9"]
+
+
+def test_diverged_trainings_are_told_and_unfinished_sweeps_refused(tmp_path):
+    space = space_of({"learning_rate": [0.01, 1e38]}, seeds=2)
+    sweep(SMALL, space, tmp_path / "sweep")
+    good, bad = make_records(read_runs(tmp_path / "sweep"))
+    assert dict(zip(COLUMNS, row(good), strict=True))["seeds"] == "2"
+    cells = dict(zip(COLUMNS, row(bad), strict=True))
+    assert (cells["seeds"], cells["test %"]) == ("0 (2 more diverged)", "-")
+    assert bad.commands[0].endswith("--seeds 2")
+    text = (tmp_path / "sweep" / "population.json").read_text().replace('"epochs": 2,', '"epochs": 5,')
+    (tmp_path / "sweep" / "population.json").write_text(text)
+    with pytest.raises(RunError, match=r"2 of 4 trainings are not complete in"):
+        read_runs(tmp_path / "sweep")
+
+
+def test_runs_that_began_with_given_weights_are_refused(folders, tmp_path):
+    shutil.copytree(folders / "one", tmp_path / "run")
+    text = (tmp_path / "run" / "config.json").read_text()
+    (tmp_path / "run" / "config.json").write_text(text.replace('"initial_weights": null', '"initial_weights": "x"'))
+    with pytest.raises(RunError, match="began with weights that no command here makes"):
+        read_runs(tmp_path / "run")
