@@ -140,7 +140,8 @@ class TrainedRun:
           ConfigError: `average_shifts` is negative, or more than a quarter of the images.
         """
         config = self.folder.config
-        if not 0 <= average_shifts <= (most := min(self.folder.data.image_shape[:2]) // 4):
+        most = min(self.folder.data.image_shape[:2]) // 4
+        if not 0 <= average_shifts <= most:
             raise ConfigError(
                 f"average_shifts is {average_shifts}, expected 0 to {most} pixels: further, images leave themselves."
             )
