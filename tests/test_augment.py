@@ -24,27 +24,25 @@ def test_nothing_asked_for_is_nothing_done(images):
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_sampling_is_scipys_bilinear_with_zeros_outside(rng, channels):
     images = rng.integers(0, 256, (4, 12, 9, *channels), np.uint8)
-    rows, columns = rng.uniform(-3, 14, (2, 4, 12, 9)).astype(np.float32)
-    found = np.asarray(_sample(jnp.asarray(images), jnp.asarray(rows), jnp.asarray(columns))).reshape(4, 12, 9, -1)
+    sources = rng.uniform(-3, 14, (4, 2, 12 * 9)).astype(np.float32)
+    found = np.asarray(_sample(jnp.asarray(images), jnp.asarray(sources))).reshape(4, 12 * 9, -1)
     layers = (images / 255).reshape(4, 12, 9, -1)
     for n, layer in np.ndindex(4, layers.shape[-1]):
-        places = np.stack([rows[n], columns[n]])
-        expected = map_coordinates(layers[n, ..., layer], places, order=1, mode="grid-constant")
+        expected = map_coordinates(layers[n, ..., layer], sources[n], order=1, mode="grid-constant")
         np.testing.assert_allclose(found[n, ..., layer], expected, atol=2e-3)
 
 
 def test_whole_pixels_are_moved_without_blur(images):
-    rows, columns = np.indices((12, 9), np.float32)
-    found = np.asarray(_sample(jnp.asarray(images[:1]), jnp.asarray(rows[None] + 2), jnp.asarray(columns[None] - 1)))[0]
+    sources = np.indices((12, 9), np.float32).reshape(1, 2, -1) + np.float32([[2], [-1]])
+    found = np.asarray(_sample(jnp.asarray(images[:1]), jnp.asarray(sources)))[0]
     np.testing.assert_allclose(found[:-2, 1:], images[0, 2:, :-1] / 255, atol=1e-6)
     assert (found[-2:] == 0).all()
     assert (found[:, 0] == 0).all()
 
 
 def test_large_images_move_like_small_ones():
-    rows, columns = np.indices((300, 300), np.float32)
-    white = np.full((1, 300, 300), 255, np.uint8)
-    found = np.asarray(_sample(jnp.asarray(white), jnp.asarray(rows[None] + 10), jnp.asarray(columns[None] + 10)))[0]
+    sources = np.indices((300, 300), np.float32).reshape(1, 2, -1) + 10
+    found = np.asarray(_sample(jnp.full((1, 300, 300), 255, jnp.uint8), jnp.asarray(sources)))[0]
     np.testing.assert_allclose(found[:290, :290], 1, rtol=1e-6)
     assert (found[290:] == 0).all()
     assert (found[:, 290:] == 0).all()

@@ -8,7 +8,7 @@ from lstm_mnist_jax.config.optimization import OptimizerConfig
 from lstm_mnist_jax.config.training import Config, DataConfig
 
 ROWS = Config(
-    epochs=150,
+    epochs=120,
     model=ModelConfig(hidden_features=(128, 128), dense_stddev=0.05),
     optimizer=OptimizerConfig(
         learning_rate=0.005,

@@ -32,8 +32,7 @@ def augment(
     warp_keys, erase_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     shape = images.shape[1:3]
     if config.moves_pixels:
-        rows, columns = jax.vmap(lambda key: _sources(key, shape, config))(warp_keys)
-        floats = _sample(jnp.asarray(images), rows, columns)
+        floats = _sample(jnp.asarray(images), jax.vmap(lambda key: _sources(key, shape, config))(warp_keys))
     else:
         floats = jnp.asarray(images, jnp.float32) * (1 / 255)
     if config.erasing_probability:
@@ -61,26 +60,29 @@ def mix(
     return mixed(images, other_images), mixed(labels, other_labels)
 
 
-def _sources(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> tuple[Array, Array]:
-    """Where each pixel of a distorted image comes from, in rows and in columns of the original: [height, width]."""
+def _sources(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> Array:
+    """Where each pixel of a distorted image comes from, in rows and in columns of the original: [2, height * width]."""
     affine_key, elastic_key = jax.random.split(key)
     turn, stretch_y, stretch_x, slant, move_y, move_x, side = jax.random.uniform(affine_key, (7,), minval=-1.0)
     angle = turn * math.radians(config.rotation_degrees)
     log_scale = math.log1p(config.scaling)
+    flip = jnp.where(side < 2 * config.flip_probability - 1, -1.0, 1.0)
     sin, cos = jnp.sin(angle), jnp.cos(angle)
-    y = jnp.arange(shape[0])[:, None] - (shape[0] - 1) / 2 - move_y * config.shift_pixels
-    x = jnp.arange(shape[1])[None, :] - (shape[1] - 1) / 2 - move_x * config.shift_pixels
-    y, x = cos * y + sin * x, cos * x - sin * y
-    x = x - slant * config.shear * y
-    rows = y * jnp.exp(-stretch_y * log_scale) + (shape[0] - 1) / 2
-    x = jnp.where(side < 2 * config.flip_probability - 1, -x, x)
-    columns = x * jnp.exp(-stretch_x * log_scale) + (shape[1] - 1) / 2
+    turned_y, turned_x = jnp.stack([cos, sin]), jnp.stack([-sin, cos])
+    turned_x -= slant * config.shear * turned_y
+    to_rows = turned_y * jnp.exp(-stretch_y * log_scale)
+    to_columns = turned_x * jnp.exp(-stretch_x * log_scale) * flip
+    centre = np.array([(size - 1) / 2 for size in shape], np.float32)
+    matrix = jnp.stack([to_rows, to_columns])
+    offset = centre - matrix @ (centre + config.shift_pixels * jnp.stack([move_y, move_x]))
+    # A product, which XLA computes once: sums of its factors, pixel by pixel, it repeats wherever they are used.
+    pixels = np.stack([*np.indices(shape).reshape(2, -1), np.ones(math.prod(shape))]).astype(np.float32)
+    sources = jnp.matmul(jnp.column_stack([matrix, offset]), pixels, precision="highest")
     if config.elastic_pixels:
         along_y, along_x = (_bumps(size, config.elastic_spacing) for size in shape)
         drawn = jax.random.normal(elastic_key, (2, along_y.shape[1], along_x.shape[1]))
-        smooth = config.elastic_pixels * jnp.einsum("yi,aij,xj->ayx", along_y, drawn, along_x)
-        rows, columns = rows + smooth[0], columns + smooth[1]
-    return rows, columns
+        sources += config.elastic_pixels * jnp.einsum("yi,aij,xj->ayx", along_y, drawn, along_x).reshape(sources.shape)
+    return sources
 
 
 def _bumps(size: int, spacing: float) -> np.ndarray:
@@ -91,23 +93,22 @@ def _bumps(size: int, spacing: float) -> np.ndarray:
     return np.asarray(bumps / np.linalg.norm(bumps, axis=1, keepdims=True), np.float32)
 
 
-def _sample(images: Array, rows: Array, columns: Array) -> Array:
-    """The images at fractional places [batch, height, width], bilinearly, 0 to 1; outside, they are 0."""
-    batch, height, width = images.shape[:3]
+def _sample(images: Array, sources: Array) -> Array:
+    """The images at fractional places [batch, 2, height * width], bilinearly, 0 to 1; outside, they are 0."""
+    batch, height, width, *channels = images.shape
     # The four neighbours of a place lie in one word, so that each is fetched once: fetching is what takes the time.
-    padded = jnp.pad(images, [(0, 0), (1, 1), (1, 1), *[(0, 0)] * (images.ndim - 3)]).astype(jnp.uint32)
+    padded = jnp.pad(images, [(0, 0), (1, 1), (1, 1), *[(0, 0)] * len(channels)]).astype(jnp.uint32)
     above, below = padded[:, :-1], padded[:, 1:]
     words = above[:, :, :-1] | above[:, :, 1:] << 8 | below[:, :, :-1] << 16 | below[:, :, 1:] << 24
-    words = words.reshape(batch, (height + 1) * (width + 1), *images.shape[3:])
-    y, x = jnp.clip(rows + 1, 0, height + 1), jnp.clip(columns + 1, 0, width + 1)
-    top, left = jnp.minimum(y.astype(jnp.int32), height), jnp.minimum(x.astype(jnp.int32), width)
-    places = (top * (width + 1) + left).reshape(batch, height * width)
+    words = jax.lax.bitcast_convert_type(words, jnp.int32).reshape(batch, (height + 1) * (width + 1), *channels)
+    y, x = jnp.clip(sources[:, 0] + 1, 0, height + 1), jnp.clip(sources[:, 1] + 1, 0, width + 1)
+    top, left = jnp.minimum(jnp.floor(y), height), jnp.minimum(jnp.floor(x), width)
+    places = top.astype(jnp.int32) * (width + 1) + left.astype(jnp.int32)
     fetched = jax.vmap(lambda words, places: words.at[places].get(mode="promise_in_bounds"))(words, places)
-    fetched = fetched.reshape(images.shape)
-    y, x = (part.reshape(batch, height, width, *[1] * (images.ndim - 3)) for part in (y - top, x - left))
-    corners = [(fetched >> shift & 255).astype(jnp.float32) for shift in (0, 8, 16, 24)]
+    y, x = (part.reshape(*part.shape, *[1] * len(channels)) for part in (y - top, x - left))
+    corners = [(jax.lax.shift_right_logical(fetched, shift) & 255).astype(jnp.float32) for shift in (0, 8, 16, 24)]
     upper, lower = (one + x * (other - one) for one, other in (corners[:2], corners[2:]))
-    return (upper + y * (lower - upper)) * (1 / 255)
+    return ((upper + y * (lower - upper)) * (1 / 255)).reshape(images.shape)
 
 
 def _kept(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> Array:
