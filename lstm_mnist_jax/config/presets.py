@@ -45,7 +45,7 @@ PRESETS: dict[str, Config] = {
         tensorboard=False,  # to import its library takes longer than half an epoch
         model=ModelConfig(hidden_features=(64, 64), dense_stddev=0.05),
         optimizer=OptimizerConfig(
-            learning_rate=0.01, ema_decay=0.995, clip_norm=1.0, schedule="linear", warmup_epochs=0.5
+            learning_rate=0.01, ema_decay=0.995, clip_norm=1.0, schedule="linear", warmup_epochs=0.2
         ),
         augmentation=AugmentationConfig(rotation_degrees=5.0, scaling=0.05, shear=0.05, shift_pixels=1.0),
     ),

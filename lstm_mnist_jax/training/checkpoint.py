@@ -64,6 +64,7 @@ class Checkpoints:
         self._directory = directory.absolute()  # orbax takes no other
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._thread.submit(_orbax)  # a third of a second to import, while the first steps run
         self._pending: tuple[int, Future[None]] | None = None
 
     def save(self, state: Any, record: Any) -> None:
@@ -76,8 +77,7 @@ class Checkpoints:
         Raises:
           RunError: the save before failed.
         """
-        from orbax.checkpoint import v1 as ocp
-
+        ocp = _orbax()
         self.wait()
         path = checkpoint_path(self._directory, record.step)
         try:
@@ -235,13 +235,17 @@ def load_state(path: Path, abstract_state: Any) -> Any:
     Raises:
       RunError: it holds a state of another structure.
     """
-    from orbax.checkpoint import v1 as ocp
-
     try:
-        return ocp.load(path.absolute() / "state", abstract_state)
+        return _orbax().load(path.absolute() / "state", abstract_state)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"{path} cannot be read as a state of this program: {reason}") from error
+
+
+def _orbax() -> Any:
+    from orbax.checkpoint import v1
+
+    return v1
 
 
 def _digests(path: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +52,7 @@ def make_evaluation(
     mesh: Mesh,
     device_data_limit: float = Execution.device_data_limit,
     shifts: int = 0,
+    params_like: model.Params | None = None,
 ) -> Callable[[model.Params], Evaluation]:
     """Puts a split on the devices, each its share, and returns the function params -> `Evaluation`.
 
@@ -59,14 +61,15 @@ def make_evaluation(
       mesh: with a `DATA_AXIS`.
       device_data_limit: GiB. Of images that take more, so much is put on the devices at a time.
       shifts: the probabilities are the mean of those of the image moved by up to so many pixels either way.
+      params_like: parameters or their shapes, for which the program is then compiled in the background.
     """
     pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
     size = -(-len(examples) // pieces)
     batches, batch, padding = _batches(size, mesh.size)
-    evaluate = _sums(config, examples.num_classes, batches, batch, shifts)
+    sums = _sums(config, examples.num_classes, batches, batch, shifts)
     data_spec, replicated = P(DATA_AXIS), NamedSharding(mesh, P())
     compiled = jax.jit(
-        jax.shard_map(evaluate, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False),
+        jax.shard_map(sums, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False),
         out_shardings=replicated,
     )
 
@@ -76,10 +79,15 @@ def make_evaluation(
         return place(padded, NamedSharding(mesh, data_spec))
 
     kept = piece(0) if pieces == 1 else None
+    program: Callable[[], Any] = lambda: compiled
+    if params_like is not None and kept is not None:
+        background = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        program = background.submit(lambda: compiled.lower(params_like, *kept).compile()).result
+        background.shutdown(wait=False)
 
     def run(params: model.Params) -> Evaluation:
-        params = jax.device_put(params, replicated)
-        parts = [jax.device_get(compiled(params, *(kept or piece(start)))) for start in range(0, len(examples), size)]
+        params, evaluate = jax.device_put(params, replicated), program()
+        parts = [jax.device_get(evaluate(params, *(kept or piece(start)))) for start in range(0, len(examples), size)]
         losses, corrects, counts = zip(*parts, strict=True)
         return Evaluation(float(sum(losses)) / len(examples), sum(corrects), sum(counts))
 

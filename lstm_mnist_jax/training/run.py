@@ -121,7 +121,13 @@ def _train(
         processes.wait_for_file(run_dir / "config.json")
         training = training.compile()
         evaluations = {
-            name: make_evaluation(config.model, dataset.splits[name], mesh, device_data_limit)
+            name: make_evaluation(
+                config.model,
+                dataset.splits[name],
+                mesh,
+                device_data_limit,
+                params_like=training.abstract_state.trained,
+            )
             for name in ("validation", "test")
         }
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
