@@ -79,14 +79,15 @@ def make_evaluation(
         return place(padded, NamedSharding(mesh, data_spec))
 
     kept = piece(0) if pieces == 1 else None
-    program: Callable[[], Any] = lambda: compiled
+    ahead = None
     if params_like is not None and kept is not None:
         background = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        program = background.submit(lambda: compiled.lower(params_like, *kept).compile()).result
+        ahead = background.submit(lambda: compiled.lower(params_like, *kept).compile())
         background.shutdown(wait=False)
 
     def run(params: model.Params) -> Evaluation:
-        params, evaluate = jax.device_put(params, replicated), program()
+        params = jax.device_put(params, replicated)
+        evaluate = compiled if ahead is None else ahead.result()
         parts = [jax.device_get(evaluate(params, *(kept or piece(start)))) for start in range(0, len(examples), size)]
         losses, corrects, counts = zip(*parts, strict=True)
         return Evaluation(float(sum(losses)) / len(examples), sum(corrects), sum(counts))
