@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,8 @@ class Run:
       environment: with what, where and when.
       best_epoch: the best on validation; None where the training diverged.
       validation, test: accuracies after it, 0 to 1; NaN where the training diverged.
-      seconds: of training steps, of all epochs; of a sweep's trainings, which ran together, an equal share each.
+      seconds: of training steps: as many epochs as there were, each taken to last as long as their median, whatever
+        else the machine did meanwhile. Of a sweep's trainings, which ran together, an equal share each.
       folder: where it is.
     """
 
@@ -108,7 +110,7 @@ def _of_run(path: Path) -> Run:
     stopped = patience is not None and epochs[-1].epoch - best.epoch >= patience
     if epochs[-1].epoch != folder.config.epochs and not stopped:
         raise _unfinished(path, "The training is")
-    seconds = sum(metrics.seconds for metrics in epochs)
+    seconds = _undisturbed([metrics.seconds for metrics in epochs])
     accuracies = best.validation_accuracy, best.test_accuracy
     return Run(folder.config, folder.data, folder.environment, best.epoch, *accuracies, seconds, path)
 
@@ -119,10 +121,10 @@ def _of_population(path: Path) -> list[Run]:
     done = [is_done(folder.member_config(result.member), result) for result in results]
     if len(results) < len(folder.members) or not all(done):
         raise _unfinished(path, f"{len(folder.members) - sum(done)} of {len(folder.members)} trainings are")
-    seconds = [0.0] * len(folder.members)
+    shares: list[list[float]] = [[] for _ in folder.members]
     for line in read_group_metrics(folder.metrics):
         for member in line.members:
-            seconds[member.member] += line.seconds / len(line.members)
+            shares[member.member].append(line.seconds / len(line.members))
     runs = []
     for result in results:
         best, epoch = result.best, result.best_epoch
@@ -132,8 +134,13 @@ def _of_population(path: Path) -> list[Run]:
         else:
             accuracies = float(best.validation_accuracy or 0), float(best.test_accuracy or 0)
         config = folder.member_config(result.member)
-        runs.append(Run(config, folder.data, folder.environment, epoch, *accuracies, seconds[result.member], path))
+        seconds = _undisturbed(shares[result.member])
+        runs.append(Run(config, folder.data, folder.environment, epoch, *accuracies, seconds, path))
     return runs
+
+
+def _undisturbed(seconds: list[float]) -> float:
+    return statistics.median(seconds) * len(seconds) if seconds else 0.0
 
 
 def make_records(runs: Iterable[Run]) -> list[Record]:
