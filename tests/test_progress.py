@@ -8,7 +8,7 @@ from lstm_mnist_jax.reporting import progress
 from lstm_mnist_jax.reporting.metrics import EpochMetrics
 from lstm_mnist_jax.reporting.progress import ProgressDisplay
 
-METRICS = EpochMetrics(3, 30, 0.25, 0.9, 0.5, 0.9866, 0.5, 1.0, 0.01, 1.5, 36_190.4)
+METRICS = EpochMetrics(3, 30, 0.25, 0.9, 0.7, 0.5, 0.9866, 0.5, 1.0, 0.01, 1.5, 36_190.4)
 
 
 def shown(console, step=12, loss=0.123456, rate=40_000.0):

@@ -59,7 +59,7 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
 
         return jax.value_and_grad(loss)(params)
 
-    params, losses = start.params, []
+    params, losses, norms = start.params, [], []
     mu = nu = jax.tree.map(jnp.zeros_like, params)
     for step in range(40):
         batch = np.asarray(batch_indices(order_of(start.key), step, 8, 130))
@@ -69,11 +69,13 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
         rate = 0.01 * np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
         params = jax.tree.map(lambda p, m, v, rate=rate: p - rate * m / (jnp.sqrt(v) + 1e-8), params, mu, nu)
         losses.append(float(loss))
+        norms.append(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))))
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.params, params)
     assert int(state.step) == 40
     # 130 // 8 = 16 steps an epoch: the sums are those of the third epoch, steps 32 to 39.
     np.testing.assert_allclose(state.epoch_sums.loss, sum(losses[32:]), rtol=1e-3)
+    np.testing.assert_allclose(state.epoch_sums.gradient_norm, sum(norms[32:]), rtol=1e-3)
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
 
 

@@ -17,6 +17,7 @@ class EpochMetrics:
     Attributes:
       epoch, step: counted from the start of the run, after the epoch.
       train_loss, train_accuracy: over the epoch's training steps, each with the weights that it started from.
+      gradient_norm: the mean length of the steps' gradients, over all parameters, before any clipping.
       validation_loss, validation_accuracy, test_loss, test_accuracy: over the whole split, after the epoch.
       learning_rate: the step size.
       seconds: time that the epoch's training steps took, without compilation and evaluation.
@@ -27,6 +28,7 @@ class EpochMetrics:
     step: int
     train_loss: float
     train_accuracy: float
+    gradient_norm: float
     validation_loss: float
     validation_accuracy: float
     test_loss: float

@@ -155,6 +155,7 @@ class GroupCourse(Course):
             values: tuple[float | None, ...] = (
                 float(seen.loss[number]) / seen.epoch_steps,
                 int(seen.correct[number]) / examples,
+                float(seen.gradient_norm[number]) / seen.epoch_steps,
                 validations[number].loss,
                 validations[number].accuracy,
                 tests[number].loss,

@@ -11,7 +11,15 @@ from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.reporting.json_lines import JsonLines, read_json_lines
 from lstm_mnist_jax.reporting.statistics import mean_of
 
-MEASURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
+MEASURES = (
+    "train_loss",
+    "train_accuracy",
+    "gradient_norm",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class MemberMetrics:
     seed: int
     train_loss: float | None
     train_accuracy: float | None
+    gradient_norm: float | None
     validation_loss: float | None
     validation_accuracy: float | None
     test_loss: float | None

@@ -137,6 +137,7 @@ def epoch_metrics(
         step=seen.step,
         train_loss=float(seen.loss[member]) / seen.epoch_steps,
         train_accuracy=int(seen.correct[member]) / examples,
+        gradient_norm=float(seen.gradient_norm[member]) / seen.epoch_steps,
         validation_loss=validation.loss,
         validation_accuracy=validation.accuracy,
         test_loss=test.loss,

@@ -112,7 +112,7 @@ class Population:
         seen = look_at(state._replace(**jax.device_put(small, everywhere)))
         count = len(self.configs)
         return seen._replace(
-            loss=seen.loss[:count], correct=seen.correct[:count], first_bad_step=seen.first_bad_step[:count]
+            **{name: getattr(seen, name)[:count] for name in ("loss", "correct", "gradient_norm", "first_bad_step")}
         )
 
     def evaluate(self, split: str, params: model.Params) -> list[Evaluation]:

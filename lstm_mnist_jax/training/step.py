@@ -38,11 +38,13 @@ class EpochSums(NamedTuple):
     Attributes:
       steps: how many they are; fewer than the epoch has where a run began within one, with weights given to it.
       loss, correct: of the steps' mean losses, and of the examples that were classified rightly.
+      gradient_norm: of the lengths of the steps' gradients, over all parameters, before any clipping.
     """
 
     steps: jax.Array
     loss: jax.Array
     correct: jax.Array
+    gradient_norm: jax.Array
 
 
 class TrainState(NamedTuple):
@@ -78,7 +80,7 @@ class Look(NamedTuple):
     Attributes:
       step: how many steps were made.
       epoch_steps: how many of them the sums are over.
-      loss, correct: [trainings], see `EpochSums`.
+      loss, correct, gradient_norm: [trainings], see `EpochSums`.
       first_bad_step: [trainings], see `TrainState`.
     """
 
@@ -86,14 +88,15 @@ class Look(NamedTuple):
     epoch_steps: int
     loss: np.ndarray
     correct: np.ndarray
+    gradient_norm: np.ndarray
     first_bad_step: np.ndarray
 
 
 def look_at(state: TrainState) -> Look:
     """Waits for a state, of one training or of many along a leading axis, and fetches what the host needs of it."""
     fetched = jax.device_get((state.step, *state.epoch_sums, state.first_bad_step))
-    step, epoch_steps, loss, correct, first_bad_step = (np.atleast_1d(array) for array in fetched)
-    return Look(int(step[0]), int(epoch_steps[0]), loss, correct, first_bad_step)
+    step, epoch_steps, *of_each = (np.atleast_1d(array) for array in fetched)
+    return Look(int(step[0]), int(epoch_steps[0]), *of_each)
 
 
 def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int) -> TrainState:
@@ -105,7 +108,7 @@ def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, s
         params=params,
         opt_state=make_optimizer(config.optimizer, every=steps_an_update(config, 1)).init(params),
         key=order_key,
-        epoch_sums=EpochSums(steps=jnp.int32(0), loss=jnp.float32(0), correct=jnp.int32(0)),
+        epoch_sums=EpochSums(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0)),
         first_bad_step=jnp.int32(-1),
         average=params if config.optimizer.ema_decay else None,
     )
@@ -265,7 +268,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         fresh = state.step % steps_per_epoch == 0
         sums = jax.tree.map(lambda total: jnp.where(fresh, 0, total), state.epoch_sums)
-        bad = (state.first_bad_step < 0) & ~jnp.isfinite(flat).all()
+        gradient_norm = optax.tree.norm(gradient)  # finite where the gradient is
+        bad = (state.first_bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(gradient_norm))
         return TrainState(
             step=state.step + 1,
             params=params,
@@ -275,6 +279,7 @@ def make_train_step(
                 steps=sums.steps + 1,
                 loss=sums.loss + loss,
                 correct=sums.correct + jnp.round(correct * shares).astype(jnp.int32),
+                gradient_norm=sums.gradient_norm + gradient_norm,
             ),
             first_bad_step=jnp.where(bad, state.step, state.first_bad_step),
             average=None if state.average is None else averaged(state.average, params, state.step, numbers),
