@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lstm_mnist_jax.data.idx import read_idx
+from lstm_mnist_jax.data.idx import read_idx, write_idx
 from lstm_mnist_jax.errors import DataError
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
@@ -41,6 +41,16 @@ def test_any_array_is_read_as_it_was_written(tmp_path_factory, data, kind, gzipp
     found = read_idx(file)
     np.testing.assert_array_equal(found, array)
     assert found.dtype == array.dtype
+    for name, unpacked in (("plain", bytes), ("packed.gz", gzip.decompress)):
+        write_idx(file.with_name(name), array)
+        assert unpacked(file.with_name(name).read_bytes()) == content
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(DataError, match="cannot hold int64; expected one of uint8"):
+        write_idx(tmp_path / "a", np.zeros(3, np.int64))
+    with pytest.raises(DataError, match="cannot be written"):
+        write_idx(tmp_path / "no folder" / "a", np.zeros(3, np.uint8))
 
 
 @settings(max_examples=300, deadline=None)

@@ -69,6 +69,33 @@ def read_idx(path: Path | str) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
+def write_idx(path: Path | str, array: np.ndarray) -> None:
+    """Writes an array as an IDX file, gzipped where the name ends in .gz.
+
+    Args:
+      path: the file; what is there is replaced.
+      array: of uint8, int8, int16, int32, float32 or float64.
+
+    Raises:
+      DataError: the format has no such element type, or the file cannot be written.
+    """
+    array = np.asarray(array)
+    codes = {np.dtype(name).newbyteorder("="): code for code, name in ELEMENT_TYPES.items()}
+    code = codes.get(array.dtype.newbyteorder("="))
+    if code is None:
+        raise DataError(f"IDX files cannot hold {array.dtype}; expected one of {', '.join(map(str, codes))}.")
+    if array.ndim > MAX_DIMENSIONS:
+        raise DataError(f"The array has {array.ndim} dimensions; expected {MAX_DIMENSIONS} at most.")
+    header = bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    content = header + array.astype(ELEMENT_TYPES[code]).tobytes()
+    path = Path(path)
+    try:
+        # Without a time stamp: the same array is the same file.
+        path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
 def _read_at_most(size: int, file: io.BufferedIOBase) -> bytes:
     """Reads block by block, so that a header which overstates costs no memory."""
     blocks = []
