@@ -1,17 +1,21 @@
 """A trained run as a function of images."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 from jaxtyping import Float32, Int
 
-from lstm_mnist_jax import model
+from lstm_mnist_jax import model, reading
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import load
+from lstm_mnist_jax.data.normal_form import normalise
+from lstm_mnist_jax.data.picture_arrays import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, make_evaluation
@@ -21,6 +25,8 @@ from lstm_mnist_jax.training.step import init_state
 
 BATCHES_AHEAD = 16
 """How many batches a device holds at once, at most: enough that it never waits for the next."""
+
+Normalised = Float32[np.ndarray, "n height width *channels"]
 
 
 @dataclass(frozen=True)
@@ -56,18 +62,7 @@ class TrainedRun:
         Raises:
           DataError: the images are of another shape or type, or hold floats outside 0 to 1.
         """
-        images = np.asarray(images)
-        shape = self.folder.data.image_shape
-        if images.shape[1:] != shape:
-            raise DataError(
-                f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}."
-            )
-        if np.issubdtype(images.dtype, np.floating):
-            if not ((images >= 0) & (images <= 1)).all():  # nor is NaN
-                raise DataError("Images of floats must hold numbers from 0 to 1 alone; divide by 255, or pass uint8.")
-            images = images.astype(np.float32)
-        elif images.dtype != np.uint8:
-            raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
+        images = self._checked(images)
         batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
         pending: list[jax.Array] = []
         for batch in batches:  # several are sent off before the first is waited for
@@ -79,6 +74,121 @@ class TrainedRun:
             or [np.zeros((0, len(self.class_names)), np.float32)]
         )
         return probabilities.argmax(axis=-1), probabilities
+
+    def normalise(self, pictures: Iterable[np.ndarray], form: str | None = None) -> Normalised:
+        """Brings pictures of any size, dark on light or light on dark, to the form of the images of the run.
+
+        Args:
+          pictures: uint8 or floats from 0 to 1, [height, width] or [height, width, 3] each; an array of them too.
+          form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the run:
+            digit where its classes are digits on grey images, else whole.
+
+        Returns:
+          float32 [n, height, width] or [n, height, width, channels], for `predict`.
+
+        Raises:
+          DataError: a picture is of one colour, of another shape or type.
+        """
+        shape = self.folder.data.image_shape
+        normal = [
+            normalise(picture, shape, form or self.form)
+            for array in pictures
+            for picture in pictures_of(np.asarray(array), "A picture")
+        ]
+        return np.stack(normal) if normal else np.zeros((0, *shape), np.float32)
+
+    @property
+    def form(self) -> str:
+        """The form that pictures are brought to, unless another is asked for."""
+        digits = set(self.class_names) <= set("0123456789")
+        return "digit" if digits and len(self.folder.data.image_shape) == 2 else "whole"
+
+    def read_along(self, images: np.ndarray) -> Float32[np.ndarray, "n time classes"]:
+        """The probabilities of all classes after each time step, as if the images ended there.
+
+        Args:
+          images: as for `predict`.
+        """
+        logits = reading.logits_along(self.params, self._checked(images), self.folder.config.model)
+        return np.asarray(jax.nn.softmax(logits))
+
+    def states(self, images: np.ndarray) -> list[reading.LayerStates]:
+        """Hidden and cell states of every layer after each time step, [n, time, features] each.
+
+        Args:
+          images: as for `predict`.
+        """
+        found = reading.states(self.params, self._checked(images), self.folder.config.model)
+        return jax.tree.map(np.asarray, found)
+
+    def saliency(
+        self, images: np.ndarray, labels: Int[np.ndarray, " n"] | None = None
+    ) -> Float32[np.ndarray, "n height width *channels"]:
+        """The gradient of a class's log probability with respect to each pixel (0 to 1).
+
+        Args:
+          images: as for `predict`.
+          labels: the classes that are asked about; None is the most probable of each image.
+        """
+        images = self._checked(images)
+        if labels is None:
+            labels, _ = self.predict(images)
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 255
+        return np.asarray(reading.saliency(self.params, images, np.asarray(labels), self.folder.config.model))
+
+    def draw_reading(self, image: np.ndarray, true_label: int | None = None, title: str = "") -> Any:
+        """Draws how an image was read: saliency, probabilities step by step, the states of all layers.
+
+        Args:
+          image: one, [height, width] or [height, width, channels], else as for `predict`.
+          true_label: its class, if it is known.
+          title: what it is called.
+
+        Returns:
+          A `matplotlib.figure.Figure`, which a notebook shows.
+        """
+        from lstm_mnist_jax.report.reading_figure import draw_reading
+
+        images = self._checked(np.asarray(image)[None])
+        return draw_reading(
+            images[0] / np.float32(255) if images.dtype == np.uint8 else images[0],
+            self.read_along(images)[0],
+            [jax.tree.map(lambda values: np.asarray(values[0]), tuple(layer)) for layer in self.states(images)],
+            self.saliency(images)[0],
+            self.class_names,
+            true_label=true_label,
+            title=title,
+            step_name=self.step_name,
+        )
+
+    @property
+    def step_name(self) -> str:
+        """What the network reads in a time step, for people: row, column, pixel or just step."""
+        return model.task_of(self.folder.config.model).step_name(self.folder.data.image_shape)
+
+    def history(self) -> dict[str, np.ndarray]:
+        """How it was trained: an array of each measure, a value an epoch; see `lstm_mnist_jax.report.history`."""
+        from lstm_mnist_jax.report.history import history
+
+        return history(self.folder.path)
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        """The images as uint8 or float32."""
+        images = np.asarray(images)
+        shape = self.folder.data.image_shape
+        if images.shape[1:] != shape:
+            hint = "Add an axis: images[None]." if images.shape == shape else "normalise() brings pictures to it."
+            raise DataError(
+                f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}. {hint}"
+            )
+        if np.issubdtype(images.dtype, np.floating):
+            if not ((images >= 0) & (images <= 1)).all():  # nor is NaN
+                raise DataError("Images of floats must hold numbers from 0 to 1 alone; divide by 255, or pass uint8.")
+            return images.astype(np.float32)
+        if images.dtype != np.uint8:
+            raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
+        return images
 
     def _probabilities(self, images: np.ndarray) -> jax.Array:
         # Few different sizes, so that few are compiled: powers of two, and beyond 64 its multiples.

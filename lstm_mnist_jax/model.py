@@ -54,13 +54,17 @@ class Classifier(nnx.Module):
 
     def __call__(self, images: Images, dropout_keys: Key[Array, " batch"] | None = None) -> Logits:
         """Classifies images: see `apply`."""
+        *masks, last_mask = self._masks(dropout_keys)
+        outputs, carries = self.rnn(self.sequences(images), masks=masks if dropout_keys is not None else None)
+        pooled = self._pool(outputs, carries)
+        return self.dense(pooled if dropout_keys is None else pooled * last_mask)
+
+    def sequences(self, images: Images) -> Float[Array, "time batch features"]:
+        """What the recurrent layers read of images."""
         sequences = self.task.read(images)
         if jnp.issubdtype(sequences.dtype, jnp.integer):
             sequences = sequences.astype(jnp.float32) * (1 / 255)
-        *masks, last_mask = self._masks(dropout_keys)
-        outputs, carries = self.rnn(sequences, masks=masks if dropout_keys is not None else None)
-        pooled = self._pool(outputs, carries)
-        return self.dense(pooled if dropout_keys is None else pooled * last_mask)
+        return sequences
 
     def _masks(self, keys: Array | None) -> list[Any]:
         """Of what leaves each recurrent layer, [batch, features]: 0 or 1 / (1 - rate). Each image has its own key."""
@@ -75,15 +79,28 @@ class Classifier(nnx.Module):
 
         return jax.vmap(draw)(keys)
 
-    def _pool(self, outputs: Array, carries: list[Any]) -> Array:
-        """[batch, features] of what the last layer puts out, [time, batch, features], and of its last carry."""
+    def logits_until(self, sequences: Float[Array, "time batch features"], length: Integer[Array, ""]) -> Logits:
+        """The logits as if the sequences ended after `length` steps, 1 or more. Traceable: one program for all."""
+        outputs, carries = self.rnn(sequences, seq_lengths=jnp.broadcast_to(length, sequences.shape[1:2]))
+        counts = (jnp.arange(len(outputs)) < length)[:, None, None]
+        return self.dense(self._pool(outputs, carries, counts))
+
+    def _pool(self, outputs: Array, carries: list[Any], counts: Array | None = None) -> Array:
+        """What the dense layer reads, [batch, features].
+
+        Args:
+          outputs: of the last layer, [time, batch, features].
+          carries: the last of every layer.
+          counts: [time, 1, 1], which steps count; None is all.
+        """
         match self.config.pooling:
             case "mean":
-                return outputs.mean(axis=0)
+                return outputs.mean(axis=0, where=counts)
             case "max":
-                return outputs.max(axis=0)
+                return outputs.max(axis=0, where=counts, initial=-jnp.inf)
             case "attention":
-                return jnp.sum(outputs * jax.nn.softmax(self.attention(outputs), axis=0), axis=0)
+                weights = jax.nn.softmax(self.attention(outputs), axis=0, where=counts)
+                return jnp.sum(outputs * weights, axis=0)
         directions = carries[-1] if self.config.bidirectional else [carries[-1]]
         return jnp.concatenate([c[-1] if isinstance(c, tuple) else c for c in directions], axis=-1)
 
@@ -152,21 +169,31 @@ def apply(
       ValueError: the parameters are not those of `config`, or the images are of another size.
       ConfigError: the images cannot be read as the config says.
     """
-    if config is None:
-        layers = params["rnn"]["layers"]
-        if "cell" not in layers[0]:
-            raise ValueError(
-                "The parameters are not those of a stack in one direction; give the config that made them."
-            )
-        config = ModelConfig(
-            hidden_features=tuple(len(layer["cell"]["dense_h"]["kernel"]) for layer in layers.values())
-        )
-    graph, expected = _skeleton(config, images.shape[1:], params["dense"]["bias"].shape[0])
+    config = _config_of(params) if config is None else config
+    keys = dropout_keys if config.dropout_rate else None
+    return bind(params, config, images.shape[1:])(images, keys)
+
+
+def bind(params: Params, config: ModelConfig, image_shape: tuple[int, ...]) -> Classifier:
+    """The network as a module that holds these parameters, for whoever wants more of it than its logits.
+
+    Raises:
+      ValueError: the parameters are not those of `config` for images of this shape.
+      ConfigError: such images cannot be read as the config says.
+    """
+    graph, expected = _skeleton(config, image_shape, params["dense"]["bias"].shape[0])
     found = jax.tree.map(jnp.shape, params)
     if found != expected:
-        raise ValueError(_mismatch(config, images.shape[1:], found, expected))
-    keys = dropout_keys if config.dropout_rate else None
-    return nnx.merge(graph, params, copy=True)(images, keys)
+        raise ValueError(_mismatch(config, image_shape, found, expected))
+    return nnx.merge(graph, params, copy=True)
+
+
+def _config_of(params: Params) -> ModelConfig:
+    """The tutorial's network with the widths that the parameters have."""
+    layers = params["rnn"]["layers"]
+    if "cell" not in layers[0]:
+        raise ValueError("The parameters are not those of a stack in one direction; give the config that made them.")
+    return ModelConfig(hidden_features=tuple(len(layer["cell"]["dense_h"]["kernel"]) for layer in layers.values()))
 
 
 @cache

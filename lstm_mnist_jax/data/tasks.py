@@ -70,6 +70,12 @@ class Task(NamedTuple):
             sequences = sequences.reshape(batch, len(order), *image_shape[2:])[:, order]
         return jnp.moveaxis(sequences.reshape(batch, steps, features), 1, 0)
 
+    def step_name(self, image_shape: tuple[int, ...]) -> str:
+        """What a time step reads, for people: row, column or pixel; step where it is more or less than one."""
+        natural = self._replace(sequence_length=None).shape(image_shape)[0]
+        name = {"permuted": "pixel"}.get(self.name, self.name.removesuffix("s"))
+        return name if self.sequence_length in (None, natural) else "step"
+
     def describe(self, image_shape: tuple[int, ...]) -> str:
         """For people: "28 rows of 28"."""
         steps, features = self.shape(image_shape)

@@ -1,4 +1,4 @@
-"""A mean, and how far it may be from the truth."""
+"""A mean and a share, and how far each may be from the truth."""
 
 import math
 from collections.abc import Sequence
@@ -39,3 +39,37 @@ def percent(mean: Mean) -> str:
     if math.isnan(mean.mean):
         return "-"
     return f"{mean.mean:.2%}" + ("" if math.isnan(mean.half_width) else f" ± {100 * mean.half_width:.2f}")
+
+
+Z95 = 1.959963984540054
+"""The normal distribution's 97.5 % quantile."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of some independent trials came right, and what that says of the probability.
+
+    Attributes:
+      correct, count: of the trials.
+    """
+
+    correct: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """The share, 0 to 1; NaN where there was no trial."""
+        return self.correct / self.count if self.count else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the probability, binomial: Wilson's score interval ("Probable Inference, the Law of
+        Succession, and Statistical Inference", 1927), which is right near 1 too, where value +- 2 standard errors is
+        not. NaN where there was no trial."""
+        if not self.count:
+            return math.nan, math.nan
+        n, p, z = self.count, self.value, Z95
+        middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half_width = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        # The ends are 0 and 1 themselves where all went wrong or right, but for rounding.
+        return 0.0 if self.correct == 0 else middle - half_width, 1.0 if self.correct == n else middle + half_width
