@@ -1,0 +1,204 @@
+"""Runs and the settings of sweeps side by side: how accuracy grew, and where it ended. Chosen on validation alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.report.diagnosis import load_data
+from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.reporting.statistics import Share, mean_of
+from lstm_mnist_jax.sweeps.folder import PopulationFolder, is_population, read_population_folder
+from lstm_mnist_jax.sweeps.metrics import read_group_metrics
+from lstm_mnist_jax.sweeps.results import SettingResult, member_results, setting_results
+from lstm_mnist_jax.sweeps.space import describe
+from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
+
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy, 0 to 1, with its 95 % interval.
+
+    Attributes:
+      value: of one training, or the mean over several; NaN where there is none.
+      low, high: of the interval; NaN where it is not known.
+      kind: "binomial", of one training on so many examples; "Student's t", of the mean over seeds; "" for none.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    kind: str = ""
+
+    def __str__(self) -> str:
+        """For people: "98.58% (98.33 to 98.79)", and of a mean "98.56% ± 0.15"."""
+        if math.isnan(self.value):
+            return "-"
+        if self.kind == "Student's t":
+            return f"{self.value:.2%} ± {100 * (self.high - self.value):.2f}"
+        return f"{self.value:.2%}" + (f" ({100 * self.low:.2f} to {100 * self.high:.2f})" if self.kind else "")
+
+
+def estimate(accuracies: Sequence[float], examples: int | None) -> Estimate:
+    """The accuracy of trainings that differ in their seeds.
+
+    Args:
+      accuracies: of each, 0 to 1.
+      examples: how many each was evaluated on, for the interval of a single one; None where it is not known.
+    """
+    if len(accuracies) > 1:
+        mean = mean_of(accuracies)
+        return Estimate(mean.mean, mean.mean - mean.half_width, mean.mean + mean.half_width, "Student's t")
+    if not accuracies or examples is None:
+        return Estimate(accuracies[0] if accuracies else math.nan)
+    share = Share(round(accuracies[0] * examples), examples)
+    return Estimate(share.value, *share.interval, "binomial")
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What is compared: a run, or a setting of a sweep with its seeds.
+
+    Attributes:
+      label: what it is called.
+      folder: of the run or of the sweep.
+      epochs: int [epochs].
+      curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none.
+      best_epochs: of each training that did not diverge, the one with the highest validation accuracy.
+      accuracies: by split, the accuracy after it.
+      diverged: how many trainings diverged.
+      examples: by split, how many there are; None where the data cannot be loaded.
+    """
+
+    label: str
+    folder: Path
+    epochs: Int[np.ndarray, " epochs"]
+    curves: dict[str, Float[np.ndarray, "trainings epochs"]]
+    best_epochs: tuple[int, ...]
+    accuracies: dict[str, tuple[float, ...]]
+    diverged: int
+    examples: dict[str, int | None]
+
+    def result(self, split: str) -> Estimate:
+        """Its accuracy at the best epoch on validation."""
+        return estimate(self.accuracies[split], self.examples[split])
+
+    def along(self, split: str) -> list[Estimate]:
+        """Its accuracy after each epoch."""
+        columns = self.curves[split].T
+        return [estimate([float(a) for a in column if not np.isnan(a)], self.examples[split]) for column in columns]
+
+
+def read_entries(
+    paths: Sequence[Path], source: str | None = None, data_dir: str | None = None
+) -> tuple[list[Entry], list[str]]:
+    """Reads runs and sweeps, finished or not.
+
+    Args:
+      paths: their folders.
+      source, data_dir: where their data are now, if they have moved.
+
+    Returns:
+      The entries, the best on validation first and those that diverged last; and what people should know, a line each.
+
+    Raises:
+      RunError: a folder is neither a run nor a sweep.
+    """
+    labels, notes = _labels(paths), list[str]()
+    entries: list[Entry] = []
+    for path, label in zip(paths, labels, strict=True):
+        if is_population(path):
+            population = read_population_folder(path)
+            examples = _examples(RunFolder(path, population.config, population.data, {}), source, data_dir, notes)
+            found = [
+                _of_setting(population, result, examples, label if len(paths) > 1 else "")
+                for result in setting_results(member_results(population))
+            ]
+            entries += found
+        else:
+            folder = read_run_folder(path)
+            entries.append(_of_run(folder, _examples(folder, source, data_dir, notes), label))
+    if (
+        len({(read_population_folder(p) if is_population(p) else read_run_folder(p)).data.fingerprint for p in paths})
+        > 1
+    ):
+        notes.append("They were not trained on the same data: their accuracies are of different questions.")
+    return sorted(entries, key=_rank), notes
+
+
+def _rank(entry: Entry) -> tuple[bool, float]:
+    value = entry.result("validation").value
+    return entry.diverged > 0, -value if not math.isnan(value) else 1.0
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    absolute = [path.absolute().parts for path in paths]
+    for length in range(1, max(map(len, absolute)) + 1):
+        labels = ["/".join(parts[-length:]) for parts in absolute]
+        if len(set(labels)) == len(labels):
+            return labels
+    twice = next(path for n, path in enumerate(paths) if path.absolute() in [p.absolute() for p in paths[:n]])
+    raise UserError(f"{twice} is named twice. Name each run once.")
+
+
+def _examples(folder: RunFolder, source: str | None, data_dir: str | None, notes: list[str]) -> dict[str, int | None]:
+    try:
+        splits = load_data(folder, source, data_dir).splits
+    except UserError as error:
+        notes.append(f"{error} Without them, single runs have no intervals.")
+        return dict.fromkeys(SPLITS)
+    return {split: len(splits[split]) for split in SPLITS}
+
+
+def _of_run(folder: RunFolder, examples: dict[str, int | None], label: str) -> Entry:
+    epochs = read_metrics(folder.metrics)
+    best = max(epochs, key=lambda metrics: (metrics.validation_accuracy, -metrics.epoch), default=None)
+    return Entry(
+        label=label,
+        folder=folder.path,
+        epochs=np.array([metrics.epoch for metrics in epochs], int),
+        curves={
+            split: np.array([[getattr(metrics, f"{split}_accuracy") for metrics in epochs]], float) for split in SPLITS
+        },
+        best_epochs=() if best is None else (best.epoch,),
+        accuracies={split: () if best is None else (getattr(best, f"{split}_accuracy"),) for split in SPLITS},
+        diverged=0,
+        examples=examples,
+    )
+
+
+def _of_setting(
+    population: PopulationFolder, result: SettingResult, examples: dict[str, int | None], label: str
+) -> Entry:
+    members = {member.member: row for row, member in enumerate(result.members)}
+    lines = [
+        (line.epoch, metrics)
+        for line in read_group_metrics(population.metrics)
+        for metrics in line.members
+        if metrics.member in members and not metrics.diverged
+    ]
+    epochs = np.array(sorted({epoch for epoch, _ in lines}), int)
+    curves = {split: np.full((len(members), len(epochs)), np.nan) for split in SPLITS}
+    for epoch, metrics in lines:
+        for split in SPLITS:
+            column = int(np.searchsorted(epochs, epoch))
+            curves[split][members[metrics.member], column] = getattr(metrics, f"{split}_accuracy")
+    bests = [(m.best_epoch, m.best) for m in result.members if not m.diverged and m.best and m.best_epoch]
+    setting = describe(result.setting)
+    return Entry(
+        label=": ".join(filter(None, (label, setting))) or f"{len(members)} seeds",
+        folder=population.path,
+        epochs=epochs,
+        curves=curves,
+        best_epochs=tuple(epoch for epoch, _ in bests),
+        accuracies={split: tuple(getattr(best, f"{split}_accuracy") for _, best in bests) for split in SPLITS},
+        diverged=result.diverged,
+        examples=examples,
+    )

@@ -1,0 +1,161 @@
+"""The report for a terminal: key numbers, curves of characters, tables. For those without a screen, all that counts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.model import describe_layers, task_of
+from lstm_mnist_jax.report.comparison import SPLITS, Entry
+from lstm_mnist_jax.report.diagnosis import Diagnosis
+from lstm_mnist_jax.report.diagnosis_figures import MAX_CLASSES, drawn_classes
+from lstm_mnist_jax.report.history_figure import SPREAD
+from lstm_mnist_jax.reporting.progress import say
+from lstm_mnist_jax.reporting.terminal import curve, number
+
+PAIRS = 5
+"""Pairs of classes that are told as the most confused."""
+
+CURVES = 3
+"""Entries of a comparison whose curves are drawn."""
+
+ENTRIES = 40
+"""Entries of a comparison that are listed."""
+
+
+def facts(run: TrainedRun, columns: Mapping[str, np.ndarray], diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """(name, value): what is to be said of a run first."""
+    config, total = run.folder.config, diagnosis.accuracy
+    calibration = diagnosis.calibration
+    low, high = total.interval
+    at = np.flatnonzero(columns["step"] == run.step)
+    where = f"epoch {columns['epoch'][at[0]]} of {config.epochs}, " if len(at) else ""
+    return [
+        ("data", config.data.source.rstrip("/").rsplit("/")[-1]),
+        (
+            "network",
+            f"{task_of(config.model).describe(run.folder.data.image_shape)} -> {describe_layers(config.model)}",
+        ),
+        ("checkpoint", f"{where}step {run.step:,}"),
+        ("accuracy", f"{total.value:.2%} of {total.count:,} {diagnosis.split} examples"),
+        ("95 % interval", f"{low:.2%} to {high:.2%} (binomial, Wilson)"),
+        ("loss", f"{diagnosis.loss:.4f} nats"),
+        ("sure of its answers", f"{calibration.mean_confidence:.2%} in the mean"),
+        ("calibration error", f"{calibration.expected_error:.2%} (expected, {len(calibration.count)} bins)"),
+    ]
+
+
+def print_run(console: Console, run: TrainedRun, columns: Mapping[str, np.ndarray], diagnosis: Diagnosis) -> None:
+    """Tells of a run: numbers, curves, classes, what is confused."""
+    say(console, str(run.folder.path))
+    told = facts(run, columns, diagnosis)
+    width = max(len(name) for name, _ in told)
+    for name, value in told:
+        say(console, f"  {name:{width}}  {value}")
+    if len(columns["epoch"]):
+        _print_curve(console, "training loss", columns["epoch"], columns["train_loss"])
+        _print_curve(console, "validation accuracy, %", columns["epoch"], 100 * columns["validation_accuracy"])
+    else:
+        say(console, "No epoch was finished: there are no curves.")
+    console.print(_classes(diagnosis))
+    if not diagnosis.confused:
+        say(console, f"No mistake in {diagnosis.accuracy.count:,} {diagnosis.split} examples.")
+        return
+    say(console, "most confused:")
+    counts, names = diagnosis.confusion.sum(axis=1), diagnosis.class_names
+    for is_, said, count in diagnosis.confused[:PAIRS]:
+        say(console, f"  {names[is_]} taken for {names[said]}: {count:,} of {counts[is_]:,}")
+
+
+def _print_curve(console: Console, title: str, epochs: np.ndarray, values: np.ndarray) -> None:
+    """Where a terminal has the characters, and there is more than a point."""
+    known = np.isfinite(values)
+    epochs, values = epochs[known], values[known]
+    if len(values) < 2 or not (console.encoding or "").lower().startswith("utf"):
+        return
+    say(console, f"{title}, epochs {epochs[0]} to {epochs[-1]}; at the end {number(values[-1])}")
+    width = min(60, max(20, console.width - 14))
+    logarithmic = bool(values.min() > 0 and values.max() / values.min() > SPREAD)
+    for line in curve([float(value) for value in values], width, 5, logarithmic=logarithmic):
+        say(console, f"  {line}")
+
+
+def _classes(diagnosis: Diagnosis) -> Table:
+    table = Table()
+    for title in ("class", "examples", "accuracy", "95 % interval", "most often taken for"):
+        table.add_column(title, justify="left" if title in ("class", "most often taken for") else "right")
+    chosen, names = drawn_classes(diagnosis), diagnosis.class_names
+    for label in chosen:
+        share = diagnosis.by_class[label]
+        low, high = share.interval
+        taken = next((f"{names[said]} ({count:,})" for is_, said, count in diagnosis.confused if is_ == label), "")
+        interval = f"{100 * low:.2f} to {100 * high:.2f}"
+        cells = (f"{share.value:.2%}", interval) if share.count else ("-", "-")
+        table.add_row(Text(names[label]), f"{share.count:,}", *cells, Text(taken))
+    if len(chosen) < len(names):
+        table.caption = f"the {MAX_CLASSES} of {len(names)} classes with the most mistakes"
+    return table
+
+
+def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence[str]) -> None:
+    """Tells how runs and settings compare: accuracies with their intervals, curves of the best."""
+    table = Table()
+    table.add_column("", overflow="fold")
+    for title in ("seeds", "best\nepoch", "validation", "test"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for entry in entries[:ENTRIES]:
+        low, high = min(entry.best_epochs, default=None), max(entry.best_epochs, default=None)
+        epochs = "-" if low is None else f"{low}" if low == high else f"{low} to {high}"
+        seeds = str(len(entry.curves["test"])) + (f"\n{entry.diverged} diverged" if entry.diverged else "")
+        accuracies = [str(entry.result(split)).replace(" (", "\n(") for split in SPLITS]
+        table.add_row(Text(entry.label), seeds, epochs, *accuracies)
+    if len(entries) > ENTRIES:
+        table.add_row(f"... {len(entries) - ENTRIES} more")
+    console.print(table)
+    kinds = {entry.result(split).kind for entry in entries for split in SPLITS}
+    say(console, "Each training at its best epoch on validation; the best on validation first. 95 % intervals:")
+    if "binomial" in kinds:
+        say(console, "  (a to b) of a single training: binomial (Wilson), of its many examples; other seeds vary more")
+    if "Student's t" in kinds:
+        say(console, "  ± of several seeds: Student's t, of their mean")
+    for note in notes:
+        say(console, note)
+    for entry in entries[:CURVES]:
+        values = 100 * np.array([estimate.value for estimate in entry.along("validation")])
+        _print_curve(console, f"{entry.label}: validation accuracy, %", entry.epochs, values)
+
+
+def as_json(run: TrainedRun, diagnosis: Diagnosis) -> dict[str, Any]:
+    """The numbers of a run for programs."""
+    names, total, calibration = diagnosis.class_names, diagnosis.accuracy, diagnosis.calibration
+    return {
+        "run_dir": str(run.folder.path),
+        "step": run.step,
+        "split": diagnosis.split,
+        "examples": total.count,
+        "accuracy": total.value,
+        "accuracy_interval_95": list(total.interval),
+        "loss": diagnosis.loss,
+        "mean_confidence": calibration.mean_confidence,
+        "expected_calibration_error": calibration.expected_error,
+        "classes": [
+            {"class": name, "examples": share.count, "accuracy": share.value, "interval_95": list(share.interval)}
+            if share.count
+            else {"class": name, "examples": 0, "accuracy": None, "interval_95": None}
+            for name, share in zip(names, diagnosis.by_class, strict=True)
+        ],
+        "confusion": diagnosis.confusion.tolist(),
+        "mistakes": [
+            {
+                "example": int(example),
+                "is": names[diagnosis.labels[example]],
+                "said": names[diagnosis.predictions[example]],
+                "probability": float(diagnosis.confidences[example]),
+            }
+            for example in diagnosis.mistakes
+        ],
+    }

@@ -1,0 +1,144 @@
+// The page: puts its parts together. `window.lstm` below is for the console, and for tests.
+
+const $ = (id) => document.getElementById(id);
+const data = JSON.parse($("data").textContent);
+const network = makeNetwork(data.network, new Float32Array(bytesOf($("weights").textContent).buffer));
+const { classes } = network.spec;
+const { image, step } = data;
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+let reading = null; // what was read last: {seen, stops, found}
+let pending = null; // the frame in which what is drawn will be read
+let playNext = false;
+let waitingToSpeak = null;
+
+const bars = makeBars($("bars"), classes);
+const elements = Object.fromEntries(
+  ["scene", "seen", "heads", "lanes", "position", "count", "play", "story"].map((id) => [id, $(id)]),
+);
+const along = makeReading(elements, network, image, step, showAnswer);
+const reader = makeReader(network, found);
+const pad = makePad($("pad"), image, changed);
+
+function showAnswer(index) {
+  const probabilities = reading?.found[index];
+  const end = !reading || index === reading.found.length - 1;
+  const label = reading && leaderOf(probabilities);
+  $("when").textContent = end ? "Its guess" : `After ${reading.stops[index]} of ${network.spec.steps} ${step.many}`;
+  $("guess").textContent = reading ? classes[label] : "?";
+  $("guess").classList.toggle("long", reading !== null && [...classes[label]].length > 2);
+  $("sure").textContent = reading ? percent(probabilities[label]) : "";
+  bars.show(probabilities ?? null);
+}
+
+/** Tells those who listen, once nothing has changed for a moment. */
+function speak() {
+  clearTimeout(waitingToSpeak);
+  waitingToSpeak = setTimeout(() => {
+    if (pad.isPassing()) return; // nobody asked
+    if (!reading) return void ($("spoken").textContent = "The pad is empty.");
+    const probabilities = reading.found.at(-1);
+    const [first, second] = Array.from(classes.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
+    const told = (label) => `${classes[label]}, ${percent(probabilities[label])}`;
+    $("spoken").textContent = `It says ${told(first)}${second === undefined ? "" : `; then ${told(second)}`}.`;
+  }, 700);
+}
+
+function found(newReading) {
+  reading = newReading;
+  $("live").classList.remove("waits");
+  $("reading").classList.remove("waits");
+  along.show(reading);
+  showAnswer(reading ? reading.found.length - 1 : 0);
+  speak();
+  if (playNext && reading && !calm.matches) along.start();
+  playNext = false;
+}
+
+function changed(drawing) {
+  $("invitation").hidden = !(pad.isEmpty() || pad.isPassing());
+  $("undo").disabled = !pad.canUndo();
+  $("clear").disabled = pad.isEmpty();
+  $("origin").textContent = pad.caption();
+  if (pending !== null) cancelAnimationFrame(pending);
+  pending = requestAnimationFrame(() => {
+    pending = null;
+    if (reader.ask(pad.input(), drawing)) return;
+    for (const part of [$("live"), $("reading")]) part.classList.add("waits");
+  });
+}
+
+function pixelsOf(example) {
+  return Float64Array.from(bytesOf(example.pixels), (level) => level / 255);
+}
+
+function showExample(example, passing) {
+  playNext = true;
+  pad.show(pixelsOf(example), { caption: `An example: ${classes[example.label]}`, passing });
+}
+
+function listExamples() {
+  for (const example of data.examples) {
+    const wrong = example.label !== example.guess;
+    const button = element("button", "thumb");
+    const canvas = button.appendChild(document.createElement("canvas"));
+    paint(canvas, pixelsOf(example), image);
+    const name = classes[example.label];
+    button.type = "button";
+    button.title = wrong ? `${name}, read as ${classes[example.guess]}` : name;
+    button.setAttribute("aria-label", button.title);
+    button.addEventListener("click", () => showExample(example, false));
+    const item = document.createElement("li");
+    item.append(button);
+    $(wrong ? "misread" : "thumbs").append(item);
+  }
+  $("examples").hidden = data.examples.length === 0;
+  $("right-part").hidden = $("thumbs").children.length === 0;
+  $("wrong-part").hidden = $("misread").children.length === 0;
+}
+
+$("undo").addEventListener("click", pad.undo);
+$("clear").addEventListener("click", pad.clear);
+document.addEventListener("keydown", (event) => {
+  if (!(event.ctrlKey || event.metaKey) || event.shiftKey || event.key.toLowerCase() !== "z") return;
+  event.preventDefault();
+  pad.undo();
+});
+
+/** Begins with the example on which the network changes its mind most often, until something is drawn. */
+function demonstrate() {
+  const right = data.examples.filter(({ label, guess }) => label === guess);
+  if (right.length === 0) return changed(false);
+  const stops = stopsOf(network.spec);
+  const turns = reader.live ? right.map((each) => turnsOf(finish(network.along(pixelsOf(each), stops))).length) : [0];
+  showExample(right[turns.indexOf(Math.max(...turns))], true);
+}
+
+listExamples();
+demonstrate();
+
+/**
+ * show(pixels): shows an image of the network's own size on the pad, as `predict` in Python takes it: row after row,
+ * the channels of a pixel side by side, from 0 to 1.
+ * settled(): resolves with what is then seen and read: {seen, stops, found}, or null.
+ * network(spec, weights): another network, as description.py describes it, its weights in base64: {predict, along}.
+ * digit(picture, height, width), whole(...): see normal_form.js.
+ */
+window.lstm = Object.freeze({
+  show: (pixels) => pad.show(pixels),
+  async settled() {
+    while (pending !== null) await new Promise((resolve) => requestAnimationFrame(resolve));
+    await reader.settled();
+    return reading;
+  },
+  network(spec, weights) {
+    const made = makeNetwork(spec, new Float32Array(bytesOf(weights).buffer));
+    const plain = (rows) => rows.map((row) => Array.from(row));
+    return {
+      predict: (pixels) => Array.from(finish(made.predict(pixels))),
+      along: (pixels, stops = stopsOf(spec)) => plain(finish(made.along(pixels, stops))),
+    };
+  },
+  digit,
+  whole,
+});

@@ -1,0 +1,248 @@
+// The network in plain JavaScript: from pixels to the class probabilities after each step that it reads.
+//
+// Twin of lstm_mnist_jax/model.py and rnn/cells.py, whose names the parameters have. Sums are float64, weights the
+// float32 of the checkpoint. What takes long is a generator that yields after every time step, so that whoever runs it
+// can let the page breathe (see `finish` and main.js). Knows arrays; knows nothing of the page.
+
+const sigmoid = (z) => 1 / (1 + Math.exp(-z));
+
+/** out += x K, for a kernel of rows [x.length, out.length]. */
+function addProduct(out, x, kernel) {
+  const width = out.length;
+  for (let row = 0; row < x.length; row++) {
+    const value = x[row];
+    if (value === 0) continue;
+    const start = row * width;
+    for (let column = 0; column < width; column++) out[column] += value * kernel[start + column];
+  }
+  return out;
+}
+
+/** Flax's LayerNorm of a vector, in place; with a bias where one is given. */
+function layerNorm(x, scale, bias) {
+  let sum = 0;
+  let squares = 0;
+  for (const value of x) {
+    sum += value;
+    squares += value * value;
+  }
+  const mean = sum / x.length;
+  const factor = 1 / Math.sqrt(Math.max(0, squares / x.length - mean * mean) + 1e-6);
+  for (let n = 0; n < x.length; n++) x[n] = (x[n] - mean) * factor * scale[n] + (bias ? bias[n] : 0);
+  return x;
+}
+
+/**
+ * What a step does with its gates, for each kind of cell: update(projected, recurrent, h, c, get) overwrites the output
+ * h and the memory c. `projected` is x W and every bias, `recurrent` is h U; both hold the gates one after another.
+ */
+const UPDATES = {
+  lstm(projected, recurrent, h, c) {
+    const width = h.length;
+    for (let n = 0; n < width; n++) {
+      const at = (gate) => projected[gate * width + n] + recurrent[gate * width + n];
+      c[n] = sigmoid(at(1)) * c[n] + sigmoid(at(0)) * Math.tanh(at(2));
+      h[n] = sigmoid(at(3)) * Math.tanh(c[n]);
+    }
+  },
+  gru(projected, recurrent, h) {
+    const width = h.length;
+    for (let n = 0; n < width; n++) {
+      const r = sigmoid(projected[n] + recurrent[n]);
+      const z = sigmoid(projected[width + n] + recurrent[width + n]);
+      const candidate = Math.tanh(projected[2 * width + n] + r * recurrent[2 * width + n]);
+      h[n] = candidate + z * (h[n] - candidate);
+    }
+  },
+  layer_norm_lstm(projected, recurrent, h, c, get) {
+    const width = h.length;
+    layerNorm(recurrent, get("norm_h.scale"));
+    for (let n = 0; n < width; n++) {
+      const at = (gate) => projected[gate * width + n] + recurrent[gate * width + n];
+      c[n] = sigmoid(at(1)) * c[n] + sigmoid(at(0)) * Math.tanh(at(2));
+      h[n] = sigmoid(at(3));
+    }
+    const normed = layerNorm(Float64Array.from(c), get("norm_c.scale"), get("norm_c.bias"));
+    for (let n = 0; n < width; n++) h[n] *= Math.tanh(normed[n]);
+  },
+  ur_lstm(projected, recurrent, h, c) {
+    const width = h.length;
+    for (let n = 0; n < width; n++) {
+      const at = (gate) => projected[gate * width + n] + recurrent[gate * width + n];
+      const f = sigmoid(at(0));
+      const kept = f * (f + 2 * sigmoid(at(1)) * (1 - f));
+      const u = Math.tanh(at(2));
+      c[n] = u + kept * (c[n] - u);
+      h[n] = sigmoid(at(3)) * Math.tanh(c[n]);
+    }
+  },
+};
+
+/** One layer in one direction: `get(name)` is a parameter of its cell, or undefined. */
+function makeLayer(cell, get) {
+  const kernel = get("dense_i.kernel");
+  const recurrentKernel = get("dense_h.kernel");
+  const gates = cell === "gru" ? 3 : 4;
+  const width = Math.round(Math.sqrt(recurrentKernel.length / gates));
+  const biases = [get("dense_i.bias"), get("dense_h.bias"), get("bias")].filter(Boolean);
+
+  function project(x) {
+    const projected = addProduct(new Float64Array(gates * width), x, kernel);
+    if (cell === "layer_norm_lstm") layerNorm(projected, get("norm_i.scale"));
+    for (const bias of biases) for (let n = 0; n < projected.length; n++) projected[n] += bias[n];
+    return projected;
+  }
+
+  /** The outputs after each step, in the order of the inputs, whichever way they are read. */
+  function* read(inputs, backwards) {
+    const h = new Float64Array(width);
+    const c = new Float64Array(width);
+    const outputs = new Array(inputs.length);
+    for (let n = 0; n < inputs.length; n++) {
+      const step = backwards ? inputs.length - 1 - n : n;
+      const recurrent = addProduct(new Float64Array(gates * width), h, recurrentKernel);
+      UPDATES[cell](project(inputs[step]), recurrent, h, c, get);
+      outputs[step] = h.slice();
+      yield;
+    }
+    return outputs;
+  }
+  return { read, width };
+}
+
+function softmax(logits) {
+  const most = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const weights = logits.map((logit) => Math.exp(logit - most));
+  const sum = weights.reduce((a, b) => a + b, 0);
+  return weights.map((weight) => weight / sum);
+}
+
+/** What the dense layer reads: pool.add(output of a step), then pool.value(). */
+function makePool(pooling, width, attention) {
+  const sum = new Float64Array(width).fill(pooling === "max" ? -Infinity : 0);
+  let total = 0; // of the weights in `sum`
+  let greatest = -Infinity; // score so far: the weights are relative to it, so that none overflows
+  function add(output) {
+    if (pooling === "last") sum.set(output);
+    if (pooling === "max") for (let n = 0; n < width; n++) sum[n] = Math.max(sum[n], output[n]);
+    if (pooling !== "mean" && pooling !== "attention") return;
+    let weight = 1;
+    if (pooling === "attention") {
+      const [score] = addProduct(new Float64Array(1), output, attention);
+      const rescaled = Math.exp(Math.min(0, greatest - score));
+      greatest = Math.max(greatest, score);
+      weight = Math.exp(score - greatest);
+      total *= rescaled;
+      for (let n = 0; n < width; n++) sum[n] *= rescaled;
+    }
+    total += weight;
+    for (let n = 0; n < width; n++) sum[n] += weight * output[n];
+  }
+  const value = () => (pooling === "mean" || pooling === "attention" ? sum.map((each) => each / total) : sum);
+  return { add, value };
+}
+
+/**
+ * The network that description.py describes.
+ *
+ * spec: cell, layers (how many), bidirectional, pooling, steps, order (which pixel of the image, row after row, comes
+ * when; null is as they lie), channels, classes (names), and parameters ([name, length] one after another).
+ * weights: Float32Array, all parameters in that order.
+ */
+function makeNetwork(spec, weights) {
+  const parameters = new Map();
+  let offset = 0;
+  for (const [name, length] of spec.parameters) {
+    parameters.set(name, weights.subarray(offset, offset + length));
+    offset += length;
+  }
+  const layers = [];
+  for (let number = 0; number < spec.layers; number++) {
+    const directions = spec.bidirectional ? ["forward_rnn.cell.", "backward_rnn.cell."] : ["cell."];
+    const named = (direction) => (name) => parameters.get(`rnn.layers.${number}.${direction}${name}`);
+    layers.push(directions.map((direction) => makeLayer(spec.cell, named(direction))));
+  }
+  const outWidth = layers.at(-1).reduce((sum, layer) => sum + layer.width, 0);
+  const forwardWidth = layers.at(-1)[0].width;
+  const dense = { kernel: parameters.get("dense.kernel"), bias: parameters.get("dense.bias") };
+  const attention = parameters.get("attention.kernel");
+
+  /** The image, [pixels * channels] row after row, as `steps` vectors. */
+  function sequence(pixels) {
+    const { order, channels, steps } = spec;
+    const ordered = new Float64Array(pixels.length);
+    const count = pixels.length / channels;
+    for (let n = 0; n < count; n++) {
+      const from = order ? order[n] : n;
+      for (let channel = 0; channel < channels; channel++) {
+        ordered[n * channels + channel] = pixels[from * channels + channel];
+      }
+    }
+    const features = pixels.length / steps;
+    return Array.from({ length: steps }, (_, n) => ordered.subarray(n * features, (n + 1) * features));
+  }
+
+  function* outputs(inputs) {
+    let below = inputs;
+    for (const directions of layers) {
+      const found = [];
+      for (const [number, layer] of directions.entries()) found.push(yield* layer.read(below, number === 1));
+      below = found.length === 1 ? found[0] : below.map((_, n) => Float64Array.of(...found[0][n], ...found[1][n]));
+    }
+    return below;
+  }
+
+  const classify = (pooled) => softmax(addProduct(Float64Array.from(dense.bias), pooled, dense.kernel));
+
+  function pooledOf(read) {
+    if (spec.pooling === "last" && spec.bidirectional) {
+      const last = read.at(-1).slice(); // forwards; what reads backwards ends at the first step
+      last.set(read[0].subarray(forwardWidth), forwardWidth);
+      return last;
+    }
+    const pool = makePool(spec.pooling, outWidth, attention);
+    for (const output of read) pool.add(output);
+    return pool.value();
+  }
+
+  /** The probabilities of one image. */
+  function* predict(pixels) {
+    return classify(pooledOf(yield* outputs(sequence(pixels))));
+  }
+
+  /**
+   * The probabilities after each of `stops` (1 to steps, ascending), as if the image ended there.
+   * In one direction one reading tells all; in both, each beginning is read anew.
+   */
+  function* along(pixels, stops) {
+    const inputs = sequence(pixels);
+    const found = [];
+    if (spec.bidirectional) {
+      for (const stop of stops) found.push(classify(pooledOf(yield* outputs(inputs.slice(0, stop)))));
+      return found;
+    }
+    const pool = makePool(spec.pooling, outWidth, attention);
+    const wanted = new Set(stops);
+    const read = yield* outputs(inputs.slice(0, stops.at(-1)));
+    for (let n = 0; n < read.length; n++) {
+      pool.add(read[n]);
+      if (wanted.has(n + 1)) found.push(classify(pool.value()));
+    }
+    return found;
+  }
+
+  /** Multiplications of reading along at these stops. */
+  function work(stops) {
+    const each = weights.length;
+    return spec.bidirectional ? each * stops.reduce((a, b) => a + b, 0) : each * stops.at(-1);
+  }
+
+  return { predict, along, work, spec };
+}
+
+/** Runs a generator to its end, at once. */
+function finish(generator) {
+  let next = generator.next();
+  while (!next.done) next = generator.next();
+  return next.value;
+}

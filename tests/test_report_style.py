@@ -1,0 +1,145 @@
+"""The look of pictures: contrast on light and dark ground, files that stay the same, SVG that a page decides upon."""
+
+import itertools
+import re
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from lstm_mnist_jax.report.axes import error_axis, settled
+from lstm_mnist_jax.report.contents import Picture
+from lstm_mnist_jax.report.files import file_bytes, themed_svg, write_pictures
+from lstm_mnist_jax.report.style import GROUND, INK, SERIES, series_style, shown, styled
+
+DARK = "#1a1c20"
+"""As light as the ground of a dark page may be."""
+
+
+def luminance(color):
+    """WCAG 2.2's relative luminance."""
+    channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def seen_by(color, matrix):
+    """A colour as one sees it who lacks a kind of cones (Viénot et al. 1999, in linear RGB)."""
+    linear = np.array([int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]) ** 2.2
+    return np.clip(np.array(matrix) @ linear, 0, 1) ** (1 / 2.2)
+
+
+def draw():
+    with styled():
+        figure = Figure(figsize=(3, 2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot([1, 2], [3, 4], label="a & b", **series_style(0))
+        left.scatter([1, 2], [3, 4], color="black")
+        left.legend()
+        left.grid()
+        left.set_title("what is 5 < 6 and $x$?")
+        right.imshow(np.eye(4))
+        return settled(figure)
+
+
+@pytest.mark.parametrize("ground", [GROUND, DARK])
+def test_colours_stand_out_on_light_and_on_dark(ground):
+    for color in SERIES:
+        assert contrast(color, ground) >= 3, color
+    assert contrast(INK, GROUND) >= 7
+
+
+def test_colours_are_told_apart_without_one_kind_of_cones():
+    deuteranopia = [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]
+    protanopia = [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]
+    for matrix in (np.eye(3), deuteranopia, protanopia):
+        for one, other in itertools.combinations(SERIES[:3], 2):
+            assert np.linalg.norm(seen_by(one, matrix) - seen_by(other, matrix)) > 0.15, (one, other)
+    looks = [tuple(series_style(number).values()) for number in range(16)]
+    assert len(set(looks)) == 16
+
+
+def test_a_themed_picture_leaves_ink_ground_and_fonts_to_the_page():
+    svg = themed_svg(draw(), "one", "two lines & a point")
+    root = ElementTree.fromstring(svg)
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == "two lines & a point"
+    assert root.get("viewBox") == "0 0 216 144"
+    assert root.get("width") is None
+    texts = ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a & b", "what is 5 < 6 and $x$?"} <= set(texts)
+    colors = set(re.findall(r"#[0-9a-fA-F]{6}\b", svg))
+    assert colors <= {SERIES[0], *(c for c in colors if luminance(c) > 0.1)}, colors
+    assert "currentColor" in svg
+    assert set(re.findall(r"font-family: ?([^;\"]*)", svg)) == {"inherit"}
+    assert "<style" not in svg
+    assert "<metadata" not in svg
+
+
+def test_ids_of_several_pictures_are_all_different_and_all_found():
+    ids, wanted = [], []
+    for prefix in ("one", "two"):
+        svg = themed_svg(draw(), prefix)
+        root = ElementTree.fromstring(svg)
+        ids += [element.get("id") for element in root.iter() if element.get("id")]
+        wanted += re.findall(r"url\(#([^)]*)\)", svg) + re.findall(r'href="#([^"]*)"', svg)
+    assert len(ids) == len(set(ids))
+    assert wanted
+    assert set(wanted) <= set(ids)
+
+
+def test_files_are_on_a_light_ground_and_the_same_every_time():
+    figure = draw()
+    for kind in ("png", "svg"):
+        assert file_bytes(figure, kind) == file_bytes(draw(), kind)
+    assert f"fill: {GROUND}" in file_bytes(figure, "svg").decode()
+    themed_svg(figure, "one")  # changes nothing of the figure
+    assert file_bytes(figure, "png") == file_bytes(draw(), "png")
+
+
+def test_settings_of_the_caller_count_for_nothing_and_stay():
+    expected = file_bytes(draw(), "png")
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "text.usetex": True}):
+        assert file_bytes(draw(), "png") == expected
+        assert matplotlib.rcParams["font.size"] == 30
+        assert matplotlib.rcParams["text.usetex"]
+
+
+def test_others_files_in_the_folder_stay(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    written = write_pictures([Picture("a-picture", "A picture", "Of nothing.", draw())], tmp_path)
+    assert written == [tmp_path / "a-picture.png", tmp_path / "a-picture.svg"]
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "a-picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("errors", [[0.4, 1.2, 2.0], [0.0, 0.0], [0.5], [3.0, 88.0], [float("nan")]])
+def test_the_axis_of_accuracies_is_labelled_right(errors):
+    with styled():
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot(range(len(errors)), errors)
+        error_axis(axes, errors)
+        figure.draw_without_rendering()
+    right = figure.axes[1]
+    assert axes.get_ylim() == right.get_ylim()
+    bottom, top = axes.get_ylim()
+    assert bottom > top  # few errors are above
+    assert all(top <= error <= bottom for error in errors if not np.isnan(error))
+    for side, meaning in ((axes, lambda number: 100 - number), (right, lambda number: number)):
+        labels = [float(label.get_text()) for label in side.get_yticklabels()]
+        np.testing.assert_allclose([meaning(number) for number in labels], side.get_yticks())
+        assert len(labels) >= 2
+
+
+def test_names_fit_into_pictures():
+    assert shown("a\x07b\n") == "a b"
+    assert shown("x" * 18) == "x" * 18
+    assert shown("x" * 40, 10) == "x" * 9 + "…"
