@@ -10,6 +10,8 @@ from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.verbs.evaluate import evaluate
 from lstm_mnist_jax.verbs.interop import export, import_
+from lstm_mnist_jax.verbs.predict import predict
+from lstm_mnist_jax.verbs.report import report
 from lstm_mnist_jax.verbs.sweep import extract, sweep
 from lstm_mnist_jax.verbs.train import train
 from lstm_mnist_jax.version import __version__
@@ -23,6 +25,9 @@ usage: lstm-mnist VERB [OPTIONS]
   extract RUN_DIR [MEMBER] --run-dir NEW_DIR
                      make one training of a sweep a run of its own
   evaluate RUN_DIR   loss and accuracy of a trained run, by split and class
+  predict RUN_DIR IMAGE ...
+                     tell what is on pictures
+  report RUN_DIR ... curves, mistakes and pictures of a run; how several compare; --html for a page to draw on
   import FORMAT PATH --run-dir RUN_DIR
                      make a run of a model of tf1, torch, keras, flax or safetensors
   export FORMAT RUN_DIR PATH
@@ -38,6 +43,8 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "sweep": sweep,
     "extract": extract,
     "evaluate": evaluate,
+    "predict": predict,
+    "report": report,
     "import": import_,
     "export": export,
 }

@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lstm_mnist_jax import __version__
+from lstm_mnist_jax import __version__, load
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.training import mesh
@@ -33,8 +35,29 @@ def run_dir(tmp_path_factory):
     assert lines[0] == f"run {run_dir}: MNIST, embedded in the package (640 train, 200 validation, 10,000 test)"
     assert lines[1].startswith("28 rows of 28 -> LSTM 4 -> 10 classes, 578 parameters, on 2 x cpu; ready in ")
     assert lines[2].startswith("epoch 1/1  loss ")
-    assert lines[-1] == f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}"
+    assert re.fullmatch(
+        r"best on validation: epoch 1, validation +[\d.]+%, test ([\d.]+)% "
+        r"\(95 % interval of 10,000 images: [\d.]+ to [\d.]+\)",
+        lines[3],
+    )
+    assert lines[4] == f"saved in {run_dir}; what next:"
+    assert len(lines) == 8
     return run_dir
+
+
+def test_what_a_training_says_to_try_next_works(tmp_path):
+    trained = lstm_mnist("train", "smoke", *SMALL, "--run-dir", tmp_path / "a run")
+    commands = [shlex.split(line, comments=True) for line in trained.stdout.splitlines() if line.startswith("  ")]
+    assert [command[:2] for command in commands] == [["lstm-mnist", verb] for verb in ("report", "predict", "train")]
+    picture = tmp_path / "digit.npy"
+    np.save(picture, load().test.images[0])
+    for _, *words in commands:
+        done = lstm_mnist(*(picture if word == "PICTURE" else word for word in words))
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a run" / "report.html").stat().st_size > 100_000
+    falling = lstm_mnist("train", "smoke", *SMALL, "--schedule", "cosine", "--run-dir", tmp_path / "other")
+    assert "lstm-mnist evaluate" in falling.stdout
+    assert "--resume" not in falling.stdout
 
 
 def test_help_names_every_verb_and_preset():

@@ -51,6 +51,7 @@ class TrainingResult:
       best: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends,
         and where it was no epoch of this run but the weights that the run began with.
       best_step: the step of the best checkpoint.
+      test_examples: how many the test accuracies are of.
       trained: whether any step was made; a resumed run may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the training early, or None.
     """
@@ -59,6 +60,7 @@ class TrainingResult:
     epochs: list[EpochMetrics]
     best: EpochMetrics | None
     best_step: int | None
+    test_examples: int
     trained: bool
     stopped_by: signal.Signals | None
 
@@ -157,6 +159,7 @@ def _train(
         epochs=epochs,
         best=next((metrics for metrics in epochs if metrics.step == course.record.best_step), None),
         best_step=course.record.best_step,
+        test_examples=len(dataset.test),
         trained=course.step > first_step,
         stopped_by=None if course.is_complete else noted,
     )

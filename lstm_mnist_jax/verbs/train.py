@@ -12,6 +12,7 @@ from rich.console import Console
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
+from lstm_mnist_jax.reporting.statistics import Share
 from lstm_mnist_jax.verbs.parsing import console_of_first, new_run_dir, parse_with_preset
 from lstm_mnist_jax.verbs.sweep import run_sweep
 
@@ -66,10 +67,12 @@ def train(arguments: Sequence[str]) -> int:
     )
     run_dir, console = result.run_dir, console_of_first()
     if result.best is not None:
+        test = Share(round(result.best.test_accuracy * result.test_examples), result.test_examples)
+        low, high = test.interval
         say(
             console,
             f"best on validation: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
-            f"test {result.best.test_accuracy:.2%}",
+            f"test {test.value:.2%} (95 % interval of {test.count:,} images: {100 * low:.2f} to {100 * high:.2f})",
         )
     elif result.best_step is not None:
         say(console, f"best on validation: the checkpoint of step {result.best_step:,}, from before")
@@ -81,5 +84,19 @@ def train(arguments: Sequence[str]) -> int:
     if resume and not result.trained:
         option = "--epochs" if len(result.epochs) >= parsed.config.epochs else "--early-stop-epochs"
         say(console, f"complete after {len(result.epochs)} epochs; train longer with {option}")
-    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {shlex.quote(str(run_dir))}")
+    say(console, f"saved in {run_dir}; what next:")
+    _say_what_next(console, parsed.config, shlex.quote(str(run_dir)))
     return 0
+
+
+def _say_what_next(console: Console, config: Config, run_dir: str) -> None:
+    constant = config.optimizer.schedule == "constant"  # a rate that falls has ended where the run was to end
+    go_on = f"train --resume {run_dir} --epochs {2 * config.epochs}", "train for longer"
+    commands = {
+        f"report {run_dir} --html {run_dir}/report.html": "a page to draw on, with curves and mistakes",
+        f"predict {run_dir} PICTURE": "what is on a picture of yours",
+        **dict([go_on if constant else (f"evaluate {run_dir}", "loss and accuracy by split and by class")]),
+    }
+    width = max(map(len, commands))
+    for command, what in commands.items():
+        say(console, f"  lstm-mnist {command:{width}}  # {what}")

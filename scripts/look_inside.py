@@ -1,0 +1,72 @@
+"""A network looked into, from training to its mistakes: `python scripts/look_inside.py [RUN_DIR]`.
+
+A worked example for teaching, to be read from top to bottom. It trains a small network, or takes the run that is there;
+asks it about test images; watches it change its mind while it reads one; and saves two figures in the run's plots/.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lstm_mnist_jax import PRESETS, UserError, load_run, train
+from lstm_mnist_jax.report.contents import run_pictures
+from lstm_mnist_jax.report.diagnosis import diagnose, load_data
+from lstm_mnist_jax.reporting.terminal import bar, shades
+
+
+def main(run_dir: Path) -> None:
+    # 1. A run is a folder. "smoke" takes seconds: two epochs of 6,000 digits.
+    if not run_dir.exists():
+        train(PRESETS["smoke"], run_dir)
+    run = load_run(run_dir)  # with the weights that were best on validation
+    names = run.class_names
+
+    # 2. How it learned: an array of each measure, a value an epoch. pandas.DataFrame(history) is a table of it.
+    history = run.history()
+    for epoch, loss, accuracy in zip(history["epoch"], history["train_loss"], history["test_accuracy"], strict=True):
+        print(f"epoch {epoch}: training loss {loss:.4f}, test accuracy {accuracy:.2%}")
+
+    # 3. What it says of images: uint8 [n, height, width] go in; classes [n] and probabilities [n, classes] come out.
+    test = (dataset := load_data(run.folder)).test
+    answers, probabilities = run.predict(test.images[:5])
+    for label, answer, given in zip(test.labels[:5], answers, probabilities, strict=True):
+        print(f"is {names[label]}, said {names[answer]}, {given[answer]:.1%} sure")
+
+    # 4. Of all test images: how many are right, and what that says of images that nobody has seen yet.
+    diagnosis = diagnose(run, dataset)
+    low, high = diagnosis.accuracy.interval
+    print(f"{diagnosis.accuracy.value:.2%} of {len(test):,} are right; 95 % interval {low:.2%} to {high:.2%}")
+    for is_, said, count in diagnosis.confused[:3]:
+        print(f"{names[is_]} is taken for {names[said]}: {count} times")
+
+    # 5. The mistake that it was surest of, step by step: what it would say if the image ended there.
+    example = int(diagnosis.mistakes[0]) if len(diagnosis.mistakes) else 0
+    image = test.images[example : example + 1]
+    along = run.read_along(image)[0]  # [time, classes]
+    print(f"test image {example} is {names[test.labels[example]]}. Step by step, the network says:")
+    by_rows = image.shape[1:2] == along.shape[:1] and image.ndim == 3
+    for step, given in enumerate(along):
+        best = given.argmax()
+        row = shades(image[0, step] / 255) if by_rows else ""
+        print(f"{row} {step + 1:3d}  {names[best]} {given[best]:6.1%} {bar(given[best], 16)}")
+
+    # 6. What it remembers meanwhile: of each layer, hidden and cell states, [n, time, features] each.
+    for number, layer in enumerate(run.states(image), 1):
+        changes = np.abs(np.diff(layer.hidden[0], axis=0)).mean(axis=0)
+        print(f"layer {number}: of {len(changes)} units, unit {changes.argmax()} changes most while it reads")
+
+    # 7. The pictures of a report are matplotlib's figures: a notebook shows them as they are.
+    (run_dir / "plots").mkdir(exist_ok=True)
+    for picture in run_pictures(run, history, diagnosis, dataset):
+        if picture.name in ("curves", "confusion"):
+            path = run_dir / "plots" / f"{picture.name}.png"
+            picture.figure.savefig(path, dpi=150)
+            print(f"{path}: {picture.caption}")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/look-inside").expanduser())
+    except UserError as error:
+        sys.exit(f"look_inside.py: {error}")

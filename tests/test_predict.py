@@ -1,0 +1,269 @@
+"""`lstm-mnist predict`: pictures in, answers out, whatever else lies among them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from test_normal_form import scan
+
+from lstm_mnist_jax import PRESETS, inference, load, load_run, sweep, train
+from lstm_mnist_jax.cli import main
+from lstm_mnist_jax.config import DataConfig
+from lstm_mnist_jax.data.normal_form import normalise
+from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.sweeps.space import space_of
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    config = PRESETS["smoke"]
+    train(replace(config, epochs=3), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(run_dir):
+    return load_run(run_dir)
+
+
+@pytest.fixture(scope="module")
+def test_digits():
+    return load().test
+
+
+@pytest.fixture
+def predict(run_dir, capsys):
+    """(exit code, standard output, standard error) of the command."""
+
+    def predict(*words, run_dir=run_dir):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", str(run_dir), *map(str, words)])
+        return ended.value.code, *capsys.readouterr()
+
+    return predict
+
+
+@pytest.fixture
+def scans(tmp_path, test_digits):
+    """A folder of pictures of digits, of all kinds, with their names and digits; and a file that is none."""
+    folder = tmp_path / "scans"
+    (folder / "more").mkdir(parents=True)
+    images = [Image.fromarray(np.kron(255 - image, np.ones((6, 6), np.uint8))) for image in test_digits.images]
+    for n, kind in enumerate(("png", "jpg", "bmp", "gif", "webp")):
+        images[n].save(folder / f"{n}.{kind}")
+    np.save(folder / "more" / "5.npy", test_digits.images[5:8])
+    (folder / "notes.txt").write_text("none")
+    names = [*(str(folder / f"{n}.{kind}") for n, kind in enumerate(("png", "jpg", "bmp", "gif", "webp")))]
+    return folder, [*names, *(f"{folder / 'more' / '5.npy'}[{n}]" for n in range(3))]
+
+
+def test_a_table_for_people(predict, scans, run):
+    folder, names = scans
+    code, printed, errors = predict(folder)
+    assert (code, errors) == (0, "")
+    for name in names:
+        [line] = [line for line in printed.splitlines() if name in line]  # none is folded
+        assert line.count("%") == 3
+
+
+def test_json_lines_for_programs(predict, scans, run, test_digits):
+    folder, names = scans
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:300])
+    np.save(folder / "more" / "even.npy", np.full((2, 9, 9), 0.5))
+    code, printed, errors = predict(folder / "*.*", folder / "more" / "5.npy", folder / "more" / "even.npy", "--json")
+    assert code == 1
+    answers = {answer["file"]: answer for answer in map(json.loads, printed.splitlines())}
+    unreadable = [str(folder / "broken.png"), str(folder / "notes.txt")]
+    even = [f"{folder / 'more' / 'even.npy'}[{n}]" for n in range(2)]
+    assert set(answers) == {*names, *unreadable, *even}
+    _, probabilities = run.predict(test_digits.images[:8])
+    for n, name in enumerate(names):
+        answer = answers[name]
+        assert answer["label"] == answer["top"][0]["label"] == str(test_digits.labels[n])
+        assert answer["probability"] == answer["top"][0]["probability"]
+        assert [one["probability"] for one in answer["top"]] == sorted(
+            (one["probability"] for one in answer["top"]), reverse=True
+        )
+        assert len(answer["top"]) == 3
+    exact = [answers[name]["probability"] for name in names[5:]]  # in MNIST's form already
+    np.testing.assert_allclose(exact, probabilities[5:8].max(axis=-1), atol=0.01)
+    told = errors.splitlines()
+    assert len(told) == 4
+    for name, why in (*((name, "damaged|no picture") for name in unreadable), *((name, "one colour") for name in even)):
+        assert "label" not in answers[name]
+        assert f"lstm-mnist: {answers[name]['error']}" in told
+        assert any(word in answers[name]["error"] for word in why.split("|"))
+
+
+def test_standard_input(run_dir, scans):
+    folder, _ = scans
+    for content, code, message in (
+        ((folder / "0.png").read_bytes(), 0, ""),
+        (b"", 1, "lstm-mnist: standard input is empty.\n"),
+    ):
+        words = [sys.executable, "-m", "lstm_mnist_jax", "predict", str(run_dir), "-", "--json"]
+        done = subprocess.run(words, input=content, capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr.decode()) == (code, message)
+        answer = json.loads(done.stdout)
+        assert answer["file"] == ("standard input" if code == 0 else "-")
+        assert answer.get("label") == ("7" if code == 0 else None)
+
+
+def test_thousands_of_pictures_are_answered_in_their_order(predict, test_digits, run, tmp_path, monkeypatch):
+    """Several at once, and never many: the network sees no batch beyond what is held."""
+    np.save(tmp_path / "many.npy", test_digits.images[:300])
+    (tmp_path / "broken.png").write_bytes(b"none")
+    sizes, unwatched = [], type(run).predict
+    monkeypatch.setattr(type(run), "predict", lambda run, images: sizes.append(len(images)) or unwatched(run, images))
+    code, printed, _ = predict(tmp_path / "many.npy", tmp_path / "broken.png", tmp_path / "many.npy", "--json")
+    assert code == 1
+    answers = [json.loads(line) for line in printed.splitlines()]
+    many = [f"{tmp_path / 'many.npy'}[{n}]" for n in range(300)]
+    assert [answer["file"] for answer in answers] == [*many, str(tmp_path / "broken.png"), *many]
+    assert sum(sizes) == 600
+    assert 8 < max(sizes) <= 64
+    assert answers[:300] == answers[301:]
+
+
+def test_scanned_digits_are_recognised_as_the_originals_are(run, test_digits, rng):
+    images, labels = test_digits.images[:400], test_digits.labels[:400]
+    scans = [scan(image, int(rng.integers(28, 300)), rng) for image in images]
+    originals = (run.predict(images)[0] == labels).mean()
+    scanned = (run.predict(run.normalise(scans))[0] == labels).mean()
+    assert originals > 0.85
+    assert scanned > originals - 0.015
+    squeezed = np.stack([np.asarray(Image.fromarray(one).resize((28, 28))) for one in scans])
+    assert (run.predict(squeezed)[0] == labels).mean() < 0.6  # which is what the form is for
+
+
+def test_what_the_network_sees(predict, scans):
+    folder, _ = scans
+    _, printed, _ = predict(folder / "0.png", "--show")
+    rows = printed.splitlines()[-28:]
+    assert {len(row) for row in rows} == {56}
+    image = normalise(1 - np.asarray(Image.open(folder / "0.png"), np.float32) / 255, (28, 28), "digit")
+    seen = np.array([[" ░▒▓█".index(letter) for letter in row[::2]] for row in rows])
+    np.testing.assert_array_equal(seen, np.minimum(4, (image * 5).astype(int)))
+
+
+def test_reading_along_in_the_terminal(predict, scans, run, test_digits):
+    folder, names = scans
+    _, printed, _ = predict(folder / "more" / "5.npy", "--explain")
+    start = next(n for n, line in enumerate(printed.splitlines()) if f"{names[5]}, read as 28 rows of 28" in line)
+    lines = printed.splitlines()[start + 1 : start + 29]
+    along = run.read_along(run.normalise([test_digits.images[5]]))[0]
+    for step, line in enumerate(lines):
+        number, label, *_ = line[56:].split()
+        assert int(number) == step + 1
+        assert int(label) == along[step].argmax()
+
+
+def test_drawings_replace_nothing(predict, scans, tmp_path):
+    folder, _ = scans
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    shutil.copy(folder / "0.png", folder / "more" / "0.png")
+    code, printed, _ = predict(folder / "0.png", folder / "more" / "0.png", "--explain-into", folder, "--json")
+    assert code == 0
+    drawn = [folder / "0-reading.png", folder / "0-2-reading.png"]
+    assert [json.loads(line)["figure"] for line in printed.splitlines()] == [*map(str, drawn)]
+    for path in drawn:
+        with Image.open(path) as image:
+            assert image.size[0] > 800
+            assert len(np.unique(np.asarray(image.convert("L")))) > 100
+    assert {path: path.read_bytes() for path in before} == before
+    code, _, errors = predict(folder / "0.png", "--explain-into", folder / "0.png")
+    assert code == 2
+    assert "is a file; name a folder" in errors
+
+
+def test_from_python(run, test_digits, rng):
+    image = test_digits.images[0]
+    figure = run.draw_reading(image, true_label=7, title="the first")
+    assert isinstance(figure, Figure)
+    assert run.step_name == "row"
+    along = run.read_along(image[None])
+    np.testing.assert_allclose(along[:, -1], run.predict(image[None])[1], atol=1e-5)
+    with pytest.raises(DataError, match=r"got \[28, 28\]. Add an axis: images\[None\]"):
+        run.predict(image)
+    with pytest.raises(DataError, match=r"got \[1, 30, 30\]. normalise\(\) brings pictures to it"):
+        run.predict(rng.uniform(size=(1, 30, 30)))
+    pictures = [np.pad(image, 40), 1 - np.repeat(np.kron(image, np.ones((3, 3)))[..., None], 3, axis=-1) / 255]
+    normal = run.normalise(pictures)
+    np.testing.assert_array_equal(run.predict(normal)[0], [7, 7])
+    assert run.normalise(test_digits.images[:3]).shape == (3, 28, 28)
+    assert run.normalise([]).shape == (0, 28, 28)
+
+
+def test_a_single_image_takes_less_than_two_milliseconds(run, test_digits):
+    """The median of a thousand; it is well below a tenth of a millisecond on a quiet machine."""
+    image, seconds = test_digits.images[:1], []
+    for _ in range(1_000):
+        start = time.perf_counter()
+        run.predict(image)
+        seconds.append(time.perf_counter() - start)
+    assert np.median(seconds) < 0.002
+
+
+def test_a_run_that_diverged_is_told(predict, run, scans, monkeypatch):
+    folder, _ = scans
+    diverged = replace(run, params=jax.tree.map(lambda leaf: leaf * np.nan, run.params))
+    monkeypatch.setattr(inference, "load_run", lambda *_: diverged)
+    code, printed, errors = predict(folder / "0.png", "--json")
+    assert (code, printed) == (2, "")
+    assert "not all finite: its training diverged" in errors
+
+
+def test_names_that_no_terminal_likes(predict, run_dir, scans, tmp_path):
+    folder, _ = scans
+    names = ["[bold]a.png", "\x1b[31mb.png", "c\udcff.png", "数字 \n.png", "-d.png"]
+    for name in names:
+        shutil.copy(folder / "0.png", tmp_path / name)
+    pictures = [tmp_path / name for name in names]
+    for encoding in ("utf-8", "ascii"):
+        words = [sys.executable, "-m", "lstm_mnist_jax", "predict", run_dir, *pictures, "--show"]
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(words, env=environment, capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"\x1b" not in done.stdout
+        assert b"[bold]a.png" in done.stdout
+        assert rb"\x1b[31mb.png" in done.stdout
+    _, printed, _ = predict(*pictures, "--json")
+    assert [json.loads(line)["file"] for line in printed.splitlines()] == [*map(str, pictures)]
+
+
+def test_what_people_get_wrong(predict, run_dir, scans, tmp_path):
+    folder, _ = scans
+    picture = folder / "0.png"
+    (tmp_path / "new").mkdir()
+    shutil.copy(run_dir / "config.json", tmp_path / "new")
+    config = replace(PRESETS["smoke"], epochs=1, data=DataConfig(train_examples=640, validation_examples=200))
+    sweep(config, space_of({}, seeds=2), tmp_path / "sweep")
+    for where, words, code, message in (
+        (run_dir, [], 2, "There is no picture"),
+        (tmp_path / "none", [picture], 2, "is not a run folder: there is no such folder"),
+        (picture, [run_dir], 2, f"The run comes first, the pictures after it: lstm-mnist predict {run_dir}"),
+        (folder, [picture], 2, "it has no config.json"),
+        (tmp_path / "new", [picture], 2, "has no checkpoint"),
+        (tmp_path / "sweep", [picture], 2, "lstm-mnist extract"),
+        (run_dir, [picture, "--checkpoint", "17"], 2, "has no checkpoint '17'"),
+        (run_dir, [picture, "--json", "--show"], 2, "leave out --json"),
+        (run_dir, [tmp_path / "none.png"], 1, "There is no file"),
+        (run_dir, [folder / "*.tiff"], 1, "There is no file that matches"),
+        (run_dir, [tmp_path / "new"], 1, "holds no pictures"),
+        (run_dir, [picture, "--form", "plain"], 1, "has to be 28 x 28"),
+    ):
+        ended, printed, errors = predict(*words, run_dir=where)
+        assert (ended, printed) == (code, "")
+        assert message in errors
+        assert errors.count("\n") == 1
