@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from lstm_mnist_jax.data import load
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.data.picture_arrays import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
+from lstm_mnist_jax.reporting.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, make_evaluation
 from lstm_mnist_jax.training.mesh import make_mesh
@@ -137,41 +137,15 @@ class TrainedRun:
             images = images.astype(np.float32) / 255
         return np.asarray(reading.saliency(self.params, images, np.asarray(labels), self.folder.config.model))
 
-    def draw_reading(self, image: np.ndarray, true_label: int | None = None, title: str = "") -> Any:
-        """Draws how an image was read: saliency, probabilities step by step, the states of all layers.
-
-        Args:
-          image: one, [height, width] or [height, width, channels], else as for `predict`.
-          true_label: its class, if it is known.
-          title: what it is called.
-
-        Returns:
-          A `matplotlib.figure.Figure`, which a notebook shows.
-        """
-        from lstm_mnist_jax.report.reading_figure import draw_reading
-
-        images = self._checked(np.asarray(image)[None])
-        return draw_reading(
-            images[0] / np.float32(255) if images.dtype == np.uint8 else images[0],
-            self.read_along(images)[0],
-            [jax.tree.map(lambda values: np.asarray(values[0]), tuple(layer)) for layer in self.states(images)],
-            self.saliency(images)[0],
-            self.class_names,
-            true_label=true_label,
-            title=title,
-            step_name=self.step_name,
-        )
-
     @property
     def step_name(self) -> str:
         """What the network reads in a time step, for people: row, column, pixel or just step."""
         return model.task_of(self.folder.config.model).step_name(self.folder.data.image_shape)
 
     def history(self) -> dict[str, np.ndarray]:
-        """How it was trained: an array of each measure, a value an epoch; see `lstm_mnist_jax.report.history`."""
-        from lstm_mnist_jax.report.history import history
-
-        return history(self.folder.path)
+        """How it was trained: an array [epochs] for each field of `lstm_mnist_jax.reporting.metrics.EpochMetrics`, by
+        its name. `pandas.DataFrame` makes a table of it, with a row an epoch."""
+        return as_columns(read_metrics(self.folder.metrics))
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         """The images as uint8 or float32."""

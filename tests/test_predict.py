@@ -20,6 +20,7 @@ from lstm_mnist_jax.cli import main
 from lstm_mnist_jax.config import DataConfig
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.report.reading import draw_reading_of
 from lstm_mnist_jax.sweeps.space import space_of
 
 
@@ -189,7 +190,7 @@ def test_drawings_replace_nothing(predict, scans, tmp_path):
 
 def test_from_python(run, test_digits, rng):
     image = test_digits.images[0]
-    figure = run.draw_reading(image, true_label=7, title="the first")
+    figure = draw_reading_of(run, image, true_label=7, title="the first")
     assert isinstance(figure, Figure)
     assert run.step_name == "row"
     along = run.read_along(image[None])

@@ -20,6 +20,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 FROM_TF1 = (ROOT / "lstm_mnist_jax" / "interop" / "from_tf1.md").read_text("utf-8")
 OWN_CELL = (ROOT / "lstm_mnist_jax" / "rnn" / "your_own_cell.md").read_text("utf-8")
 RECIPES = (ROOT / "lstm_mnist_jax" / "recipes.md").read_text("utf-8")
+OWN_DATA = (ROOT / "lstm_mnist_jax" / "data" / "your_own_data.md").read_text("utf-8")
+MANY_TRAININGS = (ROOT / "lstm_mnist_jax" / "sweeps" / "many_trainings.md").read_text("utf-8")
 EXPORTS = (ROOT / "lstm_mnist_jax" / "interop" / "exports.md").read_text("utf-8")
 
 
@@ -47,11 +49,14 @@ def test_the_commands_and_the_programs_in_their_order(tmp_path):
             check = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n" if "labels" in text else ""
             printed = run([sys.executable, "-W", "error", "-c", text + check], tmp_path)
             assert bool(printed) == ("print(" in text)
-    assert len(outputs) == 14
-    assert "on 2 x cpu in 2 processes" in outputs[9]
+    assert len(outputs) == 18
+    assert "digits.npy[4]" in outputs[5]
+    assert "page: runs/first/report.html" in outputs[6]
+    assert "python" in outputs[7]
+    assert "on 2 x cpu in 2 processes" in outputs[13]
     assert "epoch 3/3" in outputs[1]
-    assert re.search("the state of Adam after (93|186|279) steps", outputs[12])  # of the epoch that validated best
-    assert "epoch 4/4" in outputs[13]
+    assert re.search("the state of Adam after (93|186|279) steps", outputs[16])  # of the epoch that validated best
+    assert "epoch 4/4" in outputs[17]
 
 
 def test_the_commands_of_the_recipes(tmp_path):
@@ -95,6 +100,24 @@ def test_a_cell_of_ones_own_learns(tmp_path):
     assert name == "losses"
     assert len(losses) == 4
     assert max(map(float, losses)) < 1.5  # 2.3 is that of a guess
+
+
+def test_a_sweep_from_python(tmp_path):
+    (program,) = [text for _, kind, text in blocks(MANY_TRAININGS) if kind == "python"]
+    assert "learning_rate" in run([sys.executable, "-W", "error", "-c", program], tmp_path)
+    assert load_run(tmp_path / "runs" / "best-rate").class_names == tuple("0123456789")
+
+
+def test_data_of_ones_own_are_learnt(tmp_path):
+    programs = [text for _, kind, text in blocks(OWN_DATA) if kind == "python"]
+    (commands,) = [text for _, kind, text in blocks(OWN_DATA) if kind == "sh"]
+    name, accuracy = run([sys.executable, "-W", "error", "-c", "\n".join(programs)], tmp_path).split()
+    assert name == "accuracy"
+    assert float(accuracy) > 0.8  # 0.5 is that of a guess
+    trained, predicted, reported = [run(shlex.split(line), tmp_path) for line in commands.splitlines()]
+    assert "20 rows of 20" in trained
+    assert predicted.count("odd") > 200
+    assert "even" in reported
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from lstm_mnist_jax.report.diagnosis_figures import (
 )
 from lstm_mnist_jax.report.history_figure import draw_history
 from lstm_mnist_jax.report.knowing import draw_knowing, read_many
+from lstm_mnist_jax.report.reading import draw_reading_of
 from lstm_mnist_jax.reporting.statistics import Share
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _reading(run: TrainedRun, diagnosis: Diagnosis, images: np.ndarray, name: st
         f"network's guess changes {_count(len(changes) - 1, 'time')}, and is {names[final]} from {step_name} "
         f"{changes[-1] + 1} of {len(along)} on; in the end it is {sureness(float(along[-1, final]))}."
     )
-    return Picture(name, title, caption, run.draw_reading(image[0], label))
+    return Picture(name, title, caption, draw_reading_of(run, image[0], true_label=label))
 
 
 def interval(share: Share) -> str:

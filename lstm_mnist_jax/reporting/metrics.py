@@ -2,8 +2,12 @@
 
 import contextlib
 import time
+import typing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import RunError
@@ -41,6 +45,12 @@ class EpochMetrics:
 def read_metrics(path: Path) -> list[EpochMetrics]:
     """The epochs in a metrics.jsonl. Lines that are none, as a crash may leave, are passed over."""
     return read_json_lines(path, lambda values: from_dict(EpochMetrics, values))
+
+
+def as_columns(epochs: Sequence[EpochMetrics]) -> dict[str, np.ndarray]:
+    """The epochs as an array [epochs] for each field, by its name: int64 or float64, empty where there is none."""
+    kinds = typing.get_type_hints(EpochMetrics)
+    return {name: np.array([getattr(metrics, name) for metrics in epochs], kind) for name, kind in kinds.items()}
 
 
 class MetricsWriter:

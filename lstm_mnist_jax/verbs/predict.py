@@ -168,6 +168,7 @@ class _Drawings:
         """Draws how a picture was read; no drawing replaces another of the same command, nor a picture."""
         from lstm_mnist_jax.data.pictures import printable
         from lstm_mnist_jax.report.files import file_bytes
+        from lstm_mnist_jax.report.reading import draw_reading_of
 
         assert answer.image is not None
         stem = re.sub(r"\.\w+$|\.npy(?=\[\d+\]$)", "", Path(answer.name).name)
@@ -177,7 +178,7 @@ class _Drawings:
             number += 1
             name = f"{stem}-{number}-reading.png"
         self._names.add(name)
-        figure = run.draw_reading(answer.image, title=printable(answer.name))
+        figure = draw_reading_of(run, answer.image, title=printable(answer.name))
         try:
             (self.folder / name).write_bytes(file_bytes(figure, "png"))
         except OSError as error:

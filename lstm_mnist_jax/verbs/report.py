@@ -87,11 +87,10 @@ def _diagnosed(path: Path, parsed: ReportArguments) -> Any:
     """(run, history, diagnosis, data set)."""
     from lstm_mnist_jax.inference import load_run
     from lstm_mnist_jax.report.diagnosis import diagnose, load_data
-    from lstm_mnist_jax.report.history import history
 
     run = load_run(path, parsed.checkpoint or "best")
     dataset = load_data(run.folder, parsed.source, parsed.data_dir)
-    return run, history(path), diagnose(run, dataset, parsed.split or "test"), dataset
+    return run, run.history(), diagnose(run, dataset, parsed.split or "test"), dataset
 
 
 def _compare(paths: Sequence[Path], parsed: ReportArguments) -> dict[str, Any]:
