@@ -26,6 +26,9 @@ from lstm_mnist_jax.training.step import init_state
 BATCHES_AHEAD = 16
 """How many batches a device holds at once, at most: enough that it never waits for the next."""
 
+ATTEMPTS = 10
+"""How often a checkpoint is looked for where a training puts newer ones into the place of older ones meanwhile."""
+
 Normalised = Float32[np.ndarray, "n height width *channels"]
 
 
@@ -257,6 +260,17 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
       RunError: the folder is not a run's, or the checkpoint is missing or damaged.
     """
     folder = read_run_folder(Path(path).expanduser())
+    for _ in range(ATTEMPTS - 1):
+        before = checkpoint.finished_steps(folder.checkpoints)
+        try:
+            return _load(folder, checkpoint_name)
+        except (RunError, OSError):
+            if checkpoint.finished_steps(folder.checkpoints) == before:
+                raise
+    return _load(folder, checkpoint_name)
+
+
+def _load(folder: RunFolder, checkpoint_name: str | int) -> TrainedRun:
     directory = folder.checkpoints
     step = _find_step(directory, checkpoint_name)
     source = checkpoint.checkpoint_path(directory, step)

@@ -19,9 +19,10 @@ from lstm_mnist_jax import PRESETS, inference, load, load_run, sweep, train
 from lstm_mnist_jax.cli import main
 from lstm_mnist_jax.config import DataConfig
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, RunError
 from lstm_mnist_jax.report.reading import draw_reading_of
 from lstm_mnist_jax.sweeps.space import space_of
+from lstm_mnist_jax.training.checkpoint import finished_steps
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +254,8 @@ def test_what_people_get_wrong(predict, run_dir, scans, tmp_path):
     for where, words, code, message in (
         (run_dir, [], 2, "There is no picture"),
         (tmp_path / "none", [picture], 2, "is not a run folder: there is no such folder"),
+        (picture, [], 2, "Name the folder of a run before the pictures"),
+        (run_dir.parent, [picture], 2, f"It holds runs: {run_dir}"),
         (picture, [run_dir], 2, f"The run comes first, the pictures after it: lstm-mnist predict {run_dir}"),
         (folder, [picture], 2, "it has no config.json"),
         (tmp_path / "new", [picture], 2, "has no checkpoint"),
@@ -268,3 +271,22 @@ def test_what_people_get_wrong(predict, run_dir, scans, tmp_path):
         assert (ended, printed) == (code, "")
         assert message in errors
         assert errors.count("\n") == 1
+
+
+def test_a_checkpoint_that_a_training_replaces_meanwhile_is_looked_for_again(run_dir, tmp_path, monkeypatch):
+    shutil.copytree(run_dir, tmp_path / "run")
+    steps = finished_steps(tmp_path / "run" / "checkpoints")
+    read, tried = inference.checkpoint.load_state, []
+
+    def read_too_late(path, like):
+        tried.append(int(path.name))
+        if len(tried) == 1:
+            shutil.rmtree(path)
+        return read(path, like)
+
+    monkeypatch.setattr(inference.checkpoint, "load_state", read_too_late)
+    assert load_run(tmp_path / "run", "last").step == steps[-2]
+    assert tried == [steps[-1], steps[-2]]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / f"{steps[-2]:08d}" / "state")
+    with pytest.raises(RunError, match="lacks the file"):
+        load_run(tmp_path / "run", "last")

@@ -197,7 +197,7 @@ def test_a_run_of_one_epoch_and_one_of_none(run_dir, capsys):
         (["RUN", "--source", "fashion"], DataError, "Unknown data source 'fashion'"),
         (["RUN", "--into", "RUN/config.json"], RunError, "is a file, expected a folder.*Choose another --into"),
         (["RUN", "--into", "RUN/config.json/in"], RunError, "cannot be written to.*Choose another folder with --into"),
-        (["RUN", "--html", "RUN/checkpoints"], RunError, "checkpoints cannot be written"),
+        (["RUN", "--html", "RUN/checkpoints"], RunError, "checkpoints is a folder. Name a file, such as"),
     ],
 )
 def test_mistakes_are_explained(run_dir, tmp_path, words, error, message):

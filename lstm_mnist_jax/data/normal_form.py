@@ -35,6 +35,9 @@ FAINT_EDGE = 0.01
 SURE = 6.0
 """Standard deviations of noise, of the mean of 3 x 3 pixels, above which there is ink: noise is, one in 10^9 times."""
 
+EVENLY = 0.5
+"""The share of the unevenness of its border that a picture keeps when uneven light is taken off, if it was that."""
+
 TAKEN_OFF = 2.0
 """Standard deviations of what is left of the noise that are taken off what is left of the paper."""
 
@@ -78,7 +81,7 @@ def digit(picture: Picture, height: int = 28, width: int = 28) -> Float32[np.nda
     Raises:
       DataError: nothing can be told from the paper.
     """
-    grey = _with_channels(reduced(picture, SOUGHT_SIZE), [])
+    grey = _evenly_lit(_with_channels(reduced(picture, SOUGHT_SIZE), []))
     paper, noise = _paper(grey)
     differences = grey - paper
     side = _rounded(FACES * min(height, width))
@@ -90,7 +93,12 @@ def digit(picture: Picture, height: int = 28, width: int = 28) -> Float32[np.nda
         by_row, by_column = resampling(strokes.shape[0], tall), resampling(strokes.shape[1], wide)
         strokes = by_row @ strokes @ by_column.T
         noise *= math.sqrt(np.square(by_row[tall // 2]).sum() * np.square(by_column[wide // 2]).sum())
-    least, most = min(TAKEN_OFF * noise, 0.5 * float(strokes.max())), float(strokes.max())
+    most = float(strokes.max())
+    if most < LEAST_CONTRAST:
+        raise DataError(
+            "Nothing can be seen on the picture. What is on it vanishes when it is made as small as a digit."
+        )
+    least = min(TAKEN_OFF * noise, 0.5 * most)
     strokes = np.clip((strokes - least) / (most - least), 0, 1)
     top, left = (_start(strokes.sum(axis=axis), length) for axis, length in ((1, height), (0, width)))
     normal = np.zeros((height, width), np.float32)
@@ -134,6 +142,17 @@ def _paper(grey: np.ndarray) -> tuple[float, float]:
     median_difference = 0.394 if is_cut else 0.954
     noise = float(np.median(np.abs(np.diff(border)))) / median_difference if len(border) > 1 else 0.0
     return float(border[np.abs(border - middle) <= 3 * noise].mean(dtype=np.float64)), noise
+
+
+def _evenly_lit(grey: np.ndarray) -> np.ndarray:
+    """The picture without a light that falls from one side: less a plane through the middles of its four sides, if
+    its border is paper in that light. One that ink reaches is not, nor one that a program has drawn."""
+    height, width = grey.shape
+    down, right = (float(np.median(side[-1]) - np.median(side[0])) for side in (grey, grey.T))
+    light = down * np.linspace(-0.5, 0.5, height)[:, None] + right * np.linspace(-0.5, 0.5, width)
+    lit = (grey - light).astype(np.float32)
+    before, after = (np.abs(_border(levels) - np.median(_border(levels))).mean() for levels in (grey, lit))
+    return lit if after < EVENLY * before else grey
 
 
 def _means_of_nine(levels: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ Knows arrays and bytes, no decoder: see `pictures` for files of all kinds.
 """
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -38,7 +39,9 @@ def from_npy(content: bytes, shown: str) -> np.ndarray:
         major, _ = np.lib.format.read_magic(file)
         # Version 3 differs from 2 in the names of fields alone, which no picture has.
         read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that Python 2 wrote
+            shape, is_fortran, dtype = read_header(file)
     except Exception as error:  # headers are Python literals, and say what they like
         raise DataError(f"{shown} is a damaged .npy file: its header cannot be read.") from error
     if dtype.hasobject:
@@ -88,7 +91,8 @@ def require_pixels(lengths: Sequence[int], shown: str) -> None:
     for length in lengths:
         count *= int(length)  # Python's integers do not overflow
     if count > MAX_PIXELS:
-        raise too_large(shown, " x ".join(f"{length:,}" for length in lengths))
+        size = " x ".join(f"{length:,}" for length in lengths)
+        raise too_large(shown, size if len(size) < 80 else "far too many")
 
 
 def too_large(shown: str, size: str) -> DataError:

@@ -119,7 +119,9 @@ def read_run_folder(path: Path) -> RunFolder:
             f"{path} holds many trainings. Take one out, with lstm-mnist extract {path} --run-dir ANOTHER_FOLDER."
         )
     if not file.is_file():
-        raise RunError(f"{path} is not a run folder: it has no config.json. A training makes one with --run-dir.")
+        inside = sorted(str(other.parent) for other in path.glob("*/config.json"))
+        hint = f"It holds runs: {', '.join(inside[:8])}." if inside else "A training makes one with --run-dir."
+        raise RunError(f"{path} is not a run folder: it has no config.json. {hint}")
     try:
         contents = json.loads(file.read_text("utf-8"))
         number = contents["format"]

@@ -54,6 +54,8 @@ def predict(arguments: Sequence[str]) -> int:
     """`lstm-mnist predict`."""
     parsed = parse(PredictArguments, arguments)
     if not parsed.images:
+        if parsed.run_dir.is_file():
+            raise UserError(f"{parsed.run_dir} is a file. Name the folder of a run before the pictures.")
         raise UserError("There is no picture. Name files, folders or patterns after the run, or - for standard input.")
     if parsed.json and (parsed.show or parsed.explain):
         raise UserError("--show and --explain are for people; leave out --json.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.verbs.parsing import parse
 
@@ -51,6 +51,10 @@ def report(arguments: Sequence[str]) -> int:
     parsed = parse(ReportArguments, arguments)
     if not parsed.run_dirs:
         raise UserError("There is no run. Name the folder of one, or several to compare.")
+    if parsed.html is not None and parsed.html.expanduser().is_dir():
+        raise RunError(f"--html {parsed.html} is a folder. Name a file, such as {parsed.html / 'report.html'}.")
+    if parsed.into is not None and parsed.into.expanduser().is_file():
+        raise RunError(f"{parsed.into} is a file, expected a folder for the pictures. Choose another --into.")
     from lstm_mnist_jax.config import Execution
     from lstm_mnist_jax.sweeps.folder import is_population
     from lstm_mnist_jax.training.mesh import prepare

@@ -194,6 +194,22 @@ def test_examples_can_be_taken_and_drawn_over(page, trained, test_set):
     assert any(np.array_equal(shown, image) for image in test_set.images[wrong[:14]])
 
 
+def test_a_stroke_may_be_taken_back_while_it_is_drawn(page):
+    clear(page)
+    box = page.locator("#pad").bounding_box()
+    clicked = "button => button.click()"
+    for take_back in (lambda: page.keyboard.press("Control+z"), lambda: page.locator("#clear").evaluate(clicked)):
+        page.mouse.move(box["x"] + 30, box["y"] + 30)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 60, box["y"] + 60, steps=3)
+        take_back()
+        page.mouse.move(box["x"] + 90, box["y"] + 60, steps=3)
+        page.mouse.up()
+        assert reading_of(page) is None
+    draw(page, SEVEN)
+    assert reading_of(page) is not None
+
+
 def test_the_page_begins_with_an_example_that_makes_way(page):
     assert reading_of(page) is not None
     assert page.locator("#invitation").is_visible()
@@ -231,7 +247,8 @@ def test_playing_reveals_row_after_row(open_page, html):
 
     page = open_page(html, reduced_motion="no-preference")
     position, play = page.locator("#position"), page.locator("#play")
-    expect(position).to_have_value("28")  # the example at the beginning
+    expect(position).to_have_value("28")  # at the beginning an example, and the answer
+    expect(play).to_have_text("Play")
     page.get_by_role("button", name="0", exact=True).click()
     expect(play).to_have_text("Pause")
     expect(position).to_have_value(re.compile(r"^1?\d$"))

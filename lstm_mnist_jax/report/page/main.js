@@ -73,7 +73,7 @@ function pixelsOf(example) {
 }
 
 function showExample(example, passing) {
-  playNext = true;
+  playNext = !passing; // at first the answer is seen, not the beginning of a reading
   pad.show(pixelsOf(example), { caption: `An example: ${classes[example.label]}`, passing });
 }
 

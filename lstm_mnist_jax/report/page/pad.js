@@ -198,7 +198,7 @@ function makePad(canvas, image, onChange) {
   canvas.addEventListener("blur", () => pointer === null && lift());
 
   function drop() {
-    stroke = null;
+    pointer = stroke = null; // what a pointer still does until it is lifted is no stroke any more
     cursor.down = false;
   }
 
@@ -211,7 +211,9 @@ function makePad(canvas, image, onChange) {
 
   function clear() {
     drop();
-    if (!isEmpty()) push(EMPTY);
+    if (!isEmpty()) return push(EMPTY);
+    render();
+    onChange(false);
   }
 
   /** Shows an image of the network's own size, [pixels * channels] from 0 to 1, which the network sees as it is. */
