@@ -1,5 +1,6 @@
 """The command `lstm-mnist VERB ...`: finds the verb, and tells what went wrong in a line."""
 
+import io
 import os
 import signal
 import sys
@@ -66,6 +67,8 @@ def _run(words: list[str], debug: bool) -> int:
     if verb == "--version":
         print(__version__)
         return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can print every name
     try:
         if verb not in VERBS:
             raise UserError(f"Unknown verb {verb!r}; expected one of {', '.join(VERBS)}. See lstm-mnist --help.")

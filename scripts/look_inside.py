@@ -45,7 +45,7 @@ def main(run_dir: Path) -> None:
     image = test.images[example : example + 1]
     along = run.read_along(image)[0]  # [time, classes]
     print(f"test image {example} is {names[test.labels[example]]}. Step by step, the network says:")
-    by_rows = image.shape[1:2] == along.shape[:1] and image.ndim == 3
+    by_rows = run.step_name == "row" and image.ndim == 3
     for step, given in enumerate(along):
         best = given.argmax()
         row = shades(image[0, step] / 255) if by_rows else ""
@@ -66,6 +66,7 @@ def main(run_dir: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # not every terminal has bars
     try:
         main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/look-inside").expanduser())
     except UserError as error:

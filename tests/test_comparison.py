@@ -145,7 +145,7 @@ def test_a_sweep_alone_is_compared_within_itself(folders, capsys):
 
 
 def test_a_sweep_that_diverged_altogether_is_told(tmp_path, capsys):
-    burst = dataclasses.replace(SMALL, optimizer=OptimizerConfig(learning_rate=1e38))
+    burst = dataclasses.replace(SMALL, optimizer=OptimizerConfig(learning_rate=3e38))
     sweep(burst, space_of({}, seeds=2), tmp_path / "burst")
     assert report([str(tmp_path / "burst")]) == 0
     told = capsys.readouterr().out

@@ -43,7 +43,8 @@ def test_states_are_those_of_the_layers(network):
     assert [layer.hidden.shape[-1] for layer in found] == [
         width * (1 + config.bidirectional) for width in config.hidden_features
     ]
-    np.testing.assert_allclose(found[-1].hidden, np.moveaxis(outputs, 0, 1), atol=2e-6)
+    atol = 2e-5 if config.cell == "layer_norm_lstm" else 2e-6  # which divides by deviations that may be small
+    np.testing.assert_allclose(found[-1].hidden, np.moveaxis(outputs, 0, 1), atol=atol)
     assert (found[0].cell is None) == (config.cell == "gru")
     if config.cell != "gru" and not config.bidirectional:
         for layer, carry in zip(found, carries, strict=True):

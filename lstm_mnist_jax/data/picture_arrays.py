@@ -15,7 +15,7 @@ from lstm_mnist_jax.errors import DataError
 Picture = Float32[np.ndarray, "height width"] | Float32[np.ndarray, "height width 3"]
 """From 0 (black) to 1 (white): grey, or red, green and blue."""
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 52_000_000
 """Of a picture, and of all in an array of a file: decoding takes up to twenty bytes each, so a gigabyte at most."""
 
 KEPT_SIZE = 1024

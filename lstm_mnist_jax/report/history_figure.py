@@ -19,7 +19,7 @@ def draw_history(columns: Mapping[str, np.ndarray], epoch: int | None = None) ->
     """Loss, accuracy, learning rate and gradient norm over the epochs.
 
     Args:
-      columns: of `lstm_mnist_jax.report.history.history`, with an epoch or more.
+      columns: of `TrainedRun.history`, with an epoch or more.
       epoch: the epoch whose weights are reported of; it is marked.
     """
     from matplotlib.figure import Figure

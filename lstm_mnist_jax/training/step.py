@@ -268,7 +268,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         fresh = state.step % steps_per_epoch == 0
         sums = jax.tree.map(lambda total: jnp.where(fresh, 0, total), state.epoch_sums)
-        gradient_norm = optax.tree.norm(gradient)  # finite where the gradient is
+        gradient_norm = optax.tree.norm(gradient)  # not finite where the gradient is not, or too long
         bad = (state.first_bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(gradient_norm))
         return TrainState(
             step=state.step + 1,

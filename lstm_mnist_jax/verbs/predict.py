@@ -1,6 +1,5 @@
 """`lstm-mnist predict`."""
 
-import io
 import json
 import re
 import sys
@@ -59,16 +58,16 @@ def predict(arguments: Sequence[str]) -> int:
         raise UserError("There is no picture. Name files, folders or patterns after the run, or - for standard input.")
     if parsed.json and (parsed.show or parsed.explain):
         raise UserError("--show and --explain are for people; leave out --json.")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # files may have names that the terminal cannot print
+    from lstm_mnist_jax.data.pictures import find_pictures
     from lstm_mnist_jax.inference import load_run
 
     _require_order(parsed)
     run = load_run(parsed.run_dir, parsed.checkpoint)
     _require_finite(run)
-    drawings = None if parsed.explain_into is None else _Drawings(parsed.explain_into.expanduser())
+    files = find_pictures(parsed.images)
+    drawings = None if parsed.explain_into is None else _Drawings(parsed.explain_into.expanduser(), files)
     all_answered, rows = True, []
-    for answer in _answers(run, parsed.images, parsed.form):
+    for answer in _answers(run, files, parsed.form):
         figure = None
         if answer.error is not None:
             all_answered = False
@@ -88,10 +87,10 @@ def predict(arguments: Sequence[str]) -> int:
     return 0 if all_answered else 1
 
 
-def _answers(run: "TrainedRun", words: Sequence[str], form: str | None) -> Iterator[Answer]:
+def _answers(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Answer]:
     """The answers in the order of the pictures, of which no more are held than are classified together."""
     waiting: list[Answer] = []
-    for answer in _pictures(run, words, form):
+    for answer in _pictures(run, files, form):
         waiting.append(answer)
         if len(waiting) == TOGETHER:
             yield from _classified(run, waiting)
@@ -99,10 +98,10 @@ def _answers(run: "TrainedRun", words: Sequence[str], form: str | None) -> Itera
     yield from _classified(run, waiting)
 
 
-def _pictures(run: "TrainedRun", words: Sequence[str], form: str | None) -> Iterator[Answer]:
-    from lstm_mnist_jax.data.pictures import find_pictures, printable, read_pictures
+def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Answer]:
+    from lstm_mnist_jax.data.pictures import printable, read_pictures
 
-    for file in find_pictures(words):
+    for file in files:
         try:
             for name, picture in read_pictures(file):
                 try:
@@ -117,6 +116,11 @@ def _classified(run: "TrainedRun", waiting: list[Answer]) -> Iterator[Answer]:
     images = [answer.image for answer in waiting if answer.image is not None]
     if images:
         _, probabilities = run.predict(np.stack(images))
+        if not np.isfinite(probabilities).all():
+            raise RunError(
+                f"The network of {run.folder.path} at step {run.step} answers with what is no number: its weights are "
+                "too large. Choose another --checkpoint."
+            )
     classified = iter(probabilities if images else ())
     for answer in waiting:
         yield answer if answer.image is None else Answer(answer.name, answer.image, next(classified))
@@ -155,8 +159,9 @@ def _as_json(run: "TrainedRun", answer: Answer, figure: Path | None) -> dict[str
 class _Drawings:
     """A folder of drawings, each named after its picture."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pictures: Sequence[str]) -> None:
         self.folder = folder
+        self._pictures = {Path(picture).resolve() for picture in pictures}
         self.count = 0
         self._names: set[str] = set()
         try:
@@ -174,12 +179,12 @@ class _Drawings:
 
         assert answer.image is not None
         stem = re.sub(r"\.\w+$|\.npy(?=\[\d+\]$)", "", Path(answer.name).name)
-        stem = re.sub(r"[^\w.]+", "-", stem).strip("-.")[:100] or "picture"
+        stem = re.sub(r"[^\w.]+", "-", stem).strip("-.").encode()[:200].decode(errors="ignore") or "picture"
         name, number = f"{stem}-reading.png", 1
-        while name in self._names:
+        while name.casefold() in self._names or (self.folder / name).resolve() in self._pictures:
             number += 1
             name = f"{stem}-{number}-reading.png"
-        self._names.add(name)
+        self._names.add(name.casefold())
         figure = draw_reading_of(run, answer.image, title=printable(answer.name))
         try:
             (self.folder / name).write_bytes(file_bytes(figure, "png"))

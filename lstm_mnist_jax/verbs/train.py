@@ -85,17 +85,19 @@ def train(arguments: Sequence[str]) -> int:
         option = "--epochs" if len(result.epochs) >= parsed.config.epochs else "--early-stop-epochs"
         say(console, f"complete after {len(result.epochs)} epochs; train longer with {option}")
     say(console, f"saved in {run_dir}; what next:")
-    _say_what_next(console, parsed.config, shlex.quote(str(run_dir)))
+    complete = len(result.epochs) >= parsed.config.epochs
+    _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), complete)
     return 0
 
 
-def _say_what_next(console: Console, config: Config, run_dir: str) -> None:
-    constant = config.optimizer.schedule == "constant"  # a rate that falls has ended where the run was to end
+def _say_what_next(console: Console, config: Config, run_dir: str, complete: bool) -> None:
+    # A rate that falls has ended where the run was to end, and what was stopped early waits for no epochs.
+    can_go_on = config.optimizer.schedule == "constant" and complete
     go_on = f"train --resume {run_dir} --epochs {2 * config.epochs}", "train for longer"
     commands = {
         f"report {run_dir} --html {run_dir}/report.html": "a page to draw on, with curves and mistakes",
         f"predict {run_dir} PICTURE": "what is on a picture of yours",
-        **dict([go_on if constant else (f"evaluate {run_dir}", "loss and accuracy by split and by class")]),
+        **dict([go_on if can_go_on else (f"evaluate {run_dir}", "loss and accuracy by split and by class")]),
     }
     width = max(map(len, commands))
     for command, what in commands.items():

@@ -6,6 +6,7 @@ its own, by hash.
 """
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
@@ -62,7 +63,8 @@ def write_page(
         partial.write_text(page, "utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
@@ -115,11 +117,12 @@ def _texts(run: TrainedRun, parameters: int) -> dict[str, str]:
     config, step = run.folder.config.model, description.step_names(run)
     layers = describe_layers(config).replace("->", "→")
     sequence = task_of(config).describe(run.folder.data.image_shape)
+    name = run.folder.path.absolute().name
     what = "a digit" if run.form == "digit" else "a picture"
     return {
-        "title": f"Draw {what}: {run.folder.path.name}",
+        "title": f"Draw {what}: {name}",
         "what": what,
-        "run": run.folder.path.name,
+        "run": name,
         "network": f"{sequence} → {layers} → {len(run.class_names)} classes, {parameters:,} parameters",
         "version": __version__,
         "step": step["one"],
