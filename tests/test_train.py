@@ -258,7 +258,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(uninterrupted, tmp_pa
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"format": 99, "environment": {"lstm-mnist-jax": "9.9"}}', "is a run folder of format 99.*version 9.9"),
-        ('{"format": 4, "config": {}, "data": {}}', "damaged or of another version: the config lacks augmentation"),
+        ('{"format": 5, "config": {}, "data": {}}', "damaged or of another version: the config lacks augmentation"),
     ],
 )
 def test_what_is_no_run_folder_is_refused(tmp_path, contents, message):
