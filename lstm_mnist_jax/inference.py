@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int
 
 from lstm_mnist_jax import model, reading
 from lstm_mnist_jax.config import Execution, ModelConfig
-from lstm_mnist_jax.data import load
+from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.data.picture_arrays import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
@@ -232,9 +232,7 @@ class TrainedRun:
             raise ConfigError(
                 f"average_shifts is {average_shifts}, expected 0 to {most} pixels: further, images leave themselves."
             )
-        moved = {"source": source or config.data.source, "data_dir": data_dir or config.data.data_dir}
-        dataset = load(**vars(config.data) | moved)
-        self.folder.data.require_same(dataset, self.folder.path)
+        dataset = load_data(self.folder, source, data_dir)
         mesh = make_mesh(execution, None)
         return {
             name: make_evaluation(config.model, examples, mesh, execution.device_data_limit, average_shifts)(
@@ -306,3 +304,25 @@ def _refuse_damaged(directory: Path, step: int) -> None:
     if damage := checkpoint.find_damage(path):
         others = [other for other in checkpoint.finished_steps(directory) if other != step]
         raise RunError(f"Checkpoint {path} {damage}. Name another by its step: {others or 'there is none'}.")
+
+
+def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None = None) -> Dataset:
+    """The data that a run was trained on.
+
+    Args:
+      folder: the run's.
+      source, data_dir: where they are now; None is where they were.
+
+    Raises:
+      DataError: they cannot be loaded.
+      RunError: they are not those of the run.
+    """
+    was = folder.config.data
+    try:
+        moved = {"source": source or was.source, "data_dir": data_dir or was.data_dir}
+        dataset = load(**vars(was) | moved)
+    except DataError as error:
+        moved_hint = "" if source else " If they have moved, say with --source where they are now."
+        raise DataError(f"The data of {folder.path} cannot be loaded. {error}{moved_hint}") from error
+    folder.data.require_same(dataset, folder.path)
+    return dataset

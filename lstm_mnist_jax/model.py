@@ -104,6 +104,26 @@ class Classifier(nnx.Module):
         directions = carries[-1] if self.config.bidirectional else [carries[-1]]
         return jnp.concatenate([c[-1] if isinstance(c, tuple) else c for c in directions], axis=-1)
 
+    def pool_along(self, outputs: Float[Array, "time batch features"]) -> Float[Array, "time batch features"]:
+        """What the dense layer would read if the sequence ended after each step; of layers in one direction."""
+        match self.config.pooling:
+            case "mean":
+                return jnp.cumsum(outputs, axis=0) / jnp.arange(1, len(outputs) + 1)[:, None, None]
+            case "max":
+                return jax.lax.cummax(outputs, axis=0)
+            case "attention":
+                scores = self.attention(outputs)
+                totals = jax.lax.cumlogsumexp(scores, axis=0)  # weights are relative to it, so that none overflows
+                kept = jnp.exp(jnp.concatenate([jnp.full_like(totals[:1], -jnp.inf), totals[:-1]]) - totals)
+
+                def add(mean: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+                    kept, share, output = step
+                    mean = kept * mean + share * output
+                    return mean, mean
+
+                return jax.lax.scan(add, jnp.zeros_like(outputs[0]), (kept, jnp.exp(scores - totals), outputs))[1]
+        return outputs
+
 
 def _stack(config: ModelConfig) -> Callable[..., StackedRNN]:
     """(in_features, hidden_features, rngs=...) to the recurrent layers."""

@@ -32,17 +32,17 @@ class LayerStates(NamedTuple):
 def logits_along(params: model.Params, images: model.Images, config: ModelConfig) -> Float[Array, "batch time classes"]:
     """The logits after each step: what the network would say if the image ended there.
 
-    Where the last output is what counts, that is the dense layer on every step's hidden state. A network of both
-    directions reads each beginning of the sequence anew, backwards too, so it takes time squared.
+    In one direction that is the dense layer on every step's hidden state, or on what is pooled of those so far. A
+    network of both directions reads each beginning of the sequence anew, backwards too, so it takes time squared.
 
     Args:
       params, images, config: as for `model.apply`.
     """
     network = model.bind(params, config, images.shape[1:])
     sequences = network.sequences(images)
-    if config.pooling == "last" and not config.bidirectional:
+    if not config.bidirectional:
         outputs, _ = network.rnn(sequences)
-        return jnp.moveaxis(network.dense(outputs), 0, 1)
+        return jnp.moveaxis(network.dense(network.pool_along(outputs)), 0, 1)
     lengths = jnp.arange(1, len(sequences) + 1)
     return jnp.moveaxis(jax.lax.map(partial(network.logits_until, sequences), lengths), 0, 1)
 

@@ -162,23 +162,12 @@ def test_memory_is_what_the_work_takes(tmp_path):
         assert found["bytes"] == pytest.approx(2**26, rel=0.1)
 
 
-# A suite that a shell runs in the background ignores SIGINT, and so would what it starts.
-HEEDING = """
-import runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 def test_ctrl_c_writes_what_was_measured(tmp_path):
     output = tmp_path / "b.json"
     process = subprocess.Popen(
         [
             sys.executable,
             "-u",
-            "-c",
-            HEEDING,
             SCRIPT,
             "compile",
             "--tiny",

@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
-from lstm_mnist_jax.report.diagnosis import BINS, Diagnosis, diagnose, load_data
+from lstm_mnist_jax.inference import load_data
+from lstm_mnist_jax.report.diagnosis import BINS, Diagnosis, diagnose
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import Share
 

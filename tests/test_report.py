@@ -85,7 +85,7 @@ def test_pictures_and_words_of_a_run(run_dir, capsys):
 
 
 def load(run_dir):
-    from lstm_mnist_jax.report.diagnosis import load_data
+    from lstm_mnist_jax.inference import load_data
 
     return load_data(load_run(run_dir).folder)
 

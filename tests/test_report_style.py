@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from lstm_mnist_jax.report.axes import error_axis, settled
-from lstm_mnist_jax.report.contents import Picture
 from lstm_mnist_jax.report.files import file_bytes, themed_svg, write_pictures
+from lstm_mnist_jax.report.picture import Picture
 from lstm_mnist_jax.report.style import GROUND, INK, SERIES, series_style, shown, styled
 
 DARK = "#1a1c20"

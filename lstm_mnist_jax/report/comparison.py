@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lstm_mnist_jax.errors import UserError
-from lstm_mnist_jax.report.diagnosis import load_data
+from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import Share, mean_of
 from lstm_mnist_jax.sweeps.folder import PopulationFolder, is_population, read_population_folder
@@ -69,7 +69,8 @@ class Entry:
       label: what it is called.
       folder: of the run or of the sweep.
       epochs: int [epochs].
-      curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none.
+      curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none, or
+        the training diverged.
       best_epochs: of each training that did not diverge, the one with the highest validation accuracy.
       accuracies: by split, the accuracy after it.
       diverged: how many trainings diverged.
@@ -111,10 +112,11 @@ def read_entries(
       RunError: a folder is neither a run nor a sweep.
     """
     labels, notes = _labels(paths), list[str]()
-    entries: list[Entry] = []
+    entries, fingerprints = list[Entry](), set[str]()
     for path, label in zip(paths, labels, strict=True):
         if is_population(path):
             population = read_population_folder(path)
+            fingerprints.add(population.data.fingerprint)
             examples = _examples(RunFolder(path, population.config, population.data, {}), source, data_dir, notes)
             found = [
                 _of_setting(population, result, examples, label if len(paths) > 1 else "")
@@ -123,11 +125,9 @@ def read_entries(
             entries += found
         else:
             folder = read_run_folder(path)
+            fingerprints.add(folder.data.fingerprint)
             entries.append(_of_run(folder, _examples(folder, source, data_dir, notes), label))
-    if (
-        len({(read_population_folder(p) if is_population(p) else read_run_folder(p)).data.fingerprint for p in paths})
-        > 1
-    ):
+    if len(fingerprints) > 1:
         notes.append("They were not trained on the same data: their accuracies are of different questions.")
     return sorted(entries, key=_rank), notes
 
@@ -178,11 +178,12 @@ def _of_setting(
     population: PopulationFolder, result: SettingResult, examples: dict[str, int | None], label: str
 ) -> Entry:
     members = {member.member: row for row, member in enumerate(result.members)}
+    sound = {member.member for member in result.members if not member.diverged}
     lines = [
         (line.epoch, metrics)
         for line in read_group_metrics(population.metrics)
         for metrics in line.members
-        if metrics.member in members and not metrics.diverged
+        if metrics.member in sound
     ]
     epochs = np.array(sorted({epoch for epoch, _ in lines}), int)
     curves = {split: np.full((len(members), len(epochs)), np.nan) for split in SPLITS}

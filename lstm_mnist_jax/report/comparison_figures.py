@@ -7,7 +7,7 @@ import numpy as np
 
 from lstm_mnist_jax.report.axes import epoch_axis, error_axis, marker, settled
 from lstm_mnist_jax.report.comparison import SPLITS, Entry
-from lstm_mnist_jax.report.contents import Picture
+from lstm_mnist_jax.report.picture import Picture
 from lstm_mnist_jax.report.style import BLUE, INK, VERMILION, WIDTH, series_style, shown, styled
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def comparison_pictures(entries: Sequence[Entry]) -> list[Picture]:
         Picture(
             "comparison",
             "Where they ended",
-            f"{of}, each training at its best epoch on validation, in percent with 95 % intervals: {parts}. {kinds}",
+            f"{of}, each training at its best epoch on validation, in percent with 95 % intervals: {parts}. {kinds} "
+            "The validation accuracy flatters, since it chose the epoch.",
             draw_accuracies(known),
         ),
         Picture(

@@ -1,12 +1,10 @@
 """The pictures of a run's report, in their order: what each is called, what it says in words, and the figure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.report.diagnosis import Diagnosis
 from lstm_mnist_jax.report.diagnosis_figures import (
@@ -19,36 +17,17 @@ from lstm_mnist_jax.report.diagnosis_figures import (
     sureness,
 )
 from lstm_mnist_jax.report.history_figure import draw_history
-from lstm_mnist_jax.report.knowing import draw_knowing, read_many
+from lstm_mnist_jax.report.knowing import Knowing, draw_knowing, read_many
+from lstm_mnist_jax.report.picture import Picture
 from lstm_mnist_jax.report.reading import draw_reading_of
 from lstm_mnist_jax.reporting.statistics import Share
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture of a report.
-
-    Attributes:
-      name: of its files, without the ending; made of small letters and hyphens, and the only one of this name.
-      title: a few words, for a heading.
-      caption: sentences that say with numbers what is to be seen; they serve those who do not see it, too.
-      figure: the picture.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: "Figure"
 
 
 def run_pictures(
     run: TrainedRun, columns: Mapping[str, np.ndarray], diagnosis: Diagnosis, dataset: Dataset
 ) -> list[Picture]:
     """The pictures of a run. Those of which there is nothing to be seen are left out: curves where no epoch was
-    finished, mistakes where there are none.
+    finished, mistakes where there are none, how soon it knows where that would take too long to find out.
 
     Args:
       run: whose.
@@ -62,7 +41,8 @@ def run_pictures(
     pictures += [_confusion(diagnosis), _by_class(diagnosis), _calibration(diagnosis)]
     if len(diagnosis.mistakes):
         pictures.append(_mistakes(diagnosis, images))
-    pictures.append(_knowing(run, diagnosis.split, examples))
+    if (knowing := read_many(run, examples)) is not None:
+        pictures.append(_knowing(run, diagnosis.split, knowing))
     return pictures + [_reading(run, diagnosis, images, *example) for example in telling_examples(diagnosis)]
 
 
@@ -143,8 +123,8 @@ def _mistakes(diagnosis: Diagnosis, images: np.ndarray) -> Picture:
     return Picture("mistakes", "The surest mistakes", caption, draw_mistakes(diagnosis, images))
 
 
-def _knowing(run: TrainedRun, split: str, examples: Examples) -> Picture:
-    knowing, step_name = read_many(run, examples), run.step_name
+def _knowing(run: TrainedRun, split: str, knowing: Knowing) -> Picture:
+    step_name = run.step_name
     steps = len(knowing.correct)
     half, end = knowing.accuracy[steps // 2 - 1] if steps > 1 else knowing.accuracy[0], knowing.accuracy[-1]
     soon = knowing.first_step(0.9 * end)

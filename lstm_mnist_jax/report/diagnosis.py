@@ -6,11 +6,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from lstm_mnist_jax.data import Dataset, load
-from lstm_mnist_jax.errors import ConfigError, DataError, RunError
+from lstm_mnist_jax.data import Dataset
+from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.reporting.statistics import Share
-from lstm_mnist_jax.training.run_folder import RunFolder
 
 SPLITS = ("test", "validation", "train")
 
@@ -133,7 +132,7 @@ def diagnose(run: TrainedRun, dataset: Dataset, split: str = "test") -> Diagnosi
 
     Args:
       run: of `lstm_mnist_jax.load_run`.
-      dataset: of `load_data`.
+      dataset: of `lstm_mnist_jax.inference.load_data`.
       split: test, validation or train.
 
     Raises:
@@ -150,25 +149,3 @@ def diagnose(run: TrainedRun, dataset: Dataset, split: str = "test") -> Diagnosi
             "diverged. Choose an earlier --checkpoint."
         )
     return Diagnosis(split, dataset.class_names, examples.labels, probabilities)
-
-
-def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None = None) -> Dataset:
-    """The data that a run was trained on.
-
-    Args:
-      folder: the run's.
-      source, data_dir: where they are now; None is where they were.
-
-    Raises:
-      DataError: they cannot be loaded.
-      RunError: they are not those of the run.
-    """
-    was = folder.config.data
-    try:
-        moved = {"source": source or was.source, "data_dir": data_dir or was.data_dir}
-        dataset = load(**vars(was) | moved)
-    except DataError as error:
-        moved_hint = "" if source else " If they have moved, say with --source where they are now."
-        raise DataError(f"The data of {folder.path} cannot be loaded. {error}{moved_hint}") from error
-    folder.data.require_same(dataset, folder.path)
-    return dataset

@@ -8,6 +8,7 @@ from lstm_mnist_jax.report.axes import draw_image, plain_log, settled
 from lstm_mnist_jax.report.diagnosis import Diagnosis
 from lstm_mnist_jax.report.style import BLUE, FAINT, INK, VERMILION, WIDTH, shown, styled
 from lstm_mnist_jax.reporting.statistics import Share
+from lstm_mnist_jax.reporting.terminal import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,5 +173,5 @@ def _labels(diagnosis: Diagnosis, example: int) -> tuple[int, int]:
 
 
 def sureness(probability: float) -> str:
-    """A probability for people; below 1 it is not told as 100 %."""
-    return "over 99.9 % sure" if probability >= 0.9995 else f"{100 * probability:.1f} % sure"
+    """A probability for people."""
+    return f"{percent(probability, 1)} sure"

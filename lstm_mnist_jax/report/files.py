@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.report.contents import Picture
+from lstm_mnist_jax.report.picture import Picture
 from lstm_mnist_jax.report.style import GROUND, INK, styled
 
 if TYPE_CHECKING:

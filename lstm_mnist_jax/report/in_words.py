@@ -117,7 +117,11 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
         table.add_row(f"... {len(entries) - ENTRIES} more")
     console.print(table)
     kinds = {entry.result(split).kind for entry in entries for split in SPLITS}
-    say(console, "Each training at its best epoch on validation; the best on validation first. 95 % intervals:")
+    say(
+        console,
+        "Each training at its best epoch on validation, whose accuracy flatters since it chose the epoch; the best on "
+        "validation first. 95 % intervals:",
+    )
     if "binomial" in kinds:
         say(console, "  (a to b) of a single training: binomial (Wilson), of its many examples; other seeds vary more")
     if "Student's t" in kinds:

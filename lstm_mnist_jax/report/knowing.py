@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.report.axes import settled
 from lstm_mnist_jax.report.style import WIDTH, series_style, styled
 
@@ -19,6 +20,9 @@ EXAMPLES = 1000
 
 STEPS = EXAMPLES * 784
 """Steps that are read in all, at most: fewer images of long sequences in both directions, which each begin anew."""
+
+LEAST = 100
+"""Images: the shares of fewer say little."""
 
 BATCH = 250
 
@@ -48,17 +52,19 @@ class Knowing:
         return int(reached[0]) + 1 if len(reached) else None
 
 
-def read_many(run: TrainedRun, examples: Examples) -> Knowing:
-    """Reads many images along.
+def read_many(run: TrainedRun, examples: Examples) -> Knowing | None:
+    """Reads many images along; None where they would take too long.
 
     Args:
       run: whose network.
       examples: of which the first are taken, `EXAMPLES` or fewer.
     """
-    config = run.folder.config.model
-    steps = run.read_along(examples.images[:1]).shape[1]
-    anew = config.bidirectional or config.pooling != "last"
-    examples = examples[: max(1, min(EXAMPLES, STEPS // (steps * steps if anew else steps)))]
+    config, shape = run.folder.config.model, run.folder.data.image_shape
+    steps, _ = task_of(config).shape(shape)
+    most = min(EXAMPLES, STEPS // (steps * steps if config.bidirectional else steps))
+    if most < LEAST:
+        return None
+    examples = examples[:most]
     correct, given = np.zeros(steps, int), np.zeros(steps)
     for start in range(0, len(examples), BATCH):
         part = examples[start : start + BATCH]

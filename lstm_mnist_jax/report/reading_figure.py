@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from lstm_mnist_jax.report.axes import draw_image
 from lstm_mnist_jax.report.style import FAINT, FONT_SIZE, INK, WIDTH, series_style, shown, styled
 from lstm_mnist_jax.reporting.terminal import percent
 
@@ -90,7 +91,9 @@ def draw_reading(
             told += ", which is right" if guess == true_label else f"; it is {shown(class_names[true_label])}"
         figure.text(0.1 / WIDTH, 1 - 0.1 / height, shown(title, 70), weight="bold", va="top")
         figure.text(0.1 / WIDTH, 1 - (above - 0.3) / height, told, va="top")
-        _draw_image(place(figure, 0.1, 0.1 + SIDE, above, tall), image)
+        seen = place(figure, 0.1, 0.1 + SIDE, above, tall)
+        draw_image(seen, image)
+        seen.set_xlabel("as the network sees it", fontsize=FONT_SIZE - 2)
         _draw_saliency(
             place(figure, 0.1, 0.1 + SIDE, above + tall + 0.4, tall), image, saliency, shown(class_names[guess])
         )
@@ -104,15 +107,6 @@ def draw_reading(
             axes.sharex(curves)
         axes.set_xlabel(f"{step_name}s read")
     return figure
-
-
-def _draw_image(axes: Any, image: np.ndarray) -> None:
-    is_grey = image.ndim == 2 or image.shape[-1] != 3
-    grey = image if image.ndim == 2 else image.mean(axis=-1)
-    axes.imshow(grey if is_grey else image, cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel("as the network sees it", fontsize=FONT_SIZE - 2)
 
 
 def _draw_saliency(axes: Any, image: np.ndarray, saliency: np.ndarray, guess: str) -> None:

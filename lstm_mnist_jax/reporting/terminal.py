@@ -36,7 +36,7 @@ def bar(share: float, width: int, *, plain: bool = False) -> str:
 
 
 def curve(values: Sequence[float], width: int = 60, height: int = 6, *, logarithmic: bool = False) -> list[str]:
-    """A curve in Braille characters, lowest value at the bottom, with its range at the left.
+    """A curve in Braille characters, lowest value at the bottom, with the range of what is drawn at the left.
 
     Args:
       values: one a step, finite, one or more; where there are more than `2 * width`, the means of as many stretches.

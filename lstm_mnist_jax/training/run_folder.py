@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -256,10 +256,15 @@ def write_permutation(path: Path, config: Config, data: DataFacts) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a crash leaves the old one or the new one, never half of one."""
+    """Writes a text file so that a crash leaves the old one or the new one, never half of one; an error nothing new."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise

@@ -17,7 +17,7 @@ from lstm_mnist_jax.verbs.parsing import parse
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.report.comparison import Entry
-    from lstm_mnist_jax.report.contents import Picture
+    from lstm_mnist_jax.report.picture import Picture
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def _report(path: Path, parsed: ReportArguments) -> dict[str, Any]:
 
 def _diagnosed(path: Path, parsed: ReportArguments) -> Any:
     """(run, history, diagnosis, data set)."""
-    from lstm_mnist_jax.inference import load_run
-    from lstm_mnist_jax.report.diagnosis import diagnose, load_data
+    from lstm_mnist_jax.inference import load_data, load_run
+    from lstm_mnist_jax.report.diagnosis import diagnose
 
     run = load_run(path, parsed.checkpoint or "best")
     dataset = load_data(run.folder, parsed.source, parsed.data_dir)

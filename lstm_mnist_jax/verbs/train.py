@@ -93,12 +93,14 @@ def train(arguments: Sequence[str]) -> int:
 def _say_what_next(console: Console, config: Config, run_dir: str, complete: bool) -> None:
     # A rate that falls has ended where the run was to end, and what was stopped early waits for no epochs.
     can_go_on = config.optimizer.schedule == "constant" and complete
-    go_on = f"train --resume {run_dir} --epochs {2 * config.epochs}", "train for longer"
     commands = {
         f"report {run_dir} --html {run_dir}/report.html": "a page to draw on, with curves and mistakes",
         f"predict {run_dir} PICTURE": "what is on a picture of yours",
-        **dict([go_on if can_go_on else (f"evaluate {run_dir}", "loss and accuracy by split and by class")]),
     }
+    if can_go_on:
+        commands[f"train --resume {run_dir} --epochs {2 * config.epochs}"] = "train for longer"
+    else:
+        commands[f"evaluate {run_dir}"] = "loss and accuracy by split and by class"
     width = max(map(len, commands))
     for command, what in commands.items():
         say(console, f"  lstm-mnist {command:{width}}  # {what}")

@@ -10,8 +10,8 @@ from lstm_mnist_jax import load
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import DataError, RunError
-from lstm_mnist_jax.report.contents import Picture
 from lstm_mnist_jax.report.page import make_page, write_page
+from lstm_mnist_jax.report.picture import Picture
 from lstm_mnist_jax.report.style import styled
 
 HOSTILE = (

@@ -6,7 +6,6 @@ its own, by hash.
 """
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
@@ -19,9 +18,10 @@ from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.model import describe_layers, task_of
-from lstm_mnist_jax.report.contents import Picture
 from lstm_mnist_jax.report.files import themed_svg
 from lstm_mnist_jax.report.page import description
+from lstm_mnist_jax.report.picture import Picture
+from lstm_mnist_jax.training.run_folder import write_atomically
 from lstm_mnist_jax.version import __version__
 
 SCRIPTS = (
@@ -57,14 +57,10 @@ def write_page(
     """
     path = Path(path).expanduser()
     page = make_page(run, pictures, facts, examples)
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, "utf-8")
-        partial.replace(path)
+        write_atomically(path, page)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 

@@ -69,11 +69,8 @@ def describe(
 
 def step_names(run: TrainedRun) -> dict[str, Any]:
     """What a time step reads, for people, and whether the network reads from the left."""
-    config, shape = run.folder.config.model, run.folder.data.image_shape
-    natural = task_of(config)._replace(sequence_length=None).shape(shape)[0]
-    same = task_of(config).shape(shape)[0] == natural
-    one = {"rows": "row", "columns": "column"}.get(config.task, "pixel") if same else "step"
-    return {"one": one, "many": f"{one}s", "sideways": config.task == "columns"}
+    one = run.step_name
+    return {"one": one, "many": f"{one}s", "sideways": run.folder.config.model.task == "columns"}
 
 
 def choose_examples(run: TrainedRun, examples: Examples) -> list[dict[str, Any]]:
