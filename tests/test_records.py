@@ -12,7 +12,7 @@ import pytest
 from lstm_mnist_jax import space_of, sweep, train
 from lstm_mnist_jax.config import PRESETS, Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.records import COLUMNS, make_records, read_runs, row, to_markdown
+from lstm_mnist_jax.records import COLUMNS, make_records, merge, read_runs, read_table, row, to_markdown
 from lstm_mnist_jax.reporting.metrics import read_metrics
 
 SMALL = Config(
@@ -101,17 +101,39 @@ def test_the_script_writes_the_table_into_a_page(folders, tmp_path):
 
     done = results(folders / "one", folders / "two")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == to_markdown(make_records(runs_in(folders, "one", "two")))
+    assert done.stdout == to_markdown([row(*make_records(runs_in(folders, "one", "two")))])
     page = tmp_path / "page.md"
-    page.write_text("above\n<!-- results -->\nold\n<!-- end of results -->\nbelow\n")
+    page.write_text("above\n<!-- results -->\n<!-- end of results -->\nbelow\n")
     assert results(folders / "one", folders / "two", "--into", page).returncode == 0
-    text = page.read_text()
-    assert text == f"above\n<!-- results -->\n\n{done.stdout}<!-- end of results -->\nbelow\n"
+    assert page.read_text() == f"above\n<!-- results -->\n\n{done.stdout}\n<!-- end of results -->\nbelow\n"
+    # The sweep's trainings of that recipe take the place of its row; the others come after it.
+    assert results(folders / "sweep", "--into", page).returncode == 0
+    of_sweep = [row(record) for record in make_records(runs_in(folders, "sweep"))]
+    of_sweep.sort(key=lambda cells: "--learning-rate" in cells[-1])
+    assert page.read_text().split("<!-- results -->\n\n")[1].startswith(to_markdown(of_sweep))
+    page.write_text("<!-- results -->\n| task | other |\n| --- | --- |\n| a | b |\n<!-- end of results -->\n")
+    failed = results(folders / "one", "--into", page)
+    assert failed.returncode == 2
+    assert "has other columns than task, data" in failed.stderr
+    assert "| a | b |" in page.read_text()
     page.write_text("no marks")
     failed = results(folders / "one", "--into", page)
     assert failed.returncode == 2
     assert "has no place for the table" in failed.stderr
     assert results(tmp_path).returncode == 2
+
+
+def test_rows_measured_anew_take_the_place_of_the_old(folders):
+    def of(preset, seeds, test):
+        command = f"`lstm-mnist train {preset} --permutation-seed 3{seeds}`"
+        return ("rows", "MNIST", *[test] * (len(COLUMNS) - 3), command)
+
+    old = [of("a", " --seeds 3", "1"), of("b", "", "2")]
+    assert read_table(to_markdown(old)) == old
+    new = [of("c", "", "3"), of("a", " --seeds 2` and `lstm-mnist train a --seed 9", "4")]
+    assert merge(old, new) == [new[1], old[1], new[0]]
+    assert merge([], new) == new
+    assert read_table("\n") == []
 
 
 def test_seeds_that_do_not_follow_one_another_take_several_commands(folders):
