@@ -53,11 +53,16 @@ PRESETS: dict[str, Config] = {
     "permuted": replace(PIXELS, model=replace(PIXELS.model, task="permuted")),
     "fashion": replace(
         ROWS,
-        epochs=48,
+        epochs=64,
         data=DataConfig(source="fashion-mnist"),
         model=replace(ROWS.model, hidden_features=(192, 192), pooling="max", dropout_rate=0.1),
         augmentation=AugmentationConfig(
-            scaling=0.08, shift_pixels=1.5, flip_probability=0.5, erasing_probability=0.1, erasing_size=0.4
+            scaling=0.08,
+            shift_pixels=1.5,
+            flip_probability=0.5,
+            erasing_probability=0.1,
+            erasing_size=0.4,
+            mixup_alpha=0.2,
         ),
     ),
 }
