@@ -114,7 +114,7 @@ def test_the_script_writes_the_table_into_a_page(folders, tmp_path):
     page.write_text("<!-- results -->\n| task | other |\n| --- | --- |\n| a | b |\n<!-- end of results -->\n")
     failed = results(folders / "one", "--into", page)
     assert failed.returncode == 2
-    assert "has other columns than task, data" in failed.stderr
+    assert "is no table of the columns task, data" in failed.stderr
     assert "| a | b |" in page.read_text()
     page.write_text("no marks")
     failed = results(folders / "one", "--into", page)
@@ -123,7 +123,7 @@ def test_the_script_writes_the_table_into_a_page(folders, tmp_path):
     assert results(tmp_path).returncode == 2
 
 
-def test_rows_measured_anew_take_the_place_of_the_old(folders):
+def test_rows_measured_anew_take_the_place_of_the_old():
     def of(preset, seeds, test):
         command = f"`lstm-mnist train {preset} --permutation-seed 3{seeds}`"
         return ("rows", "MNIST", *[test] * (len(COLUMNS) - 3), command)

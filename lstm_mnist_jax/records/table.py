@@ -65,8 +65,8 @@ def read_table(text: str) -> list[tuple[str, ...]]:
     header, *rows = [tuple(cell.strip() for cell in line.split("|")) for line in lines]
     if header != COLUMNS or any(len(cells) != len(COLUMNS) for cells in rows):
         raise UserError(
-            f"The table there has other columns than {', '.join(COLUMNS)}. Delete it (its marks stay), and name all "
-            "folders that it came from."
+            f"What stands between the marks is no table of the columns {', '.join(COLUMNS)}. Delete it (the marks "
+            "stay), and name all folders that it came from."
         )
     return rows[1:]
 
