@@ -21,12 +21,12 @@ def abstract(state):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
 
 
-def save_epochs(directory, accuracies, keep=2):
-    """Saves a checkpoint every 10 steps with these validation accuracies; returns the last record."""
+def save_epochs(directory, scores, keep=2):
+    """Saves a checkpoint every 10 steps with these scores on validation; returns the last record."""
     record = Record(0, None, None, None, 0.0)
     with closing(Checkpoints(directory, keep)) as checkpoints:
-        for epoch, accuracy in enumerate(accuracies, start=1):
-            record = record.after_epoch(10 * epoch, accuracy)
+        for epoch, score in enumerate(scores, start=1):
+            record = record.after_epoch(10 * epoch, score)
             checkpoints.save({"w": jnp.full(3, epoch)}, record)
     return record
 
@@ -57,17 +57,18 @@ def test_the_state_may_be_used_up_while_it_is_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "kept"),
+    ("scores", "kept"),
     [
         ([0.1, 0.2, 0.3, 0.4], [30, 40]),
         ([0.4, 0.3, 0.2, 0.1], [10, 30, 40]),
+        ([-0.3, -0.1, -0.2, -0.2], [20, 30, 40]),  # losses
         ([0.1, 0.5, 0.5, 0.2, 0.5], [20, 40, 50]),  # the earliest of equals is the best
     ],
 )
-def test_the_best_and_the_newest_are_kept(tmp_path, accuracies, kept):
-    record = save_epochs(tmp_path, accuracies)
+def test_the_best_and_the_newest_are_kept(tmp_path, scores, kept):
+    record = save_epochs(tmp_path, scores)
     assert checkpoint.finished_steps(tmp_path) == kept
-    assert record.best_step == 10 * (1 + accuracies.index(max(accuracies)))
+    assert record.best_step == 10 * (1 + scores.index(max(scores)))
 
 
 def test_the_list_of_sums_is_what_sha256sum_reads(tmp_path):
@@ -129,7 +130,7 @@ def test_another_best_is_found_where_the_best_is_damaged(tmp_path):
     assert checkpoint.best_record(tmp_path, record) is record
     (tmp_path / "00000020" / "record.json").unlink()
     found = checkpoint.best_record(tmp_path, record)
-    assert (found.best_step, found.best_accuracy) == (30, 0.3)
+    assert (found.best_step, found.best_score) == (30, 0.3)
 
 
 def test_a_state_of_another_kind_is_refused(tmp_path):
@@ -151,8 +152,8 @@ def test_records_are_plain_json(tmp_path):
     save_epochs(tmp_path, [0.25])
     assert json.loads((tmp_path / "00000010" / "record.json").read_text()) == {
         "step": 10,
-        "validation_accuracy": 0.25,
+        "score": 0.25,
         "best_step": 10,
-        "best_accuracy": 0.25,
+        "best_score": 0.25,
         "epoch_seconds": 0.0,
     }

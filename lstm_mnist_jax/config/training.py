@@ -5,6 +5,7 @@ the data, the run can be repeated. How a run is *executed* (devices, caches) is 
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lstm_mnist_jax.config.augmentation import AugmentationConfig
 from lstm_mnist_jax.config.checked import Checked, require
@@ -67,6 +68,9 @@ class Config(Checked):
     steps."""
     label_smoothing: float = 0.0
     """The share of each label that is given to all classes evenly."""
+    best_by: Literal["accuracy", "loss"] = "accuracy"
+    """What makes an epoch the best: the highest validation accuracy, or the least validation loss. Accuracy moves in
+    steps of one example, so that the highest of many can be luck; the loss tells good networks apart more finely."""
     early_stop_epochs: int | None = None
     """Stop once so many epochs have brought nothing better on validation. None trains all epochs."""
     tensorboard: bool = True

@@ -12,6 +12,7 @@ from lstm_mnist_jax.sweeps.folder import is_population, read_population_folder
 from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from lstm_mnist_jax.sweeps.results import is_done, member_results
 from lstm_mnist_jax.training.run_folder import DataFacts, read_run_folder
+from lstm_mnist_jax.training.selection import best_epoch
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _of_run(path: Path) -> Run:
     folder, epochs = read_run_folder(path), read_metrics(path / "metrics.jsonl")
     if folder.initial_weights is not None:
         raise RunError(f"{path} began with weights that no command here makes ({folder.initial_weights}).")
-    best = max(epochs, key=lambda metrics: (metrics.validation_accuracy, -metrics.epoch), default=None)
+    best = best_epoch(folder.config, epochs)
     patience = folder.config.early_stop_epochs
     if best is None:
         raise _unfinished(path, "The training is")

@@ -17,6 +17,7 @@ from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from lstm_mnist_jax.sweeps.results import SettingResult, member_results, setting_results
 from lstm_mnist_jax.sweeps.space import describe
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
+from lstm_mnist_jax.training.selection import best_epoch
 
 SPLITS = ("validation", "test")
 
@@ -71,7 +72,7 @@ class Entry:
       epochs: int [epochs].
       curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none, or
         the training diverged.
-      best_epochs: of each training that did not diverge, the one with the highest validation accuracy.
+      best_epochs: of each training that did not diverge, the best on validation.
       accuracies: by split, the accuracy after it.
       diverged: how many trainings diverged.
       examples: by split, how many there are; None where the data cannot be loaded.
@@ -159,7 +160,7 @@ def _examples(folder: RunFolder, source: str | None, data_dir: str | None, notes
 
 def _of_run(folder: RunFolder, examples: dict[str, int | None], label: str) -> Entry:
     epochs = read_metrics(folder.metrics)
-    best = max(epochs, key=lambda metrics: (metrics.validation_accuracy, -metrics.epoch), default=None)
+    best = best_epoch(folder.config, epochs)
     return Entry(
         label=label,
         folder=folder.path,

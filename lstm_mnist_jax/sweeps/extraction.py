@@ -142,9 +142,9 @@ def _write_metrics(source: PopulationFolder, folder: RunFolder, member: int, ste
 
 def _write_checkpoints(folder: RunFolder, step: int, standing: Standing, newest: Any, best: Any) -> None:
     """`newest` is None where the member was not trained on up to there: it diverged, or had stopped early."""
-    best_step, best_accuracy = standing.best_step, standing.best_accuracy
+    best_step, best_score = standing.best_step, standing.best_score
     with closing(Checkpoints(folder.checkpoints, folder.config.checkpoints.keep_checkpoints)) as checkpoints:
         if best_step is not None and (best_step < step or newest is None):
-            checkpoints.save(best, Record(best_step, best_accuracy, best_step, best_accuracy, 0.0))
+            checkpoints.save(best, Record(best_step, best_score, best_step, best_score, 0.0))
         if newest is not None:
-            checkpoints.save(newest, Record(step, standing.validation_accuracy, best_step, best_accuracy, 0.0))
+            checkpoints.save(newest, Record(step, standing.score, best_step, best_score, 0.0))

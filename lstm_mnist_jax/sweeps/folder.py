@@ -18,7 +18,7 @@ from lstm_mnist_jax.sweeps.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.training.run_folder import POPULATION_FILE as FILE
 from lstm_mnist_jax.training.run_folder import DataFacts, write_atomically, write_permutation
 
-FORMAT = 3
+FORMAT = 4
 """Number of the folder's format: raised when an older program could misread it."""
 
 

@@ -20,6 +20,7 @@ from lstm_mnist_jax.training.checkpoint import Checkpoints
 from lstm_mnist_jax.training.evaluation import Evaluation
 from lstm_mnist_jax.training.loop import Course, is_stale
 from lstm_mnist_jax.training.population import Population, Stages
+from lstm_mnist_jax.training.selection import score, score_of
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class Standing:
     """Where a member stood when a checkpoint was saved.
 
     Attributes:
-      validation_accuracy: 0 to 1, of this very state; None where it was not evaluated.
-      best_step, best_accuracy: of its best epoch on validation so far, if any.
+      score: how good this very state is on validation, see `selection.score`; None where it was not evaluated.
+      best_step, best_score: of its best epoch so far, if any.
       diverged_at: the first step whose loss or gradient was not finite, if any.
     """
 
-    validation_accuracy: float | None = None
+    score: float | None = None
     best_step: int | None = None
-    best_accuracy: float | None = None
+    best_score: float | None = None
     diverged_at: int | None = None
 
 
@@ -110,18 +111,18 @@ class GroupCourse(Course):
         stopped = [is_stale(self.config, before, s.best_step, self.steps_per_epoch) for s in self._standings]
         for number, validation in enumerate(validations):
             if stopped[number]:
-                self._standings[number] = replace(self._standings[number], validation_accuracy=None)
+                self._standings[number] = replace(self._standings[number], score=None)
                 continue
             if not math.isfinite(validation.loss):
                 self._mark_diverged(number, self.step - 1)
             standing = self._standings[number]
             if standing.diverged_at is not None:
                 continue
-            accuracy = validation.accuracy
-            better[number] = standing.best_accuracy is None or accuracy > standing.best_accuracy
+            value = score(self.config, validation.loss, validation.accuracy)
+            better[number] = standing.best_score is None or value > standing.best_score
             if better[number]:
-                standing = replace(standing, best_step=self.step, best_accuracy=accuracy)
-            self._standings[number] = replace(standing, validation_accuracy=accuracy)
+                standing = replace(standing, best_step=self.step, best_score=value)
+            self._standings[number] = replace(standing, score=value)
         self._stages = self._population.choose(better, self._stages)
         metrics = self._metrics(validations, tests, stopped)
         if self._writer is not None:
@@ -130,7 +131,7 @@ class GroupCourse(Course):
 
     def save(self) -> None:
         at_end = self.step % self.steps_per_epoch == 0
-        standings = (s if at_end else replace(s, validation_accuracy=None) for s in self._standings)
+        standings = (s if at_end else replace(s, score=None) for s in self._standings)
         record = GroupRecord(self.step, self._population.places, self.epoch_seconds, tuple(standings))
         # A copy: the training goes on in the memory of the original while it is written.
         self._checkpoints.save(jax.tree.map(jnp.copy, self._stages), record)
@@ -138,7 +139,7 @@ class GroupCourse(Course):
     def _mark_diverged(self, number: int, step: int) -> None:
         standing = self._standings[number]
         if standing.diverged_at is None:
-            self._standings[number] = replace(standing, validation_accuracy=None, diverged_at=step)
+            self._standings[number] = replace(standing, score=None, diverged_at=step)
             member = self._folder.members[self._members[number]]
             setting = f" ({describe(member.setting)})" if member.setting else ""
             self._display.say(
@@ -193,7 +194,10 @@ def epoch_line(metrics: GroupMetrics, folder: PopulationFolder, epochs: int) -> 
     def mean(members: list[MemberMetrics], name: str) -> Mean:
         return mean_of([getattr(member, name) for member in members])
 
-    best = max(by_setting, key=lambda setting: mean(by_setting[setting], "validation_accuracy").mean)
+    def value(setting: str) -> float:
+        return float(np.mean([score_of(folder.config, member) for member in by_setting[setting]]))
+
+    best = max(by_setting, key=value)
     members = by_setting[best]
     loss = mean_of([member.train_loss or 0.0 for member in members])
     spread = "" if math.isnan(loss.half_width) else f" ± {loss.half_width:.4f}"

@@ -5,6 +5,7 @@ import io
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from rich.table import Table
 
 from lstm_mnist_jax.config import Config
@@ -13,6 +14,7 @@ from lstm_mnist_jax.reporting.statistics import Mean, mean_of, percent
 from lstm_mnist_jax.sweeps.folder import PopulationFolder
 from lstm_mnist_jax.sweeps.metrics import MemberMetrics, read_group_metrics
 from lstm_mnist_jax.sweeps.space import Setting, show
+from lstm_mnist_jax.training import selection
 from lstm_mnist_jax.training.run_folder import write_atomically
 
 MAX_ROWS = 40
@@ -26,8 +28,9 @@ class MemberResult:
     Attributes:
       member, seed, setting: which it is.
       epochs: how many it was trained for, up to where it diverged.
-      best_epoch: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends.
+      best_epoch: the epoch that is the best on validation, the earliest of equals; None before the first ends.
       best: what is known of the member after that epoch.
+      score: how good that was, see `selection.score`; minus infinity where nothing is known.
       last: after the last one.
       diverged: whether its loss was not finite any more in the end.
     """
@@ -38,6 +41,7 @@ class MemberResult:
     epochs: int
     best_epoch: int | None
     best: MemberMetrics | None
+    score: float
     last: MemberMetrics | None
     diverged: bool
 
@@ -49,12 +53,14 @@ class SettingResult:
     Attributes:
       setting: which it is.
       members: its trainings.
+      score: the mean of theirs; minus infinity where there is none.
       validation, test: mean accuracy, 0 to 1, with its 95 % interval.
       diverged: how many trainings diverged.
     """
 
     setting: Setting
     members: tuple[MemberResult, ...]
+    score: float
     validation: Mean
     test: Mean
     diverged: int
@@ -62,24 +68,25 @@ class SettingResult:
 
 def member_results(folder: PopulationFolder) -> list[MemberResult]:
     """What came of every member of which anything is known, as metrics.jsonl tells it."""
-    by_member: dict[int, list[tuple[int, MemberMetrics]]] = {}
+    by_member: dict[int, dict[int, MemberMetrics]] = {}
     for line in read_group_metrics(folder.metrics):
         for metrics in line.members:
-            by_member.setdefault(metrics.member, []).append((line.epoch, metrics))
+            by_member.setdefault(metrics.member, {})[line.epoch] = metrics
     results = []
     for number, member in enumerate(folder.members):
-        epochs = by_member.get(number, [])
-        sound = [(epoch, metrics) for epoch, metrics in epochs if not metrics.diverged]
-        best_epoch, best = max(sound, key=lambda known: (known[1].validation_accuracy, -known[0]), default=(None, None))
+        epochs = by_member.get(number, {})
+        sound = {epoch: metrics for epoch, metrics in epochs.items() if not metrics.diverged}
+        best = selection.best_epoch(folder.config, sound.values())
         results.append(
             MemberResult(
                 member=number,
                 seed=member.seed,
                 setting=member.setting,
                 epochs=len(sound),
-                best_epoch=best_epoch,
+                best_epoch=next((epoch for epoch, metrics in sound.items() if metrics is best), None),
                 best=best,
-                last=sound[-1][1] if sound else None,
+                score=-math.inf if best is None else selection.score_of(folder.config, best),
+                last=sound[max(sound)] if sound else None,
                 diverged=len(sound) < len(epochs),
             )
         )
@@ -101,17 +108,19 @@ def setting_results(members: list[MemberResult]) -> list[SettingResult]:
     results = []
     for group in by_setting.values():
         sound = [member for member in group if not member.diverged]
+        scores = [member.score for member in sound if member.best is not None]
         results.append(
             SettingResult(
                 setting=group[0].setting,
                 members=tuple(group),
+                score=float(np.mean(scores)) if scores else -math.inf,
                 validation=_mean(sound, "validation_accuracy"),
                 test=_mean(sound, "test_accuracy"),
                 diverged=sum(member.diverged for member in group),
             )
         )
     # A setting with trainings that diverged stands behind those without, however good the others were.
-    return sorted(results, key=lambda result: (result.diverged > 0, -_or_zero(result.validation.mean)))
+    return sorted(results, key=lambda result: (result.diverged > 0, -result.score))
 
 
 def _mean(members: list[MemberResult], name: str) -> Mean:
@@ -119,18 +128,10 @@ def _mean(members: list[MemberResult], name: str) -> Mean:
 
 
 def best_member(members: list[MemberResult]) -> int | None:
-    """The member with the highest validation accuracy, the earliest of equals; None where none has any."""
-    sound = [member for member in members if member.best is not None]
-    best = max(sound, key=lambda member: (_accuracy(member), -member.member), default=None)
+    """The member that is the best on validation, the earliest of equals; None where nothing is known of any."""
+    known = [member for member in members if member.best is not None]
+    best = max(known, key=lambda member: member.score, default=None)
     return None if best is None else best.member
-
-
-def _accuracy(member: MemberResult) -> float:
-    return (member.best and member.best.validation_accuracy) or 0.0
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value
 
 
 def table(members: list[MemberResult]) -> Table:
@@ -181,7 +182,7 @@ def write_csv(folder: PopulationFolder, members: list[MemberResult]) -> None:
       RunError: it cannot be written.
     """
     text = io.StringIO()
-    measures = ("validation_accuracy", "test_accuracy")
+    measures = ("validation_loss", "validation_accuracy", "test_accuracy")
     writer = csv.writer(text, lineterminator="\n")
     known = ("epochs", "diverged", "best_epoch")
     lasting = (f"last_{name}" for name in measures)

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.sweeps.results import SettingResult
 from lstm_mnist_jax.sweeps.space import Interval, Setting, Space
@@ -47,10 +45,9 @@ def _propose(space: Space, seed: int, results: list[SettingResult], count: int) 
     axes = space.axes()
     distributions = {name: _distribution(axis) for name, axis in axes.items()}
     for result in results:
-        # What diverged is told as what is worse than all others: 0 % right.
-        value = 0.0 if np.isnan(result.validation.mean) else result.validation.mean
+        # What diverged has a score of minus infinity: Optuna takes it for worse than all others.
         params = {name: _known(axes[name], value) for name, value in result.setting.items()}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=result.score))
     tried, proposed = [result.setting for result in results], []
     for _ in range(TRIES * count):
         params = study.ask(distributions).params

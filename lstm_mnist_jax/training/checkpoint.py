@@ -30,27 +30,28 @@ class Record:
 
     Attributes:
       step: how many steps were made.
-      validation_accuracy: 0 to 1, of this very state; None where it was not evaluated, between the ends of epochs.
-      best_step: the checkpoint with the highest validation accuracy so far (the earliest of equals), if any.
-      best_accuracy: its validation accuracy.
+      score: how good this very state is on validation, see `selection.score`; None where it was not evaluated,
+        between the ends of epochs.
+      best_step: the checkpoint with the highest score so far (the earliest of equals), if any.
+      best_score: its score.
       epoch_seconds: seconds that the epoch so far was trained for.
     """
 
     step: int
-    validation_accuracy: float | None
+    score: float | None
     best_step: int | None
-    best_accuracy: float | None
+    best_score: float | None
     epoch_seconds: float
 
-    def after_epoch(self, step: int, validation_accuracy: float) -> "Record":
+    def after_epoch(self, step: int, score: float) -> "Record":
         """The record at the end of the next epoch."""
-        if self.best_accuracy is None or validation_accuracy > self.best_accuracy:
-            return Record(step, validation_accuracy, step, validation_accuracy, 0.0)
-        return Record(step, validation_accuracy, self.best_step, self.best_accuracy, 0.0)
+        if self.best_score is None or score > self.best_score:
+            return Record(step, score, step, score, 0.0)
+        return Record(step, score, self.best_step, self.best_score, 0.0)
 
     def within_epoch(self, step: int, epoch_seconds: float) -> "Record":
         """The record at a later step that does not end an epoch."""
-        return replace(self, step=step, validation_accuracy=None, epoch_seconds=epoch_seconds)
+        return replace(self, step=step, score=None, epoch_seconds=epoch_seconds)
 
 
 class Checkpoints:
@@ -215,13 +216,13 @@ def best_record(directory: Path, record: Record) -> Record:
     """`record` itself if the checkpoint that it calls the best is sound; else with the best of the sound ones."""
     if record.best_step is None or find_damage(checkpoint_path(directory, record.best_step)) is None:
         return record
-    best = replace(record, best_step=None, best_accuracy=None)
+    best = replace(record, best_step=None, best_score=None)
     for step in finished_steps(directory):
         path = checkpoint_path(directory, step)
         if step <= record.step and find_damage(path) is None:
-            accuracy = read_record(path).validation_accuracy
-            if accuracy is not None and (best.best_accuracy is None or accuracy > best.best_accuracy):
-                best = replace(best, best_step=step, best_accuracy=accuracy)
+            score = read_record(path).score
+            if score is not None and (best.best_score is None or score > best.best_score):
+                best = replace(best, best_step=step, best_score=score)
     return best
 
 

@@ -20,6 +20,7 @@ from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
 from lstm_mnist_jax.training.mesh import make_mesh, prepare
 from lstm_mnist_jax.training.run_folder import RunFolder, create_run_folder, lock, refuse_occupied, write_config
+from lstm_mnist_jax.training.selection import score
 from lstm_mnist_jax.training.step import count_steps, init_state
 
 
@@ -97,7 +98,9 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
             name: make_evaluation(config.model, dataset.splits[name], mesh, execution.device_data_limit)(state.trained)
             for name in ("validation", "test")
         }
-        record = Record(given.step, None, None, None, 0.0).after_epoch(given.step, evaluations["validation"].accuracy)
+        validation = evaluations["validation"]
+        value = score(config, validation.loss, validation.accuracy)
+        record = Record(given.step, None, None, None, 0.0).after_epoch(given.step, value)
         try:
             with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
                 checkpoints.save(state, record)

@@ -36,6 +36,7 @@ from lstm_mnist_jax.training.run_folder import (
     resume_run_folder,
     write_config,
 )
+from lstm_mnist_jax.training.selection import score
 from lstm_mnist_jax.training.signals import StopRequest
 from lstm_mnist_jax.training.start import begun
 from lstm_mnist_jax.training.step import Training, TrainState, look_at, make_training
@@ -48,7 +49,7 @@ class TrainingResult:
     Attributes:
       run_dir: the run's folder.
       epochs: the metrics of every epoch of the run, those before a resume included.
-      best: the epoch with the highest validation accuracy, the earliest of equals; None before the first ends,
+      best: the epoch that is the best on validation, the earliest of equals; None before the first ends,
         and where it was no epoch of this run but the weights that the run began with.
       best_step: the step of the best checkpoint.
       test_examples: how many the test accuracies are of.
@@ -244,7 +245,7 @@ class _Run(Course):
         if self._writer is not None:
             self._writer.write(metrics)
         self._display.epoch(metrics)
-        self.record = self.record.after_epoch(self.step, validation.accuracy)
+        self.record = self.record.after_epoch(self.step, score(self.config, validation.loss, validation.accuracy))
 
     def save(self) -> None:
         if self.record.step != self.step:

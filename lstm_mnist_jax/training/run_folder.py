@@ -30,7 +30,7 @@ from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.version import __version__
 
-FORMAT = 5
+FORMAT = 6
 """Number of the folder's format: raised when an older program could misread it."""
 
 VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -29,7 +29,7 @@ Swept: Any = make_dataclass(
 """An option for each field that can be swept."""
 
 
-KEPT = ("seed", "epochs", "batch_ramp", "early_stop_epochs", "data", "checkpoints")
+KEPT = ("seed", "epochs", "batch_ramp", "best_by", "early_stop_epochs", "data", "checkpoints")
 """What of the config is an option as in `lstm-mnist train`."""
 
 
@@ -61,6 +61,8 @@ class SweepArguments:
     """Epochs of every training."""
     batch_ramp: tuple[int, ...] = ()
     """Epochs after which the batch is twice as large."""
+    best_by: Literal["accuracy", "loss"] = "accuracy"
+    """What makes an epoch, and a setting, the best on validation."""
     early_stop_epochs: int | None = None
     """Stop a training once so many epochs have brought nothing better on validation."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -107,6 +109,7 @@ def sweep(arguments: Sequence[str]) -> int:
 def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     """Sweeps, and tells what came of it; `parsed` are the arguments of `train` or of `sweep`."""
     from lstm_mnist_jax.sweeps import describe, sweep
+    from lstm_mnist_jax.training.selection import best_in_words
 
     console = Console()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(f"{parsed.preset}-sweep")
@@ -125,7 +128,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         best = result.members[result.best]
         setting = describe({"seed": best.seed, **best.setting})
         so_far = " so far" if result.stopped_by is not None else ""
-        say(console, f"best on validation{so_far}: training {best.member} ({setting}), epoch {best.best_epoch}")
+        say(console, f"{best_in_words(config)}{so_far}: training {best.member} ({setting}), epoch {best.best_epoch}")
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist sweep --resume {quoted}")
         return 128 + result.stopped_by

@@ -54,6 +54,7 @@ def train(arguments: Sequence[str]) -> int:
 
         return run_sweep(parsed, parsed.config, Space(seeds=parsed.seeds))
     from lstm_mnist_jax.training import train
+    from lstm_mnist_jax.training.selection import best_in_words
 
     console = Console()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(parsed.preset)
@@ -66,16 +67,17 @@ def train(arguments: Sequence[str]) -> int:
         console=console,
     )
     run_dir, console = result.run_dir, console_of_first()
+    best = best_in_words(parsed.config)
     if result.best is not None:
         test = Share(round(result.best.test_accuracy * result.test_examples), result.test_examples)
         low, high = test.interval
         say(
             console,
-            f"best on validation: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
+            f"{best}: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
             f"test {test.value:.2%} (95 % interval of {test.count:,} images: {100 * low:.2f} to {100 * high:.2f})",
         )
     elif result.best_step is not None:
-        say(console, f"best on validation: the checkpoint of step {result.best_step:,}, from before")
+        say(console, f"{best}: the checkpoint of step {result.best_step:,}, from before")
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
