@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def _option(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
     if name == "source" and not value.startswith("tfds:"):
-        value = Path(value).name  # a folder, wherever it is
+        value = shlex.quote(Path(value).name)  # a folder, wherever it is
     return f"--{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 

@@ -12,6 +12,7 @@ from lstm_mnist_jax.records.record import Record
 COLUMNS = ("task", "data", "parameters", "seeds", "test %", "sd", "validation %", "best epoch", "minutes", "machine",
            "date", "command")  # fmt: skip
 RULE = ("---",) * len(COLUMNS)
+BAR = re.compile(r"(?<!\\)\|")
 
 
 def row(record: Record) -> tuple[str, ...]:
@@ -49,8 +50,9 @@ def _data_name(config: DataConfig) -> str:
 
 
 def to_markdown(rows: Iterable[tuple[str, ...]]) -> str:
-    """Rows as a table."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, RULE, *rows))
+    """Rows as a table. A bar within a cell, of a folder's name say, is escaped, as Markdown wants it."""
+    lines = ([cell.replace("|", "\\|") for cell in cells] for cells in (COLUMNS, RULE, *rows))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def read_table(text: str) -> list[tuple[str, ...]]:
@@ -59,10 +61,10 @@ def read_table(text: str) -> list[tuple[str, ...]]:
     Raises:
       UserError: it has other columns, so that its rows cannot be kept beside new ones.
     """
-    lines = [line.strip().strip("|") for line in text.splitlines() if line.strip()]
+    lines = [line.strip().removeprefix("|").removesuffix("|") for line in text.splitlines() if line.strip()]
     if not lines:
         return []
-    header, *rows = [tuple(cell.strip() for cell in line.split("|")) for line in lines]
+    header, *rows = [tuple(cell.strip().replace("\\|", "|") for cell in BAR.split(line)) for line in lines]
     if header != COLUMNS or any(len(cells) != len(COLUMNS) for cells in rows):
         raise UserError(
             f"What stands between the marks is no table of the columns {', '.join(COLUMNS)}. Delete it (the marks "

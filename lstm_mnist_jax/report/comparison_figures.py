@@ -40,7 +40,7 @@ def comparison_pictures(entries: Sequence[Entry]) -> list[Picture]:
             "comparison",
             "Where they ended",
             f"{of}, each training at its best epoch on validation, in percent with 95 % intervals: {parts}. {kinds} "
-            "The validation accuracy flatters, since it chose the epoch.",
+            "The validation accuracy flatters, since validation chose the epoch.",
             draw_accuracies(known),
         ),
         Picture(

@@ -119,7 +119,7 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
     kinds = {entry.result(split).kind for entry in entries for split in SPLITS}
     say(
         console,
-        "Each training at its best epoch on validation, whose accuracy flatters since it chose the epoch; the best on "
+        "Each training at its best epoch on validation, which flatters there since it chose the epoch; the best on "
         "validation first. 95 % intervals:",
     )
     if "binomial" in kinds:
