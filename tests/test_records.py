@@ -128,7 +128,7 @@ def test_rows_measured_anew_take_the_place_of_the_old():
         command = f"`lstm-mnist train {preset} --permutation-seed 3{seeds}`"
         return ("rows", "MNIST", *[test] * (len(COLUMNS) - 3), command)
 
-    old = [of("a", " --seeds 3", "1"), of("b --source 'scans | new'", "", "2")]
+    old = [of("a", " --seeds 3", "1"), of("b --source 'scans | old and new'", "", "2")]
     assert read_table(to_markdown(old)) == old
     new = [of("c", "", "3"), of("a", " --seeds 2` and `lstm-mnist train a --seed 9", "4")]
     assert merge(old, new) == [new[1], old[1], new[0]]

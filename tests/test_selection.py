@@ -2,10 +2,16 @@
 
 import csv
 import dataclasses
+import json
 import math
+import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import jax
 import pytest
+from rich.console import Console
 
 from lstm_mnist_jax import Execution, extract, load_run, space_of, sweep, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
@@ -14,8 +20,10 @@ from lstm_mnist_jax.records import read_runs
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import mean_of
-from lstm_mnist_jax.sweeps.results import SettingResult
+from lstm_mnist_jax.sweeps.folder import read_population_folder
+from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.sweeps.search import next_settings
+from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
 from lstm_mnist_jax.training.selection import best_epoch
 
 OVERFITTING = Config(
@@ -79,22 +87,60 @@ def test_an_early_stop_waits_for_a_lower_loss(run, tmp_path):
     assert len(stopped.epochs) == end < 20
 
 
-def test_a_sweep_takes_the_settings_and_epochs_with_the_least_loss(run, tmp_path):
+def test_members_of_a_sweep_stop_at_and_keep_what_has_the_least_loss(run, tmp_path, capsys):
     folder = tmp_path / "sweep"
-    found = sweep(OVERFITTING, space_of({"learning_rate": [0.005, 0.02]}, seeds=2), folder)
+    patient = dataclasses.replace(OVERFITTING, early_stop_epochs=3)
+    found = sweep(patient, space_of({"learning_rate": [0.02, 0.03]}, seeds=2), folder, console=Console(width=100))
+    assert "validation loss" in capsys.readouterr().out
     for member in found.members:
         extract(folder, tmp_path / str(member.member), member.member)
         best = least_loss(read_metrics(tmp_path / str(member.member) / "metrics.jsonl"))
         assert (member.best_epoch, member.best.validation_loss) == (best.epoch, best.validation_loss)
         assert load_run(tmp_path / str(member.member)).step == best.step
-    assert found.members[2].best_epoch == run.best.epoch  # the same training
-    by_loss = [mean_of([member.best.validation_loss for member in setting.members]).mean for setting in found.settings]
-    assert by_loss == sorted(by_loss)
-    assert found.members[found.best].best.validation_loss == min(m.best.validation_loss for m in found.members)
+        assert member.epochs == best.epoch + 3 < 20
+    alone = [epoch.validation_loss for epoch in run.epochs[: found.members[0].epochs]]
+    assert found.members[0].best.validation_loss == pytest.approx(min(alone), rel=1e-3)
     with (folder / "results.csv").open() as file:
         losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
     assert losses == [member.best.validation_loss for member in found.members]
     assert [member.best_epoch for member in found.members] == [told.best_epoch for told in read_runs(folder)]
+
+
+@pytest.fixture
+def opposed(tmp_path):
+    """Makes the folder of a sweep in which setting 1 has the least loss, and setting 0 the highest accuracy."""
+
+    def make(best_by):
+        folder = tmp_path / best_by
+        config = dataclasses.replace(OVERFITTING, epochs=2, best_by=best_by)
+        sweep(config, space_of({"learning_rate": [0.02, 0.03]}), folder)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:
+            for member, loss, accuracy in zip(line["members"], (0.6, 0.5), (0.9, 0.8), strict=True):
+                member |= {"validation_loss": loss, "validation_accuracy": accuracy}
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return make
+
+
+def test_settings_stand_in_the_order_of_what_decides(opposed):
+    order = {}
+    for best_by in ("accuracy", "loss"):
+        folder = opposed(best_by)
+        members = member_results(read_population_folder(folder))
+        entries, notes = read_entries([folder])
+        order[best_by] = [
+            best_member(members),
+            [setting.members[0].member for setting in setting_results(members)],
+            [entry.label for entry in entries],
+        ]
+        assert any("the least loss" in note for note in notes) == (best_by == "loss")
+    assert order["accuracy"] == [0, [0, 1], ["learning_rate 0.02", "learning_rate 0.03"]]
+    assert order["loss"] == [1, [1, 0], ["learning_rate 0.03", "learning_rate 0.02"]]
+    entries, notes = read_entries([folder.parent / name for name in order])
+    assert [entry.result("validation").value for entry in entries] == pytest.approx([0.9, 0.9, 0.8, 0.8])
+    assert any("the order is that of accuracy" in note for note in notes)
 
 
 def test_optuna_is_told_of_losses_and_of_what_diverged():
@@ -102,12 +148,45 @@ def test_optuna_is_told_of_losses_and_of_what_diverged():
     nothing = mean_of([])
     space = space_of({"learning_rate": ["loguniform:0.001:1"]}, samples=40, optuna=True)
     tried = [
-        SettingResult({"learning_rate": rate}, (), -math.inf if rate > 0.1 else -rate, nothing, nothing, 0)
-        for rate in (0.002, 0.004, 0.01, 0.03, 0.06, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+        SettingResult({"learning_rate": rate}, (), -math.inf if rate > 0.01 else -rate, nothing, nothing, 0)
+        for rate in (0.0015, 0.002, 0.003, 0.004, 0.006, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8)
     ]
     proposed = [setting["learning_rate"] for setting in next_settings(space, 0, tried)]
-    assert len(proposed) > 5
-    assert sum(rate < 0.1 for rate in proposed) > len(proposed) / 2  # a third of the interval, on its scale
+    assert len(proposed) == 8
+    assert sum(rate < 0.01 for rate in proposed) > 4  # chance would come to a third: one decade of three
+
+
+def test_weights_from_elsewhere_whose_loss_is_no_number_are_no_best(run, tmp_path):
+    params = jax.tree.map(lambda leaf: 1e38 * leaf, load_run(run.run_dir).params)
+    given = GivenWeights(params, None, 0, "huge weights")
+    begin_run(given, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run")
+    record = checkpoint.read_record(checkpoint.checkpoint_path(tmp_path / "run" / "checkpoints", 0))
+    assert record.best_step is None
+    assert load_run(tmp_path / "run").step == 0
+
+
+def test_the_command_line_says_what_decided(run, tmp_path):
+    words = [
+        "train",
+        "smoke",
+        "--best-by",
+        "loss",
+        "--epochs",
+        "1",
+        "--train-examples",
+        "640",
+        "--hidden-features",
+        "4",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "lstm_mnist_jax", *words, "--run-dir", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"best on validation by loss: epoch 1, validation [\d.]+% \(loss \d\.\d{4}\), test", done.stdout)
 
 
 def test_a_resumed_run_keeps_what_it_calls_the_best(run):

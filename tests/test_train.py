@@ -22,7 +22,7 @@ from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.training import Training, checkpoint
-from lstm_mnist_jax.training.run_folder import lock, read_run_folder
+from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
 SMALL = Config(
     epochs=3,
@@ -258,7 +258,10 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(uninterrupted, tmp_pa
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"format": 99, "environment": {"lstm-mnist-jax": "9.9"}}', "is a run folder of format 99.*version 9.9"),
-        ('{"format": 5, "config": {}, "data": {}}', "damaged or of another version: the config lacks augmentation"),
+        (
+            f'{{"format": {FORMAT}, "config": {{}}, "data": {{}}}}',
+            "damaged or of another version: the config lacks augmentation",
+        ),
     ],
 )
 def test_what_is_no_run_folder_is_refused(tmp_path, contents, message):

@@ -58,7 +58,7 @@ class Record:
 
 
 def make_records(runs: Iterable[Run]) -> list[Record]:
-    """The trainings, those of one config and one data set together, the best on validation of each task first.
+    """The trainings, those of one config and one data set together, of each task the highest validation accuracy first.
 
     Raises:
       RunError: a seed stands twice among trainings of one config.

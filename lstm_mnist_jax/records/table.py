@@ -92,5 +92,5 @@ def merge(old: Iterable[tuple[str, ...]], new: Iterable[tuple[str, ...]]) -> lis
 def _recipe(cells: tuple[str, ...]) -> tuple[str, ...]:
     """What a row was trained with and on, but for the seeds."""
     named = dict(zip(COLUMNS, cells, strict=True))
-    command = re.sub(r" --seeds? \d+", "", named["command"].split(" and ")[0])
+    command = re.sub(r" --seeds? \d+", "", named["command"].split("` and `")[0].strip("`"))
     return named["task"], named["data"], command

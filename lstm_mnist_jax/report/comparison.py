@@ -17,7 +17,7 @@ from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from lstm_mnist_jax.sweeps.results import SettingResult, member_results, setting_results
 from lstm_mnist_jax.sweeps.space import describe
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
-from lstm_mnist_jax.training.selection import best_epoch
+from lstm_mnist_jax.training.selection import best_epoch, score_of
 
 SPLITS = ("validation", "test")
 
@@ -73,6 +73,8 @@ class Entry:
       curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none, or
         the training diverged.
       best_epochs: of each training that did not diverge, the best on validation.
+      best_by: what makes it the best, see `Config.best_by`.
+      score: how good it was, see `selection.score`, on the mean; minus infinity where nothing is known.
       accuracies: by split, the accuracy after it.
       diverged: how many trainings diverged.
       examples: by split, how many there are; None where the data cannot be loaded.
@@ -83,6 +85,8 @@ class Entry:
     epochs: Int[np.ndarray, " epochs"]
     curves: dict[str, Float[np.ndarray, "trainings epochs"]]
     best_epochs: tuple[int, ...]
+    best_by: str
+    score: float
     accuracies: dict[str, tuple[float, ...]]
     diverged: int
     examples: dict[str, int | None]
@@ -130,12 +134,24 @@ def read_entries(
             entries.append(_of_run(folder, _examples(folder, source, data_dir, notes), label))
     if len(fingerprints) > 1:
         notes.append("They were not trained on the same data: their accuracies are of different questions.")
-    return sorted(entries, key=_rank), notes
+    return _in_order(entries, notes), notes
 
 
-def _rank(entry: Entry) -> tuple[bool, float]:
-    value = entry.result("validation").value
-    return entry.diverged > 0, -value if not math.isnan(value) else 1.0
+def _in_order(entries: list[Entry], notes: list[str]) -> list[Entry]:
+    """Those with trainings that diverged last; else by score, or by accuracy where the scores are of two kinds."""
+    kinds = {entry.best_by for entry in entries}
+    if kinds == {"loss"}:
+        notes.append("The best on validation is what has the least loss there.")
+    if len(kinds) > 1:
+        notes.append(
+            "Some chose their best epoch by accuracy on validation, some by loss; the order is that of accuracy."
+        )
+
+    def rank(entry: Entry) -> tuple[bool, float]:
+        value = entry.score if len(kinds) == 1 else entry.result("validation").value
+        return entry.diverged > 0, math.inf if math.isnan(value) else -value
+
+    return sorted(entries, key=rank)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -169,6 +185,8 @@ def _of_run(folder: RunFolder, examples: dict[str, int | None], label: str) -> E
             split: np.array([[getattr(metrics, f"{split}_accuracy") for metrics in epochs]], float) for split in SPLITS
         },
         best_epochs=() if best is None else (best.epoch,),
+        best_by=folder.config.best_by,
+        score=-math.inf if best is None else score_of(folder.config, best),
         accuracies={split: () if best is None else (getattr(best, f"{split}_accuracy"),) for split in SPLITS},
         diverged=0,
         examples=examples,
@@ -200,6 +218,8 @@ def _of_setting(
         epochs=epochs,
         curves=curves,
         best_epochs=tuple(epoch for epoch, _ in bests),
+        best_by=population.config.best_by,
+        score=result.score,
         accuracies={split: tuple(getattr(best, f"{split}_accuracy") for _, best in bests) for split in SPLITS},
         diverged=result.diverged,
         examples=examples,

@@ -194,10 +194,10 @@ def epoch_line(metrics: GroupMetrics, folder: PopulationFolder, epochs: int) -> 
     def mean(members: list[MemberMetrics], name: str) -> Mean:
         return mean_of([getattr(member, name) for member in members])
 
-    def value(setting: str) -> float:
+    def mean_score(setting: str) -> float:
         return float(np.mean([score_of(folder.config, member) for member in by_setting[setting]]))
 
-    best = max(by_setting, key=value)
+    best = max(by_setting, key=mean_score)
     members = by_setting[best]
     loss = mean_of([member.train_loss or 0.0 for member in members])
     spread = "" if math.isnan(loss.half_width) else f" ± {loss.half_width:.4f}"

@@ -1,6 +1,7 @@
 """What came of a sweep: member by member, and setting by setting over its seeds. The order is validation's alone."""
 
 import csv
+import functools
 import io
 import math
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class SettingResult:
     Attributes:
       setting: which it is.
       members: its trainings.
-      score: the mean of theirs; minus infinity where there is none.
+      score: the mean of their scores; minus infinity where there is none.
       validation, test: mean accuracy, 0 to 1, with its 95 % interval.
       diverged: how many trainings diverged.
     """
@@ -76,16 +77,17 @@ def member_results(folder: PopulationFolder) -> list[MemberResult]:
     for number, member in enumerate(folder.members):
         epochs = by_member.get(number, {})
         sound = {epoch: metrics for epoch, metrics in epochs.items() if not metrics.diverged}
-        best = selection.best_epoch(folder.config, sound.values())
+        score_of = functools.partial(selection.score_of, folder.config)
+        best_epoch, best = max(sound.items(), key=lambda known: score_of(known[1]), default=(None, None))
         results.append(
             MemberResult(
                 member=number,
                 seed=member.seed,
                 setting=member.setting,
                 epochs=len(sound),
-                best_epoch=next((epoch for epoch, metrics in sound.items() if metrics is best), None),
+                best_epoch=best_epoch,
                 best=best,
-                score=-math.inf if best is None else selection.score_of(folder.config, best),
+                score=-math.inf if best is None else score_of(best),
                 last=sound[max(sound)] if sound else None,
                 diverged=len(sound) < len(epochs),
             )
@@ -134,33 +136,41 @@ def best_member(members: list[MemberResult]) -> int | None:
     return None if best is None else best.member
 
 
-def table(members: list[MemberResult]) -> Table:
-    """The results for people: of each setting, or where there is one, of each seed."""
+def table(config: Config, members: list[MemberResult]) -> Table:
+    """The results for people: of each setting, or where there is one, of each seed. The loss, where it chose."""
+    by_loss = config.best_by == "loss"
     settings = setting_results(members)
     found = Table()
     if len(settings) > 1:
         for name in settings[0].setting:
             found.add_column(name, justify="right", no_wrap=True)
         diverged = any(result.diverged for result in settings)
-        for name in ("seeds", "validation", "test", *["diverged"] * diverged):
+        for name in ("seeds", *["validation loss"] * by_loss, "validation", "test", *["diverged"] * diverged):
             found.add_column(name, justify="right", no_wrap=True)
         for result in settings[:MAX_ROWS]:
             values = [show(value) for value in result.setting.values()]
-            values += [str(len(result.members)), percent(result.validation), percent(result.test)]
+            values += [str(len(result.members)), *[_loss(result.score)] * by_loss]
+            values += [percent(result.validation), percent(result.test)]
             found.add_row(*values, *[str(result.diverged)] * diverged)
         _elide(found, len(settings))
         return found
-    for name in ("seed", "best epoch", "validation", "test", "test, last epoch"):
+    for name in ("seed", "best epoch", *["validation loss"] * by_loss, "validation", "test", "test, last epoch"):
         found.add_column(name, justify="right", no_wrap=True)
     for member in members[:MAX_ROWS]:
-        found.add_row(str(member.seed), *_cells(member))
+        epoch, *accuracies = _cells(member)
+        found.add_row(str(member.seed), epoch, *[_loss(member.score)] * by_loss, *accuracies)
     _elide(found, len(members))
     if len(members) > 1:
         sound = [member for member in members if not member.diverged and member.last is not None]
         last = mean_of([member.last.test_accuracy or 0.0 for member in sound if member.last is not None])
         found.add_section()
-        found.add_row("mean", "", percent(settings[0].validation), percent(settings[0].test), percent(last))
+        losses = [_loss(settings[0].score)] * by_loss
+        found.add_row("mean", "", *losses, percent(settings[0].validation), percent(settings[0].test), percent(last))
     return found
+
+
+def _loss(score: float) -> str:
+    return "-" if math.isinf(score) else f"{-score:.4f}"
 
 
 def _cells(member: MemberResult) -> tuple[str, ...]:

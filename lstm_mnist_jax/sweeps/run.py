@@ -155,7 +155,7 @@ def _sweep(
         title = f"{done} of {trainings(len(members))} done, {time.perf_counter() - began:.0f} s"
         title += "; means with 95 % intervals, each seed at its best epoch on validation"
         say(console, title)
-        found = results.table(members)
+        found = results.table(folder.config, members)
         # As wide as it is, however narrow the terminal.
         width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
         console.print(found, width=width, crop=False)

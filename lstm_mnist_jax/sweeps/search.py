@@ -45,7 +45,7 @@ def _propose(space: Space, seed: int, results: list[SettingResult], count: int) 
     axes = space.axes()
     distributions = {name: _distribution(axis) for name, axis in axes.items()}
     for result in results:
-        # What diverged has a score of minus infinity: Optuna takes it for worse than all others.
+        # Of a setting that has always diverged the score is minus infinity: Optuna takes it for worse than all others.
         params = {name: _known(axes[name], value) for name, value in result.setting.items()}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=result.score))
     tried, proposed = [result.setting for result in results], []

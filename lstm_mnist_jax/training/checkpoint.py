@@ -1,7 +1,7 @@
 """Checkpoints: saved by orbax in the background, checked by SHA-256, the best and the newest kept.
 
     checkpoints/00000859/state/         the training state, as orbax writes it
-    checkpoints/00000859/record.json    where the training stood: epoch, metrics, the best checkpoint so far
+    checkpoints/00000859/record.json    where the training stood: its step, how good it was, the best checkpoint so far
     checkpoints/00000859/SHA256SUMS     of every file of the checkpoint; `sha256sum -c` reads it
 
 SHA256SUMS is written last, and whole. A checkpoint without it was never finished; one that does not agree with it

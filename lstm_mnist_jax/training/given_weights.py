@@ -100,7 +100,9 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
         }
         validation = evaluations["validation"]
         value = score(config, validation.loss, validation.accuracy)
-        record = Record(given.step, None, None, None, 0.0).after_epoch(given.step, value)
+        record = Record(given.step, None, None, None, 0.0)
+        if math.isfinite(value):  # else anything that comes is better
+            record = record.after_epoch(given.step, value)
         try:
             with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
                 checkpoints.save(state, record)

@@ -7,9 +7,9 @@ from typing import Protocol, TypeVar, runtime_checkable
 from lstm_mnist_jax.config import Config
 
 
-@runtime_checkable
+@runtime_checkable  # for the tests, which check all types
 class Evaluated(Protocol):
-    """What is known after an epoch that did not diverge."""
+    """What is known after an epoch; None of one that diverged."""
 
     @property
     def validation_loss(self) -> float | None: ...
@@ -26,14 +26,18 @@ def best_in_words(config: Config) -> str:
 
 
 def score(config: Config, loss: float | None, accuracy: float | None) -> float:
-    """How good weights are, the higher the better, by `config.best_by`.
+    """How good weights are, the higher the better: their accuracy, or minus their loss, by `config.best_by`.
+
+    All processes of a training find the same, as they do the gradients: all-reduced, so equal to the last bit.
 
     Args:
       config: of the training.
-      loss, accuracy: on the validation examples; None is worse than any.
+      loss, accuracy: on the validation examples. None and NaN are worse than any.
     """
-    value = accuracy if config.best_by == "accuracy" else None if loss is None else -loss
-    return -math.inf if value is None or math.isnan(value) else value
+    value = accuracy if config.best_by == "accuracy" else loss
+    if value is None or math.isnan(value):
+        return -math.inf
+    return value if config.best_by == "accuracy" else -value
 
 
 def score_of(config: Config, epoch: Evaluated) -> float:

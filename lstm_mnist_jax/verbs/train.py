@@ -69,11 +69,12 @@ def train(arguments: Sequence[str]) -> int:
     run_dir, console = result.run_dir, console_of_first()
     best = best_in_words(parsed.config)
     if result.best is not None:
+        loss = f" (loss {result.best.validation_loss:.4f})" if parsed.config.best_by == "loss" else ""
         test = Share(round(result.best.test_accuracy * result.test_examples), result.test_examples)
         low, high = test.interval
         say(
             console,
-            f"{best}: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}, "
+            f"{best}: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}{loss}, "
             f"test {test.value:.2%} (95 % interval of {test.count:,} images: {100 * low:.2f} to {100 * high:.2f})",
         )
     elif result.best_step is not None:
