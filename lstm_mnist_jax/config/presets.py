@@ -8,8 +8,9 @@ from lstm_mnist_jax.config.optimization import OptimizerConfig
 from lstm_mnist_jax.config.training import Config, DataConfig
 
 ROWS = Config(
-    epochs=120,
-    model=ModelConfig(hidden_features=(128, 128), dense_stddev=0.05),
+    epochs=80,
+    best_by="loss",  # at 99.8 % of 5,000 images, one image more or less decides by accuracy
+    model=ModelConfig(hidden_features=(192, 192), pooling="max", dense_stddev=0.05),
     optimizer=OptimizerConfig(
         learning_rate=0.005,
         weight_decay=0.01,
@@ -25,6 +26,7 @@ ROWS = Config(
 
 PIXELS = replace(
     ROWS,
+    epochs=120,
     model=ModelConfig("pixels", cell="ur_lstm", hidden_features=(256,), dense_stddev=0.05),
     optimizer=replace(ROWS.optimizer, learning_rate=0.001),
     augmentation=AugmentationConfig(
@@ -54,8 +56,9 @@ PRESETS: dict[str, Config] = {
     "fashion": replace(
         ROWS,
         epochs=64,
+        best_by="accuracy",  # the loss rises a little while it still does, and its steps are small beside 7 % of errors
         data=DataConfig(source="fashion-mnist"),
-        model=replace(ROWS.model, hidden_features=(192, 192), pooling="max", dropout_rate=0.1),
+        model=replace(ROWS.model, dropout_rate=0.1),
         augmentation=AugmentationConfig(
             scaling=0.08,
             shift_pixels=1.5,
