@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lstm_mnist_jax
 from lstm_mnist_jax import space_of, sweep, train
 from lstm_mnist_jax.config import PRESETS, Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
@@ -21,6 +22,7 @@ SMALL = Config(
     model=ModelConfig(hidden_features=(4,)),
 )
 SCRIPT = Path(__file__).parents[1] / "scripts" / "results.py"
+PACKAGE = Path(lstm_mnist_jax.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,14 @@ def test_the_script_writes_the_table_into_a_page(folders, tmp_path):
     assert failed.returncode == 2
     assert "has no place for the table" in failed.stderr
     assert results(tmp_path).returncode == 2
+
+
+def test_the_runs_that_are_kept_make_rows_of_the_table():
+    folders = sorted((PACKAGE / "records" / "measured").iterdir())
+    runs = [run for folder in folders for run in read_runs(folder)]
+    assert len(runs) == len(folders) > 0
+    text = (PACKAGE / "recipes.md").read_text().split("<!-- results -->\n")[1].split("<!-- end of results -->")[0]
+    assert {row(record) for record in make_records(runs)} <= set(read_table(text))
 
 
 def test_rows_measured_anew_take_the_place_of_the_old():
