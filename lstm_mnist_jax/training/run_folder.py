@@ -130,7 +130,8 @@ def read_run_folder(path: Path) -> RunFolder:
     if number != FORMAT:
         raise RunError(
             f"{path} is a run folder of format {number}; this version of lstm-mnist-jax reads format {FORMAT}. "
-            f"It was written by version {contents.get('environment', {}).get('lstm-mnist-jax', 'unknown')}."
+            f"It was written by version {contents.get('environment', {}).get('lstm-mnist-jax', 'unknown')}: use that one "
+            "with it, or train anew."
         )
     try:
         config, data = from_dict(Config, contents["config"]), from_dict(DataFacts, contents["data"])
