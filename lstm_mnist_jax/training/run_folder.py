@@ -128,10 +128,10 @@ def read_run_folder(path: Path) -> RunFolder:
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} is damaged: {error!r}. Put it back from a copy, or start a new run.") from error
     if number != FORMAT:
+        writer = contents.get("environment", {}).get("lstm-mnist-jax", "unknown")
         raise RunError(
             f"{path} is a run folder of format {number}; this version of lstm-mnist-jax reads format {FORMAT}. "
-            f"It was written by version {contents.get('environment', {}).get('lstm-mnist-jax', 'unknown')}: use that one "
-            "with it, or train anew."
+            f"It was written by version {writer}: use that one with it, or train anew."
         )
     try:
         config, data = from_dict(Config, contents["config"]), from_dict(DataFacts, contents["data"])
