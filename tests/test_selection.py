@@ -165,7 +165,7 @@ def test_weights_from_elsewhere_whose_loss_is_no_number_are_no_best(run, tmp_pat
     assert load_run(tmp_path / "run").step == 0
 
 
-def test_the_command_line_says_what_decided(run, tmp_path):
+def test_the_command_line_says_what_decided(tmp_path):
     words = [
         "train",
         "smoke",

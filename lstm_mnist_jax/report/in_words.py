@@ -119,8 +119,8 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
     kinds = {entry.result(split).kind for entry in entries for split in SPLITS}
     say(
         console,
-        "Each training at its best epoch on validation, which flatters there since it chose the epoch; the best on "
-        "validation first. 95 % intervals:",
+        "Each training at its best epoch on validation, whose own accuracy therefore flatters; the best on validation "
+        "first. 95 % intervals:",
     )
     if "binomial" in kinds:
         say(console, "  (a to b) of a single training: binomial (Wilson), of its many examples; other seeds vary more")

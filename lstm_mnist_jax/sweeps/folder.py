@@ -93,7 +93,7 @@ def read_population_folder(path: Path) -> PopulationFolder:
         if contents["format"] != FORMAT:
             raise RunError(
                 f"{path} is a population of format {contents['format']}; this version of lstm-mnist-jax reads "
-                f"format {FORMAT}."
+                f"format {FORMAT}. Use the version that wrote it, or sweep anew."
             )
         config = from_dict(Config, contents["config"])
         members = tuple(

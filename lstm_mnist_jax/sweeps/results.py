@@ -137,7 +137,7 @@ def best_member(members: list[MemberResult]) -> int | None:
 
 
 def table(config: Config, members: list[MemberResult]) -> Table:
-    """The results for people: of each setting, or where there is one, of each seed. The loss, where it chose."""
+    """The results for people: of each setting, or where there is one, of each seed. A loss that decides is shown."""
     by_loss = config.best_by == "loss"
     settings = setting_results(members)
     found = Table()
