@@ -11,6 +11,7 @@ from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import DataError, RunError
 from lstm_mnist_jax.report.page import make_page, write_page
+from lstm_mnist_jax.report.page.description import choose_examples
 from lstm_mnist_jax.report.picture import Picture
 from lstm_mnist_jax.report.style import styled
 
@@ -187,3 +188,16 @@ def test_the_file_is_whole_or_not_there(untrained, tmp_path):
 def test_examples_of_other_data_are_refused(untrained, rng):
     with pytest.raises(DataError, match=r"\[n, 28, 28\] were expected"):
         make_page(untrained(Config()), examples=examples(rng, (6, 5), 10))
+
+
+def test_an_example_that_is_read_rightly_comes_before_one_that_is_misread(untrained, rng):
+    run = untrained(Config())
+    images = rng.integers(0, 256, (400, 1, 1), np.uint8) * (rng.random((400, 28, 28)) < 0.3)
+    guesses, _ = run.predict(images)
+    one, other = np.argsort(np.bincount(guesses, minlength=10))[-2:]
+    unseen = min({0, 1, 2} - {one, other})
+    images = images[[np.flatnonzero(guesses == guess)[0] for guess in (one, other, one)]]
+    chosen = choose_examples(run, Examples(images, np.array([other, other, unseen], np.int32), 10))
+    found = {(example["label"], example["guess"]) for example in chosen[:2]}
+    assert found == {(other, other), (unseen, one)}
+    assert [(example["label"], example["guess"]) for example in chosen[2:]] == [(other, one)]

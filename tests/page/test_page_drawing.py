@@ -102,7 +102,7 @@ def test_digits_of_the_examples_are_recognised_as_by_jax(page, trained, examples
         np.testing.assert_allclose(found, along[n], atol=1e-5)
         assert stops.tolist() == list(range(1, 29))
         assert guess(page) == str(labels[n])
-    assert (labels == examples.labels[chosen]).sum() >= 19
+    assert (trained.predict(examples.images)[0] == examples.labels).mean() > 0.9
 
 
 def test_undo_and_clear(page):
@@ -177,21 +177,23 @@ def test_a_finger_draws_and_does_not_scroll(open_page, html, trained):
 
 
 def test_examples_can_be_taken_and_drawn_over(page, trained, examples):
-    first = np.flatnonzero(examples.labels == 3)[0]
-    page.get_by_role("button", name="3", exact=True).click()
-    seen, *_ = reading_of(page)
-    np.testing.assert_allclose(seen, examples.images[first].ravel() / 255)
-    assert page.locator("#origin").text_content() == "An example: 3"
+    guesses, _ = trained.predict(examples.images)
+    wrong = np.flatnonzero(guesses != examples.labels)
+    for label in range(10):  # of each digit one that is read rightly, also where the very first is not
+        first = np.flatnonzero((examples.labels == label) & (guesses == label))[0]
+        page.get_by_role("button", name=str(label), exact=True).click()
+        seen, *_ = reading_of(page)
+        np.testing.assert_allclose(seen, examples.images[first].ravel() / 255)
+        assert page.locator("#origin").text_content() == f"An example: {label}"
     draw(page, [[(0.1, 0.1), (0.2, 0.1)]])
     over, *_ = reading_of(page)
     assert (over >= seen - 1e-12).all()
     assert over.reshape(28, 28)[1:4, 3:6].min() > 0.5
     misread = page.locator("#misread button")
     assert 1 <= misread.count() <= 4
-    wrong = np.flatnonzero(trained.predict(examples.images)[0] != examples.labels)
     misread.first.click()
     shown = np.round(255 * reading_of(page)[0]).reshape(28, 28)
-    assert any(np.array_equal(shown, image) for image in examples.images[wrong[:14]])
+    assert any(np.array_equal(shown, image) for image in examples.images[wrong[:4]])
 
 
 def test_a_stroke_may_be_taken_back_while_it_is_drawn(page):

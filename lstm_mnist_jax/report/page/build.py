@@ -76,7 +76,7 @@ def make_page(
       run: its network answers on the page.
       pictures: shown below, in this order.
       facts: (name, value), in plain text: what is to be said of the run.
-      examples: images of the run's data to click on: the first of each class, and some that the network misreads.
+      examples: images of the run's data to click on: one of each class, rightly read if any is, and some misread.
 
     Raises:
       RunError: the run's parameters are not finite numbers; its training diverged.

@@ -74,7 +74,7 @@ def step_names(run: TrainedRun) -> dict[str, Any]:
 
 
 def choose_examples(run: TrainedRun, examples: Examples) -> list[dict[str, Any]]:
-    """Examples for the page: the first of each class, and the first few that the network misreads.
+    """Examples for the page: of each class the first, of those read rightly if there are any, and a few misread.
 
     Returns:
       Of each its true label, the label that the network gives it, and its pixels: uint8, as base64.
@@ -84,8 +84,9 @@ def choose_examples(run: TrainedRun, examples: Examples) -> list[dict[str, Any]]
     """
     images, labels = examples.images[:SEARCHED], examples.labels[:SEARCHED]
     guesses, _ = run.predict(images)
-    _, firsts = np.unique(labels, return_index=True)
-    firsts = firsts[:MOST_EXAMPLES]
+    right_first = np.argsort(guesses != labels, kind="stable")
+    _, firsts = np.unique(labels[right_first], return_index=True)
+    firsts = right_first[firsts][:MOST_EXAMPLES]
     misread = np.flatnonzero(guesses != labels)
     misread = misread[~np.isin(misread, firsts)][:MISREAD_EXAMPLES]
     return [_example(images[n], int(labels[n]), int(guesses[n])) for n in [*firsts, *misread]]
