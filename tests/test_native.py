@@ -405,6 +405,8 @@ for sizes in tests.SIZES:
     for reverse in (False, True):
         tests.test_forward_is_that_of_xla(np.random.default_rng(0), sizes, reverse)
         tests.test_gradient_is_that_of_xla(np.random.default_rng(0), sizes, "all", reverse)
+for sizes in [(5, 37, 130), (40, 23, 129)]:
+    tests.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes, False)
 tests.test_infinity_saturates_and_nan_stays_in_its_sequence(np.random.default_rng(0))
 tests.test_tanh_is_accurate()
 """

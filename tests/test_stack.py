@@ -18,7 +18,8 @@ STACKS = {
     "lstm": lambda **options: LSTM(5, (4, 6), rngs=nnx.Rngs(0), **options),
     "projected": lambda **options: LSTM(5, (4, 6), projection_features=3, rngs=nnx.Rngs(0), **options),
     "gru": lambda **options: GRU(5, (4, 6), rngs=nnx.Rngs(0), **options),
-    "layer norm": lambda **options: StackedRNN(LayerNormLSTMCell, 5, (4, 6), rngs=nnx.Rngs(0), **options),
+    # Of a few features some states hardly vary: to normalise those magnifies rounding a thousandfold.
+    "layer norm": lambda **options: StackedRNN(LayerNormLSTMCell, 5, (32, 24), rngs=nnx.Rngs(0), **options),
     "flax's scan": lambda **options: StackedRNN(nnx.LSTMCell, 5, (4, 6), rngs=nnx.Rngs(0), **options),
 }
 
@@ -250,8 +251,6 @@ def test_jit_vmap_grad_and_checkpoint_go_through(name):
     def loss(params, inputs):
         return jnp.sin(nnx.merge(graph, params, rest)(inputs)[0]).sum()
 
-    # Normalised over four features, a state that hardly varies magnifies rounding: in float32 each of these gradients,
-    # and Flax's, is 1e-3 away from that in float64. Away from each other they are 1e-5.
     atol = 1e-4 if name == "layer norm" else 1e-5
     expected = jax.grad(loss)(params, INPUTS)
     assert_close(jax.jit(jax.grad(jax.checkpoint(loss)))(params, INPUTS), expected, atol=atol)

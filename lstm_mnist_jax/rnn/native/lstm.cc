@@ -11,7 +11,8 @@
 // for that share the units of each step: then no processor reads all of the weights in every step.
 //
 // Each output is a sum in the order of k, however the rows are cut into tiles and threads: the results
-// depend on neither.
+// depend on neither. For that, what is rounded once and what twice is written out (MultiplyAdd), and compiled with
+// -ffp-contract=off: left to the compiler, it may differ from one size of tile to another.
 //
 // Portable C++17 with the vector extensions of GCC and Clang; the vector's width is that of the machine compiled for.
 
@@ -29,6 +30,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_FMA) && defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #include "xla/ffi/api/ffi.h"
@@ -93,6 +96,19 @@ INLINE Vector Clamp(Vector x, float limit) {
 #endif
 }
 
+// a b + c, rounded once where the processor can.
+INLINE Vector MultiplyAdd(Vector a, Vector b, Vector c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX__) && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__ARM_FEATURE_FMA) && defined(__ARM_NEON)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
 // tanh(x) = x P(x^2) / Q(x^2). P and Q, of degree 4, minimise the largest relative error of the quotient on [0, 8.7]
 // (2.8e-8; found by Lawson's algorithm: weighted least squares of P - Q tanh(x)/x, the weights multiplied by the error
 // until it is level). Beyond, the quotient grows past 1, 7e-7 at 9.4, more than rounding takes away: cut at 1,
@@ -101,18 +117,21 @@ INLINE Vector Clamp(Vector x, float limit) {
 INLINE Vector Tanh(Vector x) {
   x = Clamp(x, 9.4f);
   const Vector y = x * x;
-  Vector p = y * 1.401447878976992e-08f + 2.1075673338291584e-05f;
-  p = p * y + 0.0035236447098600256f;
-  p = p * y + 0.13404577245568597f;
-  p = p * y + 0.9999999867646678f;
-  Vector q = y * 8.043549716545126e-07f + 0.0003331707515183158f;
-  q = q * y + 0.025983485262442832f;
-  q = q * y + 0.46737898722645893f;
-  q = q * y + 1.0f;
+  Vector p = MultiplyAdd(y, Fill(1.401447878976992e-08f), Fill(2.1075673338291584e-05f));
+  p = MultiplyAdd(p, y, Fill(0.0035236447098600256f));
+  p = MultiplyAdd(p, y, Fill(0.13404577245568597f));
+  p = MultiplyAdd(p, y, Fill(0.9999999867646678f));
+  Vector q = MultiplyAdd(y, Fill(8.043549716545126e-07f), Fill(0.0003331707515183158f));
+  q = MultiplyAdd(q, y, Fill(0.025983485262442832f));
+  q = MultiplyAdd(q, y, Fill(0.46737898722645893f));
+  q = MultiplyAdd(q, y, Fill(1.0f));
   return Clamp(x * p / q, 1.0f);
 }
 
-INLINE Vector Sigmoid(Vector tanh) { return tanh * 0.5f + 0.5f; }
+INLINE Vector Sigmoid(Vector tanh) { return MultiplyAdd(tanh, Fill(0.5f), Fill(0.5f)); }
+INLINE Vector TanhSlope(Vector tanh) { return MultiplyAdd(-tanh, tanh, Fill(1.0f)); }
+// sigmoid(z) = (1 + a)/2 where a = tanh(z/2), so d sigmoid(z) / d(z/2) = (1 - a^2)/2.
+INLINE Vector SigmoidSlope(Vector tanh) { return 0.5f * TanhSlope(tanh); }
 
 constexpr Index Ceil(Index value, Index divisor) { return (value + divisor - 1) / divisor; }
 
@@ -185,7 +204,7 @@ INLINE void ForwardTile(const ForwardStep& step, Index hidden, const float* pane
       UNROLL for (Index r = 0; r < R; ++r) {
         const Vector value = Fill(h[r * hidden + k]);
         UNROLL for (Index gate = 0; gate < 4; ++gate) {
-          sums[j][gate][r] += value * Load(panel + j * panel_size + gate * kWidth);
+          sums[j][gate][r] = MultiplyAdd(value, Load(panel + j * panel_size + gate * kWidth), sums[j][gate][r]);
         }
       }
     }
@@ -202,8 +221,7 @@ INLINE void ForwardTile(const ForwardStep& step, Index hidden, const float* pane
         Store(activations + 2 * hidden, g, count);
         Store(activations + 3 * hidden, o, count);
       }
-      const Vector added = Sigmoid(i) * g;
-      const Vector c = Sigmoid(f) * Load(step.c + at, count) + added;
+      const Vector c = MultiplyAdd(Sigmoid(f), Load(step.c + at, count), Sigmoid(i) * g);
       Store(step.new_c + at, c, count);
       Store(step.new_h + at, Sigmoid(o) * Tanh(c), count);
     }
@@ -316,7 +334,7 @@ __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidd
     for (Index k = 0; k < gates; ++k, panel += C * kWidth) {
       UNROLL for (Index r = 0; r < R; ++r) {
         const Vector value = Fill(next[r * gates + k]);
-        UNROLL for (Index c = 0; c < C; ++c) sums[r][c] += value * Load(panel + c * kWidth);
+        UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = MultiplyAdd(value, Load(panel + c * kWidth), sums[r][c]);
       }
     }
   } else {
@@ -342,13 +360,12 @@ __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidd
       Vector dc = Load(step.d_c + at, count);
       if (step.d_hs != nullptr) dh += Load(step.d_hs + at, count);
       if (step.d_cs != nullptr) dc += Load(step.d_cs + at, count);
-      dc += dh * Sigmoid(o) * (1.0f - c * c);
-      // sigmoid(z) = (1 + a)/2 where a = tanh(z/2), so d sigmoid(z) / d(z/2) = (1 - a^2)/2.
+      dc = MultiplyAdd(dh * Sigmoid(o), TanhSlope(c), dc);
       float* d_projected = step.d_projected + (row + r) * gates + u;
-      Store(d_projected, dc * g * (0.5f - 0.5f * (i * i)), count);
-      Store(d_projected + hidden, dc * Load(step.previous_c + at, count) * (0.5f - 0.5f * (f * f)), count);
-      Store(d_projected + 2 * hidden, dc * Sigmoid(i) * (1.0f - g * g), count);
-      Store(d_projected + 3 * hidden, dh * c * (0.5f - 0.5f * (o * o)), count);
+      Store(d_projected, dc * g * SigmoidSlope(i), count);
+      Store(d_projected + hidden, dc * Load(step.previous_c + at, count) * SigmoidSlope(f), count);
+      Store(d_projected + 2 * hidden, dc * Sigmoid(i) * TanhSlope(g), count);
+      Store(d_projected + 3 * hidden, dh * c * SigmoidSlope(o), count);
       Store(step.d_c + at, dc * Sigmoid(f), count);
     }
   }
