@@ -15,13 +15,13 @@ INPUTS = np.random.default_rng(0).normal(size=(4, 9, 5)).astype(np.float32)
 LENGTHS = np.array([9, 4, 1, 0])
 
 STACKS = {
-    "lstm": lambda **options: LSTM(5, (4, 6), rngs=nnx.Rngs(0), **options),
-    "projected": lambda **options: LSTM(5, (4, 6), projection_features=3, rngs=nnx.Rngs(0), **options),
-    "gru": lambda **options: GRU(5, (4, 6), rngs=nnx.Rngs(0), **options),
-    "layer norm": lambda **options: StackedRNN(
-        LayerNormLSTMCell, 5, (4, 6), rngs=nnx.Rngs(0), param_dtype=jnp.zeros(0, float).dtype, **options
+    "lstm": lambda widths=(4, 6), **options: LSTM(5, widths, rngs=nnx.Rngs(0), **options),
+    "projected": lambda widths=(4, 6), **options: LSTM(5, widths, projection_features=3, rngs=nnx.Rngs(0), **options),
+    "gru": lambda widths=(4, 6), **options: GRU(5, widths, rngs=nnx.Rngs(0), **options),
+    "layer norm": lambda widths=(4, 6), **options: StackedRNN(
+        LayerNormLSTMCell, 5, widths, rngs=nnx.Rngs(0), param_dtype=jnp.zeros(0, float).dtype, **options
     ),
-    "flax's scan": lambda **options: StackedRNN(nnx.LSTMCell, 5, (4, 6), rngs=nnx.Rngs(0), **options),
+    "flax's scan": lambda widths=(4, 6), **options: StackedRNN(nnx.LSTMCell, 5, widths, rngs=nnx.Rngs(0), **options),
 }
 
 
@@ -89,7 +89,7 @@ def test_both_directions_are_two_layers_one_of_them_reversed():
 def test_remat_changes_no_number(name, remat, padded):
     lengths = LENGTHS if padded else None
     with precision_for(name):
-        plain, saving = (STACKS[name](bidirectional=True, remat=steps) for steps in (None, remat))
+        plain, saving = (STACKS[name]((4,), bidirectional=True, remat=steps) for steps in (None, remat))
         ours, expected = (gradients(stack, INPUTS, seq_lengths=lengths) for stack in (saving, plain))
     assert_close(ours, expected, atol=2e-5)
 
