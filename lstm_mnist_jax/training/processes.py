@@ -28,6 +28,9 @@ HEARTBEAT_SECONDS = 30
 VISIBLE_SECONDS = 60.0
 """How long a shared file system may take to show a new file."""
 
+LEAVE_SECONDS = 2.0
+"""How long a process that failed stays, having said why, for others to say so too."""
+
 LOSSES = re.compile(
     "^(ABORTED|CANCELLED|DEADLINE_EXCEEDED|UNAVAILABLE)|gloo|nccl|coordination|barrier|heartbeat", re.IGNORECASE
 )
@@ -206,7 +209,11 @@ def loss(error: BaseException) -> RunError:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process after a failure at once: an orderly end would wait for the others, which wait for this one."""
+    """Ends this process after a failure: an orderly end would wait for the others, which wait for this one.
+
+    JAX aborts the others once the first has gone, so those get time that are about to say what it has said itself.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    time.sleep(LEAVE_SECONDS)
     os._exit(code)
