@@ -19,7 +19,7 @@ STACKS = {
     "projected": lambda widths=(4, 6), **options: LSTM(5, widths, projection_features=3, rngs=nnx.Rngs(0), **options),
     "gru": lambda widths=(4, 6), **options: GRU(5, widths, rngs=nnx.Rngs(0), **options),
     "layer norm": lambda widths=(4, 6), **options: StackedRNN(
-        LayerNormLSTMCell, 5, widths, rngs=nnx.Rngs(0), param_dtype=jnp.zeros(0, float).dtype, **options
+        LayerNormLSTMCell, 5, widths, rngs=nnx.Rngs(0), param_dtype=jnp.result_type(float), **options
     ),
     "flax's scan": lambda widths=(4, 6), **options: StackedRNN(nnx.LSTMCell, 5, widths, rngs=nnx.Rngs(0), **options),
 }

@@ -129,6 +129,8 @@ INLINE Vector Tanh(Vector x) {
 }
 
 INLINE Vector Sigmoid(Vector tanh) { return MultiplyAdd(tanh, Fill(0.5f), Fill(0.5f)); }
+
+// Derivatives, from the activations: tanh'(z) = 1 - a^2 where a = tanh(z).
 INLINE Vector TanhSlope(Vector tanh) { return MultiplyAdd(-tanh, tanh, Fill(1.0f)); }
 // sigmoid(z) = (1 + a)/2 where a = tanh(z/2), so d sigmoid(z) / d(z/2) = (1 - a^2)/2.
 INLINE Vector SigmoidSlope(Vector tanh) { return 0.5f * TanhSlope(tanh); }
