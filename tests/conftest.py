@@ -3,7 +3,9 @@
 import gc
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before JAX is imported, here and in the subprocesses that tests start.
@@ -23,6 +25,7 @@ import jax
 import numpy as np
 import pytest
 
+from lstm_mnist_jax.cli import main
 from lstm_mnist_jax.data import Dataset, Examples
 
 
@@ -50,3 +53,19 @@ def tiny_dataset(rng: np.random.Generator) -> Dataset:
         return Examples(images, labels, 3)
 
     return Dataset(examples(130), examples(21), examples(33), ("a", "b", "c"), "made up")
+
+
+@pytest.fixture
+def command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`lstm-mnist WORDS`, in the process of the test: one of its own takes seconds to import JAX."""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which the program replaces
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, words)])
+        return subprocess.CompletedProcess(words, ended.value.code, *capsys.readouterr())
+
+    return run

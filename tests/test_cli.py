@@ -1,4 +1,4 @@
-"""The command line, as a person meets it: in processes of its own."""
+"""The command line, as a person meets it: in processes of its own, but for what ends before anything begins."""
 
 import json
 import os
@@ -181,15 +181,16 @@ def test_resuming_a_complete_run_says_that_it_is(run_dir):
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
     ],
 )
-def test_mistakes_are_explained_in_a_line_with_exit_code_2(tmp_path, arguments, message):
-    done = lstm_mnist(*arguments, cwd=tmp_path)
+def test_mistakes_are_explained_in_a_line_with_exit_code_2(command_line, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = command_line(*arguments)
     assert done.returncode == 2, done.stdout
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
 
 
-def test_many_at_once_from_the_first_epoch_to_a_run_of_its_own(tmp_path):
+def test_many_at_once_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path):
     words = ["smoke", *SMALL[:-2], "--seeds", "2"]
     done = lstm_mnist("train", *words, "--run-dir", tmp_path / "seeds")
     assert done.returncode == 0, done.stderr
@@ -214,7 +215,7 @@ def test_many_at_once_from_the_first_epoch_to_a_run_of_its_own(tmp_path):
         (["sweep", "--resume", tmp_path / "grid", "--b1", "0.8"], "leave out --b1"),
         (["evaluate", tmp_path / "grid"], "holds many trainings. Take one out, with lstm-mnist extract"),
     ]:
-        done = lstm_mnist(*words)
+        done = command_line(*words)
         assert done.returncode == 2
         assert message in done.stderr
 

@@ -16,7 +16,6 @@ from PIL import Image
 from test_normal_form import scan
 
 from lstm_mnist_jax import PRESETS, inference, load, load_run, sweep, train
-from lstm_mnist_jax.cli import main
 from lstm_mnist_jax.config import DataConfig
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.errors import DataError, RunError
@@ -44,14 +43,12 @@ def unseen():
 
 
 @pytest.fixture
-def predict(run_dir, capsys):
+def predict(run_dir, command_line):
     """(exit code, standard output, standard error) of the command."""
 
     def predict(*words, run_dir=run_dir):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["predict", str(run_dir), *map(str, words)])
-        return ended.value.code, *capsys.readouterr()
+        done = command_line("predict", run_dir, *words)
+        return done.returncode, done.stdout, done.stderr
 
     return predict
 

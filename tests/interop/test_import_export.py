@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +26,6 @@ SMALL = replace(
 OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
 CELL = "rnn/multi_rnn_cell/cell_{}/basic_lstm_cell"
 TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
-
-
-def lstm_mnist(*arguments):
-    words = [sys.executable, "-m", "lstm_mnist_jax", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +80,10 @@ def test_a_run_that_begins_within_an_epoch_tells_the_mean_of_the_steps_it_made(r
     assert metrics.train_accuracy == pytest.approx(whole.train_accuracy, abs=0.15)
 
 
-def test_the_weights_that_a_run_began_with_can_be_its_best(exports, tmp_path):
+def test_the_weights_that_a_run_began_with_can_be_its_best(command_line, exports, tmp_path):
     config = replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=0.5), epochs=6)
     begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")
-    done = lstm_mnist("train", "--resume", tmp_path / "run")
+    done = command_line("train", "--resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "best on validation: the checkpoint of step 30, from before" in done.stdout
     assert load_run(tmp_path / "run").step == 30
@@ -140,12 +133,12 @@ def test_more_epochs_than_the_config_has_are_no_error(exports, tmp_path):
 
 
 @pytest.mark.parametrize("format_name", ["tf1", "torch", "keras", "flax", "safetensors"])
-def test_import_makes_a_run_of_every_file(run, exports, tmp_path, format_name):
+def test_import_makes_a_run_of_every_file(command_line, run, exports, tmp_path, format_name):
     path = path_of(format_name, exports)
-    listed = lstm_mnist("import", format_name, path, "--list")
+    listed = command_line("import", format_name, path, "--list")
     assert listed.returncode == 0, listed.stderr
     assert "float32" in listed.stdout
-    done = lstm_mnist("import", format_name, path, "--run-dir", tmp_path / "run", *OPTIONS)
+    done = command_line("import", format_name, path, "--run-dir", tmp_path / "run", *OPTIONS)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines.pop(0) == f"imported from {format_name}: {path}"
@@ -165,20 +158,20 @@ def test_import_makes_a_run_of_every_file(run, exports, tmp_path, format_name):
     assert checkpoint.find_damage(imported.folder.checkpoints / f"{steps:08d}") is None
 
 
-def test_options_may_stand_before_what_they_are_about(exports, tmp_path):
+def test_options_may_stand_before_what_they_are_about(command_line, exports, tmp_path):
     options = ["--ignore", "*/Adam*", "--ignore", "beta*", "--layer", CELL.format(0), "--layer", CELL.format(1)]
     path = path_of("tf1", exports)
-    done = lstm_mnist("import", *options, "tf1", path, "--run-dir", tmp_path / "run", *OPTIONS)
+    done = command_line("import", *options, "tf1", path, "--run-dir", tmp_path / "run", *OPTIONS)
     assert done.returncode == 0, done.stderr
     assert "no state of an optimizer is taken" in done.stdout
-    turned = lstm_mnist("import", *options[:4], *options[6:], *options[4:6], "tf1", path, "--run-dir", tmp_path / "b")
+    turned = command_line("import", *options[:4], *options[6:], *options[4:6], "tf1", path, "--run-dir", tmp_path / "b")
     assert "takes 28 features, but the layer before gives 6" in turned.stderr
 
 
-def test_export_writes_what_python_writes(run, exports, tmp_path):
+def test_export_writes_what_python_writes(command_line, run, exports, tmp_path):
     for name in formats.WRITERS:
         path = path_of(name, tmp_path / "new")
-        done = lstm_mnist("export", name, run.folder.path, path, "--checkpoint", "last")
+        done = command_line("export", name, run.folder.path, path, "--checkpoint", "last")
         assert (done.returncode, done.stderr) == (0, "")
         cells = ", for cells with forget_bias 1" if name == "tf1" else ""
         assert done.stdout == f"{path}: the model of step 30 of {run.folder.path}, for {name}{cells}\n"
@@ -222,9 +215,9 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["import", "tf1", "{tmp}/" + 300 * "a", "--list"], "cannot be read: File name too long"),
     ],
 )
-def test_mistakes_are_told_in_one_line_and_leave_nothing(run, exports, tmp_path, arguments, message):
+def test_mistakes_are_told_in_one_line_and_leave_nothing(command_line, run, exports, tmp_path, arguments, message):
     places = {"tf1": TF1, "tmp": tmp_path, "exports": exports, "run": run.folder.path}
-    done = lstm_mnist(*(argument.format(**places) for argument in arguments))
+    done = command_line(*(argument.format(**places) for argument in arguments))
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
