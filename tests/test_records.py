@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lstm_mnist_jax
-from lstm_mnist_jax import space_of, sweep, train
+from lstm_mnist_jax import extract, space_of, sweep, train
 from lstm_mnist_jax.config import PRESETS, Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.records import COLUMNS, make_records, merge, read_runs, read_table, row, to_markdown
@@ -77,6 +77,23 @@ def test_a_preset_needs_no_option(folders, name):
     (run,) = read_runs(folders / "one")
     (record,) = make_records([dataclasses.replace(run, config=PRESETS[name])])
     assert record.commands == [f"lstm-mnist train {name}"]
+
+
+def test_fashion_mnist_is_one_set_wherever_it_lies(folders):
+    (run,) = read_runs(folders / "one")
+    config = PRESETS["fashion"]
+    elsewhere = dataclasses.replace(config, seed=1, data=dataclasses.replace(config.data, source="/data/fashion-mnist"))
+    for configs, options in (([elsewhere], " --seed 1"), ([elsewhere, config], " --seeds 2")):
+        (record,) = make_records([dataclasses.replace(run, config=config) for config in configs])
+        assert record.commands == [f"lstm-mnist train fashion{options}"]
+
+
+def test_an_extracted_training_took_its_share_of_the_time(folders, tmp_path):
+    extract(folders / "sweep", tmp_path / "taken", 0)
+    (run,), (first, *_) = read_runs(tmp_path / "taken"), read_runs(folders / "sweep")
+    assert run.seconds == pytest.approx(first.seconds)
+    for epoch in read_metrics(tmp_path / "taken" / "metrics.jsonl"):
+        assert epoch.seconds * epoch.examples_per_second == pytest.approx(640, rel=0.01)
 
 
 def test_the_same_training_twice_and_unfinished_ones_are_refused(folders, tmp_path):

@@ -206,6 +206,39 @@ def test_steps_draw_anew(tiny_dataset):
     assert np.ptp(losses[shifted]) > 1e-3
 
 
+def first_step(dataset, **changes):
+    """Loss and change of the parameters of a step over the whole set, undistorted unless `changes` say otherwise."""
+    training = make_training(dataclasses.replace(CONFIG, batch_size=130, **changes), dataset, mesh_of(1))
+    state = training.init(0)
+    before = jax.tree.map(np.array, state.params)
+    state = training.run_steps(state, 1)
+    return float(state.epoch_sums.loss), jax.tree.map(lambda new, old: np.asarray(new) - old, state.params, before)
+
+
+def test_labels_are_smoothed_by_their_share(tiny_dataset):
+    params = make_training(CONFIG, tiny_dataset, mesh_of(1)).init(0).params
+    logits = numpy_lstm.classify(params, tiny_dataset.train.images)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    of_labels = -log_p[np.arange(130), tiny_dataset.train.labels].mean()
+    found, _ = first_step(tiny_dataset, label_smoothing=0.3)
+    np.testing.assert_allclose(found, 0.7 * of_labels - 0.3 * log_p.mean(), rtol=1e-5)
+    np.testing.assert_allclose(first_step(tiny_dataset)[0], of_labels, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [
+    {"augmentation": AugmentationConfig(mixup_alpha=1.0)},
+    {"model": dataclasses.replace(CONFIG.model, dropout_rate=0.3)},
+])  # fmt: skip
+def test_what_is_mixed_or_dropped_is_seen_by_the_loss(tiny_dataset, changes):
+    assert abs(first_step(tiny_dataset, **changes)[0] - first_step(tiny_dataset)[0]) > 1e-3
+
+
+def test_the_learning_rate_is_that_of_the_step(tiny_dataset):
+    warm = OptimizerConfig(warmup_epochs=4.0)  # an epoch is one step here
+    (_, change), (_, whole) = (first_step(tiny_dataset, optimizer=numbers) for numbers in (warm, OptimizerConfig()))
+    jax.tree.map(lambda part, all_of_it: np.testing.assert_allclose(4 * part, all_of_it, rtol=1e-3), change, whole)
+
+
 def test_the_average_of_the_parameters_follows_its_formula(tiny_dataset):
     config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(ema_decay=0.7))
     training = make_training(config, tiny_dataset, mesh_of(1))

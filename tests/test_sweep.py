@@ -19,6 +19,7 @@ from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import mean_of
 from lstm_mnist_jax.sweeps import Space, extract, read_population_folder, space_of, sweep
 from lstm_mnist_jax.sweeps import run as sweeps_run
+from lstm_mnist_jax.sweeps.folder import write_population_folder
 from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter, read_group_metrics
 from lstm_mnist_jax.sweeps.space import Interval
 from lstm_mnist_jax.training import Population, checkpoint, make_population
@@ -282,9 +283,13 @@ def test_a_space_that_makes_no_sense_is_refused(axes, options, message):
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path):
-    with pytest.raises(ConfigError, match="batch_size is 501, but there are only 500"):
-        sweep(SMALL, space_of({"batch_size": [50, 501]}), tmp_path / "run")
-    assert not (tmp_path / "run" / "population.json").exists()
+    for axes, message in (
+        ({"batch_size": [50, 501]}, "batch_size is 501, but there are only 500"),
+        ({"sequence_length": [28, 27]}, "sequence_length is 27, but an image of 28 x 28 has 784 pixels"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sweep(SMALL, space_of(axes), tmp_path / "run")
+        assert not (tmp_path / "run" / "population.json").exists()
 
 
 def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch):
@@ -448,24 +453,38 @@ def result_space(path):
 
 
 def test_networks_tasks_and_distortions_are_swept_in_groups(tmp_path):
-    axes = {"cell": ["lstm", "gru"], "clip_norm": [None, 1.0], "bidirectional": [False, True], "shift_pixels": [0.5]}
+    axes = {"cell": ["lstm", "gru"], "clip_norm": [None, 1.0], "bidirectional": [True], "shift_pixels": [0.5]}
     config = dataclasses.replace(SMALL, epochs=1)
     result = sweep(config, space_of(axes), tmp_path / "grid")
     folder = read_population_folder(tmp_path / "grid")
-    assert len(folder.groups) == len(result.members) == 8
-    assert {repr(folder.member_config(n).model) for n in range(8)} == {
-        repr(dataclasses.replace(SMALL.model, cell=cell, bidirectional=both))
-        for cell in ("lstm", "gru")
-        for both in (False, True)
+    assert len(folder.groups) == len(result.members) == 4
+    members = [folder.member_config(n) for n in range(4)]
+    assert {(member.model.cell, member.optimizer.clip_norm) for member in members} == {
+        (cell, norm) for cell in ("lstm", "gru") for norm in (None, 1.0)
     }
+    assert {(member.model.bidirectional, member.augmentation.shift_pixels) for member in members} == {(True, 0.5)}
+
+
+def test_the_order_of_the_pixels_is_kept_where_all_members_have_it(three_seeds, tmp_path):
+    folder = read_population_folder(three_seeds.run_dir)
+    config = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, task="permuted"))
+    for name, axes in (("one", {}), ("two", {"permutation_seed": [0, 1]}), ("mixed", {"task": ["rows", "permuted"]})):
+        (tmp_path / name).mkdir()
+        write_population_folder(
+            dataclasses.replace(folder, path=tmp_path / name, config=config, space=space_of(axes, seeds=3))
+        )
+        assert (tmp_path / name / "permutation.json").exists() == (name == "one")
 
 
 def test_a_falling_learning_rate_belongs_to_its_number_of_epochs(tmp_path):
     config = dataclasses.replace(SMALL, epochs=1, optimizer=OptimizerConfig(schedule="cosine"))
     longer = dataclasses.replace(config, epochs=2)
     sweep(config, Space(seeds=2), tmp_path / "seeds")
+    either = space_of({"schedule": ["constant", "cosine"]})
+    sweep(dataclasses.replace(SMALL, epochs=1), either, tmp_path / "either")
     train(config, tmp_path / "run")
     for go_on in (lambda: sweep(longer, Space(seeds=2), tmp_path / "seeds", resume=True),
+                  lambda: sweep(dataclasses.replace(SMALL, epochs=2), either, tmp_path / "either", resume=True),
                   lambda: train(longer, tmp_path / "run", resume=True)):  # fmt: skip
         with pytest.raises(ConfigError, match=r"epochs is 1 in the run, 2 was asked for. Its learning rate falls over"):
             go_on()

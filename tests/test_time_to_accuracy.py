@@ -1,10 +1,12 @@
 """How soon a preset reaches an accuracy: the clock, the table, and the same recipe in PyTorch."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
+from lstm_mnist_jax.benchmark import time_to_accuracy
 from lstm_mnist_jax.benchmark.process import PeerError
 from lstm_mnist_jax.benchmark.time_to_accuracy import _median, _timed, seconds_to
 
@@ -63,8 +65,15 @@ def test_the_recipe_in_pytorch_distorts_alike_and_refuses_what_it_does_not_know(
     assert done.stderr.strip() == "rows has more than this program knows: augmentation.elastic_pixels"
 
 
-def test_an_unknown_preset_is_refused():
-    words = [sys.executable, "-c", "from lstm_mnist_jax.benchmark.time_to_accuracy import main; main()", "fast"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert "unknown preset 'fast'; expected one of tutorial" in done.stderr
+def test_what_cannot_be_timed_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "rocm")  # of the processes that are started
+    for words, message in (
+        (["fast"], "unknown preset 'fast'; expected one of tutorial"),
+        (["--rounds", "0"], "rounds is 0, expected 1 or more"),
+        (["smoke"], "smoke cannot be trained: lstm-mnist: JAX finds no device"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["time_to_accuracy.py", *words])
+        with pytest.raises(SystemExit, match=re.escape(message)):
+            time_to_accuracy.main()
+    assert list(tmp_path.iterdir()) == []

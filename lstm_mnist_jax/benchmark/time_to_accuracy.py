@@ -36,7 +36,7 @@ class Arguments:
     accuracies: tuple[float, ...] = (98.0, 99.0)
     """Test accuracies in per cent; the time of each is that of the first epoch's line that shows it."""
     rounds: int = 3
-    """How many turns; round n trains seed n. Medians are over them."""
+    """How many turns, the first with seed 0, the next with 1. Medians are over them."""
     output: Path = Path("time_to_accuracy.json")
     """The file for all numbers."""
 
@@ -46,12 +46,17 @@ def main() -> None:
     arguments, console = tyro.cli(Arguments, prog="time_to_accuracy.py"), Console()
     if arguments.preset not in PRESETS:
         sys.exit(f"time_to_accuracy.py: unknown preset {arguments.preset!r}; expected one of {', '.join(PRESETS)}.")
+    if arguments.rounds < 1:
+        sys.exit(f"time_to_accuracy.py: rounds is {arguments.rounds}, expected 1 or more.")
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         torch_recipe = [sys.executable, "-m", f"{__package__}.peers.torch_recipe"]
         train = [sys.executable, "-m", "lstm_mnist_jax", "train", arguments.preset]
-        _timed([*train, "--run-dir", str(root / "first")], root / "warm")  # what is compiled depends on every option
+        try:  # what is compiled depends on every option
+            _timed([*train, "--run-dir", str(root / "first")], root / "warm")
+        except PeerError as error:
+            sys.exit(f"time_to_accuracy.py: {arguments.preset} cannot be trained: {error}")
         for turn in range(arguments.rounds):
             options = ["--seed", str(turn), "--run-dir"]
             peers = {
@@ -67,7 +72,7 @@ def main() -> None:
                     continue
                 found.setdefault(name, []).append({"seed": turn, "epochs": epochs})
                 last = epochs[-1]
-                console.print(f"round {turn + 1}: {name}, {last['seconds']:.1f} s, test {last['test']:.2f} %")
+                console.print(f"seed {turn}: {name}, {last['seconds']:.1f} s, test {last['test']:.2f} %")
     result = {"machine": machine.describe(), "preset": arguments.preset, "rounds": arguments.rounds, "peers": found}
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     console.print(_table(arguments, found))

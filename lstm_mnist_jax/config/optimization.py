@@ -30,7 +30,7 @@ class OptimizerConfig(Checked):
     """Epochs, or parts of one, over which the learning rate rises from 0 to its largest. (Linear with a warm-up of
     about a third of the run is the one-cycle schedule.)"""
     final_share: float = 0.0
-    """The last learning rate, as a share of the largest."""
+    """What the learning rate falls towards, and would have one step after the last, as a share of the largest."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -110,7 +110,7 @@ def _split(dataset: Dataset, validation_examples: int, train_examples: int | Non
         if not 0 < train_examples <= len(dataset.train):
             raise DataError(
                 f"train_examples is {train_examples:,}, expected 1 to {len(dataset.train):,}: "
-                f"so many of {dataset.origin} are left for training. Leave out --train-examples for all."
+                f"so many of {dataset.origin} are left for training. --train-examples None takes all."
             )
         dataset = replace(dataset, train=dataset.train[:train_examples])
     counts = np.bincount(dataset.train.labels, minlength=dataset.train.num_classes)

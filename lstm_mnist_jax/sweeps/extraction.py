@@ -133,8 +133,8 @@ def _write_metrics(source: PopulationFolder, folder: RunFolder, member: int, ste
                     epoch=line.epoch,
                     step=line.step,
                     learning_rate=last_learning_rate(folder.config, line.step // line.epoch, line.step),
-                    seconds=line.seconds,
-                    examples_per_second=line.examples_per_second / len(line.members),
+                    seconds=line.seconds / len(line.members),  # its share of the time that all took together
+                    examples_per_second=line.examples_per_second,
                     **values,
                 )
             )

@@ -2,7 +2,7 @@
 
 population.json         the config that all start from, the members, the groups that were trained as one program
 metrics.jsonl           one JSON object a group and epoch
-permutation.json        where pixels are permuted, their order
+permutation.json        where pixels are permuted, and alike in all members, their order
 checkpoints/0/          of group 0; see `lstm_mnist_jax.training.checkpoint`
 results.csv  results.png    a row a member; curves and the settings by rank
 """
@@ -130,7 +130,8 @@ def write_population_folder(folder: PopulationFolder) -> None:
         "environment": folder.environment,
     }
     try:
-        write_permutation(folder.path, folder.config, folder.data)
+        if not {"task", "permutation_seed"} & set(folder.space.names):
+            write_permutation(folder.path, folder.config, folder.data)
         write_atomically(folder.path / FILE, json.dumps(contents, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error

@@ -171,14 +171,17 @@ def _sweep(
 
 def _resume(folder: PopulationFolder, config: Config, dataset: Dataset) -> PopulationFolder:
     """The folder of a sweep that goes on with `config`."""
+    changed = replace(folder, config=config)
     refuse_changes(folder.config, config)
+    for member in range(len(folder.members)):  # whose learning rate may fall though the config's does not
+        refuse_changes(folder.member_config(member), changed.member_config(member))
     if config.early_stop_epochs != folder.config.early_stop_epochs:
         raise ConfigError(
             f"early_stop_epochs is {folder.config.early_stop_epochs} in the sweep, {config.early_stop_epochs} was "
             "asked for. Trainings of it may have stopped already; leave it out, or start a new sweep."
         )
     folder.data.require_same(dataset, folder.path)
-    return replace(folder, config=config)
+    return changed
 
 
 def _with_next_members(folder: PopulationFolder, dataset: Dataset) -> PopulationFolder:

@@ -149,9 +149,11 @@ def count_steps(config: Config, dataset: Dataset) -> int:
     """How many steps an epoch has: the whole batches that the training examples fill.
 
     Raises:
-      ConfigError: the batch is larger than the training set, or the run longer than positions can count.
+      ConfigError: the images cannot be cut into so many time steps, or be shifted so far; the batch is larger than the
+        training set, or the run longer than positions can count.
     """
     examples, batch_size = len(dataset.train), config.batch_size
+    model.task_of(config.model).shape(dataset.image_shape)
     height, width, *_ = dataset.image_shape
     if config.augmentation.shift_pixels >= min(height, width):
         raise ConfigError(

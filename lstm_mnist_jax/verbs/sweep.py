@@ -133,7 +133,8 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         say(console, f"stopped and saved; go on with: lstm-mnist sweep --resume {quoted}")
         return 128 + result.stopped_by
     if parsed.resume is not None and not result.trained:
-        say(console, f"complete after {config.epochs} epochs; train longer with --epochs")
+        falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one
+        say(console, f"complete after {config.epochs} epochs{'' if falls else '; train longer with --epochs'}")
     say(console, f"saved in {run_dir} (results.csv, results.png); make the best a run of its own with:")
     say(console, f"lstm-mnist extract {quoted} --run-dir {shlex.quote(f'{run_dir}-best')}")
     return 0

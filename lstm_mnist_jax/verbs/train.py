@@ -84,18 +84,19 @@ def train(arguments: Sequence[str]) -> int:
         return 128 + result.stopped_by
     if len(result.epochs) < parsed.config.epochs and result.trained:
         say(console, f"stopped early: {parsed.config.early_stop_epochs} epochs brought nothing better on validation")
-    if resume and not result.trained:
-        option = "--epochs" if len(result.epochs) >= parsed.config.epochs else "--early-stop-epochs"
-        say(console, f"complete after {len(result.epochs)} epochs; train longer with {option}")
-    say(console, f"saved in {run_dir}; what next:")
     complete = len(result.epochs) >= parsed.config.epochs
-    _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), complete)
+    # A rate that falls has ended where the run was to end, and what was stopped early waits for no epochs.
+    can_go_on = parsed.config.optimizer.schedule == "constant" and complete
+    if resume and not result.trained:
+        option = "--early-stop-epochs" if not complete else "--epochs" if can_go_on else None
+        longer = f"; train longer with {option}" if option else ""
+        say(console, f"complete after {len(result.epochs)} epochs{longer}")
+    say(console, f"saved in {run_dir}; what next:")
+    _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), can_go_on)
     return 0
 
 
-def _say_what_next(console: Console, config: Config, run_dir: str, complete: bool) -> None:
-    # A rate that falls has ended where the run was to end, and what was stopped early waits for no epochs.
-    can_go_on = config.optimizer.schedule == "constant" and complete
+def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bool) -> None:
     commands = {
         f"report {run_dir} --html {run_dir}/report.html": "a page to draw on, with curves and mistakes",
         f"predict {run_dir} PICTURE": "what is on a picture of yours",
