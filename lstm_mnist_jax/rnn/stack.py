@@ -202,7 +202,7 @@ def _shapes(carries: Any) -> Any:
 
 
 class LSTM(StackedRNN):
-    """A stack of LSTM layers: all that `torch.nn.LSTM` has, and each layer of its own width.
+    """A stack of LSTM layers: what `torch.nn.LSTM` has, but for `bias=False`, and each layer of its own width.
 
     In its usual form the cells are `nnx.OptimizedLSTMCell`s: `lstm.layers[n].cell` holds the parameters of layer n,
     `dense_i.kernel` [in, 4 hidden], `dense_h.kernel` [hidden, 4 hidden] and `dense_h.bias` [4 hidden], gates in
