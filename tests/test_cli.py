@@ -1,4 +1,4 @@
-"""The command line, as a person meets it: in processes of its own, but for what ends before anything begins."""
+"""The command line, as a person meets it: in processes of its own where it trains or may not end well."""
 
 import json
 import os
@@ -123,15 +123,15 @@ def test_all_cores_that_have_enough_to_do_are_used_unless_told_otherwise(tmp_pat
         assert f"on {devices} x cpu" in done.stdout, done.stderr
 
 
-def test_evaluate_prints_a_table(run_dir):
-    done = lstm_mnist("evaluate", run_dir)
+def test_evaluate_prints_a_table(command_line, run_dir):
+    done = command_line("evaluate", run_dir)
     assert done.returncode == 0, done.stderr
     for word in ("train", "validation", "test", "loss", "accuracy", "class 0", "class 9", "10,000"):
         assert word in done.stdout
 
 
-def test_evaluate_prints_json(run_dir):
-    done = lstm_mnist("evaluate", run_dir, "--json", "--checkpoint", "last")
+def test_evaluate_prints_json(command_line, run_dir):
+    done = command_line("evaluate", run_dir, "--json", "--checkpoint", "last")
     found = json.loads(done.stdout)
     metrics = json.loads((run_dir / "metrics.jsonl").read_text())
     assert found["step"] == 10
@@ -140,8 +140,8 @@ def test_evaluate_prints_json(run_dir):
     assert list(found["splits"]["train"]["accuracy_by_class"]) == list("0123456789")
 
 
-def test_resuming_a_complete_run_says_that_it_is(run_dir):
-    done = lstm_mnist("train", "--resume", run_dir)
+def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
+    done = command_line("train", "--resume", run_dir)
     assert done.returncode == 0
     assert "complete after 1 epochs; train longer with --epochs" in done.stdout
 
@@ -201,11 +201,11 @@ def test_many_at_once_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp
     assert done.returncode == 0, done.stderr
     assert "group 2 of 2: 4 trainings at once of 2 settings, hidden_features 4,4" in done.stdout
     assert "8 of 8 trainings done" in done.stdout
-    done = lstm_mnist("extract", tmp_path / "grid", "5", "--run-dir", tmp_path / "five")
+    done = command_line("extract", tmp_path / "grid", "5", "--run-dir", tmp_path / "five")
     assert "training 5 (seed 1, learning_rate 0.02, hidden_features 4) at step 10" in done.stdout
-    assert lstm_mnist("evaluate", tmp_path / "five").returncode == 0
+    assert command_line("evaluate", tmp_path / "five").returncode == 0
     for verb in ("train", "sweep"):
-        done = lstm_mnist(verb, "--resume", tmp_path / "seeds")
+        done = command_line(verb, "--resume", tmp_path / "seeds")
         assert done.returncode == 0, done.stderr
         assert "complete after 1 epochs; train longer with --epochs" in done.stdout
     done = lstm_mnist("sweep", "--resume", tmp_path / "seeds", "--epochs", "2")
@@ -226,9 +226,9 @@ def test_every_number_of_the_optimizer_can_be_swept():
         assert f"--{name.replace('_', '-')} [STR" in done.stdout
 
 
-def test_a_resumed_run_takes_no_preset(run_dir):
+def test_a_resumed_run_takes_no_preset(command_line, run_dir):
     for arguments in (["smoke", "--resume", run_dir], ["--resume", run_dir, "smoke"]):
-        done = lstm_mnist("train", *arguments)
+        done = command_line("train", *arguments)
         assert done.returncode == 2
         assert "leave out the preset" in done.stderr
 
