@@ -46,7 +46,9 @@ def test_the_commands_and_the_programs_in_their_order(tmp_path):
         if kind == "sh" and not marker:
             outputs += [run(shlex.split(line, comments=True), tmp_path) for line in text.splitlines()]
         if kind == "python":
-            check = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n" if "labels" in text else ""
+            check = (
+                "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n" if "labels, prob" in text else ""
+            )
             printed = run([sys.executable, "-W", "error", "-c", text + check], tmp_path)
             assert bool(printed) == ("print(" in text)
     assert len(outputs) == 18

@@ -453,7 +453,7 @@ def result_space(path):
 
 
 def test_networks_tasks_and_distortions_are_swept_in_groups(tmp_path):
-    axes = {"cell": ["lstm", "gru"], "clip_norm": [None, 1.0], "bidirectional": [True], "shift_pixels": [0.5]}
+    axes = {"cell": ["lstm", "gru"], "clip_norm": [None, 1.0], "pooling": ["max"], "shift_pixels": [0.5]}
     config = dataclasses.replace(SMALL, epochs=1)
     result = sweep(config, space_of(axes), tmp_path / "grid")
     folder = read_population_folder(tmp_path / "grid")
@@ -462,7 +462,7 @@ def test_networks_tasks_and_distortions_are_swept_in_groups(tmp_path):
     assert {(member.model.cell, member.optimizer.clip_norm) for member in members} == {
         (cell, norm) for cell in ("lstm", "gru") for norm in (None, 1.0)
     }
-    assert {(member.model.bidirectional, member.augmentation.shift_pixels) for member in members} == {(True, 0.5)}
+    assert {(member.model.pooling, member.augmentation.shift_pixels) for member in members} == {("max", 0.5)}
 
 
 def test_the_order_of_the_pixels_is_kept_where_all_members_have_it(three_seeds, tmp_path):
