@@ -81,9 +81,9 @@ def test_a_preset_needs_no_option(folders, name):
 
 def test_fashion_mnist_is_one_set_wherever_it_lies(folders):
     (run,) = read_runs(folders / "one")
-    config = PRESETS["fashion"]
-    elsewhere = dataclasses.replace(config, seed=1, data=dataclasses.replace(config.data, source="/data/fashion-mnist"))
-    for configs, options in (([elsewhere], " --seed 1"), ([elsewhere, config], " --seeds 2")):
+    here = PRESETS["fashion"]
+    elsewhere = dataclasses.replace(here, seed=1, data=dataclasses.replace(here.data, source="/data/fashion-mnist"))
+    for configs, options in (([elsewhere], " --seed 1"), ([elsewhere, here], " --seeds 2")):
         (record,) = make_records([dataclasses.replace(run, config=config) for config in configs])
         assert record.commands == [f"lstm-mnist train fashion{options}"]
 

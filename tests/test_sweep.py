@@ -453,16 +453,16 @@ def result_space(path):
 
 
 def test_networks_tasks_and_distortions_are_swept_in_groups(tmp_path):
-    axes = {"cell": ["lstm", "gru"], "clip_norm": [None, 1.0], "pooling": ["max"], "shift_pixels": [0.5]}
-    config = dataclasses.replace(SMALL, epochs=1)
+    axes = {"cell": ["lstm", "gru"], "clip_norm": [None, 1.0], "bidirectional": [False, True], "shift_pixels": [0.5]}
+    config = dataclasses.replace(SMALL, epochs=1, model=ModelConfig(hidden_features=(4,)))
     result = sweep(config, space_of(axes), tmp_path / "grid")
     folder = read_population_folder(tmp_path / "grid")
-    assert len(folder.groups) == len(result.members) == 4
-    members = [folder.member_config(n) for n in range(4)]
-    assert {(member.model.cell, member.optimizer.clip_norm) for member in members} == {
-        (cell, norm) for cell in ("lstm", "gru") for norm in (None, 1.0)
+    assert len(folder.groups) == len(result.members) == 8
+    assert {repr(folder.member_config(n).model) for n in range(8)} == {
+        repr(dataclasses.replace(config.model, cell=cell, bidirectional=both))
+        for cell in ("lstm", "gru")
+        for both in (False, True)
     }
-    assert {(member.model.pooling, member.augmentation.shift_pixels) for member in members} == {("max", 0.5)}
 
 
 def test_the_order_of_the_pixels_is_kept_where_all_members_have_it(three_seeds, tmp_path):
