@@ -6,7 +6,7 @@ layers were replaced, or that computes with activations of its own, is none of t
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -57,6 +57,46 @@ def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
         return None
     dtype = jnp.dtype(cell.dtype or jnp.promote_types(inputs_dtype, cell.dense_h.kernel[...].dtype))
     return known(cell, dtype) if dtype in map(jnp.dtype, FAST_DTYPES) else None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What can be said of a cell's equations without its parameters: see `Equations`."""
+
+    dtype: Any
+    widths: tuple[int, ...]
+    is_lstm: bool
+
+
+def facts_of(cell: Any, inputs_dtype: DTypeLike) -> Facts | None:
+    """As `equations_of`, remembered: of a cell of one's own it has to trace the update to know."""
+    graph, state = nnx.split(cell)
+    leaves, structure = jax.tree.flatten(state)
+    kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    find = _facts if is_hashable(graph) else _facts.__wrapped__
+    return find(graph, structure, kinds, jnp.dtype(inputs_dtype))
+
+
+def is_hashable(graph: nnx.GraphDef[Any]) -> bool:
+    """Whether a cell without its arrays can be the key of a cache: not if an attribute of it is a dict, say."""
+    try:
+        hash(graph)
+    except TypeError:
+        return False
+    return True
+
+
+@cache
+def _facts(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype: Any) -> Facts | None:
+    found: list[Facts] = []
+
+    def read(state: Any) -> None:
+        equations = equations_of(nnx.merge(graph, state), inputs_dtype)
+        if equations is not None:
+            found.append(Facts(equations.dtype, equations.widths, equations.lstm is not None))
+
+    jax.eval_shape(read, structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds))
+    return found[0] if found else None
 
 
 def _are_plain(cell: Any) -> bool:

@@ -75,8 +75,7 @@ def gated(
     masks = (recurrent_mask, zoneout)
     given: Any = params, projected, recurrent_kernel, projection, carry, masks
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
-    # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    return _gated(_Settings(update, reverse, unroll, memories), vary_alike(arrays))
+    return _compiled(_Settings(update, reverse, unroll, memories), arrays)
 
 
 class _Settings(NamedTuple):
@@ -97,6 +96,13 @@ class _Arrays(NamedTuple):
     projection: Any
     carry: Carry
     masks: Any
+
+
+# Compiled here, so that calls outside of `jit` compile once, and not each time.
+@partial(jax.jit, static_argnums=0)
+def _compiled(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
+    # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
+    return _gated(settings, vary_alike(arrays))
 
 
 def _split(packed: Array, like: Gates) -> Gates:

@@ -5,7 +5,7 @@ Knows Flax's modules and the recurrences; knows no data set, no config and no tr
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import nnx
 from flax.nnx.nn.recurrent import flip_sequences
 from jaxtyping import Array
 
-from lstm_mnist_jax.rnn.equations import Equations, equations_of
+from lstm_mnist_jax.rnn.equations import Equations, Facts, equations_of, facts_of, is_hashable
 from lstm_mnist_jax.rnn.gated import gated
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.products import state_dtype
@@ -119,7 +119,7 @@ class RNN(nnx.RNN):
         keep_order = self.keep_order if keep_order is None else keep_order
         return_carry = self.return_carry if return_carry is None else return_carry
 
-        equations = self._equations(inputs)
+        facts = self._facts(inputs)
         feature_axes = self.cell.num_feature_axes
         time_axis = 0 if time_major else inputs.ndim - feature_axes - 1
         time, batch_shape = (
@@ -128,102 +128,164 @@ class RNN(nnx.RNN):
         )
         if seq_lengths is not None:
             seq_lengths = jnp.clip(_broadcast_lengths(seq_lengths, batch_shape), 0, time)
-            counts = jnp.arange(time) < seq_lengths[..., None]
-            counts = jnp.moveaxis(counts, -1, 0) if time_major else counts
-            # Whatever the padding holds, NaN too, must not reach a gradient.
-            inputs = jnp.where(_append_axes(counts, feature_axes), inputs, 0)
-        if equations is None:
-            carry, outputs = super().__call__(
-                inputs,
-                initial_carry=tuple(initial_carry) if isinstance(initial_carry, LSTMCarry) else initial_carry,
-                seq_lengths=seq_lengths,
-                return_carry=True,
-                time_major=time_major,
-                reverse=reverse,
-                keep_order=keep_order,
-                rngs=rngs,
-            )
+        if facts is None:
+            initial_carry = tuple(initial_carry) if isinstance(initial_carry, LSTMCarry) else initial_carry
+            options = {"time_major": time_major, "reverse": reverse, "keep_order": keep_order, "time_axis": time_axis}
+            run_flax: Any = _compiled_run_flax if is_hashable(nnx.graphdef(self)) else _run_flax
+            carry, outputs = run_flax(self, inputs, initial_carry, seq_lengths, rngs, **options)
         else:
-            inputs = inputs if time_major else jnp.moveaxis(inputs, time_axis, 0)
+            width = inputs.shape[-1]
+            if width != (expected := self.cell.dense_i.in_features):  # type: ignore[attr-defined]
+                raise ValueError(f"RNN expected inputs of {expected} features, got {width}.")
             if initial_carry is None:
-                initial_carry = self.cell.initialize_carry((*batch_shape, inputs.shape[-1]), self._carry_rngs(rngs))
-            carry, outputs = _run(self, equations, inputs, initial_carry, seq_lengths, reverse, keep_order)
-            outputs = outputs if time_major else jnp.moveaxis(outputs, 0, time_axis)
-        if seq_lengths is not None:
-            outputs = jax.tree.map(
-                lambda part: jnp.where(_append_axes(counts, part.ndim - counts.ndim), part, 0), outputs
-            )
+                initial_carry = self.cell.initialize_carry((*batch_shape, width), self._carry_rngs(rngs))
+            _check_carry(initial_carry, facts, batch_shape)
+            noise = (None, None) if self.noise is None else self.noise(time, math.prod(batch_shape), facts.widths)
+            graph, state = nnx.split(self.cell)
+            call = _Call(graph, time_axis, reverse, keep_order, self.unroll, self.remat, self.backend)
+            run: Any = _compiled_run if is_hashable(graph) else _run
+            carry, outputs = run(call, state, inputs, initial_carry, seq_lengths, noise)
         return (carry, outputs) if return_carry else outputs
 
-    def _equations(self, inputs: Any) -> Equations | None:
+    def _facts(self, inputs: Any) -> Facts | None:
         """What the quick recurrences run; None where Flax's scan has to."""
         plain = self.broadcast_rngs is None and self.state_axes == DEFAULT_STATE_AXES
-        equations = equations_of(self.cell, inputs.dtype) if plain and self.backend != "flax" else None
-        if equations is None and (self.noise is not None or self.remat is not None):
+        facts = facts_of(self.cell, inputs.dtype) if plain and self.backend != "flax" else None
+        if facts is None and (self.noise is not None or self.remat is not None):
             raise ValueError(
                 f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
                 f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
             )
-        if self.backend == "native" and (equations is None or equations.lstm is None):
-            dtype = inputs.dtype if equations is None else equations.dtype
+        if self.backend == "native" and (facts is None or not facts.is_lstm):
+            dtype = inputs.dtype if facts is None else facts.dtype
             raise ValueError(
                 f'backend="native" runs an nnx.OptimizedLSTMCell, as it is, in float32; not this '
                 f'{type(self.cell).__name__} in {dtype}. Leave it to "auto".'
             )
-        return equations
+        return facts
 
     def _carry_rngs(self, rngs: Any) -> Any:
         rngs = self.rngs if rngs is None else rngs
         return rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
 
 
-def _run(
-    layer: RNN,
-    equations: Equations,
-    inputs: AnyArray,
-    initial_carry: Any,
-    seq_lengths: AnyArray | None,
-    reverse: bool,
-    keep_order: bool,
-) -> tuple[Any, Array]:
-    """The final carry, and the outputs [time, *batch, features], of time-major inputs."""
-    time, *batch_shape, features = inputs.shape
-    if features != (expected := layer.cell.dense_i.in_features):  # type: ignore[attr-defined]
-        raise ValueError(f"RNN expected inputs of {expected} features, got {features}.")
-    structure: Any
-    parts, structure = jax.tree.flatten(initial_carry)
-    parts = [jnp.asarray(part) for part in parts]
-    if not all(jnp.issubdtype(part.dtype, jnp.floating) for part in parts):
-        raise ValueError(f"RNN expected an initial carry of floats, got {[str(part.dtype) for part in parts]}.")
-    if [part.shape for part in parts] != (expected := [(*batch_shape, width) for width in equations.widths]):
-        names = "(c, h), each" if equations.lstm else "with parts"
+def _check_carry(initial_carry: Any, facts: Facts, batch_shape: tuple[Any, ...]) -> None:
+    parts = jax.tree.leaves(initial_carry)
+    dtypes = [jnp.result_type(part) for part in parts]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise ValueError(f"RNN expected an initial carry of floats, got {list(map(str, dtypes))}.")
+    shapes = [jnp.shape(part) for part in parts]
+    if shapes != (expected := [(*batch_shape, width) for width in facts.widths]):
+        names = "(c, h), each" if facts.is_lstm else "with parts"
         raise ValueError(
             f"RNN expected an initial carry {names} of shape {' and '.join(map(str, dict.fromkeys(expected)))}, "
-            f"got {[part.shape for part in parts]}."
+            f"got {shapes}."
         )
-    flip = seq_lengths is not None and reverse  # padding stays at the end: not a plain backward scan
+
+
+class _Call(NamedTuple):
+    """All that decides what a call computes, but for its arrays. The cell is in `graph`, without its parameters."""
+
+    graph: nnx.GraphDef[Any]
+    time_axis: int
+    reverse: bool
+    keep_order: bool
+    unroll: int
+    remat: int | None
+    backend: str
+
+
+def _run(
+    call: _Call, state: Any, inputs: Any, initial_carry: Any, seq_lengths: Array | None, noise: tuple[Any, Any]
+) -> tuple[Any, Array]:
+    """The final carry and the outputs, of inputs [*batch, time, features] with time at `call.time_axis`."""
+    equations = equations_of(nnx.merge(call.graph, state), inputs.dtype)
+    assert equations is not None
+    inputs = jnp.moveaxis(inputs, call.time_axis, 0)
+    time, *batch_shape, features = inputs.shape
+    if seq_lengths is not None:
+        inputs = _without_padding(inputs, seq_lengths)
+    structure: Any
+    parts, structure = jax.tree.flatten(initial_carry)
+    flip = seq_lengths is not None and call.reverse  # padding stays at the end: not a plain backward scan
+    backwards = call.reverse and not flip
     if flip:
         inputs = _flip(inputs, seq_lengths)
 
     batch = math.prod(batch_shape)
     carry = tuple(part.reshape(batch, part.shape[-1]).astype(state_dtype(equations.dtype)) for part in parts)
     lengths = None if seq_lengths is None else jnp.reshape(seq_lengths, batch)
-    noise = (None, None) if layer.noise is None else layer.noise(time, batch, equations.widths)
-    scan = partial(_scan, equations, noise[0], reverse and not flip, layer.unroll, layer.backend)
+    scan = partial(_scan, equations, noise[0], backwards, call.unroll, call.backend)
     rows = jnp.asarray(inputs, equations.dtype).reshape(time, batch, features)
-    if layer.remat is None or layer.remat >= time:
+    if call.remat is None or call.remat >= time:
         outputs, last = scan(rows, carry, lengths, noise[1])
     else:
-        outputs, last = _in_chunks(scan, layer.remat, reverse and not flip, rows, carry, lengths, noise[1])
+        outputs, last = _in_chunks(scan, call.remat, backwards, rows, carry, lengths, noise[1])
 
     outputs = outputs.reshape(time, *batch_shape, equations.widths[-1])
     outputs = outputs.astype(jnp.promote_types(equations.dtype, parts[-1].dtype))
-    if flip and keep_order:
+    if flip and call.keep_order:
         outputs = _flip(outputs, seq_lengths)
-    if reverse and not flip and not keep_order:
+    if backwards and not call.keep_order:
         outputs = jnp.flip(outputs, axis=0)
+    if seq_lengths is not None:
+        outputs = _without_padding(outputs, seq_lengths)
     ends = [new.astype(old.dtype).reshape(old.shape) for new, old in zip(last, parts, strict=True)]
-    return structure.unflatten(ends), outputs
+    return structure.unflatten(ends), jnp.moveaxis(outputs, 0, call.time_axis)
+
+
+def _run_flax(
+    rnn: RNN,
+    inputs: Any,
+    initial_carry: Any,
+    seq_lengths: Array | None,
+    rngs: Any,
+    *,
+    time_axis: int,
+    time_major: bool,
+    reverse: bool,
+    keep_order: bool,
+) -> tuple[Any, Any]:
+    """As `_run`, by Flax's own scan."""
+
+    def without_padding(array: Any) -> Array:
+        return jnp.moveaxis(_without_padding(jnp.moveaxis(array, time_axis, 0), seq_lengths), 0, time_axis)
+
+    if initial_carry is None:
+        shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
+        initial_carry = rnn.cell.initialize_carry(shape, rnn._carry_rngs(rngs))
+    carry, outputs = nnx.RNN.__call__(
+        rnn,
+        inputs if seq_lengths is None else without_padding(inputs),
+        initial_carry=initial_carry,
+        seq_lengths=seq_lengths,
+        return_carry=True,
+        time_major=time_major,
+        reverse=reverse,
+        keep_order=keep_order,
+    )
+    if seq_lengths is None:
+        return carry, outputs
+
+    def where_any_counts(last: Array, start: Any) -> Array:
+        counts = (seq_lengths > 0).reshape(*seq_lengths.shape, *(1,) * (last.ndim - seq_lengths.ndim))
+        return jnp.where(counts, last, jnp.asarray(start, last.dtype))
+
+    return jax.tree.map(where_any_counts, carry, initial_carry), jax.tree.map(without_padding, outputs)
+
+
+# So that a call outside of `jit` compiles once for all of its kind, and not each time.
+_compiled_run = jax.jit(_run, static_argnums=0)
+_compiled_run_flax = nnx.jit(_run_flax, static_argnames=("time_axis", "time_major", "reverse", "keep_order"))
+
+
+def _without_padding(sequences: Any, seq_lengths: Any) -> Array:
+    """Time-major sequences [time, *batch, ...] with zeros at the steps that do not count.
+
+    Whatever the padding holds, NaN too, must not reach a gradient.
+    """
+    counts = jnp.arange(len(sequences)).reshape(-1, *(1,) * seq_lengths.ndim) < seq_lengths
+    return jnp.where(counts.reshape(*counts.shape, *(1,) * (sequences.ndim - counts.ndim)), sequences, 0)
 
 
 def _scan(
@@ -314,7 +376,7 @@ def _in_chunks(
     return jnp.concatenate([start, end]), carry
 
 
-def _broadcast_lengths(seq_lengths: Any, batch_shape: tuple[int, ...]) -> Array:
+def _broadcast_lengths(seq_lengths: Any, batch_shape: tuple[Any, ...]) -> Array:
     lengths = jnp.asarray(seq_lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"RNN expected seq_lengths to be integers, got {lengths.dtype}.")
@@ -329,10 +391,6 @@ def _broadcast_lengths(seq_lengths: Any, batch_shape: tuple[int, ...]) -> Array:
 def _flip(sequences: Any, seq_lengths: Any) -> Array:
     """Time-major sequences with the steps that count in the opposite order, and the padding where it is."""
     return flip_sequences(sequences, seq_lengths, seq_lengths.ndim, time_major=True)
-
-
-def _append_axes(array: Array, count: int) -> Array:
-    return array.reshape(*array.shape, *(1,) * count)
 
 
 def _at_end(states: Array, lengths: Array, initial: AnyArray) -> Array:

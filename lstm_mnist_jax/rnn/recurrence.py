@@ -114,10 +114,18 @@ def lstm(
         raise ValueError(f"recurrent_kernel holds {dtype}; expected floats.")
     inputs, kernel, bias = (jnp.asarray(array, dtype) for array in (inputs, kernel, bias))
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
+    loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, memories)
+    return _lstm(loops, inputs, kernel, bias, recurrent_kernel, h, c)
+
+
+# Compiled here, so that calls outside of `jit` compile once, and not each time.
+@partial(jax.jit, static_argnums=0)
+def _lstm(
+    loops: "Loops", inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array
+) -> LSTMStates:
     halves = _gate_scale(recurrent_kernel)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     arrays = vary_alike((inputs, kernel * halves[None], bias * halves, recurrent_kernel * halves[None], h, c))
-    loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, memories)
     hs, cs, last_h, last_c = _recurrence(loops, *arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
 
