@@ -4,11 +4,13 @@ import math
 import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lstm_mnist_jax.config import Config, Execution, ModelConfig
@@ -21,7 +23,7 @@ from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
 from lstm_mnist_jax.training.mesh import make_mesh, prepare
 from lstm_mnist_jax.training.run_folder import RunFolder, create_run_folder, lock, refuse_occupied, write_config
 from lstm_mnist_jax.training.selection import score
-from lstm_mnist_jax.training.step import count_steps, init_state
+from lstm_mnist_jax.training.step import count_steps, init_state, run_once
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
     config = _fitting(config, given, dataset)
     prepare(execution, config.batch_size)
     mesh = make_mesh(execution, config.batch_size)
-    state = init_state(config, dataset.image_shape, len(dataset.class_names), config.seed)
+    init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
+    state = jax.jit(init, compiler_options=run_once(mesh))(np.uint32(config.seed))
     opt_state: Any = state.opt_state
     if given.adam is not None:
         opt_state = optax.tree.set(opt_state, **given.adam._asdict())

@@ -35,6 +35,7 @@ from lstm_mnist_jax.training.step import (
     make_train_step,
     must_wait,
     repeat,
+    run_once,
 )
 
 ONE_BY_ONE = ("cpu",)
@@ -198,15 +199,14 @@ def make_population(
 
     specs = (members.spec, P(), members.spec, feed.specs)
     sharded = jax.shard_map(run_steps, mesh=mesh, in_specs=specs, out_specs=members.spec, check_vma=False)
-    init = jax.jit(
-        jax.vmap(partial(init_state, config, dataset.image_shape, len(dataset.class_names))), out_shardings=members
-    )
+    first_states = jax.vmap(partial(init_state, config, dataset.image_shape, len(dataset.class_names)))
+    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh))
     return Population(
         configs=configs,
         mesh=mesh,
         init=lambda: init(seeds),
         steps_per_epoch=steps_per_epoch,
-        _abstract_state=abstract(jax.eval_shape(init, seeds), members),
+        _abstract_state=abstract(jax.eval_shape(first_states, seeds), members),
         _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=members),
         _numbers=place(numbers, members),
         _feed=feed,

@@ -195,16 +195,22 @@ def make_training(
     replicated = NamedSharding(mesh, P())
     # The gradient is averaged by hand, once and flattened, so JAX need not track what varies over devices.
     sharded = jax.shard_map(run_steps, mesh=mesh, in_specs=(P(), P(), feed.specs), out_specs=P(), check_vma=False)
-    init = jax.jit(partial(init_state, config, dataset.image_shape, len(dataset.class_names)), out_shardings=replicated)
+    first_state = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
+    init = jax.jit(first_state, out_shardings=replicated, compiler_options=run_once(mesh))
     return Training(
         init=lambda seed: init(np.uint32(seed)),
-        abstract_state=abstract(jax.eval_shape(init, np.uint32(0)), replicated),
+        abstract_state=abstract(jax.eval_shape(first_state, np.uint32(0)), replicated),
         steps_per_epoch=steps_per_epoch,
         _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=replicated),
         _feed=feed,
         # Of a stream no more than two pieces are to be on the devices: one in use, one on its way.
         _waits=must_wait(mesh) or isinstance(feed, Streamed),
     )
+
+
+def run_once(mesh: Mesh) -> dict[str, Any]:
+    """Compiler options for a program that runs once: on CPUs, XLA would optimize it for longer than it runs."""
+    return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
 
 
 def must_wait(mesh: Mesh) -> bool:
