@@ -61,20 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str], debug: bool) -> int:
     verb = words[0] if words else "--help"
-    if verb in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if verb == "--version":
-        print(__version__)
-        return 0
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can print every name
     try:
+        if verb in ("-h", "--help", "help"):
+            print(HELP, end="", flush=True)
+            return 0
+        if verb == "--version":
+            print(__version__, flush=True)
+            return 0
         if verb not in VERBS:
             raise UserError(f"Unknown verb {verb!r}; expected one of {', '.join(VERBS)}. See lstm-mnist --help.")
         if not debug:
             _quieten_libraries()
-        return VERBS[verb](words[1:])
+        code = VERBS[verb](words[1:])
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except UserError as error:
         if debug:
             traceback.print_exc()

@@ -71,7 +71,7 @@ class Workers:
 
     def idle_seconds(self, busy: str) -> float:
         """CPU time used so far by all workers but one."""
-        return sum(worker.cpu_seconds() for label, worker in self._workers.items() if label != busy)
+        return sum((worker.cpu_seconds() for label, worker in self._workers.items() if label != busy), 0.0)
 
 
 def compare(
