@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 # Before JAX is imported, here and in the subprocesses that tests start.
@@ -13,6 +16,13 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # accelerators round products by default
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# How XLA compiles for CPUs, which takes most of the time: one LLVM module a program, and with the emitters that were
+# there before jaxlib 0.11, in two thirds of the time. XLA_FLAGS=" " has it compile as users have it.
+_flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+    _flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_flags))
 
 # A shell starts what runs in its background deaf to Ctrl-C, and so would be the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,17 +34,84 @@ jaxtyping.install_import_hook("lstm_mnist_jax", "beartype.beartype")
 import jax
 import numpy as np
 import pytest
+from runs import DIVERGING, TINY, made_once
 
+from lstm_mnist_jax import train
 from lstm_mnist_jax.cli import main
+from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.sweeps import Space, space_of, sweep
+
+# JAX makes many objects that live long: the default thresholds have the collector look at all of them again and again.
+gc.set_threshold(100_000, 50, 100)
+
+LONGEST = ("test_readme", "test_processes", "test_train", "test_sweep", "test_benchmark", "test_cli", "test_report")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take the longest come first: at the end, no worker waits long for the other. (pytest-xdist hands
+    out whole files, see pyproject.toml.)"""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@contextmanager
+def optimized(wanted: bool) -> Iterator[None]:
+    """With or without most of XLA's optimizations, which take a third of the time to compile."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", not wanted)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs_end_with_their_module() -> Iterator[None]:
-    """Linux grants a process 65,530 mappings, a compiled program takes about ten: the suite's would be too many."""
+def optimized_where_bits_are_compared(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What these modules compare to the last bit is compiled as users have it; all others have tolerances."""
+    with optimized(request.path.name in ("test_train.py", "test_sweep.py", "test_step.py", "test_feed.py")):
+        yield
+
+
+MANY_MAPPINGS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped_when_they_are_many() -> Iterator[None]:
+    """Linux grants a process 65,530 mappings, and a compiled program takes about ten."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > MANY_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    with optimized(True):
+        return made_once(factory, name, make)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a complete run of TINY. Read only: copy it to change it."""
+    return _made_once(tmp_path_factory, "tiny_run", lambda path: train(TINY, path))
+
+
+@pytest.fixture(scope="session")
+def tiny_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a complete sweep of three seeds of TINY. Read only: copy it to change it."""
+    return _made_once(tmp_path_factory, "tiny_sweep", lambda path: sweep(TINY, Space(seeds=3), path))
+
+
+@pytest.fixture(scope="session")
+def diverging_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a complete sweep of two seeds of TINY, and of two with a learning rate that diverges. Read only."""
+    space = space_of({"learning_rate": [TINY.optimizer.learning_rate, DIVERGING]}, seeds=2)
+    return _made_once(tmp_path_factory, "diverging_sweep", lambda path: sweep(TINY, space, path))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that reads nine digits of ten rightly: three epochs of `smoke`. Read only."""
+    return _made_once(tmp_path_factory, "digits_run", lambda path: train(replace(PRESETS["smoke"], epochs=3), path))
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
+import programs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,7 +155,8 @@ for wrong in ({"epochs": 1.5}, {"tensorboard": "yes"}, {"seed": None}):
 
 def test_values_of_other_types_become_those_of_the_fields_or_are_refused():
     """In a process of its own: here, the checks of the test suite would come before the config's."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TYPE_CHECKS], capture_output=True, text=True, check=True)
+    done = programs.run(code=WITHOUT_TYPE_CHECKS)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "epochs is 1.5, expected int.",
         "tensorboard is 'yes', expected bool.",

@@ -1,12 +1,15 @@
 """The classifier against a NumPy LSTM, its initial weights, and both forms of its loss."""
 
 import dataclasses
+from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy_lstm
 import pytest
 from flax import nnx
+from parameters import drawn_module
 
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
@@ -97,30 +100,52 @@ FLAX_CELLS = {
 }
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", FLAX_CELLS)
-def test_every_network_is_that_of_flax_layers(rng, cell, bidirectional, pooling):
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 6, 5), np.uint8)
+
+
+def drawn_classifier(cell, bidirectional, pooling):
     config = ModelConfig(
         cell=cell, hidden_features=(4, 3), bidirectional=bidirectional, pooling=pooling, task="columns"
     )
-    classifier = model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0))
+    return config, drawn_module(lambda: model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0)))
+
+
+@cache
+def outputs_of_flax_layers(cell, bidirectional):
+    """The outputs of the last layer in each direction, [batch, time, features]."""
+    _, classifier = drawn_classifier(cell, bidirectional, "last")
+    graph, params = nnx.split(classifier.rnn.layers)
+
+    @jax.jit
+    def run(params, outputs):
+        for layer in nnx.merge(graph, params):
+            cells = [layer.forward_rnn.cell, layer.backward_rnn.cell] if bidirectional else [layer.cell]
+            assert {*map(type, cells)} == {FLAX_CELLS[cell]}
+            parts = [nnx.RNN(cell, reverse=n == 1, keep_order=True)(outputs) for n, cell in enumerate(cells)]
+            outputs = jnp.concatenate(parts, axis=-1)
+        return parts
+
+    return [*map(np.asarray, run(params, np.swapaxes(IMAGES, 1, 2).astype(np.float32) / 255))]
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", FLAX_CELLS)
+def test_every_network_is_that_of_flax_layers(cell, bidirectional, pooling):
+    config, classifier = drawn_classifier(cell, bidirectional, pooling)
     params = nnx.to_pure_dict(nnx.state(classifier, nnx.Param))
-    images = rng.integers(0, 256, (4, 6, 5), np.uint8)
-    outputs = np.swapaxes(images, 1, 2).astype(np.float32) / 255
-    for layer in classifier.rnn.layers:
-        cells = [layer.forward_rnn.cell, layer.backward_rnn.cell] if bidirectional else [layer.cell]
-        parts = [nnx.RNN(cell, reverse=n == 1, keep_order=True)(outputs) for n, cell in enumerate(cells)]
-        outputs = np.concatenate(parts, axis=-1)
+    parts = outputs_of_flax_layers(cell, bidirectional)
+    outputs = np.concatenate(parts, axis=-1)
     pooled = {
         "last": np.concatenate([parts[0][:, -1], *(part[:, 0] for part in parts[1:])], axis=-1),
         "mean": outputs.mean(axis=1),
         "max": outputs.max(axis=1),
     }
     if pooling == "attention":
-        weights = np.exp(outputs @ classifier.attention.kernel[...])
+        weights = np.exp(outputs @ np.asarray(params["attention"]["kernel"]))
         pooled["attention"] = (outputs * weights).sum(axis=1) / weights.sum(axis=1)
-    np.testing.assert_allclose(model.apply(params, images, config), classifier.dense(pooled[pooling]), atol=2e-5)
+    logits = pooled[pooling] @ np.asarray(params["dense"]["kernel"]) + np.asarray(params["dense"]["bias"])
+    np.testing.assert_allclose(model.apply(params, IMAGES, config), logits, atol=2e-5)
 
 
 def test_dropout_drops_whole_features_of_an_image_by_its_key(rng):

@@ -1,11 +1,10 @@
 """A model of each shape, and images for it."""
 
-import jax
 import numpy as np
 import pytest
+from parameters import drawn
 from stacks import STACKS
 
-from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
 
 
@@ -16,10 +15,7 @@ def config(request):
 
 @pytest.fixture
 def params(config):
-    """Drawn, with biases that differ from gate to gate."""
-    drawn = model.init(config, jax.random.key(3), (6, 5), 3)
-    keys = iter(jax.random.split(jax.random.key(4), 100))
-    return jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), drawn)
+    return drawn(config)
 
 
 @pytest.fixture

@@ -3,28 +3,29 @@
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from stacks import assert_close
+from parameters import drawn
+from scipy.special import softmax
+from stacks import STACKS, apply, assert_close
 
-from lstm_mnist_jax import model
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.interop import export
 
 
 @pytest.mark.parametrize("image_shape", [(6, 5), (6, 5, 3)])
 def test_onnxruntime_computes_the_same(config, rng, image_shape):
     onnxruntime = pytest.importorskip("onnxruntime")
-    params = model.init(config, jax.random.key(3), image_shape, 3)
+    params = drawn(config, image_shape)
     data = export.to_onnx(params, image_shape, ("one", "two", "three"))
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["classes"].split("\n") == ["one", "two", "three"]
+    images = rng.integers(0, 256, (7, *image_shape)).astype(np.uint8)
+    expected = np.asarray(apply(params, images, config))
     for batch in (1, 4, 7):
-        images = rng.integers(0, 256, (batch, *image_shape)).astype(np.uint8)
-        probabilities, logits = session.run(["probabilities", "logits"], {"images": images})
-        expected = model.apply(params, images, config)
-        assert_close(logits, np.asarray(expected))
-        assert_close(probabilities, np.asarray(jax.nn.softmax(expected)))
+        probabilities, logits = session.run(["probabilities", "logits"], {"images": images[-batch:]})
+        assert_close(logits, expected[-batch:])
+        assert_close(probabilities, softmax(expected[-batch:], axis=-1))
 
 
 def test_onnx_files_hold_onnxs_own_lstms(params, config):
@@ -37,22 +38,26 @@ def test_onnx_files_hold_onnxs_own_lstms(params, config):
 STABLEHLO_PROGRAM = """
 import sys
 import jax, numpy as np
-exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
-images = np.load(sys.argv[2])
-for batch in (1, len(images)):
-    outputs = exported.call(images[:batch])
-np.savez(sys.argv[3], **outputs)
+images = np.load("images.npy")
+for name in sys.argv[1:]:
+    exported = jax.export.deserialize(bytearray(open(f"{name}.stablehlo", "rb").read()))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    for batch in (1, len(images)):
+        np.savez(f"{name}-{batch}.npz", **exported.call(images[:batch]))
 assert not any(name.startswith(("lstm_mnist_jax", "flax")) for name in sys.modules)
-assert exported.platforms == ("cpu", "cuda", "tpu")
 """
 
 
-def test_a_program_with_jax_alone_runs_the_stablehlo_file(params, config, rng, tmp_path):
-    images = rng.integers(0, 256, (5, 6, 5)).astype(np.uint8)
-    (tmp_path / "model.stablehlo").write_bytes(export.to_stablehlo(params, (6, 5)))
+def test_a_program_with_jax_alone_runs_the_stablehlo_files(rng, tmp_path):
+    images = rng.integers(0, 256, (7, 6, 5)).astype(np.uint8)
     np.save(tmp_path / "images.npy", images)
-    paths = [str(tmp_path / name) for name in ("model.stablehlo", "images.npy", "outputs.npz")]
-    subprocess.run([sys.executable, "-c", STABLEHLO_PROGRAM, *paths], check=True, timeout=120)
-    outputs, logits = np.load(tmp_path / "outputs.npz"), np.asarray(model.apply(params, images, config))
-    assert_close(outputs["logits"], logits)
-    assert_close(outputs["probabilities"], np.asarray(jax.nn.softmax(logits)))
+    configs = {"-".join(map(str, stack)): ModelConfig(hidden_features=stack) for stack in STACKS}
+    for name, config in configs.items():
+        (tmp_path / f"{name}.stablehlo").write_bytes(export.to_stablehlo(drawn(config), (6, 5)))
+    subprocess.run([sys.executable, "-c", STABLEHLO_PROGRAM, *configs], check=True, timeout=120, cwd=tmp_path)
+    for name, config in configs.items():
+        expected = np.asarray(apply(drawn(config), images, config))
+        for batch in (1, 7):
+            with np.load(tmp_path / f"{name}-{batch}.npz") as outputs:
+                assert_close(outputs["logits"], expected[:batch])
+                assert_close(outputs["probabilities"], softmax(expected[:batch], axis=-1))

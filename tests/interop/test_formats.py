@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from stacks import assert_close, state_dict
+from stacks import apply, assert_close, state_dict
 
-from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import files, flax, formats, keras, torch
@@ -125,4 +124,4 @@ def test_files_of_other_formats_are_recognised(params, tmp_path):
 
 
 def test_the_config_can_be_left_to_the_parameters(params, config, images):
-    np.testing.assert_array_equal(model.apply(params, images), model.apply(params, images, config))
+    np.testing.assert_array_equal(apply(params, images), apply(params, images, config))

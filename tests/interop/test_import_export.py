@@ -8,31 +8,27 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from runs import TINY
 
-from lstm_mnist_jax import PRESETS, load_run, train
-from lstm_mnist_jax.config import DataConfig, ModelConfig
+from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.interop import formats, torch
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
 from lstm_mnist_jax.training.run_folder import read_run_folder
 
-SMALL = replace(
-    PRESETS["smoke"],
-    epochs=2,
-    data=DataConfig(validation_examples=200, train_examples=1000),
-    model=ModelConfig(hidden_features=(4, 6)),
-    tensorboard=False,
-)
 OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
 CELL = "rnn/multi_rnn_cell/cell_{}/basic_lstm_cell"
 TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("run") / "run"
-    train(SMALL, run_dir)
-    return load_run(run_dir, "last")
+def run(tiny_run):
+    return load_run(tiny_run, "last")
+
+
+@pytest.fixture(scope="module")
+def evaluations(run):
+    return run.evaluate()
 
 
 def path_of(format_name, folder):
@@ -59,41 +55,41 @@ def assert_close(found, expected, atol):
 def test_a_training_goes_on_from_a_tensorflow_checkpoint_as_if_it_had_never_stopped(run, exports, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(run.folder.path, whole)
-    train(replace(SMALL, epochs=3), whole, resume=True)
-    begun = begin_run(given("tf1", exports / "tf1" / "model"), SMALL, tmp_path / "run")
-    assert (begun.epochs_done, begun.folder.config) == (2, SMALL)
+    train(replace(TINY, epochs=4), whole, resume=True)
+    begun = begin_run(given("tf1", exports / "tf1" / "model"), TINY, tmp_path / "run")
+    assert (begun.epochs_done, begun.folder.config) == (3, TINY)
     assert_close(load_run(tmp_path / "run").params, run.params, atol=1e-6)
-    result = train(replace(begun.folder.config, epochs=3), tmp_path / "run", resume=True)
+    result = train(replace(begun.folder.config, epochs=4), tmp_path / "run", resume=True)
     ours, expected = load_run(tmp_path / "run", "last"), load_run(whole, "last")
-    assert ours.step == expected.step == 45
+    assert ours.step == expected.step == 60
     assert_close(ours.params, expected.params, atol=1e-5)
     assert_close(ours.opt_state, expected.opt_state, atol=1e-5)
-    assert [metrics.epoch for metrics in result.epochs] == [3]
+    assert [metrics.epoch for metrics in result.epochs] == [4]
 
 
 def test_a_run_that_begins_within_an_epoch_tells_the_mean_of_the_steps_it_made(run, exports, tmp_path):
-    begin_run(replace(given("tf1", exports / "tf1" / "model"), step=20), SMALL, tmp_path / "run")
-    (metrics,) = train(SMALL, tmp_path / "run", resume=True).epochs
-    assert (metrics.epoch, metrics.step) == (2, 30)
-    whole = train(SMALL, tmp_path / "whole").epochs[1]
-    assert metrics.train_loss < whole.train_loss < 1.5 * metrics.train_loss
-    assert metrics.train_accuracy == pytest.approx(whole.train_accuracy, abs=0.15)
+    begin_run(replace(given("tf1", exports / "tf1" / "model"), step=35), TINY, tmp_path / "run")
+    (metrics,) = train(TINY, tmp_path / "run", resume=True).epochs
+    assert (metrics.epoch, metrics.step) == (3, 45)
+    whole = {name: values[-1] for name, values in run.history().items()}
+    assert metrics.train_loss < whole["train_loss"] < 1.5 * metrics.train_loss
+    assert metrics.train_accuracy == pytest.approx(whole["train_accuracy"], abs=0.15)
 
 
 def test_the_weights_that_a_run_began_with_can_be_its_best(command_line, exports, tmp_path):
-    config = replace(SMALL, optimizer=replace(SMALL.optimizer, learning_rate=0.5), epochs=6)
+    config = replace(TINY, optimizer=replace(TINY.optimizer, learning_rate=0.5), epochs=6)
     begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")
     done = command_line("train", "--resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "best on validation: the checkpoint of step 30, from before" in done.stdout
-    assert load_run(tmp_path / "run").step == 30
+    assert "best on validation: the checkpoint of step 45, from before" in done.stdout
+    assert load_run(tmp_path / "run").step == 45
 
 
 def test_without_its_checkpoint_an_imported_run_does_not_begin_again_with_drawn_weights(exports, tmp_path):
-    begin_run(given("torch", path_of("torch", exports)), SMALL, tmp_path / "run")
+    begin_run(given("torch", path_of("torch", exports)), TINY, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(RunError, match=r"began with weights that are not in its folder any more \(.*Import them again"):
-        train(SMALL, tmp_path / "run", resume=True)
+        train(TINY, tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize("trouble", [KeyboardInterrupt(), OSError(28, "No space left on device")])
@@ -108,9 +104,9 @@ def test_an_import_that_fails_leaves_nothing_and_can_be_tried_again(exports, tmp
         with pytest.raises(
             (KeyboardInterrupt, RunError), match=r"^$|cannot be written to: .*No space.*Nothing is left"
         ):
-            begin_run(given("tf1", exports / "tf1" / "model"), SMALL, tmp_path / "run")
-    begin_run(given("tf1", exports / "tf1" / "model"), SMALL, tmp_path / "run")
-    assert load_run(tmp_path / "run").step == 30
+            begin_run(given("tf1", exports / "tf1" / "model"), TINY, tmp_path / "run")
+    begin_run(given("tf1", exports / "tf1" / "model"), TINY, tmp_path / "run")
+    assert load_run(tmp_path / "run").step == 45
 
 
 def test_export_leaves_another_checkpoint_the_latest_of_its_folder(run, tmp_path):
@@ -124,16 +120,16 @@ def test_export_leaves_another_checkpoint_the_latest_of_its_folder(run, tmp_path
 
 
 def test_more_epochs_than_the_config_has_are_no_error(exports, tmp_path):
-    begun = begin_run(replace(given("tf1", exports / "tf1" / "model"), step=1000), SMALL, tmp_path / "run")
+    begun = begin_run(replace(given("tf1", exports / "tf1" / "model"), step=1000), TINY, tmp_path / "run")
     assert (begun.folder.config.epochs, begun.epochs_done) == (67, 66)
     assert read_run_folder(tmp_path / "run").config.epochs == 67
     with pytest.raises(UserError, match=r"epochs is .* but data of this size can be trained on for"):
-        begin_run(replace(given("tf1", exports / "tf1" / "model"), step=10**8), SMALL, tmp_path / "longer")
+        begin_run(replace(given("tf1", exports / "tf1" / "model"), step=10**8), TINY, tmp_path / "longer")
     assert not (tmp_path / "longer").exists()
 
 
 @pytest.mark.parametrize("format_name", ["tf1", "torch", "keras", "flax", "safetensors"])
-def test_import_makes_a_run_of_every_file(command_line, run, exports, tmp_path, format_name):
+def test_import_makes_a_run_of_every_file(command_line, run, evaluations, exports, tmp_path, format_name):
     path = path_of(format_name, exports)
     listed = command_line("import", format_name, path, "--list")
     assert listed.returncode == 0, listed.stderr
@@ -144,11 +140,11 @@ def test_import_makes_a_run_of_every_file(command_line, run, exports, tmp_path, 
     assert lines.pop(0) == f"imported from {format_name}: {path}"
     assert lines[0].startswith("LSTM 28 -> 4: ")
     assert lines[2].startswith("output 6 -> 10 classes: ")
-    steps = 30 if format_name == "tf1" else 0
-    assert ("the state of Adam after 30 steps" in lines) == bool(steps)
+    steps = 45 if format_name == "tf1" else 0
+    assert ("the state of Adam after 45 steps" in lines) == bool(steps)
     assert ("no state of an optimizer is taken: Adam starts afresh" in lines) == (not steps)
     for name in ("validation", "test"):
-        assert f"{name} {run.evaluate()[name].accuracy:.2%}" in lines
+        assert f"{name} {evaluations[name].accuracy:.2%}" in lines
     assert "training would go on with learning rate 0.01 and batches of 64; for others" in done.stdout
     assert f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}" in done.stdout
     imported = load_run(tmp_path / "run")
@@ -174,7 +170,7 @@ def test_export_writes_what_python_writes(command_line, run, exports, tmp_path):
         done = command_line("export", name, run.folder.path, path, "--checkpoint", "last")
         assert (done.returncode, done.stderr) == (0, "")
         cells = ", for cells with forget_bias 1" if name == "tf1" else ""
-        assert done.stdout == f"{path}: the model of step 30 of {run.folder.path}, for {name}{cells}\n"
+        assert done.stdout == f"{path}: the model of step 45 of {run.folder.path}, for {name}{cells}\n"
     assert path_of("torch", tmp_path / "new").read_bytes() == path_of("torch", exports).read_bytes()
 
 
@@ -233,8 +229,8 @@ def test_weights_from_python_can_begin_a_run(tmp_path, exports):
     from safetensors.numpy import load_file
 
     params = torch.from_state_dict(load_file(path_of("torch", exports)))
-    begun = begin_run(GivenWeights(params, None, 0, "here"), SMALL, tmp_path / "run")
-    assert len(train(begun.folder.config, tmp_path / "run", resume=True).epochs) == 2
+    begun = begin_run(GivenWeights(params, None, 0, "here"), replace(TINY, epochs=1), tmp_path / "run")
+    assert len(train(begun.folder.config, tmp_path / "run", resume=True).epochs) == 1
 
 
 def test_the_command_line_knows_the_formats_that_there_are():

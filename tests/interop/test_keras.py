@@ -6,12 +6,10 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from stacks import FIXTURES, LABELS, assert_close, logits_and_gradient
+from stacks import FIXTURES, LABELS, apply, assert_close, logits_and_gradient
 
-from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import files, formats, keras
@@ -30,12 +28,16 @@ def test_keras_computes_the_same(params, config, images, tmp_path):
         for group in (network.trainable_variables, network.non_trainable_variables)
     )
 
+    @jax.jit
+    def gradient_and_logits(variables):
+        return jax.grad(loss, has_aux=True)(variables)
+
     def loss(variables):
         theirs, _ = network.stateless_call(variables, seeds, images)
         losses = keras3.losses.sparse_categorical_crossentropy(LABELS, theirs, from_logits=True)
         return keras3.ops.mean(losses), theirs
 
-    their_gradient, theirs = jax.grad(loss, has_aux=True)(variables)
+    their_gradient, theirs = gradient_and_logits(variables)
     assert_close(logits, theirs)
     their_weights = dict(zip(keras.to_arrays(params), their_gradient, strict=True))
     assert_close(gradient, keras.from_arrays(their_weights).params)
@@ -50,7 +52,7 @@ def test_files_of_keras_both_ways(params, config, images, tmp_path):
     for name in ("model.weights.h5", "model.keras", "model.h5"):
         network.save_weights(tmp_path / name) if "weights" in name else network.save(tmp_path / name)
         assert_close(formats.read("keras", tmp_path / name).params, params, atol=0)
-    zeros = keras.to_model(jax.tree.map(jnp.zeros_like, params), (6, 5))
+    zeros = keras.to_model(jax.tree.map(np.zeros_like, params), (6, 5))
     files.write_hdf5(tmp_path / "ours.weights.h5", keras.to_arrays(params))
     zeros.load_weights(tmp_path / "ours.weights.h5")
     assert_close(keras.from_model(zeros), params, atol=0)
@@ -61,7 +63,7 @@ def test_files_that_keras_2_wrote(name):
     folder = FIXTURES / "keras2"
     expected, imported = np.load(folder / "expected.npz"), formats.read("keras", folder / name)
     config = ModelConfig(hidden_features=imported.weights.hidden_features)
-    assert_close(model.apply(imported.params, expected["images"], config), jnp.asarray(expected["logits"]))
+    assert_close(apply(imported.params, expected["images"], config), expected["logits"])
 
 
 @keras_is_noisy

@@ -5,8 +5,10 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -33,15 +35,19 @@ def variables(name="tutorial"):
     return {name: np.asarray(array) for name, array in read_checkpoint(checkpoint(name)).items()}
 
 
+@partial(jax.jit, static_argnames="config")
+def logits_and_losses(params, images, one_hot, config):
+    logits = model.apply(params, images, config)
+    labels = one_hot, one_hot.argmax(axis=1)
+    return logits, [model.softmax_cross_entropy(logits, each).mean() for each in labels]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_and_both_losses_are_tensorflows(name):
     imported = tf1.read(checkpoint(name))
-    logits = model.apply(
-        imported.params, EXPECTED[f"{name}/images"], ModelConfig(hidden_features=imported.weights.hidden_features)
-    )
+    config, one_hot = ModelConfig(hidden_features=imported.weights.hidden_features), EXPECTED[f"{name}/labels"]
+    logits, losses = logits_and_losses(imported.params, EXPECTED[f"{name}/images"], one_hot, config)
     np.testing.assert_allclose(logits, EXPECTED[f"{name}/logits"], rtol=0, atol=1e-6)
-    one_hot = EXPECTED[f"{name}/labels"]
-    losses = [model.softmax_cross_entropy(logits, labels).mean() for labels in (one_hot, one_hot.argmax(axis=1))]
     np.testing.assert_allclose(losses, EXPECTED[f"{name}/losses"], rtol=1e-6)
 
 

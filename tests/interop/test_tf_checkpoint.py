@@ -197,6 +197,7 @@ def read_all(prefix):
     return {name: np.asarray(variable) for name, variable in read_checkpoint(prefix).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_cut_or_a_flipped_bit_is_always_found(tmp_path, name):
     """Every byte of a file is under a checksum, but for the footer's padding and the place of the metaindex."""
@@ -225,6 +226,7 @@ def is_in_the_unused_metaindex(data, place):
     return offset <= place < offset + size + sstable.TRAILER_SIZE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_wrong_under_a_right_checksum_gives_errors_for_people_only(tmp_path, name):
     """Thousands of changes to the contents of the tables, which no checksum finds."""
@@ -248,6 +250,7 @@ def test_what_is_wrong_under_a_right_checksum_gives_errors_for_people_only(tmp_p
     assert told > 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tutorial", "v1"])
 def test_damaged_blocks_under_right_checksums_give_errors_for_people_only(tmp_path, name):
     for file in (TF1 / name).iterdir():

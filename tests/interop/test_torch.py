@@ -5,14 +5,14 @@ import sys
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from stacks import FIXTURES, LABELS, STACKS, assert_close, logits_and_gradient, state_dict
+from stacks import FIXTURES, LABELS, assert_close, logits_and_gradient, state_dict
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import formats, torch
 
 
-@pytest.mark.parametrize("stack", STACKS, ids=str)
+@pytest.mark.parametrize("stack", [(4,), (4, 7), (3, 3), (4, 2, 3)], ids=str)
 def test_torchs_logits_and_gradients(stack):
     name, config = "-".join(map(str, stack)), ModelConfig(hidden_features=stack)
     params = torch.from_state_dict(load_file(FIXTURES / "torch" / f"{name}.safetensors"))

@@ -1,0 +1,330 @@
+"""The command line, as a person meets it: in processes of its own where it trains or may not end well."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import programs
+import pytest
+from runs import TINY_OPTIONS
+
+from lstm_mnist_jax import __version__, cli, load
+from lstm_mnist_jax.config import PRESETS
+from lstm_mnist_jax.config.json import to_dict
+from lstm_mnist_jax.training import mesh
+
+TINY_DATA = TINY_OPTIONS[:-3]
+ONE_LAYER = [*TINY_DATA, "--hidden-features", "3"]
+"""What compiles soonest; for populations, the program of other tests."""
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+
+
+def interpreter(*words, **options):
+    """Starts a Python interpreter of its own."""
+    words = [sys.executable, *map(str, words)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of TINY_OPTIONS, which has a blank in its path, and what the command printed."""
+    run_dir = tmp_path_factory.mktemp("cli") / "a run"
+    done = programs.run(["train", "smoke", *TINY_OPTIONS, "--run-dir", run_dir])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return run_dir, done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def run_dir(trained):
+    return trained[0]
+
+
+@pytest.fixture(scope="module")
+def falling(tmp_path_factory):
+    """What is printed by a training whose learning rate falls. The preset stands last."""
+    options = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine"]
+    words = ["train", *options, "--run-dir", tmp_path_factory.mktemp("cli") / "falling", "smoke"]
+    done = programs.run(words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_lines_that_a_training_prints(trained):
+    run_dir, lines = trained
+    assert lines[0] == f"run {run_dir}: MNIST, embedded in the package (1,000 train, 200 validation, 10,000 test)"
+    beginning = "28 rows of 28 -> LSTM 4 -> LSTM 6 -> 10 classes, 862 parameters, on 2 x cpu; ready in "
+    assert lines[1].startswith(beginning)
+    for number in (1, 2, 3):
+        assert lines[1 + number].startswith(f"epoch {number}/3  loss ")
+    assert re.fullmatch(
+        r"best on validation: epoch [123], validation +[\d.]+%, test ([\d.]+)% "
+        r"\(95 % interval of 10,000 images: [\d.]+ to [\d.]+\)",
+        lines[5],
+    )
+    assert lines[6] == f"saved in {run_dir}; what next:"
+    assert len(lines) == 10
+
+
+@pytest.mark.slow
+def test_commands_that_a_training_suggests_succeed(trained, tmp_path):
+    run_dir, lines = trained
+    copy = tmp_path / "a run"
+    shutil.copytree(run_dir, copy)
+    suggested = [line.replace(str(run_dir), str(copy)) for line in lines if line.startswith("  ")]
+    commands = [shlex.split(line, comments=True) for line in suggested]
+    assert [command[:2] for command in commands] == [["lstm-mnist", verb] for verb in ("report", "predict", "train")]
+    picture = tmp_path / "digit.npy"
+    np.save(picture, load().test.images[0])
+    for _, *words in commands:
+        done = programs.run([picture if word == "PICTURE" else word for word in words])
+        assert done.returncode == 0, done.stderr
+    assert "epoch 6/6" in done.stdout
+    assert 100_000 < (copy / "report.html").stat().st_size < 1_000_000
+
+
+@pytest.mark.slow
+def test_no_resuming_is_suggested_where_the_learning_rate_has_fallen(falling):
+    assert "lstm-mnist evaluate" in falling
+    assert "--resume" not in falling
+
+
+def test_help_names_every_verb_and_preset(command_line):
+    for arguments in ([], ["--help"], ["-h"], ["help"]):
+        done = command_line(*arguments)
+        assert done.returncode == 0
+        for word in ("train [PRESET]", "evaluate RUN_DIR", *PRESETS):
+            assert word in done.stdout
+
+
+def test_python_m_tells_the_version():
+    done = interpreter("-m", "lstm_mnist_jax", "--version")
+    assert done.returncode == 0
+    assert done.stdout.strip() == __version__
+
+
+def leaf_names(values):
+    return [name for key, value in values.items() for name in (leaf_names(value) if isinstance(value, dict) else [key])]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_field_of_the_config_is_an_option_with_the_presets_default(command_line, monkeypatch, preset):
+    monkeypatch.setenv("COLUMNS", "200")
+    done = command_line("train", preset, "--help")
+    assert done.returncode == 0
+    for name in [*leaf_names(to_dict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
+        assert f"--{name.replace('_', '-')}" in done.stdout, name
+    assert f"(default: {PRESETS[preset].epochs})" in done.stdout
+    assert f"(default: {' '.join(map(str, PRESETS[preset].model.hidden_features))})" in done.stdout
+
+
+def test_help_imports_no_jax():
+    program = "import sys; from lstm_mnist_jax.cli import _run; _run(['--help'], False); sys.exit('jax' in sys.modules)"
+    assert interpreter("-c", program).returncode == 0
+
+
+@pytest.mark.slow
+def test_training_imports_nothing_that_it_does_not_use(tmp_path):
+    program = (
+        "import sys; from lstm_mnist_jax.cli import _run;"
+        f"words = ['train', 'smoke', *{TINY_OPTIONS}, '--no-tensorboard', '--run-dir', {str(tmp_path / 'run')!r}];"
+        "code = _run(words, False);"
+        "heavy = {'tensorflow', 'torch', 'keras', 'tensorflow_datasets', 'tensorboardX', 'matplotlib', 'pandas'};"
+        "sys.exit(code or ', '.join(sorted(heavy & sys.modules.keys())) or 0)"
+    )
+    done = interpreter("-c", program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_classic_script_is_the_same_program(tmp_path):
+    program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = programs.run(["smoke", *TINY_OPTIONS], code=program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert run_dir.name.startswith("smoke-")
+    assert (run_dir / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_preset_may_stand_last(falling):
+    assert "(1,000 train, 500 validation, 10,000 test)" in falling  # `tutorial` has 5,000
+    assert "LSTM 3 -> 10 classes" in falling
+
+
+@pytest.mark.slow
+def test_all_cores_that_have_enough_to_do_are_used_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    expected = mesh._default_count(mesh._cores(), PRESETS["smoke"].batch_size)
+    cases = [(TINY_OPTIONS, expected), ([*ONE_LAYER, "--devices", "1"], 1), ([*ONE_LAYER, "--devices", "4"], 4)]
+    for number, (options, devices) in enumerate(cases):
+        done = programs.run(["train", "smoke", *options, "--run-dir", tmp_path / str(number)])
+        assert f"on {devices} x cpu" in done.stdout, done.stderr
+
+
+def test_evaluate_prints_a_table(command_line, run_dir):
+    done = command_line("evaluate", run_dir)
+    assert done.returncode == 0, done.stderr
+    for word in ("train", "validation", "test", "loss", "accuracy", "class 0", "class 9", "10,000"):
+        assert word in done.stdout
+
+
+def test_evaluate_prints_json(command_line, run_dir):
+    done = command_line("evaluate", run_dir, "--json", "--checkpoint", "last")
+    found = json.loads(done.stdout)
+    metrics = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found["step"] == 45
+    assert found["splits"]["test"]["accuracy"] == metrics["test_accuracy"]
+    assert found["splits"]["validation"]["loss"] == pytest.approx(metrics["validation_loss"])
+    assert list(found["splits"]["train"]["accuracy_by_class"]) == list("0123456789")
+
+
+def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
+    done = command_line("train", "--resume", run_dir)
+    assert done.returncode == 0
+    assert "complete after 3 epochs; train longer with --epochs" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trane"], "Unknown verb 'trane'; expected one of train, sweep, extract, evaluate"),
+        (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["train", "--epoch", "3"], "--epochs"),
+        (["train", "--epochs", "three"], "invalid literal"),
+        (["train", "--epochs", "0"], "epochs is 0, expected 1 or more"),
+        (["train", "--learning-rate", "-1"], "learning_rate is -1.0, expected a number above 0"),
+        (["train", "--hidden-features", "32", "0"], "hidden_features is (32, 0)"),
+        (["train", "--batch-size", "56000"], "there are only 55,000 training examples"),
+        (["train", "--devices", "2", "--batch-size", "65"], "cannot be shared evenly by 2 devices"),
+        (["train", "--source", "fashion"], "Unknown data source 'fashion'"),
+        (["train", "--validation-examples", "60000"], "validation_examples is 60,000"),
+        (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
+        (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
+        (["train", "smoke", "--resume", "here"], "leave out the preset"),
+        (["train", "--run-dir", "run[1]"], "has a '[' in its path"),
+        (["train", "--seeds", "0"], "seeds is 0, expected 1 or more"),
+        (["train", "--num-processes", "2"], "coordinator, process_id must be given as well"),
+        (["train", "--device-data-limit", "0"], "device_data_limit is 0.0, expected GiB, above 0"),
+        (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["sweep", "--learning-rate", "fast"], "learning_rate is 'fast', expected a number"),
+        (["sweep", "--learning-rate", "uniform:0.1:1"], "say with samples how many settings to draw"),
+        (["sweep", "--hidden-features", "32", "0"], "hidden_features is (0,), expected one or more widths"),
+        (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
+        (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "trainings at once would take"),
+        (["sweep", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
+        (["extract", "nowhere", "--run-dir", "there"], "nowhere is not the folder of a population"),
+        (["extract", "nowhere"], "Give --run-dir, the folder for the run"),
+        (["extract", "nowhere", "first", "--run-dir", "there"], "expected best, or a number in results.csv"),
+        (["evaluate"], "Missing"),
+        (["evaluate", "nowhere"], "nowhere is not a run folder"),
+    ],
+)
+def test_mistakes_are_explained_in_a_line_with_exit_code_2(command_line, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = command_line(*arguments)
+    assert done.returncode == 2, done.stdout
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
+
+
+@pytest.mark.slow
+def test_many_at_once_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path):
+    done = programs.run(["train", "smoke", *TINY_OPTIONS, "--seeds", "3", "--run-dir", tmp_path / "seeds"])
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"epoch 1/3  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test", done.stdout)
+    assert "3 of 3 trainings done" in done.stdout
+    rates = ["--seeds", "2", "--learning-rate", "0.003", "0.02", "--hidden-features", "3", "4,6"]
+    done = programs.run(["sweep", "smoke", *TINY_DATA, *rates, "--run-dir", tmp_path / "grid"])
+    assert done.returncode == 0, done.stderr
+    assert "group 2 of 2: 4 trainings at once of 2 settings, hidden_features 4,6" in done.stdout
+    assert "8 of 8 trainings done" in done.stdout
+    done = command_line("extract", tmp_path / "grid", "5", "--run-dir", tmp_path / "five")
+    assert "training 5 (seed 1, learning_rate 0.02, hidden_features 3) at step 45" in done.stdout
+    assert command_line("evaluate", tmp_path / "five").returncode == 0
+    for verb in ("train", "sweep"):
+        done = command_line(verb, "--resume", tmp_path / "seeds")
+        assert done.returncode == 0, done.stderr
+        assert "complete after 3 epochs; train longer with --epochs" in done.stdout
+    done = programs.run(["sweep", "--resume", tmp_path / "seeds", "--epochs", "4"])
+    assert "epoch 4/4" in done.stdout
+    for words, message in [
+        (["train", "--resume", tmp_path / "seeds", "--seeds", "3"], "leave out --seeds"),
+        (["sweep", "--resume", tmp_path / "grid", "--b1", "0.8"], "leave out --b1"),
+        (["evaluate", tmp_path / "grid"], "holds many trainings. Take one out, with lstm-mnist extract"),
+    ]:
+        done = command_line(*words)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_every_number_of_the_optimizer_can_be_swept(command_line, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    done = command_line("sweep", "--help")
+    for name in [*leaf_names(to_dict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
+        assert f"--{name.replace('_', '-')} [STR" in done.stdout
+
+
+def test_a_resumed_run_takes_no_preset(command_line, run_dir):
+    for arguments in (["smoke", "--resume", run_dir], ["--resume", run_dir, "smoke"]):
+        done = command_line("train", *arguments)
+        assert done.returncode == 2
+        assert "leave out the preset" in done.stderr
+
+
+def test_a_platform_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "rocm")
+    done = programs.run(["train", "smoke"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "JAX_PLATFORMS is 'rocm'" in done.stderr
+
+
+def test_debug_adds_the_traceback(command_line, tmp_path):
+    done = command_line("evaluate", tmp_path / "nowhere", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "RunError" in done.stderr
+
+
+def test_unexpected_exceptions_are_called_faults_of_the_program(command_line, monkeypatch):
+    def broken(arguments):
+        raise KeyError("boom")
+
+    monkeypatch.setitem(cli.VERBS, "train", broken)
+    done = command_line("train")
+    assert done.returncode == 1
+    assert "unexpected KeyError: 'boom'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error(run_dir, tmp_path):
+    np.save(tmp_path / "many.npy", load().test.images[:600])  # whose answers do not fit into a pipe
+    program = programs.Program(["predict", run_dir, tmp_path / "many.npy", "--json"])
+    assert program.stdout.readline().startswith('{"file')
+    program.stdout.close()
+    assert program.stderr.read() == ""
+    program.stderr.close()
+    while program.poll() is None:  # it has closed its streams
+        time.sleep(0.01)
+    assert program.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], []])
+def test_output_that_nobody_reads_is_no_error(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed_pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "lstm_mnist_jax", *words], stdout=closed_pipe, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

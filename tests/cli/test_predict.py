@@ -1,0 +1,286 @@
+"""`lstm-mnist predict`: pictures in, answers out, whatever else lies among them."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import programs
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from scans import scan
+
+from lstm_mnist_jax import inference, load, load_run
+from lstm_mnist_jax.data.normal_form import normalise
+from lstm_mnist_jax.errors import DataError, RunError
+from lstm_mnist_jax.report.reading import draw_reading_of
+from lstm_mnist_jax.training.checkpoint import finished_steps
+
+
+@pytest.fixture(scope="module")
+def run(digits_run):
+    return load_run(digits_run)
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    return load().test
+
+
+@pytest.fixture
+def predict(digits_run, command_line):
+    """(exit code, standard output, standard error) of the command."""
+
+    def predict(*words, run_dir=digits_run):
+        done = command_line("predict", run_dir, *words)
+        return done.returncode, done.stdout, done.stderr
+
+    return predict
+
+
+@pytest.fixture
+def scans(tmp_path, unseen):
+    """A folder of pictures of digits, of all kinds, with their names and digits; and a file that is none."""
+    folder = tmp_path / "scans"
+    (folder / "more").mkdir(parents=True)
+    images = [Image.fromarray(np.kron(255 - image, np.ones((6, 6), np.uint8))) for image in unseen.images[:5]]
+    for n, kind in enumerate(("png", "jpg", "bmp", "gif", "webp")):
+        images[n].save(folder / f"{n}.{kind}")
+    np.save(folder / "more" / "5.npy", unseen.images[5:8])
+    (folder / "notes.txt").write_text("none")
+    names = [*(str(folder / f"{n}.{kind}") for n, kind in enumerate(("png", "jpg", "bmp", "gif", "webp")))]
+    return folder, [*names, *(f"{folder / 'more' / '5.npy'}[{n}]" for n in range(3))]
+
+
+def test_a_table_for_people(predict, scans, run):
+    folder, names = scans
+    code, printed, errors = predict(folder)
+    assert (code, errors) == (0, "")
+    for name in names:
+        [line] = [line for line in printed.splitlines() if name in line]  # none is folded
+        assert line.count("%") == 3
+
+
+def test_json_lines_for_programs(predict, scans, run, unseen):
+    folder, names = scans
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:300])
+    np.save(folder / "more" / "even.npy", np.full((2, 9, 9), 0.5))
+    code, printed, errors = predict(folder / "*.*", folder / "more" / "5.npy", folder / "more" / "even.npy", "--json")
+    assert code == 1
+    answers = {answer["file"]: answer for answer in map(json.loads, printed.splitlines())}
+    unreadable = [str(folder / "broken.png"), str(folder / "notes.txt")]
+    even = [f"{folder / 'more' / 'even.npy'}[{n}]" for n in range(2)]
+    assert set(answers) == {*names, *unreadable, *even}
+    _, probabilities = run.predict(unseen.images[:8])
+    for n, name in enumerate(names):
+        answer = answers[name]
+        assert answer["label"] == answer["top"][0]["label"] == str(unseen.labels[n])
+        assert answer["probability"] == answer["top"][0]["probability"]
+        assert [one["probability"] for one in answer["top"]] == sorted(
+            (one["probability"] for one in answer["top"]), reverse=True
+        )
+        assert len(answer["top"]) == 3
+    exact = [answers[name]["probability"] for name in names[5:]]  # in MNIST's form already
+    np.testing.assert_allclose(exact, probabilities[5:8].max(axis=-1), atol=0.01)
+    told = errors.splitlines()
+    assert len(told) == 4
+    for name, why in (*((name, "damaged|no picture") for name in unreadable), *((name, "one colour") for name in even)):
+        assert "label" not in answers[name]
+        assert f"lstm-mnist: {answers[name]['error']}" in told
+        assert any(word in answers[name]["error"] for word in why.split("|"))
+
+
+WITH_STANDARD_INPUT = """
+import os, sys
+from lstm_mnist_jax.cli import main
+
+os.dup2(os.open(sys.argv[1], os.O_RDONLY), sys.stdin.fileno())
+main(sys.argv[2:])
+"""
+
+
+def test_standard_input(digits_run, scans):
+    folder, _ = scans
+    (folder / "empty").touch()
+    for file, code, message in (("0.png", 0, ""), ("empty", 1, "lstm-mnist: standard input is empty.\n")):
+        words = [folder / file, "predict", digits_run, "-", "--json"]
+        done = programs.run(words, code=WITH_STANDARD_INPUT)
+        assert (done.returncode, done.stderr) == (code, message)
+        answer = json.loads(done.stdout)
+        assert answer["file"] == ("standard input" if code == 0 else "-")
+        assert answer.get("label") == ("7" if code == 0 else None)
+
+
+def test_many_pictures_are_answered_in_their_order(predict, unseen, run, tmp_path, monkeypatch):
+    """Several at once, and never many: the network sees no batch beyond what is held."""
+    np.save(tmp_path / "many.npy", unseen.images[:300])
+    (tmp_path / "broken.png").write_bytes(b"none")
+    sizes, unwatched = [], type(run).predict
+    monkeypatch.setattr(type(run), "predict", lambda run, images: sizes.append(len(images)) or unwatched(run, images))
+    code, printed, _ = predict(tmp_path / "many.npy", tmp_path / "broken.png", tmp_path / "many.npy", "--json")
+    assert code == 1
+    answers = [json.loads(line) for line in printed.splitlines()]
+    many = [f"{tmp_path / 'many.npy'}[{n}]" for n in range(300)]
+    assert [answer["file"] for answer in answers] == [*many, str(tmp_path / "broken.png"), *many]
+    assert sum(sizes) == 600
+    assert 8 < max(sizes) <= 64
+    assert answers[:300] == answers[301:]
+
+
+def test_scanned_digits_are_recognised_as_the_originals_are(run, unseen, rng):
+    images, labels = unseen.images[:400], unseen.labels[:400]
+    scans = [scan(image, int(rng.integers(28, 300)), rng) for image in images]
+    originals = (run.predict(images)[0] == labels).mean()
+    scanned = (run.predict(run.normalise(scans))[0] == labels).mean()
+    assert originals > 0.85
+    assert scanned > originals - 0.015
+    squeezed = np.stack([np.asarray(Image.fromarray(one).resize((28, 28))) for one in scans])
+    assert (run.predict(squeezed)[0] == labels).mean() < 0.6  # which is what the form is for
+
+
+def test_what_the_network_sees(predict, scans):
+    folder, _ = scans
+    _, printed, _ = predict(folder / "0.png", "--show")
+    rows = printed.splitlines()[-28:]
+    assert {len(row) for row in rows} == {56}
+    image = normalise(1 - np.asarray(Image.open(folder / "0.png"), np.float32) / 255, (28, 28), "digit")
+    seen = np.array([[" ░▒▓█".index(letter) for letter in row[::2]] for row in rows])
+    np.testing.assert_array_equal(seen, np.minimum(4, (image * 5).astype(int)))
+
+
+def test_reading_along_in_the_terminal(predict, scans, run, unseen):
+    folder, names = scans
+    _, printed, _ = predict(folder / "more" / "5.npy", "--explain")
+    start = next(n for n, line in enumerate(printed.splitlines()) if f"{names[5]}, read as 28 rows of 28" in line)
+    lines = printed.splitlines()[start + 1 : start + 29]
+    along = run.read_along(run.normalise([unseen.images[5]]))[0]
+    for step, line in enumerate(lines):
+        number, label, *_ = line[56:].split()
+        assert int(number) == step + 1
+        assert int(label) == along[step].argmax()
+
+
+def test_drawings_replace_nothing(predict, scans, tmp_path):
+    folder, _ = scans
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    shutil.copy(folder / "0.png", folder / "more" / "0.png")
+    code, printed, _ = predict(folder / "0.png", folder / "more" / "0.png", "--explain-into", folder, "--json")
+    assert code == 0
+    drawn = [folder / "0-reading.png", folder / "0-2-reading.png"]
+    assert [json.loads(line)["figure"] for line in printed.splitlines()] == [*map(str, drawn)]
+    for path in drawn:
+        with Image.open(path) as image:
+            assert image.size[0] > 800
+            assert len(np.unique(np.asarray(image.convert("L")))) > 100
+    assert {path: path.read_bytes() for path in before} == before
+    code, _, errors = predict(folder / "0.png", "--explain-into", folder / "0.png")
+    assert code == 2
+    assert "is a file; name a folder" in errors
+
+
+def test_from_python(run, unseen, rng):
+    image = unseen.images[0]
+    figure = draw_reading_of(run, image, true_label=7, title="the first")
+    assert isinstance(figure, Figure)
+    assert run.step_name == "row"
+    along = run.read_along(image[None])
+    np.testing.assert_allclose(along[:, -1], run.predict(image[None])[1], atol=1e-5)
+    with pytest.raises(DataError, match=r"got \[28, 28\]. Add an axis: images\[None\]"):
+        run.predict(image)
+    with pytest.raises(DataError, match=r"got \[1, 30, 30\]. normalise\(\) brings pictures to it"):
+        run.predict(rng.uniform(size=(1, 30, 30)))
+    pictures = [np.pad(image, 40), 1 - np.repeat(np.kron(image, np.ones((3, 3)))[..., None], 3, axis=-1) / 255]
+    normal = run.normalise(pictures)
+    np.testing.assert_array_equal(run.predict(normal)[0], [7, 7])
+    assert run.normalise(unseen.images[:3]).shape == (3, 28, 28)
+    assert run.normalise([]).shape == (0, 28, 28)
+
+
+def test_a_second_single_image_compiles_nothing(run, unseen, caplog):
+    """That is why it takes a tenth of a millisecond; scripts/benchmark.py measures how long it takes."""
+    config = run.folder.config
+    config = replace(config, model=replace(config.model, forget_bias=0.5))  # which no test has compiled before
+    run = replace(run, folder=replace(run.folder, config=config))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run.predict(unseen.images[:1])
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        run.predict(unseen.images[1:2])
+        assert caplog.text == ""
+
+
+def test_a_run_that_diverged_is_told(predict, run, scans, monkeypatch):
+    folder, _ = scans
+    diverged = replace(run, params=jax.tree.map(lambda leaf: leaf * np.nan, run.params))
+    monkeypatch.setattr(inference, "load_run", lambda *_: diverged)
+    code, printed, errors = predict(folder / "0.png", "--json")
+    assert (code, printed) == (2, "")
+    assert "no number (NaN): its training diverged" in errors
+
+
+def test_file_names_with_markup_control_characters_and_invalid_bytes(predict, digits_run, scans, tmp_path):
+    folder, _ = scans
+    names = ["[bold]a.png", "\x1b[31mb.png", "c\udcff.png", "数字 \n.png", "-d.png"]
+    for name in names:
+        shutil.copy(folder / "0.png", tmp_path / name)
+    pictures = [tmp_path / name for name in names]
+    for encoding in ("utf-8", "ascii"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = programs.run(["predict", digits_run, *pictures, "--show"], env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\x1b" not in done.stdout
+        assert "[bold]a.png" in done.stdout
+        assert r"\x1b[31mb.png" in done.stdout
+    _, printed, _ = predict(*pictures, "--json")
+    assert [json.loads(line)["file"] for line in printed.splitlines()] == [*map(str, pictures)]
+
+
+def test_mistakes_are_explained_in_one_line(predict, digits_run, tiny_sweep, scans, tmp_path):
+    folder, _ = scans
+    picture, run_dir = folder / "0.png", tmp_path / "runs" / "digits"
+    shutil.copytree(digits_run, run_dir)
+    (tmp_path / "new").mkdir()
+    shutil.copy(run_dir / "config.json", tmp_path / "new")
+    for where, words, code, message in (
+        (run_dir, [], 2, "There is no picture"),
+        (tmp_path / "none", [picture], 2, "is not a run folder: there is no such folder"),
+        (picture, [], 2, "Name the folder of a run before the pictures"),
+        (run_dir.parent, [picture], 2, f"It holds runs: {run_dir}"),
+        (picture, [run_dir], 2, f"The run comes first, the pictures after it: lstm-mnist predict {run_dir}"),
+        (folder, [picture], 2, "it has no config.json"),
+        (tmp_path / "new", [picture], 2, "has no checkpoint"),
+        (tiny_sweep, [picture], 2, "lstm-mnist extract"),
+        (run_dir, [picture, "--checkpoint", "17"], 2, "has no checkpoint '17'"),
+        (run_dir, [picture, "--json", "--show"], 2, "leave out --json"),
+        (run_dir, [tmp_path / "none.png"], 1, "There is no file"),
+        (run_dir, [folder / "*.tiff"], 1, "There is no file that matches"),
+        (run_dir, [tmp_path / "new"], 1, "holds no pictures"),
+        (run_dir, [picture, "--form", "plain"], 1, "has to be 28 x 28"),
+    ):
+        ended, printed, errors = predict(*words, run_dir=where)
+        assert (ended, printed) == (code, "")
+        assert message in errors
+        assert errors.count("\n") == 1
+
+
+def test_a_checkpoint_that_a_training_replaces_meanwhile_is_looked_for_again(digits_run, tmp_path, monkeypatch):
+    shutil.copytree(digits_run, tmp_path / "run")
+    steps = finished_steps(tmp_path / "run" / "checkpoints")
+    read, tried = inference.checkpoint.load_state, []
+
+    def read_too_late(path, like):
+        tried.append(int(path.name))
+        if len(tried) == 1:
+            shutil.rmtree(path)
+        return read(path, like)
+
+    monkeypatch.setattr(inference.checkpoint, "load_state", read_too_late)
+    assert load_run(tmp_path / "run", "last").step == steps[-2]
+    assert tried == [steps[-1], steps[-2]]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / f"{steps[-2]:08d}" / "state")
+    with pytest.raises(RunError, match="lacks the file"):
+        load_run(tmp_path / "run", "last")

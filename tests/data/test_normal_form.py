@@ -1,0 +1,132 @@
+"""The form of MNIST: against MNIST itself, Pillow, and digits as scanners give them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scans import scan
+
+from lstm_mnist_jax import load
+from lstm_mnist_jax.data.normal_form import digit, normalise, resampling
+from lstm_mnist_jax.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load().test.images[:200]
+
+
+def test_resampling_is_that_of_pillow(rng):
+    picture = rng.uniform(size=(50, 37)).astype(np.float32)
+    for tall, wide in ((20, 15), (90, 71), (50, 37), (1, 1)):
+        expected = Image.fromarray(picture).resize((wide, tall), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(resampling(50, tall) @ picture @ resampling(37, wide).T, expected, atol=1e-5)
+
+
+def test_mnist_is_in_its_own_form(digits):
+    found = np.stack([digit(image / np.float32(255)) for image in digits])
+    np.testing.assert_allclose(found, digits / 255, atol=0.004)  # the darkest may be 254
+    paper_is_white = np.stack([digit(1 - image / np.float32(255)) for image in digits])
+    np.testing.assert_allclose(paper_is_white, digits / 255, atol=0.004)
+
+
+@pytest.mark.parametrize(("size", "most"), [(28, 0.015), (57, 0.04), (300, 0.04)])
+def test_a_scanned_digit_is_the_digit(size, most, digits, rng):
+    found = np.stack([digit(scan(image, size, rng) / np.float32(255)) for image in digits])
+    assert np.abs(found - digits / 255).mean() < most  # the mean of the digits themselves is 0.13
+    assert np.abs(found[1:] - digits[:-1] / 255).mean() > 0.15  # of another digit
+
+
+@pytest.mark.parametrize("paper", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_noise_is_no_ink(paper, noise, rng):
+    """Of paper that is black or white one half of the noise is cut off, and yet it is known for what it is."""
+    picture = np.full((200, 200), paper)
+    picture[60:140, 80:120] = picture[121:140, 80:130] = 0.9 if paper < 0.5 else 0.1
+    noisy = np.clip(picture + rng.normal(0, noise, picture.shape), 0, 1)
+    clean, found = (digit(levels.astype(np.float32)) for levels in (picture, noisy))
+    assert np.abs(found - clean).mean() < 0.06  # a wrong rectangle would be 0.2
+    assert found[0].max() == 0
+    with pytest.raises(DataError, match="as uneven as what is within"):
+        digit(np.clip(paper + rng.normal(0, noise, (200, 200)), 0, 1).astype(np.float32))
+
+
+@pytest.mark.parametrize(("down", "right"), [(0.4, 0), (0, -0.4), (-0.25, 0.25)])
+def test_light_from_one_side_is_no_ink(down, right, digits, rng):
+    """As a lamp beside the paper gives it."""
+    rows, columns = np.meshgrid(np.linspace(-0.5, 0.5, 168), np.linspace(-0.5, 0.5, 168), indexing="ij")
+    differences = []
+    for image in digits[:60]:
+        ink = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BICUBIC), np.float32) / 255
+        paper = 0.75 + down * rows + right * columns
+        photo = paper * (1 - 0.9 * np.pad(ink, 28)) + rng.normal(0, 0.01, paper.shape)
+        differences.append(np.abs(digit(np.clip(photo, 0, 1).astype(np.float32)) - image / 255).mean())
+    assert np.mean(differences) < 0.06  # of evenly lit ones it is 0.03, with the light for ink 0.12 and more
+
+
+def test_a_digit_that_reaches_the_border_is_cut_out_all_the_same():
+    """Its ink covers most of one side, which is not the light."""
+    picture = np.zeros((60, 40), np.float32)
+    picture[:8] = picture[:, 16:24] = 1
+    np.testing.assert_allclose(digit(picture), digit(np.pad(picture, 20)), atol=1e-6)
+
+
+def test_what_vanishes_in_a_digits_size_is_said():
+    picture = np.full((256, 256), 120, np.float32) / 255
+    for start in (40, 216):
+        picture[start - 6 : start + 9, start - 6 : start + 9] = 0
+        picture[start : start + 3, start : start + 3] = 1
+    with pytest.raises(DataError, match="vanishes"):
+        digit(picture)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (40, 40, 3)])
+def test_pictures_of_one_colour(shape):
+    for level in (0, 0.7, 1):
+        with pytest.raises(DataError, match="one colour"):
+            digit(np.full(shape, level, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 50), (50, 1), (2, 2), (3, 3), (1000, 2), (256, 257)])
+def test_the_smallest_and_the_longest(shape, rng):
+    picture = np.zeros(shape, np.float32)
+    picture[-1, -1] = 1
+    image = digit(picture)
+    assert image.max() == 1
+    assert np.isfinite(image).all()
+
+
+def test_thin_and_tiny_strokes():
+    picture = np.ones((100, 100), np.float32)
+    picture[10:90, 50] = 0
+    image = digit(picture)
+    assert image.max() == 1
+    assert (image.sum(1) > 0).sum() == 20
+    dot = np.zeros((5, 5), np.float32)
+    dot[4, 4] = 1
+    assert digit(dot).sum() == pytest.approx(400)
+
+
+def test_colours_are_ink():
+    picture = np.ones((60, 60, 3), np.float32)
+    picture[20:40, 25:30] = [0.1, 0.2, 0.9]
+    grey = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+    np.testing.assert_allclose(digit(picture), digit(grey), atol=1e-6)
+
+
+def test_forms():
+    colour = np.zeros((40, 20, 3), np.float32)
+    colour[..., 0] = 1
+    assert normalise(colour, (32, 32, 3), "whole").shape == (32, 32, 3)
+    np.testing.assert_array_equal(normalise(colour, (32, 32, 3), "whole")[..., 0], 1)
+    np.testing.assert_allclose(normalise(colour, (28, 28), "whole"), 0.299, atol=1e-5)
+    np.testing.assert_allclose(normalise(1 - colour, (28, 28), "whole"), 0.299, atol=1e-5)  # light, so inverted
+    grey = np.linspace(0, 1, 30, dtype=np.float32).reshape(6, 5)
+    np.testing.assert_array_equal(normalise(grey, (6, 5), "plain"), grey)
+    for picture, shape, form, message in (
+        (grey, (28, 28), "plain", "has to be 28 x 28"),
+        (grey, (28, 28), "round", "Unknown form"),
+        (grey, (28, 28, 3), "digit", "use whole"),
+        (grey, (28, 28, 7), "whole", "7 channels"),
+    ):
+        with pytest.raises(DataError, match=message):
+            normalise(picture, shape, form)

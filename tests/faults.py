@@ -1,0 +1,178 @@
+"""Deliberate faults: shows that the suite finds each of them.
+
+    python tests/faults.py                    every fault: each must make one of its tests fail
+    python tests/faults.py "gate order" crc   those whose names contain one of these words
+    python tests/faults.py --show             prints the failures too, as a developer would read them
+    python tests/faults.py --root ANOTHER     on another checkout of the repository
+
+Each fault is made in a copy of the working tree; the tests of the files named here run on it until one fails. Add a
+fault for each new part. A fault that no test finds is a missing test.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = "lstm_mnist_jax"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """In `file` of the package, `old` becomes `new`; one of the tests in `tests` (names of files) must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def fault(name: str, file: str, old: str, new: str, *tests: str) -> Fault:
+    return Fault(name, file, old, new, tests)
+
+
+FAULTS = [
+    # The recurrence.
+    fault("gate order", "rnn/xla_loops.py", "return 0.5 * i + 0.5, 0.5 * f + 0.5, g,",
+          "return 0.5 * f + 0.5, 0.5 * i + 0.5, g,", "test_recurrence.py"),
+    fault("a factor of the backward loop is forgotten", "rnn/xla_loops.py", "[2 * g * i * (1 - i),",
+          "[2 * g * (1 - i),", "test_recurrence.py"),
+    fault("the bias has no gradient of its first step", "rnn/recurrence.py", "d_bias = jnp.sum(d_projected, (0, 1))",
+          "d_bias = jnp.sum(d_projected[1:], (0, 1))", "test_recurrence.py", "test_rnn.py"),
+    fault("the last carry of a padded sequence is one step early", "rnn/layers.py", "jnp.clip(lengths - 1, 0,",
+          "jnp.clip(lengths - 2, 0,", "test_rnn.py", "test_stack.py"),
+    fault("remat counts each sequence's length from the start of every chunk", "rnn/layers.py", "lengths - start, 0,",
+          "lengths, 0,", "test_stack.py"),
+    fault("the gradient of a bfloat16 state is kept in bfloat16", "rnn/products.py",
+          "return jnp.promote_types(dtype, jnp.float32)", "return jnp.dtype(dtype)", "test_stack.py"),
+    fault("zoneout keeps what it should replace", "rnn/gated.py", "return jnp.where(kept, before, after)",
+          "return jnp.where(kept, after, before)", "test_stack.py"),
+    fault("the GRU's update gate is inverted", "rnn/equations.py", "return (n + z * (h - n),)",
+          "return (h + z * (n - h),)", "test_rnn.py", "test_cells.py", "test_model.py"),
+    fault("the compiled kernel forgets the bias", "rnn/native/lstm.cc", "* gates + column, count) + bias;",
+          "* gates + column, count);", "test_native.py"),
+    fault("the compiled backward loop takes the cell state of its own step", "rnn/native/lstm.cc",
+          "dc * Load(step.previous_c + at, count) * SigmoidSlope(f)", "dc * Load(step.c + at, count) * SigmoidSlope(f)",
+          "test_native.py"),
+    # The classifier and its training.
+    fault("pixels are scaled by 1/256", "model.py", "* (1 / 255)", "* (1 / 256)", "test_model.py"),
+    fault("dropout does not scale up what it keeps", "model.py", "(width,)) / keep for", "(width,)) * 1.0 for",
+          "test_model.py", "test_step.py"),
+    fault("Adam's epsilon stands under the root", "training/optimizer.py", "(jnp.sqrt(v) + epsilon_hat)",
+          "jnp.sqrt(v + epsilon_hat)", "test_optimizer.py"),
+    fault("the learning rate is that of the next step", "training/step.py", "rate_at(state.step), every",
+          "rate_at(state.step + 1), every", "test_step.py", "test_optimizer.py", "test_population.py"),
+    fault("an epoch's sums contain the last step of the epoch before", "training/step.py",
+          "state.step % steps_per_epoch == 0", "(state.step - 1) % steps_per_epoch == 0", "test_step.py"),
+    fault("the EMA of the weights is one step behind", "training/step.py", "averaged(state.average, params,",
+          "averaged(state.average, state.params,", "test_step.py"),
+    fault("padding counts in the evaluation's loss", "training/evaluation.py",
+          "jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()",
+          "model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)).sum()", "test_step.py", "test_feed.py"),
+    fault("every epoch has the same order", "data/order.py", "jnp.uint32(0x9E3779B9)", "jnp.uint32(0)",
+          "test_order.py"),
+    fault("a rotation turns half as far", "data/augment.py", "math.radians(config.rotation_degrees)",
+          "math.radians(config.rotation_degrees / 2)", "test_augment.py"),
+    fault("a resumed run is one step off", "training/run.py",
+          "return checkpoint.load_state(path, training.abstract_state), best",
+          "state = checkpoint.load_state(path, training.abstract_state)\n"
+          "    return state._replace(step=state.step + 1), best", "test_train.py"),
+    fault("checksums are not compared", "training/checkpoint.py", "if expected[name] != found[name]:", "if False:",
+          "test_checkpoint.py", "test_train.py"),
+    fault("the best of equals is the latest", "training/checkpoint.py", "or score > self.best_score:",
+          "or score >= self.best_score:", "test_checkpoint.py", "test_selection.py"),
+    fault("one checkpoint too many is kept", "training/checkpoint.py", "finished[: -self._keep]:",
+          "finished[: -self._keep - 1]:", "test_checkpoint.py"),
+    fault("processes with other numbers of devices train together", "training/mesh.py",
+          "if len(set(map(len, shown))) > 1:", "if False:", "test_processes.py"),
+    # Sweeps, statistics and reports.
+    fault("a confidence interval of a mean divides by n", "reporting/statistics.py", "ddof=1", "ddof=0",
+          "test_sweep.py", "test_comparison.py"),
+    fault("a confidence interval of an accuracy is too wide", "reporting/statistics.py", "z**2 / (4 * n**2))",
+          "z**2 / (4 * n))", "test_diagnosis.py"),
+    fault("a confidence band has another curve's colour", "report/comparison_figures.py",
+          '*np.clip(ends, 0, 100), color=style["color"]',
+          '*np.clip(ends, 0, 100), color=series_style(number + 1)["color"]', "test_comparison.py",
+          "test_report_style.py"),
+    fault("calibration counts in the next bin", "report/diagnosis.py", "* BINS).astype(int) - 1, 0,",
+          "* BINS).astype(int), 0,", "test_diagnosis.py"),
+    fault("saliency is of the loss, not of the class's probability", "reading.py", "return -model.softmax_cross",
+          "return model.softmax_cross", "test_reading.py"),
+    fault("the page reads another weight", "report/page/network.js",
+          "c[n] = sigmoid(at(1)) * c[n] + sigmoid(at(0)) * Math.tanh(at(2));\n      h[n] = sigmoid(at(3)) * Math",
+          "c[n] = sigmoid(at(1)) * c[n] + sigmoid(at(0)) * Math.tanh(at(2));\n      h[n] = sigmoid(at(1)) * Math",
+          "test_page_network.py"),
+    fault("the page centres a digit by its box", "report/page/normal_form.js", "const wanted = Math.round(length / 2 -",
+          "const wanted = Math.floor(length / 2 -", "test_page_normal_form.py"),
+    # Files of other programs, data and the command line.
+    fault("TF1's forget bias is not added", "interop/tf1.py", "bias[hidden : 2 * hidden] += np.float32(forget_bias)",
+          "bias[hidden : 2 * hidden] += np.float32(0)", "test_tf1.py"),
+    fault("PyTorch's second bias is dropped", "interop/torch.py", "biases[0].astype(np.float32) + biases[1]",
+          "biases[0].astype(np.float32) + 0 * biases[1]", "test_torch.py"),
+    fault("a TF checkpoint's checksums are not compared", "interop/tf_checkpoint/bundle.py",
+          "if masked_crc32c(data) != int.from_bytes(crc", "if False and masked_crc32c(data) != int.from_bytes(crc",
+          "test_tf_checkpoint.py"),
+    fault("Keras's LSTM that reads backwards is taken", "interop/keras.py", '"go_backwards": (False,)',
+          '"go_backwards": (False, True)', "test_keras.py"),
+    fault("a truncated IDX file is read", "data/idx.py", "    if len(data) != size:", "    if len(data) > size:",
+          "test_idx.py", "test_sources.py"),
+    fault("a photograph is not turned upright", "data/pictures.py", "return ImageOps.exif_transpose(image)",
+          "return image", "test_pictures.py"),
+    fault("the message does not name the folder", "inference.py", '(f"{directory} has no checkpoint {name!r}',
+          '(f"The run has no checkpoint {name!r}', "test_train.py"),
+    fault("a mistake of the user's ends with exit code 1", "cli.py", "return _failed(2)", "return _failed(1)",
+          "test_cli.py"),
+    fault("`predict` gives the answer of another picture", "verbs/predict.py", "classified = iter(probabilities if",
+          "classified = iter(probabilities[::-1] if", "test_predict.py"),
+]  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only faults whose names contain one of these words")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the checkout to try")
+    parser.add_argument("--show", action="store_true", help="print what pytest prints of each failure")
+    options = parser.parse_args()
+    chosen = [each for each in FAULTS if not options.words or any(word in each.name for word in options.words)]
+    missed = [each.name for each in chosen if not found(each, options.root.resolve(), options.show)]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} faults are found by the tests.")
+    for name in missed:
+        print(f"not found: {name}")
+    return 1 if missed or not chosen else 0
+
+
+def found(fault: Fault, root: Path, show: bool) -> bool:
+    """Makes the fault in a copy of the tree; whether a test fails there, rather than pytest itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "repo"
+        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__"))
+        file = copy / PACKAGE / fault.file
+        text = file.read_text("utf-8")
+        if text.count(fault.old) < 1 or not fault.old:
+            raise SystemExit(f"{fault.name}: {fault.file} does not contain {fault.old!r} any more.")
+        file.write_text(text.replace(fault.old, fault.new), "utf-8")
+        tests = [path for name in fault.tests for path in sorted((copy / "tests").rglob(name))]
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "compiled_with_faults")}
+        command = [sys.executable, "-m", "pytest", "-n0", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *tests]
+        began = time.perf_counter()
+        done = subprocess.run(
+            list(map(str, command)), cwd=copy, env=os.environ | cache | {"PYTHONPATH": str(copy)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        first = failed[0].removeprefix("tests/") if failed else "no test failed"
+        print(f"{fault.name}: {first} ({time.perf_counter() - began:.0f} s)", flush=True)
+        if show or (done.returncode not in (0, 1)):
+            print(done.stdout[-6_000:], done.stderr[-2_000:])
+        return done.returncode == 1 and bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Pages in a real Chromium: without a network, and with a test failing for whatever the browser complains of."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from parameters import drawn
+
+from lstm_mnist_jax.config import Config
+from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
+
+NAMES = (os.environ.get("CHROME", ""), "chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    executable = next(filter(None, map(shutil.which, filter(None, NAMES))), None)
+    if executable is None:
+        reason = "needs Chromium: install Debian's chromium, or say in $CHROME where a Chrome is"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=executable)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def open_page(browser, tmp_path_factory):
+    """open_page(html, **options of a browser context) gives the page, opened as a file, offline."""
+    contexts, complaints = [], []
+
+    def opened(html: str, **options):
+        path = tmp_path_factory.mktemp("page") / "page.html"
+        path.write_text(html, "utf-8")
+        context = browser.new_context(**{"reduced_motion": "reduce", "offline": True} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+
+        def check_request(request):
+            if request.url != path.as_uri() and not request.url.startswith("data:"):
+                complaints.append(f"the page asked for {request.url}")
+
+        def check_message(message):
+            if message.type in ("error", "warning"):
+                complaints.append(f"console: {message.text}")
+
+        page.on("request", check_request)
+        page.on("console", check_message)
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.goto(path.as_uri())
+        return page
+
+    opened.complaints = complaints
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture(autouse=True)
+def no_complaints(request):
+    """Each test that opened a page answers for it."""
+    yield
+    if "open_page" in request.fixturenames:
+        complaints = request.getfixturevalue("open_page").complaints
+        found, complaints[:] = list(complaints), []
+        assert found == []
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """untrained(config, image_shape, class_names) gives a run with drawn parameters."""
+
+    def made(config: Config, image_shape=(28, 28), class_names=tuple("0123456789"), name="untrained") -> TrainedRun:
+        params = drawn(config.model, image_shape, len(class_names))
+        data = DataFacts("made up", image_shape, class_names, "")
+        folder = RunFolder(Path(name), config, data, {})
+        return TrainedRun(folder, 0, params, None)
+
+    return made

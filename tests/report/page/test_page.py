@@ -1,0 +1,220 @@
+"""The file itself: what is in it and what is not, hostile names, other data, narrow screens, and axe's rules."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from lstm_mnist_jax import load
+from lstm_mnist_jax.config import Config, ModelConfig
+from lstm_mnist_jax.data import Examples
+from lstm_mnist_jax.errors import DataError, RunError
+from lstm_mnist_jax.report.page import make_page, write_page
+from lstm_mnist_jax.report.page.description import choose_examples
+from lstm_mnist_jax.report.picture import Picture
+from lstm_mnist_jax.report.style import styled
+
+HOSTILE = (
+    "</script><script>document.title='taken'</script>",
+    "<img src=x onerror=\"document.title='taken'\">",
+    "<!--<script>",
+    "\u2028\u2029'\"`${document.title='taken'}",
+    "&lt;b&gt; $weights ${style}",
+    "a very long name of a class that fits into no lane and no column of any phone",
+    "数字の七",
+)
+FACTS = [("accuracy on the test set", "98.58 % (95 % interval 98.33 to 98.80)"), ("preset", "tutorial")]
+
+
+def picture(name="loss"):
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure(figsize=(7, 3))
+        axes = figure.subplots()
+        axes.plot([3, 2, 1], label="train")
+        axes.imshow(np.zeros((4, 4)), extent=(0, 1, 0, 1))
+        axes.set_xlabel("epoch")
+        axes.legend()
+    return Picture(name, f"Loss {HOSTILE[0]}", f"It falls from 3 to 1. {HOSTILE[1]}", figure)
+
+
+def examples(rng, shape, classes, count=40):
+    images = rng.integers(0, 256, (count, *shape), np.uint8)
+    return Examples(images, (np.arange(count) % classes).astype(np.int32), classes)
+
+
+@pytest.fixture(scope="module")
+def whole_page(untrained):
+    pictures = [picture(), picture("accuracy")]
+    return make_page(untrained(Config(), name="runs/first"), pictures, FACTS, load().test[:500])
+
+
+class Links(HTMLParser):
+    """Whatever a page's elements point to."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")]
+
+
+def width_of(page):
+    return page.evaluate("document.documentElement.scrollWidth")
+
+
+def violations(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    found = axe.Axe().run(page)
+    return found.generate_report() if found.violations_count else ""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_and_nothing_is_too_wide(scheme, whole_page, open_page):
+    page = open_page(whole_page, color_scheme=scheme)
+
+    def check():
+        for width in (360, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert violations(page) == ""
+            assert width_of(page) == width
+
+    check()
+    page.locator("#position").fill("9")
+    page.locator(".keys summary").click()
+    check()
+    page.locator("#clear").click()
+    page.wait_for_timeout(100)
+    check()
+
+
+def test_the_page_shows_facts_and_pictures(whole_page, open_page):
+    page = open_page(whole_page)
+    assert page.title() == "Draw a digit: first"
+    assert page.locator(".facts dt").all_text_contents() == [name for name, _ in FACTS]
+    assert page.locator(".facts dd").all_text_contents() == [value for _, value in FACTS]
+    assert page.locator(".picture").count() == 2
+    assert page.locator(".picture svg image").first.get_attribute("xlink:href").startswith("data:image/png")
+    assert page.locator("figcaption").first.text_content() == f"It falls from 3 to 1. {HOSTILE[1]}"
+    assert "33,290 parameters" in page.locator(".network").text_content()
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert "CC BY-SA 3.0" in page.locator("footer").text_content()
+
+
+def test_the_page_is_small_and_asks_for_nothing(whole_page, untrained):
+    assert len(whole_page.encode()) < 400_000
+    assert len(make_page(untrained(Config()))) < 240_000
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', whole_page)[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+    assert "connect-src" not in policy  # but default-src
+    links = Links()
+    links.feed(whole_page)
+    assert links.found
+    assert all(link.startswith(("data:", "#")) for link in links.found)
+    assert "@import" not in whole_page
+    assert set(re.findall(r"url\(.", whole_page)) == {"url(#"}
+    assert "CC BY-SA" not in make_page(untrained(Config()))  # nothing of MNIST is in it
+
+
+def test_without_pictures_and_facts_there_are_no_empty_headings(untrained, open_page):
+    page = open_page(make_page(untrained(Config())))
+    assert page.locator("h2:visible").all_text_contents() == ["Drawing", "Its guess", "Row by row"]
+    assert page.locator("#guess").text_content() == "?"
+    assert page.locator("#invitation").is_visible()
+    assert violations(page) == ""
+
+
+def test_names_are_text_whatever_is_in_them(untrained, open_page, rng):
+    run = untrained(Config(), (6, 5), HOSTILE, name="runs/<script>document.title='taken'</script>")
+    html = make_page(run, facts=[(HOSTILE[0], HOSTILE[1])], examples=examples(rng, (6, 5), len(HOSTILE)))
+    page = open_page(html, viewport={"width": 360, "height": 800})
+    assert page.title() == f"Draw a picture: {run.folder.path.name}"
+    assert page.locator(".bar .name").all_text_contents() == list(HOSTILE)
+    assert page.locator(".head").all_text_contents() == list(HOSTILE)
+    assert page.locator(".facts dd").text_content() == HOSTILE[1]
+    assert page.locator("body > script").count() == 3
+    assert page.locator("img").count() == 0
+    assert width_of(page) == 360
+    assert violations(page) == ""
+
+
+def test_a_guess_of_any_name_fits_a_narrow_screen(untrained, open_page, rng):
+    run = untrained(Config(), (6, 5), HOSTILE)
+    images = examples(rng, (6, 5), len(HOSTILE))
+    for label, name in enumerate(HOSTILE):
+        run.params["dense"]["bias"] = np.float32(50 * (np.arange(len(HOSTILE)) == label))
+        page = open_page(make_page(run, examples=images), viewport={"width": 360, "height": 800})
+        assert page.locator("#guess").text_content() == name
+        assert width_of(page) == 360
+        page.close()
+
+
+OTHERS = {
+    "clothes": (Config(model=ModelConfig(hidden_features=(8,))), (28, 28), ("T-shirt/top", "Trouser", "Ankle boot")),
+    "colours": (Config(model=ModelConfig(hidden_features=(8,), pooling="mean")), (32, 32, 3), ("airplane", "dog")),
+    "columns": (Config(model=ModelConfig("columns", hidden_features=(8,))), (28, 28), tuple("0123456789")),
+    "letters": (Config(model=ModelConfig(hidden_features=(8,))), (28, 28), tuple("abcdefghijklmnopqrstuvwxyz")),
+    "one class": (Config(model=ModelConfig(hidden_features=(8,))), (9, 14), ("all",)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_data_are_drawn_and_read_too(name, untrained, open_page, rng):
+    config, shape, classes = OTHERS[name]
+    run = untrained(config, shape, classes)
+    page = open_page(
+        make_page(run, examples=examples(rng, shape, len(classes))), viewport={"width": 360, "height": 800}
+    )
+    assert violations(page) == ""
+    assert width_of(page) == 360
+    if page.locator("#clear").is_enabled():  # an example that makes way
+        page.locator("#clear").click()
+    box = page.locator("#pad").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(shape[1] / shape[0], rel=0.02)
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.3 * box["height"], steps=5)
+    page.mouse.up()
+    seen, found = page.evaluate(
+        "lstm.settled().then(({ seen, found }) => [Array.from(seen), Array.from(found.at(-1))])"
+    )
+    image = np.array(seen, np.float32).reshape(1, *shape)
+    np.testing.assert_allclose(found, run.predict(image)[1][0], atol=1e-5)
+    assert page.locator("#guess").text_content() == classes[int(np.argmax(found))]
+    assert page.locator(".bar").count() == page.locator(".head").count() == min(len(classes), 10)
+    if name != "columns":  # the others see the pad as it is
+        rows = np.flatnonzero(image[0].reshape(*shape[:2], -1).max(axis=(1, 2)) > 0.5)
+        assert abs(rows.mean() + 0.5 - 0.3 * shape[0]) < 1
+
+
+def test_the_file_is_whole_or_not_there(untrained, tmp_path):
+    run = untrained(Config(model=ModelConfig(hidden_features=(4,))))
+    write_page(tmp_path / "new" / "report.html", run)
+    assert (tmp_path / "new" / "report.html").read_text("utf-8") == make_page(run)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
+    with pytest.raises(RunError, match=r"new cannot be written: .*irectory"):
+        write_page(tmp_path / "new", run)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_examples_of_other_data_are_refused(untrained, rng):
+    with pytest.raises(DataError, match=r"\[n, 28, 28\] were expected"):
+        make_page(untrained(Config()), examples=examples(rng, (6, 5), 10))
+
+
+def test_an_example_that_is_read_rightly_comes_before_one_that_is_misread(untrained, rng):
+    run = untrained(Config())
+    images = rng.integers(0, 256, (400, 1, 1), np.uint8) * (rng.random((400, 28, 28)) < 0.3)
+    run.params["dense"]["bias"] -= np.log(run.predict(images)[1]).mean(axis=0)  # so that guesses differ
+    guesses, _ = run.predict(images)
+    one, other = np.argsort(np.bincount(guesses, minlength=10))[-2:]
+    unseen = min({0, 1, 2} - {one, other})
+    images = images[[np.flatnonzero(guesses == guess)[0] for guess in (one, other, one)]]
+    chosen = choose_examples(run, Examples(images, np.array([other, other, unseen], np.int32), 10))
+    found = {(example["label"], example["guess"]) for example in chosen[:2]}
+    assert found == {(other, other), (unseen, one)}
+    assert [(example["label"], example["guess"]) for example in chosen[2:]] == [(other, one)]

@@ -1,0 +1,88 @@
+"""The network in JavaScript against JAX: probabilities and reading along, for all that the package trains."""
+
+import base64
+
+import jax
+import numpy as np
+import pytest
+from parameters import drawn
+from scipy.special import softmax
+
+from lstm_mnist_jax import reading
+from lstm_mnist_jax.config import Config, ModelConfig
+from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.report.page import description, make_page
+
+NETWORKS = {
+    "the tutorial's": (ModelConfig(), (28, 28), 10),
+    "one layer": (ModelConfig(hidden_features=(7,)), (6, 5), 3),
+    "three layers of columns": (ModelConfig("columns", hidden_features=(7, 9, 4)), (6, 5), 3),
+    "gru": (ModelConfig(cell="gru", hidden_features=(7, 9)), (6, 5), 3),
+    "layer norm": (ModelConfig(cell="layer_norm_lstm", hidden_features=(7, 9)), (6, 5), 3),
+    "refine gates": (ModelConfig(cell="ur_lstm", hidden_features=(7, 9)), (6, 5), 3),
+    "pixels": (ModelConfig("pixels", cell="ur_lstm", hidden_features=(9,)), (8, 7), 12),
+    "permuted": (ModelConfig("permuted", permutation_seed=3, hidden_features=(9,)), (8, 7), 12),
+    "784 pixels": (ModelConfig("permuted", cell="ur_lstm", hidden_features=(16,)), (28, 28), 10),
+    "two rows a step": (ModelConfig(sequence_length=14, hidden_features=(9,)), (28, 28), 10),
+    "columns in halves": (ModelConfig("columns", sequence_length=10, hidden_features=(9,)), (6, 5), 3),
+    "permuted in fours": (ModelConfig("permuted", sequence_length=14, hidden_features=(9,)), (8, 7), 12),
+    "colours": (ModelConfig(hidden_features=(9,)), (8, 7, 3), 5),
+    "colours, permuted": (ModelConfig("permuted", cell="gru", hidden_features=(9,)), (8, 7, 3), 5),
+    "colours, columns": (ModelConfig("columns", hidden_features=(9,)), (8, 7, 3), 5),
+    "CIFAR's": (ModelConfig(hidden_features=(32, 32), bidirectional=True, pooling="attention"), (32, 32, 3), 10),
+    "mean": (ModelConfig(hidden_features=(7,), pooling="mean"), (6, 5), 3),
+    "max": (ModelConfig(cell="gru", hidden_features=(7,), pooling="max"), (6, 5), 3),
+    "attention": (ModelConfig(cell="ur_lstm", hidden_features=(7,), pooling="attention"), (6, 5), 3),
+    "both ways": (ModelConfig(hidden_features=(7, 9), bidirectional=True), (6, 5), 3),
+    "both ways, gru": (ModelConfig(cell="gru", hidden_features=(7, 9), bidirectional=True), (6, 5), 3),
+    "both ways, layer norm, mean": (
+        ModelConfig(cell="layer_norm_lstm", hidden_features=(7, 5), bidirectional=True, pooling="mean"),
+        (6, 5),
+        3,
+    ),
+    "both ways, refine gates, max": (
+        ModelConfig(cell="ur_lstm", hidden_features=(7, 5), bidirectional=True, pooling="max"),
+        (6, 5),
+        3,
+    ),
+    "both ways, attention": (
+        ModelConfig("permuted", hidden_features=(7,), bidirectional=True, pooling="attention"),
+        (6, 5),
+        3,
+    ),
+}
+
+ASK = """([spec, weights, images]) => {
+  const network = lstm.network(spec, weights);
+  return images.map((pixels) => [network.predict(pixels), network.along(pixels)]);
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(open_page, untrained):
+    return open_page(make_page(untrained(Config())))
+
+
+logits_along = jax.jit(reading.logits_along, static_argnames="config")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_javascript_computes_what_jax_computes(name, page, rng):
+    config, shape, classes = NETWORKS[name]
+    params = drawn(config, shape, classes)
+    images = rng.integers(0, 256, (3, *shape), np.uint8)
+    images[0, : shape[0] // 2] = 0
+    spec, weights = description.describe(config, params, shape, tuple(map(str, range(classes))))
+    pixels = (images.reshape(3, -1) / 255).tolist()
+    found = page.evaluate(ASK, [spec, base64.b64encode(weights.tobytes()).decode(), pixels])
+    expected = softmax(np.asarray(logits_along(params, images, config)), axis=-1)
+    assert np.ptp(expected[:, -1], axis=0).max() > 1e-3  # images are told apart
+    np.testing.assert_allclose([probabilities for probabilities, _ in found], expected[:, -1], atol=1e-5)
+    np.testing.assert_allclose([along for _, along in found], expected, atol=1e-5)
+
+
+def test_weights_that_are_not_finite_are_refused(untrained):
+    run = untrained(Config())
+    run.params["dense"]["bias"] = np.full(10, np.nan, np.float32)
+    with pytest.raises(RunError, match=r"not finite.*diverged"):
+        make_page(run)

@@ -1,0 +1,75 @@
+"""The normal form in JavaScript against Python's, on digits of all sizes, and on what is no digit."""
+
+import base64
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lstm_mnist_jax import load
+from lstm_mnist_jax.config import Config
+from lstm_mnist_jax.data.normal_form import digit, normalise
+from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.report.page import make_page
+
+
+@pytest.fixture(scope="module")
+def page(open_page, untrained):
+    return open_page(make_page(untrained(Config())))
+
+
+def in_javascript(page, picture, form="digit", height=28, width=28):
+    levels = base64.b64encode(picture.astype("<f8").tobytes()).decode()
+    found = page.evaluate(
+        """([form, picture, height, width]) => {
+          const bytes = Uint8Array.from(atob(picture.levels), (character) => character.charCodeAt(0));
+          const made = lstm[form]({ ...picture, levels: new Float64Array(bytes.buffer) }, height, width);
+          return made && Array.from(made);
+        }""",
+        [form, {"height": len(picture), "width": len(picture[0]), "levels": levels}, height, width],
+    )
+    return None if found is None else np.array(found).reshape(height, width)
+
+
+def drawn(image, size, place=(0, 0), canvas=None):
+    """A digit as large as `size` (width, height) somewhere on a larger canvas."""
+    large = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32) / 255
+    sheet = np.zeros(canvas or large.shape, np.float32)
+    sheet[place[0] : place[0] + size[1], place[1] : place[1] + size[0]] = large
+    return sheet
+
+
+SHEETS = [
+    {"size": (28, 28)},
+    {"size": (252, 252)},
+    {"size": (112, 112), "place": (90, 20), "canvas": (252, 252)},
+    {"size": (40, 90), "place": (3, 9), "canvas": (100, 61)},
+    {"size": (17, 19)},
+]
+
+
+@pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: "x".join(map(str, sheet["size"])))
+def test_digits_are_brought_to_the_form_that_python_brings_them_to(sheet, page):
+    for image in load().test.images[:4]:
+        picture = drawn(image, **sheet)
+        np.testing.assert_allclose(in_javascript(page, picture), digit(picture), atol=1e-5)
+
+
+def test_digits_for_images_of_another_size(page):
+    picture = drawn(load().test.images[3], (100, 90))
+    np.testing.assert_allclose(in_javascript(page, picture, "digit", 20, 31), digit(picture, 20, 31), atol=1e-5)
+
+
+def test_whole_pictures(page):
+    for image in load().test.images[:3]:
+        picture = drawn(image, (252, 252))
+        expected = normalise(picture, (28, 28), "whole")
+        np.testing.assert_allclose(in_javascript(page, picture, "whole"), expected, atol=1e-5)
+
+
+def test_nothing_is_written_on_black_paper(page):
+    picture = np.full((30, 20), 0.05, np.float32)
+    with pytest.raises(DataError, match="of one colour"):
+        digit(picture)
+    assert in_javascript(page, picture) is None
+    assert in_javascript(page, picture, "whole") is None

@@ -1,0 +1,181 @@
+"""Runs and sweeps side by side: what is compared, with which intervals, in which order."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from runs import DIVERGING, TINY
+from scipy.stats import binomtest, t
+
+from lstm_mnist_jax import space_of, sweep, train
+from lstm_mnist_jax.config import OptimizerConfig
+from lstm_mnist_jax.errors import RunError, UserError
+from lstm_mnist_jax.report.comparison import read_entries
+from lstm_mnist_jax.report.comparison_figures import CURVES, comparison_pictures, draw_accuracies, draw_curves
+from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.sweeps.metrics import read_group_metrics
+from lstm_mnist_jax.verbs.report import report
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_run, diverging_sweep, tmp_path_factory):
+    root = tmp_path_factory.mktemp("compared")
+    shutil.copytree(tiny_run, root / "one")
+    train(dataclasses.replace(TINY, epochs=1, seed=7), root / "two")
+    shutil.copytree(diverging_sweep, root / "sweep")
+    return root
+
+
+def test_runs_have_binomial_and_seeds_students_intervals(folders):
+    entries, notes = read_entries([folders / "one", folders / "two", folders / "sweep"])
+    assert notes == []
+    by_label = {entry.label: entry for entry in entries}
+    assert set(by_label) == {"one", "two", "sweep: learning_rate 0.01", "sweep: learning_rate 3e+38"}
+    best = max(read_metrics(folders / "one" / "metrics.jsonl"), key=lambda epoch: epoch.validation_accuracy)
+    for split, examples in (("validation", 200), ("test", 10_000)):
+        result, accuracy = by_label["one"].result(split), getattr(best, f"{split}_accuracy")
+        expected = binomtest(round(accuracy * examples), examples).proportion_ci(method="wilson")
+        assert result.value == pytest.approx(accuracy)
+        assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+        assert result.kind == "binomial"
+    seeds = by_label["sweep: learning_rate 0.01"]
+    lines = read_group_metrics(folders / "sweep" / "metrics.jsonl")
+    of_setting = [[m for m in line.members if m.member < 2] for line in lines if line.members[0].member < 2]
+    bests = [max(epochs, key=lambda m: m.validation_accuracy) for epochs in zip(*of_setting, strict=True)]
+    accuracies = np.array([metrics.test_accuracy for metrics in bests])
+    half_width = t.ppf(0.975, 1) * accuracies.std(ddof=1) / np.sqrt(2)
+    result = seeds.result("test")
+    assert (result.value, result.kind) == (pytest.approx(accuracies.mean()), "Student's t")
+    assert result.high - result.value == pytest.approx(half_width)
+    assert result.value - result.low == pytest.approx(half_width)
+    np.testing.assert_allclose(
+        seeds.curves["validation"], np.array([[m.validation_accuracy for m in line] for line in of_setting]).T
+    )
+
+
+def test_the_best_on_validation_comes_first_and_the_diverged_last(folders):
+    entries, _ = read_entries([folders / "two", folders / "sweep", folders / "one"])
+    values = [entry.result("validation").value for entry in entries[:-1]]
+    assert values == sorted(values, reverse=True)
+    last = entries[-1]
+    assert (last.label, last.diverged, last.best_epochs) == ("sweep: learning_rate 3e+38", 2, ())
+    assert str(last.result("test")) == "-"
+
+
+def test_pictures_show_every_accuracy_and_only_known_ones(folders):
+    entries, _ = read_entries([folders / "one", folders / "two", folders / "sweep"])
+    known = [entry for entry in entries if entry.best_epochs]
+    figure = draw_accuracies(known)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [entry.label for entry in known]
+    drawn = np.concatenate([line.get_xdata() for line in axes.lines]).astype(float)
+    low, high = axes.get_xlim()
+    for entry in known:
+        for split in ("validation", "test"):
+            for accuracy in (entry.result(split).value, *entry.accuracies[split]):
+                assert np.isclose(drawn, 100 * accuracy).any()
+                assert low <= 100 * accuracy <= high
+    curves = draw_curves(known).axes[0]
+    assert len(curves.lines) == len(known) <= CURVES
+    np.testing.assert_allclose(curves.lines[0].get_ydata(), [100 * (1 - e.value) for e in known[0].along("validation")])
+    pictures = comparison_pictures(entries)
+    assert [picture.name for picture in pictures] == ["comparison", "comparison-curves"]
+    for entry in known:
+        assert f"{entry.label}: validation {entry.result('validation')}" in pictures[0].caption
+    assert comparison_pictures([entry for entry in entries if not entry.best_epochs]) == []
+
+
+def test_a_run_without_an_epoch_is_listed_all_the_same(folders, tmp_path):
+    shutil.copytree(folders / "one", tmp_path / "new")
+    (tmp_path / "new" / "metrics.jsonl").unlink()
+    entries, _ = read_entries([tmp_path / "new", folders / "one"])
+    assert [entry.label for entry in entries] == ["one", "new"]
+    assert str(entries[1].result("test")) == "-"
+    assert len(comparison_pictures(entries)) == 2
+
+
+def test_data_that_are_gone_cost_the_intervals_alone(folders, tmp_path):
+    shutil.copytree(folders / "one", tmp_path / "moved")
+    file = tmp_path / "moved" / "config.json"
+    file.write_text(file.read_text().replace('"source": "mnist"', '"source": "/gone/mnist"'))
+    entries, notes = read_entries([tmp_path / "moved", folders / "two"])
+    (moved,) = [entry for entry in entries if entry.label == "moved"]
+    assert moved.result("test").kind == ""
+    assert len(notes) == 1
+    assert "say with --source where they are now" in notes[0]
+    assert read_entries([tmp_path / "moved", folders / "two"], source="mnist")[1] == []
+    assert len(comparison_pictures(entries)) == 2
+
+
+def test_labels_tell_folders_of_one_name_apart(folders, tmp_path):
+    shutil.copytree(folders / "one", tmp_path / "one")
+    entries, _ = read_entries([folders / "one", tmp_path / "one"])
+    assert {entry.label for entry in entries} == {f"{folders.name}/one", f"{tmp_path.name}/one"}
+    with pytest.raises(UserError, match="is named twice"):
+        read_entries([folders / "one", folders / "one"])
+    with pytest.raises(RunError, match="is not a run folder"):
+        read_entries([folders / "one", tmp_path])
+
+
+def test_the_verb_compares(folders, tmp_path, capsys):
+    words = [str(folders / name) for name in ("one", "two", "sweep")]
+    assert report(words) == 0
+    told = capsys.readouterr().out
+    assert "For pictures of the comparison, say with --into" in told
+    assert "sweep: learning_rate 0.01" in told
+    assert "binomial (Wilson)" in told
+    assert "Student's t" in told
+    assert report([*words, "--into", str(tmp_path / "pictures"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {file.name for file in (tmp_path / "pictures").iterdir()} == {
+        f"comparison{which}.{kind}" for which in ("", "-curves") for kind in ("png", "svg")
+    }
+    assert [entry["diverged"] for entry in found["compared"]] == [0, 0, 0, 2]
+    assert found["compared"][-1]["test"] == {"accuracy": None, "interval_95": None, "kind": None, "each": []}
+
+
+def test_a_sweep_alone_is_compared_within_itself(folders, capsys):
+    assert report([str(folders / "sweep")]) == 0
+    told = capsys.readouterr().out
+    assert "learning_rate 0.01" in told
+    assert (folders / "sweep" / "plots" / "comparison.svg").exists()
+    shutil.rmtree(folders / "sweep" / "plots")
+
+
+def test_a_sweep_that_diverged_altogether_is_told(tmp_path, capsys):
+    diverging = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=DIVERGING))
+    sweep(diverging, space_of({}, seeds=3), tmp_path / "diverged")
+    assert report([str(tmp_path / "diverged")]) == 0
+    told = capsys.readouterr().out
+    assert "3 diverged" in told
+    assert "There is nothing to draw" in told
+    assert not (tmp_path / "diverged" / "plots").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["one", "two", "--checkpoint", "last"], "leave out --checkpoint"),
+        (["one", "two", "--split", "test"], "or name one run"),
+        (["sweep", "--html", "page.html"], "Make one a run of its own: lstm-mnist extract"),
+    ],
+)
+def test_what_a_comparison_cannot_do_is_said(folders, words, message):
+    names = [str(folders / word) if word in ("one", "two", "sweep") else word for word in words]
+    with pytest.raises(UserError, match=message):
+        report(names)
+
+
+@pytest.mark.slow
+def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert report([*(str(folders / name) for name in ("two", "sweep", "one")), "--html", str(page)]) == 0
+    told = capsys.readouterr().out
+    entries, _ = read_entries([folders / "two", folders / "one"])
+    assert f"the network of {entries[0].label}" in told
+    text = page.read_text("utf-8")
+    assert "picture-comparison-curves" in text
+    assert "picture-confusion" in text
+    assert not (folders / entries[0].label / "plots").exists()  # no pictures were asked for

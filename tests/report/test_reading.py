@@ -1,0 +1,96 @@
+"""Reading along against images that really end there, states against NumPy, saliency against finite differences."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_lstm
+import pytest
+from parameters import drawn
+
+from lstm_mnist_jax import model, reading
+from lstm_mnist_jax.config import ModelConfig
+
+NETWORKS = [
+    ModelConfig(hidden_features=(7, 9)),
+    ModelConfig(hidden_features=(7, 9), bidirectional=True),
+    ModelConfig(hidden_features=(7,), pooling="mean"),
+    ModelConfig(hidden_features=(7,), pooling="max", cell="gru"),
+    ModelConfig(hidden_features=(7,), pooling="attention", cell="ur_lstm"),
+    ModelConfig(hidden_features=(7, 5), pooling="mean", bidirectional=True, cell="layer_norm_lstm"),
+    ModelConfig(hidden_features=(7,), pooling="attention", bidirectional=True),
+    ModelConfig(hidden_features=(7,), pooling="max", bidirectional=True, cell="gru"),
+]
+
+
+ROWS, FEATURES = 3, 5
+
+
+@partial(jax.jit, static_argnames="config")
+def what_the_model_computes(params, images, config):
+    """The logits of images that end after each of their rows, and the outputs and carries of the recurrent layers."""
+    beginnings = [model.apply(params, images[:, : rows + 1], config) for rows in range(ROWS)]
+    layers = model.bind(params, config, (ROWS, FEATURES)).rnn
+    return jnp.stack(beginnings, axis=1), *layers(jnp.moveaxis(images, 1, 0) / 255)
+
+
+@pytest.fixture(
+    params=NETWORKS, ids=lambda c: f"{c.cell}-{c.pooling}-{'both' if c.bidirectional else 'one'}", scope="module"
+)
+def network(request):
+    """A network, images, and what the model computes of them."""
+    config = request.param
+    params = drawn(config, (ROWS, FEATURES))
+    images = np.random.default_rng(0).integers(0, 256, (4, ROWS, FEATURES), np.uint8)
+    return config, params, images, what_the_model_computes(params, images, config)
+
+
+def test_logits_along_are_those_of_images_that_end_there(network):
+    config, params, images, (expected, _, _) = network
+    along = reading.logits_along(params, images, config)
+    assert along.shape == (4, ROWS, 3)
+    np.testing.assert_allclose(along, expected, atol=2e-6)
+
+
+def test_states_are_those_of_the_layers(network):
+    config, params, images, (_, outputs, carries) = network
+    found = reading.states(params, images, config)
+    assert [layer.hidden.shape[-1] for layer in found] == [
+        width * (1 + config.bidirectional) for width in config.hidden_features
+    ]
+    atol = 2e-5 if config.cell == "layer_norm_lstm" else 2e-6  # which divides by deviations that may be small
+    np.testing.assert_allclose(found[-1].hidden, np.moveaxis(outputs, 0, 1), atol=atol)
+    assert (found[0].cell is None) == (config.cell == "gru")
+    if config.cell != "gru" and not config.bidirectional:
+        for layer, carry in zip(found, carries, strict=True):
+            np.testing.assert_allclose(layer.cell[:, -1], carry[0], atol=2e-6)
+
+
+def test_states_are_numpys(rng):
+    config = ModelConfig(hidden_features=(7, 4))
+    params = drawn(config)
+    images = rng.integers(0, 256, (4, 6, 5), np.uint8)
+    inputs = images.transpose(1, 0, 2) / 255
+    for layer, found in enumerate(reading.states(params, images, config)):
+        cell, zeros = params["rnn"]["layers"][layer]["cell"], np.zeros((4, config.hidden_features[layer]))
+        weights = cell["dense_i"]["kernel"], cell["dense_h"]["kernel"], cell["dense_h"]["bias"]
+        inputs, memories = numpy_lstm.lstm(inputs, *weights, zeros, zeros)
+        np.testing.assert_allclose(found.hidden, inputs.transpose(1, 0, 2), atol=2e-6)
+        np.testing.assert_allclose(found.cell, memories.transpose(1, 0, 2), atol=2e-6)
+
+
+def test_saliency_is_the_slope_of_the_log_probability(rng):
+    config = NETWORKS[0]
+    params = drawn(config)
+    images, labels = rng.uniform(0.2, 0.8, (2, 6, 5)).astype(np.float32), np.array([1, 2], np.int32)
+    slopes = reading.saliency(params, images, labels, config)
+
+    def log_probability(pixels):
+        logits = numpy_lstm.classify(params, 255 * pixels)
+        return (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[np.arange(2), labels]
+
+    direction = rng.normal(size=images.shape)
+    step = 1e-4 * direction
+    numeric = (log_probability(images + step) - log_probability(images - step)) / 2e-4
+    np.testing.assert_allclose((slopes * direction).sum((1, 2)), numeric, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,257 @@
+"""`lstm-mnist report` of a run: what it prints and writes, what it leaves alone, and what it says of mistakes."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jax
+import numpy as np
+import programs
+import pytest
+from runs import TINY
+
+from lstm_mnist_jax import load_run, model, train
+from lstm_mnist_jax.config import Config, ModelConfig
+from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.errors import ConfigError, DataError, RunError, UserError
+from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.report.contents import run_pictures
+from lstm_mnist_jax.report.diagnosis import Diagnosis, diagnose
+from lstm_mnist_jax.report.files import file_bytes, themed_svg
+from lstm_mnist_jax.report.knowing import read_many
+from lstm_mnist_jax.reporting.terminal import BLANK, curve
+from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
+from lstm_mnist_jax.verbs.report import report
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["curves", "confusion", "classes", "calibration", "mistakes", "knowing"]
+NAMES += ["reading-usual", "reading-unsure", "reading-mistake"]
+
+
+@pytest.fixture
+def run_dir(tiny_run, tmp_path):
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def untrained(tmp_path, shape, class_names, rng, **config):
+    """A run whose network answers as it was drawn, and 60 images of noise for it."""
+    network = ModelConfig(hidden_features=(4,), **config)
+    params = model.init(network, jax.random.key(0), shape, len(class_names))
+    splits = [
+        Examples(
+            rng.integers(0, 256, (60, *shape)).astype(np.uint8),
+            rng.integers(0, len(class_names), 60).astype(np.int32),
+            len(class_names),
+        )
+        for _ in range(3)
+    ]
+    dataset = Dataset(*splits, class_names, "noise")
+    folder = RunFolder(tmp_path, Config(model=network), DataFacts.of(dataset), {})
+    return TrainedRun(folder, 0, params, None), dataset
+
+
+NO_EPOCHS = {"epoch": np.zeros(0, int), "step": np.zeros(0, int)}
+
+
+def test_pictures_and_words_of_a_run_which_then_goes_on_as_before(run_dir, tiny_run, tmp_path, capsys):
+    before = contents(run_dir)
+    assert report([str(run_dir)]) == 0
+    told = capsys.readouterr().out
+    files = contents(run_dir)
+    assert {path: files[path] for path in before} == before  # nothing but plots/ is new
+    new = {path.relative_to(run_dir).as_posix() for path in files.keys() - before.keys()}
+    assert new == {f"plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
+    diagnosis = diagnose(load_run(run_dir), load(run_dir))
+    assert f"{diagnosis.accuracy.value:.2%} of 10,000 test examples" in told
+    assert "95 % interval" in told
+    assert any(BLANK < character < chr(0x2900) for character in told)  # a curve
+    is_, said, count = diagnosis.confused[0]
+    assert f"  {is_} taken for {said}: {count:,} of " in told
+    assert f"9 pictures, each as PNG and SVG, in {run_dir / 'plots'}" in told
+    longer = dataclasses.replace(TINY, epochs=4)
+    unreported = shutil.copytree(tiny_run, tmp_path / "unreported")
+    expected, found = (train(longer, folder, resume=True).epochs for folder in (unreported, run_dir))
+    assert [epoch.validation_loss for epoch in found] == [epoch.validation_loss for epoch in expected]
+
+
+def load(run_dir):
+    from lstm_mnist_jax.inference import load_data
+
+    return load_data(load_run(run_dir).folder)
+
+
+@pytest.mark.slow
+def test_json_has_every_number_and_no_word_beside(run_dir, tmp_path, capsys):
+    page, into = tmp_path / "pages" / "page.html", tmp_path / "pictures"
+    words = ["--split", "validation", "--checkpoint", "last", "--into", str(into), "--html", str(page), "--json"]
+    assert report([str(run_dir), *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    diagnosis = diagnose(load_run(run_dir, "last"), load(run_dir), "validation")
+    assert (found["split"], found["examples"], found["step"]) == ("validation", 200, 45)
+    assert found["accuracy"] == diagnosis.accuracy.value
+    assert found["accuracy_interval_95"] == list(diagnosis.accuracy.interval)
+    assert found["expected_calibration_error"] == diagnosis.calibration.expected_error
+    assert found["confusion"] == diagnosis.confusion.tolist()
+    assert [mistake["example"] for mistake in found["mistakes"]] == diagnosis.mistakes.tolist()
+    assert {Path(path).name for path in found["pictures"]} == {path.name for path in into.iterdir()}
+    assert not (run_dir / "plots").exists()
+    assert found["html"] == str(page)
+    text = page.read_text("utf-8")
+    assert all(f"picture-{name}-" in text for name in NAMES)
+    assert f"{diagnosis.accuracy.value:.2%} of 200 validation examples" in text
+
+
+def test_captions_tell_what_the_pictures_show(run_dir):
+    run, dataset = load_run(run_dir), load(run_dir)
+    diagnosis, columns = diagnose(run, dataset), run.history()
+    pictures = {picture.name: picture for picture in run_pictures(run, columns, diagnosis, dataset)}
+    assert list(pictures) == NAMES
+    assert f"{columns['test_accuracy'][-1]:.2%}" in pictures["curves"].caption
+    assert f"are taken for another class, most often {diagnosis.confused[0][0]} for" in pictures["confusion"].caption
+    low, high = diagnosis.accuracy.interval
+    assert f"a 95 % interval from {low:.2%} to {high:.2%}" in pictures["classes"].caption
+    assert f"{diagnosis.calibration.expected_error:.2%}" in pictures["calibration"].caption
+    counts = {text.get_text() for text in pictures["confusion"].figure.axes[0].texts}
+    assert counts == {str(count) for count in diagnosis.confusion.flat if count}
+    loss, accuracy, *_ = pictures["curves"].figure.axes
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), columns["validation_loss"])
+    np.testing.assert_allclose(accuracy.lines[2].get_ydata(), 100 * (1 - columns["test_accuracy"]))
+    assert len(pictures["mistakes"].figure.axes) == 24
+    first = pictures["mistakes"].figure.axes[0]
+    np.testing.assert_array_equal(first.images[0].get_array(), dataset.test.images[diagnosis.mistakes[0]])
+    assert f"said {diagnosis.predictions[diagnosis.mistakes[0]]}\n" in first.get_title()
+
+
+def test_how_soon_it_knows_is_what_it_says_of_parts(run_dir):
+    run, test = load_run(run_dir), load(run_dir).test[:300]
+    knowing = read_many(run, test)
+    along = run.read_along(test.images)
+    np.testing.assert_allclose(knowing.accuracy, (along.argmax(axis=-1) == test.labels[:, None]).mean(axis=0))
+    right = [along[n, :, label] for n, label in enumerate(test.labels)]
+    np.testing.assert_allclose(knowing.given, np.mean(right, axis=0), rtol=1e-5)
+    assert knowing.first_step(0.0) == 1
+    assert knowing.first_step(1.01) is None
+
+
+OF_THE_NETWORK = ("knowing", "reading")
+"""How the names of those pictures begin that show the network; the others show its answers alone."""
+
+
+@pytest.mark.parametrize(
+    ("config", "written"),
+    [
+        ({"bidirectional": True}, ("",)),
+        ({"pooling": "mean", "cell": "gru"}, OF_THE_NETWORK),
+        ({"task": "pixels"}, OF_THE_NETWORK),
+    ],
+)
+@pytest.mark.slow
+def test_other_networks_colours_and_many_classes(tmp_path, rng, config, written):
+    names = tuple(f"class $ & <{number}>, 猫, whose name is long" for number in range(60))
+    run, dataset = untrained(tmp_path, (8, 6, 3), names, rng, **config)
+    pictures = run_pictures(run, NO_EPOCHS, diagnose(run, dataset), dataset)
+    assert pictures[0].name == "confusion"
+    assert "the 50 of 60 classes with the most mistakes" in pictures[0].caption
+    chosen = [picture for picture in pictures if picture.name.startswith(written)]
+    assert {"knowing", "reading-mistake"} <= {picture.name for picture in chosen}
+    for number, picture in enumerate(chosen):
+        assert file_bytes(picture.figure, "png").startswith(b"\x89PNG")
+        texts = "".join(ElementTree.fromstring(themed_svg(picture.figure, f"p{number}")).itertext())
+        assert ("class $ & <" in texts) == (picture.name not in ("calibration", "knowing")), picture.name
+
+
+def test_a_network_without_a_mistake_has_no_picture_of_one(tmp_path, rng):
+    run, dataset = untrained(tmp_path, (5, 4), ("a", "b"), rng)
+    probabilities = np.eye(2, dtype=np.float32)[dataset.test.labels] * 0.8 + 0.1
+    diagnosis = Diagnosis("test", ("a", "b"), dataset.test.labels, probabilities)
+    pictures = run_pictures(run, NO_EPOCHS, diagnosis, dataset)
+    assert {picture.name for picture in pictures}.isdisjoint({"mistakes", "reading-mistake", "curves"})
+    assert "Of 60 test examples, none is taken for another class." in pictures[0].caption
+    for picture in pictures:
+        file_bytes(picture.figure, "svg")
+
+
+@pytest.mark.slow
+def test_a_run_of_one_epoch_and_one_of_none_whose_data_have_moved(run_dir, capsys):
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_text(lines[0])
+    assert report([str(run_dir), "--checkpoint", "15"]) == 0
+    assert (run_dir / "plots" / "curves.png").exists()
+    assert "epoch 1 of 3, step 15" in capsys.readouterr().out
+    (run_dir / "metrics.jsonl").unlink()
+    # And its data have moved.
+    file = run_dir / "config.json"
+    file.write_text(file.read_text().replace('"source": "mnist"', '"source": "/gone/mnist"'))
+    with pytest.raises(DataError, match="If they have moved, say with --source"):
+        report([str(run_dir)])
+    assert report([str(run_dir), "--source", "mnist", "--into", str(run_dir / "other")]) == 0
+    assert "No epoch was finished: there are no curves." in capsys.readouterr().out
+    assert not (run_dir / "other" / "curves.png").exists()
+    assert (run_dir / "other" / "confusion.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        ([], UserError, "There is no run. Name the folder of one"),
+        (["nowhere"], RunError, "nowhere is not a run folder"),
+        (["RUN", "--split", "tset"], ConfigError, "split is 'tset', expected one of test, validation, train"),
+        (["RUN", "--checkpoint", "7"], RunError, "has no checkpoint '7'; expected best, last"),
+        (["RUN", "--source", "fashion"], DataError, "Unknown data source 'fashion'"),
+        (["RUN", "--into", "RUN/config.json"], RunError, "is a file, expected a folder.*Choose another --into"),
+        (["RUN", "--into", "RUN/config.json/in"], RunError, "cannot be written to.*Choose another folder with --into"),
+        (["RUN", "--html", "RUN/checkpoints"], RunError, "checkpoints is a folder. Name a file, such as"),
+    ],
+)
+def test_mistakes_are_explained(run_dir, tmp_path, words, error, message):
+    with pytest.raises(error, match=message):
+        report([word.replace("RUN", str(run_dir)) for word in words])
+
+
+def test_a_run_without_a_checkpoint_is_refused(run_dir):
+    shutil.rmtree(run_dir / "checkpoints")
+    with pytest.raises(RunError, match="has no checkpoint"):
+        report([str(run_dir)])
+
+
+def test_a_terminal_without_braille_gets_no_curves(tiny_run, tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
+    done = programs.run(["report", tiny_run, "--into", tmp_path / "plots"], env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert "most confused:" in done.stdout
+
+
+def test_curves_of_characters():
+    assert curve([1.0, 2.0, 3.0], 2, 2) == ["3 ┤" + BLANK + "⣸", "1 ┤⣰⠃"]
+    flat = curve([5.0] * 300, 10, 3)
+    assert flat == ["  ┤", "  ┤", "5 ┤" + "⣀" * 10]
+    assert curve([0.5], 4, 2)[-1].endswith("⡀")
+    by_ratio, straight = curve([1.0, 10.0, 100.0], 9, 3, logarithmic=True), curve([0.0, 1.0, 2.0], 9, 3)
+    assert [line.split("┤")[1] for line in by_ratio] == [line.split("┤")[1] for line in straight]
+    assert by_ratio[0].startswith("100 ┤")
+
+
+@pytest.mark.slow
+def test_the_worked_example_runs(tmp_path):
+    program = (ROOT / "scripts" / "look_inside.py").read_text("utf-8")
+    done = programs.run(code=program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run_dir = tmp_path / "runs" / "look-inside"
+    assert {path.name for path in (run_dir / "plots").iterdir()} == {"curves.png", "confusion.png"}
+    along = re.findall(r"^(.{56}) +(\d+)  (\d) +([\d.]+)%", done.stdout, re.MULTILINE)
+    assert [int(step) for _, step, _, _ in along] == list(range(1, 29))
+    diagnosis = diagnose(load_run(run_dir), load(run_dir))
+    assert int(along[-1][2]) == diagnosis.predictions[diagnosis.mistakes[0]]
+    assert f"{diagnosis.accuracy.value:.2%} of 10,000 are right" in done.stdout
+    failed = programs.run([tmp_path], code=program)
+    assert failed.returncode == 1
+    assert "is not a run folder" in failed.stderr

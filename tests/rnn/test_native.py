@@ -1,0 +1,590 @@
+"""The compiled kernel against NumPy and the loops of XLA, and its building where something is in the way."""
+
+import itertools
+import math
+import os
+import platform
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_lstm
+import programs
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from lstm_mnist_jax.rnn import LSTMCarry, LSTMStates, lstm, native, products, recurrence, xla_loops
+
+REASON = native.unavailable()
+needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
+
+# time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6), of which a
+# machine has one each: `test_narrower_vectors` has the others.
+SIZES = [
+    (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 3, 70),
+    (3, 25, 2, 48), (2, 6, 2, 130), (0, 2, 2, 5), (28, 32, 28, 32),
+]  # fmt: skip
+
+
+def arguments(rng, time, batch, features, hidden):
+    shapes = [(time, batch, features), (features, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
+    shapes += [(batch, hidden)] * 2
+    scales = [1, 0.5, 1 / math.sqrt(hidden), 1, 1, 1]
+    arrays = [np.float32(scale * rng.normal(size=shape)) for shape, scale in zip(shapes, scales, strict=True)]
+    return *arrays[:4], (arrays[4], arrays[5])
+
+
+def assert_close(got, wanted, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        scale = max(1.0, float(np.max(np.abs(b), initial=0)))
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def assert_equal(got, wanted):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def numpy_states(args, reverse=False):
+    """`lstm` in NumPy, in float64."""
+    *weights, (c, h) = args
+    hs, cs = numpy_lstm.lstm(*weights, c, h, reverse=reverse)
+    return LSTMStates(hs, cs, LSTMCarry(*numpy_lstm.last(hs, cs, c, h, reverse=reverse)))
+
+
+def numpy_gradients(args, reverse=False, **cotangents):
+    """The gradients of the arguments of `lstm` in NumPy, from those of its results."""
+    *weights, (c, h) = args
+    *gradients, d_c, d_h = numpy_lstm.gradients(*weights, c, h, **cotangents, reverse=reverse)
+    return *gradients, (d_c, d_h)
+
+
+USED = ("h", "c", "last", "all")
+"""Which of its results a loss reads: the kernel is told which of them have no gradient."""
+
+
+def loss_of(used, states):
+    parts = {"h": jnp.sin(3 * states.h).sum(), "c": jnp.cos(states.c).sum()}
+    parts["last"] = jnp.sum(states.last.c**2) + jnp.sum(states.last.h)
+    return sum(parts.values()) if used == "all" else parts[used]
+
+
+def cotangents_of(used, states):
+    parts = {"h": {"d_hs": 3 * np.cos(3 * states.h)}, "c": {"d_cs": -np.sin(states.c)}}
+    parts["last"] = {"d_last": (2 * states.last.c, 1)}
+    return parts["h"] | parts["c"] | parts["last"] if used == "all" else parts[used]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def states_and_gradients(backend, used, *args):
+    """In both directions, the states, and the gradients of the losses that read what `used` says."""
+
+    def loss(used, reverse, *args):
+        return loss_of(used, lstm(*args, reverse=reverse, backend=backend))
+
+    return {
+        reverse: (
+            lstm(*args, reverse=reverse, backend=backend),
+            [jax.grad(partial(loss, one, reverse), argnums=(0, 1, 2, 3, 4))(*args) for one in used],
+        )
+        for reverse in (False, True)
+    }
+
+
+def check_states_and_gradients(rng, sizes, backend="native", used=USED):
+    args = arguments(rng, *sizes)
+    found = jax.tree.map(np.asarray, states_and_gradients(backend, used, *args))
+    for reverse, (states, gradients) in found.items():
+        wanted = numpy_states(args, reverse)
+        assert_close(states, wanted)
+        if sizes[0]:
+            assert_equal(states.last.h, states.h[0 if reverse else -1])
+            assert_equal(states.last.c, states.c[0 if reverse else -1])
+        for one, gradient in zip(used, gradients, strict=True):
+            assert_close(gradient, numpy_gradients(args, reverse, **cotangents_of(one, wanted)), 3e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("sizes", SIZES)
+def test_states_and_gradients_are_those_of_numpy(rng, sizes):
+    check_states_and_gradients(rng, sizes)
+
+
+@pytest.mark.parametrize("sizes", [(5, 3, 4, 16), (0, 2, 2, 5)])
+def test_states_and_gradients_of_the_loops_of_xla_are_those_of_numpy(rng, sizes):
+    check_states_and_gradients(rng, sizes, backend="xla")
+
+
+@needs_kernel
+def test_second_derivatives(rng):
+    inputs, *weights = arguments(rng, 3, 2, 2, 5)
+
+    @jax.jit
+    def penalties(inputs):
+        def penalty(backend):
+            def squared(x):
+                return jnp.sum(jax.grad(lambda x: jnp.sum(lstm(x, *weights, backend=backend).h ** 2))(x) ** 2)
+
+            return jax.grad(squared)(inputs), jax.jvp(squared, (inputs,), (inputs,))
+
+        return penalty("native"), penalty("xla")
+
+    assert_close(*penalties(inputs), 1e-4)
+
+
+def loops(rng, time, batch, hidden):
+    """What the forward and the backward loop take."""
+    states = [np.float32(rng.normal(size=(batch, hidden))) for _ in range(4)]
+    projected = np.float32(rng.normal(size=(time, batch, 4 * hidden)))
+    kernel = np.float32(rng.normal(size=(hidden, 4 * hidden)) / math.sqrt(hidden))
+    return projected, kernel, states
+
+
+@partial(jax.jit, static_argnames=("reverse", "keep", "threads"))
+def forward(projected, kernel, h, c, *, reverse=False, keep=True, threads=None):
+    wanted = {"cells": keep, "activations": keep, "reverse": reverse}
+    loop = native.forward(partial(xla_loops.forward, **wanted, unroll=1), **wanted, threads=threads)
+    return loop(projected, jnp.zeros(projected.shape[-1]), kernel, h, c)
+
+
+def run_both(projected, kernel, states, threads, reverse=False):
+    xla = partial(xla_loops.backward, reverse=reverse, unroll=1)
+    backward = native.backward(xla, reverse=reverse, threads=threads)
+    outputs = forward(projected, kernel, *states[:2], reverse=reverse, threads=threads)
+    return outputs, backward(outputs[2], outputs[1], states[1], kernel, None, None, states[2], states[3])
+
+
+@partial(jax.jit, static_argnums=3)
+def run_in_both_directions(projected, kernel, states, threads):
+    """All results of the forward and the backward loop, and those of a forward loop of which nothing is kept."""
+
+    def run(reverse):
+        lean = forward(projected, kernel, *states[:2], reverse=reverse, keep=False, threads=threads)
+        return run_both(projected, kernel, states, threads, reverse), lean
+
+    return run(False), run(True)
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("time", "batch", "hidden"),
+    # Threads divide the rows among them; or, of few rows, the units, step by step.
+    [(9, 64, 64), (5, 37, 130), (3, 200, 65), (2, 1, 64), (9, 1, 200), (1, 8, 140), (40, 23, 129)],
+)
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
+    projected, kernel, states = loops(rng, time, batch, hidden)
+    one = run_in_both_directions(projected, kernel, states, 1)
+    for (outputs, _), lean in one:
+        assert_equal((lean[0], *lean[3:]), (outputs[0], *outputs[3:]))
+    for threads in (0, 2, 3):
+        assert_equal(run_in_both_directions(projected, kernel, states, threads), one)
+    row = np.s_[..., batch // 2 : batch // 2 + 1, :]
+    alone = run_in_both_directions(projected[row], kernel, [state[row] for state in states], 1)
+    assert_equal(alone, jax.tree.map(lambda array: array[row], jax.tree.map(np.asarray, one)))
+
+
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 11, 20])
+def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps):
+    args = arguments(rng, 11, 3, 4, 5)
+    blocks = []
+
+    def in_blocks(run, carry, inputs, steps, reverse):
+        blocks.append(steps)
+        return products.in_blocks(run, carry, inputs, steps, reverse)
+
+    monkeypatch.setattr(recurrence, "PROJECTED_BYTES", steps * 3 * 20 * 4)
+    monkeypatch.setattr(recurrence, "in_blocks", in_blocks)
+    monkeypatch.setattr(recurrence, "_lstm", recurrence._lstm.__wrapped__)  # which remembers programs by their shapes
+
+    @jax.jit
+    def run(args):
+        def both(reverse, memories):
+            one = partial(lstm, reverse=reverse, memories=memories, backend="native")
+            return one(*args), jax.vmap(lambda x: one(x, *args[1:]).last)(args[0][None])
+
+        return {options: both(*options) for options in itertools.product([False, True], [False, True])}
+
+    for (reverse, memories), (states, batched) in run(args).items():
+        wanted = numpy_states(args, reverse)
+        assert_close(states, wanted if memories else wanted._replace(c=None))
+        assert_close(batched, [part[None] for part in wanted.last])
+    assert set(blocks) == {min(steps, 11)}
+
+
+@partial(jax.jit, static_argnums=3)
+@partial(jax.vmap, in_axes=(0, 0, 0, None))
+def run_networks(projected, kernel, states, threads):
+    return run_both(projected, kernel, states, threads)
+
+
+@needs_kernel
+@pytest.mark.parametrize(("time", "batch", "hidden"), [(9, 64, 64), (4, 40, 130), (2, 1, 20)])
+@pytest.mark.parametrize("networks", [2, 3])
+def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, time, batch, hidden, networks):
+    one = loops(rng, time, batch, hidden)
+    every = jax.tree.map(lambda array: np.stack([array / np.float32(n + 1) for n in range(networks)]), one)
+    each = [run_alone(*jax.tree.map(lambda array, n=n: array[n], every)) for n in range(networks)]
+    for threads in (1, 2, 3, 5):
+        together = run_networks(*every, threads)
+        for n in range(networks):
+            assert_equal(jax.tree.map(lambda array, n=n: np.asarray(array)[n], together), each[n])
+
+
+@jax.jit
+def run_alone(projected, kernel, states):
+    return run_both(projected, kernel, states, threads=1)
+
+
+@needs_kernel
+def test_what_gives_its_memory_away_may_still_be_wanted(rng):
+    """`projected` and the activations lend theirs to results: XLA copies them where something else reads them."""
+    projected, kernel, states = loops(rng, 5, 3, 20)
+    outputs, other = jax.jit(lambda p: (forward(p, kernel, *states[:2]), 2 * p))(projected)
+    assert_equal(outputs, forward(projected, kernel, *states[:2]))
+    assert_equal(other, 2 * projected)
+
+    args = arguments(rng, 5, 3, 4, 20)
+
+    @jax.jit
+    def twice(*args):
+        states, pull_back = jax.vjp(lambda *args: lstm(*args, backend="native").h, *args)
+        return pull_back(jnp.sin(states)), pull_back(jnp.cos(states))
+
+    hs = numpy_states(args).h
+    assert_close(twice(*args), [numpy_gradients(args, d_hs=part(hs)) for part in (np.sin, np.cos)], 3e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("weights", ["shared", "own"])
+def test_no_instances_at_all(rng, weights):
+    inputs, kernel, recurrent_kernel, *rest = arguments(rng, 4, 3, 2, 6)
+    axes = (0, None) if weights == "shared" else (0, 0)
+    none = np.zeros((0, *inputs.shape)), recurrent_kernel if weights == "shared" else np.zeros((0, 6, 24))
+
+    def loss(x, u):
+        return jnp.sum(lstm(x, kernel, u, *rest, backend="native").h)
+
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)), in_axes=axes))(*none)
+    assert values.shape == (0,)
+    assert [gradient.shape for gradient in gradients] == [(0, 4, 3, 2), (0, 6, 24)]
+
+
+def test_blocks_of_time_fill_the_cache_and_leave_no_remainder():
+    def block(time, batch, hidden, is_native=True):
+        loops = recurrence.Loops(is_native, reverse=False, unroll=1, memories=False)
+        return recurrence._block(loops, jnp.zeros((time, batch, 1)), jnp.zeros(4 * hidden))
+
+    step = 4 * 64 * 512
+    most = recurrence.PROJECTED_BYTES // step
+    assert most == 32
+    assert block(784, 64, 128) == 28  # divides 784, as 32 does not
+    assert block(1009, 64, 128) == most  # a prime
+    assert block(20, 64, 128) == 20
+    assert block(0, 64, 128) == block(5, 1 << 20, 1) == 1
+    assert block(784, 64, 128, is_native=False) == 784
+
+
+@needs_kernel
+def test_inference_keeps_neither_cells_nor_activations(rng):
+    projected, kernel, states = loops(rng, 6, 5, 20)
+    full, lean = (forward(projected, kernel, *states[:2], keep=keep) for keep in (True, False))
+    assert lean[1] is None
+    assert lean[2] is None
+    for n in (0, 3, 4):
+        np.testing.assert_array_equal(full[n], lean[n])
+
+
+@needs_kernel
+def test_infinity_saturates_and_nan_stays_in_its_sequence(rng):
+    inputs, *weights = arguments(rng, 5, 8, 4, 20)
+    inputs[2, 3] = np.nan
+    states, wanted = (lstm(inputs, *weights, backend=backend) for backend in ("native", "xla"))
+    np.testing.assert_array_equal(np.isnan(states.h), np.isnan(wanted.h))
+    assert np.isnan(states.h[2:, 3]).all()
+    for value in (1e4, np.inf):
+        projected, kernel, (h, c, *_) = loops(rng, 1, 3, 17)
+        projected = np.where(projected > 0, np.float32(value), np.float32(-value))
+        _, _, activations, *_ = forward(projected, kernel, h, c)
+        np.testing.assert_array_equal(activations, np.sign(projected))
+
+
+@needs_kernel
+def test_tanh_is_accurate():
+    x = np.concatenate([np.linspace(-12, 12, 2_000_001), np.geomspace(1e-30, 10, 100_000)]).astype(np.float32)
+    x = x[: len(x) // 16 * 16].reshape(1, -1, 16)
+    zeros = np.zeros((x.shape[1], 4), np.float32)
+    _, _, tanh, *_ = forward(x, np.zeros((4, 16), np.float32), zeros, zeros)
+    wanted = np.tanh(x.astype(np.float64))
+    assert np.max(np.abs(tanh - wanted)) < 3.7e-7
+    assert np.max(np.abs(tanh - wanted) / np.maximum(np.abs(wanted), 1e-37)) < 3.7e-7
+    assert np.max(np.abs(tanh)) == 1
+
+
+@needs_kernel
+def test_vmap_over_inputs_and_weights(rng):
+    """Of either or both, at any axis, one within another, and of the bias alone."""
+    inputs, kernel, recurrent_kernel, bias, carry = arguments(rng, 4, 3, 2, 6)
+    others = arguments(np.random.default_rng(1), 4, 3, 2, 6)[0]
+    factors = np.float32([1, -1, 2])
+
+    def value_and_grad(x, u):
+        def loss(x, u):
+            return jnp.sum(lstm(x, kernel, u, bias, carry, backend="native").h ** 2)
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(x, u)
+
+    def stacked(array, axis):
+        return array if axis is None else np.stack([factor * array for factor in factors], axis)
+
+    every_axes = [(0, None), (None, 0), (0, 0), (1, 2)]
+
+    @jax.jit
+    def run():
+        single = [
+            jax.vmap(value_and_grad, in_axes=axes)(stacked(inputs, axes[0]), stacked(recurrent_kernel, axes[1]))
+            for axes in every_axes
+        ]
+        nested = jax.vmap(jax.vmap(value_and_grad, in_axes=(None, 0)), in_axes=(0, None))
+        nested = nested(np.stack([others, inputs]), stacked(recurrent_kernel, 0))
+        biased = jax.vmap(lambda b: lstm(inputs, kernel, recurrent_kernel, b, carry, backend="native"))
+        return single, nested, biased(np.stack([bias, 2 * bias]))
+
+    def expected(x, u):
+        args = x, kernel, u, bias, carry
+        hs = numpy_states(args).h
+        gradients = numpy_gradients(args, d_hs=2 * hs)
+        return np.sum(hs**2), (gradients[0], gradients[2])
+
+    single, nested, biased = jax.tree.map(np.asarray, run())
+    for axes, found in zip(every_axes, single, strict=True):
+        for n, factor in enumerate(factors):
+            of_x, of_u = (1 if axis is None else factor for axis in axes)
+            got = jax.tree.map(lambda array, n=n: array[n], found)
+            assert_close(got, expected(of_x * inputs, of_u * recurrent_kernel), 3e-5)
+    for n, x in enumerate((others, inputs)):
+        for k, factor in enumerate(factors):
+            got = jax.tree.map(lambda array, n=n, k=k: array[n, k], nested)
+            assert_close(got, expected(x, factor * recurrent_kernel), 3e-5)
+    for n, b in enumerate((bias, 2 * bias)):
+        got = jax.tree.map(lambda array, n=n: array[n], biased)
+        assert_close(got, numpy_states((inputs, kernel, recurrent_kernel, b, carry)), 3e-5)
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_kernel), "xla"])
+def test_shard_map(rng, backend, check_vma):
+    if jax.device_count() < 2 or jax.default_backend() != "cpu":
+        pytest.skip("needs two CPU devices")
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    args = arguments(rng, 5, 4, 4, 6)
+    *arrays, (c, h) = args
+
+    def local(inputs, kernel, recurrent_kernel, bias, c, h):
+        def loss(*weights):
+            return lstm(inputs, *weights, (c, h), backend=backend).last.h.sum()
+
+        value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(kernel, recurrent_kernel, bias)
+        return jax.lax.psum((value, grads), "data") if not check_vma else (jax.lax.psum(value, "data"), grads)
+
+    specs = P(None, "data"), P(), P(), P(), P("data"), P("data")
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+    last = numpy_states(args).last
+    wanted = last.h.sum(), numpy_gradients(args, d_last=(0, 1))[1:4]
+    assert_close(jax.jit(mapped)(*arrays, c, h), wanted)
+
+
+@needs_kernel
+def test_loops_and_checkpoint(rng):
+    inputs, *weights = arguments(rng, 4, 3, 6, 6)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(backend, inputs):
+        def layer(x):
+            return lstm(x, *weights, backend=backend).h
+
+        def loss(x):
+            x, _ = jax.lax.scan(lambda x, _: (jax.checkpoint(layer)(x), None), x, None, length=3)
+            return x.sum()
+
+        return jax.grad(loss)(inputs), jax.lax.fori_loop(0, 3, lambda _, x: layer(x), inputs)
+
+    assert_close(run("native", inputs), run("xla", inputs))
+
+
+@needs_kernel
+def test_another_platform_takes_xla_and_an_export_must_ask_for_it(rng):
+    args = arguments(rng, 4, 3, 6, 6)
+    with pytest.raises(ValueError, match="custom calls"):
+        jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")))(*args)
+    exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")), platforms=["cuda"])(*args)
+    assert "lstm_mnist_jax_forward" not in exported.mlir_module()
+    exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="xla")))(*args)
+    assert_close(exported.call(*args), lstm(*args))
+
+
+def test_an_unknown_backend_is_refused(rng):
+    with pytest.raises(ValueError, match="expected"):
+        lstm(*arguments(rng, 2, 2, 2, 2), backend="fast")
+
+
+def test_numpy_arrays_of_any_floats_are_taken(rng):
+    args = arguments(rng, 4, 3, 2, 5)
+    doubles = jax.tree.map(lambda array: np.asarray(array, np.float64), args)
+    jax.tree.map(np.testing.assert_array_equal, lstm(*doubles), lstm(*args))
+    with pytest.raises((ValueError, TypeError)):  # the suite's own check of types comes first
+        lstm(args[0], args[1], jnp.ones((5, 20), np.int32), *args[3:])
+
+
+def test_the_kernel_refuses_other_dtypes(rng):
+    args = jax.tree.map(lambda array: jnp.asarray(array, jnp.bfloat16), arguments(rng, 2, 2, 2, 2))
+    with pytest.raises(ValueError, match="bfloat16"):
+        lstm(*args, backend="native")
+    assert not native.serves(2, 2, jnp.bfloat16)
+    assert lstm(*args).h.dtype == jnp.bfloat16
+
+
+PROBE = """
+import numpy as np
+from lstm_mnist_jax.rnn import lstm, native
+print(native.unavailable())
+x = np.ones((2, 2, 2), "f"); w = np.ones((2, 8), "f"); z = np.zeros((2, 2), "f")
+assert np.isfinite(lstm(x, w, w, w[0], (z, z)).h).all()
+try:
+    lstm(x, w, w, w[0], (z, z), backend="native")
+except ValueError as error:
+    print("refused:", error)
+"""
+
+
+def start(cache, **environment):
+    variables = {"LSTM_MNIST_JAX_NATIVE": "1", "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    return programs.Program(code=PROBE, env={**os.environ, **variables, **environment})
+
+
+def finish(process):
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert errors == ""
+    return output.splitlines()
+
+
+REMEMBER = """#!/bin/sh
+for output; do :; done
+if [ ! -f "$0.so" ]; then
+    {compiler} "$@" && cp "$output" "$0.$$" && mv "$0.$$" "$0.so"
+else
+    cp "$0.so" "$output"
+fi
+"""
+
+
+@pytest.fixture(scope="module")
+def compiler(tmp_path_factory):
+    """The compiler behind a cache, as people have them. It takes seconds, and what it does is not the point here."""
+    script = tmp_path_factory.mktemp("compiler") / "c++"
+    script.write_text(REMEMBER.format(compiler=os.environ.get("CXX", "c++")))
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"LSTM_MNIST_JAX_NATIVE": "0"}, "LSTM_MNIST_JAX_NATIVE=0"),
+        ({"CXX": "/nowhere/c++"}, "/nowhere/c++"),
+        ({"CXX": "false"}, "false failed"),
+        ({"CXX": "true"}, "OSError"),
+        ({"CXX": "c++ 'a"}, "No closing quotation"),
+    ],
+    ids=["turned off", "no compiler", "a compiler that fails", "a compiler that writes nothing", "half a quotation"],
+)
+def test_without_a_kernel_everything_runs_and_the_reason_is_told(tmp_path, environment, reason):
+    first, second = finish(start(tmp_path, **environment))
+    assert reason in first
+    assert second.startswith("refused: ")
+    assert reason in second
+
+
+NARROWER = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
+import numpy as np, test_native as tests
+assert tests.REASON is None, tests.REASON
+for sizes in tests.SIZES:
+    tests.check_states_and_gradients(np.random.default_rng(0), sizes, used=("all",))
+for sizes in [(5, 37, 130), (40, 23, 129)]:
+    tests.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes)
+tests.test_infinity_saturates_and_nan_stays_in_its_sequence(np.random.default_rng(0))
+tests.test_tanh_is_accurate()
+"""
+
+
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="vectors of x86")
+@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+def test_narrower_vectors(tmp_path, flag):
+    """The kernel as processors with AVX2, and with SSE alone, compile it."""
+    variables = {"CXX": f"{os.environ.get('CXX', 'c++')} {flag}", "XDG_CACHE_HOME": str(tmp_path)}
+    done = programs.run(code=NARROWER, env=os.environ | variables | {"LSTM_MNIST_JAX_NATIVE": "1"})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "lstm_mnist_jax" / "native").exists()
+
+
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG_CACHE_HOME is for Linux")
+def test_two_builders_at_once_leave_one_library(tmp_path, compiler):
+    processes = [start(tmp_path, CXX=compiler) for _ in range(2)]
+    assert [finish(process) for process in processes] == [["None"], ["None"]]
+    (library,) = (tmp_path / "lstm_mnist_jax" / "native").iterdir()
+    # The next process takes what is there, and asks no compiler for it.
+    written = library.stat().st_mtime_ns
+    assert finish(start(tmp_path, CXX=compiler)) == ["None"]
+    assert library.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_a_damaged_library_is_made_anew(tmp_path, compiler):
+    folder = tmp_path / "lstm_mnist_jax" / "native"
+    assert finish(start(tmp_path, CXX=compiler)) == ["None"]
+    (library,) = folder.iterdir()
+    library.write_bytes(b"no library")
+    assert finish(start(tmp_path, CXX=compiler)) == ["None"]
+    assert library.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(tmp_path, compiler):
+    (tmp_path / "file").write_text("")
+    assert finish(start(tmp_path / "file", CXX=compiler)) == ["None"]
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_libraries_that_nobody_loads_any_more_are_removed(tmp_path, compiler):
+    folder = tmp_path / "lstm_mnist_jax" / "native"
+    folder.mkdir(parents=True)
+    for name, age in (("lstm-old.so", 100), ("lstm-new.so", 10)):
+        (folder / name).write_bytes(b"")
+        then = time.time() - age * 24 * 3600
+        os.utime(folder / name, (then, then))
+    assert finish(start(tmp_path, CXX=compiler)) == ["None"]
+    assert not (folder / "lstm-old.so").exists()
+    assert (folder / "lstm-new.so").exists()
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(tmp_path):
+    process = start(tmp_path, LSTM_MNIST_JAX_NATIVE="nonsense")
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert "LSTM_MNIST_JAX_NATIVE is 'nonsense', expected 0 or 1" in errors

@@ -1,0 +1,188 @@
+"""`RNN` against `flax.nnx.RNN`: same parameters, same arguments, same numbers and gradients."""
+
+import doctest
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from lstm_mnist_jax.rnn import RNN, CoupledLSTMCell, layers, stack
+
+INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
+LENGTHS = np.array([7, 3, 1])
+
+
+def assert_close(ours, theirs, atol=2e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), ours, theirs)
+
+
+@partial(jax.jit, static_argnames=("rnn_type", "graph", "options"))
+def values_and_gradients(rnn_type, graph, options, cell, inputs, lengths, counts):
+    """What a layer gives, a loss of it, and its gradient; outputs count where `counts` is 1."""
+
+    def loss(cell, inputs):
+        rnn = rnn_type(nnx.merge(graph, cell), return_carry=True, **dict(options))
+        (c, h), outputs = rnn(inputs, seq_lengths=lengths)
+        if rnn_type is nnx.RNN:
+            outputs = outputs * counts  # Flax leaves there what the cell makes of the padding
+        return jnp.sin(c).sum() + (h**2).sum() + jnp.cos(3 * outputs).sum(), (c, h, outputs)
+
+    values, (d_cell, d_inputs) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(cell, inputs)
+    return values, nnx.to_pure_dict(d_cell), d_inputs
+
+
+@pytest.mark.parametrize(
+    ("time_major", "reverse", "keep_order"), list(itertools.product([False, True], [False, True], [False, True]))
+)
+def test_every_option_agrees_with_flax(time_major, reverse, keep_order):
+    """With lengths and without, of one step an iteration of the loop and of three."""
+    cell = nnx.OptimizedLSTMCell(5, 4, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
+    graph, state = nnx.split(cell)
+    options = {"time_major": time_major, "reverse": reverse, "keep_order": keep_order}
+    inputs = np.swapaxes(INPUTS, 0, 1) if time_major else INPUTS
+    assert RNN(cell, **options)._facts(inputs) is not None
+    for lengths in (LENGTHS, np.full(3, 7)):
+        counts = np.arange(7) < lengths[:, None]
+        counts = (counts.T if time_major else counts)[..., None]
+        theirs = values_and_gradients(nnx.RNN, graph, (*options.items(),), state, inputs, lengths, counts)
+        padded = lengths is LENGTHS
+        # Without lengths or with, as the order is kept or not: every pair of options is met with.
+        ours_options = (*options.items(), ("unroll", 3 if padded == keep_order else 1))
+        ours = values_and_gradients(RNN, graph, ours_options, state, inputs, lengths if padded else None, None)
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "make_cell",
+    [
+        lambda: nnx.LSTMCell(5, 4, rngs=nnx.Rngs(0)),
+        lambda: nnx.SimpleCell(5, 4, rngs=nnx.Rngs(0)),
+        lambda: nnx.OptimizedLSTMCell(5, 4, activation_fn=nnx.relu, rngs=nnx.Rngs(0)),
+        lambda: nnx.OptimizedLSTMCell(5, 4, dtype=jnp.float16, rngs=nnx.Rngs(0)),
+        lambda: nnx.GRUCell(5, 4, gate_fn=nnx.relu, rngs=nnx.Rngs(0)),
+    ],
+)
+def test_other_cells_run_through_flax(make_cell):
+    cell = make_cell()
+    ours, theirs = RNN(cell), nnx.RNN(cell)
+    assert ours._facts(INPUTS) is None
+    np.testing.assert_array_equal(ours(INPUTS), theirs(INPUTS))
+
+
+@pytest.mark.parametrize("known", [nnx.OptimizedLSTMCell, nnx.GRUCell, CoupledLSTMCell])
+def test_a_subclass_with_a_step_of_its_own_is_not_bypassed(known):
+    class Doubled(known):
+        def __call__(self, carry, inputs):
+            carry, output = super().__call__(carry, inputs)
+            return carry, 2 * output
+
+    cell = Doubled(5, 4, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS))
+
+
+def test_a_replaced_projection_is_not_bypassed():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    cell.dense_i = nnx.LoRALinear(
+        5, 16, lora_rank=2, use_bias=False, b_initializer=nnx.initializers.ones, rngs=nnx.Rngs(1)
+    )
+    assert_close(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS), atol=0)
+
+
+def test_initial_carry_and_its_gradient():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    carry = tuple(np.random.default_rng(n).normal(size=(3, 4)).astype(np.float32) for n in (1, 2))
+
+    def gradient(rnn):
+        return nnx.grad(lambda rnn, carry: rnn(INPUTS, initial_carry=carry).sum(), argnums=1)(rnn, carry)
+
+    assert_close(gradient(RNN(cell)), gradient(nnx.RNN(cell)))
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2, 3)])
+def test_any_number_of_batch_axes(batch_shape):
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    inputs = np.random.default_rng(0).normal(size=(*batch_shape, 7, 5)).astype(np.float32)
+    ours, theirs = (rnn(cell, return_carry=True)(inputs) for rnn in (RNN, nnx.RNN))
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("cell_type", [nnx.OptimizedLSTMCell, nnx.GRUCell, CoupledLSTMCell])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("shape", [(0, 7, 5), (3, 0, 5)])
+def test_empty_batches_and_sequences(shape, padded, cell_type):
+    inputs = np.zeros(shape, np.float32)
+    cell = cell_type(5, 4, rngs=nnx.Rngs(0))
+    lengths = np.zeros(shape[0], np.int32) if padded else None
+    ours = RNN(cell, return_carry=True)(inputs, seq_lengths=lengths)
+    theirs = nnx.RNN(cell, return_carry=True)(inputs)
+    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, theirs)
+
+
+def test_lengths_may_be_one_for_all():
+    rnn = RNN(nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0)), return_carry=True)
+    each = rnn(INPUTS, seq_lengths=np.array([3, 3, 3]))
+    for lengths in (3, np.array([3])):
+        assert_close(rnn(INPUTS, seq_lengths=lengths), each, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 3, 4), (12,), (4,)])
+def test_carries_of_other_shapes_are_refused(shape):
+    rnn = RNN(nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"expected an initial carry \(c, h\), each of shape \(3, 4\)"):
+        rnn(INPUTS, initial_carry=(np.zeros(shape, np.float32),) * 2)
+
+
+def test_sequences_of_no_steps_keep_the_initial_carry():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    carry = tuple(np.full((3, 4), value, np.float32) for value in (0.25, 0.5))
+    last, _ = RNN(cell)(INPUTS, initial_carry=carry, seq_lengths=np.array([0, 7, 0]), return_carry=True)
+    for ours, start in zip(last, carry, strict=True):
+        kept = np.asarray(ours) == start
+        assert kept[[0, 2]].all()
+        assert not kept[1].any()
+
+
+def test_parameters_survive_split_and_merge():
+    rnn = RNN(nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0)), rngs=False)
+    graph, params = nnx.split(rnn, nnx.Param)
+    outputs = jax.jit(
+        lambda params: nnx.merge(graph, params)(INPUTS, initial_carry=(np.zeros((3, 4), np.float32),) * 2)
+    )
+    assert_close(outputs(params), nnx.RNN(rnn.cell)(INPUTS))
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+def test_gradients_inside_shard_map_sum_over_devices():
+    """With JAX tracking what varies over devices, as users of shard_map have it by default."""
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(cell, nnx.Param)
+    inputs = np.random.default_rng(0).normal(size=(4, 7, 5)).astype(np.float32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+
+    def loss(params, inputs):
+        return RNN(nnx.merge(graph, params))(inputs)[:, -1].sum()
+
+    gradient = jax.shard_map(jax.grad(loss), mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    ours, expected = jax.jit(gradient)(params, inputs), jax.grad(loss)(params, inputs)
+    assert_close(nnx.to_pure_dict(ours), nnx.to_pure_dict(expected))
+
+
+@pytest.mark.slow
+def test_the_examples_in_the_docstrings():
+    for module, least in ((layers, 4), (stack, 15)):
+        results = doctest.testmod(module)
+        assert results.failed == 0
+        assert results.attempted >= least
+
+
+def test_what_is_no_cell_or_does_not_fit_it_is_refused():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="RNN runs a cell, such as"):
+        RNN(nnx.OptimizedLSTMCell)
+    with pytest.raises(ValueError, match="expected inputs of 5 features, got 4"):
+        RNN(cell)(INPUTS[..., :4])

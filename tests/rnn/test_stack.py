@@ -1,0 +1,467 @@
+"""Stacks: both directions, lengths, dropout, noise, rematerialisation, bfloat16, and JAX's transformations."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import programs
+import pytest
+from flax import nnx
+from parameters import drawn_module
+
+from lstm_mnist_jax.rnn import GRU, LSTM, RNN, CoupledLSTMCell, LayerNormLSTMCell, RecurrentNoise, StackedRNN
+
+INPUTS = np.random.default_rng(0).normal(size=(4, 9, 5)).astype(np.float32)
+LENGTHS = np.array([9, 4, 1, 0])
+
+STACKS = {
+    "lstm": LSTM,
+    "projected": partial(LSTM, projection_features=3),
+    "gru": GRU,
+    "layer norm": partial(StackedRNN, LayerNormLSTMCell),
+    "flax's scan": partial(StackedRNN, nnx.LSTMCell),
+}
+
+
+def make(name, widths=(4, 6), **options):
+    if name == "layer norm":
+        options["param_dtype"] = jnp.result_type(float)
+    return drawn_module(lambda: STACKS[name](5, widths, rngs=nnx.Rngs(0), **options))
+
+
+def widths_of(name):
+    """Two layers of the LSTM, and one of the others: that layers are stacked is the same code for all cells."""
+    return (4, 6) if name == "lstm" else (4,)
+
+
+def precision_for(name):
+    """Normalised, a state that hardly varies (the first h is 0) magnifies rounding a thousandfold: then float64."""
+    return jax.enable_x64(name == "layer norm")
+
+
+def assert_close(ours, theirs, atol=2e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-5), ours, theirs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradients(graph, params, rest, inputs, options):
+    def loss(params, inputs):
+        outputs, carries = nnx.merge(graph, params, rest, copy=True)(inputs, **options)
+        total = jnp.sin(2 * outputs).sum() + sum(jnp.cos(part).sum() for part in jax.tree.leaves(carries))
+        return total, (outputs, carries)
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, inputs)
+
+
+def gradients(stack, inputs, **options):
+    """What a stack gives, a loss of it, and the gradient of that by the parameters and the inputs."""
+    values, (d_params, d_inputs) = _gradients(*nnx.split(stack, nnx.Param, ...), inputs, options)
+    return values, nnx.to_pure_dict(d_params), d_inputs
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(graph, state, carry, inputs):
+    return nnx.merge(graph, state, copy=True)(carry, inputs)
+
+
+def read_alone(cell, sequence):
+    """The outputs for one sequence [time, features], by calling the cell for each step; and its last carry."""
+    graph, state = nnx.split(cell)
+    carry, outputs = cell.initialize_carry((1, cell.in_features), nnx.Rngs(0)), []
+    for inputs in sequence:
+        carry, output = _step(graph, state, carry, inputs[None])
+        outputs.append(output)
+    return np.concatenate(outputs), jax.tree.map(lambda part: part[0], carry)
+
+
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_padded_batch_is_its_sequences_one_by_one(name, bidirectional):
+    with precision_for(name):
+        stack = make(name, bidirectional=bidirectional)
+        outputs, carries = jax.tree.map(np.asarray, stack(INPUTS, seq_lengths=LENGTHS))
+        for n, length in enumerate(LENGTHS):
+            if length:
+                alone, alone_carries = INPUTS[n, :length], []
+                for layer in stack.layers:
+                    if bidirectional:
+                        forward, forward_carry = read_alone(layer.forward_rnn.cell, alone)
+                        backward, backward_carry = read_alone(layer.backward_rnn.cell, alone[::-1])
+                        alone = np.concatenate([forward, backward[::-1]], axis=-1)
+                        alone_carries.append((forward_carry, backward_carry))
+                    else:
+                        alone, carry = read_alone(layer.cell, alone)
+                        alone_carries.append(carry)
+                assert_close(outputs[n, :length], alone)
+                for part, expected in zip(jax.tree.leaves(carries), jax.tree.leaves(alone_carries), strict=True):
+                    assert_close(part[n], expected)
+            assert not outputs[n, length:].any()
+        assert not any(part[3].any() for part in jax.tree.leaves(carries))  # nothing read: as at the start
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_padding_reaches_no_output_and_no_gradient(name):
+    padding = np.arange(9) >= LENGTHS[:, None]
+    dirty = np.where(padding[..., None], np.nan, INPUTS).astype(np.float32)
+    clean = np.where(padding[..., None], 0, INPUTS).astype(np.float32)
+    with precision_for(name):
+        stack = make(name, widths_of(name), bidirectional=True)
+        ours, expected = (gradients(stack, inputs, seq_lengths=LENGTHS) for inputs in (dirty, clean))
+    assert_close(ours, expected, atol=0)
+    assert not np.asarray(ours[2])[padding].any()
+
+
+def test_both_directions_are_two_layers_one_of_them_reversed():
+    stack = LSTM(5, (4, 6), bidirectional=True, rngs=nnx.Rngs(0))
+
+    graph, params = nnx.split(stack.layers)
+
+    @jax.jit
+    def by_flax(params, inputs):
+        ends = []
+        for layer in nnx.merge(graph, params):
+            forward = nnx.RNN(layer.forward_rnn.cell)(inputs)
+            backward = nnx.RNN(layer.backward_rnn.cell)(inputs[:, ::-1])[:, ::-1]
+            inputs = jnp.concatenate([forward, backward], axis=-1)
+            ends.append((forward[:, -1], backward[:, 0]))
+        return inputs, ends
+
+    outputs, carries = stack(INPUTS)
+    assert_close((outputs, [(h, backward_h) for (_, h), (_, backward_h) in carries]), by_flax(params, INPUTS))
+    assert stack.out_features == 12
+
+
+REMAT = [(name, *case) for name in ("lstm", "projected") for case in ((1, False), (4, False), (4, True))]
+REMAT += [("lstm", 1, True), ("lstm", 9, False), ("gru", 4, True), ("layer norm", 4, True)]
+REMAT = [case if case[0] == "lstm" else pytest.param(*case, marks=pytest.mark.slow) for case in REMAT]
+
+
+@pytest.mark.parametrize(("name", "remat", "padded"), REMAT)
+def test_remat_changes_no_number(name, remat, padded):
+    """In pieces of one step, in pieces that leave a remainder, and in a single one."""
+    options = {"seq_lengths": LENGTHS} if padded else {}
+    with precision_for(name):
+        plain, saving = (make(name, (4,), bidirectional=True, remat=steps) for steps in (None, remat))
+        ours, expected = (gradients(stack, INPUTS, **options) for stack in (saving, plain))
+    assert_close(ours, expected, atol=2e-5)
+
+
+def test_remat_keeps_less():
+    inputs = np.zeros((2, 400, 5), np.float32)
+
+    def kept(remat):
+        graph, params = nnx.split(LSTM(5, (16,), remat=remat, rngs=nnx.Rngs(0)), nnx.Param)
+        loss = jax.jit(jax.grad(lambda params: nnx.merge(graph, params)(inputs)[1][0].h.sum()))
+        return loss.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert kept(20) < kept(None) / 3
+
+
+def test_the_gradient_through_initial_carries():
+    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    carries = jax.tree.map(lambda part: np.asarray(part) + np.float32(0.3), stack.zero_carries((4,)))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_and_gradient(carries, lengths):
+        return stack(INPUTS, initial_carries=carries, seq_lengths=lengths)[0].sum()
+
+    def moved(carries, layer, part, where, by):
+        carries = jax.tree.map(np.copy, carries)
+        carries[layer][part][where] += by
+        return carries
+
+    step = np.float32(1e-3)
+    for lengths in (None, LENGTHS):
+        _, gradient = loss_and_gradient(carries, lengths)
+        for layer, part, where in [(0, 0, (1, 2)), (1, 1, (0, 5)), (1, 0, (2, 0)), (0, 1, (3, 1))]:
+            up, down = (loss_and_gradient(moved(carries, layer, part, where, by), lengths)[0] for by in (step, -step))
+            numeric = (up - down) / (2 * step)
+            np.testing.assert_allclose(gradient[layer][part][where], numeric, atol=2e-2, rtol=2e-2)
+
+
+def test_dropout_is_between_layers_only_and_off_in_evaluation():
+    stack = LSTM(5, (4, 6), dropout_rate=0.5, rngs=nnx.Rngs(0))
+    plain = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    first, second = stack(INPUTS), stack(INPUTS)
+    assert not np.allclose(first[0], second[0])
+    assert_close(first[1][0], plain(INPUTS)[1][0])  # the first layer reads whole inputs
+    stack.eval()
+    assert_close(stack(INPUTS), plain(INPUTS))
+    single = LSTM(5, (4,), dropout_rate=0.5, rngs=nnx.Rngs(0))
+    assert_close(single(INPUTS), single(INPUTS), atol=0)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_impossible_rates_are_refused(rate):
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        LSTM(5, (4,), dropout_rate=rate, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        LSTM(5, (4,), recurrent_dropout_rate=rate, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        LSTM(5, (4,), zoneout_rates=(0.5, rate), rngs=nnx.Rngs(0))
+
+
+def flax_with_noise(cell, mask, zoneout, inputs, carry):
+    """A plain loop over Flax's cell with the same noise: what multiplies h, and how much of each part is kept."""
+
+    def step(carry, xs):
+        inputs, kept = xs
+        after, _ = cell((carry[0], carry[-1] * mask), inputs)
+        after = tuple(k * old + (1 - k) * new for k, old, new in zip(kept, carry, after, strict=True))
+        return after, after[-1]
+
+    carry, outputs = jax.lax.scan(step, carry, (jnp.swapaxes(inputs, 0, 1), zoneout))
+    return carry, jnp.swapaxes(outputs, 0, 1)
+
+
+def values_and_gradients(run, params, inputs, carry):
+    values, pull_back = jax.vjp(run, params, inputs, carry)
+    d_params, *others = pull_back(jax.tree.map(jnp.cos, values))
+    return values, nnx.to_pure_dict(d_params), others
+
+
+@partial(jax.jit, static_argnums=0)
+def flax_with_noise_and_gradients(graph, params, mask, zoneout, inputs, carry):
+    def run(params, inputs, carry):
+        return flax_with_noise(nnx.merge(graph, params), mask, zoneout, inputs, carry)
+
+    return values_and_gradients(run, params, inputs, carry)
+
+
+@pytest.mark.parametrize("options", [{"dropout_rate": 0.4}, {"zoneout_rates": (0.5, 0.2)}, {"zoneout_rates": 0.3}])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_noise_agrees_with_a_loop_over_flaxs_cell(options, deterministic):
+    cell = nnx.OptimizedLSTMCell(5, 4, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
+    noise = RecurrentNoise(**options, deterministic=deterministic, rngs=nnx.Rngs(7))
+    mask, zoneout = RecurrentNoise(**options, deterministic=deterministic, rngs=nnx.Rngs(7))(9, 4, (4, 4))
+    assert (mask is None) == (deterministic or "dropout_rate" not in options)
+    assert (zoneout is None) == ("zoneout_rates" not in options)
+    mask = np.ones((4, 4), np.float32) if mask is None else mask
+    zoneout = tuple(np.broadcast_to(np.float32(part), (9, 4, 4)) for part in zoneout or (0, 0))
+    carry = tuple(np.random.default_rng(n).normal(size=(4, 4)).astype(np.float32) for n in (1, 2))
+    graph, params, rest = nnx.split(RNN(cell, return_carry=True, noise=noise), nnx.Param, ...)
+
+    def ours(params, inputs, carry):
+        return nnx.merge(graph, params, rest, copy=True)(inputs, initial_carry=carry)
+
+    values, d_params, others = jax.jit(partial(values_and_gradients, ours))(params, INPUTS, carry)
+    expected, d_expected, other_expected = flax_with_noise_and_gradients(*nnx.split(cell), mask, zoneout, INPUTS, carry)
+    assert_close(values, expected)
+    assert_close(d_params["cell"], d_expected, atol=2e-5)
+    assert_close(others, other_expected, atol=2e-5)
+
+
+def test_recurrent_dropout_is_the_same_at_every_step_and_scaled():
+    mask, zoneout = RecurrentNoise(dropout_rate=0.25, rngs=nnx.Rngs(0))(9, 100, (50, 50))
+    assert zoneout is None
+    assert mask.shape == (100, 50)
+    assert set(np.unique(mask).round(5)) == {0, np.float32(4 / 3).round(5)}
+    assert abs(float(mask.mean()) - 1) < 0.03
+
+
+def test_zoneout_keeps_as_often_as_it_should():
+    _, (of_c, of_h) = RecurrentNoise(zoneout_rates=(0.5, 0.05), rngs=nnx.Rngs(0))(20, 50, (30, 30))
+    assert abs(float(of_c.mean()) - 0.5) < 0.01
+    assert abs(float(of_h.mean()) - 0.05) < 0.01
+    with pytest.raises(ValueError, match="zoneout_rates has 3 values, but the cell's carry has 2 parts"):
+        RecurrentNoise(zoneout_rates=(0.1, 0.1, 0.1), rngs=nnx.Rngs(0))(20, 50, (30, 30))
+
+
+def test_noise_over_a_cell_that_flax_runs_is_refused():
+    with pytest.raises(ValueError, match="cannot have noise or remat over LSTMCell"):
+        RNN(nnx.LSTMCell(5, 4, rngs=nnx.Rngs(0)), remat=3)(INPUTS)
+    with pytest.raises(ValueError, match="no noise and no remat"):
+        RNN(nnx.LSTMCell(5, 4, rngs=nnx.Rngs(0)), remat=3, backend="flax")
+
+
+def test_options_that_make_no_sense_are_refused():
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="no backend 'cuda'; expected one of auto, native, xla, flax"):
+        RNN(cell, backend="cuda")
+    with pytest.raises(ValueError, match="1 or more; got 0"):
+        RNN(cell, remat=0)
+    with pytest.raises(ValueError, match=r"seq_lengths of the batch's shape \(4,\), got \(3,\)"):
+        RNN(cell)(INPUTS, seq_lengths=np.array([1, 2, 3]))
+    with pytest.raises(ValueError, match="seq_lengths to be integers, got float32"):
+        RNN(cell)(INPUTS, seq_lengths=np.ones(4, np.float32))
+
+
+@pytest.mark.parametrize("name", ["lstm", "projected", "gru"])
+def test_bfloat16_is_near_float32_and_keeps_its_carries_in_it(name):
+    exact, rough = (make(name, widths_of(name), bidirectional=True, dtype=dtype) for dtype in (None, jnp.bfloat16))
+    ((_, (outputs, carries)), ours, d_inputs) = gradients(rough, INPUTS)
+    ((_, (expected, _)), theirs, d_expected) = gradients(exact, INPUTS)
+    assert outputs.dtype == jnp.bfloat16
+    assert {part.dtype for part in jax.tree.leaves(carries)} == {jnp.dtype(jnp.float32)}
+    assert np.abs(outputs.astype(np.float32) - expected).mean() < 0.01
+    assert_close(d_inputs, d_expected, atol=0.1)
+    flat, flat_expected = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in (ours, theirs))
+    assert flat.dtype == np.float32
+    assert np.linalg.norm(flat - flat_expected) < 0.03 * np.linalg.norm(flat_expected)
+
+
+def test_a_long_sequence_does_not_lose_small_steps_in_bfloat16():
+    """A memory in bfloat16 would stop growing at 256 times its steps."""
+    cell = nnx.OptimizedLSTMCell(1, 1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = jnp.zeros((1, 4)), jnp.zeros((1, 4))
+    cell.dense_h.bias[...] = jnp.array([-4.0, 30.0, 1.0, 0.0])  # add 0.0137 a step, forget nothing
+    (c, _), _ = RNN(cell, return_carry=True)(np.zeros((1, 1000, 1), np.float32))
+    step = 1 / (1 + np.exp(4.0)) * np.tanh(1.0)
+    np.testing.assert_allclose(c, 1000 * step, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in STACKS if name != "lstm")]
+)
+def test_jit_vmap_grad_and_checkpoint_go_through(name):
+    with precision_for(name):
+        graph, params, rest = nnx.split(make(name, widths_of(name)), nnx.Param, ...)
+
+        def loss(params, inputs):
+            return jnp.sin(nnx.merge(graph, params, rest, copy=True)(inputs)[0]).sum()
+
+        @jax.jit
+        def transformed(params, inputs):
+            each = jax.vmap(jax.grad(loss), in_axes=(None, 0))(params, inputs[:, None])
+            many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+            both = jax.vmap(jax.grad(loss), in_axes=(0, None))(many, inputs)
+            each, both = jax.tree.map(lambda leaf: leaf.sum(0), each), jax.tree.map(lambda leaf: leaf[0], both)
+            return jax.grad(jax.checkpoint(loss))(params, inputs), each, both
+
+        expected = jax.jit(jax.grad(loss))(params, INPUTS)
+        for found in transformed(params, INPUTS):
+            assert_close(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_forward_mode_derivatives_with_backend_flax(name):
+    graph, params, rest = nnx.split(make(name, (4,), backend="flax"), nnx.Param, ...)
+    quick, *_ = nnx.split(make(name, (4,)), nnx.Param, ...)
+    direction = np.random.default_rng(1).normal(size=INPUTS.shape).astype(np.float32)
+
+    @jax.jit
+    def both(inputs):
+        def total(graph, inputs):
+            return nnx.merge(graph, params, rest, copy=True)(inputs)[0].sum()
+
+        by_flax = jax.jvp(partial(total, graph), (inputs,), (direction,))
+        return by_flax, jax.value_and_grad(partial(total, quick))(inputs)
+
+    (value, tangent), (expected, gradient) = both(INPUTS)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(tangent, np.vdot(gradient, direction), rtol=1e-3, atol=1e-4)
+
+
+def test_a_width_may_be_a_number_and_cell_options_reach_the_cell():
+    stack = StackedRNN(CoupledLSTMCell, 5, 4, forget_bias=2.0, rngs=nnx.Rngs(0))
+    assert stack(INPUTS)[0].shape == (4, 9, 4)
+    np.testing.assert_array_equal(stack.layers[0].cell.dense_i.bias[:4], 2)
+
+
+def test_carries_of_both_directions_can_be_carried_on():
+    stack = GRU(5, (4, 6), bidirectional=True, rngs=nnx.Rngs(0))
+    _, carries = stack(INPUTS)
+    stack(INPUTS, initial_carries=carries)
+    with pytest.raises(ValueError, match="GRU expected initial carries of shapes"):
+        stack(INPUTS, initial_carries=[forward for forward, _ in carries])
+
+
+REFUSED = """
+import numpy as np
+from flax import nnx
+from lstm_mnist_jax.rnn import LSTM
+for options in (
+    {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
+    {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0},
+):
+    called = {name: options.pop(name) for name in ("initial_carries",) if name in options}
+    try:
+        LSTM(5, **{"hidden_features": (4,), "rngs": nnx.Rngs(0)} | options)(np.ones((2, 3, 5), np.float32), **called)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_no_type_checker_saw_is_refused_in_words():
+    """In a process of its own: here, types are checked at every call."""
+    done = programs.run(code=REFUSED)
+    assert done.returncode == 0, done.stderr
+    messages = [
+        "integers of 1 or more; got in_features=5, hidden_features='88'.",
+        "integers of 1 or more; got in_features=5, hidden_features=(8.0,).",
+        "at least one layer width, all integers of 1 or more; got in_features=5, hidden_features=().",
+        "LSTM needs a dropout_rate from 0 to below 1; got '0.1'.",
+        "LSTM has one projection_features for all layers; got (4, 4).",
+        "LSTM draws its parameters from rngs, such as nnx.Rngs(0); got 0.",
+        "RNN keeps a carry every `remat` steps, 1 or more; got 2.5.",
+        "LSTM expected initial carries of shapes (((2, 4), (2, 4)),), got ().",
+    ]
+    for line, message in zip(done.stdout.splitlines(), messages, strict=True):
+        assert line.endswith(message)
+
+
+def test_widths_may_be_a_list():
+    assert GRU(5, [6, 7], rngs=nnx.Rngs(0)).hidden_features == (6, 7)
+
+
+NO_ZONEOUT = {"zoneout_rates": (0.0, 0.0)}
+
+
+def test_zoneout_of_none_is_no_noise():
+    without, none = (LSTM(5, (4,), backend="flax", rngs=nnx.Rngs(0), **options) for options in ({}, NO_ZONEOUT))
+    assert none.layers[0].noise is None
+    np.testing.assert_array_equal(none(INPUTS)[0], without(INPUTS)[0])
+
+
+def test_carries_of_integers_are_refused():
+    stack = LSTM(5, (4,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"initial carry of floats, got \['int32', 'int32'\]"):
+        stack(INPUTS, initial_carries=[(np.zeros((4, 4), np.int32),) * 2])
+
+
+def test_noise_and_the_kernel_exclude_each_other():
+    with pytest.raises(ValueError, match='no noise with backend="native"'):
+        LSTM(5, (4,), recurrent_dropout_rate=0.1, backend="native", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gru", "projected"])
+def test_parameters_may_be_below_float32(name):
+    """Orthogonal kernels are drawn in float32; the carries between the pieces of `remat` are float32 too."""
+    narrow = make(name, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, remat=4)
+    outputs, carries = narrow(INPUTS)
+    assert {leaf.dtype for leaf in jax.tree.leaves((outputs, carries, nnx.state(narrow, nnx.Param)))} == {
+        jnp.dtype(jnp.bfloat16)
+    }
+    wide = make(name)
+    nnx.update(wide, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(narrow, nnx.Param)))
+    np.testing.assert_allclose(outputs.astype(np.float32), wide(INPUTS)[0], atol=0.02)
+
+
+def test_the_kernel_is_not_quietly_replaced_by_something_else():
+    for stack in (
+        GRU(5, (4,), backend="native", rngs=nnx.Rngs(0)),
+        LSTM(5, (4,), backend="native", dtype=jnp.float16, rngs=nnx.Rngs(0)),
+    ):
+        with pytest.raises(ValueError, match=r'backend="native" runs an nnx\.OptimizedLSTMCell, as it is, in float32'):
+            stack(INPUTS)
+
+
+def test_masks_multiply_what_goes_from_layer_to_layer():
+    lstm = LSTM(5, (4, 6, 3), rngs=nnx.Rngs(0))
+    inputs = np.random.default_rng(0).normal(size=(2, 7, 5)).astype(np.float32)
+    masks = [np.random.default_rng(n).integers(0, 3, (2, width)).astype(np.float32) for n, width in enumerate((4, 6))]
+
+    graph, params = nnx.split(lstm.layers)
+
+    @jax.jit
+    def by_flax(params, outputs):
+        for n, layer in enumerate(nnx.merge(graph, params)):
+            outputs = nnx.RNN(layer.cell)(outputs * (masks[n - 1][:, None] if n else 1))
+        return outputs
+
+    np.testing.assert_allclose(lstm(inputs, masks=masks)[0], by_flax(params, inputs), atol=1e-6)
+    with pytest.raises(ValueError, match="expected 2 masks, one between each two layers, got 1"):
+        lstm(inputs, masks=masks[:1])

@@ -1,0 +1,77 @@
+"""How many devices share a batch."""
+
+import os
+
+import jax
+import numpy as np
+import programs
+import pytest
+
+from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.training import mesh
+
+
+@pytest.mark.parametrize(
+    ("available", "batch_size", "expected"),
+    [(1, 64, 1), (2, 64, 2), (3, 64, 2), (8, 64, 8), (64, 64, 8), (2, 65, 1), (4, 96, 4), (8, 7, 1), (6, 90, 6)],
+)
+def test_the_default_count_divides_the_batch_and_gives_each_enough_to_do(available, batch_size, expected):
+    assert mesh._default_count(available, batch_size) == expected
+
+
+@pytest.mark.parametrize(("available", "batch_size", "expected"), [(8, 64, 1), (8, 512, 8), (4, 1024, 4), (2, 127, 1)])
+def test_accelerators_are_used_where_each_has_more_to_do(available, batch_size, expected):
+    assert mesh._default_count(available, batch_size, "gpu") == expected
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+def test_uneven_shares_are_refused_with_a_proposal():
+    with pytest.raises(
+        ConfigError,
+        match=r"A batch of 65 cannot be shared evenly by 2 devices\. Use --devices 1, or --batch-size 64 or 66",
+    ):
+        mesh.make_mesh(Execution(devices=2), 65)
+    with pytest.raises(ConfigError, match=r"Use --devices 1, or --batch-size 2\."):
+        mesh.make_mesh(Execution(devices=2), 1)
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(ConfigError, match=r"devices is 1000, but JAX shows \d+ \w+ device"):
+        mesh.make_mesh(Execution(devices=1000), 1000)
+
+
+def test_every_device_of_the_mesh_is_on_the_data_axis():
+    found = mesh.make_mesh(Execution(devices=1), 64)
+    assert found.axis_names == ("data",)
+    assert mesh.describe(found).startswith("1 x ")
+
+
+LOSSES = """
+from runs import TINY
+from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.data import load
+from lstm_mnist_jax.training import make_training
+from lstm_mnist_jax.training.mesh import make_mesh
+
+dataset = load(**vars(TINY.data))
+for devices in (1, 2, 4, 8):
+    training = make_training(TINY, dataset, make_mesh(Execution(devices=devices), TINY.batch_size))
+    state, losses = training.init(0), []
+    for _ in range(2 * training.steps_per_epoch):
+        state = training.run_steps(state, 1)
+        losses.append(float(state.epoch_sums.loss))
+    print(*losses)
+"""
+
+
+@pytest.mark.slow
+def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    done = programs.run(code=LOSSES, env=env)
+    assert done.returncode == 0, done.stderr
+    one, *others = np.array([line.split() for line in done.stdout.splitlines()], float)
+    assert len(one) == 30
+    assert one[-1] - one[-2] < 0.75 * one[0]  # it learns
+    for losses in others:
+        np.testing.assert_allclose(losses, one, rtol=2e-6)

@@ -1,0 +1,138 @@
+"""Populations: every member is the training that it would be alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_mnist_jax.config import AugmentationConfig, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.training import make_population, make_training, member_state
+from lstm_mnist_jax.training.evaluation import make_evaluation
+from lstm_mnist_jax.training.mesh import make_mesh, make_population_mesh
+
+CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
+needs_two_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+
+MEMBERS = [
+    dataclasses.replace(CONFIG, seed=7),
+    dataclasses.replace(CONFIG, seed=7, optimizer=OptimizerConfig(learning_rate=0.002, b1=0.8)),
+    dataclasses.replace(CONFIG, seed=2**32 - 1, optimizer=OptimizerConfig(b2=0.99, epsilon=1e-4)),
+]
+
+
+def mesh_of(devices):
+    return make_population_mesh(Execution(devices=devices), len(MEMBERS), CONFIG.batch_size)
+
+
+RECIPE = Config(
+    batch_size=8,
+    epochs=3,
+    batch_ramp=(1,),
+    label_smoothing=0.1,
+    model=ModelConfig(hidden_features=(4,), dropout_rate=0.2, bidirectional=True, pooling="mean"),
+    optimizer=OptimizerConfig(
+        weight_decay=0.1, ema_decay=0.9, clip_norm=0.5, schedule="cosine", warmup_epochs=0.5, final_share=0.1
+    ),
+    augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
+)
+WITH_EVERY_OPTION = [
+    RECIPE,
+    dataclasses.replace(RECIPE, seed=3),
+    dataclasses.replace(
+        RECIPE,
+        optimizer=dataclasses.replace(RECIPE.optimizer, weight_decay=0.01, ema_decay=0.8, clip_norm=0.1, b2=0.9),
+    ),
+]
+
+
+SETS = {"plain": MEMBERS, "with every option": WITH_EVERY_OPTION}
+
+
+@pytest.fixture(scope="module")
+def trained_alone():
+    """Of each member of a set, the state of a training of its own after 25 steps, and its evaluation on validation."""
+    known = {}
+
+    def find(name, dataset):
+        if name in known:
+            return known[name]
+        members = SETS[name]
+        mesh = make_mesh(Execution(devices=1), CONFIG.batch_size)
+        evaluate = make_evaluation(members[0].model, dataset.validation, mesh)
+        trainings, known[name] = {}, []
+        for config in members:
+            but_for_the_seed = dataclasses.replace(config, seed=0)
+            if but_for_the_seed not in trainings:
+                trainings[but_for_the_seed] = make_training(config, dataset, mesh)
+            training = trainings[but_for_the_seed]
+            state = training.run_steps(training.init(config.seed), 25)
+            known[name].append((fetched(state), evaluate(state.trained)))
+        return known[name]
+
+    return find
+
+
+def fetched(state):
+    """A state as NumPy arrays."""
+    # To one device first: of many small programs in which CPU devices meet, each can wait for another's threads.
+    state = jax.device_put(state, jax.devices()[0])
+    return jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+
+
+@pytest.mark.parametrize(
+    ("members", "devices", "each"),
+    [
+        ("plain", 1, "one after another"),
+        pytest.param("plain", 1, "vmap", marks=pytest.mark.slow),
+        pytest.param("plain", 2, "one after another", marks=needs_two_devices),
+        pytest.param("plain", 2, "vmap", marks=[needs_two_devices, pytest.mark.slow]),
+        # All options with both ways to run the members, and with one device and two.
+        pytest.param("with every option", 1, "vmap", marks=pytest.mark.slow),
+        pytest.param("with every option", 2, "one after another", marks=[needs_two_devices, pytest.mark.slow]),
+    ],
+)
+def test_every_member_is_the_training_that_it_would_be_alone(
+    tiny_dataset, trained_alone, monkeypatch, members, devices, each
+):
+    if each == "vmap":
+        monkeypatch.setattr("lstm_mnist_jax.training.population.ONE_BY_ONE", ())
+    population = make_population(SETS[members], tiny_dataset, mesh_of(devices)).compile()
+    state = population.init()
+    for steps in (5, 20):
+        state = population.run_steps(state, steps)
+    found = population.evaluate("validation", state.trained)
+    state, expected = fetched(state), trained_alone(members, tiny_dataset)
+    assert len(found) == len(expected)
+    for n, (alone, evaluation) in enumerate(expected):
+        member = member_state(state, n)
+        assert member.key.tolist() == alone.key.tolist()
+        for a, b in zip(jax.tree.leaves(member), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found[n].correct, evaluation.correct)
+        np.testing.assert_allclose(found[n].loss, evaluation.loss, rtol=1e-4)
+
+
+def test_members_differ(tiny_dataset):
+    population = make_population(MEMBERS, tiny_dataset, mesh_of(1))
+    losses = population.run_steps(population.init(), 10).epoch_sums.loss
+    assert len(np.unique(losses)) == 3
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"model": ModelConfig(hidden_features=(4, 7))}, r"model.hidden_features is \(4, 6\) and \(4, 7\)"),
+        ({"batch_size": 9}, "batch_size is 8 and 9"),
+        ({"data": DataConfig(train_examples=100)}, "data.train_examples is None and 100"),
+    ],
+)
+def test_members_of_other_shapes_are_refused(tiny_dataset, other, message):
+    with pytest.raises(ConfigError, match=message):
+        make_population([CONFIG, dataclasses.replace(CONFIG, **other)], tiny_dataset, mesh_of(1))
+
+
+def test_a_population_of_nobody_is_refused(tiny_dataset):
+    with pytest.raises(ConfigError, match="needs one member at least"):
+        make_population([], tiny_dataset, mesh_of(1))

@@ -1,0 +1,413 @@
+"""Several processes that train together: real ones, on the loopback, that agree, are killed, and resume."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from programs import Program
+from runs import TINY, TINY_OPTIONS
+
+from lstm_mnist_jax import load_run, train
+from lstm_mnist_jax.config import Processes
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.sweeps import Space, sweep
+from lstm_mnist_jax.sweeps.metrics import read_group_metrics
+from lstm_mnist_jax.training import checkpoint, processes
+from lstm_mnist_jax.training.meeting import meet
+
+LAUNCH = Path(__file__).parents[2] / "scripts" / "launch_local.py"
+END_SECONDS = 120
+"""Within which a process whose other is gone must have ended."""
+
+
+def environment():
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def start_two(*words, variables=({}, {})):
+    """`lstm-mnist WORDS` in two processes that were told of each other."""
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
+    return [
+        Program([*words, *together, "--process-id", number], env=environment() | variables[number])
+        for number in range(2)
+    ]
+
+
+def ends_of(programs):
+    """Exit code, output and errors of each program, once all have ended."""
+    try:
+        outputs = [program.communicate(timeout=END_SECONDS) for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+    return [
+        subprocess.CompletedProcess((), program.returncode, *texts)
+        for program, texts in zip(programs, outputs, strict=True)
+    ]
+
+
+def run_two(*words, **options):
+    """Runs two processes to a good end, in which the first one alone speaks. Returns what it said."""
+    first, second = ends_of(start_two(*words, **options))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "lstm-mnist:" not in first.stderr + second.stderr
+    assert said_by(second) == []
+    return first.stdout
+
+
+def said_by(end):
+    return [line for line in end.stdout.splitlines() if "[Gloo]" not in line]  # XLA's own line
+
+
+def under_slurm(run_dir, *words):
+    """Two processes as `srun` sets them up: JAX reads the coordinator's host and its port off the job."""
+    job, started = str(free_port() % 4096), []
+    for number in range(2):
+        slurm = {
+            "SLURM_JOB_ID": job,
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(number),
+            "SLURM_LOCALID": str(number),
+            "SLURM_STEP_NUM_NODES": "1",
+        }
+        options = [*words, "--run-dir", str(run_dir)]
+        options = [word.replace("PROCID", str(number)) for word in options]
+        started.append(Program(["train", *TINY_OPTIONS, "--epochs", 1, *options], env=environment() | slurm))
+    return ends_of(started)
+
+
+def metrics_of(run_dir):
+    times = ("seconds", "examples_per_second")
+    lines = [dataclasses.asdict(metrics) for metrics in read_metrics(run_dir / "metrics.jsonl")]
+    return [{name: value for name, value in line.items() if name not in times} for line in lines]
+
+
+def assert_same_run(found, expected):
+    for a, b in zip(metrics_of(found), metrics_of(expected), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    for name in ("last", "best"):
+        runs = load_run(found, name), load_run(expected, name)
+        for a, b in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_of_a_slurm_job_train_what_one_does_and_resume_as_any_number(tiny_run, tmp_path):
+    first, second = under_slurm(tmp_path / "run")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "on 2 x cpu in 2 processes" in first.stdout
+    assert first.stdout.count("epoch 1/1") == 1
+    assert said_by(second) == []
+    # Now they are told of each other.
+    run_two("train", "--resume", tmp_path / "run", "--epochs", TINY.epochs)
+    assert_same_run(tmp_path / "run", tiny_run)
+    assert train(dataclasses.replace(TINY, epochs=TINY.epochs + 1), tmp_path / "run", resume=True).trained
+
+
+@pytest.mark.slow
+def test_two_processes_resume_what_one_has_saved_and_stream_each_its_share(tiny_run, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(tiny_run, run_dir)
+    for step in (30, 45):
+        shutil.rmtree(checkpoint.checkpoint_path(run_dir / "checkpoints", step))
+    said = run_two("train", "--resume", run_dir, "--device-data-limit", 1e-4)
+    assert "resumed at step 15: 1 of 3 epochs are done" in said
+    assert_same_run(run_dir, tiny_run)
+
+
+@pytest.mark.slow
+def test_a_population_over_two_processes_is_that_of_one(tiny_sweep, tmp_path):
+    run_two("train", *TINY_OPTIONS, "--seeds", 3, "--run-dir", tmp_path / "two")
+    found, expected = (read_group_metrics(path / "metrics.jsonl") for path in (tmp_path / "two", tiny_sweep))
+    assert len(found) == len(expected) == TINY.epochs
+    for a, b in zip(found, expected, strict=True):
+        for one, other in zip(a.members, b.members, strict=True):
+            assert dataclasses.asdict(one) == pytest.approx(dataclasses.asdict(other), rel=1e-4)
+    # What two have saved one can resume.
+    longer = dataclasses.replace(TINY, epochs=TINY.epochs + 1)
+    assert sweep(longer, Space(seeds=3), tmp_path / "two", resume=True).trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_kill_of_one_ends_both_with_a_message_and_sigterm_to_one_saves_and_ends_both(tiny_run, tmp_path, number):
+    run_dir = tmp_path / "run"
+    checkpoints = run_dir / "checkpoints"
+
+    def wait_until(condition, pair):
+        deadline = time.monotonic() + END_SECONDS
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert [process.poll() for process in pair] == [None, None]
+
+    words = ["train", *TINY_OPTIONS, "--epochs", 5000, "--checkpoint-minutes", 1e-6, "--run-dir", run_dir]
+    pair = start_two(*words)
+    wait_until(lambda: len(checkpoint.finished_steps(checkpoints)) >= 2, pair)
+    pair[number].kill()
+    ends = ends_of(pair)
+    assert ends[number].returncode == -signal.SIGKILL
+    assert ends[1 - number].returncode != 0
+    message = ends[1 - number].stderr
+    assert re.search("Another of the 2 processes ended|another task died", message), message
+    step = checkpoint.newest_sound_step(checkpoints)
+    assert step is not None
+
+    pair = start_two("train", "--resume", run_dir)
+    wait_until(lambda: any(step < metrics["step"] for metrics in metrics_of(run_dir)[2:]), pair)
+    pair[number].send_signal(signal.SIGTERM)
+    first, second = ends_of(pair)
+    assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
+    assert f"resumed at step {step:,}:" in first.stdout
+    assert f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}" in first.stdout
+    assert said_by(second) == []
+    assert "lstm-mnist:" not in first.stderr + second.stderr
+    saved = checkpoint.newest_sound_step(checkpoints)
+    assert saved > step
+    assert checkpoint.finished_steps(checkpoints)[-1] == saved
+    for a, b in zip(metrics_of(run_dir)[:2], metrics_of(tiny_run)[:2], strict=True):
+        assert a == pytest.approx(b, rel=1e-3)  # later epochs drift apart by rounding, as any two orders of sums do
+
+
+@pytest.mark.slow
+def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(tmp_path):
+    words = ["train", *TINY_OPTIONS, "--epochs", 1, "--devices", 2, "--run-dir", tmp_path / "run"]
+    env = environment() | {"JAX_NUM_CPU_DEVICES": "-1"}  # JAX's own default: the program decides
+    command = [*map(str, [sys.executable, LAUNCH, 2, *words])]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "on 4 x cpu in 2 processes" in done.stdout
+    assert done.stdout.count("epoch 1/1") == 1
+
+
+@pytest.mark.parametrize(
+    ("scripts", "code"),
+    [
+        (["true", "true"], 0),
+        (["true", "exit 3"], 3),
+        (["kill -KILL $$", "true"], 128 + signal.SIGKILL),
+        (["exit 2", "exec sleep 600"], 2),
+    ],
+)
+def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scripts, code):
+    spec = importlib.util.spec_from_file_location("launch_local", LAUNCH)
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0.1)
+    started = [subprocess.Popen(["sh", "-c", script]) for script in scripts]
+    assert launcher._wait(started) == code
+    assert all(process.poll() is not None for process in started)
+
+
+def test_a_mistake_of_the_first_ends_both(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").write_text("")
+    first, second = ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run"))
+    assert first.returncode == 2, first.stderr
+    assert "holds other files; choose an empty or a new folder as --run-dir." in first.stderr
+    assert second.returncode != 0
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
+    pair = start_two("train", *TINY_OPTIONS, "--batch-size", 63, "--run-dir", tmp_path / "run")
+    for end in ends_of(pair):
+        assert end.returncode == 2, end.stderr
+        assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stderr
+        assert "--batch-size 62 or 64" in end.stderr
+
+
+def test_processes_that_show_different_devices_are_told(tmp_path):
+    variables = ({"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "2"})
+    for end in ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run", variables=variables)):
+        assert end.returncode == 2, end.stderr
+        told = "different numbers of devices: process 0 has 1, process 1 has 2. Give each as many"
+        assert told in end.stderr
+
+
+def told(number, count=2, timeout=5.0, port=0):
+    return Processes(f"127.0.0.1:{port}", count, number, join_timeout=timeout)
+
+
+def meet_all(*greetings):
+    """What each process, [(processes, facts)], says when they meet."""
+    said = [None] * len(greetings)
+
+    def one(place, together, facts):
+        try:
+            meet(together, facts)
+        except ConfigError as error:
+            said[place] = str(error)
+
+    threads = [threading.Thread(target=one, args=(n, *greeting)) for n, greeting in enumerate(greetings)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+    return said
+
+
+def test_those_who_agree_meet_in_any_order():
+    port = free_port()
+    facts = {"the config": "same"}
+    assert meet_all(*((told(n, 4, port=port), facts) for n in (2, 3, 0, 1))) == [None] * 4
+
+
+def test_another_config_is_said_to_all():
+    port = free_port()
+    said = meet_all((told(0, port=port), {"the config": "one"}), (told(1, port=port), {"the config": "two"}))
+    message = "The processes differ: the config is one for process 0 and two for process 1. Start all with the same"
+    assert said == [said[0]] * 2
+    assert said[0].startswith(f"{message} command (but for --process-id)")
+
+
+def test_another_number_of_processes_is_said():
+    port = free_port()
+    said = meet_all((told(0, 2, port=port), {}), (told(2, 3, port=port), {}))
+    assert said == [said[0]] * 2
+    assert "num_processes is 2 for process 0 and 3 for process 2" in said[0]
+
+
+def test_two_processes_of_one_number_are_told():
+    port = free_port()
+    said = meet_all((told(0, 3, port=port), {}), (told(1, 3, port=port), {}), (told(1, 3, port=port), {}))
+    assert said[0] == "Two processes came as process 1. Each needs a --process-id of its own."
+    assert said == [said[0]] * 3
+
+
+def test_who_is_missing_is_named():
+    port = free_port()
+    said = meet_all((told(0, 4, 1.0, port), {}), (told(2, 4, 5.0, port), {}))
+    assert said[0] == said[1]
+    assert "2 of 4 processes have not come" in said[0]
+    assert "within 1 s: 1, 3" in said[0]
+
+
+def test_an_unreachable_coordinator_is_said_in_time():
+    for coordinator in (f"127.0.0.1:{free_port()}", "nowhere.invalid:4567"):
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match=f"Process 0 was not met at {coordinator} within 1 s"):
+            meet(Processes(coordinator, 2, 1, join_timeout=1.0), {})
+        assert time.monotonic() - began < 20  # a resolver has its own patience
+
+
+def test_a_port_in_use_is_said():
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"Port {port} of this machine, .* cannot be opened"):
+            meet(told(0, port=port), {})
+
+
+def test_strangers_at_the_port_do_not_matter():
+    port = free_port()
+
+    def stranger():
+        time.sleep(0.3)
+        for words in (b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b"\xff\xfe\n", b""):
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(words)
+
+    thread = threading.Thread(target=stranger)
+    thread.start()
+    first = threading.Thread(target=meet, args=(told(0, timeout=20.0, port=port), {}))
+    first.start()
+    thread.join()
+    meet(told(1, timeout=20.0, port=port), {})
+    first.join(timeout=20)
+    assert not first.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_processes": 2}, "coordinator, process_id must be given as well"),
+        ({"process_id": 1}, "coordinator, num_processes must be given as well"),
+        ({"coordinator": "host:1", "num_processes": 2}, "process_id must be given as well"),
+        ({"coordinator": "host", "num_processes": 2, "process_id": 0}, "coordinator is 'host', expected HOST:PORT"),
+        ({"coordinator": "host:0", "num_processes": 2, "process_id": 0}, "a port from 1 to 65535"),
+        ({"coordinator": "h:1", "num_processes": 0, "process_id": 0}, "num_processes is 0, expected 1 or more"),
+        ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "process_id is 2, expected 0 to 1"),
+        ({"join_timeout": 0.0}, "join_timeout is 0.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Processes(**options)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, False),  # in a batch script, not in srun
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "8"}, True),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, False),  # salloc's own
+        ({"OMPI_MCA_orte_hnp_uri": "x", "OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "x"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "x", "JOB_COMPLETION_INDEX": "0"}, True),
+    ],
+)
+def test_which_environments_name_other_processes(monkeypatch, variables, expected):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert processes.environment_names_others() is expected
+
+
+def test_an_mpi_that_jax_cannot_read_is_told(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"Give each --coordinator HOST:PORT --num-processes \$OMPI_COMM_WORLD_SIZE"):
+        processes.environment_names_others()
+
+
+@pytest.mark.slow
+def test_a_job_of_different_runs_is_refused_unless_each_is_to_train_alone(tmp_path):
+    for end in under_slurm(tmp_path / "together", "--seed", "PROCID"):
+        assert end.returncode == 2, end.stderr
+        assert "The processes differ: config.seed is 0 for process 0 and 1 for process 1" in end.stderr
+    for end in under_slurm(tmp_path / "alone-PROCID", "--seed", "PROCID", "--num-processes", "1"):
+        assert end.returncode == 0, end.stderr
+    assert [load_run(tmp_path / f"alone-{n}").folder.config.seed for n in (0, 1)] == [0, 1]
+
+
+@pytest.mark.slow
+def test_one_member_over_two_processes(tmp_path):
+    options = ["--epochs", 1, "--validation-examples", 200, "--train-examples", 1000, "--hidden-features", "4,6"]
+    assert "1 of 1 training done" in run_two("sweep", *options, "--run-dir", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_ctrl_c_to_one_before_it_trains_ends_both(tmp_path):
+    options = [*TINY_OPTIONS, "--epochs", 5000, "--no-compilation-cache"]
+    pair = start_two("train", *options, "--run-dir", tmp_path / "run")
+    for line in pair[0].stdout:
+        if line.startswith("run "):  # it compiles now
+            break
+    deadline = time.monotonic() + END_SECONDS
+    while pair[1].poll() is None and time.monotonic() < deadline:
+        pair[1].send_signal(signal.SIGINT)  # again, as a person would: Python may lose one in a destructor
+        time.sleep(3)
+    assert all(end.returncode != 0 for end in ends_of(pair))

@@ -1,0 +1,187 @@
+"""What is best on validation: one notion for runs, sweeps, early stops, comparisons and the table of results."""
+
+import csv
+import dataclasses
+import json
+import math
+import re
+import shutil
+from types import SimpleNamespace
+
+import jax
+import pytest
+from rich.console import Console
+from runs import TINY_OPTIONS
+
+from lstm_mnist_jax import Execution, extract, load_run, space_of, sweep, train
+from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.records import read_runs
+from lstm_mnist_jax.report.comparison import read_entries
+from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.reporting.statistics import mean_of
+from lstm_mnist_jax.sweeps.folder import read_population_folder, write_population_folder
+from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
+from lstm_mnist_jax.sweeps.search import next_settings
+from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
+from lstm_mnist_jax.training.selection import best_epoch
+
+OVERFITTING = Config(
+    epochs=20,
+    batch_size=32,
+    best_by="loss",
+    tensorboard=False,
+    data=DataConfig(validation_examples=200, train_examples=128),
+    model=ModelConfig(hidden_features=(16,)),
+    optimizer=OptimizerConfig(learning_rate=0.02),
+)
+"""So few examples that the loss on validation soon rises, while the accuracy still does too."""
+
+TWO_SETTINGS = space_of({"learning_rate": [0.02, 0.03]}, seeds=2)
+
+
+def least_loss(epochs):
+    return min(epochs, key=lambda epoch: epoch.validation_loss)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(OVERFITTING, tmp_path_factory.mktemp("runs") / "run", execution=Execution(devices=1))
+
+
+@pytest.mark.parametrize(
+    ("best_by", "losses", "accuracies", "expected"),
+    [
+        ("accuracy", [3.0, 1.0, 2.0], [0.1, 0.2, 0.3], 2),
+        ("loss", [3.0, 1.0, 2.0], [0.1, 0.2, 0.3], 1),
+        ("accuracy", [3.0, 2.0, 1.0], [0.2, 0.3, 0.3], 1),  # the earliest of equals
+        ("loss", [3.0, 1.0, 1.0], [0.1, 0.2, 0.3], 1),
+        ("loss", [math.nan, math.inf, 5.0, math.nan], [0.9, 0.9, 0.1, 0.9], 2),
+    ],
+)
+def test_the_best_is_the_highest_accuracy_or_the_least_loss(best_by, losses, accuracies, expected):
+    epochs = [
+        SimpleNamespace(validation_loss=loss, validation_accuracy=accuracy)
+        for loss, accuracy in zip(losses, accuracies, strict=True)
+    ]
+    config = Config(best_by=best_by)
+    assert best_epoch(config, epochs) is epochs[expected]
+    assert best_epoch(config, []) is None
+
+
+def test_a_run_keeps_what_has_the_least_loss(run):
+    best = least_loss(run.epochs)
+    assert best.validation_accuracy < max(epoch.validation_accuracy for epoch in run.epochs)  # or nothing is shown
+    assert run.best == best
+    assert load_run(run.run_dir).step == run.best_step == best.step
+    (told,) = read_runs(run.run_dir)
+    assert (told.best_epoch, told.test) == (best.epoch, best.test_accuracy)
+    (entry,), _ = read_entries([run.run_dir])
+    assert entry.best_epochs == (best.epoch,)
+
+
+def test_an_early_stop_waits_for_a_lower_loss(run, tmp_path):
+    stopped = train(
+        dataclasses.replace(OVERFITTING, early_stop_epochs=3), tmp_path / "run", execution=Execution(devices=1)
+    )
+    losses = [epoch.validation_loss for epoch in run.epochs]
+    end = next(end for end in range(4, 21) if min(losses[: end - 3]) <= min(losses[end - 3 : end]))
+    assert len(stopped.epochs) == end < 20
+
+
+@pytest.mark.slow
+def test_members_of_a_sweep_stop_at_and_keep_what_has_the_least_loss(run, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    patient = dataclasses.replace(OVERFITTING, early_stop_epochs=3)
+    found = sweep(patient, TWO_SETTINGS, folder, console=Console(width=100))
+    assert "validation loss" in capsys.readouterr().out
+    for member in found.members:
+        extract(folder, tmp_path / str(member.member), member.member)
+        best = least_loss(read_metrics(tmp_path / str(member.member) / "metrics.jsonl"))
+        assert (member.best_epoch, member.best.validation_loss) == (best.epoch, best.validation_loss)
+        assert load_run(tmp_path / str(member.member)).step == best.step
+        assert member.epochs == best.epoch + 3 < 20
+    alone = [epoch.validation_loss for epoch in run.epochs[: found.members[0].epochs]]
+    assert found.members[0].best.validation_loss == pytest.approx(min(alone), rel=1e-3)
+    with (folder / "results.csv").open() as file:
+        losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
+    assert losses == [member.best.validation_loss for member in found.members]
+    assert [member.best_epoch for member in found.members] == [told.best_epoch for told in read_runs(folder)]
+
+
+@pytest.fixture(scope="module")
+def two_settings(tmp_path_factory):
+    """The folder of a sweep of two seeds of two settings."""
+    config = dataclasses.replace(OVERFITTING, epochs=2)
+    return sweep(config, TWO_SETTINGS, tmp_path_factory.mktemp("sweeps") / "two").run_dir
+
+
+@pytest.fixture
+def opposed(two_settings, tmp_path):
+    """Makes the folder of a sweep in which setting 1 has the least loss, and setting 0 the highest accuracy."""
+
+    def make(best_by):
+        folder = read_population_folder(shutil.copytree(two_settings, tmp_path / best_by))
+        write_population_folder(dataclasses.replace(folder, config=dataclasses.replace(folder.config, best_by=best_by)))
+        lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+        for line in lines:
+            for member, loss, accuracy in zip(line["members"], (0.6, 0.6, 0.5, 0.5), (0.9, 0.9, 0.8, 0.8), strict=True):
+                member |= {"validation_loss": loss, "validation_accuracy": accuracy}
+        folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder.path
+
+    return make
+
+
+def test_settings_stand_in_the_order_of_what_decides(opposed):
+    order = {}
+    for best_by in ("accuracy", "loss"):
+        folder = opposed(best_by)
+        members = member_results(read_population_folder(folder))
+        entries, notes = read_entries([folder])
+        order[best_by] = [
+            best_member(members),
+            [setting.members[0].member for setting in setting_results(members)],
+            [entry.label for entry in entries],
+        ]
+        assert any("the least loss" in note for note in notes) == (best_by == "loss")
+    assert order["accuracy"] == [0, [0, 2], ["learning_rate 0.02", "learning_rate 0.03"]]
+    assert order["loss"] == [2, [2, 0], ["learning_rate 0.03", "learning_rate 0.02"]]
+    entries, notes = read_entries([folder.parent / name for name in order])
+    assert [entry.result("validation").value for entry in entries] == pytest.approx([0.9, 0.9, 0.8, 0.8])
+    assert any("the order is that of accuracy" in note for note in notes)
+
+
+def test_optuna_is_told_of_losses_and_of_what_diverged():
+    pytest.importorskip("optuna")
+    nothing = mean_of([])
+    space = space_of({"learning_rate": ["loguniform:0.001:1"]}, samples=40, optuna=True)
+    tried = [
+        SettingResult({"learning_rate": rate}, (), -math.inf if rate > 0.01 else -rate, nothing, nothing, 0)
+        for rate in (0.0015, 0.002, 0.003, 0.004, 0.006, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8)
+    ]
+    proposed = [setting["learning_rate"] for setting in next_settings(space, 0, tried)]
+    assert len(proposed) == 8
+    assert sum(rate < 0.01 for rate in proposed) > 4  # chance would come to a third: one decade of three
+
+
+@pytest.mark.slow
+def test_weights_from_elsewhere_whose_loss_is_no_number_are_no_best(run, tmp_path):
+    params = jax.tree.map(lambda leaf: 1e38 * leaf, load_run(run.run_dir).params)
+    given = GivenWeights(params, None, 0, "huge weights")
+    begin_run(given, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run")
+    record = checkpoint.read_record(checkpoint.checkpoint_path(tmp_path / "run" / "checkpoints", 0))
+    assert record.best_step is None
+    assert load_run(tmp_path / "run").step == 0
+
+
+def test_the_command_line_says_what_decided(command_line, tmp_path):
+    words = ["--best-by", "loss", "--epochs", "1", "--run-dir", tmp_path / "run"]
+    done = command_line("train", "smoke", *TINY_OPTIONS, *words)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"best on validation by loss: epoch 1, validation [\d.]+% \(loss \d\.\d{4}\), test", done.stdout)
+
+
+def test_a_resumed_run_keeps_what_it_calls_the_best(run):
+    with pytest.raises(ConfigError, match="best_by is loss in the run, accuracy was asked for"):
+        train(dataclasses.replace(OVERFITTING, best_by="accuracy", epochs=21), run.run_dir, resume=True)

@@ -1,0 +1,314 @@
+"""The compiled loop against a plain one; chunks, devices and evaluation, which must not matter."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_lstm
+import optax
+import pytest
+from flax import nnx
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.config import AugmentationConfig, Config, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.data.order import batch_indices, order_of
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.training import make_training
+from lstm_mnist_jax.training.evaluation import make_evaluation
+from lstm_mnist_jax.training.mesh import make_mesh
+
+CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
+needs_two_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
+
+
+def mesh_of(devices: int):
+    return make_mesh(Execution(devices=devices), CONFIG.batch_size)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one._replace(key=0), other._replace(key=0))
+
+
+trainings = {}
+
+
+def training_of(dataset, config=CONFIG, devices=1):
+    """The training on `tiny_dataset`, which is equal in all tests: several use what was compiled once."""
+    if (config, devices) not in trainings:
+        trainings[config, devices] = make_training(config, dataset, mesh_of(devices))
+    return trainings[config, devices]
+
+
+def train(dataset, *chunks, config=CONFIG, devices=1, seed=0):
+    training = training_of(dataset, config, devices)
+    state = training.init(seed)
+    for steps in chunks:
+        state = training.run_steps(state, steps)
+    return state
+
+
+def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
+    """40 steps, two and a half epochs, written out with Flax's own RNN, autodiff and the formula of the loss."""
+    state = train(tiny_dataset, 40)
+
+    start = training_of(tiny_dataset).init(0)
+    classifier = model.Classifier(CONFIG.model, (5, 5), 3, rngs=nnx.Rngs(0))
+    graph = nnx.split(classifier, nnx.Param)[0]
+
+    @jax.jit
+    def gradient(params, images, labels):
+        def loss(params):
+            network = nnx.merge(graph, params)
+            outputs = images.astype(jnp.float32) / 255
+            for layer in network.rnn.layers:
+                outputs = nnx.RNN(layer.cell)(outputs)
+            logits = network.dense(outputs[:, -1])
+            return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
+
+        return jax.value_and_grad(loss)(params)
+
+    params, losses, norms = jax.device_get(start.params), [], []
+    mu = nu = jax.tree.map(np.zeros_like, params)
+    order = jax.jit(lambda key: jax.vmap(lambda step: batch_indices(order_of(key), step, 8, 130))(jnp.arange(40)))
+    for step, batch in enumerate(np.asarray(order(start.key))):
+        images, labels = tiny_dataset.train.images[batch], tiny_dataset.train.labels[batch]
+        loss, grads = jax.device_get(gradient(params, images, labels))
+        mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mu, grads)
+        nu = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, nu, grads)
+        rate = 0.01 * np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+        params = jax.tree.map(lambda p, m, v, rate=rate: p - rate * m / (np.sqrt(v) + 1e-8), params, mu, nu)
+        losses.append(float(loss))
+        norms.append(np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads))))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.params, params)
+    assert int(state.step) == 40
+    # 130 // 8 = 16 steps an epoch: the sums are those of the third epoch, steps 32 to 39.
+    np.testing.assert_allclose(state.epoch_sums.loss, sum(losses[32:]), rtol=1e-3)
+    np.testing.assert_allclose(state.epoch_sums.gradient_norm, sum(norms[32:]), rtol=1e-3)
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
+def test_chunks_do_not_matter_to_the_last_bit(tiny_dataset, devices):
+    whole = train(tiny_dataset, 50, devices=devices)
+    assert_same(whole, train(tiny_dataset, 1, 15, 1, 16, 17, 0, devices=devices))
+    assert_same(whole, train(tiny_dataset, *[5] * 10, devices=devices))
+
+
+@needs_two_devices
+def test_calls_may_follow_one_another_without_waiting(tiny_dataset):
+    """More of them than XLA's CPU devices could run at a time: each would wait for threads that others hold."""
+    training = training_of(tiny_dataset, devices=2)
+    state = training.init(0)
+    for _ in range(300):
+        state = training.run_steps(state, 1)
+    assert_same(state, train(tiny_dataset, 300, devices=2))
+
+
+@needs_two_devices
+def test_two_devices_train_like_one(tiny_dataset):
+    one, two = (train(tiny_dataset, 40, devices=devices) for devices in (1, 2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), one.params, two.params)
+    assert int(one.epoch_sums.correct) == pytest.approx(int(two.epoch_sums.correct), abs=1)
+    np.testing.assert_allclose(one.epoch_sums.loss, two.epoch_sums.loss, rtol=1e-3)
+
+
+def test_the_seed_decides_everything(tiny_dataset):
+    assert_same(train(tiny_dataset, 20, seed=3), train(tiny_dataset, 20, seed=3))
+    one, other = (train(tiny_dataset, 20, seed=seed).params["dense"]["bias"] for seed in (3, 4))
+    assert np.abs(np.asarray(one - other)).max() > 0.1
+
+
+def test_compiling_ahead_changes_nothing(tiny_dataset):
+    training = training_of(tiny_dataset)
+    ahead = training.compile()
+    assert_same(training.run_steps(training.init(0), 7), ahead.run_steps(ahead.init(0), 7))
+
+
+def test_the_first_number_that_is_not_finite_is_found(tiny_dataset):
+    diverging = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate=1e38))
+    state = train(tiny_dataset, 30, config=diverging)
+    found = int(state.first_bad_step)
+    assert 0 < found < 30
+    assert int(train(tiny_dataset, found, config=diverging).first_bad_step) == -1
+    assert int(train(tiny_dataset, found + 1, config=diverging).first_bad_step) == found
+
+
+def test_a_batch_may_be_the_whole_set_but_not_more(tiny_dataset):
+    whole = dataclasses.replace(CONFIG, batch_size=130)
+    assert int(train(tiny_dataset, 3, config=whole).step) == 3
+    with pytest.raises(ConfigError, match="batch_size is 131, but there are only 130 training examples"):
+        train(tiny_dataset, 1, config=dataclasses.replace(CONFIG, batch_size=131))
+
+
+def test_a_run_longer_than_positions_can_count_is_refused(tiny_dataset):
+    most = (2**31 - 1) // (16 * 8)
+    make_training(dataclasses.replace(CONFIG, epochs=most), tiny_dataset, mesh_of(1))
+    with pytest.raises(ConfigError, match=f"epochs is {most + 1:,}, but data .* can be trained on for {most:,}\\."):
+        make_training(dataclasses.replace(CONFIG, epochs=most + 1), tiny_dataset, mesh_of(1))
+
+
+@pytest.mark.slow
+def test_colour_images_train_too(rng):
+    def examples(n):
+        return Examples(rng.integers(0, 256, (n, 6, 5, 3), np.uint8), rng.integers(0, 3, n).astype(np.int32), 3)
+
+    dataset = Dataset(examples(40), examples(10), examples(10), ("a", "b", "c"), "made up")
+    training = make_training(CONFIG, dataset, mesh_of(1))
+    assert np.isfinite(training.run_steps(training.init(0), 10).epoch_sums.loss)
+
+
+@functools.cache
+def five_class_params():
+    return jax.jit(lambda key: model.init(CONFIG.model, key, (6, 5), 5))(jax.random.key(0))
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
+@pytest.mark.parametrize("size", [1, 7, 33, 1031])
+def test_evaluation_counts_every_example_once(rng, devices, size):
+    examples = Examples(
+        rng.integers(0, 256, (size, 6, 5), np.uint8), rng.integers(0, 4, size).astype(np.int32), num_classes=5
+    )
+    params = five_class_params()
+    found = make_evaluation(CONFIG.model, examples, mesh_of(devices))(params)
+
+    logits = numpy_lstm.classify(params, examples.images)
+    right = logits.argmax(axis=1) == examples.labels
+    assert found.accuracy == right.mean()
+    np.testing.assert_allclose(found.loss, numpy_lstm.cross_entropy(logits, examples.labels), rtol=1e-5)
+    for label in range(5):
+        assert found.count[label] == (examples.labels == label).sum()
+        assert found.correct[label] == right[examples.labels == label].sum()
+
+
+def test_the_optimizer_state_is_optax(tiny_dataset):
+    state = train(tiny_dataset, 3)
+    assert optax.tree.get(state.opt_state, "count") == 3
+
+
+ALL = Config(
+    batch_size=8,
+    label_smoothing=0.1,
+    model=ModelConfig(hidden_features=(4, 6), bidirectional=True, dropout_rate=0.2),
+    optimizer=OptimizerConfig(weight_decay=0.1, ema_decay=0.9, clip_norm=1.0, schedule="cosine", warmup_epochs=0.5),
+    augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
+)
+
+
+@pytest.mark.slow
+@needs_two_devices
+def test_what_is_drawn_in_a_step_does_not_depend_on_the_number_of_devices(tiny_dataset):
+    one, two = (train(tiny_dataset, 40, config=ALL, devices=devices) for devices in (1, 2))
+    for name in ("params", "average"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), getattr(one, name), getattr(two, name))
+    np.testing.assert_allclose(one.epoch_sums.loss, two.epoch_sums.loss, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_chunks_do_not_matter_to_what_is_drawn(tiny_dataset):
+    assert_same(train(tiny_dataset, 20, config=ALL), train(tiny_dataset, 1, 15, 4, config=ALL))
+
+
+def first_step(dataset, step=0, **changes):
+    """Loss and change of the parameters of a step over the whole set, undistorted unless `changes` say otherwise."""
+    training = training_of(dataset, dataclasses.replace(CONFIG, batch_size=130, **changes))
+    state = training.init(0)
+    before = jax.device_get(state.params)
+    state = jax.device_get(training.run_steps(state._replace(step=jnp.int32(step)), 1)._replace(key=None))
+    return float(state.epoch_sums.loss), jax.tree.map(np.subtract, state.params, before)
+
+
+@pytest.mark.slow
+def test_steps_draw_anew(tiny_dataset):
+    """The same images in every batch: without distortions, the same loss with the same parameters."""
+    plain, shifted = (
+        [first_step(tiny_dataset, step, **changes)[0] for step in range(3)]
+        for changes in ({}, {"augmentation": AugmentationConfig(shift_pixels=2.0)})
+    )
+    assert np.ptp(plain) < 1e-4
+    assert np.ptp(shifted) > 1e-3
+
+
+def test_labels_are_smoothed_by_their_share(tiny_dataset):
+    params = training_of(tiny_dataset).init(0).params
+    logits = numpy_lstm.classify(params, tiny_dataset.train.images)
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    of_labels = -log_p[np.arange(130), tiny_dataset.train.labels].mean()
+    found, _ = first_step(tiny_dataset, label_smoothing=0.3)
+    np.testing.assert_allclose(found, 0.7 * of_labels - 0.3 * log_p.mean(), rtol=1e-5)
+    np.testing.assert_allclose(first_step(tiny_dataset)[0], of_labels, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [
+    {"augmentation": AugmentationConfig(mixup_alpha=1.0)},
+    {"model": dataclasses.replace(CONFIG.model, dropout_rate=0.3)},
+])  # fmt: skip
+def test_what_is_mixed_or_dropped_is_seen_by_the_loss(tiny_dataset, changes):
+    assert abs(first_step(tiny_dataset, **changes)[0] - first_step(tiny_dataset)[0]) > 1e-3
+
+
+def test_the_learning_rate_is_that_of_the_step(tiny_dataset):
+    warm = OptimizerConfig(warmup_epochs=4.0)  # an epoch is one step here
+    (_, change), (_, whole) = (first_step(tiny_dataset, optimizer=numbers) for numbers in (warm, OptimizerConfig()))
+    jax.tree.map(lambda part, all_of_it: np.testing.assert_allclose(4 * part, all_of_it, rtol=1e-3), change, whole)
+
+
+@pytest.mark.slow
+def test_the_average_of_the_parameters_follows_its_formula(tiny_dataset):
+    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(ema_decay=0.7))
+    training = training_of(tiny_dataset, config)
+    state = training.init(0)
+    average = np.asarray(state.params["dense"]["kernel"])
+    assert state.trained is state.average
+    for step in range(30):
+        state = training.run_steps(state, 1)
+        decay = min(0.7, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * np.asarray(state.params["dense"]["kernel"])
+    np.testing.assert_allclose(state.average["dense"]["kernel"], average, rtol=1e-4)
+    plain = train(tiny_dataset, 30)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain.params, state.params)
+    assert plain.trained is plain.params
+
+
+@pytest.mark.slow
+def test_a_batch_ramp_halves_the_updates_and_changes_no_epoch(tiny_dataset):
+    ramp = dataclasses.replace(CONFIG, batch_ramp=(1,))
+    plain, ramped = (train(tiny_dataset, 16, config=config).params for config in (CONFIG, ramp))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, ramped)
+    state = train(tiny_dataset, 48, config=ramp)
+    assert optax.tree.get(state.opt_state, "count") == 16 + 16
+    assert int(state.epoch_sums.steps) == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_config", [
+    ModelConfig(hidden_features=(4,), task="permuted", cell="ur_lstm"),
+    ModelConfig(hidden_features=(4,), task="rows", sequence_length=15, cell="gru", pooling="mean"),
+    ModelConfig(hidden_features=(4,), task="columns", cell="layer_norm_lstm", pooling="attention", bidirectional=True),
+    ModelConfig(hidden_features=(4,), task="pixels", chrono_steps=30, pooling="max"),
+])  # fmt: skip
+def test_every_task_cell_and_pooling_trains(tiny_dataset, model_config):
+    config = dataclasses.replace(CONFIG, model=model_config)
+    losses = []
+    training = training_of(tiny_dataset, config)
+    state = training.init(0)
+    for _ in range(3):
+        state = training.run_steps(state, 16)
+        losses.append(float(state.epoch_sums.loss))
+    assert losses[-1] < losses[0]
+
+
+def test_steps_that_do_not_fit_the_images_are_refused_before_anything_is_compiled(tiny_dataset):
+    config = dataclasses.replace(CONFIG, model=ModelConfig(hidden_features=(4,), sequence_length=7))
+    with pytest.raises(ConfigError, match="sequence_length is 7, but an image of"):
+        make_training(config, tiny_dataset, mesh_of(1))
+
+
+def test_images_are_not_moved_out_of_themselves(tiny_dataset):
+    config = dataclasses.replace(CONFIG, augmentation=AugmentationConfig(shift_pixels=5.0))
+    with pytest.raises(ConfigError, match="shift_pixels is 5, but images are 6 x 5"):
+        make_training(config, tiny_dataset, mesh_of(1))

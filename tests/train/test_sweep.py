@@ -1,0 +1,537 @@
+"""Many trainings at once: each the run that it would be alone, whatever interrupts it; results, pictures, extracts."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from runs import DIVERGING, TINY
+
+from lstm_mnist_jax import load_run, train
+from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.data import load
+from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.reporting.statistics import mean_of
+from lstm_mnist_jax.sweeps import Space, extract, read_population_folder, space_of, sweep
+from lstm_mnist_jax.sweeps import run as sweeps_run
+from lstm_mnist_jax.sweeps.folder import Member, write_population_folder
+from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter, read_group_metrics
+from lstm_mnist_jax.sweeps.space import Interval
+from lstm_mnist_jax.training import Population, checkpoint, make_population
+from lstm_mnist_jax.training.mesh import make_population_mesh
+from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
+
+THREE_SEEDS = Space(seeds=3)
+ONE_DEVICE = Execution(devices=1)
+TWO_NETWORKS = [(3,), (4, 6)]
+ONE_LAYER = dataclasses.replace(TINY, model=ModelConfig(hidden_features=(3,)))
+# A group of three or four members is one program on two devices, whatever its optimizer's numbers: most sweeps here
+# have as many, so that two networks are compiled for all of them.
+
+
+def outcome(run_dir):
+    """All that a population leaves and that must not depend on interruptions."""
+    folder = read_population_folder(run_dir)
+    lines = [
+        dataclasses.replace(line, seconds=0.0, examples_per_second=0.0) for line in read_group_metrics(folder.metrics)
+    ]
+    saved = []
+    for group in range(len(folder.groups)):
+        step = checkpoint.newest_sound_step(folder.checkpoints(group))
+        saved += [(step, name.relative_to(folder.path).parts[1]) for name in [folder.checkpoints(group)]]
+    extracts = []
+    for member in range(len(folder.members)):
+        for name in ("last", "best"):
+            target = run_dir.parent / f"{run_dir.name}-{member}"
+            if not target.exists():
+                extract(run_dir, target, member)
+            run = load_run(target, name)
+            extracts.append((run.step, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(run.params)]))
+    return folder.members, folder.groups, lines, saved, extracts
+
+
+def result_of(folder, space, path):
+    """The result of a sweep that is complete, in a copy of its folder."""
+    found = sweep(TINY, space, shutil.copytree(folder, path), resume=True)
+    assert not found.trained
+    return found
+
+
+@pytest.fixture(scope="module")
+def three_seeds(tiny_sweep, tmp_path_factory):
+    return result_of(tiny_sweep, THREE_SEEDS, tmp_path_factory.mktemp("sweeps") / "seeds")
+
+
+@pytest.fixture(scope="module")
+def three_seeds_of_one_layer(tmp_path_factory):
+    return sweep(ONE_LAYER, THREE_SEEDS, tmp_path_factory.mktemp("sweeps") / "seeds")
+
+
+def test_every_seed_is_the_run_that_it_would_be_alone(three_seeds, tmp_path):
+    assert [(member.seed, member.epochs, member.diverged) for member in three_seeds.members] == [
+        (0, 3, False),
+        (1, 3, False),
+        (2, 3, False),
+    ]
+    for member in three_seeds.members:
+        config = dataclasses.replace(TINY, seed=member.seed)
+        alone = train(config, tmp_path / f"alone-{member.seed}", execution=ONE_DEVICE)
+        folder = extract(three_seeds.run_dir, tmp_path / f"taken-{member.seed}", member.member).folder
+        assert folder.config == config
+        lines = read_metrics(folder.metrics)
+        for found, expected in zip(lines, alone.epochs, strict=True):
+            values = (dataclasses.asdict(m) | {"seconds": 0, "examples_per_second": 0} for m in (found, expected))
+            assert next(values) == pytest.approx(next(values), rel=1e-4)
+        assert load_run(folder.path).step == alone.best_step
+        assert member.best_epoch == alone.best.epoch
+        assert member.best.test_accuracy == pytest.approx(alone.best.test_accuracy)
+        for name in ("best", "last"):
+            runs = load_run(folder.path, name), load_run(alone.run_dir, name)
+            for a, b in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_extract_trains_on_as_the_run_would_have(three_seeds, tmp_path):
+    folder = extract(three_seeds.run_dir, tmp_path / "taken", 1).folder
+    longer = dataclasses.replace(folder.config, epochs=4)
+    found = train(longer, folder.path, resume=True, execution=ONE_DEVICE)
+    expected = train(longer, tmp_path / "alone", execution=ONE_DEVICE)
+    assert found.epochs[-1].epoch == 4
+    assert found.epochs[-1].validation_loss == pytest.approx(expected.epochs[-1].validation_loss, rel=1e-4)
+
+
+def test_metrics_tell_each_member_and_the_mean_with_its_interval(three_seeds):
+    lines = [json.loads(line) for line in (three_seeds.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["group"], line["epoch"], line["step"]) for line in lines] == [(0, 1, 15), (0, 2, 30), (0, 3, 45)]
+    (summary,) = lines[-1]["settings"]
+    accuracies = [member["test_accuracy"] for member in lines[-1]["members"]]
+    assert summary["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    # Student's t with two degrees of freedom: 4.303 standard errors.
+    half_width = 4.30265 * np.std(accuracies, ddof=1) / math.sqrt(3)
+    assert summary["test_accuracy"]["half_width_95"] == pytest.approx(half_width, rel=1e-4)
+    assert three_seeds.settings[0].test.count == 3
+
+
+def test_the_interval_of_a_mean():
+    assert mean_of([1.0, 2.0, 3.0, 4.0]).half_width == pytest.approx(2.0540, rel=1e-3)  # 3.18245 * 1.29099 / 2
+    assert math.isnan(mean_of([1.0]).half_width)
+    assert math.isnan(mean_of([]).mean)
+
+
+def test_stopped_by_signals_and_resumed_it_is_the_same_population(three_seeds, tmp_path, monkeypatch):
+    stops = (7, 15, 44)  # within an epoch, at the end of one, before the last step
+    run_steps = Population.run_steps
+
+    def run_to_the_next_stop(self, state, n):
+        step = int(state.step[0])
+        stop = next(stop for stop in stops if stop > step)
+        if step + n >= stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run_steps(self, state, min(n, stop - step))
+
+    monkeypatch.setattr(Population, "run_steps", run_to_the_next_stop)
+    for stop in stops:
+        stopped = sweep(TINY, THREE_SEEDS, tmp_path / "stopped", resume=stop > stops[0])
+        assert stopped.stopped_by == signal.SIGTERM
+        assert checkpoint.finished_steps(tmp_path / "stopped" / "checkpoints" / "0")[-1] == stop
+    monkeypatch.undo()
+    resumed = sweep(TINY, THREE_SEEDS, tmp_path / "stopped", resume=True)
+    assert resumed.trained
+    assert resumed.members == three_seeds.members
+    assert outcome(tmp_path / "stopped") == outcome(three_seeds.run_dir)
+
+
+@pytest.mark.slow
+def test_resumed_on_other_devices_it_is_the_same_to_rounding(three_seeds_of_one_layer, tmp_path):
+    sweep(dataclasses.replace(ONE_LAYER, epochs=1), THREE_SEEDS, tmp_path / "other", execution=ONE_DEVICE)
+    found = sweep(ONE_LAYER, THREE_SEEDS, tmp_path / "other", resume=True)
+    for a, b in zip(found.members, three_seeds_of_one_layer.members, strict=True):
+        assert a.last.validation_loss == pytest.approx(b.last.validation_loss, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_fewer_members_than_devices_share_them(tiny_run, tmp_path):
+    found = sweep(TINY, Space(seeds=1), tmp_path / "one").members[0]
+    expected = read_metrics(tiny_run / "metrics.jsonl")  # on all devices, too
+    assert found.last.validation_loss == pytest.approx(expected[-1].validation_loss, rel=1e-4)
+
+
+def test_a_grid_runs_in_groups_of_one_shape_and_ranks_by_validation(tmp_path):
+    space = space_of({"learning_rate": [0.001, 0.05], "hidden_features": TWO_NETWORKS, "b1": [0.8]}, seeds=2)
+    result = sweep(TINY, space, tmp_path / "grid")
+    folder = read_population_folder(result.run_dir)
+    assert folder.groups == ((0, 1, 4, 5), (2, 3, 6, 7))
+    assert [m.setting for m in folder.members[::2]] == [
+        {"learning_rate": rate, "hidden_features": features, "b1": 0.8}
+        for rate in (0.001, 0.05)
+        for features in TWO_NETWORKS
+    ]
+    config = folder.member_config(7)
+    assert (config.seed, config.model.hidden_features) == (1, (4, 6))
+    assert config.optimizer == OptimizerConfig(learning_rate=0.05, b1=0.8)
+    accuracies = [setting.validation.mean for setting in result.settings]
+    assert accuracies == sorted(accuracies, reverse=True)
+    best = max(result.members, key=lambda member: member.best.validation_accuracy)
+    assert result.members[result.best].best.validation_accuracy == best.best.validation_accuracy
+    alone = train(config, tmp_path / "alone", execution=ONE_DEVICE)
+    assert result.members[7].last.validation_loss == pytest.approx(alone.epochs[-1].validation_loss, rel=1e-4)
+    with (result.run_dir / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert rows[7]["learning_rate"] == "0.05"
+    assert rows[7]["hidden_features"] == "4,6"
+    assert float(rows[7]["test_accuracy"]) == result.members[7].best.test_accuracy
+    assert (result.run_dir / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert not sweep(TINY, space, result.run_dir, resume=True).trained
+
+
+def test_a_member_that_diverges_is_marked_and_the_others_go_on(three_seeds, diverging_sweep, tmp_path):
+    result = result_of(diverging_sweep, read_population_folder(diverging_sweep).space, tmp_path / "run")
+    assert [member.diverged for member in result.members] == [False, False, True, True]
+    assert [setting.diverged for setting in result.settings] == [0, 2]
+    assert result.best in (0, 1)
+    undisturbed = three_seeds.members[:2]
+    assert [m.last.test_accuracy for m in result.members[:2]] == [m.last.test_accuracy for m in undisturbed]
+    lines = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["members"][2]["validation_loss"] is None
+    with pytest.raises(RunError, match="Member 2 diverged at step 1, before its first epoch was complete"):
+        extract(result.run_dir, tmp_path / "taken", 2)
+    assert not (tmp_path / "taken" / "config.json").exists()
+
+
+@pytest.mark.parametrize("chunk_seconds", [1.0, 1e-9])
+def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_seconds):
+    monkeypatch.setattr("lstm_mnist_jax.training.loop.CHUNK_SECONDS", chunk_seconds)
+    space = space_of({"learning_rate": [DIVERGING], "hidden_features": TWO_NETWORKS}, seeds=3)
+    result = sweep(TINY, space, tmp_path / "run")
+    assert all(member.diverged and member.epochs == 0 for member in result.members)
+    assert result.best is None
+    assert not sweep(TINY, space, tmp_path / "run", resume=True).trained
+    with pytest.raises(RunError, match=r"No member of .* was evaluated yet"):
+        extract(result.run_dir, tmp_path / "taken")
+
+
+@pytest.fixture(scope="module")
+def populations_on_one_device():
+    """Of one, two and three members."""
+    dataset = load(**vars(ONE_LAYER.data))
+    populations = []
+    for members in (1, 2, 3):
+        configs = [dataclasses.replace(ONE_LAYER, seed=seed) for seed in range(members)]
+        mesh = make_population_mesh(ONE_DEVICE, members, ONE_LAYER.batch_size)
+        populations.append(make_population(configs, dataset, mesh).compile())
+    return populations
+
+
+@pytest.mark.slow
+def test_the_estimate_of_memory_holds_the_states_and_the_programs(populations_on_one_device):
+    estimates = [population.device_bytes() for population in populations_on_one_device]
+    states = populations_on_one_device[-1].init()._replace(key=())
+    state = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) / 3
+    assert estimates[2] - estimates[1] == pytest.approx(estimates[1] - estimates[0], rel=0.2)
+    assert 4 * state <= estimates[1] - estimates[0] < 6 * state  # four of each member, one after another on a CPU
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_into_memory_is_trained_in_parts(
+    three_seeds_of_one_layer, populations_on_one_device, tmp_path
+):
+    one, two = (population.device_bytes() for population in populations_on_one_device[:2])
+    limit = (two + (two - one) / 2) / 2**30
+    execution = Execution(devices=1, memory_limit=limit)
+    result = sweep(ONE_LAYER, THREE_SEEDS, tmp_path / "parts", execution=execution)
+    assert read_population_folder(result.run_dir).groups == ((0, 1), (2,))
+    for a, b in zip(result.members, three_seeds_of_one_layer.members, strict=True):
+        assert a.last.validation_loss == pytest.approx(b.last.validation_loss, rel=1e-4)
+    with pytest.raises(ConfigError, match=r"1 training at once would take [\d.]+ MiB of each device's memory"):
+        sweep(ONE_LAYER, THREE_SEEDS, tmp_path / "none", execution=Execution(devices=1, memory_limit=one / 2**31))
+
+
+def test_data_that_stream_cannot_train_a_population(tmp_path):
+    with pytest.raises(ConfigError, match=r"device_data_limit is 1e-05 GiB. Raise it with --device-data-limit"):
+        sweep(TINY, Space(seeds=2), tmp_path / "run", execution=Execution(device_data_limit=1e-5))
+
+
+def test_draws_are_within_their_intervals_and_the_same_again():
+    space = space_of({"learning_rate": "loguniform:1e-4:1e-1", "b1": "uniform:0.5:0.95"}, samples=200)
+    settings = space.settings(3)
+    assert settings == space.settings(3) != space.settings(4)
+    rates = np.log10([setting["learning_rate"] for setting in settings])
+    assert -4 <= rates.min() < -3.8
+    assert -1.2 < rates.max() <= -1
+    assert np.mean(rates) == pytest.approx(-2.5, abs=0.2)
+    assert np.mean([setting["b1"] for setting in settings]) == pytest.approx(0.725, abs=0.03)
+    combined = space_of({"learning_rate": "uniform:0.1:0.2", "b1": [0.8, 0.9]}, samples=3).settings(0)
+    assert len(combined) == 6
+    assert [list(setting) for setting in combined] == [["learning_rate", "b1"]] * 6
+    narrow = space_of({"b2": "uniform:0.9999:0.99999"}, samples=100).settings(0)
+    values = {setting["b2"] for setting in narrow}
+    assert len(values) > 90
+    assert min(values) >= 0.9999
+    assert max(values) <= 0.99999
+    assert space.axes()["learning_rate"] == Interval(1e-4, 0.1, True)
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "message"),
+    [
+        ({"speed": [1]}, {}, "speed cannot be swept; expected one of learning_rate, b1"),
+        ({"seed": [1]}, {}, "seed cannot be swept"),
+        ({"learning_rate": []}, {}, "learning_rate has no value to try"),
+        ({"learning_rate": ["fast"]}, {}, "learning_rate is 'fast', expected a number"),
+        ({"learning_rate": [0.1, -1]}, {}, "learning_rate is -1.0, expected a number above 0"),
+        ({"learning_rate": [0.1, 0.1]}, {}, "learning_rate names a value twice"),
+        ({"hidden_features": ["32x64"]}, {}, "hidden_features is '32x64', expected whole numbers with commas between"),
+        ({"batch_size": ["1.5"]}, {}, "batch_size is '1.5', expected a whole number"),
+        (
+            {"learning_rate": "uniform:1:2:3"},
+            {"samples": 2},
+            "expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH",
+        ),
+        ({"learning_rate": "normal:1:2"}, {"samples": 2}, "expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH"),
+        ({"learning_rate": "uniform:2:1"}, {"samples": 2}, "expected LOW < HIGH"),
+        ({"learning_rate": "loguniform:0:1"}, {"samples": 2}, "expected LOW < HIGH, both above 0"),
+        ({"b1": "uniform:0:1"}, {"samples": 2}, "b1 is 1.0, expected at least 0 and below 1"),
+        ({"learning_rate": "uniform:0.1:nan"}, {"samples": 2}, "learning_rate is nan, expected a finite number"),
+        ({"batch_size": "uniform:1:9"}, {"samples": 2}, "its values are no fractions: list them"),
+        ({"learning_rate": "uniform:0.1:1"}, {}, "say with samples how many settings to draw"),
+        ({"learning_rate": ["uniform:0.1:1", "3"]}, {"samples": 2}, "expected values, or one interval"),
+        ({"learning_rate": [0.1]}, {"samples": 2}, "samples is for intervals"),
+        ({"learning_rate": [0.1]}, {"seeds": 0}, "seeds is 0, expected 1 or more"),
+        ({"learning_rate": "uniform:0.1:1"}, {"samples": 0}, "samples is 0, expected 1 or more"),
+        ({}, {"optuna": True, "samples": 3}, "Optuna needs something to vary"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(axes, options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        space_of(axes, **options)
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path):
+    for axes, message in (
+        ({"batch_size": [50, 1001]}, "batch_size is 1,001, but there are only 1,000"),
+        ({"sequence_length": [28, 27]}, "sequence_length is 27, but an image of 28 x 28 has 784 pixels"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sweep(TINY, space_of(axes), tmp_path / "run")
+        assert not (tmp_path / "run" / "population.json").exists()
+
+
+@pytest.mark.slow
+def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    monkeypatch.setattr("lstm_mnist_jax.sweeps.search.ROUND", 2)
+    axes = {"learning_rate": "loguniform:1e-3:1e-1", "hidden_features": TWO_NETWORKS}
+    space = space_of(axes, samples=3, seeds=3, optuna=True)
+    config = dataclasses.replace(TINY, epochs=1)
+    whole = sweep(config, space, tmp_path / "whole")
+    assert len(whole.settings) == 3
+    assert len(read_population_folder(whole.run_dir).groups) == 3
+    run_steps, begun = Population.run_steps, []
+
+    def run_and_stop(self, state, n):
+        if int(state.step[0]) == 0:
+            begun.append(self)
+            if len(begun) > 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return run_steps(self, state, n)
+
+    monkeypatch.setattr(Population, "run_steps", run_and_stop)
+    for groups in (2, 3):  # in the midst of the first round, and at the start of the second
+        stopped = sweep(config, space, tmp_path / "parts", resume=groups > 2)
+        assert stopped.stopped_by == signal.SIGTERM
+        assert len(begun) == groups
+    resumed = sweep(config, space, tmp_path / "parts", resume=True)
+    assert [(m.setting, m.best) for m in resumed.members] == [(m.setting, m.best) for m in whole.members]
+
+
+@pytest.mark.slow
+def test_a_longer_sweep_keeps_what_is_known_of_every_group(tmp_path):
+    space = space_of({"batch_size": [64, 32]})  # the second group's steps have higher numbers
+    sweep(dataclasses.replace(TINY, epochs=1), space, tmp_path / "run")
+    known = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(known) == 2
+    result = sweep(dataclasses.replace(TINY, epochs=2), space, tmp_path / "run", resume=True)
+    assert [member.epochs for member in result.members] == [2, 2]
+    assert set(known) < set((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_does_not(tmp_path, monkeypatch):
+    space = space_of({"hidden_features": TWO_NETWORKS}, seeds=3)
+    config = dataclasses.replace(TINY, epochs=1)
+    write = GroupMetricsWriter.write
+
+    def write_and_signal(self, metrics):
+        write(self, metrics)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(GroupMetricsWriter, "write", write_and_signal)
+    stopped = sweep(config, space, tmp_path / "run")
+    assert stopped.stopped_by == signal.SIGTERM
+    assert [member.epochs for member in stopped.members] == [1, 1, 1, 0, 0, 0]
+    resumed = sweep(config, space, tmp_path / "run", resume=True)
+    assert resumed.stopped_by is None
+    assert [member.epochs for member in resumed.members] == [1] * 6
+
+
+def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
+    pytest.importorskip("optuna")
+    config = dataclasses.replace(TINY, epochs=1)
+    space = space_of({"learning_rate": [0.003, 0.01, 0.03]}, samples=7, optuna=True)
+    result = sweep(config, space, tmp_path / "run")
+    assert sorted(member.setting["learning_rate"] for member in result.members) == [0.003, 0.01, 0.03]
+
+
+def test_the_first_to_write_owns_the_folder(tmp_path, monkeypatch):
+    fit = sweeps_run.fit
+
+    def fit_while_another_begins(*arguments, **options):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "population.json").write_text("{}")
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(sweeps_run, "fit", fit_while_another_begins)
+    with pytest.raises(RunError, match="already holds a run"):
+        sweep(TINY, THREE_SEEDS, tmp_path / "run")
+
+
+def test_the_best_member_is_extracted_by_default(three_seeds, tmp_path):
+    taken = extract(three_seeds.run_dir, tmp_path / "best")
+    assert taken.member == three_seeds.best
+    accuracies = {m.member: m.best.validation_accuracy for m in three_seeds.members}
+    assert accuracies[taken.member] == max(accuracies.values())
+    with pytest.raises(RunError, match="has no member 3, expected 0 to 2"):
+        extract(three_seeds.run_dir, tmp_path / "other", 3)
+    with pytest.raises(RunError, match="already holds a run"):
+        extract(three_seeds.run_dir, tmp_path / "best", 1)
+
+
+def test_a_population_is_not_a_run_and_says_so(three_seeds, tmp_path):
+    with pytest.raises(RunError, match=r"holds many trainings. Take one out, with lstm-mnist extract"):
+        load_run(three_seeds.run_dir)
+    with pytest.raises(RunError, match="is not the folder of a population"):
+        read_population_folder(tmp_path)
+    with pytest.raises(RunError, match="already holds a run"):
+        train(TINY, three_seeds.run_dir)
+    with pytest.raises(RunError, match="already holds a run"):
+        sweep(TINY, THREE_SEEDS, three_seeds.run_dir)
+    with pytest.raises(ConfigError, match="A resumed run keeps its config, but batch_size is 64 in the run, 32"):
+        sweep(dataclasses.replace(TINY, batch_size=32), THREE_SEEDS, three_seeds.run_dir, resume=True)
+    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for more already"):
+        sweep(dataclasses.replace(TINY, epochs=2), THREE_SEEDS, three_seeds.run_dir, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda contents: contents | {"format": 9}, "is a population of format 9"),
+        (lambda contents: contents | {"members": [{"seed": "x"}]}, "damaged or of another version"),
+        (lambda contents: contents | {"members": [{}]}, "damaged or of another version"),
+        (lambda contents: {}, "damaged or of another version"),
+        (lambda contents: [], "damaged or of another version"),
+    ],
+)
+def test_a_damaged_population_is_refused(three_seeds, tmp_path, change, message):
+    contents = json.loads((three_seeds.run_dir / "population.json").read_text())
+    (tmp_path / "population.json").write_text(json.dumps(change(contents)))
+    with pytest.raises(RunError, match=message):
+        read_population_folder(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(three_seeds, tmp_path):
+    run_dir = shutil.copytree(three_seeds.run_dir, tmp_path / "run")
+    newest = checkpoint.checkpoint_path(run_dir / "checkpoints" / "0", 45)
+    (newest / "record.json").write_text("{}")
+    found = sweep(TINY, THREE_SEEDS, run_dir, resume=True)
+    assert found.trained
+    assert found.members == three_seeds.members
+
+
+@pytest.mark.slow
+def test_members_stop_early_as_they_would_alone(tmp_path):
+    config = dataclasses.replace(TINY, seed=1, epochs=8, early_stop_epochs=1)
+    result = sweep(config, THREE_SEEDS, tmp_path / "seeds")
+    ends = {}
+    for member in result.members:
+        seed = dataclasses.replace(config, seed=member.seed)
+        alone = train(seed, tmp_path / f"alone-{member.seed}", execution=ONE_DEVICE)  # as a member has
+        assert (member.epochs, member.best_epoch) == (len(alone.epochs), alone.best.epoch)
+        ends[member.member] = member.epochs
+        extract(tmp_path / "seeds", tmp_path / f"out-{member.member}", member.member)
+        assert load_run(tmp_path / f"out-{member.member}").step == alone.best_step
+    assert len(set(ends.values())) > 1  # or nothing was shown
+    longest = max(ends.values())
+    assert read_group_metrics(tmp_path / "seeds" / "metrics.jsonl")[-1].epoch == longest
+    assert not sweep(config, THREE_SEEDS, tmp_path / "seeds", resume=True).trained
+    patient = dataclasses.replace(config, early_stop_epochs=5)
+    with pytest.raises(ConfigError, match=r"early_stop_epochs is 1 in the sweep, 5 was asked"):
+        sweep(patient, THREE_SEEDS, tmp_path / "seeds", resume=True)
+
+
+@pytest.mark.slow
+def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path, monkeypatch):
+    axes = {"cell": ["gru", "lstm"], "clip_norm": [1.0, None], "bidirectional": [True, False], "shift_pixels": [0.5]}
+    config = dataclasses.replace(ONE_LAYER, epochs=1)
+    write = GroupMetricsWriter.write
+
+    def write_and_signal(self, metrics):
+        write(self, metrics)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # Of the eight groups the first is trained: the others have less of what other sweeps here have not.
+    monkeypatch.setattr(GroupMetricsWriter, "write", write_and_signal)
+    result = sweep(config, space_of(axes), tmp_path / "grid")
+    assert [member.epochs for member in result.members] == [1, *[0] * 7]
+    assert not result.members[0].diverged
+    folder = read_population_folder(tmp_path / "grid")
+    assert folder.groups == tuple((n,) for n in range(8))
+    assert [folder.member_config(n) for n in range(8)] == [
+        dataclasses.replace(
+            folder.config,
+            model=dataclasses.replace(config.model, cell=cell, bidirectional=both),
+            optimizer=OptimizerConfig(clip_norm=clip_norm),
+            augmentation=AugmentationConfig(shift_pixels=0.5),
+        )
+        for cell in ("gru", "lstm")
+        for clip_norm in (1.0, None)
+        for both in (True, False)
+    ]
+
+
+def test_the_order_of_the_pixels_is_kept_where_all_members_have_it(three_seeds, tmp_path):
+    folder = read_population_folder(three_seeds.run_dir)
+    config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, task="permuted"))
+    for name, axes in (("one", {}), ("two", {"permutation_seed": [0, 1]}), ("mixed", {"task": ["rows", "permuted"]})):
+        (tmp_path / name).mkdir()
+        write_population_folder(
+            dataclasses.replace(folder, path=tmp_path / name, config=config, space=space_of(axes, seeds=3))
+        )
+        assert (tmp_path / name / "permutation.json").exists() == (name == "one")
+
+
+def test_a_falling_learning_rate_belongs_to_its_number_of_epochs(tiny_run, tiny_sweep, tmp_path):
+    falling = OptimizerConfig(schedule="cosine")
+    run = read_run_folder(shutil.copytree(tiny_run, tmp_path / "run"))
+    write_config(dataclasses.replace(run, config=dataclasses.replace(run.config, optimizer=falling)))
+    seeds = read_population_folder(shutil.copytree(tiny_sweep, tmp_path / "seeds"))
+    write_population_folder(dataclasses.replace(seeds, config=dataclasses.replace(seeds.config, optimizer=falling)))
+    # A sweep whose config has no schedule, but one of its members.
+    either = space_of({"schedule": ["constant", "cosine"]})
+    members = tuple(Member(0, setting) for setting in either.settings(0))
+    path = shutil.copytree(tiny_sweep, tmp_path / "either")
+    write_population_folder(dataclasses.replace(seeds, path=path, space=either, members=members, groups=((0,), (1,))))
+    longer = dataclasses.replace(TINY, epochs=4)
+    falling_longer = dataclasses.replace(longer, optimizer=falling)
+    for go_on in (lambda: sweep(falling_longer, THREE_SEEDS, tmp_path / "seeds", resume=True),
+                  lambda: sweep(longer, either, tmp_path / "either", resume=True),
+                  lambda: train(falling_longer, tmp_path / "run", resume=True)):  # fmt: skip
+        with pytest.raises(ConfigError, match=r"epochs is 3 in the run, 4 was asked for. Its learning rate falls over"):
+            go_on()
