@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from runs import DIVERGING, TINY
 from scipy.stats import binomtest, t
 
@@ -80,6 +81,10 @@ def test_pictures_show_every_accuracy_and_only_known_ones(folders):
     curves = draw_curves(known).axes[0]
     assert len(curves.lines) == len(known) <= CURVES
     np.testing.assert_allclose(curves.lines[0].get_ydata(), [100 * (1 - e.value) for e in known[0].along("validation")])
+    colours = [to_rgba(line.get_color(), alpha=0) for line in curves.lines]
+    assert len(set(colours)) == len(known)
+    bands = [(*band.get_facecolor()[0][:3], 0) for band in curves.collections]  # of the confidence intervals
+    np.testing.assert_allclose(bands, colours)
     pictures = comparison_pictures(entries)
     assert [picture.name for picture in pictures] == ["comparison", "comparison-curves"]
     for entry in known:

@@ -367,8 +367,11 @@ def test_images_that_are_none_are_refused(tiny_run, images):
 
 @pytest.mark.parametrize("name", ["worst", 16, "1e3"])
 def test_checkpoints_that_are_none_are_refused(tiny_run, name):
-    with pytest.raises(RunError, match=r"has no checkpoint .* expected best, last, or one of the steps \[15, 30, 45\]"):
+    with pytest.raises(
+        RunError, match=r"has no checkpoint .* expected best, last, or one of the steps \[15, 30, 45\]"
+    ) as caught:
         load_run(tiny_run, name)
+    assert str(tiny_run) in str(caught.value)
     assert load_run(tiny_run, 30).step == load_run(tiny_run, "30").step == 30
 
 
