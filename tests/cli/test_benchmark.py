@@ -216,6 +216,7 @@ def ours(tmp_path_factory):
     return json.loads(done.stdout), path
 
 
+@pytest.mark.slow
 def test_our_peer_does_the_work_of_the_other_parts(ours):
     found, _ = ours
     assert len(found["single"]["seconds"]) == 20
@@ -228,6 +229,7 @@ def test_our_peer_does_the_work_of_the_other_parts(ours):
     assert found["compiled"]["compile_seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux alone")
 def test_memory_is_what_the_work_takes(tmp_path):
     # 64 MiB are held at once, whatever the process did before; 256 MiB more are in place beforehand.

@@ -52,6 +52,7 @@ def assert_close(found, expected, atol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), found, expected)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_a_tensorflow_checkpoint_as_if_it_had_never_stopped(run, exports, tmp_path):
     whole = tmp_path / "whole"
     shutil.copytree(run.folder.path, whole)

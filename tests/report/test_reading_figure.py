@@ -64,6 +64,7 @@ def test_the_title_says_what_was_guessed(true_label, rng):
     assert expected in [text.get_text() for text in figure.texts]
 
 
+@pytest.mark.slow
 def test_names_stand_at_their_lines_and_clear_of_each_other(rng):
     for _ in range(20):
         figure, probabilities, _ = drawn(rng)

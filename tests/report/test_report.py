@@ -222,6 +222,7 @@ def test_a_run_without_a_checkpoint_is_refused(run_dir):
         report([str(run_dir)])
 
 
+@pytest.mark.slow
 def test_a_terminal_without_braille_gets_no_curves(tiny_run, tmp_path):
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
     done = programs.run(["report", tiny_run, "--into", tmp_path / "plots"], env=environment)

@@ -216,6 +216,7 @@ def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scr
     assert all(process.poll() is not None for process in started)
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_first_ends_both(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("")
@@ -225,6 +226,7 @@ def test_a_mistake_of_the_first_ends_both(tmp_path):
     assert second.returncode != 0
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
     pair = start_two("train", *TINY_OPTIONS, "--batch-size", 63, "--run-dir", tmp_path / "run")
     for end in ends_of(pair):
@@ -233,6 +235,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
         assert "--batch-size 62 or 64" in end.stderr
 
 
+@pytest.mark.slow
 def test_processes_that_show_different_devices_are_told(tmp_path):
     variables = ({"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "2"})
     for end in ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run", variables=variables)):

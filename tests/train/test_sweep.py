@@ -164,6 +164,7 @@ def test_fewer_members_than_devices_share_them(tiny_run, tmp_path):
     assert found.last.validation_loss == pytest.approx(expected[-1].validation_loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_grid_runs_in_groups_of_one_shape_and_ranks_by_validation(tmp_path):
     space = space_of({"learning_rate": [0.001, 0.05], "hidden_features": TWO_NETWORKS, "b1": [0.8]}, seeds=2)
     result = sweep(TINY, space, tmp_path / "grid")

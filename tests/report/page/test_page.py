@@ -72,6 +72,7 @@ def violations(page):
     return found.generate_report() if found.violations_count else ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_and_nothing_is_too_wide(scheme, whole_page, open_page):
     page = open_page(whole_page, color_scheme=scheme)
@@ -142,6 +143,7 @@ def test_names_are_text_whatever_is_in_them(untrained, open_page, rng):
     assert violations(page) == ""
 
 
+@pytest.mark.slow
 def test_a_guess_of_any_name_fits_a_narrow_screen(untrained, open_page, rng):
     run = untrained(Config(), (6, 5), HOSTILE)
     images = examples(rng, (6, 5), len(HOSTILE))

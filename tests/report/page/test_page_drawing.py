@@ -233,6 +233,7 @@ def test_the_slider_tells_what_was_thought_after_so_many_rows(page, trained, exa
     assert slider.input_value() == "4"
 
 
+@pytest.mark.slow
 def test_playing_reveals_row_after_row(open_page, html):
     from playwright.sync_api import expect
 
@@ -259,6 +260,7 @@ def test_nothing_moves_by_itself_where_motion_is_not_wanted(page):
     assert page.locator("#play").text_content() == "Play"
 
 
+@pytest.mark.slow
 def test_the_guess_is_told_to_those_who_listen_once_the_pen_rests(page):
     from playwright.sync_api import expect
 
@@ -276,6 +278,7 @@ SLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_slow_networks_leave_the_page_alive(name, open_page, untrained):
     run = untrained(Config(model=SLOW[name]))
