@@ -72,7 +72,7 @@ def facts_of(cell: Any, inputs_dtype: DTypeLike) -> Facts | None:
     """As `equations_of`, remembered: of a cell of one's own it has to trace the update to know."""
     graph, state = nnx.split(cell)
     leaves, structure = jax.tree.flatten(state)
-    kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    kinds = tuple((kind.shape, kind.dtype) for kind in map(jax.typeof, leaves))
     find = _facts if is_hashable(graph) else _facts.__wrapped__
     return find(graph, structure, kinds, jnp.dtype(inputs_dtype))
 
