@@ -17,8 +17,9 @@ os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # accelerators
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# How XLA compiles for CPUs, which takes most of the time: one LLVM module a program, and with the emitters that were
-# there before jaxlib 0.11, in two thirds of the time. XLA_FLAGS=" " has it compile as users have it.
+# How XLA compiles for CPUs, which takes most of the time: one LLVM module a program; and with its former emitters,
+# in two thirds of the time, where jaxlib has them (0.10 does, 0.12 does not). XLA_FLAGS=" " has it compile as users
+# have it.
 _flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     _flags.append("--xla_cpu_use_fusion_emitters=false")
