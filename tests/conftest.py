@@ -61,13 +61,15 @@ def optimized(wanted: bool) -> Iterator[None]:
     """With or without most of XLA's optimizations, which take a third of the time to compile."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", not wanted)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def optimized_where_bits_are_compared(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What these modules compare to the last bit is compiled as users have it; all others have tolerances."""
+    """These modules compare to the last bit, which optimizations might change; all others have tolerances."""
     with optimized(request.path.name in ("test_train.py", "test_sweep.py", "test_step.py", "test_feed.py")):
         yield
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from numpy_lstm import sigmoid
+from own_cell import RotatedCell
 from parameters import drawn_module
 
 from lstm_mnist_jax.rnn import (
@@ -24,23 +25,6 @@ from lstm_mnist_jax.rnn import (
 
 INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
 LENGTHS = np.array([7, 3, 1])
-
-
-class RotatedCell(GatedCell):
-    """A cell of a user's own: no memory, two gates, a parameter that is no matrix."""
-
-    num_gates = 2
-    num_memories = 0
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self.angle = nnx.Param(jnp.full(self.hidden_features, 0.3))
-
-    def update(self, carry, projected, recurrent):
-        (h,) = carry
-        z, n = (x + jnp.cos(self.angle[...]) * y for x, y in zip(projected, recurrent, strict=True))
-        z = nnx.sigmoid(z)
-        return (z * h + (1 - z) * jnp.tanh(n),)
 
 
 CELLS = {

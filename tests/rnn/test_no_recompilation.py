@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from own_cell import RotatedCell
 from parameters import drawn_module
 
 from lstm_mnist_jax import model
@@ -15,7 +16,6 @@ from lstm_mnist_jax.rnn import (
     LSTM,
     RNN,
     CoupledLSTMCell,
-    GatedCell,
     LayerNormLSTMCell,
     PeepholeLSTMCell,
     ProjectedLSTMCell,
@@ -119,28 +119,11 @@ def test_an_lstm_with_options(compilations, name):
     assert_second_calls_compile_nothing(compilations, calls(layer, "a layer with lengths", "nnx.grad"))
 
 
-class OwnCell(GatedCell):
-    """A cell of a user's own, with a parameter that is no matrix."""
-
-    num_gates = 2
-    num_memories = 0
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        self.angle = nnx.Param(jnp.full(self.hidden_features, 0.3))
-
-    def update(self, carry, projected, recurrent):
-        (h,) = carry
-        z, n = (x + self.angle[...] * y for x, y in zip(projected, recurrent, strict=True))
-        z = nnx.sigmoid(z)
-        return (z * h + (1 - z) * jnp.tanh(n),)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "cell_type",
     [
-        ProjectedLSTMCell, CoupledLSTMCell, PeepholeLSTMCell, LayerNormLSTMCell, URLSTMCell, OwnCell,
+        ProjectedLSTMCell, CoupledLSTMCell, PeepholeLSTMCell, LayerNormLSTMCell, URLSTMCell, RotatedCell,
         nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.LSTMCell, nnx.SimpleCell,
     ],
 )  # fmt: skip
