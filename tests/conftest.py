@@ -46,7 +46,11 @@ from lstm_mnist_jax.sweeps import Space, space_of, sweep
 # JAX makes many objects that live long: the default thresholds have the collector look at all of them again and again.
 gc.set_threshold(100_000, 50, 100)
 
-LONGEST = ("test_readme", "test_processes", "test_train", "test_sweep", "test_benchmark", "test_cli", "test_report")
+LONGEST = (
+    "test_readme", "test_processes", "test_train", "test_sweep", "test_step", "test_benchmark", "test_cli",
+    "test_native", "test_report", "test_page_drawing", "test_stack", "test_tf_checkpoint", "test_page",
+    "test_population",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -148,6 +148,7 @@ def test_every_network_is_that_of_flax_layers(cell, bidirectional, pooling):
     np.testing.assert_allclose(model.apply(params, IMAGES, config), logits, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_dropout_drops_whole_features_of_an_image_by_its_key(rng):
     config = ModelConfig(hidden_features=(50, 60), dropout_rate=0.4)
     params = model.init(config, jax.random.key(0))

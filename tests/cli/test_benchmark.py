@@ -297,6 +297,7 @@ def test_the_script_is_the_same_program(tmp_path):
     assert done.stderr.startswith("benchmark.py: --rounds is 0, expected 1 or more")
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_survives_a_failure(tmp_path):
     (tmp_path / "benchmark.json").write_text("before")
     with pytest.MonkeyPatch.context() as patch:

@@ -59,6 +59,7 @@ def falling(tmp_path_factory):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_lines_that_a_training_prints(trained):
     run_dir, lines = trained
     assert lines[0] == f"run {run_dir}: MNIST, embedded in the package (1,000 train, 200 validation, 10,000 test)"

@@ -33,6 +33,7 @@ def runs_in(root, *names):
     return [run for name in names for run in read_runs(root / name)]
 
 
+@pytest.mark.slow
 def test_trainings_that_differ_in_the_seed_alone_make_one_row(folders):
     records = make_records(runs_in(folders, "one", "two", "sweep"))
     by_rate = {record.runs[0].config.optimizer.learning_rate: record for record in records}
@@ -111,6 +112,7 @@ def test_a_training_that_stopped_early_is_complete(tmp_path):
     assert read_runs(tmp_path / "run")[0].best_epoch < 30
 
 
+@pytest.mark.slow
 def test_the_script_writes_the_table_into_a_page(folders, tmp_path):
     def results(*arguments):
         return programs.run(arguments, code=SCRIPT.read_text("utf-8"))

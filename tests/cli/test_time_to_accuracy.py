@@ -67,6 +67,7 @@ def test_the_recipe_in_pytorch_distorts_alike_and_refuses_what_it_does_not_know(
     assert done.stderr.strip() == "rows has more than this program knows: augmentation.elastic_pixels"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_timed_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "rocm")  # of the processes that are started

@@ -48,6 +48,7 @@ assert not any(name.startswith(("lstm_mnist_jax", "flax")) for name in sys.modul
 """
 
 
+@pytest.mark.slow
 def test_a_program_with_jax_alone_runs_the_stablehlo_files(rng, tmp_path):
     images = rng.integers(0, 256, (7, 6, 5)).astype(np.uint8)
     np.save(tmp_path / "images.npy", images)

@@ -77,6 +77,7 @@ def test_a_run_that_begins_within_an_epoch_tells_the_mean_of_the_steps_it_made(r
     assert metrics.train_accuracy == pytest.approx(whole["train_accuracy"], abs=0.15)
 
 
+@pytest.mark.slow
 def test_the_weights_that_a_run_began_with_can_be_its_best(command_line, exports, tmp_path):
     config = replace(TINY, optimizer=replace(TINY.optimizer, learning_rate=0.5), epochs=6)
     begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")

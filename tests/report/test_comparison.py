@@ -29,6 +29,7 @@ def folders(tiny_run, diverging_sweep, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_runs_have_binomial_and_seeds_students_intervals(folders):
     entries, notes = read_entries([folders / "one", folders / "two", folders / "sweep"])
     assert notes == []
@@ -149,6 +150,7 @@ def test_a_sweep_alone_is_compared_within_itself(folders, capsys):
     shutil.rmtree(folders / "sweep" / "plots")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_diverged_altogether_is_told(tmp_path, capsys):
     diverging = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=DIVERGING))
     sweep(diverging, space_of({}, seeds=3), tmp_path / "diverged")

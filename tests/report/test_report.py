@@ -168,6 +168,7 @@ def test_other_networks_colours_and_many_classes(tmp_path, rng, config, written)
         assert ("class $ & <" in texts) == (picture.name not in ("calibration", "knowing")), picture.name
 
 
+@pytest.mark.slow
 def test_a_network_without_a_mistake_has_no_picture_of_one(tmp_path, rng):
     run, dataset = untrained(tmp_path, (5, 4), ("a", "b"), rng)
     probabilities = np.eye(2, dtype=np.float32)[dataset.test.labels] * 0.8 + 0.1

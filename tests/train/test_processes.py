@@ -110,6 +110,7 @@ def assert_same_run(found, expected):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_slurm_job_train_what_one_does_and_resume_as_any_number(tiny_run, tmp_path):
     first, second = under_slurm(tmp_path / "run")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr

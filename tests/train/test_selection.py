@@ -80,6 +80,7 @@ def test_a_run_keeps_what_has_the_least_loss(run):
     assert entry.best_epochs == (best.epoch,)
 
 
+@pytest.mark.slow
 def test_an_early_stop_waits_for_a_lower_loss(run, tmp_path):
     stopped = train(
         dataclasses.replace(OVERFITTING, early_stop_epochs=3), tmp_path / "run", execution=Execution(devices=1)

@@ -99,6 +99,7 @@ def test_every_seed_is_the_run_that_it_would_be_alone(three_seeds, tmp_path):
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_extract_trains_on_as_the_run_would_have(three_seeds, tmp_path):
     folder = extract(three_seeds.run_dir, tmp_path / "taken", 1).folder
     longer = dataclasses.replace(folder.config, epochs=4)
@@ -126,6 +127,7 @@ def test_the_interval_of_a_mean():
     assert math.isnan(mean_of([]).mean)
 
 
+@pytest.mark.slow
 def test_stopped_by_signals_and_resumed_it_is_the_same_population(three_seeds, tmp_path, monkeypatch):
     stops = (7, 15, 44)  # within an epoch, at the end of one, before the last step
     run_steps = Population.run_steps
@@ -208,6 +210,7 @@ def test_a_member_that_diverges_is_marked_and_the_others_go_on(three_seeds, dive
     assert not (tmp_path / "taken" / "config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [1.0, 1e-9])
 def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_seconds):
     monkeypatch.setattr("lstm_mnist_jax.training.loop.CHUNK_SECONDS", chunk_seconds)
@@ -365,6 +368,7 @@ def test_a_longer_sweep_keeps_what_is_known_of_every_group(tmp_path):
     assert set(known) < set((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_does_not(tmp_path, monkeypatch):
     space = space_of({"hidden_features": TWO_NETWORKS}, seeds=3)
     config = dataclasses.replace(TINY, epochs=1)

@@ -160,6 +160,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
     assert outcome(run_dir) == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     program = Program(["train", *TINY_OPTIONS, "--epochs", 100_000, "--run-dir", tmp_path / "run"])
@@ -430,6 +431,7 @@ def test_a_run_over_permuted_pixels_holds_their_order(recipe):
     assert order == np.random.RandomState(5).permutation(784).tolist()
 
 
+@pytest.mark.slow
 def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
     patient = dataclasses.replace(TINY, epochs=60, early_stop_epochs=1)
     result = train(patient, tmp_path / "run")

@@ -164,6 +164,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_data_are_drawn_and_read_too(name, untrained, open_page, rng):
     config, shape, classes = OTHERS[name]

@@ -78,6 +78,7 @@ def test_strokes_of_the_mouse_are_read_as_jax_reads_them(strokes, digit, page, t
     assert max(np.ptp(rows), np.ptp(columns)) + 1 in (20, 21)  # MNIST's normal form
 
 
+@pytest.mark.slow
 def test_digits_of_the_examples_are_recognised_as_by_jax(page, trained, examples):
     chosen = np.concatenate([np.flatnonzero(examples.labels == label)[:2] for label in range(10)])
     images = examples.images[chosen]
@@ -94,6 +95,7 @@ def test_digits_of_the_examples_are_recognised_as_by_jax(page, trained, examples
     assert (trained.predict(examples.images)[0] == examples.labels).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_undo_and_clear(page):
     clear(page)
     draw(page, SEVEN)
@@ -110,6 +112,7 @@ def test_undo_and_clear(page):
     np.testing.assert_array_equal(reading_of(page)[0], seven)
 
 
+@pytest.mark.slow
 def test_a_dot_is_ink(page):
     clear(page)
     draw(page, [[(0.5, 0.5), (0.5, 0.5)]])
@@ -117,6 +120,7 @@ def test_a_dot_is_ink(page):
     assert seen.max() == 1
 
 
+@pytest.mark.slow
 def test_the_keyboard_draws(page):
     clear(page)
     page.locator("#pad").focus()
@@ -143,6 +147,7 @@ def test_the_keyboard_draws(page):
     assert reading_of(page) is None
 
 
+@pytest.mark.slow
 def test_a_finger_draws_and_does_not_scroll(open_page, html, trained):
     page = open_page(html, has_touch=True, is_mobile=True, viewport={"width": 360, "height": 700})
     box = page.locator("#pad").bounding_box()
@@ -165,6 +170,7 @@ def test_a_finger_draws_and_does_not_scroll(open_page, html, trained):
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
+@pytest.mark.slow
 def test_examples_can_be_taken_and_drawn_over(page, trained, examples):
     guesses, _ = trained.predict(examples.images)
     wrong = np.flatnonzero(guesses != examples.labels)
@@ -185,6 +191,7 @@ def test_examples_can_be_taken_and_drawn_over(page, trained, examples):
     assert any(np.array_equal(shown, image) for image in examples.images[wrong[:4]])
 
 
+@pytest.mark.slow
 def test_a_stroke_may_be_taken_back_while_it_is_drawn(page):
     clear(page)
     box = page.locator("#pad").bounding_box()
@@ -201,6 +208,7 @@ def test_a_stroke_may_be_taken_back_while_it_is_drawn(page):
     assert reading_of(page) is not None
 
 
+@pytest.mark.slow
 def test_the_page_begins_with_an_example_that_makes_way(page):
     assert reading_of(page) is not None
     assert page.locator("#invitation").is_visible()
@@ -253,6 +261,7 @@ def test_playing_reveals_row_after_row(open_page, html):
     expect(play).to_have_text("Play")
 
 
+@pytest.mark.slow
 def test_nothing_moves_by_itself_where_motion_is_not_wanted(page):
     page.get_by_role("button", name="0", exact=True).click()
     reading_of(page)
