@@ -18,8 +18,7 @@ from lstm_mnist_jax.data.picture_arrays import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.reporting.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training import checkpoint
-from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, make_evaluation
-from lstm_mnist_jax.training.mesh import make_mesh
+from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 from lstm_mnist_jax.training.step import init_state
 
@@ -233,13 +232,7 @@ class TrainedRun:
                 f"average_shifts is {average_shifts}, expected 0 to {most} pixels: further, images leave themselves."
             )
         dataset = load_data(self.folder, source, data_dir)
-        mesh = make_mesh(execution, None)
-        return {
-            name: make_evaluation(config.model, examples, mesh, execution.device_data_limit, average_shifts)(
-                self.params
-            )
-            for name, examples in dataset.splits.items()
-        }
+        return evaluate_one(self.params, config.model, dataset.splits, execution, average_shifts)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -40,18 +40,18 @@ def config_of(work: Epoch) -> Config:
 
 def write(work: Epoch, path: str) -> None:
     """Writes the file that `read` reads; runs JAX."""
-    import jax
     import jax.numpy as jnp
 
     from lstm_mnist_jax.data import load
-    from lstm_mnist_jax.data.order import batch_indices, order_of
+    from lstm_mnist_jax.data.shuffle import permutation
     from lstm_mnist_jax.training.step import init_state
 
     config = config_of(work)
     dataset = load(**vars(config.data))
     state = init_state(config, dataset.image_shape, len(dataset.class_names), work.seed)
-    stream, examples = order_of(state.key), len(dataset.train)
-    order = jax.vmap(lambda step: batch_indices(stream, step, work.batch_size, examples))(jnp.arange(work.steps))
+    examples, needed = len(dataset.train), work.steps * work.batch_size
+    passes = [permutation(state.key, number, examples) for number in range(-(-needed // examples))]
+    order = jnp.concatenate(passes)[:needed].reshape(work.steps, work.batch_size)
     weights = from_params(state.params)
     layers = {f"layer{number}_{name}": array for number, layer in enumerate(weights.layers)
               for name, array in layer._asdict().items()}  # fmt: skip

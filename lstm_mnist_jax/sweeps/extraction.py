@@ -20,7 +20,7 @@ from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
 from lstm_mnist_jax.training.loop import is_stale
 from lstm_mnist_jax.training.optimizer import last_learning_rate
-from lstm_mnist_jax.training.population import Stages, member_state
+from lstm_mnist_jax.training.program import Stages, member_state
 from lstm_mnist_jax.training.run_folder import RunFolder, lock, refuse_occupied, write_config
 from lstm_mnist_jax.training.step import init_state
 

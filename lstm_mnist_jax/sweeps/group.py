@@ -19,7 +19,7 @@ from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints
 from lstm_mnist_jax.training.evaluation import Evaluation
 from lstm_mnist_jax.training.loop import Course, is_stale
-from lstm_mnist_jax.training.population import Population, Stages
+from lstm_mnist_jax.training.program import Stages, TrainingProgram
 from lstm_mnist_jax.training.selection import score, score_of
 
 
@@ -67,7 +67,7 @@ class GroupCourse(Course):
         self,
         folder: PopulationFolder,
         group: int,
-        population: Population,
+        population: TrainingProgram,
         stages: Stages,
         record: GroupRecord,
         checkpoints: Checkpoints,
@@ -88,7 +88,7 @@ class GroupCourse(Course):
     def advance(self, steps: int) -> None:
         newest = self._population.run_steps(self._stages.newest, steps)
         self._stages = self._stages._replace(newest=newest)
-        self._seen = self._population.look_at(newest)
+        self._seen = self._population.summarize(newest)
         self.step = self._seen.step
 
     def show(self, seconds_per_step: float) -> None:
@@ -206,11 +206,12 @@ def epoch_line(metrics: GroupMetrics, folder: PopulationFolder, epochs: int) -> 
     return f"{start}{chosen}loss {loss.mean:.4f}{spread}  {accuracies}  {end}"
 
 
-def read_group(directory: Path, step: int, population: Population, console: Console) -> tuple[Stages, GroupRecord]:
+def read_group(directory: Path, step: int, population: TrainingProgram, console: Console) -> tuple[Stages, GroupRecord]:
     """The stages and the record of a group's checkpoint."""
     path = checkpoint.checkpoint_path(directory, step)
     record = checkpoint.read_record(path, GroupRecord)
     epochs, total = step // population.steps_per_epoch, population.configs[0].epochs
     say(console, f"resumed at step {step:,}: {epochs} of {total} epochs are done")
-    saved = checkpoint.load_state(path, population.abstract_saved(record.places))
+    state = population.abstract_saved(record.places)
+    saved = checkpoint.load_state(path, Stages(state, state))
     return population.from_saved(saved), record

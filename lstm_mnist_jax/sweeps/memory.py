@@ -16,8 +16,8 @@ from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.sweeps.folder import PopulationFolder
 from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.feed import GIB
-from lstm_mnist_jax.training.mesh import POPULATION_AXIS, make_population_mesh
-from lstm_mnist_jax.training.population import Population, make_population
+from lstm_mnist_jax.training.mesh import MEMBER_AXIS, make_mesh
+from lstm_mnist_jax.training.program import TrainingProgram, make_program
 
 SPARE = 0.8
 """The share of free memory that a population may take: peaks up to a sixth above the estimate were measured."""
@@ -30,7 +30,7 @@ def fit(
     execution: Execution,
     console: Console,
     may_split: bool = True,
-) -> tuple[PopulationFolder, Population]:
+) -> tuple[PopulationFolder, TrainingProgram]:
     """A group's compiled program, for as many of its members as fit into memory; the others follow as further groups.
 
     Raises:
@@ -40,9 +40,9 @@ def fit(
     size = len(members)
     while True:
         configs = [folder.member_config(member) for member in members[:size]]
-        mesh = make_population_mesh(execution, len(configs), configs[0].batch_size)
-        population = make_population(configs, dataset, mesh, execution.device_data_limit).compile()
-        needed, axis = population.device_bytes(), mesh.shape[POPULATION_AXIS]
+        mesh = make_mesh(execution, configs[0].batch_size, len(configs))
+        population = make_program(configs, dataset, mesh, execution.device_data_limit).compile()
+        needed, axis = population.device_bytes(), mesh.shape[MEMBER_AXIS]
         if needed <= free:
             break
         if size <= axis or not may_split:

@@ -38,7 +38,7 @@ from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints
 from lstm_mnist_jax.training.loop import drive, newest_sound_step, noted_signal
 from lstm_mnist_jax.training.mesh import DATA_AXIS, describe
-from lstm_mnist_jax.training.population import Population, Stages, shape_of
+from lstm_mnist_jax.training.program import Stages, TrainingProgram, shape_of
 from lstm_mnist_jax.training.run_folder import (
     DataFacts,
     environment,
@@ -205,7 +205,7 @@ def _with_next_members(folder: PopulationFolder, dataset: Dataset) -> Population
 def _train_group(
     folder: PopulationFolder,
     group: int,
-    population: Population | None,
+    population: TrainingProgram | None,
     dataset: Dataset,
     execution: Execution,
     console: Console,
@@ -271,7 +271,9 @@ def is_over(record: GroupRecord, folder: PopulationFolder, group: int, dataset: 
     return record.step == total or all(has_ended(config, record.step, s, per_epoch) for s in record.members)
 
 
-def _introduce(folder: PopulationFolder, group: int, population: Population, seconds: float, console: Console) -> None:
+def _introduce(
+    folder: PopulationFolder, group: int, population: TrainingProgram, seconds: float, console: Console
+) -> None:
     members = [folder.members[member] for member in folder.groups[group]]
     settings = {repr(member.setting) for member in members}
     of = f" of {len(settings)} settings" if len(settings) > 1 else ""

@@ -1,9 +1,9 @@
 """Evaluation of a whole split, exact over a last partial batch, on all devices of a mesh."""
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.training.feed import GIB, place
-from lstm_mnist_jax.training.mesh import DATA_AXIS, POPULATION_AXIS
+from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS, make_mesh
 
 MAX_BATCH = 512
 """Examples that a device classifies at once, at most."""
@@ -25,6 +25,19 @@ PADDING_LABEL = -1
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]
 """Of losses, and by class of right answers and of examples."""
+
+ForEach = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes of a function of one member the function of several along a leading axis, as `jax.vmap` does."""
+
+
+def the_only_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`ForEach` of one member: a leading axis of size 1."""
+
+    def of_one(*arguments: Any) -> Any:
+        result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+        return jax.tree.map(lambda leaf: leaf[None], result)
+
+    return of_one
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,109 +59,94 @@ class Evaluation:
         return float(self.correct.sum() / self.count.sum())
 
 
-def make_evaluation(
-    config: ModelConfig,
-    examples: Examples,
-    mesh: Mesh,
-    device_data_limit: float = Execution.device_data_limit,
-    shifts: int = 0,
-    params_like: model.Params | None = None,
-) -> Callable[[model.Params], Evaluation]:
-    """Puts a split on the devices, each its share, and returns the function params -> `Evaluation`.
+class Evaluator:
+    """Evaluates the parameters of one run, or of several at once, on a split that lies on the devices of a mesh."""
 
-    Args:
-      config, examples: the network and the split.
-      mesh: with a `DATA_AXIS`.
-      device_data_limit: GiB. Of images that take more, so much is put on the devices at a time.
-      shifts: the probabilities are the mean of those of the image moved by up to so many pixels either way.
-      params_like: parameters or their shapes, for which the program is then compiled in the background.
-    """
-    pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
-    size = -(-len(examples) // pieces)
-    batches, batch, padding = _batches(size, mesh.size)
-    sums = _sums(config, examples.num_classes, batches, batch, shifts)
-    data_spec, replicated = P(DATA_AXIS), NamedSharding(mesh, P())
-    compiled = jax.jit(
-        jax.shard_map(sums, mesh=mesh, in_specs=(P(), data_spec, data_spec), out_specs=P(), check_vma=False),
-        out_shardings=replicated,
-    )
+    def __init__(
+        self,
+        config: ModelConfig,
+        examples: Examples,
+        mesh: Mesh,
+        device_data_limit: float = Execution.device_data_limit,
+        shifts: int = 0,
+        each: ForEach | None = None,
+        at_once: int = 1,
+    ) -> None:
+        """Puts the split on the devices, each its share.
 
-    def piece(start: int) -> tuple[jax.Array, jax.Array]:
-        part = examples[start : start + size]
-        padded = _padded(part, padding + size - len(part))
-        return place(padded, NamedSharding(mesh, data_spec))
+        Args:
+          config, examples: the network and the split.
+          mesh: with a `MEMBER_AXIS` and a `DATA_AXIS`.
+          device_data_limit: GiB. Of images that take more, so much is put on the devices at a time.
+          shifts: the probabilities are the mean of those of the image moved by up to so many pixels either way.
+          each: makes of a function of one member that of a device's members; None where a device has one.
+          at_once: how many members a device evaluates at a time, sharing `MAX_BATCH`.
+        """
+        pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
+        self._examples, self._size, self._mesh = examples, -(-len(examples) // pieces), mesh
+        batches, batch, self._padding = _batches(self._size, mesh.shape[DATA_AXIS], max(1, MAX_BATCH // at_once))
+        evaluate, run_each = _sums(config, examples.num_classes, batches, batch, shifts), each or the_only_one
+        members, data = P(MEMBER_AXIS), P(DATA_AXIS)
 
-    kept = piece(0) if pieces == 1 else None
-    ahead = None
-    if params_like is not None and kept is not None:
-        background = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        ahead = background.submit(lambda: compiled.lower(params_like, *kept).compile())
-        background.shutdown(wait=False)
+        def evaluate_members(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
+            return run_each(lambda params: evaluate(params, images, labels))(params)
 
-    def run(params: model.Params) -> Evaluation:
-        params = jax.device_put(params, replicated)
-        evaluate = compiled if ahead is None else ahead.result()
-        parts = [jax.device_get(evaluate(params, *(kept or piece(start)))) for start in range(0, len(examples), size)]
-        losses, corrects, counts = zip(*parts, strict=True)
-        return Evaluation(float(sum(losses)) / len(examples), sum(corrects), sum(counts))
+        self._program: Any = jax.jit(
+            jax.shard_map(
+                evaluate_members, mesh=mesh, in_specs=(members, data, data), out_specs=members, check_vma=False
+            ),
+            out_shardings=NamedSharding(mesh, P()),
+        )
+        self._kept = self._piece(0) if pieces == 1 else None
+        self._compiled: Future[Any] | None = None
 
-    return run
+    def compile(self, params: Any) -> None:
+        """Compiles in the background, for parameters of these shapes, [members, ...]."""
+        if self._kept is not None:
+            background, kept = ThreadPoolExecutor(1, thread_name_prefix="compile"), self._kept
+            self._compiled = background.submit(lambda: self._program.lower(params, *kept).compile())
+            background.shutdown(wait=False)
 
-
-@dataclass(frozen=True, eq=False)
-class PopulationEvaluation:
-    """The evaluation of every member of a population on one split.
-
-    Attributes:
-      program: (params, images, labels) -> `Sums` of each, where params are those of all members, one behind the other
-        and split over `POPULATION_AXIS`.
-      data: the images and labels, on the devices.
-      count: how many examples are real.
-    """
-
-    program: Any
-    data: tuple[jax.Array, jax.Array]
-    count: int
-
-    def compile(self, params: model.Params) -> "PopulationEvaluation":
-        """The same, compiled now for parameters of these shapes."""
-        return replace(self, program=self.program.lower(params, *self.data).compile())
-
-    def device_bytes(self) -> int:
-        """What the split takes of each device's memory."""
-        return sum(array.addressable_shards[0].data.nbytes for array in self.data)
+    def device_bytes(self) -> tuple[int, int]:
+        """What the split takes of a device's memory, and what the compiled program takes besides while it runs."""
+        assert self._kept is not None
+        assert self._compiled is not None
+        data = sum(array.addressable_shards[0].data.nbytes for array in self._kept)
+        return data, self._compiled.result().memory_analysis().temp_size_in_bytes
 
     def __call__(self, params: model.Params) -> list[Evaluation]:
-        losses, corrects, counts = jax.device_get(self.program(params, *self.data))
+        """Evaluates parameters, [members, ...]."""
+        program = self._program if self._compiled is None else self._compiled.result()
+        count = len(self._examples)
+        parts = [
+            jax.device_get(program(params, *(self._kept or self._piece(start))))
+            for start in range(0, count, self._size)
+        ]
+        losses, corrects, counts = (sum(part[1:], start=part[0]) for part in zip(*parts, strict=True))
         return [
-            Evaluation(float(loss) / self.count, correct, count)
-            for loss, correct, count in zip(losses, corrects, counts, strict=True)
+            Evaluation(float(loss) / count, *by_class) for loss, *by_class in zip(losses, corrects, counts, strict=True)
         ]
 
+    def _piece(self, start: int) -> tuple[jax.Array, jax.Array]:
+        part = self._examples[start : start + self._size]
+        padded = _padded(part, self._padding + self._size - len(part))
+        return place(padded, NamedSharding(self._mesh, P(DATA_AXIS)))
 
-def make_population_evaluation(
-    config: ModelConfig, examples: Examples, mesh: Mesh, each: Any, at_once: int
-) -> PopulationEvaluation:
-    """Puts a split on the devices.
 
-    Args:
-      config, examples: the network and the split.
-      mesh: with `POPULATION_AXIS` and `DATA_AXIS`.
-      each: from a function of one member to that of a device's members, as `jax.vmap`.
-      at_once: how many members a device evaluates at a time, sharing `MAX_BATCH`.
-    """
-    batches, batch, padding = _batches(len(examples), mesh.shape[DATA_AXIS], max(1, MAX_BATCH // at_once))
-    evaluate = _sums(config, examples.num_classes, batches, batch)
-    replicated, members, data_spec = NamedSharding(mesh, P()), P(POPULATION_AXIS), P(DATA_AXIS)
-
-    def evaluate_each(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
-        return each(lambda params: evaluate(params, images, labels))(params)
-
-    sharded = jax.shard_map(
-        evaluate_each, mesh=mesh, in_specs=(members, data_spec, data_spec), out_specs=members, check_vma=False
-    )
-    data = place(_padded(examples, padding), NamedSharding(mesh, data_spec))
-    return PopulationEvaluation(jax.jit(sharded, out_shardings=replicated), data, len(examples))
+def evaluate_one(
+    params: model.Params,
+    config: ModelConfig,
+    splits: Mapping[str, Examples],
+    execution: Execution = Execution(),
+    shifts: int = 0,
+) -> dict[str, Evaluation]:
+    """Evaluates the parameters of one run on splits, by name, on all devices that `execution` allows."""
+    mesh = make_mesh(execution, None)
+    members = jax.device_put(jax.tree.map(lambda leaf: leaf[None], params), NamedSharding(mesh, P()))
+    return {
+        name: Evaluator(config, examples, mesh, execution.device_data_limit, shifts)(members)[0]
+        for name, examples in splits.items()
+    }
 
 
 def _batches(examples: int, devices: int, most: int = MAX_BATCH) -> tuple[int, int, int]:

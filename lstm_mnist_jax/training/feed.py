@@ -1,11 +1,11 @@
-"""How a compiled loop comes to its batches: it computes them from examples on the device, or they stream to it.
+"""Where the batches of the compiled loop come from: the examples on the devices, or a stream from the host.
 
-Either way, step n sees the examples that `data.order` names for it: a function of (key, step) alone.
+Either way, step n sees the examples that `data.shuffle` gives for it: a function of (key, step) alone.
 """
 
 import threading
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -16,47 +16,79 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.data import Examples
-from lstm_mnist_jax.data.order import MAX_POSITION, Order, batch_indices, order_of
-from lstm_mnist_jax.training.mesh import DATA_AXIS
+from lstm_mnist_jax.data.shuffle import MAX_POSITION, batch_indices, permutation
+from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
 
 GIB = 1 << 30
 
 MAX_STEPS_AHEAD = 64
 """Batches that are sent to the devices at once, at most: with more, the first waits longer and none comes sooner."""
 
-BLOCK = 1024
-"""Steps whose order is computed at once."""
-
 THREADS = 8
 """Threads that gather batches."""
 
-BatchOf = Callable[[Order, jax.Array, Any], tuple[jax.Array, jax.Array]]
-"""(order, step, batches) -> a device's share of the step's images and labels, within the compiled loop."""
+Batches = tuple[Any, Any]
+"""What the compiled loop finds its batches in: what all members share, and what each has of its own, [members, ...]."""
+
+BatchOf = Callable[[jax.Array, Any, Any], tuple[jax.Array, jax.Array]]
+"""(step, shared, own) -> a device's share of the step's images and labels, within the compiled loop of a member."""
+
+
+def position_of(state: Any) -> tuple[int, bytes]:
+    """At which step a training state is, and the keys of the members that this process holds."""
+    step, keys = (array.addressable_shards[0].data for array in (state.step, jax.random.key_data(state.key)))
+    return int(np.asarray(step)[0]), np.asarray(keys).tobytes()
 
 
 class Resident:
-    """All examples on every device, whose loop picks its batches itself."""
+    """All examples on every device, whose loop picks its batches by permutations that are drawn once a pass."""
 
     def __init__(self, config: Config, examples: Examples, mesh: Mesh) -> None:
         batch_size, count = config.batch_size, len(examples)
         share = batch_size // mesh.shape[DATA_AXIS]
+        self._batch_size, self._count = batch_size, count
+        self._examples = place((examples.images, examples.labels), NamedSharding(mesh, P()))
+        members = NamedSharding(mesh, P(MEMBER_AXIS))
+        dtype = jnp.uint16 if count <= 2**16 else jnp.int32  # of thousands of runs, permutations fill the memory
 
-        def batch_of(order: Order, step: jax.Array, batches: Any) -> tuple[jax.Array, jax.Array]:
-            images, labels = batches
-            batch = batch_indices(order, step, batch_size, count, jax.lax.axis_index(DATA_AXIS) * share, share)
+        @partial(jax.jit, out_shardings=members)
+        def permutations(keys: jax.Array, number: jax.Array) -> jax.Array:
+            return jax.vmap(lambda key: permutation(key, number, count).astype(dtype))(keys)
+
+        def batch_of(step: jax.Array, shared: Any, own: Any) -> tuple[jax.Array, jax.Array]:
+            images, labels, number = shared
+            first, second = own
+            start = jax.lax.axis_index(DATA_AXIS) * share
+            batch = batch_indices(first, second, number, step, batch_size, start, share)
             return images[batch], labels[batch]
 
-        self.batch_of = batch_of
-        self.specs = (P(), P())
-        self.abstract_batches = place((examples.images, examples.labels), NamedSharding(mesh, P()))
+        def abstract_batches(places: int) -> Batches:
+            one = jax.ShapeDtypeStruct((places, count), dtype, sharding=members)
+            return (*self._examples, np.int32(0)), (one, one)
 
-    def device_bytes(self) -> int:
-        """What the examples take of each device's memory."""
-        return sum(array.nbytes for array in self.abstract_batches)
+        self.batch_of, self.abstract_batches, self._permutations = batch_of, abstract_batches, permutations
+        self.specs = (P(), P(), P()), (members.spec, members.spec)
+        self._drawn: dict[tuple[bytes, int], jax.Array] = {}
 
-    def take(self, state: Any, n: int) -> Iterator[tuple[int, Any]]:
-        del state
-        yield n, self.abstract_batches
+    def device_bytes(self, members: int) -> int:
+        """What the examples, and the permutations of so many runs, take of a device's memory."""
+        orders = 2 * members * self._count * (2 if self._count <= 2**16 else 4)
+        return sum(array.nbytes for array in self._examples) + orders
+
+    def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
+        step, keys = position_of(state)
+        end, key = step + n, jnp.copy(state.key)  # whose memory is reused after the first piece
+        while step < end:
+            number = step * self._batch_size // self._count
+            # All batches of a piece lie in two passes.
+            count = min(end, (number + 2) * self._count // self._batch_size) - step
+            known = {(keys, k): self._drawn.get((keys, k)) for k in (number, number + 1)}
+            self._drawn = {
+                (keys, k): self._permutations(key, np.int32(k)) if drawn is None else drawn
+                for (_, k), drawn in known.items()
+            }
+            yield count, ((*self._examples, np.int32(number)), tuple(self._drawn.values()))
+            step += count
 
 
 class Streamed:
@@ -74,27 +106,33 @@ class Streamed:
         self._share = config.batch_size // jax.process_count()
         self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
         self._next = (-1, b"")
-        self.batch_of = lambda order, step, batches: (batches[1][step - batches[0]], batches[2][step - batches[0]])
-        self.specs = (P(), self._sharding.spec, self._sharding.spec)
-        self.abstract_batches = (
+        self.batch_of = lambda step, shared, own: (shared[1][step - shared[0]], shared[2][step - shared[0]])
+        self.specs = (P(), self._sharding.spec, self._sharding.spec), ()
+        self._abstract = (
             jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P())),
             jax.ShapeDtypeStruct((self._ahead, *shape), jnp.uint8, sharding=self._sharding),
             jax.ShapeDtypeStruct((self._ahead, config.batch_size), jnp.int32, sharding=self._sharding),
         )
 
-    def take(self, state: Any, n: int) -> Iterator[tuple[int, Any]]:
-        step, key = int(state.step), np.asarray(jax.random.key_data(state.key)).tobytes()
+    def abstract_batches(self, places: int) -> Batches:
+        assert places == 1, "each member sees the examples in an order of its own"
+        return self._abstract, ()
+
+    def device_bytes(self, members: int) -> int:
+        """What the pieces take of a device's memory: one in use, one on its way."""
+        return sum(2 * leaf.size * leaf.dtype.itemsize for leaf in self._abstract)
+
+    def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
+        step, key = position_of(state)
         if self._next != (step, key):
-            self._batches = _gather(
-                self._config, self._examples, np.asarray(order_of(state.key)), step, self._share, 2 * self._ahead
-            )
+            self._batches = _gather(self._config, self._examples, state.key, step, self._share, 2 * self._ahead)
         for first in range(step, step + n, self._ahead):
             count = min(self._ahead, step + n - first)
             gathered = [next(self._batches) for _ in range(count)]
             images, labels = (np.stack(part) for part in zip(*gathered, strict=True))
             missing = self._ahead - count  # the compiled loop takes pieces of one size
             self._next = (first + count, key)
-            yield count, (np.int32(first), self._place(images, missing), self._place(labels, missing))
+            yield count, ((np.int32(first), self._place(images, missing), self._place(labels, missing)), ())
 
     def _place(self, batches: np.ndarray, missing: int) -> jax.Array:
         padded = np.pad(batches, [(0, missing), *[(0, 0)] * (batches.ndim - 1)]) if missing else batches
@@ -104,8 +142,8 @@ class Streamed:
 Feed = Resident | Streamed
 """Where the batches of a training come from.
 
-`take(state, n)` gives what the next n steps after `state` need, in pieces: (how many steps, `batches`). `batch_of` is
-how the compiled loop finds a batch in that; `specs` and `abstract_batches` are how it lies on the devices.
+`take(state, n)` gives what the next n steps after `state` need, in pieces: (how many steps, `Batches`). `batch_of` is
+how the compiled loop finds a batch in that; `specs` and `abstract_batches(members)` are how it lies on the devices.
 """
 
 
@@ -117,40 +155,42 @@ def make_feed(config: Config, examples: Examples, mesh: Mesh, device_data_limit:
 
 
 def _gather(
-    config: Config, examples: Examples, order: np.ndarray, step: int, share: int, ahead: int
+    config: Config, examples: Examples, keys: jax.Array, step: int, share: int, ahead: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """This process's share of the batches from `step` on, so many of them gathered ahead."""
     import grain
 
+    count, start, lock = len(examples), jax.process_index() * share, threading.Lock()
+    # On the CPU: the other devices may be in the middle of a second of training.
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
         cpu = jax.local_devices()[0]
-    start, steps, lock = jax.process_index() * share, np.arange(BLOCK, dtype=np.int32), threading.Lock()
+    key = jax.device_put(np.asarray(jax.random.key_data(keys).addressable_shards[0].data)[0], cpu)
+    draw = jax.jit(lambda key, number: permutation(jax.random.wrap_key_data(key), number, count))
 
-    @jax.jit
-    def indices(order: jax.Array, steps: jax.Array) -> jax.Array:
-        return jax.vmap(lambda step: batch_indices(order, step, config.batch_size, len(examples), start, share))(steps)
+    @lru_cache(maxsize=2)
+    def order(number: int) -> np.ndarray:
+        return np.asarray(draw(key, np.int32(number)))
 
-    # By blocks: a call waits for its turn on the CPU's device, which may be in the middle of a second of training.
-    @lru_cache(maxsize=4)
-    def block(number: int) -> np.ndarray:
-        with jax.default_device(cpu):
-            return np.asarray(indices(order, number * BLOCK + steps))
-
-    class Batches:
+    class BatchesByStep:
         """By step, as Grain's random access asks for them."""
 
         def __len__(self) -> int:
             return MAX_POSITION // config.batch_size
 
         def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+            first = step * config.batch_size + start
+            number, place = divmod(first, count)
             with lock:
-                batch = block(step // BLOCK)[step % BLOCK]
+                batch = order(number)[place : place + share]
+                while len(batch) < share:
+                    number += 1
+                    batch = np.concatenate([batch, order(number)[: share - len(batch)]])
             return examples.images[batch], examples.labels[batch]
 
     options = grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead)
-    return iter(grain.MapDataset.source(Batches())[step:].to_iter_dataset(options))
+    return iter(grain.MapDataset.source(BatchesByStep())[step:].to_iter_dataset(options))
 
 
 def place(arrays: Any, sharding: NamedSharding) -> Any:

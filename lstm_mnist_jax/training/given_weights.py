@@ -19,11 +19,12 @@ from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError, WeightsError
 from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
-from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
+from lstm_mnist_jax.training.evaluation import Evaluation, evaluate_one
 from lstm_mnist_jax.training.mesh import make_mesh, prepare
+from lstm_mnist_jax.training.program import run_once
 from lstm_mnist_jax.training.run_folder import RunFolder, create_run_folder, lock, refuse_occupied, write_config
 from lstm_mnist_jax.training.selection import score
-from lstm_mnist_jax.training.step import count_steps, init_state, run_once
+from lstm_mnist_jax.training.step import count_steps, init_state
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,8 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
     )
     with lock(run_dir):
         folder = create_run_folder(run_dir, config, dataset, given.origin)
-        evaluations = {
-            name: make_evaluation(config.model, dataset.splits[name], mesh, execution.device_data_limit)(state.trained)
-            for name in ("validation", "test")
-        }
+        splits = {name: dataset.splits[name] for name in ("validation", "test")}
+        evaluations = evaluate_one(state.trained, config.model, splits, execution)
         validation = evaluations["validation"]
         value = score(config, validation.loss, validation.accuracy)
         record = Record(given.step, None, None, None, 0.0)

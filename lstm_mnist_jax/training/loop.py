@@ -19,8 +19,8 @@ from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.evaluation import Evaluation
 from lstm_mnist_jax.training.optimizer import last_learning_rate
+from lstm_mnist_jax.training.program import StepSummary
 from lstm_mnist_jax.training.signals import StopRequest
-from lstm_mnist_jax.training.step import Look
 
 CHUNK_SECONDS = 1.0
 """How long the devices run without the host."""
@@ -123,7 +123,7 @@ def is_stale(config: Config, step: int, best_step: int | None, steps_per_epoch: 
 
 def epoch_metrics(
     config: Config,
-    seen: Look,
+    seen: StepSummary,
     member: int,
     validation: Evaluation,
     test: Evaluation,

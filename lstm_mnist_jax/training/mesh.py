@@ -1,4 +1,4 @@
-"""The devices of a run: one mesh with a `data` axis, over which each batch is split.
+"""The devices of a run, or of several: a mesh with an axis of runs, and one over which each batch is split.
 
 CPU cores count as devices. How many of them JAX shows is decided before JAX first touches a device, so
 `prepare` belongs at the start of a program.
@@ -20,8 +20,8 @@ from lstm_mnist_jax.errors import ConfigError
 DATA_AXIS = "data"
 """Over which the examples of a batch are split."""
 
-POPULATION_AXIS = "population"
-"""Over which whole trainings are, each on a device of its own."""
+MEMBER_AXIS = "member"
+"""Over which the runs are split that are trained at once."""
 
 MIN_EXAMPLES = {"cpu": 8}
 OTHER_MIN_EXAMPLES = 64
@@ -59,12 +59,14 @@ def prepare(execution: Execution, batch_size: int | None) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(execution: Execution, batch_size: int | None) -> Mesh:
-    """The mesh of a run: all devices that `execution` asks for, or as many as serve a batch well, of every process.
+def make_mesh(execution: Execution, batch_size: int | None, members: int = 1) -> Mesh:
+    """The mesh of a run or of several: [members, devices of each], of every process.
 
     Args:
-      execution: how many devices are wanted.
+      execution: how many devices are wanted; None is all that have enough to do.
       batch_size: examples that the devices must share evenly; None where they need not.
+      members: how many runs are trained at once. Where there are more devices than members, several share the batches
+        of each.
 
     Raises:
       ConfigError: there are not so many devices, or they cannot share a batch evenly.
@@ -74,11 +76,17 @@ def make_mesh(execution: Execution, batch_size: int | None) -> Mesh:
     if execution.devices is not None:
         count = execution.devices
     else:
-        count = own if batch_size is None else _default_count(own, batch_size, platform, processes)
+        alone = members == 1 and batch_size is not None
+        count = _default_count(own, batch_size, platform, processes) if alone and batch_size is not None else own
     if count > own:
         raise ConfigError(
             f"devices is {count}, but JAX shows {own} {platform} device(s){_each(processes)}. Ask for at most {own}."
         )
+    if members > 1 and batch_size is not None:
+        rows = min(count * processes, -(-members // processes) * processes)  # some for each process
+        shares = _default_count(count * processes // rows, batch_size, platform)
+        chosen = [device for shown in devices for device in shown[: rows * shares // processes]]
+        return Mesh(np.array(chosen).reshape(rows, shares), (MEMBER_AXIS, DATA_AXIS))
     if batch_size is not None and batch_size % (total := count * processes):
         fewer = [n for n in range(1, count) if batch_size % (n * processes) == 0]
         below, above = batch_size // total * total, -(-batch_size // total) * total
@@ -88,27 +96,7 @@ def make_mesh(execution: Execution, batch_size: int | None) -> Mesh:
             f"{f', {count}' + _each(processes) if processes > 1 else ''}. "
             f"Use {f'--devices {fewer[-1]}, or ' if fewer else ''}--batch-size {sizes}."
         )
-    return Mesh(np.array([shown[:count] for shown in devices]).reshape(-1), (DATA_AXIS,))
-
-
-def make_population_mesh(execution: Execution, members: int, batch_size: int) -> Mesh:
-    """The mesh of a population: devices for its members, and where there are more of them, several for each.
-
-    Args:
-      execution: how many devices are wanted.
-      members: how many trainings there are.
-      batch_size: examples of each that its devices share.
-
-    Raises:
-      ConfigError: there are not so many devices.
-    """
-    devices = make_mesh(execution, None).devices
-    processes, platform = jax.process_count(), devices[0].platform
-    count = min(len(devices), -(-members // processes) * processes)  # some for each process
-    shares = _default_count(len(devices) // count, batch_size, platform)
-    own = count * shares // processes
-    chosen = [device for shown in devices.reshape(processes, -1) for device in shown[:own]]
-    return Mesh(np.array(chosen).reshape(count, shares), (POPULATION_AXIS, DATA_AXIS))
+    return Mesh(np.array([shown[:count] for shown in devices]).reshape(1, -1), (MEMBER_AXIS, DATA_AXIS))
 
 
 def describe(mesh: Mesh) -> str:

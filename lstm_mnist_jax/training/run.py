@@ -3,28 +3,26 @@
 import math
 import signal
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.model import Params, describe_layers, task_of
+from lstm_mnist_jax.model import describe_layers, task_of
 from lstm_mnist_jax.reporting.metrics import EpochMetrics, MetricsWriter, read_metrics
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
-from lstm_mnist_jax.training.evaluation import Evaluation, make_evaluation
 from lstm_mnist_jax.training.loop import Course, drive, epoch_metrics, is_stale, newest_sound_step
 from lstm_mnist_jax.training.mesh import describe
+from lstm_mnist_jax.training.program import TrainingProgram, make_program, member_state
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,
     create_run_folder,
@@ -39,7 +37,7 @@ from lstm_mnist_jax.training.run_folder import (
 from lstm_mnist_jax.training.selection import score
 from lstm_mnist_jax.training.signals import StopRequest
 from lstm_mnist_jax.training.start import begun
-from lstm_mnist_jax.training.step import Training, TrainState, look_at, make_training
+from lstm_mnist_jax.training.step import TrainState
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def _train(
         refuse_occupied(run_dir)
     dataset = load(**vars(config.data))
     processes.require_same(dataset.fingerprint(), f"The processes have different data at {config.data.source!r}.")
-    training = make_training(config, dataset, mesh, device_data_limit)
+    program = make_program([config], dataset, mesh, device_data_limit)
     with ExitStack() as stack:
         if first:
             stack.enter_context(lock(run_dir))
@@ -118,21 +116,11 @@ def _train(
             folder = resume_run_folder(former, config, dataset)
         say(console, f"run {run_dir}: {dataset.describe()}")
         began = time.perf_counter()
-        state, record = _begin(training, folder, console)
+        state, record = _begin(program, folder, console)
         if first and (former is None or folder.config != former.config):
             write_config(replace(folder, environment=environment()))
         processes.wait_for_file(run_dir / "config.json")
-        training = training.compile()
-        evaluations = {
-            name: make_evaluation(
-                config.model,
-                dataset.splits[name],
-                mesh,
-                device_data_limit,
-                params_like=training.abstract_state.trained,
-            )
-            for name in ("validation", "test")
-        }
+        program = program.compile()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         task, layers = task_of(config.model).describe(dataset.image_shape), describe_layers(config.model)
         seconds = time.perf_counter() - began
@@ -150,8 +138,8 @@ def _train(
         if first:
             events = folder.tensorboard if config.tensorboard else None
             writer = stack.enter_context(closing(MetricsWriter(folder.metrics, events, first_step)))
-        display = stack.enter_context(ProgressDisplay(console, config.epochs, training.steps_per_epoch, first_step))
-        course = _Run(training, evaluations, folder, state, record, checkpoints, writer, display)
+        display = stack.enter_context(ProgressDisplay(console, config.epochs, program.steps_per_epoch, first_step))
+        course = _Run(program, folder, state, record, checkpoints, writer, display)
         noted = drive(course, stop)
 
     epochs = read_metrics(folder.metrics)
@@ -166,7 +154,7 @@ def _train(
     )
 
 
-def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[TrainState, Record]:
+def _begin(program: TrainingProgram, folder: RunFolder, console: Console) -> tuple[TrainState, Record]:
     """The state from which to train: of the newest sound checkpoint, or the first one."""
     directory = folder.checkpoints
     step = newest_sound_step(directory, console)
@@ -178,9 +166,9 @@ def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[Tra
             )
         if folder.metrics.exists():
             say(console, "There is no sound checkpoint: the run starts again from its first step.")
-        return training.init(folder.config.seed), Record(0, None, None, None, 0.0)
-    epochs_done = step // training.steps_per_epoch
-    if step > folder.config.epochs * training.steps_per_epoch:
+        return program.init(), Record(0, None, None, None, 0.0)
+    epochs_done = step // program.steps_per_epoch
+    if step > folder.config.epochs * program.steps_per_epoch:
         raise ConfigError(
             f"epochs is {folder.config.epochs}, but {folder.path} was trained for {epochs_done} already. "
             "Ask for as many or more."
@@ -197,7 +185,16 @@ def _begin(training: Training, folder: RunFolder, console: Console) -> tuple[Tra
     for line in environment_changes(folder.environment):
         say(console, line)
     say(console, f"resumed at step {step:,}: {epochs_done} of {folder.config.epochs} epochs are done")
-    return checkpoint.load_state(path, training.abstract_state), best
+    saved = checkpoint.load_state(path, member_shapes(program))
+    return program.from_saved(jax.tree.map(lambda leaf: leaf[None], saved)), best
+
+
+def member_shapes(program: TrainingProgram) -> TrainState:
+    """Shapes, dtypes and placement of the state of the only member of a program, as it is saved."""
+    sharding = NamedSharding(program.mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding), program.abstract_state
+    )
 
 
 class _Run(Course):
@@ -205,8 +202,7 @@ class _Run(Course):
 
     def __init__(
         self,
-        training: Training,
-        evaluations: dict[str, Callable[[Params], Evaluation]],
+        program: TrainingProgram,
         folder: RunFolder,
         state: TrainState,
         record: Record,
@@ -214,9 +210,9 @@ class _Run(Course):
         writer: MetricsWriter | None,
         display: ProgressDisplay,
     ) -> None:
-        self.config, self.steps_per_epoch = folder.config, training.steps_per_epoch
+        self.config, self.steps_per_epoch = folder.config, program.steps_per_epoch
         self.step, self.epoch_seconds, self.record = record.step, record.epoch_seconds, record
-        self._training, self._evaluations, self._folder, self._state = training, evaluations, folder, state
+        self._program, self._folder, self._state = program, folder, state
         self._checkpoints, self._writer, self._display = checkpoints, writer, display
 
     @property
@@ -225,8 +221,8 @@ class _Run(Course):
         return super().is_complete or stale
 
     def advance(self, steps: int) -> None:
-        self._state = self._training.run_steps(self._state, steps)
-        self._seen = look_at(self._state)
+        self._state = self._program.run_steps(self._state, steps)
+        self._seen = self._program.summarize(self._state)
         self.step = self._seen.step
 
     def show(self, seconds_per_step: float) -> None:
@@ -238,7 +234,7 @@ class _Run(Course):
         self._checkpoints.raise_failure()
 
     def end_epoch(self) -> None:
-        validation, test = (self._evaluations[name](self._state.trained) for name in ("validation", "test"))
+        validation, test = (self._program.evaluate(split, self._state.trained)[0] for split in ("validation", "test"))
         if not math.isfinite(validation.loss):
             self._fail(self.step - 1)
         metrics = epoch_metrics(self.config, self._seen, 0, validation, test, self.epoch_seconds, self.steps_per_epoch)
@@ -251,7 +247,7 @@ class _Run(Course):
         if self.record.step != self.step:
             self.record = self.record.within_epoch(self.step, self.epoch_seconds)
         # A copy: the training goes on in the memory of the original while it is written.
-        self._checkpoints.save(jax.tree.map(jnp.copy, self._state), self.record)
+        self._checkpoints.save(member_state(self._state, 0), self.record)
 
     def _fail(self, step: int) -> None:
         self._checkpoints.wait()

@@ -1,30 +1,24 @@
-"""Training as pure functions over one state: start, and many steps in one compiled loop.
+"""One training step as a pure function of a training state, and many of them in one compiled loop.
 
 The images come to the loop as uint8, and everything that happens to them (the view as a sequence, scaling) happens
-inside it; where they live on the devices, as they do unless they are too many, so does shuffling. The host says how
-many steps, and looks at the state afterwards.
+inside it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import AugmentationConfig, Config, Execution
+from lstm_mnist_jax.config import AugmentationConfig, Config
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.data.augment import augment, mix
-from lstm_mnist_jax.data.order import MAX_POSITION, Order, order_of
+from lstm_mnist_jax.data.shuffle import MAX_POSITION
 from lstm_mnist_jax.errors import ConfigError
-from lstm_mnist_jax.training.feed import BatchOf, Feed, Streamed, make_feed
+from lstm_mnist_jax.training.feed import BatchOf
 from lstm_mnist_jax.training.mesh import DATA_AXIS
 from lstm_mnist_jax.training.optimizer import OptimizerNumbers, make_optimizer, schedule, steps_an_update
 
@@ -74,31 +68,6 @@ class TrainState(NamedTuple):
         return self.params if self.average is None else self.average
 
 
-class Look(NamedTuple):
-    """What the host sees of one or many trainings in one program, after some steps.
-
-    Attributes:
-      step: how many steps were made.
-      epoch_steps: how many of them the sums are over.
-      loss, correct, gradient_norm: [trainings], see `EpochSums`.
-      first_bad_step: [trainings], see `TrainState`.
-    """
-
-    step: int
-    epoch_steps: int
-    loss: np.ndarray
-    correct: np.ndarray
-    gradient_norm: np.ndarray
-    first_bad_step: np.ndarray
-
-
-def look_at(state: TrainState) -> Look:
-    """Waits for a state, of one training or of many along a leading axis, and fetches what the host needs of it."""
-    fetched = jax.device_get((state.step, *state.epoch_sums, state.first_bad_step))
-    step, epoch_steps, *of_each = (np.atleast_1d(array) for array in fetched)
-    return Look(int(step[0]), int(epoch_steps[0]), *of_each)
-
-
 def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int) -> TrainState:
     """The state before the first step: everything in it follows from the arguments."""
     params_key, order_key = jax.random.split(jax.random.key(seed))
@@ -112,37 +81,6 @@ def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, s
         first_bad_step=jnp.int32(-1),
         average=params if config.optimizer.ema_decay else None,
     )
-
-
-@dataclass(frozen=True)
-class Training:
-    """The functions of one run, for one data set on one mesh.
-
-    Attributes:
-      init: (seed) -> the state before the first step, on every device.
-      abstract_state: shapes, dtypes and placement of the state, for reading a saved one.
-      steps_per_epoch: how many whole batches the training examples fill.
-    """
-
-    init: Callable[[int], TrainState]
-    abstract_state: TrainState
-    steps_per_epoch: int
-    _run_steps: Any
-    _feed: Feed
-    _waits: bool
-
-    def run_steps(self, state: TrainState, n: int) -> TrainState:
-        """The state `n` steps later. `state` is used up: its memory is reused."""
-        for steps, batches in self._feed.take(state, n):
-            if self._waits:  # the next batches are on their way meanwhile
-                jax.block_until_ready(state)
-            state = self._run_steps(state, np.int32(steps), batches)
-        return state
-
-    def compile(self) -> "Training":
-        """The same training, with `run_steps` compiled now rather than at its first call."""
-        compiled = self._run_steps.lower(self.abstract_state, np.int32(0), self._feed.abstract_batches).compile()
-        return replace(self, _run_steps=compiled)
 
 
 def count_steps(config: Config, dataset: Dataset) -> int:
@@ -171,60 +109,10 @@ def count_steps(config: Config, dataset: Dataset) -> int:
     return steps_per_epoch
 
 
-def make_training(
-    config: Config, dataset: Dataset, mesh: Mesh, device_data_limit: float = Execution.device_data_limit
-) -> Training:
-    """Builds the functions that train on the devices, and puts the training examples there.
-
-    Args:
-      config: what is trained.
-      dataset: what it is trained on.
-      mesh: the devices.
-      device_data_limit: GiB. Training images that take more stay with the host, and stream to the devices.
-
-    Raises:
-      ConfigError: the batch is larger than the training set, or the run longer than positions can count.
-    """
-    steps_per_epoch = count_steps(config, dataset)
-    feed = make_feed(config, dataset.train, mesh, device_data_limit)
-    train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
-
-    def run_steps(state: TrainState, n: jax.Array, batches: Any) -> TrainState:
-        return repeat(train_step, state, n, OptimizerNumbers.of(config.optimizer), batches)
-
-    replicated = NamedSharding(mesh, P())
-    # The gradient is averaged by hand, once and flattened, so JAX need not track what varies over devices.
-    sharded = jax.shard_map(run_steps, mesh=mesh, in_specs=(P(), P(), feed.specs), out_specs=P(), check_vma=False)
-    first_state = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
-    init = jax.jit(first_state, out_shardings=replicated, compiler_options=run_once(mesh))
-    return Training(
-        init=lambda seed: init(np.uint32(seed)),
-        abstract_state=abstract(jax.eval_shape(first_state, np.uint32(0)), replicated),
-        steps_per_epoch=steps_per_epoch,
-        _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=replicated),
-        _feed=feed,
-        # Of a stream no more than two pieces are to be on the devices: one in use, one on its way.
-        _waits=must_wait(mesh) or isinstance(feed, Streamed),
-    )
-
-
-def run_once(mesh: Mesh) -> dict[str, Any]:
-    """Compiler options for a program that runs once: on CPUs, XLA would optimize it for longer than it runs."""
-    return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
-
-
-def must_wait(mesh: Mesh) -> bool:
-    """Whether one program must end before the next is started.
-
-    Programs in which CPU devices meet share one pool of threads: two at once can each wait for the other's.
-    """
-    return mesh.shape[DATA_AXIS] > 1 and mesh.devices.flat[0].platform == "cpu"
-
-
 def make_train_step(
     config: Config, steps_per_epoch: int, shares: int, batch_of: BatchOf
-) -> Callable[[TrainState, OptimizerNumbers, Order, Any], TrainState]:
-    """One step of a training, as a function of (state, numbers of the optimizer, order, batches).
+) -> Callable[[TrainState, OptimizerNumbers, Any, Any], TrainState]:
+    """One step of a training run, as a function of (state, numbers of the optimizer, shared, own).
 
     It runs on one device, within a `shard_map` over `DATA_AXIS`, on its share of the batch.
 
@@ -232,7 +120,7 @@ def make_train_step(
       config: what is trained.
       steps_per_epoch: how many steps its epochs have.
       shares: how many devices share a batch.
-      batch_of: (order, step, batches) -> this device's share of the step's images and labels.
+      batch_of: (step, shared, own) -> this device's share of the step's images and labels, see `feed.Batches`.
     """
     rate_at = schedule(config.optimizer, steps_per_epoch, config.epochs)
     draws = config.augmentation != AugmentationConfig() or config.model.dropout_rate > 0
@@ -247,8 +135,8 @@ def make_train_step(
 
     loss_and_gradient = jax.value_and_grad(loss_and_correct, has_aux=True)
 
-    def train_step(state: TrainState, numbers: OptimizerNumbers, order: Order, batches: Any) -> TrainState:
-        images, labels = batch_of(order, state.step, batches)
+    def train_step(state: TrainState, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
+        images, labels = batch_of(state.step, shared, own)
         targets, dropout_keys = labels, None
         if draws:
             # Of each place in the batch, so that nothing depends on the number of devices.
@@ -303,17 +191,7 @@ def averaged(average: model.Params, params: model.Params, step: Any, numbers: Op
 
 
 def repeat(
-    train_step: Callable[..., TrainState],
-    state: TrainState,
-    n: jax.Array,
-    numbers: OptimizerNumbers,
-    batches: Any,
+    train_step: Callable[..., TrainState], state: TrainState, n: jax.Array, numbers: OptimizerNumbers, *batches: Any
 ) -> TrainState:
     """The state `n` steps later, in one loop."""
-    order = order_of(state.key)
-    return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, order, batches), state)
-
-
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
-    """Shapes and dtypes of a tree, and that it lies on the devices so."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+    return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, *batches), state)

@@ -14,8 +14,8 @@ from lstm_mnist_jax.config import Config, Execution, ModelConfig
 from lstm_mnist_jax.data import idx
 from lstm_mnist_jax.data.sources import load
 from lstm_mnist_jax.errors import ConfigError
-from lstm_mnist_jax.training import feed, make_training
-from lstm_mnist_jax.training.evaluation import make_evaluation
+from lstm_mnist_jax.training import feed, make_program
+from lstm_mnist_jax.training.evaluation import Evaluator
 from lstm_mnist_jax.training.feed import GIB, Resident, Streamed, make_feed
 from lstm_mnist_jax.training.mesh import make_mesh
 
@@ -28,14 +28,15 @@ def mesh():
     return make_mesh(Execution(), CONFIG.batch_size)
 
 
-trainings = {}
+programs = {}
 
 
-def training_of(dataset, limit=Execution.device_data_limit):
-    """The training on `tiny_dataset`, which is equal in all tests: several use what was compiled once."""
-    if limit not in trainings:
-        trainings[limit] = make_training(CONFIG, dataset, mesh(), limit)
-    return trainings[limit]
+def program_of(dataset, limit=Execution.device_data_limit, seed=3):
+    """The program on `tiny_dataset`, which is equal in all tests: several use what was compiled once."""
+    if (limit, seed) not in programs:
+        config = dataclasses.replace(CONFIG, seed=seed)
+        programs[limit, seed] = make_program([config], dataset, mesh(), limit)
+    return programs[limit, seed]
 
 
 def leaves(state):
@@ -47,25 +48,26 @@ def test_data_above_the_limit_stream(tiny_dataset):
     assert isinstance(make_feed(CONFIG, tiny_dataset.train, mesh(), size), Resident)
     streamed = make_feed(CONFIG, tiny_dataset.train, mesh(), size * 0.999)
     assert isinstance(streamed, Streamed)
-    pieces = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(streamed.abstract_batches[1]))
+    pieces = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(streamed.abstract_batches(1)[0][1]))
     assert 2 * pieces <= size * GIB
 
 
 @pytest.mark.parametrize("limit", [QUARTER, 1 / GIB])
 def test_streamed_training_is_that_of_data_on_the_devices(tiny_dataset, limit):
-    resident, streamed = training_of(tiny_dataset), training_of(tiny_dataset, limit).compile()
-    expected, found = resident.init(3), streamed.init(3)
+    resident, streamed = program_of(tiny_dataset), program_of(tiny_dataset, limit).compile()
+    expected, found = resident.init(), streamed.init()
     for steps in (1, 5, 40):  # over the ends of pieces and of epochs
         expected, found = resident.run_steps(expected, steps), streamed.run_steps(found, steps)
         assert leaves(found) == leaves(expected)
 
 
 def test_a_stream_goes_on_from_any_state(tiny_dataset):
-    streamed = training_of(tiny_dataset, QUARTER)
-    whole = leaves(streamed.run_steps(streamed.init(3), 30))
-    half = streamed.run_steps(streamed.init(3), 17)
+    streamed = program_of(tiny_dataset, QUARTER)
+    whole = leaves(streamed.run_steps(streamed.init(), 30))
+    half = streamed.run_steps(streamed.init(), 17)
     copy = jax.tree.map(np.asarray, half._replace(key=jax.random.key_data(half.key)))
-    streamed.run_steps(streamed.init(4), 17)  # another training in between, that stands where this one does
+    other = program_of(tiny_dataset, seed=4).init()
+    streamed.run_steps(other, 17)  # another run in between, at the same step
     half = jax.tree.map(jax.numpy.asarray, copy)
     half = half._replace(key=jax.random.wrap_key_data(half.key))
     half = jax.device_put(half, jax.tree.map(lambda leaf: leaf.sharding, streamed.abstract_state))
@@ -89,9 +91,9 @@ def test_a_whole_run_streams_and_resumes(tiny_run, tmp_path):
 
 @pytest.mark.parametrize("limit", [1 / GIB, 200 / GIB, 400 / GIB])
 def test_an_evaluation_in_pieces_counts_every_example_once(tiny_dataset, limit):
-    params = training_of(tiny_dataset).init(0).params
-    expected = make_evaluation(CONFIG.model, tiny_dataset.test, mesh())(params)
-    found = make_evaluation(CONFIG.model, tiny_dataset.test, mesh(), limit)(params)
+    params = program_of(tiny_dataset).init().params
+    (expected,) = Evaluator(CONFIG.model, tiny_dataset.test, mesh())(params)
+    (found,) = Evaluator(CONFIG.model, tiny_dataset.test, mesh(), limit)(params)
     np.testing.assert_array_equal(found.correct, expected.correct)
     np.testing.assert_array_equal(found.count, expected.count)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
@@ -106,9 +108,9 @@ def test_large_uncompressed_files_are_mapped_and_trained_on(tmp_path, monkeypatc
     assert isinstance(found.train.images, np.memmap)
     assert found.fingerprint() == expected.fingerprint()
     config = Config(batch_size=2, model=ModelConfig(hidden_features=(3,)))
-    streamed = make_training(config, found, make_mesh(Execution(), 2), 1 / GIB)
-    resident = make_training(config, expected, make_mesh(Execution(), 2))
-    assert leaves(streamed.run_steps(streamed.init(0), 5)) == leaves(resident.run_steps(resident.init(0), 5))
+    streamed = make_program([config], found, make_mesh(Execution(), 2), 1 / GIB)
+    resident = make_program([config], expected, make_mesh(Execution(), 2))
+    assert leaves(streamed.run_steps(streamed.init(), 5)) == leaves(resident.run_steps(resident.init(), 5))
 
 
 def test_a_limit_that_makes_no_sense_is_refused():
@@ -130,29 +132,10 @@ class Counted(np.ndarray):
 def test_grain_reads_ahead_but_not_without_end(tiny_dataset):
     counted = dataclasses.replace(tiny_dataset.train, images=tiny_dataset.train.images.view(Counted))
     streamed = make_feed(CONFIG, counted, mesh(), QUARTER)
-    ahead = streamed.abstract_batches[1].shape[0]
+    ahead = streamed.abstract_batches(1)[0][1].shape[0]
     assert ahead == 2
-    state = training_of(tiny_dataset).init(0)
+    state = program_of(tiny_dataset).init()
     Counted.taken = 0
     next(iter(streamed.take(state, 1)))
     time.sleep(1)
     assert 1 < Counted.taken <= 1 + 2 * ahead + feed.THREADS
-
-
-def test_the_order_is_computed_by_blocks(tiny_dataset, monkeypatch):
-    asked = []
-    gather = feed.batch_indices
-
-    def noted(order, step, *arguments):
-        jax.debug.callback(lambda step: asked.append(int(step)), step)
-        return gather(order, step, *arguments)
-
-    monkeypatch.setattr(feed, "batch_indices", noted)
-    monkeypatch.setattr(feed, "BLOCK", 64)  # each of its steps calls back
-    streamed = make_feed(CONFIG, tiny_dataset.train, mesh(), QUARTER)
-    state = training_of(tiny_dataset).init(0)
-    next(iter(streamed.take(state, 1)))
-    deadline = time.monotonic() + 30
-    while not asked and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert max(asked) == feed.BLOCK - 1  # whole blocks, before they are asked for

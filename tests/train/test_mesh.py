@@ -43,7 +43,7 @@ def test_more_devices_than_there_are():
 
 def test_every_device_of_the_mesh_is_on_the_data_axis():
     found = mesh.make_mesh(Execution(devices=1), 64)
-    assert found.axis_names == ("data",)
+    assert found.axis_names == ("member", "data")
     assert mesh.describe(found).startswith("1 x ")
 
 
@@ -51,16 +51,16 @@ LOSSES = """
 from runs import TINY
 from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.data import load
-from lstm_mnist_jax.training import make_training
+from lstm_mnist_jax.training import make_program
 from lstm_mnist_jax.training.mesh import make_mesh
 
 dataset = load(**vars(TINY.data))
 for devices in (1, 2, 4, 8):
-    training = make_training(TINY, dataset, make_mesh(Execution(devices=devices), TINY.batch_size))
-    state, losses = training.init(0), []
-    for _ in range(2 * training.steps_per_epoch):
-        state = training.run_steps(state, 1)
-        losses.append(float(state.epoch_sums.loss))
+    program = make_program([TINY], dataset, make_mesh(Execution(devices=devices), TINY.batch_size))
+    state, losses = program.init(), []
+    for _ in range(2 * program.steps_per_epoch):
+        state = program.run_steps(state, 1)
+        losses.append(float(state.epoch_sums.loss[0]))
     print(*losses)
 """
 
@@ -72,6 +72,6 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     assert done.returncode == 0, done.stderr
     one, *others = np.array([line.split() for line in done.stdout.splitlines()], float)
     assert len(one) == 30
-    assert one[-1] - one[-2] < 0.75 * one[0]  # it learns
+    assert np.diff(one[-6:]).mean() < 0.9 * one[0]  # it learns
     for losses in others:
         np.testing.assert_allclose(losses, one, rtol=2e-6)

@@ -25,8 +25,8 @@ from lstm_mnist_jax.sweeps import run as sweeps_run
 from lstm_mnist_jax.sweeps.folder import Member, write_population_folder
 from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter, read_group_metrics
 from lstm_mnist_jax.sweeps.space import Interval
-from lstm_mnist_jax.training import Population, checkpoint, make_population
-from lstm_mnist_jax.training.mesh import make_population_mesh
+from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
+from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 
 THREE_SEEDS = Space(seeds=3)
@@ -130,7 +130,7 @@ def test_the_interval_of_a_mean():
 @pytest.mark.slow
 def test_stopped_by_signals_and_resumed_it_is_the_same_population(three_seeds, tmp_path, monkeypatch):
     stops = (7, 15, 44)  # within an epoch, at the end of one, before the last step
-    run_steps = Population.run_steps
+    run_steps = TrainingProgram.run_steps
 
     def run_to_the_next_stop(self, state, n):
         step = int(state.step[0])
@@ -139,7 +139,7 @@ def test_stopped_by_signals_and_resumed_it_is_the_same_population(three_seeds, t
             os.kill(os.getpid(), signal.SIGTERM)
         return run_steps(self, state, min(n, stop - step))
 
-    monkeypatch.setattr(Population, "run_steps", run_to_the_next_stop)
+    monkeypatch.setattr(TrainingProgram, "run_steps", run_to_the_next_stop)
     for stop in stops:
         stopped = sweep(TINY, THREE_SEEDS, tmp_path / "stopped", resume=stop > stops[0])
         assert stopped.stopped_by == signal.SIGTERM
@@ -230,8 +230,8 @@ def populations_on_one_device():
     populations = []
     for members in (1, 2, 3):
         configs = [dataclasses.replace(ONE_LAYER, seed=seed) for seed in range(members)]
-        mesh = make_population_mesh(ONE_DEVICE, members, ONE_LAYER.batch_size)
-        populations.append(make_population(configs, dataset, mesh).compile())
+        mesh = make_mesh(ONE_DEVICE, ONE_LAYER.batch_size, members)
+        populations.append(make_program(configs, dataset, mesh).compile())
     return populations
 
 
@@ -339,7 +339,7 @@ def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch)
     whole = sweep(config, space, tmp_path / "whole")
     assert len(whole.settings) == 3
     assert len(read_population_folder(whole.run_dir).groups) == 3
-    run_steps, begun = Population.run_steps, []
+    run_steps, begun = TrainingProgram.run_steps, []
 
     def run_and_stop(self, state, n):
         if int(state.step[0]) == 0:
@@ -348,7 +348,7 @@ def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch)
                 os.kill(os.getpid(), signal.SIGTERM)
         return run_steps(self, state, n)
 
-    monkeypatch.setattr(Population, "run_steps", run_and_stop)
+    monkeypatch.setattr(TrainingProgram, "run_steps", run_and_stop)
     for groups in (2, 3):  # in the midst of the first round, and at the start of the second
         stopped = sweep(config, space, tmp_path / "parts", resume=groups > 2)
         assert stopped.stopped_by == signal.SIGTERM

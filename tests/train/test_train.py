@@ -24,8 +24,9 @@ from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, Op
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.training import Training, checkpoint, make_training
+from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
 from lstm_mnist_jax.training.mesh import make_mesh
+from lstm_mnist_jax.training.run import member_shapes
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
 TIMES = ("seconds", "examples_per_second")
@@ -52,12 +53,12 @@ def run_dir(tiny_run, tmp_path):
 @pytest.fixture
 def stop_at(monkeypatch):
     """Makes the trainings of this test get SIGTERM at a step."""
-    run_steps, stop = Training.run_steps, None
+    run_steps, stop = TrainingProgram.run_steps, None
 
     def run_some(self, state, n):
-        done = int(state.step)
+        done = int(state.step[0])
         state = run_steps(self, state, n if stop is None or stop <= done else min(n, stop - done))
-        if int(state.step) == stop:
+        if int(state.step[0]) == stop:
             os.kill(os.getpid(), signal.SIGTERM)
         return state
 
@@ -65,7 +66,7 @@ def stop_at(monkeypatch):
         nonlocal stop
         stop = step
 
-    monkeypatch.setattr(Training, "run_steps", run_some)
+    monkeypatch.setattr(TrainingProgram, "run_steps", run_some)
     return choose
 
 
@@ -415,9 +416,9 @@ def test_a_recipe_with_everything_resumes_to_the_last_bit(recipe, tmp_path, stop
 @pytest.mark.slow
 def test_what_is_evaluated_and_loaded_is_the_mean_of_the_parameters(recipe):
     run = load_run(recipe.run_dir, "last")
-    training = make_training(RECIPE, load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
+    program = make_program([RECIPE], load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
     path = checkpoint.checkpoint_path(recipe.run_dir / "checkpoints", run.step)
-    state = checkpoint.load_state(path, training.abstract_state)
+    state = checkpoint.load_state(path, member_shapes(program))
     jax.tree.map(np.testing.assert_array_equal, run.params, state.average)
     found = run.evaluate()["test"].loss
     assert found == pytest.approx(recipe.epochs[-1].test_loss, rel=1e-5)

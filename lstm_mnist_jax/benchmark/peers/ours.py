@@ -23,7 +23,7 @@ from lstm_mnist_jax.data import load
 from lstm_mnist_jax.rnn import LSTM
 from lstm_mnist_jax.training.mesh import DATA_AXIS, describe, make_mesh, prepare
 from lstm_mnist_jax.training.optimizer import make_optimizer
-from lstm_mnist_jax.training.step import make_training
+from lstm_mnist_jax.training.program import make_program
 
 
 def epoch(work: Epoch, setting: str) -> Job:
@@ -33,8 +33,8 @@ def epoch(work: Epoch, setting: str) -> Job:
     config = prepared.config_of(work)
     if work.form == "bare":
         return _bare(work, config, mesh)
-    training = make_training(config, load(**vars(config.data)), mesh)
-    state = jax.block_until_ready(training.init(work.seed))
+    training = make_program([config], load(**vars(config.data)), mesh)
+    state = jax.block_until_ready(training.init())
     began = time.perf_counter()
     training = training.compile()
     compile_seconds = time.perf_counter() - began
@@ -51,8 +51,8 @@ def epoch(work: Epoch, setting: str) -> Job:
         sums = [0.0]
         for _ in range(min(CHECKED_STEPS, work.steps - 1)):
             state = training.run_steps(state, 1)
-            sums.append(float(state.epoch_sums.loss))
-        state = training.init(work.seed)
+            sums.append(float(state.epoch_sums.loss[0]))
+        state = training.init()
         return np.diff(sums).tolist()
 
     return Job(run, check, compile_seconds, describe(mesh))

@@ -8,9 +8,8 @@ import pytest
 
 from lstm_mnist_jax.config import AugmentationConfig, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
-from lstm_mnist_jax.training import make_population, make_training, member_state
-from lstm_mnist_jax.training.evaluation import make_evaluation
-from lstm_mnist_jax.training.mesh import make_mesh, make_population_mesh
+from lstm_mnist_jax.training import make_program, member_state
+from lstm_mnist_jax.training.mesh import make_mesh
 
 CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
 needs_two_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
@@ -23,7 +22,7 @@ MEMBERS = [
 
 
 def mesh_of(devices):
-    return make_population_mesh(Execution(devices=devices), len(MEMBERS), CONFIG.batch_size)
+    return make_mesh(Execution(devices=devices), CONFIG.batch_size, len(MEMBERS))
 
 
 RECIPE = Config(
@@ -60,15 +59,12 @@ def trained_alone():
             return known[name]
         members = SETS[name]
         mesh = make_mesh(Execution(devices=1), CONFIG.batch_size)
-        evaluate = make_evaluation(members[0].model, dataset.validation, mesh)
-        trainings, known[name] = {}, []
+        known[name] = []
         for config in members:
-            but_for_the_seed = dataclasses.replace(config, seed=0)
-            if but_for_the_seed not in trainings:
-                trainings[but_for_the_seed] = make_training(config, dataset, mesh)
-            training = trainings[but_for_the_seed]
-            state = training.run_steps(training.init(config.seed), 25)
-            known[name].append((fetched(state), evaluate(state.trained)))
+            program = make_program([config], dataset, mesh)
+            state = program.run_steps(program.init(), 25)
+            (evaluation,) = program.evaluate("validation", state.trained)
+            known[name].append((member_state(fetched(state), 0), evaluation))
         return known[name]
 
     return find
@@ -97,8 +93,8 @@ def test_every_member_is_the_training_that_it_would_be_alone(
     tiny_dataset, trained_alone, monkeypatch, members, devices, each
 ):
     if each == "vmap":
-        monkeypatch.setattr("lstm_mnist_jax.training.population.ONE_BY_ONE", ())
-    population = make_population(SETS[members], tiny_dataset, mesh_of(devices)).compile()
+        monkeypatch.setattr("lstm_mnist_jax.training.program.ONE_BY_ONE", ())
+    population = make_program(SETS[members], tiny_dataset, mesh_of(devices)).compile()
     state = population.init()
     for steps in (5, 20):
         state = population.run_steps(state, steps)
@@ -115,7 +111,7 @@ def test_every_member_is_the_training_that_it_would_be_alone(
 
 
 def test_members_differ(tiny_dataset):
-    population = make_population(MEMBERS, tiny_dataset, mesh_of(1))
+    population = make_program(MEMBERS, tiny_dataset, mesh_of(1))
     losses = population.run_steps(population.init(), 10).epoch_sums.loss
     assert len(np.unique(losses)) == 3
 
@@ -130,9 +126,9 @@ def test_members_differ(tiny_dataset):
 )
 def test_members_of_other_shapes_are_refused(tiny_dataset, other, message):
     with pytest.raises(ConfigError, match=message):
-        make_population([CONFIG, dataclasses.replace(CONFIG, **other)], tiny_dataset, mesh_of(1))
+        make_program([CONFIG, dataclasses.replace(CONFIG, **other)], tiny_dataset, mesh_of(1))
 
 
 def test_a_population_of_nobody_is_refused(tiny_dataset):
-    with pytest.raises(ConfigError, match="needs one member at least"):
-        make_population([], tiny_dataset, mesh_of(1))
+    with pytest.raises(ConfigError, match="no config is given"):
+        make_program([], tiny_dataset, mesh_of(1))

@@ -1,0 +1,267 @@
+"""The compiled program that trains one run, or several at once that differ in seed and hyperparameters.
+
+Each member is the run that it would be alone, to rounding: with its own weights, its own order of the data and its own
+hyperparameters. Members are spread over the devices and exchange nothing; where there are more devices than members,
+several share the batches of each (data parallelism). A single run is a program of one member.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.config import Config, Execution
+from lstm_mnist_jax.config.json import differences
+from lstm_mnist_jax.data import Dataset
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.training.evaluation import Evaluation, Evaluator, ForEach, the_only_one
+from lstm_mnist_jax.training.feed import GIB, Feed, Streamed, make_feed, place
+from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
+from lstm_mnist_jax.training.optimizer import OptimizerNumbers
+from lstm_mnist_jax.training.optimizer import shape_of as optimizer_shape_of
+from lstm_mnist_jax.training.step import TrainState, count_steps, init_state, make_train_step, repeat
+
+ONE_BY_ONE = ("cpu",)
+"""Devices that run their members one after another: a core is busy with one, and its cache full. Others would idle."""
+
+
+class StepSummary(NamedTuple):
+    """What the host sees of the members after some steps.
+
+    Attributes:
+      step: how many steps were made.
+      epoch_steps: how many of them the sums are over.
+      loss, correct, gradient_norm: [members], see `EpochSums`.
+      first_bad_step: [members], see `TrainState`.
+    """
+
+    step: int
+    epoch_steps: int
+    loss: np.ndarray
+    correct: np.ndarray
+    gradient_norm: np.ndarray
+    first_bad_step: np.ndarray
+
+
+class Stages(NamedTuple):
+    """The members at two stages, [places, ...].
+
+    Attributes:
+      newest: the latest states.
+      best: the states at the end of each member's best epoch so far, the first state before there is one.
+    """
+
+    newest: TrainState
+    best: TrainState
+
+
+@dataclass(frozen=True)
+class TrainingProgram:
+    """The functions that train the members, for one data set on one mesh.
+
+    States have a leading axis of places: one for each member, and the last member's again where devices would be left
+    without one.
+
+    Attributes:
+      configs: what each member trains.
+      mesh: the devices, [members, devices of each].
+      init: () -> the first state of all members.
+      abstract_state: shapes, dtypes and placement of a state, [places, ...].
+      steps_per_epoch: how many whole batches the training examples fill.
+    """
+
+    configs: tuple[Config, ...]
+    mesh: Mesh
+    init: Callable[[], TrainState]
+    abstract_state: TrainState
+    steps_per_epoch: int
+    _run_steps: Any
+    _numbers: OptimizerNumbers
+    _feed: Feed
+    _evaluators: dict[str, Evaluator]
+
+    @property
+    def places(self) -> int:
+        """The size of the leading axis of states."""
+        return len(self._numbers.b1)
+
+    def run_steps(self, state: TrainState, n: int) -> TrainState:
+        """The states `n` steps later. `state` is donated: its memory is reused."""
+        # Programs in which CPU devices meet share one pool of threads: two at once can each wait for the other's. And
+        # of a stream no more than two pieces are to be on the devices: one in use, one on its way.
+        meet = self.mesh.shape[DATA_AXIS] > 1 and self.mesh.devices.flat[0].platform == "cpu"
+        waits = meet or isinstance(self._feed, Streamed)
+        for steps, (shared, own) in self._feed.take(state, n):
+            if waits:
+                jax.block_until_ready(state)
+            state = self._run_steps(state, np.int32(steps), self._numbers, shared, own)
+        return state
+
+    def compile(self) -> "TrainingProgram":
+        """The same program, compiled now rather than at its first call; evaluation in the background."""
+        for evaluator in self._evaluators.values():
+            evaluator.compile(self.abstract_state.trained)
+        arguments = self.abstract_state, np.int32(0), self._numbers, *self._feed.abstract_batches(self.places)
+        return replace(self, _run_steps=self._run_steps.lower(*arguments).compile())
+
+    def device_bytes(self) -> int:
+        """What this takes of each device's memory, once compiled: the data, the states, and the largest program."""
+        members = self.places // self.mesh.shape[MEMBER_AXIS]
+        states = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.abstract_state))
+        # Newest and best, and the copies of both that are saved.
+        states = 4 * states // self.mesh.shape[MEMBER_AXIS]
+        splits, programs = zip(*(evaluator.device_bytes() for evaluator in self._evaluators.values()), strict=True)
+        largest = max(self._run_steps.memory_analysis().temp_size_in_bytes, *programs)
+        return states + self._feed.device_bytes(members) + sum(splits) + largest
+
+    def summarize(self, state: TrainState) -> StepSummary:
+        """Waits for the members, and fetches what the host needs of them."""
+        small = (state.step, *state.epoch_sums, state.first_bad_step)
+        if jax.process_count() > 1:  # others hold some of the members
+            small = jax.device_put(small, NamedSharding(self.mesh, P()))
+        step, epoch_steps, *of_each = jax.device_get(small)
+        return StepSummary(int(step[0]), int(epoch_steps[0]), *(array[: len(self.configs)] for array in of_each))
+
+    def evaluate(self, split: str, params: model.Params) -> list[Evaluation]:
+        """Evaluates every member on "validation" or "test", given the parameters of all, [places, ...]."""
+        return self._evaluators[split](params)[: len(self.configs)]
+
+    def choose(self, better: np.ndarray, stages: Stages) -> Stages:
+        """The stages where the newest of some members, [members], is their best. `stages.best` is donated."""
+        padded = np.pad(better, (0, self.places - len(better)))
+        return stages._replace(best=_choose(place(padded, self._members), stages.newest, stages.best))
+
+    def abstract_saved(self, places: int) -> TrainState:
+        """Shapes, dtypes and placement for reading states that were saved with so many places, by other devices."""
+        fits = places % self.mesh.shape[MEMBER_AXIS] == 0
+        sharding = self._members if fits else NamedSharding(self.mesh, P())
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((places, *leaf.shape[1:]), leaf.dtype, sharding=sharding),
+            self.abstract_state,
+        )
+
+    def from_saved(self, saved: Any) -> Any:
+        """States that were saved, with a place for each member here."""
+        members = np.minimum(np.arange(self.places), len(self.configs) - 1)
+        return jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[members], tree), out_shardings=self._members)(saved)
+
+    @property
+    def _members(self) -> NamedSharding:
+        return NamedSharding(self.mesh, P(MEMBER_AXIS))
+
+
+def make_program(
+    configs: Sequence[Config],
+    dataset: Dataset,
+    mesh: Mesh,
+    device_data_limit: float = Execution.device_data_limit,
+) -> TrainingProgram:
+    """Puts the data on the devices and builds the functions that train the members on them.
+
+    Args:
+      configs: what each member trains: the same but for `seed` and the hyperparameters of `optimizer`.
+      dataset: what they are trained on.
+      mesh: see `make_mesh`.
+      device_data_limit: GiB. Training images that take more stay with the host and stream to the devices, which a
+        single run can do.
+
+    Raises:
+      ConfigError: the configs differ in something else, there are none, the images of several members take more than
+        the limit, or see `count_steps`.
+    """
+    configs = tuple(configs)
+    if not configs:
+        raise ConfigError("There is nothing to train: no config is given.")
+    config = configs[0]
+    for other in configs[1:]:
+        for name, (one, another) in differences(shape_of(config), shape_of(other)).items():
+            raise ConfigError(
+                f"Runs that are trained at once differ in seed and optimizer alone, but {name} is {one} and {another}."
+            )
+    if len(configs) > 1 and dataset.train.images.nbytes > device_data_limit * GIB:
+        raise ConfigError(
+            f"The training images take {dataset.train.images.nbytes / GIB:.2g} GiB. Each member sees them in an order "
+            f"of its own, so they must lie on the devices, but device_data_limit is {device_data_limit:g} GiB. "
+            "Raise it with --device-data-limit, or train one run at a time."
+        )
+    steps_per_epoch = count_steps(config, dataset)
+    padded = configs + configs[-1:] * (-len(configs) % mesh.shape[MEMBER_AXIS])
+    members = NamedSharding(mesh, P(MEMBER_AXIS))
+    seeds = place(np.array([member.seed for member in padded], np.uint32), members)
+    numbers = [OptimizerNumbers.of(member.optimizer) for member in padded]
+    each, at_once = _for_each(len(padded) // mesh.shape[MEMBER_AXIS], mesh)
+    feed = make_feed(config, dataset.train, mesh, device_data_limit)
+    train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
+
+    def run_steps(states: TrainState, n: jax.Array, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
+        return each(lambda state, numbers, own: repeat(train_step, state, n, numbers, shared, own))(
+            states, numbers, own
+        )
+
+    shared_specs, own_specs = feed.specs
+    # The gradient is averaged by hand, once and flattened, so JAX need not track what varies over devices.
+    sharded = jax.shard_map(
+        run_steps,
+        mesh=mesh,
+        in_specs=(members.spec, P(), members.spec, shared_specs, own_specs),
+        out_specs=members.spec,
+        check_vma=False,
+    )
+    first_states = jax.vmap(partial(init_state, config, dataset.image_shape, len(dataset.class_names)))
+    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh))
+    return TrainingProgram(
+        configs=configs,
+        mesh=mesh,
+        init=lambda: init(seeds),
+        abstract_state=jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=members),
+            jax.eval_shape(first_states, seeds),
+        ),
+        steps_per_epoch=steps_per_epoch,
+        _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=members),
+        _numbers=place(jax.tree.map(lambda *values: np.array(values, np.float32), *numbers), members),
+        _feed=feed,
+        _evaluators={
+            name: Evaluator(config.model, dataset.splits[name], mesh, device_data_limit, each=each, at_once=at_once)
+            for name in ("validation", "test")
+        },
+    )
+
+
+def _for_each(members: int, mesh: Mesh) -> tuple[ForEach, int]:
+    """How a device runs its members, and how many at a time."""
+    if members == 1:
+        return the_only_one, 1
+    if mesh.devices.flat[0].platform in ONE_BY_ONE:
+        return lambda function: lambda *arguments: jax.lax.map(lambda each: function(*each), arguments), 1
+    return jax.vmap, members
+
+
+def run_once(mesh: Mesh) -> dict[str, Any]:
+    """Compiler options for a program that runs once: on CPUs, XLA would optimize it for longer than it runs."""
+    return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
+
+
+def shape_of(config: Config) -> Config:
+    """What must be the same for all members of a program: all but the seed and the hyperparameters."""
+    return replace(config, seed=Config.seed, optimizer=optimizer_shape_of(config.optimizer))
+
+
+@partial(jax.jit, donate_argnums=2)
+def _choose(better: jax.Array, newest: TrainState, best: TrainState) -> TrainState:
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, newest, best)
+
+
+def member_state(state: TrainState, member: int) -> TrainState:
+    """The state of one member, where those of all lie on one device."""
+    return jax.tree.map(lambda leaf: leaf[member], state)
