@@ -1,0 +1,75 @@
+"""scripts/tutorial.py trains as `lstm-mnist train tutorial` does, and the notebook runs what stands in the script."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import programs
+import pytest
+import tutorial
+
+from lstm_mnist_jax import PRESETS, load
+from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.training import make_program
+from lstm_mnist_jax.training.mesh import make_mesh
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = 5_000
+"""An epoch of 78 steps. Over the 859 of all of MNIST, Adam magnifies the rounding of float32 ten thousandfold."""
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(train_examples=EXAMPLES)
+
+
+def test_every_loss_of_an_epoch_is_that_of_the_package(data):
+    config = PRESETS["tutorial"]
+    program = make_program([config], data, make_mesh(Execution(devices=1), config.batch_size)).compile()
+    state, sums = program.init(), [0.0]
+    for _ in range(program.steps_per_epoch):
+        state = program.run_steps(state, 1)
+        sums.append(float(state.epoch_sums.loss[0]))
+    _, losses = tutorial.train(data, config.seed, epochs=1)
+    assert len(losses) == EXAMPLES // 64
+    np.testing.assert_allclose(losses, np.diff(sums), rtol=0, atol=1e-5)
+
+
+def test_it_prints_what_the_command_prints(data, command_line, monkeypatch, tmp_path, capsys):
+    options = ["--epochs", 1, "--train-examples", EXAMPLES, "--run-dir", tmp_path / "run", "--devices", 1]
+    lines = command_line("train", "tutorial", *options).stdout.splitlines()
+    monkeypatch.setattr(tutorial, "load", lambda: data)
+    tutorial.main(tmp_path / "checkpoint", epochs=1)
+    found = capsys.readouterr().out.splitlines()
+    pattern = r"epoch +1/1  loss \d\.\d{4}  validation +[\d.]+%  test +[\d.]+%"
+    (expected,) = [line for line in lines if re.match(pattern, line)]
+    assert re.match(pattern, found[0])[0].split() == re.match(pattern, expected)[0].split()
+    (best,) = [line for line in lines if line.startswith("best on validation: ")]
+    assert best.startswith(found[1])
+    assert found[2] == "states[1][1] == outputs[-1]: True"
+    of_integers, of_one_hot = re.findall(r"\d+\.\d{6}", found[3])
+    assert float(of_integers) == pytest.approx(float(of_one_hot), abs=2e-6)
+    assert found[4].endswith("the same logits: True")
+
+
+def cells():
+    notebook = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text("utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_functions_of_the_notebook_are_those_of_the_script():
+    script = (ROOT / "scripts" / "tutorial.py").read_text("utf-8")
+    defined = [cell for cell in cells() if re.search(r"^(def|class) ", cell, re.MULTILINE)]
+    assert len(defined) == 4
+    for cell in defined:
+        assert cell in script
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    program = "import matplotlib\nmatplotlib.use('agg')\n" + "\n".join(cells())
+    done = programs.run(code=program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch ") == 3  # two, and the best
+    assert "the same logits: True" in done.stdout
