@@ -10,6 +10,7 @@ def test_it_is_short():
     assert len(read("README").splitlines()) < 160
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", python_programs("README"))
 def test_its_program_runs(program, tmp_path):
     assert run_program(program, tmp_path) == ""
