@@ -1,7 +1,7 @@
 """Recurrent cells that Flax has not, and the base class of your own: `GatedCell`.
 
 A gated cell says in `update` what one time step does with its gates, and nothing else: how its inputs are projected
-all at once, stacked, read in both directions, masked, and differentiated is not its business. See your_own_cell.md.
+all at once, stacked, read in both directions, masked, and differentiated is not its business. See docs/custom_cell.md.
 Knows Flax's modules; knows nothing of loops.
 """
 

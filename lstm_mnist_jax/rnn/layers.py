@@ -33,7 +33,7 @@ class RNN(nnx.RNN):
       The final carry is given in the dtype of the initial one: of floats, for zeros the cell's `param_dtype`.
     - The quick path is differentiable in reverse mode, any number of times. For `jax.jvp` take `backend="flax"`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from lstm_mnist_jax.rnn import RNN

@@ -24,7 +24,7 @@ class StackedRNN(nnx.Module):
 
     `layers[n]` is an `RNN`, or with `bidirectional` an `nnx.Bidirectional` of two, whose outputs are concatenated.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from lstm_mnist_jax.rnn import LayerNormLSTMCell, StackedRNN
@@ -208,7 +208,7 @@ class LSTM(StackedRNN):
     `dense_i.kernel` [in, 4 hidden], `dense_h.kernel` [hidden, 4 hidden] and `dense_h.bias` [4 hidden], gates in
     the order i, f, g, o. With `bidirectional` they are in `layers[n].forward_rnn.cell` and `.backward_rnn.cell`.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from lstm_mnist_jax.rnn import LSTM
@@ -300,7 +300,7 @@ class GRU(StackedRNN):
 
     The cells are `nnx.GRUCell`s; a carry is the hidden state [*batch, hidden] of a layer and direction.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from lstm_mnist_jax.rnn import GRU

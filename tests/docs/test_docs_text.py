@@ -1,0 +1,45 @@
+"""What all pages have in common: links, names of files, versions."""
+
+import re
+
+import pytest
+from pages import PAGES, ROOT, blocks, read
+
+from lstm_mnist_jax import __version__
+
+PACKAGE = ROOT / "lstm_mnist_jax"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        assert (page.parent / target).is_file(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_source_files_that_are_named_exist(page):
+    for name in re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|cc|sh|yaml))`", page.read_text("utf-8")):
+        assert (ROOT / name).is_file() or (PACKAGE / name).is_file(), f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_say_their_language(page):
+    name = "README" if page.stem == "README" else page.stem
+    assert {block.language for block in blocks(name)} <= {"sh", "python", "text"}
+    assert len(blocks(name)) * 2 == len(re.findall(r"^\s*```", page.read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_repository_layout_names_every_file_of_the_package():
+    tree = read("architecture").split("## Repository layout")[1].split("```")[1]
+    for file in PACKAGE.rglob("*.py"):
+        if not file.name.startswith("__"):
+            assert file.name in tree, f"{file.name} is missing from the tree in docs/architecture.md"
+    for name in re.findall(r"^\s+([\w.]+\.py)", tree, re.MULTILINE):
+        assert list(PACKAGE.rglob(name)), f"the tree in docs/architecture.md names {name}, which does not exist"
+
+
+def test_the_version_is_the_same_everywhere():
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
