@@ -30,7 +30,7 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
 def require(name: str) -> ModuleType:
-    """A module of the extra `interop`.
+    """Imports a module of the extra `interop`.
 
     Raises:
       WeightsError: it is not installed.
@@ -39,8 +39,8 @@ def require(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise WeightsError(
-            f"This needs the package {name.partition('.')[0]}, which is not installed; it is part of the extra "
-            "'interop' of this one: pip install -e '.[interop]'."
+            f"This needs the package {name.partition('.')[0]}, which is not installed. Install it with the extra "
+            "'interop': pip install 'lstm-mnist-jax[interop]', or pip install -e '.[interop]' in a checkout."
         ) from error
 
 
