@@ -122,7 +122,7 @@ def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], de
                     greeting = _receive(connection, received)
                     if connection in joined:
                         raise ConfigError(
-                            f"Process {joined[connection]} came and ended before all had come. Its own messages say why."
+                            f"Process {joined[connection]} came and ended before all had come. Its messages say why."
                         )
                     if greeting is None:
                         continue
