@@ -3,8 +3,11 @@
 Either way, step n sees the examples that `data.order` names for it: a function of (key, step) alone.
 """
 
+import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.data import Examples
-from lstm_mnist_jax.data.order import MAX_POSITION, Order, batch_indices, order_of
+from lstm_mnist_jax.data.order import Order, batch_indices, order_of
 from lstm_mnist_jax.training.mesh import DATA_AXIS
 
 GIB = 1 << 30
@@ -60,7 +63,7 @@ class Resident:
 
 
 class Streamed:
-    """Examples that stay with the host. Grain gathers the batches in threads, ahead of the devices, in order.
+    """Examples that stay with the host. Threads gather the batches ahead of the devices, in order.
 
     Each process gathers the share of its own devices.
     """
@@ -120,8 +123,6 @@ def _gather(
     config: Config, examples: Examples, order: np.ndarray, step: int, share: int, ahead: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """This process's share of the batches from `step` on, so many of them gathered ahead."""
-    import grain
-
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
@@ -138,19 +139,19 @@ def _gather(
         with jax.default_device(cpu):
             return np.asarray(indices(order, number * BLOCK + steps))
 
-    class Batches:
-        """By step, as Grain's random access asks for them."""
+    def batch_at(step: int) -> tuple[np.ndarray, np.ndarray]:
+        with lock:
+            batch = block(step // BLOCK)[step % BLOCK]
+        return examples.images[batch], examples.labels[batch]
 
-        def __len__(self) -> int:
-            return MAX_POSITION // config.batch_size
-
-        def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-            with lock:
-                batch = block(step // BLOCK)[step % BLOCK]
-            return examples.images[batch], examples.labels[batch]
-
-    options = grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead)
-    return iter(grain.MapDataset.source(Batches())[step:].to_iter_dataset(options))
+    threads = ThreadPoolExecutor(min(THREADS, ahead), thread_name_prefix="feed")
+    try:
+        pending = deque(threads.submit(batch_at, n) for n in range(step, step + ahead))
+        for following in itertools.count(step + ahead):
+            yield pending.popleft().result()
+            pending.append(threads.submit(batch_at, following))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def place(arrays: Any, sharding: NamedSharding) -> Any:
