@@ -1,4 +1,4 @@
-"""The command `lstm-mnist VERB ...`: finds the verb, and tells what went wrong in a line."""
+"""The command `lstm-mnist COMMAND ...`: dispatches to a command and prints errors in one line."""
 
 import io
 import os
@@ -6,6 +6,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.errors import UserError
@@ -52,7 +54,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program: exits with 0, with 2 after a mistake of the user's, with 1 after one of ours."""
+    """Runs a command and exits: 0 after success, 2 after a user's mistake, 1 after an error of the program."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -100,7 +102,7 @@ def _run(words: list[str], debug: bool) -> int:
 
 
 def _failed(code: int) -> int:
-    """The exit code of a failure. One of several processes ends here: an orderly end would wait for the others."""
+    """The exit code of a failure. One of several processes exits here: an orderly exit would wait for the others."""
     if "jax" in sys.modules:
         from lstm_mnist_jax.training import processes
 
@@ -110,9 +112,16 @@ def _failed(code: int) -> int:
 
 
 def _quieten_libraries() -> None:
-    """Keeps libraries from printing tracebacks of errors that they raise all the same."""
+    """Keeps orbax and tensorstore from printing tracebacks of errors that they also raise."""
     from absl import logging
 
     logging.set_verbosity(logging.FATAL)
-    # What nobody can catch, such as the callbacks of tensorstore's other writes after the first has failed.
-    sys.unraisablehook = lambda unraisable: None
+    sys.unraisablehook = partial(_report_unraisable, sys.unraisablehook)
+
+
+def _report_unraisable(report: Callable[[Any], object], unraisable: Any) -> None:
+    """Reports an error that could not be raised, except tensorstore's after a failed checkpoint: its other writes call
+    back into an event loop that orbax has closed by then. The failure itself is raised."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        report(unraisable)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jax.nn.initializers import glorot_uniform, normal
 from jaxtyping import Array, Float, Integer, Key, Num, PRNGKeyArray
@@ -251,7 +252,6 @@ def softmax_cross_entropy(
       labels: classes as integers [batch], or distributions over the classes [batch, classes], such as one-hot
         vectors. Both forms give the same number.
     """
-    log_probabilities = jax.nn.log_softmax(logits)
-    if labels.ndim < logits.ndim:
-        return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
-    return -jnp.sum(labels * log_probabilities, axis=-1)
+    if labels.ndim < logits.ndim:  # optax's form for integers is less exact where the logits are large
+        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, labels)

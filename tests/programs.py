@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 PRELOADED = [
-    "numpy", "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "tensorboardX", "scipy.stats", "grain",
+    "numpy", "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "tensorboardX", "scipy.special",
     "lstm_mnist_jax", "lstm_mnist_jax.cli", "lstm_mnist_jax.inference", "lstm_mnist_jax.sweeps",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
 ]  # fmt: skip

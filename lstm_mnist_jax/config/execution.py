@@ -12,8 +12,6 @@ class Execution(Checked):
 
     devices: int | None = None
     """How many devices share a batch: CPU cores, GPUs or TPU cores. None chooses."""
-    compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, for a quick start the next time."""
     device_data_limit: float = 4.0
     """GiB. Training images that take more are not kept on the devices, but stream to them."""
     memory_limit: float | None = None

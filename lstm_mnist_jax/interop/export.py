@@ -94,7 +94,11 @@ def to_stablehlo(
 
     JAX alone reads it: `jax.export.deserialize(bytearray(data)).call(images)` gives a dictionary of probabilities and
     logits. JAX promises to read what it wrote up to six months before.
+
+    Raises:
+      WeightsError: flatbuffers is not installed.
     """
+    require("flatbuffers")  # which jax.export writes with
     params = jax.tree.map(np.asarray, params)
 
     def classify(images: jax.Array) -> dict[str, jax.Array]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
@@ -22,7 +22,7 @@ MAX_EXPANSION = 1032
 """Deflate, the compression of HDF5 and ZIP, makes no more of a byte."""
 
 SAFETENSORS_DTYPES: dict[str, Any] = {
-    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_},
     **{f"{kind}{bits}": f"{kind.lower()}{bits // 8}" for kind in "IU" for bits in (8, 16, 32, 64)},
 }
 
@@ -30,7 +30,7 @@ PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
 def require(name: str) -> ModuleType:
-    """A module of the extra `interop`.
+    """Imports a module of the extra `interop`.
 
     Raises:
       WeightsError: it is not installed.
@@ -39,8 +39,8 @@ def require(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise WeightsError(
-            f"This needs the package {name.partition('.')[0]}, which is not installed; it is part of the extra "
-            "'interop' of this one: pip install -e '.[interop]'."
+            f"This needs the package {name.partition('.')[0]}, which is not installed. Install it with the extra "
+            "'interop': pip install 'lstm-mnist-jax[interop]', or pip install -e '.[interop]' in a checkout."
         ) from error
 
 

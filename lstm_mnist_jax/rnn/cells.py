@@ -9,9 +9,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 from jax.nn import initializers
 from jax.nn.initializers import Initializer, lecun_normal, zeros
-from jaxtyping import Array, DTypeLike
+from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.gated import Gates
 from lstm_mnist_jax.rnn.initializers import uniform_gates

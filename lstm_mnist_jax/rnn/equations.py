@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
-from jaxtyping import Array, DTypeLike
+from jax import Array
+from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.cells import GatedCell, lstm_update, sigmoid
 from lstm_mnist_jax.rnn.gated import Gates, Update

@@ -18,12 +18,12 @@ dropout mask on h that is the same at every step (Gal and Ghahramani 2016), and 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
 
 from lstm_mnist_jax.rnn.products import outer, product, shift, state_dtype, vary_alike
 from lstm_mnist_jax.rnn.recurrence import AnyArray
@@ -36,12 +36,12 @@ Update = Callable[[Any, Carry, Gates, Gates], Carry]
 def gated(
     update: Update,
     params: Any,
-    projected: tuple[Float[AnyArray, "time batch hidden"], ...],
-    recurrent_kernel: Float[AnyArray, "outputs gates_hidden"],
-    initial_carry: tuple[Float[AnyArray, "batch _"], ...],
+    projected: tuple[Annotated[AnyArray, "time batch hidden"], ...],
+    recurrent_kernel: Annotated[AnyArray, "outputs gates_hidden"],
+    initial_carry: tuple[Annotated[AnyArray, "batch _"], ...],
     *,
-    projection: Float[AnyArray, "hidden outputs"] | None = None,
-    recurrent_mask: Float[AnyArray, "batch outputs"] | None = None,
+    projection: Annotated[AnyArray, "hidden outputs"] | None = None,
+    recurrent_mask: Annotated[AnyArray, "batch outputs"] | None = None,
     zoneout: tuple[AnyArray | float, ...] | None = None,
     reverse: bool = False,
     unroll: int = 1,

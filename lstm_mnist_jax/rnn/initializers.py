@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.nn.initializers import Initializer
-from jaxtyping import Array
 
 
 def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:

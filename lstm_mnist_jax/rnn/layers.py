@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.recurrent import flip_sequences
-from jaxtyping import Array
+from jax import Array
 
 from lstm_mnist_jax.rnn.equations import Equations, Facts, equations_of, facts_of, is_hashable
 from lstm_mnist_jax.rnn.gated import gated

@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike
+from jax import Array
+from jax.typing import DTypeLike
 
 
 def state_dtype(dtype: DTypeLike) -> DTypeLike:

@@ -20,13 +20,13 @@ On a CPU with a C++ compiler at hand the two loops are a compiled kernel, `nativ
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
 
 from lstm_mnist_jax.rnn import native, xla_loops
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, state_dtype, vary_alike
@@ -69,11 +69,11 @@ BACKENDS = ("auto", "native", "xla")
 
 
 def lstm(
-    inputs: Float[AnyArray, "time batch features"],
-    kernel: Float[AnyArray, "features gates"],
-    recurrent_kernel: Float[AnyArray, "hidden gates"],
-    bias: Float[AnyArray, " gates"],
-    initial_carry: tuple[Float[AnyArray, "batch hidden"], Float[AnyArray, "batch hidden"]],
+    inputs: Annotated[AnyArray, "time batch features"],
+    kernel: Annotated[AnyArray, "features gates"],
+    recurrent_kernel: Annotated[AnyArray, "hidden gates"],
+    bias: Annotated[AnyArray, "gates"],
+    initial_carry: tuple[Annotated[AnyArray, "batch hidden"], Annotated[AnyArray, "batch hidden"]],
     *,
     reverse: bool = False,
     unroll: int = 1,

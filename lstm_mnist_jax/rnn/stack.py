@@ -10,8 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from jax.nn.initializers import Initializer, lecun_normal, zeros
-from jaxtyping import Array, DTypeLike
+from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.cells import ProjectedLSTMCell, orthogonal
 from lstm_mnist_jax.rnn.layers import RNN

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax import Array
 
 from lstm_mnist_jax.rnn.products import product, shift, state_dtype
 

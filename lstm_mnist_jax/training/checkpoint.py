@@ -131,8 +131,8 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _failure(self, step: int, error: Exception) -> RunError:
-        if processes.is_loss(error):
-            return processes.loss(error)
+        if processes.is_process_failure(error):
+            return processes.process_failure(error)
         finished = finished_steps(self._directory)
         kept = f"The newest one is that of step {finished[-1]}." if finished else "There is none yet."
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

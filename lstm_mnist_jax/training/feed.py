@@ -3,8 +3,11 @@
 Either way, step n sees the examples that `data.shuffle` gives for it: a function of (key, step) alone.
 """
 
+import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.data import Examples
-from lstm_mnist_jax.data.shuffle import MAX_POSITION, batch_indices, permutation
+from lstm_mnist_jax.data.shuffle import batch_indices, permutation
 from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
 
 GIB = 1 << 30
@@ -92,7 +95,7 @@ class Resident:
 
 
 class Streamed:
-    """Examples that stay with the host. Grain gathers the batches in threads, ahead of the devices, in order.
+    """Examples that stay with the host. Threads gather the batches ahead of the devices, in order.
 
     Each process gathers the share of its own devices.
     """
@@ -158,8 +161,6 @@ def _gather(
     config: Config, examples: Examples, keys: jax.Array, step: int, share: int, ahead: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """This process's share of the batches from `step` on, so many of them gathered ahead."""
-    import grain
-
     count, start, lock = len(examples), jax.process_index() * share, threading.Lock()
     # On the CPU: the other devices may be in the middle of a second of training.
     try:
@@ -173,24 +174,22 @@ def _gather(
     def order(number: int) -> np.ndarray:
         return np.asarray(draw(key, np.int32(number)))
 
-    class BatchesByStep:
-        """By step, as Grain's random access asks for them."""
+    def batch_at(step: int) -> tuple[np.ndarray, np.ndarray]:
+        number, place = divmod(step * config.batch_size + start, count)
+        with lock:
+            batch = order(number)[place : place + share]
+            if len(batch) < share:  # a batch is no larger than the set
+                batch = np.concatenate([batch, order(number + 1)[: share - len(batch)]])
+        return examples.images[batch], examples.labels[batch]
 
-        def __len__(self) -> int:
-            return MAX_POSITION // config.batch_size
-
-        def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-            first = step * config.batch_size + start
-            number, place = divmod(first, count)
-            with lock:
-                batch = order(number)[place : place + share]
-                while len(batch) < share:
-                    number += 1
-                    batch = np.concatenate([batch, order(number)[: share - len(batch)]])
-            return examples.images[batch], examples.labels[batch]
-
-    options = grain.ReadOptions(num_threads=min(THREADS, ahead), prefetch_buffer_size=ahead)
-    return iter(grain.MapDataset.source(BatchesByStep())[step:].to_iter_dataset(options))
+    threads = ThreadPoolExecutor(min(THREADS, ahead), thread_name_prefix="feed")
+    try:
+        pending = deque(threads.submit(batch_at, n) for n in range(step, step + ahead))
+        for following in itertools.count(step + ahead):
+            yield pending.popleft().result()
+            pending.append(threads.submit(batch_at, following))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def place(arrays: Any, sharding: NamedSharding) -> Any:

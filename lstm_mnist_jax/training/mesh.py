@@ -6,11 +6,9 @@ CPU cores count as devices. How many of them JAX shows is decided before JAX fir
 
 import contextlib
 import os
-from pathlib import Path
 
 import jax
 import numpy as np
-import platformdirs
 import psutil
 from jax.sharding import Mesh
 
@@ -28,30 +26,20 @@ OTHER_MIN_EXAMPLES = 64
 """Examples of a batch without which a device is not used by default: with fewer, a core spends more time on handing
 over gradients than it saves, and an accelerator's time goes into starting kernels."""
 
-CACHE_BYTES = 1 << 30
-
 UNSET = -1
 """JAX's own default for the number of CPU devices."""
 
 
 def prepare(execution: Execution, batch_size: int | None) -> None:
-    """Tells JAX how many CPU devices to show and where to cache compiled programs.
+    """Makes the CPU cores of a run JAX's devices, where nobody has chosen their number and JAX has not yet started.
 
-    A number of CPU devices or a cache folder that JAX was already told, by its environment variables or its config,
-    stays. Where JAX is already in use, it keeps the devices that it has.
+    JAX's default is one CPU device, whatever the machine has, and the number is fixed once JAX has started. No other
+    option of JAX is changed. What was set by JAX_NUM_CPU_DEVICES or jax.config stays.
 
     Args:
-      execution: what is wanted.
+      execution: how many devices are wanted.
       batch_size: examples that the devices are to share; None where each has enough to do.
     """
-    if execution.compilation_cache:
-        if jax.config.values["jax_compilation_cache_dir"] is None:
-            folder = Path(platformdirs.user_cache_dir("lstm_mnist_jax", appauthor=False)) / "compiled"
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    else:
-        jax.config.update("jax_enable_compilation_cache", False)
     if jax.config.values["jax_num_cpu_devices"] == UNSET:
         # Where JAX already shows its devices, it refuses; make_mesh says so if they are too few.
         with contextlib.suppress(RuntimeError):

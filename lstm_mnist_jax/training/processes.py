@@ -1,4 +1,4 @@
-"""Several processes that train together: how they join, agree, and notice that one is gone."""
+"""Several processes that train together: how they join, agree, and notice that one of them has failed."""
 
 import contextlib
 import importlib.util
@@ -19,32 +19,38 @@ import numpy as np
 from lstm_mnist_jax.config import Processes
 from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
-from lstm_mnist_jax.training.meeting import meet, refuse_difference
+from lstm_mnist_jax.training.rendezvous import bind_address, refuse_difference, rendezvous
 from lstm_mnist_jax.version import __version__
 
 HEARTBEAT_SECONDS = 30
-"""After so long without a word from another process, it counts as gone."""
+"""A process that sends nothing for so long counts as failed."""
 
 VISIBLE_SECONDS = 60.0
 """How long a shared file system may take to show a new file."""
 
 LEAVE_SECONDS = 2.0
-"""How long a process that failed stays, having said why, for others to say so too."""
+"""How long a failed process stays after its message, so that the others can print theirs."""
 
-LOSSES = re.compile(
-    "^(ABORTED|CANCELLED|DEADLINE_EXCEEDED|UNAVAILABLE)|gloo|nccl|coordination|barrier|heartbeat", re.IGNORECASE
+XLA_FAILURE = re.compile(
+    r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|UNAVAILABLE): "
+    r"|[A-Z_]+: .*(Gloo \S+ failed|NCCL|CoordinationService)",
+    re.DOTALL,
 )
-"""What the errors of XLA and orbax say where one of those who take part is gone."""
+"""How the messages of XLA's errors begin where another process failed: a status code, then what failed. Of the codes,
+the first four occur in communication alone."""
+
+ORBAX_FAILURE = re.compile("Timeout waiting at barrier .*CoordinationService", re.DOTALL)
+"""How orbax words such an error of XLA, as a TimeoutError."""
 
 MAX_REASON = 160
-"""Characters of such an error that are told."""
+"""Characters of such an error that are printed."""
 
 
 def join(processes: Processes, facts: Mapping[str, Any]) -> None:
-    """Joins the other processes of this training, if there are any. Comes before all other use of JAX.
+    """Joins the other processes of this run, if there are any. Comes before all other use of JAX.
 
     Args:
-      processes: what this process was told of the others.
+      processes: how many there are, and which of them this is.
       facts: what must be the same in all of them, by name: dataclasses and plain values.
 
     Raises:
@@ -52,22 +58,23 @@ def join(processes: Processes, facts: Mapping[str, Any]) -> None:
     """
     if are_joined() or processes.num_processes == 1:
         return
-    # A training saves before it ends: its own handler of signals does, wherever the signal came.
-    jax.config.update("jax_enable_preemption_service", False)
     patience = max(1, int(processes.join_timeout))
     options: Any = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "initialization_timeout": patience}
     if processes.coordinator is not None:
-        meet(processes, _flat(facts))
-        jax.distributed.initialize(
-            processes.coordinator,
-            processes.num_processes,
-            processes.process_id,
-            cluster_detection_method="deactivate",
-            **options,
-        )
+        rendezvous(processes, _flat(facts))
+        with _without_preemption_service():
+            jax.distributed.initialize(
+                processes.coordinator,
+                processes.num_processes,
+                processes.process_id,
+                cluster_detection_method="deactivate",
+                coordinator_bind_address=bind_address(processes),  # JAX's default is every address of the machine
+                **options,
+            )
     elif environment_names_others() or importlib.util.find_spec("libtpu"):
         try:
-            jax.distributed.initialize(**options)
+            with _without_preemption_service():
+                jax.distributed.initialize(**options)
         except (RuntimeError, ValueError) as error:
             if "coordinator_address should be defined" in str(error) and not environment_names_others():
                 return  # the library for TPUs is there, but no TPU
@@ -75,6 +82,17 @@ def join(processes: Processes, facts: Mapping[str, Any]) -> None:
                 f"JAX could not join the other processes that the environment names: {error} Name them with "
                 "--coordinator, --num-processes and --process-id, or train alone with --num-processes 1."
             ) from error
+
+
+@contextlib.contextmanager
+def _without_preemption_service() -> Iterator[None]:
+    """JAX's handler of SIGTERM would replace ours, which saves before a run ends, wherever the signal came."""
+    before = jax.config.values["jax_enable_preemption_service"]
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_preemption_service", before)
 
 
 def compare(facts: Mapping[str, Any]) -> None:
@@ -176,29 +194,33 @@ def wait_for_file(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def loss_of_others() -> Iterator[None]:
-    """Within it, a program that fails because another process is gone says so.
+def explain_process_failures() -> Iterator[None]:
+    """Within it, an error that is due to the failure of another process becomes one that says so.
 
     Raises:
-      RunError: another process is gone.
+      RunError: another process failed.
     """
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not is_loss(error):
+    except (jax.errors.JaxRuntimeError, ValueError, TimeoutError) as error:
+        if not is_process_failure(error):
             raise
-        raise loss(error) from error
+        raise process_failure(error) from error
 
 
-def is_loss(error: BaseException) -> bool:
-    """Whether a program failed because another process is gone."""
+def is_process_failure(error: BaseException) -> bool:
+    """Whether an error of XLA or of orbax is due to the failure of another process."""
     if jax.process_count() == 1 or isinstance(error, UserError):
         return False
-    return LOSSES.search(str(error).strip()) is not None
+    message = str(error).strip()
+    if isinstance(error, TimeoutError):
+        return ORBAX_FAILURE.match(message) is not None
+    # Where results are fetched, XLA's errors come as ValueError.
+    return isinstance(error, jax.errors.JaxRuntimeError | ValueError) and XLA_FAILURE.match(message) is not None
 
 
-def loss(error: BaseException) -> RunError:
-    """What is to be said of it."""
+def process_failure(error: BaseException) -> RunError:
+    """The error to raise in the place of one that is due to the failure of another process."""
     reason = str(error).strip().partition("\n")[0]
     if len(reason) > MAX_REASON:
         reason = reason[:MAX_REASON] + " ..."

@@ -42,7 +42,7 @@ def begun(
     processes.join(together, facts)
     prepare(execution, batch_size)
     mesh = make_mesh(execution, batch_size)
-    with processes.loss_of_others():
+    with processes.explain_process_failures():
         processes.compare(facts)
         told = Path(processes.told_by_first(str(run_dir)))
         if console is not None and told != run_dir:

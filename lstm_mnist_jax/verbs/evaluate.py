@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.verbs.parsing import parse
+from lstm_mnist_jax.verbs.parsing import CommandExecution, parse, use_compilation_cache
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.training.evaluation import Evaluation
@@ -35,7 +34,7 @@ class EvaluateArguments:
     """Tell too, apart, what the mean over each image moved by up to so many pixels gives (test-time averaging)."""
     json: bool = False
     """Print one JSON object instead of a table."""
-    execution: Execution = field(default_factory=Execution)
+    execution: CommandExecution = field(default_factory=CommandExecution)
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -45,6 +44,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.training.mesh import prepare
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
+    use_compilation_cache(parsed.execution.compilation_cache)
     prepare(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
     run = load_run(parsed.run_dir, parsed.checkpoint)
     moved = {"source": parsed.source, "data_dir": parsed.data_dir}

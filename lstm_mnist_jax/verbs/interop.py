@@ -9,10 +9,10 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.config import Config, DataConfig, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.verbs.parsing import parse
+from lstm_mnist_jax.verbs.parsing import CommandExecution, parse, use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImportArguments:
     """What makes an epoch the best on validation, where training goes on."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    execution: Execution = field(default_factory=Execution)
+    execution: CommandExecution = field(default_factory=CommandExecution)
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def import_(arguments: Sequence[str]) -> int:
         step=imported.step,
         origin=f"imported from {parsed.format}: {path.absolute()}",
     )
+    use_compilation_cache(parsed.execution.compilation_cache)
     run = begin_run(given, config, parsed.run_dir, parsed.execution)
     console = Console()
     for line in [given.origin, *imported.describe()]:

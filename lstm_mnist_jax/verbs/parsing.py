@@ -1,16 +1,23 @@
-"""What the verbs share: how words become arguments, and where a run goes that was not told."""
+"""What the commands share: parsing of arguments, the compilation cache, and default names of run folders."""
 
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.config import PRESETS, Config
+from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.errors import UserError
+
+CACHE_BYTES = 1 << 30
+"""The most that the compilation cache may hold."""
+
+JAX_MIN_COMPILE_SECONDS = 1.0
+"""JAX's default: programs that compile in less time are not cached."""
 
 
 def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
@@ -62,6 +69,34 @@ def _config_of(run_dir: Path) -> Config:
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
     return (read_population_folder if is_population(run_dir) else read_run_folder)(run_dir).config
+
+
+@dataclass(frozen=True)
+class CommandExecution(Execution):
+    """How to execute, on which devices. Changes no result beyond rounding."""
+
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, for a quick start the next time."""
+
+
+def use_compilation_cache(wanted: bool = True) -> None:
+    """Sets JAX's compilation cache for the whole process: for commands, not for library functions.
+
+    A folder, or a minimal compile time, that JAX's environment variables or its config already set stays.
+    """
+    import jax
+
+    from lstm_mnist_jax.rnn.native.build import user_cache_folder
+
+    options = jax.config.values
+    if not wanted:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if options["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_folder() / "compiled"))
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    if options["jax_persistent_cache_min_compile_time_secs"] == JAX_MIN_COMPILE_SECONDS:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def new_run_dir(preset: str) -> Path:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.verbs.parsing import parse
+from lstm_mnist_jax.verbs.parsing import parse, use_compilation_cache
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.report.comparison import Entry
@@ -59,6 +59,7 @@ def report(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.sweeps.folder import is_population
     from lstm_mnist_jax.training.mesh import prepare
 
+    use_compilation_cache()
     prepare(Execution(devices=1), None)
     paths = [path.expanduser() for path in parsed.run_dirs]
     told = _compare(paths, parsed) if len(paths) > 1 or is_population(paths[0]) else _report(paths[0], parsed)

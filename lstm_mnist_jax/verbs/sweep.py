@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Execution, Processes
+from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Processes
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.verbs.parsing import console_of_first, new_run_dir, parse, parse_with_preset
+from lstm_mnist_jax.verbs.parsing import (
+    CommandExecution,
+    console_of_first,
+    new_run_dir,
+    parse,
+    parse_with_preset,
+    use_compilation_cache,
+)
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.sweeps import Space
@@ -67,7 +74,7 @@ class SweepArguments:
     """Stop a training once so many epochs have brought nothing better on validation."""
     data: DataConfig = field(default_factory=DataConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    execution: Execution = field(default_factory=Execution)
+    execution: CommandExecution = field(default_factory=CommandExecution)
     processes: Processes = field(default_factory=Processes)
 
 
@@ -111,6 +118,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     from lstm_mnist_jax.sweeps import describe, sweep
     from lstm_mnist_jax.training.selection import best_in_words
 
+    use_compilation_cache(parsed.execution.compilation_cache)
     console = Console()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(f"{parsed.preset}-sweep")
     result = sweep(

@@ -9,11 +9,17 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.config import Config, Execution, Processes
+from lstm_mnist_jax.config import Config, Processes
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.reporting.progress import say
 from lstm_mnist_jax.reporting.statistics import Share
-from lstm_mnist_jax.verbs.parsing import console_of_first, new_run_dir, parse_with_preset
+from lstm_mnist_jax.verbs.parsing import (
+    CommandExecution,
+    console_of_first,
+    new_run_dir,
+    parse_with_preset,
+    use_compilation_cache,
+)
 from lstm_mnist_jax.verbs.sweep import run_sweep
 
 
@@ -33,7 +39,7 @@ class TrainArguments:
     seeds: int = 1
     """Train so many seeds at once, --seed and those after it: a population, with means and 95 % intervals."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    execution: Execution = field(default_factory=Execution)
+    execution: CommandExecution = field(default_factory=CommandExecution)
     processes: Processes = field(default_factory=Processes)
 
 
@@ -56,6 +62,7 @@ def train(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.training import train
     from lstm_mnist_jax.training.selection import best_in_words
 
+    use_compilation_cache(parsed.execution.compilation_cache)
     console = Console()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(parsed.preset)
     result = train(

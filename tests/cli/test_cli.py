@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import programs
@@ -295,6 +296,13 @@ def test_debug_adds_the_traceback(command_line, tmp_path):
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "RunError" in done.stderr
+
+
+def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_other_writes():
+    reported = []
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("Event loop is closed")):
+        cli._report_unraisable(reported.append, SimpleNamespace(exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
 
 
 def test_unexpected_exceptions_are_called_faults_of_the_program(command_line, monkeypatch):

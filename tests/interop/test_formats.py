@@ -11,7 +11,7 @@ from stacks import apply, assert_close, state_dict
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop import files, flax, formats, keras, torch
+from lstm_mnist_jax.interop import flax, formats, keras, torch
 
 
 @pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors", "tf1"])
@@ -63,10 +63,14 @@ def test_names_that_readers_would_not_take_are_refused(tmp_path, format_name, na
         formats.write("caffe", tmp_path / name, exported)
 
 
-def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(WeightsError, match=r"needs the package h5py.*pip install -e '\.\[interop\]'"):
-        files.read_hdf5(tmp_path / "model.weights.h5")
+@pytest.mark.parametrize(
+    ("format_name", "package"), [("tf1", "google_crc32c"), ("torch", "safetensors"), ("keras", "h5py")]
+)
+def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch, tmp_path, format_name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    path = Path(__file__).parents[1] / "fixtures" / "tf1" / "tutorial" / "model.ckpt"
+    with pytest.raises(WeightsError, match=rf"needs the package {package}.*pip install 'lstm-mnist-jax\[interop\]'"):
+        formats.read(format_name, path if format_name == "tf1" else tmp_path / "model")
 
 
 def test_extra_arrays_can_be_ignored(tmp_path):

@@ -129,7 +129,7 @@ class Counted(np.ndarray):
         return np.asarray(super().__getitem__(index))
 
 
-def test_grain_reads_ahead_but_not_without_end(tiny_dataset):
+def test_a_stream_reads_ahead_but_not_without_end(tiny_dataset):
     counted = dataclasses.replace(tiny_dataset.train, images=tiny_dataset.train.images.view(Counted))
     streamed = make_feed(CONFIG, counted, mesh(), QUARTER)
     ahead = streamed.abstract_batches(1)[0][1].shape[0]

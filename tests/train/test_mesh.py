@@ -1,14 +1,20 @@
-"""How many devices share a batch."""
+"""How many devices share a batch, and which options of JAX a run changes."""
 
+import dataclasses
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import programs
 import pytest
+from runs import TINY
 
+from lstm_mnist_jax import load_run, sweep, train
 from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.sweeps import Space
 from lstm_mnist_jax.training import mesh
 
 
@@ -75,3 +81,38 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     assert np.diff(one[-6:]).mean() < 0.9 * one[0]  # it learns
     for losses in others:
         np.testing.assert_allclose(losses, one, rtol=2e-6)
+
+
+def test_library_functions_change_no_option_of_jax(tmp_path, tiny_run):
+    before = dict(jax.config.values)
+    train(dataclasses.replace(TINY, epochs=1), tmp_path / "run")
+    sweep(dataclasses.replace(TINY, epochs=1), Space(seeds=2), tmp_path / "sweep")
+    load_run(tiny_run).evaluate()
+    assert dict(jax.config.values) == before
+
+
+CACHE = """
+import jax
+from lstm_mnist_jax.verbs.parsing import use_compilation_cache
+use_compilation_cache(False)
+assert not jax.config.values["jax_enable_compilation_cache"]
+jax.config.update("jax_enable_compilation_cache", True)
+use_compilation_cache()
+for name in ("compilation_cache_dir", "compilation_cache_max_size", "persistent_cache_min_compile_time_secs"):
+    print(jax.config.values[f"jax_{name}"], end=" ")
+"""
+
+
+def test_commands_cache_compiled_programs_in_the_users_folder_unless_another_is_set(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PERSISTENT", "JAX_COMPIL"))}
+    for own, expected in [
+        ({}, f"{tmp_path}/lstm_mnist_jax/compiled {1 << 30} 0"),
+        (
+            {"JAX_COMPILATION_CACHE_DIR": "/own", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"},
+            "/own -1 0.5",
+        ),
+    ]:
+        program = [sys.executable, "-c", CACHE]
+        environment = env | {"XDG_CACHE_HOME": str(tmp_path)} | own
+        done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == expected, done.stderr

@@ -21,12 +21,12 @@ from runs import TINY, TINY_OPTIONS
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Processes
-from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.sweeps import Space, sweep
 from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from lstm_mnist_jax.training import checkpoint, processes
-from lstm_mnist_jax.training.meeting import meet
+from lstm_mnist_jax.training.rendezvous import _listen, rendezvous
 
 LAUNCH = Path(__file__).parents[2] / "scripts" / "launch_local.py"
 END_SECONDS = 120
@@ -245,17 +245,17 @@ def test_processes_that_show_different_devices_are_told(tmp_path):
         assert told in end.stderr
 
 
-def told(number, count=2, timeout=5.0, port=0):
-    return Processes(f"127.0.0.1:{port}", count, number, join_timeout=timeout)
+def processes_of(number, count=2, timeout=5.0, port=0, host="127.0.0.1"):
+    return Processes(f"{host}:{port}", count, number, join_timeout=timeout)
 
 
-def meet_all(*greetings):
-    """What each process, [(processes, facts)], says when they meet."""
+def rendezvous_of(*greetings):
+    """The error of each process, [(processes, facts)], at their rendezvous; None where there is none."""
     said = [None] * len(greetings)
 
     def one(place, together, facts):
         try:
-            meet(together, facts)
+            rendezvous(together, facts)
         except ConfigError as error:
             said[place] = str(error)
 
@@ -271,12 +271,13 @@ def meet_all(*greetings):
 def test_those_who_agree_meet_in_any_order():
     port = free_port()
     facts = {"the config": "same"}
-    assert meet_all(*((told(n, 4, port=port), facts) for n in (2, 3, 0, 1))) == [None] * 4
+    assert rendezvous_of(*((processes_of(n, 4, port=port), facts) for n in (2, 3, 0, 1))) == [None] * 4
 
 
 def test_another_config_is_said_to_all():
     port = free_port()
-    said = meet_all((told(0, port=port), {"the config": "one"}), (told(1, port=port), {"the config": "two"}))
+    configs = enumerate(("one", "two"))
+    said = rendezvous_of(*((processes_of(n, port=port), {"the config": config}) for n, config in configs))
     message = "The processes differ: the config is one for process 0 and two for process 1. Start all with the same"
     assert said == [said[0]] * 2
     assert said[0].startswith(f"{message} command (but for --process-id)")
@@ -284,21 +285,21 @@ def test_another_config_is_said_to_all():
 
 def test_another_number_of_processes_is_said():
     port = free_port()
-    said = meet_all((told(0, 2, port=port), {}), (told(2, 3, port=port), {}))
+    said = rendezvous_of((processes_of(0, 2, port=port), {}), (processes_of(2, 3, port=port), {}))
     assert said == [said[0]] * 2
     assert "num_processes is 2 for process 0 and 3 for process 2" in said[0]
 
 
 def test_two_processes_of_one_number_are_told():
     port = free_port()
-    said = meet_all((told(0, 3, port=port), {}), (told(1, 3, port=port), {}), (told(1, 3, port=port), {}))
+    said = rendezvous_of(*((processes_of(n, 3, port=port), {}) for n in (0, 1, 1)))
     assert said[0] == "Two processes came as process 1. Each needs a --process-id of its own."
     assert said == [said[0]] * 3
 
 
 def test_who_is_missing_is_named():
     port = free_port()
-    said = meet_all((told(0, 4, 1.0, port), {}), (told(2, 4, 5.0, port), {}))
+    said = rendezvous_of((processes_of(0, 4, 1.0, port), {}), (processes_of(2, 4, 5.0, port), {}))
     assert said[0] == said[1]
     assert "2 of 4 processes have not come" in said[0]
     assert "within 1 s: 1, 3" in said[0]
@@ -307,16 +308,16 @@ def test_who_is_missing_is_named():
 def test_an_unreachable_coordinator_is_said_in_time():
     for coordinator in (f"127.0.0.1:{free_port()}", "nowhere.invalid:4567"):
         began = time.monotonic()
-        with pytest.raises(ConfigError, match=f"Process 0 was not met at {coordinator} within 1 s"):
-            meet(Processes(coordinator, 2, 1, join_timeout=1.0), {})
+        with pytest.raises(ConfigError, match=f"Process 0 was not reached at {coordinator} within 1 s"):
+            rendezvous(Processes(coordinator, 2, 1, join_timeout=1.0), {})
         assert time.monotonic() - began < 20  # a resolver has its own patience
 
 
 def test_a_port_in_use_is_said():
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
         port = server.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"Port {port} of this machine, .* cannot be opened"):
-            meet(told(0, port=port), {})
+        with pytest.raises(ConfigError, match=f"Process 0 cannot listen on 127.0.0.1:{port} .*in use"):
+            rendezvous(processes_of(0, port=port), {})
 
 
 def test_strangers_at_the_port_do_not_matter():
@@ -330,12 +331,133 @@ def test_strangers_at_the_port_do_not_matter():
 
     thread = threading.Thread(target=stranger)
     thread.start()
-    first = threading.Thread(target=meet, args=(told(0, timeout=20.0, port=port), {}))
+    first = threading.Thread(target=rendezvous, args=(processes_of(0, timeout=20.0, port=port), {}))
     first.start()
     thread.join()
-    meet(told(1, timeout=20.0, port=port), {})
+    rendezvous(processes_of(1, timeout=20.0, port=port), {})
     first.join(timeout=20)
     assert not first.is_alive()
+
+
+@pytest.mark.parametrize("words", [b"", b'{"process_id": '], ids=["nothing", "half a line"])
+def test_a_visitor_who_stays_silent_holds_nobody_up(words):
+    port = free_port()
+    first = threading.Thread(target=rendezvous, args=(processes_of(0, timeout=60.0, port=port), {}))
+    first.start()
+    silent = connect_when_open(port)
+    with silent:
+        silent.sendall(words)
+        began = time.monotonic()
+        rendezvous(processes_of(1, timeout=60.0, port=port), {})
+        first.join(timeout=60)
+        assert not first.is_alive()
+        assert time.monotonic() - began < 5
+
+
+def connect_when_open(port):
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_process_that_ends_before_all_have_come_ends_the_wait():
+    port = free_port()
+    errors = []
+
+    def wait():
+        try:
+            rendezvous(processes_of(0, 3, timeout=60.0, port=port), {})
+        except ConfigError as error:
+            errors.append(str(error))
+
+    first = threading.Thread(target=wait)
+    first.start()
+    with connect_when_open(port) as other:
+        other.sendall(b'{"process_id": 2, "num_processes": 3}\n')
+        assert other.recv(100) == b'{"joined": true}\n'
+    first.join(timeout=20)
+    assert errors == ["Process 2 came and ended before all had come. Its messages say why."]
+
+
+LOOPBACK = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_process_0_listens_on_the_coordinators_address_alone(host):
+    try:
+        servers = _listen(f"{host}:{free_port()}")
+    except ConfigError:
+        if host != "[::1]":
+            raise
+        pytest.skip("no IPv6 here")
+    expected = {entry[4][0] for entry in LOOPBACK} if host == "localhost" else {host.strip("[]")}
+    try:
+        assert {server.getsockname()[0] for server in servers} <= expected
+        port = servers[0].getsockname()[1]
+        for elsewhere in ("127.0.0.2", socket.gethostname()):
+            if elsewhere != "127.0.0.2" and socket.gethostbyname(elsewhere) in expected:
+                continue
+            with pytest.raises(OSError, match=r".*"):
+                socket.create_connection((elsewhere, port), timeout=2).close()
+    finally:
+        for server in servers:
+            server.close()
+
+
+def test_a_coordinators_address_of_another_machine_is_refused_with_what_to_do(monkeypatch):
+    port = free_port()
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1 is no address of this machine.*JAX_COORDINATOR_BIND_ADDRESS"):
+        rendezvous(processes_of(0, port=port, host="192.0.2.1"), {})
+    # An address behind NAT: the environment variable says where to listen.
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"127.0.0.1:{port}")
+    first = processes_of(0, 2, port=port, host="192.0.2.1")
+    assert rendezvous_of((first, {}), (processes_of(1, port=port), {})) == [None, None]
+
+
+def test_a_name_that_means_the_loopback_here_is_named_where_nobody_comes(monkeypatch):
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **options: resolve("127.0.0.1", *rest, **options))
+    with pytest.raises(ConfigError, match=r"On this machine, node1 is 127\.0\.0\.1, which no other machine reaches"):
+        rendezvous(processes_of(0, timeout=0.1, port=free_port(), host="node1"), {})
+
+
+XLA_GLOO = "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
+XLA_BARRIER = "DEADLINE_EXCEEDED: Barrier timed out. Id: x::0. This usually happens because a task triggered it"
+ORBAX_BARRIER = (
+    "Timeout waiting at barrier 'sync'. The original error raised was: INTERNAL: Barrier failed because: task is set "
+    "to ERROR: UNAVAILABLE: Task 1 heartbeat timeout. [type.googleapis.com/tensorflow.CoordinationServiceError='']"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "count", "expected"),
+    [
+        (ValueError(XLA_GLOO), 2, True),
+        (jax.errors.JaxRuntimeError(XLA_BARRIER), 2, True),
+        (jax.errors.JaxRuntimeError(f"INTERNAL: {XLA_GLOO}"), 2, True),
+        (jax.errors.JaxRuntimeError("INTERNAL: NCCL operation ncclAllReduce failed: remote process exited"), 2, True),
+        (TimeoutError(ORBAX_BARRIER), 2, True),
+        (ValueError(XLA_GLOO), 1, False),
+        (ValueError("The barrier of the option is 3, expected 2"), 2, False),
+        (ValueError("gloo is no backend of this program"), 2, False),
+        (ValueError("UNKNOWN: a barrier was mentioned"), 2, False),
+        (TimeoutError("Timeout waiting at barrier 3 of the data"), 2, False),
+        (KeyError(XLA_GLOO), 2, False),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"), 2, False),
+        (ConfigError(XLA_GLOO), 2, False),
+    ],
+)
+def test_only_errors_of_communication_count_as_the_failure_of_another_process(monkeypatch, error, count, expected):
+    monkeypatch.setattr(jax, "process_count", lambda: count)
+    with pytest.raises(RunError if expected else type(error)) as raised, processes.explain_process_failures():
+        raise error
+    assert (raised.value is error) is not expected
+    if expected:
+        assert "Another of the 2 processes ended, or cannot be reached any more" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def _zeros(rnn: Any, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def epoch(work: Epoch, setting: str) -> Job:
-    prepare(Execution(compilation_cache=False), work.batch_size)
+    jax.config.update("jax_enable_compilation_cache", False)
+    prepare(Execution(), work.batch_size)
     mesh = make_mesh(Execution(devices=1 if setting == ONE_DEVICE else None), work.batch_size)
     start, examples = prepared.read(work.prepared), load().train
     graph, params = nnx.split(Classifier(start.weights), nnx.Param)

@@ -28,7 +28,8 @@ from lstm_mnist_jax.training.program import make_program
 
 def epoch(work: Epoch, setting: str) -> Job:
     """The devices are those that `lstm-mnist train` chooses."""
-    prepare(Execution(compilation_cache=False), work.batch_size)
+    jax.config.update("jax_enable_compilation_cache", False)
+    prepare(Execution(), work.batch_size)
     mesh = make_mesh(Execution(), work.batch_size)
     config = prepared.config_of(work)
     if work.form == "bare":

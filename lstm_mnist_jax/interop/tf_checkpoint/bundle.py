@@ -1,8 +1,8 @@
 """TensorFlow's checkpoints since 2016 ("V2", tensor bundles): PREFIX.index and PREFIX.data-00000-of-00001.
 
 The index is a table from the names of variables to where their bytes lie (BundleEntryProto); a variable that was
-partitioned has an entry for each slice. Written for NumPy alone, from tensorflow/core/protobuf/tensor_bundle.proto
-and the notes in tensorflow/core/util/tensor_bundle/tensor_bundle.h.
+partitioned has an entry for each slice. From
+tensorflow/core/protobuf/tensor_bundle.proto and the notes in tensorflow/core/util/tensor_bundle/tensor_bundle.h.
 """
 
 import glob
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_mnist_jax.interop.tf_checkpoint import variable, wire
-from lstm_mnist_jax.interop.tf_checkpoint.crc32c import masked_crc32c
+from lstm_mnist_jax.interop.tf_checkpoint.libraries import masked_crc32c
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import read_table, write_table
 from lstm_mnist_jax.interop.tf_checkpoint.variable import DTYPES, Extent, Variable
 from lstm_mnist_jax.interop.tf_checkpoint.wire import Field, Malformed, integer, messages

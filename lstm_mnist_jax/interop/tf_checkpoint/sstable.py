@@ -9,8 +9,7 @@ index block's values are the places of the data blocks. See https://github.com/g
 
 from collections.abc import Iterable, Iterator
 
-from lstm_mnist_jax.interop.tf_checkpoint import snappy
-from lstm_mnist_jax.interop.tf_checkpoint.crc32c import masked_crc32c
+from lstm_mnist_jax.interop.tf_checkpoint.libraries import decompress_snappy, masked_crc32c
 from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, read_varint, varint
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -88,7 +87,7 @@ def _read_block(data: bytes, offset: int, size: int) -> bytes:
     if compression == UNCOMPRESSED:
         return data[offset:end]
     if compression == SNAPPY:
-        return snappy.decompress(data[offset:end])
+        return decompress_snappy(data[offset:end])
     raise Malformed(f"the block at byte {offset} is compressed in the unknown way {compression}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, integer, messages, parse
@@ -14,7 +14,7 @@ DTYPES: dict[int, np.dtype] = {
     number: np.dtype(kind)
     for number, kind in {
         1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 8: "<c8", 9: "<i8", 10: "?",
-        14: ml_dtypes.bfloat16, 17: "<u2", 18: "<c16", 19: "<f2", 22: "<u4", 23: "<u8",
+        14: jnp.bfloat16, 17: "<u2", 18: "<c16", 19: "<f2", 22: "<u4", 23: "<u8",
     }.items()
 }  # fmt: skip
 """The numbers of TensorFlow's types (types.proto) that NumPy has too."""

@@ -1,6 +1,7 @@
 """The wire format of protocol buffers, as far as TensorFlow's checkpoints use it: varints, and messages as fields.
 
-Knows no message: what field 3 means is for those who call.
+Does not know the messages: what field 3 means is for the caller. (The protobuf library would want each of them
+declared: no package but TensorFlow has these, and a dozen declarations are longer than this parser.)
 """
 
 from collections.abc import Iterable
@@ -9,11 +10,11 @@ Field = int | bytes
 
 
 class Malformed(ValueError):
-    """Bytes are not what they should be. Whoever knows the file's name turns this into an error for people."""
+    """Bytes are not what they should be. The caller who knows the file's name turns this into a WeightsError."""
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """The unsigned number at `position` in base 128, least digit first, and the position behind it.
+    """The unsigned number at `position` in base 128, least digit first, and the position after it.
 
     Raises:
       Malformed: the data end within it, or it has more than 64 bits.

@@ -11,12 +11,12 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import jax
-import platformdirs
 
 from lstm_mnist_jax.errors import ConfigError
 
@@ -69,7 +69,7 @@ def library() -> tuple[ctypes.CDLL, str]:
             [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, _include(), platform.machine(), _processor()]
         )
         name = hashlib.sha256(source + b"\0" + key.encode()).hexdigest()[:16]
-        folder = Path(platformdirs.user_cache_dir("lstm_mnist_jax", appauthor=False)) / "native"
+        folder = user_cache_folder() / "native"
         path = folder / f"lstm-{name}.so"
         if path.exists() and path.read_bytes()[:4] in LIBRARY_BEGINS:  # what is none is made anew
             return ctypes.CDLL(str(path)), name
@@ -80,6 +80,12 @@ def library() -> tuple[ctypes.CDLL, str]:
             return ctypes.CDLL(str(path)), name
     except (OSError, ValueError) as error:  # ValueError: $CXX with a quotation that does not end
         raise BuildError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
+
+
+def user_cache_folder() -> Path:
+    """Where the system keeps this user's caches: $XDG_CACHE_HOME or ~/.cache; on macOS ~/Library/Caches."""
+    default = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default)) / "lstm_mnist_jax"
 
 
 def _compiler() -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array
 
 from lstm_mnist_jax.rnn.native import build
 
