@@ -19,8 +19,7 @@ from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.reporting.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
-from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
-from lstm_mnist_jax.training.step import init_state
+from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
 BATCHES_AHEAD = 16
 """How many batches a device holds at once, at most: enough that it never waits for the next."""
@@ -147,7 +146,7 @@ class TrainedRun:
     def history(self) -> dict[str, np.ndarray]:
         """How it was trained: an array [epochs] for each field of `lstm_mnist_jax.reporting.metrics.EpochMetrics`, by
         its name. `pandas.DataFrame` makes a table of it, with a row an epoch."""
-        return as_columns(read_metrics(self.folder.metrics))
+        return as_columns(read_metrics(self.folder.metrics, self.folder.member or 0))
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         """The images as uint8 or float32."""
@@ -244,13 +243,14 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
     """Loads the model of a run.
 
     Args:
-      path: the run's folder.
-      checkpoint_name: "best" (on validation; the last one where no epoch was finished), "last", or a step.
+      path: the run's folder, or a member of a sweep: SWEEP/NUMBER, SWEEP/best.
+      checkpoint_name: "best" (on validation; the last weights where no epoch was finished), "last", or the step of a
+        checkpoint.
 
     Raises:
       RunError: the folder is not a run's, or the checkpoint is missing or damaged.
     """
-    folder = read_run_folder(Path(path).expanduser())
+    folder = read_run(Path(path).expanduser())
     for _ in range(ATTEMPTS - 1):
         before = checkpoint.finished_steps(folder.checkpoints)
         try:
@@ -263,33 +263,22 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
 
 def _load(folder: RunFolder, checkpoint_name: str | int) -> TrainedRun:
     directory = folder.checkpoints
-    step = _find_step(directory, checkpoint_name)
-    source = checkpoint.checkpoint_path(directory, step)
-    _refuse_damaged(directory, step)
-    abstract_state = jax.eval_shape(
-        lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0)
-    )
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract_state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract_state
-    )
-    state = checkpoint.load_state(source, abstract_state)
-    return TrainedRun(folder, step, state.trained, state.opt_state)
-
-
-def _find_step(directory: Path, name: str | int) -> int:
     steps = checkpoint.finished_steps(directory)
     if not steps:
         raise RunError(f"{directory} has no checkpoint. Train the run first, or go on with --resume.")
-    if name == "last":
-        return steps[-1]
-    if name == "best":
-        _refuse_damaged(directory, steps[-1])  # it says which is the best
-        best_step = checkpoint.read_record(checkpoint.checkpoint_path(directory, steps[-1])).best_step
-        return steps[-1] if best_step is None else best_step
-    if not str(name).isdecimal() or int(name) not in steps:
-        raise RunError(f"{directory} has no checkpoint {name!r}; expected best, last, or one of the steps {steps}.")
-    return int(name)
+    if checkpoint_name in ("best", "last"):
+        step = steps[-1]
+    elif str(checkpoint_name).isdecimal() and int(checkpoint_name) in steps:
+        step = int(checkpoint_name)
+    else:
+        raise RunError(
+            f"{directory} has no checkpoint {checkpoint_name!r}; expected best, last, or one of the steps {steps}."
+        )
+    _refuse_damaged(directory, step)
+    stages, status = load_member(folder, step)
+    if checkpoint_name == "best" and status.best_step is not None:
+        return TrainedRun(folder, status.best_step, stages.best.trained, stages.best.opt_state)
+    return TrainedRun(folder, step, stages.newest.trained, stages.newest.opt_state)
 
 
 def _refuse_damaged(directory: Path, step: int) -> None:

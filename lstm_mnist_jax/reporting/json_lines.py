@@ -39,14 +39,14 @@ class JsonLines:
         except OSError as error:
             raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
 
-    def write(self, values: dict[str, Any]) -> None:
-        """Adds an object; when this returns, it is in the file.
+    def write(self, *objects: dict[str, Any]) -> None:
+        """Adds objects; when this returns, they are in the file.
 
         Raises:
-          RunError: it could not be written.
+          RunError: they could not be written.
         """
         try:
-            self._file.write(_line(values))
+            self._file.write("".join(map(_line, objects)))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:

@@ -1,11 +1,13 @@
-"""Metrics for machines: one JSON object an epoch, and TensorBoard event files."""
+"""Metrics for machines: one JSON object for each epoch of each run, and TensorBoard event files."""
 
 import contextlib
+import math
 import time
 import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,16 +20,21 @@ from lstm_mnist_jax.reporting.json_lines import JsonLines, not_written, read_jso
 class EpochMetrics:
     """What is known after an epoch. Losses are mean cross-entropies in nats, accuracies shares from 0 to 1.
 
+    They are NaN in an epoch in which the run diverged, null in the file.
+
     Attributes:
+      member: which run of a sweep; 0 where there is one.
       epoch, step: counted from the start of the run, after the epoch.
       train_loss, train_accuracy: over the epoch's training steps, each with the weights that it started from.
       gradient_norm: the mean length of the steps' gradients, over all parameters, before any clipping.
       validation_loss, validation_accuracy, test_loss, test_accuracy: over the whole split, after the epoch.
       learning_rate: the step size.
-      seconds: time that the epoch's training steps took, without compilation and evaluation.
+      seconds: time that the epoch's training steps took, without compilation and evaluation. Of runs that are trained
+        at once, an equal share each.
       examples_per_second: training examples in that time.
     """
 
+    member: int
     epoch: int
     step: int
     train_loss: float
@@ -41,44 +48,63 @@ class EpochMetrics:
     seconds: float
     examples_per_second: float
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss was not finite any more."""
+        return math.isnan(self.validation_accuracy)
 
-def read_metrics(path: Path) -> list[EpochMetrics]:
-    """The epochs in a metrics.jsonl. Lines that are none, as a crash may leave, are passed over."""
-    return read_json_lines(path, lambda values: from_dict(EpochMetrics, values))
+
+MEASURES = ("train_loss", "train_accuracy", "gradient_norm",
+            "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")  # fmt: skip
+"""The fields that are NaN after a run has diverged."""
+
+
+def read_metrics(path: Path, member: int | None = None) -> list[EpochMetrics]:
+    """The epochs in a metrics.jsonl, of all members or of one. Lines that a crash has cut short are passed over."""
+
+    def parse(values: Any) -> EpochMetrics:
+        missing = [name for name in MEASURES if isinstance(values, dict) and values.get(name, 0) is None]
+        values = values | dict.fromkeys(missing, 0.0) if missing else values
+        return replace(from_dict(EpochMetrics, values), **dict.fromkeys(missing, math.nan))
+
+    return [metrics for metrics in read_json_lines(path, parse) if member in (None, metrics.member)]
 
 
 def as_columns(epochs: Sequence[EpochMetrics]) -> dict[str, np.ndarray]:
-    """The epochs as an array [epochs] for each field, by its name: int64 or float64, empty where there is none."""
+    """The epochs of a run as an array [epochs] for each field, by its name: int64 or float64, empty where none is."""
     kinds = typing.get_type_hints(EpochMetrics)
+    del kinds["member"]
     return {name: np.array([getattr(metrics, name) for metrics in epochs], kind) for name, kind in kinds.items()}
 
 
 class MetricsWriter:
-    """Writes the epochs of a run to metrics.jsonl, and to TensorBoard if wanted. Close it at the end."""
+    """Writes the epochs of some members to metrics.jsonl, and to TensorBoard if wanted. Close it at the end."""
 
-    def __init__(self, path: Path, tensorboard: Path | None, step: int) -> None:
-        """Opens the files of a run that stands at `step`; what they hold of later steps is dropped.
+    def __init__(self, path: Path, tensorboard: Path | None, step: int, members: Sequence[int] = (0,)) -> None:
+        """Opens the files of members that stand at `step`; what the files hold of their later steps is dropped.
 
         Raises:
           RunError: they cannot be written to.
         """
         self._path = path
-        self._lines = JsonLines(path, [asdict(metrics) for metrics in read_metrics(path) if metrics.step <= step])
+        kept = (metrics for metrics in read_metrics(path) if metrics.member not in members or metrics.step <= step)
+        self._lines = JsonLines(path, map(_as_json, kept))
         try:
             self._events = None if tensorboard is None else _EventFile(tensorboard, step)
         except OSError as error:
             raise RunError(f"{tensorboard} cannot be written to: {error.strerror or error}.") from error
 
-    def write(self, metrics: EpochMetrics) -> None:
-        """Adds an epoch; when this returns, it is in the file.
+    def write(self, epochs: Sequence[EpochMetrics]) -> None:
+        """Adds an epoch of each member; when this returns, they are in the file.
 
         Raises:
-          RunError: it could not be written.
+          RunError: they could not be written.
         """
-        self._lines.write(asdict(metrics))
+        self._lines.write(*map(_as_json, epochs))
         try:
             if self._events is not None:
-                self._events.write(metrics)
+                for metrics in epochs:
+                    self._events.write(metrics)
         except OSError as error:
             raise not_written(self._path.parent, error) from error
 
@@ -90,8 +116,13 @@ class MetricsWriter:
                 self._events.close()
 
 
+def _as_json(metrics: EpochMetrics) -> dict[str, Any]:
+    nothing = dict.fromkeys(MEASURES) if metrics.diverged else {}
+    return asdict(metrics) | nothing
+
+
 class _EventFile:
-    """TensorBoard's events of one training, written at once: SummaryWriter's thread hangs where the disk is full."""
+    """TensorBoard's events of one run, written at once: SummaryWriter's thread hangs where the disk is full."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
@@ -108,7 +139,7 @@ class _EventFile:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        values = {name: value for name, value in asdict(metrics).items() if name not in ("epoch", "step")}
+        values = {name: value for name, value in asdict(metrics).items() if name not in ("member", "epoch", "step")}
         summary = Summary(value=[Summary.Value(tag=_tag(name), simple_value=v) for name, v in values.items()])
         self._writer.write_event(Event(wall_time=time.time(), step=metrics.step, summary=summary))
         self._writer.flush()

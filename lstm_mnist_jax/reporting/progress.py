@@ -6,8 +6,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lstm_mnist_jax.reporting.metrics import EpochMetrics
-
 PLAIN_INTERVAL = 30.0
 """Seconds between two lines of progress within an epoch, where there is no terminal for a bar."""
 
@@ -52,18 +50,9 @@ class ProgressDisplay:
     def advance(self, step: int, loss: float, examples_per_second: float) -> None:
         """Shows where the training stands: steps made, mean loss of the epoch so far, speed."""
         epoch, rate = self._epoch(step), f"{examples_per_second:,.0f}"
-        self._bar.update(self._task, completed=step, epoch=epoch, loss=_loss(loss), rate=rate)
+        self._bar.update(self._task, completed=step, epoch=epoch, loss=loss_in_words(loss), rate=rate)
         if self._bar.disable and time.monotonic() - self._last_plain_line > PLAIN_INTERVAL:
-            self.say(f"epoch {epoch}  step {step:,}  loss {_loss(loss)}  {rate} examples/s")
-
-    def epoch(self, metrics: EpochMetrics) -> None:
-        """Writes the line of an epoch."""
-        width = len(str(self._epochs))
-        self.say(
-            f"epoch {metrics.epoch:{width}d}/{self._epochs}  loss {_loss(metrics.train_loss)}  "
-            f"validation {metrics.validation_accuracy:7.2%}  test {metrics.test_accuracy:7.2%}  "
-            f"{metrics.seconds:.1f} s  {metrics.examples_per_second:,.0f} examples/s"
-        )
+            self.say(f"epoch {epoch}  step {step:,}  loss {loss_in_words(loss)}  {rate} examples/s")
 
     def say(self, line: str) -> None:
         """Writes a line above the bar."""
@@ -74,7 +63,8 @@ class ProgressDisplay:
         return f"{min(step // self._steps_per_epoch + 1, self._epochs)}/{self._epochs}"
 
 
-def _loss(loss: float) -> str:
+def loss_in_words(loss: float) -> str:
+    """A loss for people, of a run that diverges as well."""
     return f"{loss:.4f}" if loss < 1000 else f"{loss:.3e}"
 
 

@@ -1,24 +1,7 @@
-"""Many trainings at once: over seeds, and over the numbers and widths of a config.
+"""Several runs at once, over seeds, hyperparameters and networks: `sweep` is the whole of it."""
 
-`sweep` is the whole of it; `extract` makes a run folder of one of its members.
-"""
-
-from lstm_mnist_jax.sweeps.extraction import extract
-from lstm_mnist_jax.sweeps.folder import is_population, read_population_folder
+from lstm_mnist_jax.config.space import SWEEPABLE, Space, describe, space_of
 from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult
 from lstm_mnist_jax.sweeps.run import SweepResult, sweep
-from lstm_mnist_jax.sweeps.space import SWEEPABLE, Space, describe, space_of
 
-__all__ = [
-    "SWEEPABLE",
-    "MemberResult",
-    "SettingResult",
-    "Space",
-    "SweepResult",
-    "describe",
-    "extract",
-    "is_population",
-    "read_population_folder",
-    "space_of",
-    "sweep",
-]
+__all__ = ["SWEEPABLE", "MemberResult", "SettingResult", "Space", "SweepResult", "describe", "space_of", "sweep"]

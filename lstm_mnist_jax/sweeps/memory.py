@@ -1,4 +1,4 @@
-"""How many trainings at once fit into the devices' memory."""
+"""How many runs at once fit into the devices' memory."""
 
 import math
 from dataclasses import replace
@@ -13,24 +13,24 @@ from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.sweeps.folder import PopulationFolder
 from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.feed import GIB
 from lstm_mnist_jax.training.mesh import MEMBER_AXIS, make_mesh
 from lstm_mnist_jax.training.program import TrainingProgram, make_program
+from lstm_mnist_jax.training.run_folder import RunFolder
 
 SPARE = 0.8
-"""The share of free memory that a population may take: peaks up to a sixth above the estimate were measured."""
+"""The share of free memory that a program may take: peaks up to a sixth above the estimate were measured."""
 
 
 def fit(
-    folder: PopulationFolder,
+    folder: RunFolder,
     group: int,
     dataset: Dataset,
     execution: Execution,
     console: Console,
     may_split: bool = True,
-) -> tuple[PopulationFolder, TrainingProgram]:
+) -> tuple[RunFolder, TrainingProgram]:
     """A group's compiled program, for as many of its members as fit into memory; the others follow as further groups.
 
     Raises:
@@ -41,28 +41,28 @@ def fit(
     while True:
         configs = [folder.member_config(member) for member in members[:size]]
         mesh = make_mesh(execution, configs[0].batch_size, len(configs))
-        population = make_program(configs, dataset, mesh, execution.device_data_limit).compile()
-        needed, axis = population.device_bytes(), mesh.shape[MEMBER_AXIS]
+        program = make_program(configs, dataset, mesh, execution.device_data_limit).compile()
+        needed, axis = program.device_bytes(), mesh.shape[MEMBER_AXIS]
         if needed <= free:
             break
         if size <= axis or not may_split:
             raise ConfigError(
-                f"{trainings(size)} at once would take {size_of(needed)} of each device's memory, but only "
+                f"{runs(size)} at once would take {size_of(needed)} of each device's memory, but only "
                 f"{size_of(free)} may be used. Use --memory-limit if more is free than was found, or "
                 + ("a smaller --batch-size or narrower layers." if may_split else "devices with more.")
             )
         # As many for each device as fit, if all that is needed grows with them.
         size = max(axis, min(size - 1, int(size * free / needed)) // axis * axis)
-        del population
+        del program
     parts = tuple(members[start : start + size] for start in range(0, len(members), size))
     if len(parts) > 1:
-        say(console, f"{len(members)} trainings do not fit into memory at once: they are trained in {len(parts)} parts")
-    return replace(folder, groups=(*folder.groups[:group], *parts, *folder.groups[group + 1 :])), population
+        say(console, f"{len(members)} runs do not fit into memory at once: they are trained in {len(parts)} parts")
+    return replace(folder, groups=(*folder.groups[:group], *parts, *folder.groups[group + 1 :])), program
 
 
-def trainings(count: int) -> str:
-    """So many of them, for people."""
-    return "1 training" if count == 1 else f"{count} trainings"
+def runs(count: int) -> str:
+    """So many runs, for people."""
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def _free_bytes(execution: Execution) -> float:

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from lstm_mnist_jax.config.space import describe
 from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import Mean, mean_of
-from lstm_mnist_jax.sweeps.folder import PopulationFolder
-from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult, setting_results
-from lstm_mnist_jax.sweeps.space import describe
+from lstm_mnist_jax.training.run_folder import RunFolder
 
 CURVES = 5
 """Settings whose curves are drawn: the best on validation."""
@@ -18,7 +18,7 @@ RANKS = 24
 """Settings that are drawn by rank."""
 
 
-def plot(folder: PopulationFolder, members: list[MemberResult]) -> None:
+def plot(folder: RunFolder, members: list[MemberResult]) -> None:
     """Draws results.png.
 
     Raises:
@@ -40,14 +40,13 @@ def plot(folder: PopulationFolder, members: list[MemberResult]) -> None:
         raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
-def _draw_curves(axes: Any, folder: PopulationFolder, settings: list[SettingResult], count: int) -> None:
+def _draw_curves(axes: Any, folder: RunFolder, settings: list[SettingResult], count: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     accuracies: dict[int, dict[int, float]] = {}
-    for line in read_group_metrics(folder.metrics):
-        for metrics in line.members:
-            if metrics.validation_accuracy is not None:
-                accuracies.setdefault(metrics.member, {})[line.epoch] = metrics.validation_accuracy
+    for metrics in read_metrics(folder.metrics):
+        if not metrics.diverged:
+            accuracies.setdefault(metrics.member, {})[metrics.epoch] = metrics.validation_accuracy
     for result in settings:
         of_setting = [accuracies.get(member.member, {}) for member in result.members]
         epochs = sorted(set().union(*of_setting))

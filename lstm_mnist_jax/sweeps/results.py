@@ -10,13 +10,12 @@ import numpy as np
 from rich.table import Table
 
 from lstm_mnist_jax.config import Config
+from lstm_mnist_jax.config.space import Setting, show
 from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.reporting.metrics import EpochMetrics, read_metrics
 from lstm_mnist_jax.reporting.statistics import Mean, mean_of, percent
-from lstm_mnist_jax.sweeps.folder import PopulationFolder
-from lstm_mnist_jax.sweeps.metrics import MemberMetrics, read_group_metrics
-from lstm_mnist_jax.sweeps.space import Setting, show
 from lstm_mnist_jax.training import selection
-from lstm_mnist_jax.training.run_folder import write_atomically
+from lstm_mnist_jax.training.run_folder import RunFolder, write_atomically
 
 MAX_ROWS = 40
 """Rows of a table on the terminal; results.csv has all."""
@@ -41,9 +40,9 @@ class MemberResult:
     setting: Setting
     epochs: int
     best_epoch: int | None
-    best: MemberMetrics | None
+    best: EpochMetrics | None
     score: float
-    last: MemberMetrics | None
+    last: EpochMetrics | None
     diverged: bool
 
 
@@ -67,12 +66,11 @@ class SettingResult:
     diverged: int
 
 
-def member_results(folder: PopulationFolder) -> list[MemberResult]:
+def member_results(folder: RunFolder) -> list[MemberResult]:
     """What came of every member of which anything is known, as metrics.jsonl tells it."""
-    by_member: dict[int, dict[int, MemberMetrics]] = {}
-    for line in read_group_metrics(folder.metrics):
-        for metrics in line.members:
-            by_member.setdefault(metrics.member, {})[line.epoch] = metrics
+    by_member: dict[int, dict[int, EpochMetrics]] = {}
+    for metrics in read_metrics(folder.metrics):
+        by_member.setdefault(metrics.member, {})[metrics.epoch] = metrics
     results = []
     for number, member in enumerate(folder.members):
         epochs = by_member.get(number, {})
@@ -162,7 +160,7 @@ def table(config: Config, members: list[MemberResult]) -> Table:
     _elide(found, len(members))
     if len(members) > 1:
         sound = [member for member in members if not member.diverged and member.last is not None]
-        last = mean_of([member.last.test_accuracy or 0.0 for member in sound if member.last is not None])
+        last = mean_of([member.last.test_accuracy for member in sound if member.last is not None])
         found.add_section()
         losses = [_loss(settings[0].score)] * by_loss
         found.add_row("mean", "", *losses, percent(settings[0].validation), percent(settings[0].test), percent(last))
@@ -185,12 +183,13 @@ def _elide(table: Table, rows: int) -> None:
         table.add_row(f"... {rows - MAX_ROWS} more, in results.csv")
 
 
-def write_csv(folder: PopulationFolder, members: list[MemberResult]) -> None:
+def write_csv(folder: RunFolder, members: list[MemberResult]) -> None:
     """Writes results.csv, a row a member.
 
     Raises:
       RunError: it cannot be written.
     """
+    assert folder.space is not None
     text = io.StringIO()
     measures = ("validation_loss", "validation_accuracy", "test_accuracy")
     writer = csv.writer(text, lineterminator="\n")

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
+from lstm_mnist_jax.config.space import Interval, Setting, Space
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.sweeps.results import SettingResult
-from lstm_mnist_jax.sweeps.space import Interval, Setting, Space
 
 ROUND = 8
 """Settings that Optuna proposes at a time: they are trained together, so none of them knows of the others."""

@@ -1,7 +1,7 @@
-"""Checkpoints: saved by orbax in the background, checked by SHA-256, the best and the newest kept.
+"""Checkpoints: saved by orbax in the background, checked by SHA-256, the newest kept.
 
-    checkpoints/00000859/state/         the training state, as orbax writes it
-    checkpoints/00000859/record.json    where the training stood: its step, how good it was, the best checkpoint so far
+    checkpoints/00000859/state/         the latest states of all members and their best ones, as orbax writes them
+    checkpoints/00000859/record.json    the step, and of each member how good it was and which epoch was its best
     checkpoints/00000859/SHA256SUMS     of every file of the checkpoint; `sha256sum -c` reads it
 
 SHA256SUMS is written last, and whole. A checkpoint without it was never finished; one that does not agree with it
@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,55 +25,55 @@ SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
+class MemberStatus:
+    """How far a member had come when a checkpoint was saved.
+
+    Attributes:
+      score: how good this very state is on validation, see `selection.score`; None where it was not evaluated, between
+        the ends of epochs.
+      best_step, best_score: of its best epoch so far (the earliest of equals), if any.
+      diverged_at: the first step whose loss or gradient was not finite, if any.
+    """
+
+    score: float | None = None
+    best_step: int | None = None
+    best_score: float | None = None
+    diverged_at: int | None = None
+
+
+@dataclass(frozen=True)
 class Record:
-    """Where a training stood when a checkpoint was saved.
+    """What a checkpoint holds besides the states.
 
     Attributes:
       step: how many steps were made.
-      score: how good this very state is on validation, see `selection.score`; None where it was not evaluated,
-        between the ends of epochs.
-      best_step: the checkpoint with the highest score so far (the earliest of equals), if any.
-      best_score: its score.
+      places: how many states were saved, [places, ...]: those of the members, the last one's perhaps again.
       epoch_seconds: seconds that the epoch so far was trained for.
+      members: the status of each member.
     """
 
     step: int
-    score: float | None
-    best_step: int | None
-    best_score: float | None
+    places: int
     epoch_seconds: float
-
-    def after_epoch(self, step: int, score: float) -> "Record":
-        """The record at the end of the next epoch."""
-        if self.best_score is None or score > self.best_score:
-            return Record(step, score, step, score, 0.0)
-        return Record(step, score, self.best_step, self.best_score, 0.0)
-
-    def within_epoch(self, step: int, epoch_seconds: float) -> "Record":
-        """The record at a later step that does not end an epoch."""
-        return replace(self, step=step, score=None, epoch_seconds=epoch_seconds)
+    members: tuple[MemberStatus, ...]
 
 
 class Checkpoints:
-    """Writes the checkpoints of one training, one at a time, in the background. Close it at the end.
+    """Writes the checkpoints of a run, or of a group of a sweep, one at a time, in the background. Close it at the end.
 
     Of several processes each writes what it alone holds, and the first one the rest.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
-        """Args: the folder `checkpoints/` of a run, and how many of the newest to keep besides the best."""
+        """Args: the folder of the checkpoints, and how many of the newest to keep."""
         self._directory = directory.absolute()  # orbax takes no other
         self._keep = keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._thread.submit(_orbax)  # a third of a second to import, while the first steps run
         self._pending: tuple[int, Future[None]] | None = None
 
-    def save(self, state: Any, record: Any) -> None:
-        """Starts to save `state`, whose memory must not be used up meanwhile. Waits for the save before.
-
-        Args:
-          state: what a training goes on from.
-          record: a `Record`, or another dataclass with `step` and `best_step`, the checkpoint to keep besides.
+    def save(self, stages: Any, record: Record) -> None:
+        """Starts to save `Stages`, whose memory must not be donated meanwhile. Waits for the save before.
 
         Raises:
           RunError: the save before failed.
@@ -85,7 +85,7 @@ class Checkpoints:
             if processes.is_first():
                 shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
                 path.mkdir(parents=True)
-            response = ocp.save_async(path / "state", state)
+            response = ocp.save_async(path / "state", stages)
         except OSError as error:
             raise self._failure(record.step, error) from error
         self._pending = record.step, self._thread.submit(self._finish, response, path, record)
@@ -117,7 +117,7 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
-    def _finish(self, response: Any, path: Path, record: Any) -> None:
+    def _finish(self, response: Any, path: Path, record: Record) -> None:
         response.result()
         if not processes.is_first():
             return
@@ -125,10 +125,9 @@ class Checkpoints:
         write_atomically(path / SUMS, "".join(f"{digest}  {name}\n" for name, digest in _digests(path).items()))
         finished = finished_steps(self._directory)
         for step in finished[: -self._keep]:
-            if step != record.best_step:
-                old = checkpoint_path(self._directory, step)
-                (old / SUMS).unlink(missing_ok=True)  # first, so that what a kill leaves counts as unfinished
-                shutil.rmtree(old, ignore_errors=True)
+            old = checkpoint_path(self._directory, step)
+            (old / SUMS).unlink(missing_ok=True)  # first, so that what a kill leaves counts as unfinished
+            shutil.rmtree(old, ignore_errors=True)
 
     def _failure(self, step: int, error: Exception) -> RunError:
         if processes.is_process_failure(error):
@@ -171,9 +170,10 @@ def find_damage(path: Path) -> str | None:
     return None if expected else "has an empty list of files"
 
 
-def read_record(path: Path, kind: type = Record) -> Any:
-    """The record of a sound checkpoint, of the kind that was saved with it."""
-    return from_dict(kind, json.loads((path / "record.json").read_text("utf-8")))
+def read_record(path: Path) -> Record:
+    """The record of a sound checkpoint."""
+    record: Record = from_dict(Record, json.loads((path / "record.json").read_text("utf-8")))
+    return record
 
 
 def set_aside(directory: Path, newer_than: int) -> list[str]:
@@ -210,20 +210,6 @@ def newest_sound_step(directory: Path) -> int | None:
         if find_damage(checkpoint_path(directory, step)) is None:
             return step
     return None
-
-
-def best_record(directory: Path, record: Record) -> Record:
-    """`record` itself if the checkpoint that it calls the best is sound; else with the best of the sound ones."""
-    if record.best_step is None or find_damage(checkpoint_path(directory, record.best_step)) is None:
-        return record
-    best = replace(record, best_step=None, best_score=None)
-    for step in finished_steps(directory):
-        path = checkpoint_path(directory, step)
-        if step <= record.step and find_damage(path) is None:
-            score = read_record(path).score
-            if score is not None and (best.best_score is None or score > best.best_score):
-                best = replace(best, best_step=step, best_score=score)
-    return best
 
 
 def load_state(path: Path, abstract_state: Any) -> Any:

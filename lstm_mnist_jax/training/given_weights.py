@@ -18,10 +18,10 @@ from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError, WeightsError
 from lstm_mnist_jax.model import Params
-from lstm_mnist_jax.training.checkpoint import Checkpoints, Record
+from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, evaluate_one
 from lstm_mnist_jax.training.mesh import make_mesh, prepare
-from lstm_mnist_jax.training.program import run_once
+from lstm_mnist_jax.training.program import Stages, run_once
 from lstm_mnist_jax.training.run_folder import RunFolder, create_run_folder, lock, refuse_occupied, write_config
 from lstm_mnist_jax.training.selection import score
 from lstm_mnist_jax.training.step import count_steps, init_state
@@ -102,12 +102,13 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
         evaluations = evaluate_one(state.trained, config.model, splits, execution)
         validation = evaluations["validation"]
         value = score(config, validation.loss, validation.accuracy)
-        record = Record(given.step, None, None, None, 0.0)
+        status = MemberStatus()
         if math.isfinite(value):  # else anything that comes is better
-            record = record.after_epoch(given.step, value)
+            status = MemberStatus(value, given.step, value)
+        members = jax.tree.map(lambda leaf: leaf[None], state)
         try:
             with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
-                checkpoints.save(state, record)
+                checkpoints.save(Stages(members, members), Record(given.step, 1, 0.0, (status,)))
             write_config(folder)  # last: a folder without it is no run
         except BaseException as error:
             shutil.rmtree(folder.checkpoints, ignore_errors=True)

@@ -1,10 +1,12 @@
-"""A run is a folder: what it holds, who may write to it, and what was trained there.
+"""A run is a folder, and so is a sweep: what it holds, who may write to it, and what was trained there.
 
-config.json       the resolved config, the data it was trained on, the versions and the machine it ran with
-permutation.json  where pixels are permuted, their order
-metrics.jsonl     one JSON object an epoch
-checkpoints/      see `checkpoint`
-tensorboard/      event files
+config.json       the resolved config, the data it was trained on, the versions and the machine it ran with; of a
+                  sweep also what was asked for, its members, and the groups that were trained as one program
+permutation.json  where pixels are permuted, and alike in all members, their order
+metrics.jsonl     one JSON object for each epoch of each member
+checkpoints/      see `checkpoint`; of a sweep in a folder for each group
+tensorboard/      event files of a run
+results.csv       of a sweep, a row for each member; results.png draws them
 """
 
 import json
@@ -23,27 +25,29 @@ from filelock import FileLock, Timeout
 
 from lstm_mnist_jax import machine
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.config.json import differences, from_dict, to_dict
+from lstm_mnist_jax.config.json import differences, from_dict, from_value, to_dict
+from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import task_of
+from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.rnn import native
+from lstm_mnist_jax.training.selection import score_of
 from lstm_mnist_jax.version import __version__
 
-FORMAT = 6
+FORMAT = 7
 """Number of the folder's format: raised when an older program could misread it."""
 
 VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-POPULATION_FILE = "population.json"
-"""Stands in place of config.json where many trainings share a folder."""
+FORMER_SWEEP_FILE = "population.json"
+"""In place of config.json in sweeps of version 0.4 and older."""
 
 OWN_LEFTOVERS = (
     ".lock",
     "permutation.json",
     "permutation.json.partial",
     "config.json.partial",
-    f"{POPULATION_FILE}.partial",
 )
 """What a run that was killed before it began may have left."""
 
@@ -75,15 +79,35 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """The paths of a run, and the contents of its config.json.
+class Member:
+    """One run of a sweep.
 
     Attributes:
-      path: the folder.
-      config: what is trained.
+      seed: its seed.
+      setting: what else of the config is its own.
+    """
+
+    seed: int
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run or of a sweep, and the contents of its config.json.
+
+    A run has one member and one group. A member of a sweep has a path as well, FOLDER/NUMBER, whether or not there is
+    such a folder: `member` is its number then, and `config` its own config.
+
+    Attributes:
+      path: the folder, or that of a member.
+      config: what is trained; of a sweep, what its members start from.
       data: what it is trained on.
       environment: what `environment` gave when config.json was written.
       initial_weights: where the weights came from that the run began with; None where it drew them.
+      space: what a sweep was asked for; None for a run.
+      members: the runs of a sweep, or the one run.
+      groups: the numbers of the members that share a program, group by group.
+      member: which member of a sweep this is; None where it is not one.
     """
 
     path: Path
@@ -91,36 +115,77 @@ class RunFolder:
     data: DataFacts
     environment: dict[str, str]
     initial_weights: str | None = None
+    space: Space | None = None
+    members: tuple[Member, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    member: int | None = None
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether this is a whole sweep."""
+        return self.space is not None and self.member is None
+
+    @property
+    def home(self) -> Path:
+        """The folder that holds the files."""
+        return self.path if self.member is None else self.path.parent
+
+    def member_config(self, member: int) -> Config:
+        """The config of a member of a sweep, as that of a run of its own."""
+        if self.space is None or self.member is not None:
+            return self.config
+        chosen = self.members[member]
+        return replace(with_setting(self.config, chosen.setting), seed=chosen.seed)
+
+    def of_member(self, member: int) -> "RunFolder":
+        """A member of this sweep."""
+        if not 0 <= member < len(self.members):
+            raise RunError(f"{self.path} has no run {member}, expected 0 to {len(self.members) - 1}.")
+        return replace(self, path=self.path / str(member), config=self.member_config(member), member=member)
+
+    def group_of(self, member: int) -> int:
+        """The group in which a member is trained."""
+        return next(number for number, group in enumerate(self.groups) if member in group)
+
+    def checkpoints_of(self, group: int) -> Path:
+        """Where the checkpoints of a group are."""
+        return self.home / "checkpoints" if self.space is None else self.home / "checkpoints" / str(group)
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        """Where the checkpoints of the run are."""
+        return self.checkpoints_of(self.group_of(self.member or 0))
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.home / "metrics.jsonl"
 
     @property
     def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
+        return self.home / "tensorboard"
 
 
 def read_run_folder(path: Path) -> RunFolder:
-    """Opens the folder of a run for reading.
+    """Opens a run, a sweep, or a member of a sweep (FOLDER/NUMBER, FOLDER/best) for reading.
 
     Raises:
-      RunError: it is not one, or one of another version, or its config.json is damaged.
+      RunError: it is none of them, or one of another version, or its config.json is damaged.
     """
     file = path / "config.json"
+    if not file.is_file() and (path.parent / "config.json").is_file() and (path.name == "best" or path.name.isdecimal()):
+        folder = read_run_folder(path.parent)
+        if folder.is_sweep:
+            return folder.of_member(_best_member(folder) if path.name == "best" else int(path.name))
     if not path.is_dir():
         raise RunError(f"{path} is not a run folder: there is no such folder.")
-    if (path / POPULATION_FILE).is_file():
-        raise RunError(
-            f"{path} holds many trainings. Take one out, with lstm-mnist extract {path} --run-dir ANOTHER_FOLDER."
-        )
     if not file.is_file():
+        if (path / FORMER_SWEEP_FILE).is_file():
+            raise RunError(
+                f"{path} is a sweep of version 0.4 or older ({FORMER_SWEEP_FILE}). Use lstm-mnist-jax 0.4.0 with it "
+                "(its command extract makes run folders), or sweep anew."
+            )
         inside = sorted(str(other.parent) for other in path.glob("*/config.json"))
-        hint = f"It holds runs: {', '.join(inside[:8])}." if inside else "A training makes one with --run-dir."
+        hint = f"It holds runs: {', '.join(inside[:8])}." if inside else "lstm-mnist train makes one with --run-dir."
         raise RunError(f"{path} is not a run folder: it has no config.json. {hint}")
     try:
         contents = json.loads(file.read_text("utf-8"))
@@ -134,15 +199,51 @@ def read_run_folder(path: Path) -> RunFolder:
             f"It was written by version {writer}: use that one with it, or train anew."
         )
     try:
-        config, data = from_dict(Config, contents["config"]), from_dict(DataFacts, contents["data"])
-        return RunFolder(path, config, data, dict(contents["environment"]), contents["initial_weights"])
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        space = contents["space"]
+        return RunFolder(
+            path=path,
+            config=from_dict(Config, contents["config"]),
+            data=from_dict(DataFacts, contents["data"]),
+            environment=dict(contents["environment"]),
+            initial_weights=contents["initial_weights"],
+            space=None if space is None else from_dict(Space, space),
+            members=tuple(
+                Member(from_value(int, member.pop("seed"), "seed"), setting_of(member))
+                for member in contents["members"]
+            ),
+            groups=tuple(tuple(map(int, group)) for group in contents["groups"]),
+        )
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file} is damaged or of another version: {error}") from error
+
+
+def read_run(path: Path) -> RunFolder:
+    """Opens a run, or a member of a sweep.
+
+    Raises:
+      RunError: see `read_run_folder`; or it is a whole sweep.
+    """
+    folder = read_run_folder(path)
+    if folder.is_sweep:
+        raise RunError(
+            f"{path} is a sweep of {len(folder.members)} runs. Name one of them: {path / 'best'} (on validation), or "
+            f"{path / '0'} to {path / str(len(folder.members) - 1)}, as results.csv numbers them."
+        )
+    return folder
+
+
+def _best_member(folder: RunFolder) -> int:
+    """The member with the best epoch on validation, the earliest of equals, as metrics.jsonl has it."""
+    epochs = [metrics for metrics in read_metrics(folder.metrics) if not metrics.diverged]
+    if not epochs:
+        raise RunError(f"No run of {folder.path} was evaluated yet. Name one by its number, or train on.")
+    best = max(epochs, key=lambda metrics: (score_of(folder.config, metrics), -metrics.member))
+    return best.member
 
 
 def refuse_occupied(path: Path) -> None:
     """Raises RunError where a folder for a new run holds a run, or anything else, already."""
-    if (path / "config.json").exists() or (path / POPULATION_FILE).exists():
+    if (path / "config.json").exists() or (path / FORMER_SWEEP_FILE).exists():
         raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir.")
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
@@ -157,19 +258,28 @@ def create_run_folder(path: Path, config: Config, dataset: Dataset, initial_weig
       RunError: the folder holds a run, or anything else, already.
     """
     refuse_occupied(path)
-    return RunFolder(path, config, DataFacts.of(dataset), environment(), initial_weights)
+    one = (Member(config.seed, {}),)
+    return RunFolder(path, config, DataFacts.of(dataset), environment(), initial_weights, members=one, groups=((0,),))
 
 
 def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> RunFolder:
-    """The folder of a run that goes on with `config`.
+    """The folder of a run or of a sweep that goes on with `config`.
 
     Raises:
       ConfigError: the config differs in more than may change.
       RunError: the data are not those that the run was trained on.
     """
+    changed = replace(folder, config=config)
     refuse_changes(folder.config, config)
+    for member in range(len(folder.members)):  # whose learning rate may fall though the config's does not
+        refuse_changes(folder.member_config(member), changed.member_config(member))
+    if folder.is_sweep and config.early_stop_epochs != folder.config.early_stop_epochs:
+        raise ConfigError(
+            f"early_stop_epochs is {folder.config.early_stop_epochs} in the sweep, {config.early_stop_epochs} was "
+            "asked for. Runs of it may have stopped already; leave it out, or start a new sweep."
+        )
     folder.data.require_same(dataset, folder.path)
-    return replace(folder, config=config)
+    return changed
 
 
 def refuse_changes(former: Config, config: Config) -> None:
@@ -241,9 +351,13 @@ def write_config(folder: RunFolder) -> None:
         "data": to_dict(folder.data),
         "environment": folder.environment,
         "initial_weights": folder.initial_weights,
+        "space": None if folder.space is None else to_dict(folder.space),
+        "members": [{"seed": member.seed, **member.setting} for member in folder.members],
+        "groups": folder.groups,
     }
     try:
-        write_permutation(folder.path, folder.config, folder.data)
+        if folder.space is None or not {"task", "permutation_seed"} & set(folder.space.names):
+            write_permutation(folder.path, folder.config, folder.data)
         write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error

@@ -1,0 +1,86 @@
+"""The checkpoint of one member of a sweep, and how a member becomes a run with a folder of its own."""
+
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.reporting.metrics import MetricsWriter, read_metrics
+from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
+from lstm_mnist_jax.training.program import Stages
+from lstm_mnist_jax.training.run_folder import Member, RunFolder, lock, refuse_occupied, write_config
+from lstm_mnist_jax.training.step import init_state
+
+
+def load_member(folder: RunFolder, step: int) -> tuple[Stages, MemberStatus]:
+    """The states of a run, or of a member of a sweep, in the checkpoint of `step`, and its status.
+
+    Raises:
+      RunError: the checkpoint holds states of another structure.
+    """
+    path = checkpoint.checkpoint_path(folder.checkpoints, step)
+    record = checkpoint.read_record(path)
+    number = folder.member or 0
+    place = folder.groups[folder.group_of(number)].index(number)
+    one = jax.eval_shape(
+        lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0)
+    )
+    try:
+        host = jax.local_devices(backend="cpu")[0]  # there may be more of them than one accelerator holds
+    except RuntimeError:
+        host = jax.local_devices()[0]
+    sharding = jax.sharding.SingleDeviceSharding(host)
+    state: Any = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((record.places, *leaf.shape), leaf.dtype, sharding=sharding), one
+    )
+    stages = checkpoint.load_state(path, Stages(state, state))
+    device = jax.local_devices()[0]
+    return Stages(*jax.device_put(jax.tree.map(lambda leaf: leaf[place], tuple(stages)), device)), record.members[place]
+
+
+def make_run_of_member(folder: RunFolder) -> None:
+    """Makes a folder at the path of a member: a run that can be resumed. The sweep stays as it is.
+
+    A member that diverged or stopped early stands at its best epoch.
+
+    Raises:
+      RunError: there is no sound checkpoint of it, or it diverged before its first epoch ended, or the folder cannot be
+        written.
+    """
+    step = checkpoint.newest_sound_step(folder.checkpoints)
+    if step is None:
+        raise RunError(
+            f"Run {folder.path} was not trained yet, or is damaged: there is no sound checkpoint in "
+            f"{folder.checkpoints}. Go on with: lstm-mnist sweep --resume {folder.home}"
+        )
+    stages, status = load_member(folder, step)
+    epochs = [metrics for metrics in read_metrics(folder.metrics, folder.member) if not metrics.diverged]
+    stopped = status.best_step is not None and epochs and epochs[-1].step < step - step % epochs[0].step
+    if status.diverged_at is not None or stopped:
+        if status.best_step is None:
+            raise RunError(
+                f"Run {folder.path} diverged at step {status.diverged_at:,}, before its first epoch was complete."
+            )
+        step, stages = status.best_step, Stages(stages.best, stages.best)
+        status = MemberStatus(status.best_score, status.best_step, status.best_score)
+    refuse_occupied(folder.path)
+    one = (Member(folder.config.seed, {}),)
+    run = replace(folder, space=None, member=None, members=one, groups=((0,),))
+    with lock(run.path):
+        try:
+            events = run.tensorboard if run.config.tensorboard else None
+            with closing(MetricsWriter(run.metrics, events, 0)) as writer:
+                writer.write([replace(metrics, member=0) for metrics in epochs if metrics.step <= step])
+            with closing(Checkpoints(run.checkpoints, run.config.checkpoints.keep_checkpoints)) as checkpoints:
+                stacked = jax.tree.map(lambda leaf: leaf[None], tuple(stages))
+                checkpoints.save(Stages(*stacked), Record(step, 1, 0.0, (status,)))
+            write_config(run)  # last: a folder without it is no run
+        except BaseException:
+            for left in (run.checkpoints, run.tensorboard):
+                shutil.rmtree(left, ignore_errors=True)
+            run.metrics.unlink(missing_ok=True)
+            raise
