@@ -1,7 +1,7 @@
-"""NumPy: no LSTM, but a good matrix product."""
+"""NumPy: no LSTM, but a fast matrix product."""
 
-from lstm_mnist_jax.benchmark.peers import Job
-from lstm_mnist_jax.benchmark.work import Product
+from benchmarks.libraries import Job
+from benchmarks.work import Product
 
 
 def product(work: Product, setting: str) -> Job:

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from lstm_mnist_jax.benchmark import time_to_accuracy
-from lstm_mnist_jax.benchmark.process import PeerError
-from lstm_mnist_jax.benchmark.time_to_accuracy import _median, _timed, seconds_to
+import time_to_accuracy
+from time_to_accuracy import ProgramError, median_and_spread, seconds_to, timed
+
+SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 
 LINES = """
 import sys, time
@@ -21,7 +23,7 @@ print("x" * 200_000, file=sys.stderr)
 
 
 def test_epochs_are_timed_from_the_start_of_the_process(tmp_path):
-    epochs = _timed([sys.executable, "-c", LINES], tmp_path)
+    epochs = timed([sys.executable, "-c", LINES], tmp_path)
     assert [epoch["test"] for epoch in epochs] == [97.0, 98.2, 99.1]
     for number, epoch in enumerate(epochs, start=1):
         assert epoch["seconds"] >= 0.3 * number  # the process slept for so long before it printed the line
@@ -32,27 +34,29 @@ def test_epochs_are_timed_from_the_start_of_the_process(tmp_path):
 
 @pytest.mark.parametrize(("program", "message"), [("print(1)", "it printed no epoch"), ("raise OSError('why')", "why")])
 def test_a_process_that_fails_says_why(program, message):
-    with pytest.raises(PeerError, match=message):
-        _timed([sys.executable, "-c", program], None)
+    with pytest.raises(ProgramError, match=message):
+        timed([sys.executable, "-c", program], None)
 
 
-def test_medians_tell_who_never_came_there():
-    assert _median([3.0, 1.0, 2.0]) == "2.0 [1.0, 3.0]"
-    assert _median([3.0, None]) == "3.0 [3.0, 3.0], 1 never"
-    assert _median([None]) == "never"
+def test_medians_count_those_that_never_came_there():
+    assert median_and_spread([3.0, 1.0, 2.0]) == "2.0 [1.0, 3.0]"
+    assert median_and_spread([3.0, None]) == "3.0 [3.0, 3.0], 1 never"
+    assert median_and_spread([None]) == "never"
 
 
 PARITY = """
 import numpy as np, torch
-from lstm_mnist_jax.benchmark.peers import torch_recipe
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch_recipe
 from lstm_mnist_jax.config import AugmentationConfig
 
 bar = torch.zeros(200, 40, 40)
 bar[:, 12:28, 17:23] = 1
-moved = torch_recipe.distort(bar, AugmentationConfig(shift_pixels=3.0)).numpy()
+moved = torch_recipe.augment(bar, AugmentationConfig(shift_pixels=3.0)).numpy()
 rows = (moved.sum(2) * np.arange(40)).sum(1) / moved.sum((1, 2)) - 19.5
 assert 2.7 < rows.max() <= 3.01 and -3.01 <= rows.min() < -2.7, (rows.min(), rows.max())
-slanted = torch_recipe.distort(bar, AugmentationConfig(shear=0.4)).numpy()
+slanted = torch_recipe.augment(bar, AugmentationConfig(shear=0.4)).numpy()
 y, x = np.indices((40, 40)) - 19.5
 slopes = (slanted * x * y).sum((1, 2)) / (slanted * y * y).sum((1, 2))
 assert 0.35 < slopes.max() < 0.41 and -0.41 < slopes.min() < -0.35, (slopes.min(), slopes.max())
@@ -60,15 +64,18 @@ torch_recipe.main("rows")
 """
 
 
-def test_the_recipe_in_pytorch_distorts_alike_and_refuses_what_it_does_not_know():
+def test_the_recipe_in_pytorch_augments_alike_and_refuses_what_it_does_not_do():
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, "-c", PARITY], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PARITY, SCRIPTS], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 1
-    assert done.stderr.strip() == "rows has more than this program knows: augmentation.elastic_pixels"
+    refusal = "rows has more than this program does: best_by, model.pooling, optimizer.weight_decay, augmentation"
+    assert done.stderr.strip() == f"{refusal}.elastic_pixels"
 
 
 @pytest.mark.slow
-def test_what_cannot_be_timed_is_told(tmp_path, monkeypatch):
+def test_what_cannot_be_timed_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "rocm")  # of the processes that are started
     for words, message in (

@@ -1,12 +1,33 @@
-"""The work that is timed, as plain values: what a peer is told to do, the same for all of them.
+"""The work that is timed, as plain values: the same for every library. Imports none of them."""
 
-Knows no peer and imports no library of theirs.
-"""
-
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from lstm_mnist_jax.interop.weights import Weights
+
+
+class Start(NamedTuple):
+    """What every library starts an epoch from; NumPy's arrays alone, so that no process imports JAX because of it.
+
+    Attributes:
+      layers: kernel, recurrent kernel and bias of each LSTM layer, as in `lstm_mnist_jax.interop.weights.Layer`.
+      dense_kernel, dense_bias: of the output layer.
+      order: int [steps, batch], the examples of each step.
+    """
+
+    layers: tuple[tuple[np.ndarray, ...], ...]
+    dense_kernel: np.ndarray
+    dense_bias: np.ndarray
+    order: np.ndarray
+
+    @property
+    def weights(self) -> "Weights":
+        from lstm_mnist_jax.interop.weights import Layer, Weights
+
+        return Weights(tuple(Layer(*layer) for layer in self.layers), self.dense_kernel, self.dense_bias)
 
 
 @dataclass(frozen=True)
@@ -16,20 +37,15 @@ class Epoch:
     Attributes:
       steps: how many steps of `batch_size`; 859 is the whole training set.
       hidden_features: widths of the LSTM layers.
-      learning_rate: Adam's.
-      seed: decides the initial weights and the order of the examples.
-      prepared: the file with both, which `prepared.write` wrote.
-      form: `loop` is the epoch as one call; the others are for this package alone: `calls` is one call a step,
-        `bare` is the forward pass, the backward pass and the update, over and over on one batch.
+      learning_rate: of Adam.
+      start: given by this package's `start` of an epoch, before any other library begins.
     """
 
     steps: int = 859
     batch_size: int = 64
     hidden_features: tuple[int, ...] = (32, 64)
     learning_rate: float = 0.01
-    seed: int = 0
-    prepared: str = ""
-    form: Literal["loop", "calls", "bare"] = "loop"
+    start: Start = None  # type: ignore[assignment]
 
     @property
     def flops(self) -> int:
@@ -55,6 +71,10 @@ class Layer:
     hidden: int
     backward: bool
 
+    def __str__(self) -> str:
+        passes = "forward+backward" if self.backward else "forward"
+        return f"layer H={self.hidden} B={self.batch} T={self.time} {passes}"
+
     @property
     def flops(self) -> int:
         """Multiplications and additions in the matrix products."""
@@ -62,7 +82,7 @@ class Layer:
 
     @property
     def bytes(self) -> int:
-        """Memory that an ordinary implementation takes, roughly: inputs, outputs, gates and their gradients."""
+        """Memory of an ordinary implementation, roughly: inputs, outputs, gates and their gradients."""
         return 4 * self.time * self.batch * self.hidden * (20 if self.backward else 7)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -72,29 +92,29 @@ class Layer:
         """
         rng, width = np.random.default_rng(0), self.hidden
         inputs = rng.standard_normal((self.time, self.batch, width), np.float32)
-        shapes = [(width, 4 * width), (width, 4 * width), (4 * width,)]
         kernel, recurrent_kernel, bias = (
-            ((2 * rng.random(shape, np.float32) - 1) / np.float32(np.sqrt(width))) for shape in shapes
+            ((2 * rng.random(shape, np.float32) - 1) / np.float32(np.sqrt(width)))
+            for shape in ((width, 4 * width), (width, 4 * width), (4 * width,))
         )
         return inputs, kernel, recurrent_kernel, bias
 
 
 @dataclass(frozen=True)
 class Inference:
-    """The tutorial's network from uint8 images in NumPy to probabilities in NumPy, all conversions included.
+    """The tutorial's network from uint8 images to probabilities, NumPy to NumPy, all conversions included.
 
     Attributes:
       images: how many images a call, from MNIST's test set.
-      prepared: see `Epoch`.
+      start: as of `Epoch`.
     """
 
     images: int
-    prepared: str = ""
+    start: Start
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product of two square float32 matrices: how fast the machine can multiply at all."""
+    """A product of two square float32 matrices: how fast the machine multiplies at most."""
 
     size: int
 
@@ -110,8 +130,6 @@ class Product:
 
 Work = Epoch | Layer | Inference | Product
 
-KINDS: dict[str, type[Any]] = {"epoch": Epoch, "layer": Layer, "inference": Inference, "product": Product}
-
 
 def lstm_flops(time: int, batch: int, inputs: int, hidden: int, *, backward: bool, input_gradient: bool = True) -> int:
     """Multiplications and additions in the matrix products of an LSTM layer.
@@ -122,18 +140,3 @@ def lstm_flops(time: int, batch: int, inputs: int, hidden: int, *, backward: boo
     forward = inputs + hidden
     products = forward + backward * (forward + hidden + input_gradient * inputs)
     return 2 * time * batch * 4 * hidden * products
-
-
-def kind_of(work: Work) -> str:
-    """The kind of a work: the name of the function of a peer that does it."""
-    return next(kind for kind, cls in KINDS.items() if isinstance(work, cls))
-
-
-def to_json(work: Work) -> dict[str, Any]:
-    return {"kind": kind_of(work), **asdict(work)}
-
-
-def from_json(value: dict[str, Any]) -> Work:
-    fields = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items() if name != "kind"}
-    work: Work = KINDS[value["kind"]](**fields)
-    return work
