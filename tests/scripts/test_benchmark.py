@@ -84,8 +84,10 @@ def run(*words):
 
 
 REAL = """
-import json, sys
+import json, sys, warnings
 from dataclasses import replace
+
+warnings.resetwarnings()  # other libraries may warn
 
 from benchmarks import rounds
 from benchmarks.parts import SIZES
