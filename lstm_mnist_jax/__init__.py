@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lstm_mnist_jax.data import load
     from lstm_mnist_jax.errors import UserError
     from lstm_mnist_jax.inference import load_run
-    from lstm_mnist_jax.sweeps import extract, space_of, sweep
+    from lstm_mnist_jax.sweeps import space_of, sweep
     from lstm_mnist_jax.training import train
 
 _HOMES = {
@@ -25,7 +25,6 @@ _HOMES = {
     "Config": "config",
     "Execution": "config",
     "UserError": "errors",
-    "extract": "sweeps",
     "load": "data",
     "load_run": "inference",
     "space_of": "sweeps",
@@ -39,7 +38,6 @@ __all__ = [
     "Execution",
     "UserError",
     "__version__",
-    "extract",
     "load",
     "load_run",
     "space_of",
@@ -49,6 +47,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "extract":
+        raise AttributeError("extract is gone since 0.5.0: load_run(SWEEP / 'best') and train(..., resume=True) take "
+                             "the path of a run of a sweep.")  # fmt: skip
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

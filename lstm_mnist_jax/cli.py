@@ -15,7 +15,7 @@ from lstm_mnist_jax.verbs.evaluate import evaluate
 from lstm_mnist_jax.verbs.interop import export, import_
 from lstm_mnist_jax.verbs.predict import predict
 from lstm_mnist_jax.verbs.report import report
-from lstm_mnist_jax.verbs.sweep import extract, sweep
+from lstm_mnist_jax.verbs.sweep import sweep
 from lstm_mnist_jax.verbs.train import train
 from lstm_mnist_jax.version import __version__
 
@@ -25,8 +25,6 @@ usage: lstm-mnist VERB [OPTIONS]
 
   train [PRESET]     train a model (presets: {", ".join(PRESETS)}), or go on with --resume RUN_DIR
   sweep [PRESET]     train many at once: seeds, learning rates, widths
-  extract RUN_DIR [MEMBER] --run-dir NEW_DIR
-                     make one training of a sweep a run of its own
   evaluate RUN_DIR   loss and accuracy of a trained run, by split and class
   predict RUN_DIR IMAGE ...
                      tell what is on pictures
@@ -44,7 +42,6 @@ its traceback.
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "sweep": sweep,
-    "extract": extract,
     "evaluate": evaluate,
     "predict": predict,
     "report": report,

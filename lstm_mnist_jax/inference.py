@@ -19,6 +19,7 @@ from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.reporting.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
+from lstm_mnist_jax.training.member import load_member
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
 BATCHES_AHEAD = 16

@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from lstm_mnist_jax.config.space import describe
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import Share, mean_of
-from lstm_mnist_jax.sweeps.folder import PopulationFolder, is_population, read_population_folder
-from lstm_mnist_jax.sweeps.metrics import read_group_metrics
-from lstm_mnist_jax.sweeps.results import SettingResult, member_results, setting_results
-from lstm_mnist_jax.sweeps.space import describe
+from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
-from lstm_mnist_jax.training.selection import best_epoch, score_of
 
 SPLITS = ("validation", "test")
 
@@ -69,6 +66,7 @@ class Entry:
     Attributes:
       label: what it is called.
       folder: of the run or of the sweep.
+      run: the path of the run, or of the best one of the setting.
       epochs: int [epochs].
       curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none, or
         the training diverged.
@@ -82,6 +80,7 @@ class Entry:
 
     label: str
     folder: Path
+    run: Path
     epochs: Int[np.ndarray, " epochs"]
     curves: dict[str, Float[np.ndarray, "trainings epochs"]]
     best_epochs: tuple[int, ...]
@@ -119,19 +118,11 @@ def read_entries(
     labels, notes = _labels(paths), list[str]()
     entries, fingerprints = list[Entry](), set[str]()
     for path, label in zip(paths, labels, strict=True):
-        if is_population(path):
-            population = read_population_folder(path)
-            fingerprints.add(population.data.fingerprint)
-            examples = _examples(RunFolder(path, population.config, population.data, {}), source, data_dir, notes)
-            found = [
-                _of_setting(population, result, examples, label if len(paths) > 1 else "")
-                for result in setting_results(member_results(population))
-            ]
-            entries += found
-        else:
-            folder = read_run_folder(path)
-            fingerprints.add(folder.data.fingerprint)
-            entries.append(_of_run(folder, _examples(folder, source, data_dir, notes), label))
+        folder = read_run_folder(path)
+        fingerprints.add(folder.data.fingerprint)
+        examples = _examples(folder, source, data_dir, notes)
+        name = label if len(paths) > 1 or not folder.is_sweep else ""
+        entries += [_of_setting(folder, result, examples, name) for result in setting_results(_results(folder))]
     if len(fingerprints) > 1:
         notes.append("They were not trained on the same data: their accuracies are of different questions.")
     return _in_order(entries, notes), notes
@@ -174,51 +165,32 @@ def _examples(folder: RunFolder, source: str | None, data_dir: str | None, notes
     return {split: len(splits[split]) for split in SPLITS}
 
 
-def _of_run(folder: RunFolder, examples: dict[str, int | None], label: str) -> Entry:
-    epochs = read_metrics(folder.metrics)
-    best = best_epoch(folder.config, epochs)
-    return Entry(
-        label=label,
-        folder=folder.path,
-        epochs=np.array([metrics.epoch for metrics in epochs], int),
-        curves={
-            split: np.array([[getattr(metrics, f"{split}_accuracy") for metrics in epochs]], float) for split in SPLITS
-        },
-        best_epochs=() if best is None else (best.epoch,),
-        best_by=folder.config.best_by,
-        score=-math.inf if best is None else score_of(folder.config, best),
-        accuracies={split: () if best is None else (getattr(best, f"{split}_accuracy"),) for split in SPLITS},
-        diverged=0,
-        examples=examples,
-    )
+def _results(folder: RunFolder) -> list[MemberResult]:
+    """Of a sweep all members, of a run or a member of a sweep that one."""
+    return [result for result in member_results(folder) if folder.member in (None, result.member)]
 
 
-def _of_setting(
-    population: PopulationFolder, result: SettingResult, examples: dict[str, int | None], label: str
-) -> Entry:
+def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, int | None], label: str) -> Entry:
     members = {member.member: row for row, member in enumerate(result.members)}
     sound = {member.member for member in result.members if not member.diverged}
-    lines = [
-        (line.epoch, metrics)
-        for line in read_group_metrics(population.metrics)
-        for metrics in line.members
-        if metrics.member in sound
-    ]
-    epochs = np.array(sorted({epoch for epoch, _ in lines}), int)
+    lines = [metrics for metrics in read_metrics(folder.metrics) if metrics.member in sound]
+    epochs = np.array(sorted({metrics.epoch for metrics in lines}), int)
     curves = {split: np.full((len(members), len(epochs)), np.nan) for split in SPLITS}
-    for epoch, metrics in lines:
+    for metrics in lines:
         for split in SPLITS:
-            column = int(np.searchsorted(epochs, epoch))
+            column = int(np.searchsorted(epochs, metrics.epoch))
             curves[split][members[metrics.member], column] = getattr(metrics, f"{split}_accuracy")
     bests = [(m.best_epoch, m.best) for m in result.members if not m.diverged and m.best and m.best_epoch]
-    setting = describe(result.setting)
+    setting = describe(result.setting) if folder.is_sweep else ""
+    best = best_member(list(result.members))
     return Entry(
         label=": ".join(filter(None, (label, setting))) or f"{len(members)} seeds",
-        folder=population.path,
+        folder=folder.path,
+        run=folder.path / str(best) if folder.is_sweep and best is not None else folder.path,
         epochs=epochs,
         curves=curves,
         best_epochs=tuple(epoch for epoch, _ in bests),
-        best_by=population.config.best_by,
+        best_by=folder.config.best_by,
         score=result.score,
         accuracies={split: tuple(getattr(best, f"{split}_accuracy") for _, best in bests) for split in SPLITS},
         diverged=result.diverged,

@@ -19,7 +19,7 @@ from rich.console import Console
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.space import describe
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.reporting.metrics import EpochMetrics, MetricsWriter
+from lstm_mnist_jax.reporting.metrics import MEASURES, EpochMetrics, MetricsWriter
 from lstm_mnist_jax.reporting.progress import ProgressDisplay, loss_in_words, say
 from lstm_mnist_jax.reporting.statistics import mean_of, percent
 from lstm_mnist_jax.training import checkpoint, processes
@@ -173,32 +173,30 @@ class TrainingLoop:
         )
         raise RunError(
             f"The loss or its gradient is not a finite number any more at step {step:,} "
-            f"(epoch {step // self._steps_per_epoch + 1}). {kept} A new run with a lower --learning-rate usually helps; "
-            f"here it was {self._config.optimizer.learning_rate:g}."
+            f"(epoch {step // self._steps_per_epoch + 1}). {kept} A new run with a lower --learning-rate usually "
+            f"helps; here it was {self._config.optimizer.learning_rate:g}."
         )
 
     def _metrics(self, place: int, validation: Evaluation, test: Evaluation) -> EpochMetrics:
-        summary, number = self._summary, self._numbers[place]
+        summary = self._summary
         examples = summary.epoch_steps * self._config.batch_size
         diverged = self.members[place].diverged_at is not None
-        measured = (
-            float(summary.loss[place]) / summary.epoch_steps,
-            int(summary.correct[place]) / examples,
-            float(summary.gradient_norm[place]) / summary.epoch_steps,
-            validation.loss,
-            validation.accuracy,
-            test.loss,
-            test.accuracy,
-        )
-        return EpochMetrics(
-            number,
-            -(-self.step // self._steps_per_epoch),
-            self.step,
-            *((math.nan,) * len(measured) if diverged else measured),
+        metrics = EpochMetrics(
+            member=self._numbers[place],
+            epoch=-(-self.step // self._steps_per_epoch),
+            step=self.step,
+            train_loss=float(summary.loss[place]) / summary.epoch_steps,
+            train_accuracy=int(summary.correct[place]) / examples,
+            gradient_norm=float(summary.gradient_norm[place]) / summary.epoch_steps,
+            validation_loss=validation.loss,
+            validation_accuracy=validation.accuracy,
+            test_loss=test.loss,
+            test_accuracy=test.accuracy,
             learning_rate=last_learning_rate(self._program.configs[place], self._steps_per_epoch, self.step),
             seconds=self._epoch_seconds / len(self.members),
             examples_per_second=len(self.members) * examples / self._epoch_seconds,
         )
+        return replace(metrics, **dict.fromkeys(MEASURES, math.nan)) if diverged else metrics
 
 
 def has_ended(config: Config, step: int, member: MemberStatus, steps_per_epoch: int) -> bool:
@@ -243,7 +241,11 @@ def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int) -> s
     end = f"{seconds:.1f} s  {metrics[0].examples_per_second:,.0f} examples/s"
     if not by_setting:
         return f"{start}all have diverged  {end}"
-    best = max(by_setting, key=lambda name: float(np.mean([score_of(folder.config, each) for each in by_setting[name]])))
+
+    def mean_score(setting: str) -> float:
+        return float(np.mean([score_of(folder.config, each) for each in by_setting[setting]]))
+
+    best = max(by_setting, key=mean_score)
     loss = mean_of([each.train_loss for each in by_setting[best]])
     spread = "" if math.isnan(loss.half_width) else f" ± {loss.half_width:.4f}"
     accuracies = "  ".join(

@@ -26,9 +26,7 @@ def load_member(folder: RunFolder, step: int) -> tuple[Stages, MemberStatus]:
     record = checkpoint.read_record(path)
     number = folder.member or 0
     place = folder.groups[folder.group_of(number)].index(number)
-    one = jax.eval_shape(
-        lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0)
-    )
+    one = jax.eval_shape(lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0))
     try:
         host = jax.local_devices(backend="cpu")[0]  # there may be more of them than one accelerator holds
     except RuntimeError:

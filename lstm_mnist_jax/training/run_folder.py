@@ -172,7 +172,11 @@ def read_run_folder(path: Path) -> RunFolder:
       RunError: it is none of them, or one of another version, or its config.json is damaged.
     """
     file = path / "config.json"
-    if not file.is_file() and (path.parent / "config.json").is_file() and (path.name == "best" or path.name.isdecimal()):
+    if (
+        not file.is_file()
+        and (path.parent / "config.json").is_file()
+        and (path.name == "best" or path.name.isdecimal())
+    ):
         folder = read_run_folder(path.parent)
         if folder.is_sweep:
             return folder.of_member(_best_member(folder) if path.name == "best" else int(path.name))

@@ -65,10 +65,9 @@ def parse_with_preset(
 
 
 def _config_of(run_dir: Path) -> Config:
-    from lstm_mnist_jax.sweeps.folder import is_population, read_population_folder
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    return (read_population_folder if is_population(run_dir) else read_run_folder)(run_dir).config
+    return read_run_folder(run_dir).config
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +55,15 @@ def report(arguments: Sequence[str]) -> int:
     if parsed.into is not None and parsed.into.expanduser().is_file():
         raise RunError(f"{parsed.into} is a file, expected a folder for the pictures. Choose another --into.")
     from lstm_mnist_jax.config import Execution
-    from lstm_mnist_jax.sweeps.folder import is_population
     from lstm_mnist_jax.training.mesh import prepare
+    from lstm_mnist_jax.training.run_folder import read_run_folder
 
     use_compilation_cache()
     prepare(Execution(devices=1), None)
     paths = [path.expanduser() for path in parsed.run_dirs]
-    told = _compare(paths, parsed) if len(paths) > 1 or is_population(paths[0]) else _report(paths[0], parsed)
+    told = (
+        _compare(paths, parsed) if len(paths) > 1 or read_run_folder(paths[0]).is_sweep else _report(paths[0], parsed)
+    )
     if parsed.json:
         print(json.dumps(told))
     return 0
@@ -108,7 +109,9 @@ def _compare(paths: Sequence[Path], parsed: ReportArguments) -> dict[str, Any]:
             "and --split, or name one run."
         )
     entries, notes = read_entries(paths, parsed.source, parsed.data_dir)
-    best = _run_for_page(entries) if parsed.html is not None else None
+    best = next((entry for entry in entries if entry.best_epochs), None) if parsed.html is not None else None
+    if parsed.html is not None and best is None:
+        raise UserError("A page shows a network, but no epoch was finished yet in any of these runs.")
     console = Console(quiet=parsed.json)
     in_words.print_comparison(console, entries, notes)
     from lstm_mnist_jax.report.comparison_figures import comparison_pictures
@@ -124,7 +127,7 @@ def _compare(paths: Sequence[Path], parsed: ReportArguments) -> dict[str, Any]:
         from lstm_mnist_jax.report.contents import run_pictures
         from lstm_mnist_jax.report.page import write_page
 
-        run, columns, diagnosis, dataset = _diagnosed(best.folder, parsed)
+        run, columns, diagnosis, dataset = _diagnosed(best.run, parsed)
         pictures = pictures + run_pictures(run, columns, diagnosis, dataset)
         facts = [("best run on validation", best.label), *in_words.facts(run, columns, diagnosis)]
         page = parsed.html.expanduser()
@@ -132,20 +135,6 @@ def _compare(paths: Sequence[Path], parsed: ReportArguments) -> dict[str, Any]:
         told["html"] = _tell_page(console, page)
         say(console, f"the page has the comparison, and the network of {best.label}")
     return told
-
-
-def _run_for_page(entries: "Sequence[Entry]") -> "Entry":
-    """The best run on validation that is a run of its own."""
-    from lstm_mnist_jax.sweeps.folder import is_population
-
-    runs = [entry for entry in entries if entry.best_epochs and not is_population(entry.folder)]
-    if not runs:
-        sweep = shlex.quote(str(entries[0].folder)) if entries else "SWEEP"
-        raise UserError(
-            "A page has one network to draw for, and these are trainings of a sweep. Make one a run of its own: "
-            f"lstm-mnist extract {sweep} --run-dir NEW_DIR; then report NEW_DIR --html FILE."
-        )
-    return runs[0]
 
 
 def _write(console: Console, pictures: "Sequence[Picture]", folder: Path) -> list[str]:

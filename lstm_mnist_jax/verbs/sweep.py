@@ -1,4 +1,4 @@
-"""`lstm-mnist sweep` and `lstm-mnist extract`: many trainings at once, and one of them as a run of its own."""
+"""`lstm-mnist sweep`: several runs at once."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,7 +16,6 @@ from lstm_mnist_jax.verbs.parsing import (
     CommandExecution,
     console_of_first,
     new_run_dir,
-    parse,
     parse_with_preset,
     use_compilation_cache,
 )
@@ -78,18 +77,6 @@ class SweepArguments:
     processes: Processes = field(default_factory=Processes)
 
 
-@dataclass(frozen=True)
-class ExtractArguments:
-    """Make one training of a sweep a run of its own: to evaluate, export, or train on. The sweep stays as it is."""
-
-    population: tyro.conf.Positional[Path]
-    """The sweep's folder."""
-    member: tyro.conf.Positional[str] = "best"
-    """Which training: best (on validation), or its number in results.csv."""
-    run_dir: Path | None = None
-    """Folder for the run, new or empty."""
-
-
 def sweep(arguments: Sequence[str]) -> int:
     """`lstm-mnist sweep`."""
 
@@ -98,7 +85,8 @@ def sweep(arguments: Sequence[str]) -> int:
         return SweepArguments(preset, **kept)
 
     parsed, config = parse_with_preset(SweepArguments, arguments, defaults)
-    from lstm_mnist_jax.sweeps import Space, read_population_folder
+    from lstm_mnist_jax.config.space import Space
+    from lstm_mnist_jax.training.run_folder import read_run_folder
 
     axes = {name: words for name, words in vars(parsed.swept).items() if words}
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
@@ -108,7 +96,10 @@ def sweep(arguments: Sequence[str]) -> int:
         asked = [*axes, *(name for name, value in options.items() if value != getattr(SweepArguments, name))]
         if asked:
             raise UserError(f"A resumed sweep goes on as it was asked for; leave out --{asked[0].replace('_', '-')}.")
-        space = read_population_folder(parsed.resume.expanduser()).space
+        found = read_run_folder(parsed.resume.expanduser()).space
+        if found is None:
+            raise UserError(f"{parsed.resume} is a single run: go on with lstm-mnist train --resume {parsed.resume}.")
+        space = found
     kept = {name: getattr(parsed, name) for name in KEPT}
     return run_sweep(parsed, replace(config, **kept), space)
 
@@ -136,29 +127,13 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         best = result.members[result.best]
         setting = describe({"seed": best.seed, **best.setting})
         so_far = " so far" if result.stopped_by is not None else ""
-        say(console, f"{best_in_words(config)}{so_far}: training {best.member} ({setting}), epoch {best.best_epoch}")
+        say(console, f"{best_in_words(config)}{so_far}: run {best.member} ({setting}), epoch {best.best_epoch}")
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist sweep --resume {quoted}")
         return 128 + result.stopped_by
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one
         say(console, f"complete after {config.epochs} epochs{'' if falls else '; train longer with --epochs'}")
-    say(console, f"saved in {run_dir} (results.csv, results.png); make the best a run of its own with:")
-    say(console, f"lstm-mnist extract {quoted} --run-dir {shlex.quote(f'{run_dir}-best')}")
-    return 0
-
-
-def extract(arguments: Sequence[str]) -> int:
-    """`lstm-mnist extract`."""
-    parsed = parse(ExtractArguments, arguments)
-    if parsed.run_dir is None:
-        raise UserError("Give --run-dir, the folder for the run.")
-    if parsed.member != "best" and not parsed.member.isdecimal():
-        raise UserError(f"There is no training {parsed.member!r}; expected best, or a number in results.csv.")
-    from lstm_mnist_jax.sweeps import describe, extract
-
-    extracted = extract(parsed.population, parsed.run_dir, None if parsed.member == "best" else int(parsed.member))
-    setting = describe({"seed": extracted.folder.config.seed, **extracted.setting})
-    print(f"training {extracted.member} ({setting}) at step {extracted.step:,} is a run of its own in {parsed.run_dir}")
-    print(f"evaluate it with: lstm-mnist evaluate {shlex.quote(str(parsed.run_dir))}")
+    say(console, f"saved in {run_dir} (results.csv, results.png); the best run is {run_dir / 'best'}:")
+    say(console, f"lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}")
     return 0

@@ -37,7 +37,7 @@ class TrainArguments:
     resume: Path | None = None
     """Go on with the run in this folder, with its own config; --epochs can make it longer."""
     seeds: int = 1
-    """Train so many seeds at once, --seed and those after it: a population, with means and 95 % intervals."""
+    """Train so many seeds at once, --seed and those after it: a sweep, with means and 95 % confidence intervals."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     execution: CommandExecution = field(default_factory=CommandExecution)
     processes: Processes = field(default_factory=Processes)
@@ -48,15 +48,16 @@ def train(arguments: Sequence[str]) -> int:
     parsed, _ = parse_with_preset(
         TrainArguments, arguments, lambda preset, config: TrainArguments(preset, config=config)
     )
-    from lstm_mnist_jax.sweeps.folder import is_population, read_population_folder
+    from lstm_mnist_jax.training.run_folder import read_run_folder
 
     resume = parsed.resume is not None
     if resume and parsed.seeds != 1:
         raise UserError("What is resumed has its seeds already; leave out --seeds.")
-    if resume and is_population(population := parsed.resume.expanduser()):
-        return run_sweep(parsed, parsed.config, read_population_folder(population).space)
+    if resume and (folder := read_run_folder(parsed.resume.expanduser())).is_sweep:
+        assert folder.space is not None
+        return run_sweep(parsed, parsed.config, folder.space)
     if parsed.seeds != 1:
-        from lstm_mnist_jax.sweeps.space import Space
+        from lstm_mnist_jax.config.space import Space
 
         return run_sweep(parsed, parsed.config, Space(seeds=parsed.seeds))
     from lstm_mnist_jax.training import train

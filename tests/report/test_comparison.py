@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from matplotlib.colors import to_rgba
 from runs import DIVERGING, TINY
 from scipy.stats import binomtest, t
@@ -16,7 +17,6 @@ from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.report.comparison_figures import CURVES, comparison_pictures, draw_accuracies, draw_curves
 from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from lstm_mnist_jax.verbs.report import report
 
 

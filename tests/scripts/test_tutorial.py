@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
-import tutorial
 
+import tutorial
 from lstm_mnist_jax import PRESETS, load
 from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.training import make_program

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from programs import Program
 from runs import TINY, TINY_OPTIONS
 
@@ -24,7 +25,6 @@ from lstm_mnist_jax.config import Processes
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.sweeps import Space, sweep
-from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.rendezvous import _listen, rendezvous
 

@@ -10,21 +10,21 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from lstm_mnist_jax.sweeps.folder import read_population_folder, write_population_folder
 from rich.console import Console
 from runs import TINY_OPTIONS
 
 from lstm_mnist_jax import Execution, extract, load_run, space_of, sweep, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
-from lstm_mnist_jax.records import read_runs
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import mean_of
-from lstm_mnist_jax.sweeps.folder import read_population_folder, write_population_folder
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
 from lstm_mnist_jax.training.selection import best_epoch
+from results import read_runs
 
 OVERFITTING = Config(
     epochs=20,

@@ -12,6 +12,9 @@ import signal
 import jax
 import numpy as np
 import pytest
+from lstm_mnist_jax.sweeps.folder import Member, write_population_folder
+from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter, read_group_metrics
+from lstm_mnist_jax.sweeps.space import Interval
 from runs import DIVERGING, TINY
 
 from lstm_mnist_jax import load_run, train
@@ -22,9 +25,6 @@ from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import mean_of
 from lstm_mnist_jax.sweeps import Space, extract, read_population_folder, space_of, sweep
 from lstm_mnist_jax.sweeps import run as sweeps_run
-from lstm_mnist_jax.sweeps.folder import Member, write_population_folder
-from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter, read_group_metrics
-from lstm_mnist_jax.sweeps.space import Interval
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config

@@ -1,0 +1,333 @@
+"""scripts/benchmark.py at sizes that take a moment. The timings themselves are not looked at."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import programs
+import pytest
+
+from benchmarks.parts import SIZES, wins
+from benchmarks.rounds import differs, summary
+from benchmarks.work import Epoch, Layer, Product, lstm_flops
+from benchmarks.worker import LibraryError, Worker
+from lstm_mnist_jax.rnn import native
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "benchmark.py"
+
+CRASHING = """
+import os
+
+def layer(work, setting):
+    if work.backward:
+        os.abort()
+    raise RuntimeError("no, thanks")
+"""
+
+WRONG = """
+import numpy as np
+from benchmarks.libraries import Job
+
+def layer(work, setting):
+    inputs, kernel, recurrent_kernel, bias = work.arrays()
+    c = h = np.zeros((work.batch, work.hidden))
+    squares = []
+    for x in inputs:
+        i, f, g, o = np.split(x @ kernel + h @ recurrent_kernel + bias, 4, axis=-1)
+        c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+        h = np.tanh(c) / (1 + np.exp(-o))
+        squares.append(h**2)
+    return Job(lambda: None, lambda: [1.001 * float(np.mean(squares))])
+"""
+
+QUICK = """
+from benchmarks.libraries import Job
+
+def layer(work, setting):
+    return Job(lambda: sum(range(1000)), lambda: [1.0], compile_seconds=0.5)
+
+epoch = inference = layer
+"""
+"""A library whose processes start in a tenth of a second, without JAX."""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module of a user's own, mine.NAME, into the working directory."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return lambda name, text: (tmp_path / "mine" / f"{name}.py").write_text(text)
+
+
+PROGRAM = f"""
+import dataclasses, runpy
+from benchmarks import parts, rounds
+from benchmarks.work import Layer
+
+rounds.ROUND_SECONDS = 0.02  # enough to see that rounds take place
+grid = Layer(5, 4, 8, False), Layer(5, 1, 8, True)
+parts.SIZES["tiny"] = dataclasses.replace(parts.SIZES["tiny"], grid=grid)
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+
+
+def run(*words):
+    return programs.run(["--tiny", *words], code=PROGRAM, env=os.environ | {"COLUMNS": "200"})
+
+
+REAL = """
+import json, sys, warnings
+from dataclasses import replace
+
+warnings.resetwarnings()  # other libraries may warn
+
+from benchmarks import rounds
+from benchmarks.parts import SIZES
+from benchmarks.work import Inference, Layer
+from benchmarks.worker import Server
+
+class InThisProcess:
+    def __init__(self, library):
+        self.server = Server(library)
+
+    def call(self, request, *arguments):
+        return getattr(self.server, request)(*arguments)
+
+rounds.ROUND_SECONDS = 0.02
+libraries, size, problems = sys.argv[1:], SIZES["tiny"], []
+workers = {library: InThisProcess(library) for library in libraries}
+ours = workers["ours"]
+start = ours.call("start_of", size.epoch)
+
+def compare(work, rounds_, repeats=None):
+    return rounds.compare(workers, work, libraries, rounds_, lambda *problem: problems.append(problem), repeats)
+
+print(json.dumps({
+    "epoch": compare(replace(size.epoch, start=start), 2, 1),
+    "layers": [compare(Layer(5, 4, 8, False), 2), compare(Layer(5, 1, 8, True), 2)],
+    "single": compare(Inference(1, start), 1, size.latency_calls),
+    "batched": compare(Inference(10_000, start), 1),
+    "compile": ours.call("compile", size.compiled),
+    "memory": ours.call("memory", size.memory, replace(size.memory, time=4, batch=2)),
+    "start": {"order": start.order.tolist(), "hidden_features": start.weights.hidden_features},
+    "problems": problems,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def real():
+    """What this package, Flax and, where it is installed, PyTorch answer; and their names.
+
+    All in one process, where the benchmark starts one for each: to import JAX takes seconds.
+    """
+    names = ["ours", "flax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
+    done = programs.run(names, code=REAL)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), names
+
+
+@pytest.mark.slow
+def test_real_libraries_are_timed_after_they_agree(real):
+    found, names = real
+    assert found["problems"] == []
+    comparisons = [found["epoch"], *found["layers"], found["single"], found["batched"]]
+    for comparison, rounds in zip(comparisons, (2, 2, 2, 1, 1), strict=True):
+        assert list(comparison) == names
+        reference = comparison["ours"]["check"]
+        assert len(reference) >= 1
+        for facts in comparison.values():
+            np.testing.assert_allclose(facts["check"], reference, rtol=1e-4)
+            assert len(facts["rounds"]) == rounds
+            assert 0 < facts["min"] <= facts["median"] <= facts["max"]
+            assert facts["ready_seconds"] > 0
+    assert len(found["epoch"]["ours"]["check"]) == 10
+    assert [len(layer["ours"]["check"]) for layer in found["layers"]] == [
+        1,
+        5,
+    ]  # with a gradient: of inputs and weights
+    for comparison in comparisons[:3]:
+        assert all(comparison[name]["compile_seconds"] > 0 for name in ("ours", "flax"))
+    for facts in found["single"].values():
+        assert 0 < facts["p50"] <= facts["p99"]
+    assert found["single"]["ours"]["check"] == pytest.approx(found["batched"]["ours"]["check"])
+    assert len(found["single"]["ours"]["check"]) == 20
+    assert set(found["epoch"]["flax"]["tried"]) == {"all devices", "one device"}
+    assert found["memory"] >= 0
+    assert found["compile"] > 0
+
+
+@pytest.mark.slow
+def test_every_library_starts_from_the_weights_and_batches_of_ours(real):
+    start = real[0]["start"]
+    assert start["hidden_features"] == [6, 8]
+    assert np.shape(start["order"]) == (12, 16)
+    assert sorted(np.ravel(start["order"])) == list(range(12 * 16))  # an epoch: every example once
+
+
+@pytest.mark.slow
+def test_libraries_that_are_missing_crash_or_compute_something_else_are_reported(module, tmp_path):
+    module("crashing", CRASHING)
+    module("wrong", WRONG)
+    libraries = ["ours", "mine.crashing", "mine.wrong", "mine.missing"]
+    done = run("layers", "--rounds", "2", "--output", "out/b.json", "--libraries", *libraries)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "out" / "b.json").read_text())
+    forward, backward = result["parts"]["layers"]["points"]
+    for point in (forward, backward):
+        assert list(point["libraries"]) == ["ours"]
+        assert len(point["libraries"]["ours"]["rounds"]) == 2
+    why = {(line["library"], "+backward" in line["what"]): line["why"] for line in result["could_not_run"]}
+    assert why["mine.missing", False] == "No module named 'mine.missing'"
+    assert ("mine.missing", True) not in why  # once is enough
+    assert why["mine.crashing", False] == "RuntimeError: no, thanks"
+    assert why["mine.crashing", True].startswith("its process was killed by SIGABRT")
+    number, expected = re.search(r"number 1 of 1 is ([\d.]+), expected ([\d.]+)", why["mine.wrong", False]).groups()
+    assert float(number) / float(expected) == pytest.approx(1.001, abs=1e-5)
+    assert why["mine.wrong", False].startswith("its results differ from those of ours: ")
+    assert "could not run mine.missing" in done.stdout
+    reason = native.unavailable()
+    assert result["recurrence"] == (f"XLA ({reason})" if reason else "compiled kernel")
+    assert f"our recurrence: {result['recurrence']}" in done.stdout
+
+
+@pytest.mark.slow
+def test_all_parts_of_a_library_of_ones_own(module, tmp_path):
+    module("quick", QUICK)
+    done = run("--rounds", "1", "--peers", "mine.quick")  # the option's name until version 0.4
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    parts = result["parts"]
+    assert list(parts) == ["epoch", "layers", "inference", "memory", "compile"]
+    assert parts["epoch"]["libraries"]["mine.quick"]["median"] > 0
+    assert [point["backward"] for point in parts["layers"]["points"]] == [False, True]
+    single = parts["inference"]["single"]["mine.quick"]
+    assert single["min"] > 0
+    assert 0 < single["p50"] <= single["p99"]
+    assert parts["inference"]["batched"]["mine.quick"]["median"] > 0
+    assert parts["memory"]["layer"] == {"time": 64, "batch": 8, "hidden": 16, "backward": True}
+    assert parts["memory"]["libraries"]["mine.quick"]["median"] >= 0
+    assert [times["mine.quick"]["median"] for times in parts["compile"].values()] == [0.5, 0.5]
+    peak = result["peak"]
+    assert peak["epoch_floor_seconds"] * peak["flops_per_second"] == pytest.approx(SIZES["tiny"].epoch.flops)
+    assert {"jax", "flax", "numpy"} <= result["machine"]["versions"].keys()
+    assert result["machine"]["usable_cores"] >= 1
+    assert not result["interrupted"]
+    for title in ("epoch: 12 steps of 16; floor", "single images", "peak memory of", "compilation of the layer"):
+        assert title in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak can be reset on Linux alone")
+def test_memory_is_what_the_work_takes(module):
+    # 64 MiB are held at once, whatever the process did before; 256 MiB more are in place beforehand.
+    held = (
+        "import numpy as np\n"
+        "from benchmarks.libraries import Job\n"
+        "def layer(work, setting):\n"
+        "    inputs = np.ones(2**25)\n"
+        "    np.ones(2**26)\n"
+        "    return Job(lambda: inputs[0] + np.ones(work.time * 2**17)[0], lambda: [])\n"
+    )
+    module("held", held)
+    with Worker("mine.held") as worker:
+        found = worker.call("memory", Layer(64, 1, 1, True), Layer(1, 1, 1, True))
+        with pytest.raises(LibraryError, match="it does no work of the kind 'product'"):
+            worker.call("load", Product(8))
+    assert found == pytest.approx(2**26, rel=0.1)
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_what_was_measured(module, tmp_path):
+    module("quick", QUICK)
+    words = ["compile", "--tiny", "--rounds", "1000", "--libraries", "mine.quick", "--output", "b.json"]
+    process = programs.Program(words, code=PROGRAM)
+    for line in process.stdout:
+        if line.startswith("compilation"):
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            break
+    rest, _ = process.communicate()
+    assert process.returncode == 130
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert result["interrupted"]
+    assert result["peak"]["flops_per_second"] > 0
+    assert "interrupted: these were measured before" in rest
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--libraries", "jax"], "Unknown library 'jax'; expected ours, flax, torch,"),
+        (["--rounds", "0"], "--rounds is 0, expected 1 or more"),
+        (["--full"], "--full and --tiny exclude each other"),
+        (["--output", "/proc/b.json"], "--output /proc/b.json cannot be written"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_script_runs_as_it_is_called(tmp_path):
+    words = [sys.executable, SCRIPT, "--rounds", "0"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("benchmark.py: --rounds is 0, expected 1 or more")
+
+
+def test_no_library_is_imported_by_the_script_itself():
+    heavy = "{'jax', 'torch', 'keras', 'tensorflow', 'matplotlib'}"
+    program = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import benchmark"
+    program += f"; assert not {heavy} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.slow
+def test_what_was_measured_before_survives_a_failure(tmp_path, monkeypatch):
+    (tmp_path / "benchmark.json").write_text("before")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    done = run()
+    assert done.returncode == 2
+    assert "This package itself does not run here: " in done.stderr
+    assert (tmp_path / "benchmark.json").read_text() == "before"
+
+
+def test_a_worker_with_nothing_loaded_says_so():
+    with Worker("numpy") as worker, pytest.raises(LibraryError, match="its process ended between two rounds"):
+        worker.call("round", 1, 1.0)
+
+
+def test_flops_of_the_tutorial():
+    # The sum over the products of one step, each 2 x rows x inner x columns, written out.
+    rows = 28 * 64
+    first = 28 * 128 + 32 * 128 + 28 * 128 + 32 * 128 + 32 * 128  # forward, kernels' gradients, hidden states'
+    second = 3 * (32 * 256 + 64 * 256)
+    assert Epoch().flops == 859 * 2 * rows * (first + second)
+    assert Layer(28, 64, 128, True).flops == 3 * Layer(28, 64, 128, False).flops
+    assert lstm_flops(1, 1, 1, 1, backward=False) == 2 * 4 * 2
+
+
+def test_numbers_differ_where_they_are_apart_or_not_numbers():
+    assert differs([1.0, -2.0], [1.00009, -2.0001]) == ""
+    assert differs([1.0, 2.0], [1.0]) == ""  # as far as both go
+    assert "number 2 of 2 is 2.001" in differs([1.0, 2.0], [1.0, 2.001])
+    assert "nan" in differs([1.0], [float("nan")])
+
+
+def test_statistics():
+    assert summary([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
+    points = [{"libraries": {"ours": {"median": 1.0}, "torch": {"median": other}}} for other in (0.5, 1.0, 2.0)]
+    assert wins(points) == {"torch": {"points": 3, "at_least_as_fast": 2}}
