@@ -69,6 +69,11 @@ def _run(words: list[str], debug: bool) -> int:
         if verb == "--version":
             print(__version__, flush=True)
             return 0
+        if verb == "extract":
+            raise UserError(
+                "The command extract is gone since 0.5.0: a run of a sweep is named by its path, SWEEP/NUMBER or "
+                "SWEEP/best, wherever a run folder is taken, also by train --resume."
+            )
         if verb not in VERBS:
             raise UserError(f"Unknown verb {verb!r}; expected one of {', '.join(VERBS)}. See lstm-mnist --help.")
         if not debug:

@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -196,7 +197,8 @@ class TrainingLoop:
             seconds=self._epoch_seconds / len(self.members),
             examples_per_second=len(self.members) * examples / self._epoch_seconds,
         )
-        return replace(metrics, **dict.fromkeys(MEASURES, math.nan)) if diverged else metrics
+        nothing: dict[str, Any] = dict.fromkeys(MEASURES, math.nan)
+        return replace(metrics, **nothing) if diverged else metrics
 
 
 def has_ended(config: Config, step: int, member: MemberStatus, steps_per_epoch: int) -> bool:

@@ -33,7 +33,7 @@ LEAVE_SECONDS = 2.0
 
 XLA_FAILURE = re.compile(
     r"(ABORTED|CANCELLED|DEADLINE_EXCEEDED|UNAVAILABLE): "
-    r"|[A-Z_]+: .*(Gloo \S+ failed|NCCL|CoordinationService)",
+    r"|[A-Z_]+: .*(Gloo [\w -]+ failed|NCCL|CoordinationService)",
     re.DOTALL,
 )
 """How the messages of XLA's errors begin where another process failed: a status code, then what failed. Of the codes,

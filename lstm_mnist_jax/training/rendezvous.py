@@ -55,7 +55,7 @@ def bind_address(processes: Processes) -> str:
     return os.environ.get(BIND_VARIABLE) or processes.coordinator
 
 
-def _listen(address: str) -> list[socket.socket]:
+def _listen(address: str, deadline: float) -> list[socket.socket]:
     """Sockets that listen on every address of this machine that HOST:PORT means, and on no other.
 
     Raises:
@@ -65,7 +65,7 @@ def _listen(address: str) -> list[socket.socket]:
     servers: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = _resolve(host, port, deadline)
             for family, where in dict.fromkeys((entry[0], entry[4]) for entry in found):
                 try:
                     servers.append(stack.enter_context(socket.create_server(where, family=family)))
@@ -88,6 +88,17 @@ def _listen(address: str) -> list[socket.socket]:
     return servers
 
 
+def _resolve(host: str, port: int, deadline: float) -> list[Any]:
+    """The addresses of a name, which a cluster may make known only after its processes have started."""
+    while True:
+        try:
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.2)
+
+
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
@@ -98,7 +109,7 @@ def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], de
     count = processes.num_processes
     assert count is not None
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-        servers = [stack.enter_context(server) for server in _listen(address)]
+        servers = [stack.enter_context(server) for server in _listen(address, deadline)]
         for server in servers:
             server.setblocking(False)
             selector.register(server, selectors.EVENT_READ)
@@ -120,13 +131,13 @@ def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], de
                             selector.register(visitor, selectors.EVENT_READ)
                         continue
                     greeting = _receive(connection, received)
+                    if greeting is None:
+                        continue
                     if connection in joined:
                         raise ConfigError(
                             f"Process {joined[connection]} came and ended before all had come. Its messages say why."
                         )
-                    if greeting is None:
-                        continue
-                    if "process_id" not in greeting:  # a stranger
+                    if not isinstance(greeting.get("process_id"), int):  # a stranger
                         del received[connection]
                         selector.unregister(connection)
                         connection.close()
@@ -227,7 +238,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """The JSON object in a line; None where it is something else."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

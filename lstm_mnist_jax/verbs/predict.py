@@ -13,7 +13,7 @@ import tyro
 
 from lstm_mnist_jax.errors import DataError, RunError, UserError
 from lstm_mnist_jax.verbs.answers import Answer, print_answers, top
-from lstm_mnist_jax.verbs.parsing import parse
+from lstm_mnist_jax.verbs.parsing import parse, use_compilation_cache
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.inference import TrainedRun
@@ -62,6 +62,7 @@ def predict(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.inference import load_run
 
     _require_order(parsed)
+    use_compilation_cache()
     run = load_run(parsed.run_dir, parsed.checkpoint)
     files = find_pictures(parsed.images)
     drawings = None if parsed.explain_into is None else _Drawings(parsed.explain_into.expanduser(), files)

@@ -325,7 +325,14 @@ def test_strangers_at_the_port_do_not_matter():
 
     def stranger():
         time.sleep(0.3)
-        for words in (b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b"\xff\xfe\n", b""):
+        for words in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"[1, 2]\n",
+            b"[" * 60_000 + b"\n",
+            b'{"process_id": [1]}\n',
+            b"\xff\xfe\n",
+            b"",
+        ):
             with socket.create_connection(("127.0.0.1", port)) as connection:
                 connection.sendall(words)
 
@@ -389,7 +396,7 @@ LOOPBACK = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
 def test_process_0_listens_on_the_coordinators_address_alone(host):
     try:
-        servers = _listen(f"{host}:{free_port()}")
+        servers = _listen(f"{host}:{free_port()}", 0.0)
     except ConfigError:
         if host != "[::1]":
             raise
@@ -416,6 +423,21 @@ def test_a_coordinators_address_of_another_machine_is_refused_with_what_to_do(mo
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"127.0.0.1:{port}")
     first = processes_of(0, 2, port=port, host="192.0.2.1")
     assert rendezvous_of((first, {}), (processes_of(1, port=port), {})) == [None, None]
+
+
+def test_a_name_that_is_known_only_after_a_while(monkeypatch):
+    resolve, tried = socket.getaddrinfo, []
+
+    def late(host, *rest, **options):
+        if host == "node1" and len(tried) < 2:
+            tried.append(host)
+            raise socket.gaierror("Name or service not known")
+        return resolve("127.0.0.1", *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", late)
+    port = free_port()
+    first, second = (processes_of(number, port=port, host="node1") for number in range(2))
+    assert rendezvous_of((first, {}), (second, {})) == [None, None]
 
 
 def test_a_name_that_means_the_loopback_here_is_named_where_nobody_comes(monkeypatch):

@@ -1,7 +1,7 @@
 """The wire format of protocol buffers, as far as TensorFlow's checkpoints use it: varints, and messages as fields.
 
-Does not know the messages: what field 3 means is for the caller. (The protobuf library would want each of them
-declared: no package but TensorFlow has these, and a dozen declarations are longer than this parser.)
+Does not know the messages: what field 3 means is for the caller. (The protobuf library would need a declaration of
+each: no package but TensorFlow has these, and a dozen declarations are longer than this parser.)
 """
 
 from collections.abc import Iterable
