@@ -10,11 +10,10 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from lstm_mnist_jax.sweeps.folder import read_population_folder, write_population_folder
 from rich.console import Console
 from runs import TINY_OPTIONS
 
-from lstm_mnist_jax import Execution, extract, load_run, space_of, sweep, train
+from lstm_mnist_jax import Execution, load_run, space_of, sweep, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
@@ -23,6 +22,7 @@ from lstm_mnist_jax.reporting.statistics import mean_of
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
+from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from lstm_mnist_jax.training.selection import best_epoch
 from results import read_runs
 
@@ -97,10 +97,9 @@ def test_members_of_a_sweep_stop_at_and_keep_what_has_the_least_loss(run, tmp_pa
     found = sweep(patient, TWO_SETTINGS, folder, console=Console(width=100))
     assert "validation loss" in capsys.readouterr().out
     for member in found.members:
-        extract(folder, tmp_path / str(member.member), member.member)
-        best = least_loss(read_metrics(tmp_path / str(member.member) / "metrics.jsonl"))
+        best = least_loss(read_metrics(folder / "metrics.jsonl", member.member))
         assert (member.best_epoch, member.best.validation_loss) == (best.epoch, best.validation_loss)
-        assert load_run(tmp_path / str(member.member)).step == best.step
+        assert load_run(folder / str(member.member)).step == best.step
         assert member.epochs == best.epoch + 3 < 20
     alone = [epoch.validation_loss for epoch in run.epochs[: found.members[0].epochs]]
     assert found.members[0].best.validation_loss == pytest.approx(min(alone), rel=1e-3)
@@ -122,12 +121,12 @@ def opposed(two_settings, tmp_path):
     """Makes the folder of a sweep in which setting 1 has the least loss, and setting 0 the highest accuracy."""
 
     def make(best_by):
-        folder = read_population_folder(shutil.copytree(two_settings, tmp_path / best_by))
-        write_population_folder(dataclasses.replace(folder, config=dataclasses.replace(folder.config, best_by=best_by)))
+        folder = read_run_folder(shutil.copytree(two_settings, tmp_path / best_by))
+        write_config(dataclasses.replace(folder, config=dataclasses.replace(folder.config, best_by=best_by)))
         lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
         for line in lines:
-            for member, loss, accuracy in zip(line["members"], (0.6, 0.6, 0.5, 0.5), (0.9, 0.9, 0.8, 0.8), strict=True):
-                member |= {"validation_loss": loss, "validation_accuracy": accuracy}
+            loss, accuracy = ((0.6, 0.9), (0.6, 0.9), (0.5, 0.8), (0.5, 0.8))[line["member"]]
+            line |= {"validation_loss": loss, "validation_accuracy": accuracy}
         folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder.path
 
@@ -138,7 +137,7 @@ def test_settings_stand_in_the_order_of_what_decides(opposed):
     order = {}
     for best_by in ("accuracy", "loss"):
         folder = opposed(best_by)
-        members = member_results(read_population_folder(folder))
+        members = member_results(read_run_folder(folder))
         entries, notes = read_entries([folder])
         order[best_by] = [
             best_member(members),
@@ -172,7 +171,7 @@ def test_weights_from_elsewhere_whose_loss_is_no_number_are_no_best(run, tmp_pat
     given = GivenWeights(params, None, 0, "huge weights")
     begin_run(given, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run")
     record = checkpoint.read_record(checkpoint.checkpoint_path(tmp_path / "run" / "checkpoints", 0))
-    assert record.best_step is None
+    assert record.members[0].best_step is None
     assert load_run(tmp_path / "run").step == 0
 
 

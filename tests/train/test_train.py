@@ -24,9 +24,9 @@ from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, Op
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
+from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program, member_state
 from lstm_mnist_jax.training.mesh import make_mesh
-from lstm_mnist_jax.training.run import member_shapes
+from lstm_mnist_jax.training.program import Stages
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
 TIMES = ("seconds", "examples_per_second")
@@ -217,8 +217,7 @@ def test_a_path_where_orbax_cannot_save_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_a_damaged_checkpoint_is_not_used_in_silence(run_dir, name):
-    step = load_run(run_dir, name).step
-    (run_dir / "checkpoints" / f"{step:08d}" / "record.json").write_text("")
+    (run_dir / "checkpoints" / "00000045" / "record.json").write_text("")
     with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Name another by its step: \["):
         load_run(run_dir, name)
 
@@ -289,9 +288,9 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(run_
     sound = checkpoint.load_state
 
     def poisoned(path, abstract_state):
-        state = sound(path, abstract_state)
-        state.params["dense"]["bias"] = state.params["dense"]["bias"] * np.nan
-        return state
+        stages = sound(path, abstract_state)
+        stages.newest.params["dense"]["bias"] = stages.newest.params["dense"]["bias"] * np.nan
+        return stages
 
     monkeypatch.setattr(checkpoint, "load_state", poisoned)
     with pytest.raises(RunError, match=r"not a finite number any more at step 45 \(epoch 4\).* that of step 45"):
@@ -418,7 +417,8 @@ def test_what_is_evaluated_and_loaded_is_the_mean_of_the_parameters(recipe):
     run = load_run(recipe.run_dir, "last")
     program = make_program([RECIPE], load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
     path = checkpoint.checkpoint_path(recipe.run_dir / "checkpoints", run.step)
-    state = checkpoint.load_state(path, member_shapes(program))
+    shapes = program.abstract_saved(1)
+    state = member_state(checkpoint.load_state(path, Stages(shapes, shapes)).newest, 0)
     jax.tree.map(np.testing.assert_array_equal, run.params, state.average)
     found = run.evaluate()["test"].loss
     assert found == pytest.approx(recipe.epochs[-1].test_loss, rel=1e-5)
