@@ -203,10 +203,11 @@ def read_run_folder(path: Path) -> RunFolder:
             f"It was written by version {writer}: use that one with it, or train anew."
         )
     try:
+        config = from_dict(Config, contents["config"])
         space = contents["space"]
         return RunFolder(
             path=path,
-            config=from_dict(Config, contents["config"]),
+            config=config,
             data=from_dict(DataFacts, contents["data"]),
             environment=dict(contents["environment"]),
             initial_weights=contents["initial_weights"],

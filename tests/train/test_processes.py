@@ -542,7 +542,7 @@ def test_a_job_of_different_runs_is_refused_unless_each_is_to_train_alone(tmp_pa
 @pytest.mark.slow
 def test_one_member_over_two_processes(tmp_path):
     options = ["--epochs", 1, "--validation-examples", 200, "--train-examples", 1000, "--hidden-features", "4,6"]
-    assert "1 of 1 training done" in run_two("sweep", *options, "--run-dir", tmp_path / "run")
+    assert "1 of 1 run done" in run_two("sweep", *options, "--run-dir", tmp_path / "run")
 
 
 @pytest.mark.slow
