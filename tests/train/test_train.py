@@ -195,6 +195,13 @@ def test_without_any_sound_checkpoint_it_starts_again(tiny_run, run_dir):
     assert outcome(run_dir) == outcome(tiny_run)
 
 
+def test_of_equal_epochs_the_earliest_is_the_best(tmp_path):
+    unchanged = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=1e-30))
+    result = train(unchanged, tmp_path / "run")
+    assert len({metrics.validation_accuracy for metrics in result.epochs}) == 1
+    assert (result.best.epoch, load_run(tmp_path / "run").step) == (1, 15)
+
+
 def test_a_run_cannot_become_shorter_than_it_is(run_dir):
     with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already"):
         train(dataclasses.replace(TINY, epochs=2), run_dir, resume=True)
