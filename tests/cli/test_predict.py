@@ -255,7 +255,7 @@ def test_mistakes_are_explained_in_one_line(predict, digits_run, tiny_sweep, sca
         (tmp_path / "new", [picture], 2, "has no checkpoint"),
         (tiny_sweep, [picture], 2, f"is a sweep of 3 runs. Name one of them: {tiny_sweep}/best"),
         (tiny_sweep / "99", [picture], 2, f"{tiny_sweep} has no run 99, expected 0 to 2."),
-        (run_dir, [picture, "--checkpoint", "17"], 2, "has no checkpoint '17'"),
+        (run_dir, [picture, "--checkpoint", "17"], 2, f"{run_dir / 'checkpoints'} has no checkpoint '17'"),
         (run_dir, [picture, "--json", "--show"], 2, "leave out --json"),
         (run_dir, [tmp_path / "none.png"], 1, "There is no file"),
         (run_dir, [folder / "*.tiff"], 1, "There is no file that matches"),
