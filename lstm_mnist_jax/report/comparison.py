@@ -13,7 +13,7 @@ from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import Share, mean_of
-from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult, best_member, member_results, setting_results
+from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 
 SPLITS = ("validation", "test")
@@ -122,7 +122,7 @@ def read_entries(
         fingerprints.add(folder.data.fingerprint)
         examples = _examples(folder, source, data_dir, notes)
         name = label if len(paths) > 1 or not folder.is_sweep else ""
-        entries += [_of_setting(folder, result, examples, name) for result in setting_results(_results(folder))]
+        entries += [_of_setting(folder, result, examples, name) for result in setting_results(member_results(folder))]
     if len(fingerprints) > 1:
         notes.append("They were not trained on the same data: their accuracies are of different questions.")
     return _in_order(entries, notes), notes
@@ -163,11 +163,6 @@ def _examples(folder: RunFolder, source: str | None, data_dir: str | None, notes
         notes.append(f"{error} Without them, single runs have no intervals.")
         return dict.fromkeys(SPLITS)
     return {split: len(splits[split]) for split in SPLITS}
-
-
-def _results(folder: RunFolder) -> list[MemberResult]:
-    """Of a sweep all members, of a run or a member of a sweep that one."""
-    return [result for result in member_results(folder) if folder.member in (None, result.member)]
 
 
 def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, int | None], label: str) -> Entry:

@@ -67,12 +67,14 @@ class SettingResult:
 
 
 def member_results(folder: RunFolder) -> list[MemberResult]:
-    """What came of every member of which anything is known, as metrics.jsonl tells it."""
+    """What came of every member of a sweep, of one of its members, or of the one run, as metrics.jsonl has it."""
     by_member: dict[int, dict[int, EpochMetrics]] = {}
     for metrics in read_metrics(folder.metrics):
         by_member.setdefault(metrics.member, {})[metrics.epoch] = metrics
     results = []
     for number, member in enumerate(folder.members):
+        if folder.member not in (None, number):
+            continue
         epochs = by_member.get(number, {})
         sound = {epoch: metrics for epoch, metrics in epochs.items() if not metrics.diverged}
         score_of = functools.partial(selection.score_of, folder.config)

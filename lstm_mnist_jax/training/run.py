@@ -115,7 +115,7 @@ def _train(
             processes.wait_for_file(former.path / "config.json")
             former = read_run(former.path)
         if first:
-            stack.enter_context(lock(run_dir))
+            stack.enter_context(lock(run_dir if former is None else former.path))  # of SWEEP/best, that of SWEEP/3
         if former is None:
             folder = create_run_folder(run_dir, config, dataset)
         else:

@@ -179,7 +179,9 @@ def read_run_folder(path: Path) -> RunFolder:
     ):
         folder = read_run_folder(path.parent)
         if folder.is_sweep:
-            return folder.of_member(_best_member(folder) if path.name == "best" else int(path.name))
+            if path.name == "best":  # which may have been resumed as a run of its own
+                return read_run_folder(path.parent / str(_best_member(folder)))
+            return folder.of_member(int(path.name))
     if not path.is_dir():
         raise RunError(f"{path} is not a run folder: there is no such folder.")
     if not file.is_file():
