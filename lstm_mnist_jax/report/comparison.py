@@ -71,7 +71,7 @@ class Entry:
       curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none, or
         the training diverged.
       best_epochs: of each training that did not diverge, the best on validation.
-      best_by: what makes it the best, see `Config.best_by`.
+      selection_metric: what makes it the best, see `Config.selection_metric`.
       score: how good it was, see `selection.score`, on the mean; minus infinity where nothing is known.
       accuracies: by split, the accuracy after it.
       diverged: how many trainings diverged.
@@ -84,7 +84,7 @@ class Entry:
     epochs: Int[np.ndarray, " epochs"]
     curves: dict[str, Float[np.ndarray, "trainings epochs"]]
     best_epochs: tuple[int, ...]
-    best_by: str
+    selection_metric: str
     score: float
     accuracies: dict[str, tuple[float, ...]]
     diverged: int
@@ -130,7 +130,7 @@ def read_entries(
 
 def _in_order(entries: list[Entry], notes: list[str]) -> list[Entry]:
     """Those with trainings that diverged last; else by score, or by accuracy where the scores are of two kinds."""
-    kinds = {entry.best_by for entry in entries}
+    kinds = {entry.selection_metric for entry in entries}
     if kinds == {"loss"}:
         notes.append("The best on validation is what has the least loss there.")
     if len(kinds) > 1:
@@ -185,7 +185,7 @@ def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, in
         epochs=epochs,
         curves=curves,
         best_epochs=tuple(epoch for epoch, _ in bests),
-        best_by=folder.config.best_by,
+        selection_metric=folder.config.selection_metric,
         score=result.score,
         accuracies={split: tuple(getattr(best, f"{split}_accuracy") for _, best in bests) for split in SPLITS},
         diverged=result.diverged,

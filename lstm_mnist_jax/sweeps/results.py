@@ -97,7 +97,7 @@ def member_results(folder: RunFolder) -> list[MemberResult]:
 
 def is_done(config: Config, result: MemberResult) -> bool:
     """Whether a training ran all its epochs, stopped early, or diverged."""
-    patience, best = config.early_stop_epochs, result.best_epoch
+    patience, best = config.early_stopping_patience, result.best_epoch
     stopped = patience is not None and best is not None and result.epochs - best >= patience
     return result.diverged or stopped or result.epochs == config.epochs
 
@@ -138,7 +138,7 @@ def best_member(members: list[MemberResult]) -> int | None:
 
 def table(config: Config, members: list[MemberResult]) -> Table:
     """The results for people: of each setting, or where there is one, of each seed. A loss that decides is shown."""
-    by_loss = config.best_by == "loss"
+    by_loss = config.selection_metric == "loss"
     settings = setting_results(members)
     found = Table()
     if len(settings) > 1:

@@ -51,7 +51,7 @@ OWN_LEFTOVERS = (
 )
 """What a run that was killed before it began may have left."""
 
-CHANGEABLE = ("epochs", "early_stop_epochs", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
+CHANGEABLE = ("epochs", "early_stopping_patience", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
 """What may differ when a run is resumed: it changes nothing that was already trained. (The data may have moved;
 that they are the same data is checked by their fingerprint.)"""
 
@@ -280,10 +280,11 @@ def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> Ru
     refuse_changes(folder.config, config)
     for member in range(len(folder.members)):  # whose learning rate may fall though the config's does not
         refuse_changes(folder.member_config(member), changed.member_config(member))
-    if folder.is_sweep and config.early_stop_epochs != folder.config.early_stop_epochs:
+    if folder.is_sweep and config.early_stopping_patience != folder.config.early_stopping_patience:
         raise ConfigError(
-            f"early_stop_epochs is {folder.config.early_stop_epochs} in the sweep, {config.early_stop_epochs} was "
-            "asked for. Runs of it may have stopped already; leave it out, or start a new sweep."
+            f"early_stopping_patience is {folder.config.early_stopping_patience} in the sweep, "
+            f"{config.early_stopping_patience} was asked for. Runs of it may have stopped already; leave it out, or "
+            "start a new sweep."
         )
     folder.data.require_same(dataset, folder.path)
     return changed

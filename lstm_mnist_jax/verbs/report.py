@@ -165,7 +165,7 @@ def _entry_as_json(entry: "Entry") -> dict[str, Any]:
         "trainings": len(entry.curves["test"]),
         "diverged": entry.diverged,
         "best_epochs": list(entry.best_epochs),
-        "best_by": entry.best_by,
+        "selection_metric": entry.selection_metric,
     } | {
         split: {
             "accuracy": known(result.value),

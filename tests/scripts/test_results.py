@@ -129,16 +129,18 @@ def test_a_run_is_complete_after_its_last_epoch_or_where_its_patience_ends(tiny_
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     metrics[1]["validation_accuracy"] = 0.999  # nothing better in the one epoch after it
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in metrics))
-    edit(tmp_path / "run" / "config.json", '"early_stop_epochs": null', '"early_stop_epochs": 1')
+    edit(tmp_path / "run" / "config.json", '"early_stopping_patience": null', '"early_stopping_patience": 1')
     assert read_runs(tmp_path / "run")[0].best_epoch == 2
-    edit(tmp_path / "run" / "config.json", '"early_stop_epochs": 1', '"early_stop_epochs": 2')
+    edit(tmp_path / "run" / "config.json", '"early_stopping_patience": 1', '"early_stopping_patience": 2')
     with pytest.raises(RunError, match="is not complete"):
         read_runs(tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_a_run_that_stopped_early_is_complete(tmp_path):
-    config = dataclasses.replace(TINY, epochs=30, early_stop_epochs=1, optimizer=OptimizerConfig(learning_rate=0.3))
+    config = dataclasses.replace(
+        TINY, epochs=30, early_stopping_patience=1, optimizer=OptimizerConfig(learning_rate=0.3)
+    )
     train(config, tmp_path / "run")
     assert read_runs(tmp_path / "run")[0].best_epoch < 30
 

@@ -486,7 +486,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(three_seeds
 
 @pytest.mark.slow
 def test_members_stop_early_as_they_would_alone(tmp_path):
-    config = dataclasses.replace(TINY, seed=1, epochs=8, early_stop_epochs=1)
+    config = dataclasses.replace(TINY, seed=1, epochs=8, early_stopping_patience=1)
     result = sweep(config, THREE_SEEDS, tmp_path / "seeds")
     ends = {}
     for member in result.members:
@@ -502,15 +502,15 @@ def test_members_stop_early_as_they_would_alone(tmp_path):
     # What stopped early goes on from its best epoch.
     best = result.members[first].best_epoch
     folder = shutil.copytree(tmp_path / "seeds", tmp_path / "copy")
-    patient = dataclasses.replace(read_run_folder(folder / str(first)).config, early_stop_epochs=None)
+    patient = dataclasses.replace(read_run_folder(folder / str(first)).config, early_stopping_patience=None)
     resumed = train(patient, folder / str(first), resume=True, execution=ONE_DEVICE)
     assert [metrics.epoch for metrics in resumed.epochs] == list(range(1, 9))
     assert [m.validation_loss for m in resumed.epochs[:best]] == [
         m.validation_loss for m in read_metrics(tmp_path / "seeds" / "metrics.jsonl", first)[:best]
     ]
     assert not sweep(config, THREE_SEEDS, tmp_path / "seeds", resume=True).trained
-    patient = dataclasses.replace(config, early_stop_epochs=5)
-    with pytest.raises(ConfigError, match=r"early_stop_epochs is 1 in the sweep, 5 was asked"):
+    patient = dataclasses.replace(config, early_stopping_patience=5)
+    with pytest.raises(ConfigError, match=r"early_stopping_patience is 1 in the sweep, 5 was asked"):
         sweep(patient, THREE_SEEDS, tmp_path / "seeds", resume=True)
 
 

@@ -385,7 +385,7 @@ def test_checkpoints_that_are_none_are_refused(tiny_run, name):
 
 RECIPE = dataclasses.replace(
     TINY,
-    batch_ramp=(1,),
+    batch_doubling_epochs=(1,),
     label_smoothing=0.1,
     model=ModelConfig("permuted", sequence_length=28, permutation_seed=5, hidden_features=(4, 6)),
     optimizer=OptimizerConfig(weight_decay=0.01, ema_decay=0.9, clip_norm=1.0, schedule="cosine"),
@@ -441,7 +441,7 @@ def test_a_run_over_permuted_pixels_holds_their_order(recipe):
 
 @pytest.mark.slow
 def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
-    patient = dataclasses.replace(TINY, epochs=60, early_stop_epochs=1)
+    patient = dataclasses.replace(TINY, epochs=60, early_stopping_patience=1)
     result = train(patient, tmp_path / "run")
     accuracies = [metrics.validation_accuracy for metrics in result.epochs]
     assert 1 < len(accuracies) < 60
@@ -450,7 +450,7 @@ def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
     assert result.best.epoch == len(accuracies) - 1
     again = train(patient, tmp_path / "run", resume=True)
     assert not again.trained
-    more = train(dataclasses.replace(patient, early_stop_epochs=2), tmp_path / "run", resume=True)
+    more = train(dataclasses.replace(patient, early_stopping_patience=2), tmp_path / "run", resume=True)
     assert more.trained
 
 
@@ -461,10 +461,10 @@ def test_averages_over_shifts_are_the_means_of_their_probabilities(tiny_run):
     padded = np.pad(test.images, [(0, 0), (1, 1), (1, 1)])
     moved = [run.predict(padded[:, y : y + 28, x : x + 28])[1] for y in range(3) for x in range(3)]
     probabilities = np.mean(moved, axis=0)
-    found = run.evaluate(average_shifts=1)["test"]
+    found = run.evaluate(tta_shift_pixels=1)["test"]
     assert found.accuracy == pytest.approx((probabilities.argmax(axis=1) == test.labels).mean(), abs=2e-4)
     expected = -np.log(probabilities[np.arange(len(test)), test.labels]).mean()
     assert found.loss == pytest.approx(expected, rel=1e-3)
     for shifts in (-1, 8):
-        with pytest.raises(ConfigError, match=f"average_shifts is {shifts}, expected 0 to 7 pixels"):
-            run.evaluate(average_shifts=shifts)
+        with pytest.raises(ConfigError, match=f"tta_shift_pixels is {shifts}, expected 0 to 7 pixels"):
+            run.evaluate(tta_shift_pixels=shifts)
