@@ -172,11 +172,7 @@ def read_run_folder(path: Path) -> RunFolder:
       RunError: it is none of them, or one of another version, or its config.json is damaged.
     """
     file = path / "config.json"
-    if (
-        not file.is_file()
-        and (path.parent / "config.json").is_file()
-        and (path.name == "best" or path.name.isdecimal())
-    ):
+    if not file.is_file() and _may_name_member(path):
         folder = read_run_folder(path.parent)
         if folder.is_sweep:
             if path.name == "best":  # which may have been resumed as a run of its own
@@ -224,6 +220,11 @@ def read_run_folder(path: Path) -> RunFolder:
         raise RunError(f"{file} is damaged or of another version: {error}") from error
 
 
+def _may_name_member(path: Path) -> bool:
+    """Whether a path is SWEEP/NUMBER or SWEEP/best, for the folder of a sweep or of a run."""
+    return (path.name == "best" or path.name.isdecimal()) and (path.parent / "config.json").is_file()
+
+
 def read_run(path: Path) -> RunFolder:
     """Opens a run, or a member of a sweep.
 
@@ -252,6 +253,11 @@ def refuse_occupied(path: Path) -> None:
     """Raises RunError where a folder for a new run holds a run, or anything else, already."""
     if (path / "config.json").exists() or (path / FORMER_SWEEP_FILE).exists():
         raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir.")
+    if _may_name_member(path):
+        raise RunError(
+            f"{path} is in the run folder {path.parent}, where such a name is that of a run of a sweep. Choose another "
+            f"--run-dir, or go on with that run by --resume {path}."
+        )
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
     if path.is_dir() and any(entry.name not in OWN_LEFTOVERS for entry in path.iterdir()):

@@ -105,7 +105,8 @@ def test_help_names_every_verb_and_preset(command_line):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         done = command_line(*arguments)
         assert done.returncode == 0
-        for word in ("train [PRESET]", "evaluate RUN_DIR", *PRESETS):
+        assert "extract" not in done.stdout
+        for word in ("train [PRESET]", "evaluate RUN_DIR", "SWEEP/NUMBER or SWEEP/best", *PRESETS, *cli.VERBS):
             assert word in done.stdout
 
 
@@ -302,6 +303,14 @@ def test_a_whole_sweep_or_a_missing_run_of_it_is_no_run(command_line, tiny_sweep
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
     assert not (tiny_sweep / "99").exists()
+
+
+@pytest.mark.parametrize("name", ["1", "99", "best"])
+def test_no_new_run_takes_the_path_of_a_run_of_a_sweep(command_line, tiny_sweep, name):
+    done = command_line("train", "smoke", "--run-dir", tiny_sweep / name)
+    assert done.returncode == 2
+    assert f"is in the run folder {tiny_sweep}, where such a name is that of a run of a sweep" in done.stderr
+    assert not (tiny_sweep / name).exists()
 
 
 def test_folders_of_version_0_4_are_refused_with_the_version_that_reads_them(command_line, tiny_run, tmp_path):

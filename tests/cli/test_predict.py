@@ -94,6 +94,21 @@ def test_json_lines_for_programs(predict, scans, run, unseen):
         assert any(word in answers[name]["error"] for word in why.split("|"))
 
 
+def test_the_runs_of_a_sweep_answer_each_for_itself(predict, tiny_sweep, unseen, tmp_path):
+    np.save(tmp_path / "digit.npy", unseen.images[0])
+    found = {}
+    for name in ("0", "1", "2", "best"):
+        code, printed, errors = predict(tmp_path / "digit.npy", "--json", run_dir=tiny_sweep / name)
+        assert (code, errors) == (0, "")
+        found[name] = json.loads(printed)["probability"]
+        _, expected = load_run(tiny_sweep / name).predict(unseen.images[:1])
+        assert found[name] == pytest.approx(expected.max(), abs=0.01)
+    best = load_run(tiny_sweep / "best").folder.member
+    assert found["best"] == found[str(best)]
+    assert len(set(found.values())) == 3
+    assert {path.name for path in tiny_sweep.iterdir()}.isdisjoint(found)
+
+
 WITH_STANDARD_INPUT = """
 import os, sys
 from lstm_mnist_jax.cli import main
