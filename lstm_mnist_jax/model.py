@@ -282,8 +282,7 @@ def softmax_cross_entropy(
         vectors. Both forms give the same number.
 
     Returns:
-      The loss of each example, [batch], in the dtype of the logits. NaN for an integer that is not a class, from 0 to
-      classes - 1; the gradient is NaN there as well.
+      The loss of each example, [batch], in the dtype of the logits; NaN for an integer outside 0 to classes - 1.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -292,8 +291,9 @@ def softmax_cross_entropy(
       >>> print(model.softmax_cross_entropy(logits, jnp.array([0, 2, 3])).round(3))
       [0.239 2.239   nan]
     """
-    if labels.ndim < logits.ndim:  # optax's form for integers is less exact where the logits are large
-        classes = logits.shape[-1]
-        is_class = (labels >= 0) & (labels < classes)
-        labels = jnp.where(is_class[..., None], jax.nn.one_hot(labels, classes, dtype=logits.dtype), jnp.nan)
-    return optax.softmax_cross_entropy(logits, labels)
+    if labels.ndim == logits.ndim:
+        return optax.softmax_cross_entropy(logits, labels)
+    classes = logits.shape[-1]
+    # Not optax's form for integers, which is less exact if the logits are large.
+    losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, classes, dtype=logits.dtype))
+    return jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
