@@ -1,7 +1,7 @@
 """The classifier: an image as a sequence -> recurrent layers -> pooling over time -> dense layer -> logits.
 
-A Flax module gives the parameters their names and places; `init` and `apply` are pure functions over the nested
-dictionary of those parameters, and all else in the program uses only these two.
+A Flax module gives the parameters their names and places. `init` and `apply` are pure functions over the nested
+dictionary of these parameters.
 """
 
 from collections.abc import Callable
@@ -159,12 +159,24 @@ def init(
 
     Args:
       config: the network.
-      key: decides every parameter.
+      key: a key of JAX; it decides every parameter.
       image_shape: (height, width) or (height, width, channels) of one image.
-      num_classes: how many classes there are.
+      num_classes: the number of classes.
+
+    Returns:
+      A nested dictionary of float32 arrays: `rnn.layers.N.cell.dense_i` and `.dense_h`, and `dense`, each with
+      `kernel` [in, out] and, where it has one, `bias` [out].
 
     Raises:
       ConfigError: images of this shape cannot be read as the config says.
+
+    Examples:
+      >>> import jax
+      >>> from lstm_mnist_jax import model
+      >>> from lstm_mnist_jax.config import ModelConfig
+      >>> params = model.init(ModelConfig(hidden_features=(32, 64)), jax.random.key(0))
+      >>> params["rnn"]["layers"][1]["cell"]["dense_h"]["kernel"].shape, params["dense"]["bias"].shape
+      ((64, 256), (10,))
     """
     model = Classifier(config, image_shape, num_classes, rngs=nnx.Rngs(key))
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
@@ -173,48 +185,65 @@ def init(
 def apply(
     params: Params,
     images: Images,
-    config: ModelConfig | None = None,
+    config: ModelConfig,
     *,
     dropout_keys: Key[Array, " batch"] | None = None,
 ) -> Logits:
-    """The class logits of images.
+    """Computes the class logits of images.
 
     Args:
-      params: as `init` gives them.
-      images: integers 0 to 255 (uint8), which are multiplied by 1/255, or floats, which are taken as they are.
-      config: the config with which `params` were made; None takes the widths from their shapes, and all else to be
-        as in the tutorial.
-      dropout_keys: a key for each image drops features for it, as in training; None drops none.
+      params: the parameters, as `init` returns them.
+      images: [batch, height, width] or [batch, height, width, channels]; integers 0 to 255 (uint8), which are
+        multiplied by 1/255, or floats, which are used as they are.
+      config: the network that the parameters belong to: the config that `init` was called with; of a run
+        `load_run(...).folder.config.model`; of a file of weights `formats.read(...).config`.
+      dropout_keys: one key per image, for dropout as in training; None is no dropout.
+
+    Returns:
+      The logits, float32 [batch, classes].
 
     Raises:
-      ValueError: the parameters are not those of `config`, or the images are of another size.
+      TypeError: `config` is not a `ModelConfig`.
+      ValueError: the parameters are not those of `config`, or the images have another size.
       ConfigError: the images cannot be read as the config says.
+
+    Examples:
+      >>> import jax
+      >>> import numpy as np
+      >>> from lstm_mnist_jax import model
+      >>> from lstm_mnist_jax.config import ModelConfig
+      >>> config = ModelConfig(hidden_features=(32, 64))
+      >>> params = model.init(config, jax.random.key(0))
+      >>> model.apply(params, np.zeros((5, 28, 28), np.uint8), config).shape
+      (5, 10)
     """
-    config = _config_of(params) if config is None else config
-    keys = dropout_keys if config.dropout_rate else None
-    return bind(params, config, images.shape[1:])(images, keys)
+    classifier = bind(params, config, images.shape[1:])
+    return classifier(images, dropout_keys if config.dropout_rate else None)
 
 
 def bind(params: Params, config: ModelConfig, image_shape: tuple[int, ...]) -> Classifier:
-    """The network as a module that holds these parameters, for whoever wants more of it than its logits.
+    """The network as a module that holds these parameters: for more than its logits.
+
+    Args:
+      params: the parameters, as `init` returns them.
+      config: the network that they belong to.
+      image_shape: (height, width) or (height, width, channels) of one image.
 
     Raises:
+      TypeError: `config` is not a `ModelConfig`.
       ValueError: the parameters are not those of `config` for images of this shape.
       ConfigError: such images cannot be read as the config says.
     """
+    if not isinstance(config, ModelConfig):
+        raise TypeError(
+            f"Expected the ModelConfig that made the parameters, got {type(config).__name__}. It is the model of a "
+            "Config, load_run(...).folder.config.model of a run, and formats.read(...).config of a file of weights."
+        )
     graph, expected = _skeleton(config, image_shape, params["dense"]["bias"].shape[0])
     found = jax.tree.map(jnp.shape, params)
     if found != expected:
         raise ValueError(_mismatch(config, image_shape, found, expected))
     return nnx.merge(graph, params, copy=True)
-
-
-def _config_of(params: Params) -> ModelConfig:
-    """The tutorial's network with the widths that the parameters have."""
-    layers = params["rnn"]["layers"]
-    if "cell" not in layers[0]:
-        raise ValueError("The parameters are not those of a stack in one direction; give the config that made them.")
-    return ModelConfig(hidden_features=tuple(len(layer["cell"]["dense_h"]["kernel"]) for layer in layers.values()))
 
 
 @cache
@@ -248,10 +277,23 @@ def softmax_cross_entropy(
     """Softmax cross-entropy of each example, in nats.
 
     Args:
-      logits: [batch, classes].
-      labels: classes as integers [batch], or distributions over the classes [batch, classes], such as one-hot
+      logits: floats [batch, classes].
+      labels: the classes as integers [batch], or distributions over the classes [batch, classes], such as one-hot
         vectors. Both forms give the same number.
+
+    Returns:
+      The loss of each example, [batch], in the dtype of the logits; NaN for an integer outside 0 to classes - 1.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from lstm_mnist_jax import model
+      >>> logits = jnp.array([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+      >>> print(model.softmax_cross_entropy(logits, jnp.array([0, 2, 3])).round(3))
+      [0.239 2.239   nan]
     """
-    if labels.ndim < logits.ndim:  # optax's form for integers is less exact where the logits are large
-        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return optax.softmax_cross_entropy(logits, labels)
+    if labels.ndim == logits.ndim:
+        return optax.softmax_cross_entropy(logits, labels)
+    classes = logits.shape[-1]
+    # Not optax's form for integers, which is less exact if the logits are large.
+    losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, classes, dtype=logits.dtype))
+    return jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_lstm
+import programs
 import pytest
 from flax import nnx
 from parameters import drawn_module
@@ -22,7 +23,9 @@ CONFIG = ModelConfig(hidden_features=(7, 9))
 def test_logits_are_those_of_the_numpy_lstm(rng):
     params = model.init(ModelConfig(), jax.random.key(1))
     images = rng.integers(0, 256, (11, 28, 28), np.uint8)
-    np.testing.assert_allclose(model.apply(params, images), numpy_lstm.classify(params, images), atol=3e-5)
+    np.testing.assert_allclose(
+        model.apply(params, images, ModelConfig()), numpy_lstm.classify(params, images), atol=3e-5
+    )
 
 
 def test_integers_are_scaled_and_floats_are_not(rng):
@@ -71,6 +74,16 @@ def test_both_forms_of_labels_give_the_same_loss(rng):
     np.testing.assert_allclose(sparse.mean(), numpy_lstm.cross_entropy(logits, labels), rtol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_loss_is_nan_for_a_label_that_is_no_class(rng, compiled):
+    logits = rng.normal(size=(5, 3)).astype(np.float32)
+    loss = jax.jit(model.softmax_cross_entropy) if compiled else model.softmax_cross_entropy
+    losses = loss(logits, np.array([-1, 0, 2, 3, 1000]))
+    np.testing.assert_array_equal(np.isnan(losses), [True, False, False, True, True])
+    np.testing.assert_array_equal(losses[1:3], loss(logits[1:3], np.array([0, 2])))
+    assert np.isnan(loss(logits, np.array([0, 1, 2, 3, 0], np.uint8)).mean())  # so that training stops
+
+
 def test_loss_is_finite_for_hopeless_logits():
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]], np.float32)
     np.testing.assert_allclose(model.softmax_cross_entropy(logits, np.array([1, 1])), [2e4, 0])
@@ -87,9 +100,30 @@ def test_parameters_of_another_config_are_refused():
         model.apply(params, np.zeros((1, 28, 28), np.uint8), attention)
     with pytest.raises(ValueError, match=r"attention.kernel is \(9, 1\), expected none"):
         model.apply(model.init(attention, jax.random.key(0)), np.zeros((1, 28, 28), np.uint8), CONFIG)
-    both = model.init(ModelConfig(bidirectional=True), jax.random.key(0))
-    with pytest.raises(ValueError, match="not those of a stack in one direction; give the config"):
-        model.apply(both, np.zeros((1, 28, 28), np.uint8))
+
+
+OLD_CALLS = """
+import jax, numpy as np
+from lstm_mnist_jax import PRESETS, model
+params = model.init(PRESETS["smoke"].model, jax.random.key(0))
+images = np.zeros((1, 28, 28), np.uint8)
+for arguments in ((), (None,), (PRESETS["smoke"],)):
+    try:
+        model.apply(params, images, *arguments)
+    except TypeError as error:
+        print(error)
+"""
+
+
+def test_logits_without_the_config_are_refused():
+    """In a process of its own: here, types are checked at every call."""
+    missing, *others = programs.run(code=OLD_CALLS).stdout.splitlines()
+    assert missing == "apply() missing 1 required positional argument: 'config'"
+    for line, got in zip(others, ("NoneType", "Config"), strict=True):
+        assert line == (
+            f"Expected the ModelConfig that made the parameters, got {got}. It is the model of a Config, "
+            "load_run(...).folder.config.model of a run, and formats.read(...).config of a file of weights."
+        )
 
 
 FLAX_CELLS = {
@@ -179,7 +213,7 @@ def test_chrono_biases_spread_memories_over_the_steps():
     assert not np.any([r, n])
 
 
-def test_layers_and_pooling_are_told():
+def test_layers_and_pooling_are_described():
     assert model.describe_layers(ModelConfig()) == "LSTM 32 -> LSTM 64"
     config = ModelConfig(cell="gru", hidden_features=(8,), bidirectional=True, pooling="mean")
     assert model.describe_layers(config) == "bidirectional GRU 8 -> mean over time"

@@ -87,13 +87,19 @@ def to_onnx(params: model.Params, image_shape: tuple[int, ...] = (28, 28), class
     return proto.SerializeToString()
 
 
-def to_stablehlo(
-    params: model.Params, image_shape: tuple[int, ...] = (28, 28), config: ModelConfig | None = None
-) -> bytes:
+def to_stablehlo(params: model.Params, image_shape: tuple[int, ...] = (28, 28), *, config: ModelConfig) -> bytes:
     """The model as a file of `jax.export`: versioned StableHLO, for CPU, CUDA and TPU, the parameters in it.
 
     JAX alone reads it: `jax.export.deserialize(bytearray(data)).call(images)` gives a dictionary of probabilities and
     logits. JAX promises to read what it wrote up to six months before.
+
+    Args:
+      params: the parameters, as `model.init` returns them.
+      image_shape: (height, width) or (height, width, channels) of one image.
+      config: the network that the parameters belong to.
+
+    Returns:
+      The bytes of the file.
 
     Raises:
       WeightsError: flatbuffers is not installed.

@@ -190,7 +190,9 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Exported], None]]] = {
     ),
     "stablehlo": (
         ".stablehlo",
-        lambda path, model: files.write_bytes(path, export.to_stablehlo(model.params, model.image_shape, model.config)),
+        lambda path, model: files.write_bytes(
+            path, export.to_stablehlo(model.params, model.image_shape, config=model.config)
+        ),
     ),
 }
 """The ending of a file's name, and (path, model) -> None, for each format that can be exported."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.model import Params
 
 GATES = "ifgo"
@@ -102,8 +103,13 @@ class Imported(NamedTuple):
 
     @property
     def params(self) -> Params:
-        """The model's parameters."""
+        """The model's parameters, for `lstm_mnist_jax.model.apply`."""
         return to_params(self.weights)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The network that they belong to: LSTM layers of these widths over the rows of an image."""
+        return ModelConfig(hidden_features=self.weights.hidden_features)
 
     def describe(self) -> list[str]:
         """What was found, in lines for people."""

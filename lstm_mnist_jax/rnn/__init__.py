@@ -1,6 +1,6 @@
-"""The recurrent engine, usable on its own: quick recurrences under Flax's own cells, and cells that Flax has not.
+"""Recurrent layers for Flax: fast recurrences for Flax's own cells, and cells that Flax does not have.
 
-Knows arrays and Flax; knows no MNIST, no config and no training.
+Depends on JAX, Flax and NumPy; not on the rest of this package.
 """
 
 from lstm_mnist_jax.rnn.cells import (

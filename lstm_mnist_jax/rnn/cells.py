@@ -1,8 +1,8 @@
-"""Recurrent cells that Flax has not, and the base class of your own: `GatedCell`.
+"""Recurrent cells that Flax does not have, and the base class for your own: `GatedCell`.
 
-A gated cell says in `update` what one time step does with its gates, and nothing else: how its inputs are projected
-all at once, stacked, read in both directions, masked, and differentiated is not its business. See docs/custom_cell.md.
-Knows Flax's modules; knows nothing of loops.
+A gated cell defines in `update` what one time step does with its gates. `RNN` and `StackedRNN` add the loop, the
+projection of all inputs at once, layers, directions, masks and the gradient. See docs/custom_cell.md.
+Depends on Flax's modules; not on loops.
 """
 
 from typing import Any
@@ -20,25 +20,42 @@ from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 
 def orthogonal(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-    """JAX's initialiser of this name, in every dtype: it has none below float32, in which it factorises a matrix."""
+    """JAX's initializer of this name, in every dtype: JAX's own factorizes a matrix, which needs float32 or wider."""
     drawn = initializers.orthogonal()(key, shape, jnp.promote_types(dtype, jnp.float32), out_sharding=out_sharding)
     return drawn.astype(dtype)
 
 
 class GatedCell(nnx.RNNCellBase):
-    """A cell whose inputs and last output each enter its gates through one matrix.
+    """The base class of gated cells: one matrix from the input to the gates, and one from the last output.
 
         projected = project(x_t)    recurrent = h_{t-1} U    carry_t = update(carry_{t-1}, projected, recurrent)
 
-    The last part of the carry is h, the output; the parts before it are memory, such as the c of an LSTM. A subclass
-    sets `num_gates` and `num_memories` and writes `update`. It works wherever an `nnx.RNNCellBase` does, and `RNN`
-    runs it quickly if `update` reads no state but `nnx.Param`s of floats, and none of the dense layers below.
+    The last part of the carry is h, the output. The parts before it are states such as the c of an LSTM. A subclass
+    sets `num_gates` and `num_memories` and defines `update`. It works wherever an `nnx.RNNCellBase` does. `RNN` has a
+    fast path for it if `update` reads no states but `nnx.Param`s of floats, and does not read the dense layers below.
 
     Attributes:
-      num_gates: blocks of [hidden] that the matrices put out.
-      num_memories: parts of the carry before h, each [hidden].
-      dense_i: x to gates, a kernel [in, num_gates * hidden] and a bias.
-      dense_h: h to gates, a kernel [hidden, num_gates * hidden] without a bias.
+      num_gates: number of gates; the kernels have num_gates * hidden columns.
+      num_memories: number of states in the carry before h, each [hidden].
+      dense_i: from x to the gates, a kernel [in, num_gates * hidden] and a bias.
+      dense_h: from h to the gates, a kernel [output, num_gates * hidden] without a bias.
+      dense_p: with `projection_features`, the kernel P [hidden, output].
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, GatedCell
+      >>> class MinimalGatedUnit(GatedCell):  # Zhou et al. 2016
+      ...     num_gates, num_memories = 2, 0
+      ...     def update(self, carry, projected, recurrent):
+      ...         (h,) = carry
+      ...         f = jax.nn.sigmoid(projected[0] + recurrent[0])
+      ...         n = jnp.tanh(projected[1] + f * recurrent[1])
+      ...         return (f * h + (1 - f) * n,)
+      >>> cell = MinimalGatedUnit(28, 32, rngs=nnx.Rngs(0))
+      >>> RNN(cell)(jnp.ones((5, 10, 28))).shape
+      (5, 10, 32)
     """
 
     num_gates: int = 4
@@ -61,18 +78,20 @@ class GatedCell(nnx.RNNCellBase):
         """Draws the parameters.
 
         Args:
-          in_features: size of an input at one time step.
-          hidden_features: size of a gate and of the memory.
-          projection_features: where given, the output is h = m P, of this size, with m the last part of what `update`
-            returns (Sak et al. 2014); P is `dense_p.kernel`.
+          in_features: features of an input at one time step.
+          hidden_features: features of each gate and of the cell state.
+          projection_features: if given, the output is h = m P of this size, where m is the last part of what `update`
+            returns and P is `dense_p.kernel` (Sak et al. 2014).
           use_bias: whether `dense_i` has a bias.
-          kernel_init, recurrent_kernel_init, bias_init: initialisers, by default those of Flax's cells.
-          dtype: in which products are computed; None is that of inputs and parameters.
-          param_dtype: dtype of the parameters and of the zero carries.
+          kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
+          recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
+          bias_init: draws the bias [num_gates * hidden].
+          dtype: of the matrix products; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carry.
           rngs: gives the key stream `params`.
 
         Raises:
-          ValueError: a size below 1.
+          ValueError: a size is below 1.
         """
         self.in_features, self.hidden_features = in_features, hidden_features
         self.output_features = hidden_features if projection_features is None else projection_features
@@ -96,20 +115,40 @@ class GatedCell(nnx.RNNCellBase):
             )
 
     def project(self, inputs: AnyArray) -> Array:
-        """What inputs [..., in] contribute to the gates, [..., num_gates * hidden]; any number of steps at once."""
+        """The contribution of inputs to the gates, for any number of time steps at once.
+
+        Args:
+          inputs: [..., in].
+
+        Returns:
+          [..., num_gates * hidden], biases included.
+        """
         return self.dense_i(jnp.asarray(inputs))
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-        """One time step: a tuple of the new memories [batch, hidden] and, last, the new output [batch, hidden].
+        """One time step. A subclass defines it.
 
         Args:
-          carry: the tuple of the step before.
-          projected, recurrent: what the input and what h contribute to each gate: tuples of [batch, hidden].
+          carry: the carry of the step before: a tuple of the states [batch, hidden] and, last, h [batch, output].
+          projected: the contribution of the input to each gate, biases included: a tuple of [batch, hidden].
+          recurrent: the contribution of h to each gate: a tuple of [batch, hidden].
+
+        Returns:
+          The new carry: a tuple of the new states [batch, hidden] and, last, the output [batch, hidden], which with
+          `projection_features` is then multiplied by P.
         """
         raise NotImplementedError(f"{type(self).__name__} has to define update(carry, projected, recurrent).")
 
     def __call__(self, carry: Any, inputs: AnyArray) -> tuple[Any, Array]:
-        """One time step on its own: (carry, inputs [*batch, in]) to (carry, output [*batch, output])."""
+        """One time step on its own.
+
+        Args:
+          carry: the carry of the step before, each part [*batch, features].
+          inputs: [*batch, in].
+
+        Returns:
+          The new carry, and the output [*batch, output], which is its last part.
+        """
         gates = self.project(inputs), self.dense_h(carry[-1])
         after = self.update(tuple(carry), *(tuple(jnp.split(part, self.num_gates, axis=-1)) for part in gates))
         if hasattr(self, "dense_p"):
@@ -117,12 +156,15 @@ class GatedCell(nnx.RNNCellBase):
         return tuple(new.astype(old.dtype) for new, old in zip(after, carry, strict=True)), after[-1]
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
-        """The carry before the first step, for inputs [*batch, in]: zeros, unless `carry_init` draws it.
+        """The carry before the first step: zeros, unless `carry_init` draws it.
 
         Args:
-          input_shape: shape of the inputs of one step.
-          rngs: for `carry_init`.
-          carry_init: draws each part, (key, shape, dtype) to array.
+          input_shape: shape of the inputs of one step, (*batch, in).
+          rngs: the keys for `carry_init`: an `nnx.Rngs` or a stream.
+          carry_init: draws each part, (key, shape, dtype) -> array.
+
+        Returns:
+          A tuple of `num_memories` states [*batch, hidden] and h [*batch, output], in `param_dtype`.
         """
         widths = [*[self.hidden_features] * self.num_memories, self.output_features]
         shapes = [(*input_shape[:-1], width) for width in widths]
@@ -133,27 +175,71 @@ class GatedCell(nnx.RNNCellBase):
 
     @property
     def num_feature_axes(self) -> int:
+        """How many axes of an input are features: one."""
         return 1
 
 
 class _LSTMCell(GatedCell):
-    """What the variants of the LSTM share: gates i, f, g, o, a memory c, and an initial bias of the forget gate."""
+    """What the variants of the LSTM share: gates i, f, g, o, a cell state c, and an initial bias of the forget gate."""
 
     forget_gate: int = 1
 
-    def __init__(self, *args: Any, forget_bias: float = 0.0, **options: Any) -> None:
-        """As `GatedCell`, and `forget_bias` is added to the initial bias of the forget gates.
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        projection_features: int | None = None,
+        use_bias: bool = True,
+        kernel_init: Initializer = lecun_normal(),
+        recurrent_kernel_init: Initializer = orthogonal,
+        bias_init: Initializer = zeros,
+        forget_bias: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the parameters.
+
+        Args:
+          in_features: features of an input at one time step.
+          hidden_features: features of each gate and of the cell state.
+          projection_features: if given, the output is h = m P of this size, where m is the last part of what `update`
+            returns and P is `dense_p.kernel` (Sak et al. 2014).
+          use_bias: whether `dense_i` has a bias.
+          kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
+          recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
+          bias_init: draws the bias [num_gates * hidden].
+          forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
+          dtype: of the matrix products; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carry.
+          rngs: gives the key stream `params`.
 
         Raises:
-          ValueError: see `GatedCell`; or there is a forget bias and no bias to add it to.
+          ValueError: a size is below 1, or there is a `forget_bias` and no bias to add it to.
         """
-        super().__init__(*args, **options)
+        super().__init__(
+            in_features,
+            hidden_features,
+            projection_features=projection_features,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self._add_params()
         bias: Any = self._gate_bias()
         if bias is not None:
             start = self.forget_gate * self.hidden_features
             bias[...] = bias[...].at[start : start + self.hidden_features].add(forget_bias)
         elif forget_bias != 0:
             raise ValueError(f"{type(self).__name__} adds forget_bias={forget_bias} to a bias, but use_bias is False.")
+
+    def _add_params(self) -> None:
+        """Makes the parameters that this cell has besides its dense layers."""
 
     def _gate_bias(self) -> Any:
         return self.dense_i.bias
@@ -164,7 +250,16 @@ class ProjectedLSTMCell(_LSTMCell):
 
         i, f, o = sigmoid(x W + h U + b)   g = tanh(x W + h U + b)   c' = f c + i g   h' = (o tanh(c')) P
 
-    `projection_features` is the size of h; without it, this is the plain LSTM.
+    `projection_features` is the size of h. Without it, this is the LSTM without a projection.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, ProjectedLSTMCell
+      >>> cell = ProjectedLSTMCell(28, 32, projection_features=16, rngs=nnx.Rngs(0))
+      >>> (c, h), outputs = RNN(cell, return_carry=True)(jnp.ones((5, 10, 28)))
+      >>> c.shape, h.shape, outputs.shape
+      ((5, 32), (5, 16), (5, 10, 16))
     """
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
@@ -174,7 +269,15 @@ class ProjectedLSTMCell(_LSTMCell):
 class CoupledLSTMCell(_LSTMCell):
     """The LSTM whose input gate is 1 - f (CIFG in Greff et al. 2017), with a quarter fewer parameters.
 
-    f, o = sigmoid(x W + h U + b)   g = tanh(x W + h U + b)   c' = f c + (1 - f) g   h' = o tanh(c')
+        f, o = sigmoid(x W + h U + b)   g = tanh(x W + h U + b)   c' = f c + (1 - f) g   h' = o tanh(c')
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, CoupledLSTMCell
+      >>> cell = CoupledLSTMCell(28, 32, forget_bias=1.0, rngs=nnx.Rngs(0))
+      >>> cell.dense_h.kernel.shape, RNN(cell)(jnp.ones((5, 10, 28))).shape
+      ((32, 96), (5, 10, 32))
     """
 
     num_gates = 3
@@ -189,17 +292,24 @@ class CoupledLSTMCell(_LSTMCell):
 
 
 class PeepholeLSTMCell(_LSTMCell):
-    """The LSTM whose gates see the memory (Gers and Schmidhuber 2000): TensorFlow 1's `use_peepholes`.
+    """The LSTM whose gates read the cell state (Gers and Schmidhuber 2000): TensorFlow 1's `use_peepholes`.
 
         i, f = sigmoid(x W + h U + p c + b)   c' = f c + i tanh(x W + h U + b)   o = sigmoid(x W + h U + p c' + b)
+        h' = o tanh(c')
 
     Attributes:
-      peepholes: p of the gates i, f and o, [3, hidden]; zero at first.
+      peepholes: p of the gates i, f and o, [3, hidden]; initially zero.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, PeepholeLSTMCell
+      >>> cell = PeepholeLSTMCell(28, 32, forget_bias=1.0, rngs=nnx.Rngs(0))
+      >>> cell.peepholes.shape, RNN(cell)(jnp.ones((5, 10, 28))).shape
+      ((3, 32), (5, 10, 32))
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        """As `GatedCell`, with `forget_bias`."""
-        super().__init__(*args, **options)
+    def _add_params(self) -> None:
         self.peepholes = nnx.Param(jnp.zeros((3, self.hidden_features), self.param_dtype))
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
@@ -211,29 +321,71 @@ class PeepholeLSTMCell(_LSTMCell):
 
 
 class LayerNormLSTMCell(_LSTMCell):
-    """The LSTM with layer normalisation (Ba, Kiros and Hinton 2016, equations 20 to 22).
+    """The LSTM with layer normalization (Ba, Kiros and Hinton 2016, equations 20 to 22).
 
         i, f, o = sigmoid(z)   g = tanh(z)   z = LN(x W) + LN(h U) + b   c' = f c + i g   h' = o tanh(LN(c'))
 
     Attributes:
-      norm_i, norm_h: of the projected inputs and of the recurrent product, over all four gates; scales only.
-      norm_c: of the memory, with scale and bias.
-      bias: b.
+      norm_i: of the projected inputs x W, over all four gates; a scale [4 hidden] only.
+      norm_h: of the recurrent product h U, over all four gates; a scale [4 hidden] only.
+      norm_c: of the cell state; scale and bias, [hidden] each.
+      bias: b, [4 hidden].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, LayerNormLSTMCell
+      >>> cell = LayerNormLSTMCell(28, 32, forget_bias=1.0, rngs=nnx.Rngs(0))
+      >>> cell.bias.shape, RNN(cell)(jnp.ones((5, 10, 28))).shape
+      ((128,), (5, 10, 32))
     """
 
-    def __init__(self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **options: Any) -> None:
-        """As `GatedCell`, with `forget_bias` and without `use_bias`: there always is one.
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        projection_features: int | None = None,
+        kernel_init: Initializer = lecun_normal(),
+        recurrent_kernel_init: Initializer = orthogonal,
+        bias_init: Initializer = zeros,
+        forget_bias: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the parameters. There is no `use_bias`: the bias is added after the normalization.
+
+        Args:
+          in_features: features of an input at one time step.
+          hidden_features: features of each gate and of the cell state.
+          projection_features: if given, the output is h = m P of this size, where m is the last part of what `update`
+            returns and P is `dense_p.kernel` (Sak et al. 2014).
+          kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
+          recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
+          bias_init: draws the bias [num_gates * hidden].
+          forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
+          dtype: of the matrix products; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carry.
+          rngs: gives the key stream `params`.
 
         Raises:
-          ValueError: see `GatedCell`; or `use_bias` was given.
+          ValueError: a size is below 1.
         """
-        if "use_bias" in options:
-            raise ValueError("LayerNormLSTMCell has no use_bias: its bias stands after the normalisation, always.")
-        param_dtype = options.get("param_dtype", jnp.float32)
-        bias_init = options.pop("bias_init", zeros)
         gates = 4 * hidden_features
         self.bias = nnx.Param(bias_init(rngs.params(), (gates,), param_dtype))
-        super().__init__(in_features, hidden_features, use_bias=False, rngs=rngs, **options)
+        super().__init__(
+            in_features,
+            hidden_features,
+            projection_features=projection_features,
+            use_bias=False,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            forget_bias=forget_bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
         self.norm_i, self.norm_h = (
             nnx.LayerNorm(gates, use_bias=False, param_dtype=param_dtype, rngs=rngs) for _ in range(2)
         )
@@ -253,17 +405,63 @@ class LayerNormLSTMCell(_LSTMCell):
 
 
 class URLSTMCell(GatedCell):
-    """The LSTM with refine gates, UR-LSTM (Gu et al. 2020): for long sequences, as its gates still learn near 0 and 1.
+    """The LSTM with refine gates, UR-LSTM (Gu et al. 2020), for long sequences: its gates still learn near 0 and 1.
 
         f, r, o = sigmoid(x W + h U + b)   u = tanh(x W + h U + b)
         g = r (1 - (1 - f)^2) + (1 - r) f^2   c' = g c + (1 - g) u   h' = o tanh(c')
 
-    Its biases are initialised by `uniform_gates`, from the same paper, unless told otherwise.
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, URLSTMCell
+      >>> RNN(URLSTMCell(28, 32, rngs=nnx.Rngs(0)))(jnp.ones((5, 10, 28))).shape
+      (5, 10, 32)
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        """As `GatedCell`."""
-        super().__init__(*args, **({"bias_init": uniform_gates("fruo")} | options))
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        projection_features: int | None = None,
+        use_bias: bool = True,
+        kernel_init: Initializer = lecun_normal(),
+        recurrent_kernel_init: Initializer = orthogonal,
+        bias_init: Initializer = uniform_gates("fruo"),
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the parameters.
+
+        Args:
+          in_features: features of an input at one time step.
+          hidden_features: features of each gate and of the cell state.
+          projection_features: if given, the output is h = m P of this size, where m is the last part of what `update`
+            returns and P is `dense_p.kernel` (Sak et al. 2014).
+          use_bias: whether `dense_i` has a bias.
+          kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
+          recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
+          bias_init: draws the bias [num_gates * hidden]; by default `uniform_gates`, of the same paper.
+          dtype: of the matrix products; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carry.
+          rngs: gives the key stream `params`.
+
+        Raises:
+          ValueError: a size is below 1.
+        """
+        super().__init__(
+            in_features,
+            hidden_features,
+            projection_features=projection_features,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry
@@ -283,5 +481,5 @@ def lstm_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, 
 
 
 def sigmoid(z: Array) -> Array:
-    """By way of tanh, which XLA computes on a CPU several times as quickly as its own sigmoid."""
+    """Computed with tanh, which on a CPU is several times faster than XLA's own sigmoid."""
     return 0.5 + 0.5 * jnp.tanh(0.5 * z)

@@ -1,7 +1,7 @@
-"""What the quick recurrences have to know of a cell, for the cells of which it is known.
+"""The equations of a cell, for the cells that have a fast path.
 
-Knows Flax's cells and this package's; knows no loops. A cell is taken as it stands: one that was subclassed, whose
-layers were replaced, or that computes with activations of its own, is none of those known here.
+Depends on Flax's cells and this package's; not on loops. A cell that was subclassed, whose layers were replaced, or
+that has activations of its own, has no fast path.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ class Equations:
     """A cell as arrays and functions.
 
     Attributes:
-      dtype: in which products are computed.
+      dtype: of the matrix products.
       widths: features of each part of the carry; the last part is h, the output.
       kernel: of the recurrent product, [output, gates].
-      num_gates: how many gates stand side by side in what the products put out.
+      num_gates: how many gates are side by side in the result of the products.
       project: inputs [rows, in] to [rows, gates].
       update: see `gated`.
       params: what `update` reads.
@@ -50,7 +50,7 @@ class Equations:
 
 
 def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
-    """The equations of a cell on inputs of a dtype; None if the cell is not known, or not as it stands."""
+    """The equations of a cell on inputs of a dtype; None if the cell has no fast path."""
     known = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru}.get(type(cell))
     if known is None:
         known = _gated if isinstance(cell, GatedCell) and type(cell).__call__ is GatedCell.__call__ else None
@@ -62,7 +62,7 @@ def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What can be said of a cell's equations without its parameters: see `Equations`."""
+    """What follows from a cell's equations without its parameters: see `Equations`."""
 
     dtype: Any
     widths: tuple[int, ...]
@@ -70,7 +70,7 @@ class Facts:
 
 
 def facts_of(cell: Any, inputs_dtype: DTypeLike) -> Facts | None:
-    """As `equations_of`, remembered: of a cell of one's own it has to trace the update to know."""
+    """As `equations_of`, cached: for a user's own cell, its update has to be traced."""
     graph, state = nnx.split(cell)
     leaves, structure = jax.tree.flatten(state)
     kinds = tuple((kind.shape, kind.dtype) for kind in map(jax.typeof, leaves))
@@ -101,7 +101,7 @@ def _facts(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype: Any
 
 
 def _are_plain(cell: Any) -> bool:
-    """Whether the dense layers of a cell multiply matrices, and nothing else."""
+    """Whether the dense layers of a cell are plain matrix products."""
     layers = [cell.dense_i, cell.dense_h, *([cell.dense_p] if hasattr(cell, "dense_p") else [])]
     return all(
         type(layer) is nnx.Linear  # replaced, as LoRA does

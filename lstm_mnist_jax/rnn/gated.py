@@ -1,18 +1,18 @@
-"""Any gated recurrence over plain arrays: one matrix product a step, and a function of each example alone.
+"""Any gated recurrence over plain arrays: one matrix product per step, and a function of each example.
 
-Knows arrays; knows no modules and no equations. What a cell does with its gates is a function that is given:
+Depends on arrays; not on modules or equations. What a cell does with its gates is a function argument:
 
     recurrent_t = h_{t-1} U        carry_t = update(params, carry_{t-1}, projected_t, recurrent_t)
 
-where h, the part of the carry that recurs and is the output, stands last in the carry. `recurrence.lstm` is the same
-thing for the one cell whose derivative is worth writing by hand; here JAX differentiates `update`, and all that
-costs time is kept out of its hands: the inputs were projected before the loop, and the gradients of the matrices
-are one product each after it. The recurrent products are not stored but computed again, all in one.
+where h, the output, is the last part of the carry. `recurrence.lstm` is the same for the one cell whose derivative is
+written by hand. Here JAX differentiates `update` only: the inputs are projected before the loop, and the
+gradients of the matrices are one product each after it. The recurrent products are not stored but recomputed, all in
+one product.
 
-The gates come to `update` as arrays of their own. (XLA on a CPU does not vectorise a loop's step that reads parts of
-one array over time: it would take three times as long.)
+Each gate is an array of its own. (On a CPU, XLA does not vectorize a step of a loop that reads parts of one array: it
+would take three times as long.)
 
-Options of the recurrence itself, for every cell alike: a projection of the output (LSTMP, Sak et al. 2014), a
+Options of the recurrence, the same for every cell: a projection of the output (LSTMP, Sak et al. 2014), a
 dropout mask on h that is the same at every step (Gal and Ghahramani 2016), and zoneout (Krueger et al. 2017).
 """
 
@@ -47,27 +47,48 @@ def gated(
     unroll: int = 1,
     memories: bool = True,
 ) -> tuple[tuple[Any, ...], Carry]:
-    """Runs a gated recurrence over a batch of sequences. Differentiable in every array but the masks, in reverse mode.
+    """Runs a gated recurrence over a batch of sequences. Differentiable in reverse mode in every array but the masks.
+
+        recurrent_t = h_{t-1} U        carry_t = update(params, carry_{t-1}, projected_t, recurrent_t)
 
     Args:
-      update: (params, carry, projected, recurrent) -> carry, for one time step, `projected` and `recurrent` being
-        tuples of the gates [batch, hidden]. The last part of the new carry is the output [batch, hidden]. Every row
-        must depend on the same row of its arguments alone.
-      params: arrays of floats that `update` reads; a pytree.
-      projected: what the inputs contribute to each gate at every step.
-      recurrent_kernel: U above, the gates side by side.
-      initial_carry: before the first step.
-      projection: where given, the output is h = m P, with m what `update` puts out; h is in the carry.
-      recurrent_mask: h is multiplied by it before it enters the product with U, at every step.
-      zoneout: for each part of the carry, either booleans [time, batch, features], where that part keeps its value
+      update: (params, carry, projected, recurrent) -> carry, for one time step. `projected` and `recurrent` are tuples
+        of the gates, [batch, hidden] each. The last part of the new carry is the output m [batch, hidden]. Each row
+        of the result must depend on the same row of the arguments only.
+      params: a pytree of float arrays that `update` reads.
+      projected: the contribution of the inputs to each gate, biases included: a tuple of floats [time, batch, hidden].
+      recurrent_kernel: U, floats [outputs, gates * hidden], the gates side by side. The products are computed in its
+        dtype; if that is narrower than float32, the carries are float32.
+      initial_carry: before the first step: a tuple of floats [batch, features] with h [batch, outputs] last.
+      projection: P, floats [hidden, outputs]: if given, the output is h = m P.
+      recurrent_mask: floats [batch, outputs] by which h is multiplied before the product with U, at every step.
+      zoneout: for each part of the carry, either booleans [time, batch, features], true where that part keeps its value
         of the step before, or the probability of that, to compute with the expectation.
-      reverse: start at the last time step. Outputs stay at the time of their input.
-      unroll: steps a loop iteration.
-      memories: whether to give all parts of the carries, or None for all but the last part, the outputs: to write
-        the others is a part of the loop's time, where no gradient needs them.
+      reverse: start at the last time step. Each output has the time index of its input.
+      unroll: time steps per iteration of the loop.
+      memories: whether to return every part of the carries, or None for all but the last part, the outputs. Writing
+        the others takes time.
 
     Returns:
-      The carries after every step, each part [time, batch, features], and the last carry.
+      The carries after every step, a tuple of parts [time, batch, features] (the last are the outputs), and the last
+      carry: with `reverse`, that after the step of time 0.
+
+    Raises:
+      TypeError: shapes that do not fit together; the error is JAX's.
+      ValueError: the same.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from lstm_mnist_jax.rnn import gated
+      >>> def update(params, carry, projected, recurrent):  # the minimal gated unit, Zhou et al. 2016
+      ...     (h,) = carry
+      ...     f = jax.nn.sigmoid(projected[0] + recurrent[0])
+      ...     return (f * h + (1 - f) * jnp.tanh(projected[1] + f * recurrent[1]),)
+      >>> projected = jnp.ones((10, 5, 32)), jnp.ones((10, 5, 32))
+      >>> (outputs,), (h,) = gated(update, {}, projected, jnp.ones((32, 64)), (jnp.zeros((5, 32)),))
+      >>> outputs.shape, bool((outputs[-1] == h).all())
+      ((10, 5, 32), True)
     """
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     dtype = state_dtype(recurrent_kernel.dtype)
@@ -79,7 +100,7 @@ def gated(
 
 
 class _Settings(NamedTuple):
-    """What `gated` is given that is no array."""
+    """The arguments of `gated` that are not arrays."""
 
     update: Update
     reverse: bool
@@ -88,7 +109,7 @@ class _Settings(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """What `gated` is given that is an array; `masks` is (recurrent_mask, zoneout)."""
+    """The arguments of `gated` that are arrays; `masks` is (recurrent_mask, zoneout)."""
 
     params: Any
     projected: Gates
@@ -98,7 +119,7 @@ class _Arrays(NamedTuple):
     masks: Any
 
 
-# Compiled here, so that calls outside of `jit` compile once, and not each time.
+# Compiled here, so that calls outside `jit` compile once and not each time.
 @partial(jax.jit, static_argnums=0)
 def _compiled(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
@@ -106,7 +127,7 @@ def _compiled(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Ca
 
 
 def _split(packed: Array, like: Gates) -> Gates:
-    """Gates that stand side by side, one by one."""
+    """Gates that are side by side in one array, as a tuple of arrays."""
     return tuple(jnp.split(packed, len(like), axis=-1))
 
 

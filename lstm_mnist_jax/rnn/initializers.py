@@ -1,4 +1,4 @@
-"""Initial biases of gates, after the lengths of time that a network is to remember."""
+"""Initial biases of gates, for given time scales of the cell states."""
 
 from typing import Any
 
@@ -9,16 +9,27 @@ from jax.nn.initializers import Initializer
 
 
 def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:
-    """Chrono initialisation (Tallec and Ollivier 2018): b_f = log U(1, T - 1), b_i = -b_f, and 0 for other gates.
+    """Chrono initialization (Tallec and Ollivier 2018): b_f = log U(1, T - 1), b_i = -b_f, and 0 for other gates.
 
-    A forget gate of bias log(t) keeps a memory for about t steps: these are spread from 1 to T.
+    A forget gate with bias log(t) keeps a cell state for about t steps. The times t are spread from 1 to T.
 
     Args:
-      max_steps: T, the longest time to remember, above 2.
-      gates: the cell's gates in their order; f is what keeps the memory (z of a GRU), i what lets new things in.
+      max_steps: T, the longest dependency in time steps, above 2.
+      gates: the cell's gates in their order, one letter each. f is the gate that keeps the state (z of a GRU), i the
+        gate that adds to it.
 
     Returns:
-      (key, shape, dtype) to the biases [gates * hidden].
+      An initializer: (key, shape, dtype) -> biases [gates * hidden].
+
+    Examples:
+      >>> import jax
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import GRU, LSTM, chrono
+      >>> lstm = LSTM(1, 32, bias_init=chrono(784), rngs=nnx.Rngs(0))
+      >>> gru = GRU(1, 32, bias_init=chrono(784, "rfn"), rngs=nnx.Rngs(0))
+      >>> i, f, g, o = jax.numpy.split(lstm.layers[0].cell.dense_h.bias[...], 4)
+      >>> bool((i == -f).all()), bool((f.min() > 0) & (f.max() < jax.numpy.log(783))), bool((g == 0).all())
+      (True, True, True)
     """
 
     def draw(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
@@ -31,15 +42,22 @@ def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:
 
 
 def uniform_gates(gates: str) -> Initializer:
-    """Uniform gate initialisation (Gu et al. 2020): b_f = log(u / (1 - u)), u ~ U(1/H, 1 - 1/H), and b_r = -b_f.
+    """Uniform gate initialization (Gu et al. 2020): b_f = log(u / (1 - u)), u ~ U(1/H, 1 - 1/H), and b_r = -b_f.
 
-    The forget gates f then are spread evenly over (0, 1). Other biases are 0.
+    Then the forget gates f are uniformly distributed over (0, 1). Other biases are 0.
 
     Args:
-      gates: the cell's gates in their order, with f and the refine gate r.
+      gates: the cell's gates in their order, one letter each; f is the forget gate, r the refine gate.
 
     Returns:
-      (key, shape, dtype) to the biases [gates * hidden].
+      An initializer: (key, shape, dtype) -> biases [gates * hidden].
+
+    Examples:
+      >>> import jax
+      >>> from lstm_mnist_jax.rnn import uniform_gates
+      >>> f, r, u, o = uniform_gates("fruo")(jax.random.key(0), (4 * 64,)).reshape(4, 64)
+      >>> bool((r == -f).all()), bool((u == 0).all())
+      (True, True)
     """
 
     def draw(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:

@@ -1,9 +1,10 @@
-"""`RNN`: one recurrent cell run over time, as a `flax.nnx` module that stands in for `flax.nnx.RNN`.
+"""`RNN`: one recurrent cell run over time, as a `flax.nnx` module that replaces `flax.nnx.RNN`.
 
-Knows Flax's modules and the recurrences; knows no data set, no config and no training.
+Depends on Flax's modules and on the recurrences; not on data sets, configs or training.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,15 +24,16 @@ DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
 
 
 class RNN(nnx.RNN):
-    """`flax.nnx.RNN`, quicker: the same arguments and parameters, the same numbers to rounding.
+    """`flax.nnx.RNN`, but faster: the same arguments and parameters, the same numbers to rounding.
 
     An `nnx.OptimizedLSTMCell`, an `nnx.GRUCell` and every `GatedCell`, in float32, float64 or bfloat16, run through
-    this package's recurrences; every other cell, and every unusual setting, through `flax.nnx.RNN` itself.
+    this package's recurrences (`lstm` and `gated`). Every other cell, and every unusual setting, runs through
+    `flax.nnx.RNN` itself.
 
-    - Outputs past the end of a sequence are zero. (Flax leaves there what the cell makes of the padding.)
-    - In bfloat16, products are computed in bfloat16, and the states kept in float32 from the first step to the last.
-      The final carry is given in the dtype of the initial one: of floats, for zeros the cell's `param_dtype`.
-    - The quick path is differentiable in reverse mode, any number of times. For `jax.jvp` take `backend="flax"`.
+    - Outputs past the end of a sequence are zero. (Flax returns there what the cell computes from the padding.)
+    - In bfloat16, matrix products are computed in bfloat16, and states are kept in float32 between the steps.
+      The final carry has the dtype of the initial carry. The zeros that are the default have the cell's `param_dtype`.
+    - The fast path is differentiable in reverse mode, any number of times. `jax.jvp` needs `backend="flax"`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -45,32 +47,58 @@ class RNN(nnx.RNN):
 
     def __init__(
         self,
-        cell: Any,
+        cell: nnx.RNNCellBase,
         *,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
         noise: RecurrentNoise | None = None,
         remat: int | None = None,
         backend: str = "auto",
-        **options: Any,
+        state_axes: Mapping[str, Any] | None = None,
+        broadcast_rngs: Any = None,
+        rngs: nnx.Rngs | nnx.RngStream | bool = True,
     ) -> None:
-        """As `flax.nnx.RNN`, and:
+        """Makes the layer. It has no parameters besides those of the cell.
 
         Args:
           cell: any `nnx.RNNCellBase`.
-          noise: disturbs the recurrence while training.
-          remat: how many steps to run between the carries that are kept for the gradient; the rest is computed
-            again. The memory of the gradient is then that of `time / remat` carries and of `remat` steps, least at
-            about the square root of the number of steps. None keeps every step.
-          backend: as in `lstm`: "xla", or "native" for an LSTM without noise, or "auto" for the quicker one that
-            there is; or "flax" for Flax's own scan, which every derivative can be had of.
-          options: of `flax.nnx.RNN`.
+          time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
+          return_carry: a call returns (final carry, outputs) instead of the outputs alone.
+          reverse: read each sequence from its last step to its first.
+          keep_order: with `reverse`, each output has the time index of its input.
+          unroll: time steps per iteration of the loop, where XLA runs the loop.
+          noise: recurrent dropout and zoneout during training.
+          remat: gradient checkpointing over time: keep only every `remat`-th carry for the gradient, and recompute the
+            steps between. The gradient then needs the memory of `time / remat` carries and of `remat` steps, which is
+            least if `remat` is about the square root of the number of steps. None keeps every step.
+          backend: "auto", "native" or "xla" as in `lstm` ("native" for an LSTM without noise), or "flax": Flax's own
+            scan, which also has forward-mode derivatives.
+          state_axes: of `flax.nnx.RNN`, how its scan treats the cell's states. Anything but None runs Flax's own scan.
+          broadcast_rngs: of `flax.nnx.RNN`, which random states are the same at every step. Anything but None runs
+            Flax's own scan.
+          rngs: gives the key stream `carry`, for cells that draw their initial carry. True is a stream of seed 0,
+            False none.
 
         Raises:
-          ValueError: an unknown backend, `remat` below 1, a backend without noise or `remat` together with these, or
-            something that is no cell.
+          ValueError: `cell` is no cell, the backend is unknown, `remat` is below 1, or `noise` or `remat` is combined
+            with a backend that does not have it.
         """
         if not isinstance(cell, nnx.RNNCellBase):
             raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {cell!r}.")
-        super().__init__(cell, **options)
+        super().__init__(
+            cell,
+            time_major=time_major,
+            return_carry=return_carry,
+            reverse=reverse,
+            keep_order=keep_order,
+            unroll=unroll,
+            state_axes=state_axes,
+            broadcast_rngs=broadcast_rngs,
+            rngs=rngs,
+        )
         if backend not in (*BACKENDS, "flax"):
             raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(BACKENDS)}, flax.")
         if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int) or remat < 1):
@@ -83,36 +111,38 @@ class RNN(nnx.RNN):
 
     def __call__(
         self,
-        inputs: Any,
+        inputs: AnyArray,
         *,
         initial_carry: Any = None,
-        seq_lengths: Any = None,
+        seq_lengths: AnyArray | Sequence[int] | int | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
         keep_order: bool | None = None,
-        rngs: Any = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> Any:
         """Runs the cell over a batch of sequences.
 
         Args:
-          inputs: [*batch, time, features], or [time, *batch, features] if time-major.
-          initial_carry: the cell's carry before the first step; None asks the cell for one (zeros). For an LSTM
-            (c, h), each [*batch, hidden].
-          seq_lengths: int [*batch], how many steps of each sequence count; None is all. The carry is that after
-            the last step that counts (the initial one where none does), outputs after it are zero, and what the
-            inputs hold there matters to nothing. A length beyond the inputs' is theirs, a negative one 0.
-          return_carry, time_major, reverse, keep_order: override the layer's own. `reverse` reads each
-            sequence backwards; with `keep_order` its outputs stay at the time of their inputs.
-          rngs: for the initial carry, where the cell draws one.
+          inputs: floats [*batch, time, features], or [time, *batch, features] if time-major.
+          initial_carry: the cell's carry before the first step, floats; None is the cell's own (zeros). For an LSTM
+            (c, h), each [*batch, hidden]; for a GRU h [*batch, hidden].
+          seq_lengths: integers [*batch], the number of steps of each sequence; None is all. The final carry is that
+            after the last of these steps (the initial carry for a sequence of length 0). The outputs past the end are
+            zero, and the inputs there have no effect. Lengths are clipped to [0, time].
+          return_carry: overrides the layer's own.
+          time_major: overrides the layer's own.
+          reverse: overrides the layer's own.
+          keep_order: overrides the layer's own.
+          rngs: gives the key stream `carry`, for cells that draw their initial carry; None is the layer's own.
 
         Returns:
-          The outputs [*batch, time, hidden] (time first if time-major); with `return_carry`, the pair of the
-          final carry and the outputs.
+          The outputs [*batch, time, hidden] (time first if time-major), in the dtype of the products, or in that of
+          the initial carry if it is wider. With `return_carry`, the pair (final carry, outputs).
 
         Raises:
-          ValueError: the inputs, the initial carry or `seq_lengths` are of the wrong shape or dtype; or noise, `remat`
-            or a backend was chosen that this cell, or this dtype, cannot have.
+          ValueError: the inputs, the initial carry or `seq_lengths` have a wrong shape or dtype; or this cell or this
+            dtype does not have the noise, `remat` or backend that was chosen.
         """
         time_major = self.time_major if time_major is None else time_major
         reverse = self.reverse if reverse is None else reverse
@@ -148,7 +178,7 @@ class RNN(nnx.RNN):
         return (carry, outputs) if return_carry else outputs
 
     def _facts(self, inputs: Any) -> Facts | None:
-        """What the quick recurrences run; None where Flax's scan has to."""
+        """What the fast recurrences run; None where Flax's scan has to."""
         plain = self.broadcast_rngs is None and self.state_axes == DEFAULT_STATE_AXES
         facts = facts_of(self.cell, inputs.dtype) if plain and self.backend != "flax" else None
         if facts is None and (self.noise is not None or self.remat is not None):
@@ -184,7 +214,7 @@ def _check_carry(initial_carry: Any, facts: Facts, batch_shape: tuple[Any, ...])
 
 
 class _Call(NamedTuple):
-    """All that decides what a call computes, but for its arrays. The cell is in `graph`, without its parameters."""
+    """Everything that decides what a call computes, except its arrays. `graph` is the cell without its parameters."""
 
     graph: nnx.GraphDef[Any]
     time_axis: int
@@ -274,15 +304,15 @@ def _run_flax(
     return jax.tree.map(where_any_counts, carry, initial_carry), jax.tree.map(without_padding, outputs)
 
 
-# So that a call outside of `jit` compiles once for all of its kind, and not each time.
+# Compiled here, so that calls outside `jit` compile once and not each time.
 _compiled_run = jax.jit(_run, static_argnums=0)
 _compiled_run_flax = nnx.jit(_run_flax, static_argnames=("time_axis", "time_major", "reverse", "keep_order"))
 
 
 def _without_padding(sequences: Any, seq_lengths: Any) -> Array:
-    """Time-major sequences [time, *batch, ...] with zeros at the steps that do not count.
+    """Time-major sequences [time, *batch, ...] with zeros in the padding.
 
-    Whatever the padding holds, NaN too, must not reach a gradient.
+    The padding, which may be NaN, must not reach a gradient.
     """
     counts = jnp.arange(len(sequences)).reshape(-1, *(1,) * seq_lengths.ndim) < seq_lengths
     return jnp.where(counts.reshape(*counts.shape, *(1,) * (sequences.ndim - counts.ndim)), sequences, 0)
@@ -299,7 +329,7 @@ def _scan(
     lengths: Array | None,
     zoneout: Any,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The outputs [time, batch, features] and the last carry that counts, of inputs [time, batch, in]."""
+    """The outputs [time, batch, features] and each sequence's final carry, from inputs [time, batch, in]."""
     if equations.lstm is not None and mask is None and zoneout is None:
         kernel, bias = equations.lstm
         states = lstm(
@@ -340,10 +370,10 @@ def _scan(
 def _in_chunks(
     scan: Any, size: int, reverse: bool, inputs: Array, carry: Any, lengths: Array | None, zoneout: Any
 ) -> tuple[Array, Any]:
-    """As `scan`, remembering only the carry between chunks of `size` steps for the gradient."""
+    """As `scan`, but keeps only the carries between chunks of `size` steps for the gradient."""
     time = len(inputs)
     whole = time // size * size
-    # Backwards, the odd steps are the first to be read if they stand at the end, as they do forwards.
+    # The remaining steps are at the end, forwards and backwards; backwards they are read first.
     arrays = inputs, [zone for zone in zoneout or () if zone.ndim]
     rates = zoneout and [None if zone.ndim else zone for zone in zoneout]
 
@@ -389,7 +419,7 @@ def _broadcast_lengths(seq_lengths: Any, batch_shape: tuple[Any, ...]) -> Array:
 
 
 def _flip(sequences: Any, seq_lengths: Any) -> Array:
-    """Time-major sequences with the steps that count in the opposite order, and the padding where it is."""
+    """Time-major sequences in the opposite order, with the padding where it was."""
     return flip_sequences(sequences, seq_lengths, seq_lengths.ndim, time_major=True)
 
 

@@ -1,6 +1,6 @@
-"""Noise that regularises a recurrence: dropout of the hidden state, and zoneout.
+"""Noise that regularizes a recurrence: dropout of the hidden state, and zoneout.
 
-Knows shapes and keys; knows no cells and no loops.
+Depends on shapes and keys; not on cells or loops.
 """
 
 from typing import Any
@@ -12,14 +12,28 @@ from jax import Array
 
 
 class RecurrentNoise(nnx.Module):
-    """What a layer's recurrence is disturbed with while it trains.
+    """Recurrent dropout and zoneout, for `RNN(cell, noise=...)`.
 
-    - Recurrent dropout: the hidden state enters the recurrent product with some features at zero and the others
-      scaled up, the same ones at every step of a sequence (Gal and Ghahramani 2016, "variational" dropout).
-    - Zoneout: each feature of the carry keeps its value of the step before with some probability, anew at every step
-      (Krueger et al. 2017). Without noise, the expectation is computed.
+    - Recurrent dropout: in the recurrent product, some features of the hidden state are zero and the others are
+      divided by 1 - rate; the same features at every step of a sequence (Gal and Ghahramani 2016, "variational"
+      dropout).
+    - Zoneout: each feature of the carry keeps its value of the step before with some probability, drawn anew at every
+      step (Krueger et al. 2017). In evaluation, the expectation is computed.
 
-    Switched like `nnx.Dropout`, by `model.train()` and `model.eval()` or the attribute `deterministic`.
+    `model.train()`, `model.eval()` and the attribute `deterministic` switch it, as they switch `nnx.Dropout`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, RecurrentNoise
+      >>> noise = RecurrentNoise(dropout_rate=0.2, zoneout_rates=(0.5, 0.05), rngs=nnx.Rngs(0))
+      >>> rnn = RNN(nnx.OptimizedLSTMCell(28, 32, rngs=nnx.Rngs(0)), noise=noise)
+      >>> inputs = jnp.ones((5, 10, 28))
+      >>> bool((rnn(inputs) == rnn(inputs)).all())
+      False
+      >>> rnn.eval()
+      >>> bool((rnn(inputs) == rnn(inputs)).all())
+      True
     """
 
     def __init__(
@@ -30,15 +44,17 @@ class RecurrentNoise(nnx.Module):
         deterministic: bool = False,
         rngs: nnx.Rngs | nnx.RngStream,
     ) -> None:
-        """Args:
-          dropout_rate: probability that a feature of the hidden state does not recur in a sequence.
-          zoneout_rates: probability that a feature keeps its value; one for all, or one for each part of the carry,
-            for an LSTM (c, h).
-          deterministic: whether to compute without noise.
+        """Makes the noise of one layer.
+
+        Args:
+          dropout_rate: probability that a feature of the hidden state is dropped from the recurrent product.
+          zoneout_rates: probability that a feature keeps its value; one for all parts of the carry, or one for each,
+            which for an LSTM are (c, h).
+          deterministic: compute without noise, as in evaluation.
           rngs: gives the key stream `dropout`.
 
         Raises:
-          ValueError: a rate outside [0, 1).
+          ValueError: a rate is outside [0, 1).
         """
         if isinstance(zoneout_rates, list):
             zoneout_rates = tuple(zoneout_rates)
@@ -55,15 +71,16 @@ class RecurrentNoise(nnx.Module):
         """Draws the noise for one call.
 
         Args:
-          time, batch: steps and sequences.
+          time: number of time steps.
+          batch: number of sequences.
           widths: features of each part of the carry, the hidden state last.
 
         Returns:
-          The mask [batch, hidden] of recurrent dropout, or None; and for zoneout None, or for each part of the carry
-          booleans [time, batch, features] or, without noise, the rate.
+          The mask of recurrent dropout, floats [batch, hidden], or None; and for zoneout None, or for each part of the
+          carry booleans [time, batch, features], or in evaluation the rate.
 
         Raises:
-          ValueError: there are other numbers of zoneout rates and of parts of the carry.
+          ValueError: the number of zoneout rates is not the number of parts of the carry.
         """
         rates = self.zoneout_rates if isinstance(self.zoneout_rates, tuple) else (self.zoneout_rates,) * len(widths)
         if len(rates) != len(widths):

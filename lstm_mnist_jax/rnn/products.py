@@ -1,6 +1,6 @@
 """Matrix products over time, and the dtypes in which a recurrence computes.
 
-Knows arrays; knows no equations.
+Depends on arrays; not on equations.
 """
 
 from collections.abc import Callable

@@ -1,22 +1,22 @@
 """The LSTM recurrence over plain arrays, with a hand-written backward pass.
 
-Knows arrays; knows no modules, no layers and no batch-major data. The equations are those of `flax.nnx.LSTMCell`
+Depends on arrays; not on modules or layers. Data is time-major. The equations are those of `flax.nnx.LSTMCell`
 (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000):
 
     i, f, o = sigmoid(x W + h U + b)    g = tanh(x W + h U + b)    c' = f c + i g    h' = o tanh(c')
 
-Four things make it quick where a scan over a cell is not:
+Four things make it faster than a scan over a cell:
 
-- All inputs are projected by one matrix product before the loop (on a CPU, where nothing is kept for a gradient: by
-  one for as many steps as stay in the cache); the loop holds one product and one fused elementwise step.
-- sigmoid(z) = (1 + tanh(z/2)) / 2, and the halves go into the weights once, so that one tanh runs over the four
-  packed gates. (XLA's own sigmoid costs a CPU several times as much.)
-- The backward loop carries only dc and dh and yields only the gradients at the gates. XLA's computes whatever depends
-  on neither before it, over all time steps at once.
+- All inputs are projected by one matrix product before the loop. (On a CPU, where nothing is kept for a gradient: by
+  one product for as many steps as fit in the cache.) The loop holds one product and one fused elementwise step.
+- sigmoid(z) = (1 + tanh(z/2)) / 2, and the weights are multiplied by 1/2 once, so that one tanh runs over the four
+  packed gates. (XLA's own sigmoid takes several times as long on a CPU.)
+- The backward loop carries only dc and dh and returns only the gradients at the gates. What depends on neither, XLA's
+  loop computes before it, over all time steps at once.
 - The gradient of the recurrent weights is one matrix product after the loop. Differentiating the scan would
   add one, and a read and a write of the whole gradient, to every step.
 
-On a CPU with a C++ compiler at hand the two loops are a compiled kernel, `native`; elsewhere XLA's, `xla_loops`.
+On a CPU with a C++ compiler the two loops are a compiled kernel, `native`; elsewhere they are XLA's, `xla_loops`.
 """
 
 from functools import partial
@@ -32,7 +32,7 @@ from lstm_mnist_jax.rnn import native, xla_loops
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, state_dtype, vary_alike
 
 AnyArray = jax.Array | np.ndarray
-"""What may be passed in; what comes out is a `jax.Array`."""
+"""The type of array arguments. Results are `jax.Array`s."""
 
 
 PROJECTED_BYTES = 4 << 20
@@ -40,11 +40,21 @@ PROJECTED_BYTES = 4 << 20
 
 
 class LSTMCarry(NamedTuple):
-    """The state of an LSTM between two time steps: a tuple (c, h), as in Flax.
+    """The carry of an LSTM between two time steps: a tuple (c, h), as in Flax.
 
     Attributes:
-      c: the cell (memory), [batch, hidden].
-      h: the hidden state, which is also the output, [batch, hidden].
+      c: the cell state, floats [batch, hidden].
+      h: the hidden state, which is also the output, floats [batch, hidden].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import LSTM, LSTMCarry
+      >>> start = LSTMCarry(c=jnp.zeros((5, 32)), h=jnp.ones((5, 32)))
+      >>> outputs, carries = LSTM(28, 32, rngs=nnx.Rngs(0))(jnp.ones((5, 10, 28)), initial_carries=[start])
+      >>> c, h = carries[0]
+      >>> c is carries[0].c, h.shape
+      (True, (5, 32))
     """
 
     c: Array
@@ -52,12 +62,21 @@ class LSTMCarry(NamedTuple):
 
 
 class LSTMStates(NamedTuple):
-    """All that the recurrence computes.
+    """What `lstm` returns.
 
     Attributes:
-      h: hidden states after each step, [time, batch, hidden].
-      c: cells after each step, [time, batch, hidden]; or None.
-      last: the carry after the last step that was computed.
+      h: the hidden state after each step, [time, batch, hidden], in the dtype of the recurrent kernel.
+      c: the cell state after each step, [time, batch, hidden], float32 or wider; None with `memories=False`.
+      last: the carry (c, h) after the last step that was computed, [batch, hidden] each, float32 or wider.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from lstm_mnist_jax.rnn import lstm
+      >>> zeros = jnp.zeros((5, 8))
+      >>> weights = jnp.ones((3, 32)), jnp.ones((8, 32)), jnp.zeros(32)
+      >>> states = lstm(jnp.ones((10, 5, 3)), *weights, (zeros, zeros))
+      >>> bool((states.last.c == states.c[-1]).all()), bool((states.last.h == states.h[-1]).all())
+      (True, True)
     """
 
     h: Array
@@ -82,26 +101,43 @@ def lstm(
 ) -> LSTMStates:
     """Runs an LSTM over a batch of sequences. Differentiable in every array, in reverse mode.
 
+        i, f, o = sigmoid(x W + h U + b)    g = tanh(x W + h U + b)    c' = f c + i g    h' = o tanh(c')
+
+    (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.) All arrays are converted to the dtype
+    of `recurrent_kernel`, in which the products are computed. If it is narrower than float32 (bfloat16), gates and
+    carries are float32; the projected inputs, the outputs, and the activations that are kept for the gradient have the
+    narrow dtype.
+
     Args:
-      inputs: time-major inputs.
-      kernel, recurrent_kernel, bias: parameters, columns in the gate order i, f, g, o. The products are computed in
-        the dtype of `recurrent_kernel`; with one below float32 (bfloat16), gates and carries are float32, and the
-        projected inputs, what is kept of every step for the gradient, and the outputs are of that dtype.
-      initial_carry: (c, h) before the first step.
-      reverse: start at the last time step. Outputs stay at the time of their input.
-      unroll: steps a loop iteration, where XLA runs the loop.
-      memories: whether to give `c` after every step, or None: to write it is a part of the loop's time.
-      backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel
-        where it can be had. Other platforms run XLA. A program that is to run elsewhere (`jax.export`), and one over
-        CPU devices that `jit` and not `shard_map` divides the batch among, wants "xla": of the kernel XLA knows
-        neither how to write it down nor how to divide it.
+      inputs: x, floats [time, batch, features].
+      kernel: W, floats [features, 4 hidden], with the columns of the gates in the order i, f, g, o.
+      recurrent_kernel: U, floats [hidden, 4 hidden], in the same order.
+      bias: b, floats [4 hidden], in the same order.
+      initial_carry: (c, h) before the first step, floats [batch, hidden] each.
+      reverse: start at the last time step. Each output has the time index of its input.
+      unroll: time steps per iteration of the loop, where XLA runs the loop.
+      memories: whether to return the cell state c after every step. Writing it takes time.
+      backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if it
+        is available and faster. Other platforms run XLA. Use "xla" for `jax.export` on a CPU, and where `jit` (not
+        `shard_map`) partitions a batch over several CPU devices: XLA can neither export nor partition the kernel.
 
     Returns:
-      The states; `last` is that after the first time step where `reverse` is set.
+      The states after each step, and the last carry: with `reverse`, that after the step of time 0.
 
     Raises:
-      ValueError: the weights are not those of four gates, or no floats; the backend is unknown, or "native" cannot
-        be had.
+      ValueError: `recurrent_kernel` is not [hidden, 4 hidden] or not of floats, the backend is unknown, or "native" is
+        not available.
+
+    Examples:
+      >>> import jax
+      >>> from lstm_mnist_jax.rnn import lstm
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> inputs = jax.random.normal(keys[0], (10, 5, 28))
+      >>> kernel, recurrent_kernel = jax.random.normal(keys[1], (28, 128)), jax.random.normal(keys[2], (32, 128))
+      >>> zeros = jax.numpy.zeros((5, 32))
+      >>> states = lstm(inputs, kernel, recurrent_kernel, jax.numpy.zeros(128), (zeros, zeros))
+      >>> states.h.shape, states.last.c.shape
+      ((10, 5, 32), (5, 32))
     """
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     hidden, gates = recurrent_kernel.shape
@@ -118,7 +154,7 @@ def lstm(
     return _lstm(loops, inputs, kernel, bias, recurrent_kernel, h, c)
 
 
-# Compiled here, so that calls outside of `jit` compile once, and not each time.
+# Compiled here, so that calls outside `jit` compile once and not each time.
 @partial(jax.jit, static_argnums=0)
 def _lstm(
     loops: "Loops", inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array
@@ -137,7 +173,7 @@ def _gate_scale(recurrent_kernel: Array) -> Array:
 
 
 class Loops(NamedTuple):
-    """How to run the loops: whether compiled, `reverse`, `unroll`, and whether somebody reads the memories."""
+    """How to run the loops: with the kernel or not, `reverse`, `unroll`, and whether the cell states are returned."""
 
     is_native: bool
     reverse: bool
@@ -157,7 +193,7 @@ class Loops(NamedTuple):
 
 
 def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
-    """Whether the compiled loops are to run where the program runs on a CPU."""
+    """Whether the kernel runs the loops, if the program runs on a CPU."""
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
     if backend == "xla":
@@ -205,8 +241,8 @@ def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
 
 def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
     inputs, kernel, recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
-    # Outputs that nobody used have no gradient to add: that is the rule, not the exception (a classifier
-    # reads the last state alone), and saves reading an array of zeros in every step.
+    # Outputs that were not used have no gradient to add. This is the usual case (a classifier reads the last state
+    # only), and saves reading an array of zeros in every step.
     used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
     last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
     activations, used, last = vary_alike((activations, used, last))

@@ -1,6 +1,6 @@
 """Stacks of recurrent layers, in one direction or both: `StackedRNN` of any cell, `LSTM` and `GRU`.
 
-Knows `RNN` and cells; knows no data set, no config and no training.
+Depends on `RNN` and on cells; not on data sets, configs or training.
 """
 
 import operator
@@ -21,9 +21,9 @@ from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry
 
 
 class StackedRNN(nnx.Module):
-    """Recurrent layers of any cell, each of its own width, run over a batch of sequences.
+    """A stack of recurrent layers of any cell, each of its own width.
 
-    `layers[n]` is an `RNN`, or with `bidirectional` an `nnx.Bidirectional` of two, whose outputs are concatenated.
+    `layers[n]` is an `RNN`, or with `bidirectional` an `nnx.Bidirectional` of two whose outputs are concatenated.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -40,10 +40,16 @@ class StackedRNN(nnx.Module):
 
     def __init__(
         self,
-        cell: Callable[..., Any],
+        cell: Callable[..., nnx.RNNCellBase],
         in_features: int,
         hidden_features: int | Sequence[int],
         *,
+        projection_features: int | None = None,
+        use_bias: bool | None = None,
+        kernel_init: Initializer | None = None,
+        recurrent_kernel_init: Initializer | None = None,
+        bias_init: Initializer | None = None,
+        forget_bias: float | None = None,
         bidirectional: bool = False,
         dropout_rate: float = 0.0,
         recurrent_dropout_rate: float = 0.0,
@@ -55,27 +61,38 @@ class StackedRNN(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-        **cell_options: Any,
     ) -> None:
         """Makes the layers and draws their parameters.
 
         Args:
-          cell: an `nnx.RNNCellBase` class, called once a layer and direction as
-            `cell(in_features, hidden_features, dtype=..., param_dtype=..., rngs=..., **cell_options)`.
-          in_features: size of an input at one time step.
-          hidden_features: width of each layer, from the input to the output.
-          bidirectional: read each sequence forwards and backwards; outputs are [forwards, backwards].
+          cell: an `nnx.RNNCellBase` class, called once per layer and direction as
+            `cell(in_features, hidden_features, dtype=..., param_dtype=..., rngs=...)`, and with those of the next six
+            arguments that are not None. Other arguments of a cell: `functools.partial(Cell, name=value)`.
+          in_features: features of an input at one time step.
+          hidden_features: width of each layer, from the input to the output; an integer is one layer.
+          projection_features: for the cell; None is the cell's default, here and in the next five.
+          use_bias: for the cell.
+          kernel_init: for the cell, draws the kernels of the inputs.
+          recurrent_kernel_init: for the cell, draws the recurrent kernels.
+          bias_init: for the cell, draws the biases.
+          forget_bias: for the cell, added to the initial bias of the forget gates.
+          bidirectional: read each sequence forwards and backwards; the outputs are [forwards, backwards].
           dropout_rate: probability that a feature is dropped between one layer and the next (Zaremba et al. 2014).
-          recurrent_dropout_rate, zoneout_rates: see `RecurrentNoise`.
-          time_major: inputs and outputs are [time, batch, features] rather than [batch, time, features].
-          remat, unroll, backend: see `RNN`.
-          dtype: in which products are computed, and of the outputs; None is that of inputs and parameters.
-          param_dtype: dtype of the parameters and of the carries.
+          recurrent_dropout_rate: probability that a feature of h is dropped in the recurrence, the same features at
+            every step of a sequence: see `RecurrentNoise`.
+          zoneout_rates: probability that a feature of the carry keeps its value of the step before; one number, or one
+            for each part of the carry: see `RecurrentNoise`.
+          time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
+          remat: gradient checkpointing over time: keep every `remat`-th carry, see `RNN`; None keeps all.
+          unroll: time steps per iteration of the loop, where XLA runs the loop.
+          backend: "auto", "native", "xla" or "flax": see `RNN`.
+          dtype: of the matrix products and of the outputs; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carries.
           rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
-          cell_options: for the cell.
 
         Raises:
-          ValueError: there is no layer, a width below 1, or a rate outside [0, 1).
+          ValueError: there is no layer, a width is below 1, or a rate is outside [0, 1).
+          TypeError: the cell does not have an argument that is not None.
         """
         name = type(self).__name__
         try:
@@ -95,6 +112,15 @@ class StackedRNN(nnx.Module):
         self.in_features, self.hidden_features = in_features, widths
         self.bidirectional, self.time_major = bidirectional, time_major
         self.dtype, self.param_dtype = dtype, param_dtype
+        cell_options: dict[str, Any] = {
+            "projection_features": projection_features,
+            "use_bias": use_bias,
+            "kernel_init": kernel_init,
+            "recurrent_kernel_init": recurrent_kernel_init,
+            "bias_init": bias_init,
+            "forget_bias": forget_bias,
+        }
+        cell_options = {name: value for name, value in cell_options.items() if value is not None}
         cell_options |= {"dtype": dtype, "param_dtype": param_dtype}
         noisy = recurrent_dropout_rate != 0 or np.any(zoneout_rates)
 
@@ -102,9 +128,8 @@ class StackedRNN(nnx.Module):
             noise = None
             if noisy:
                 noise = RecurrentNoise(dropout_rate=recurrent_dropout_rate, zoneout_rates=zoneout_rates, rngs=rngs)
-            layer = cell(in_width, width, rngs=rngs, **cell_options)
             return RNN(
-                layer,
+                cell(in_width, width, rngs=rngs, **cell_options),
                 time_major=True,
                 return_carry=True,
                 reverse=reverse,
@@ -135,28 +160,28 @@ class StackedRNN(nnx.Module):
         inputs: AnyArray,
         *,
         initial_carries: Sequence[Any] | None = None,
-        seq_lengths: AnyArray | int | None = None,
+        seq_lengths: AnyArray | Sequence[int] | int | None = None,
         masks: Sequence[AnyArray] | None = None,
         time_major: bool | None = None,
     ) -> tuple[Array, list[Any]]:
-        """Runs the stack.
+        """Runs the stack over a batch of sequences.
 
         Args:
           inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
-          initial_carries: the carry of every layer before the first step, as `zero_carries` gives them; None is those.
-          seq_lengths: int [*batch], how many steps of each sequence count; None is all. Each direction reads just
-            these, its carry is that after the last one that it reads, and outputs at the others are zero. A length
-            beyond the inputs' is theirs, a negative one 0.
-          masks: what the inputs of each layer but the first are multiplied by at every step, [*batch, features]
-            each: dropout that was drawn elsewhere, the same for a whole sequence (Gal and Ghahramani 2016).
+          initial_carries: the carry of every layer before the first step, floats; None is `zero_carries`.
+          seq_lengths: integers [*batch], the number of steps of each sequence; None is all. Each direction reads these
+            steps only, and its final carry is that after the last step that it reads. The outputs past the end are
+            zero. Lengths are clipped to [0, time].
+          masks: for every layer but the first, what its inputs are multiplied by at every step, [*batch, features]:
+            dropout that the caller draws, the same for a whole sequence (Gal and Ghahramani 2016).
           time_major: overrides the stack's own.
 
         Returns:
-          The last layer's outputs [*batch, time, out_features] (time first if time-major), and every layer's final
-          carry; with `bidirectional`, of each layer a pair, forwards and backwards.
+          The last layer's outputs [*batch, time, out_features] (time first if time-major), and a list of every layer's
+          final carry; with `bidirectional`, of each layer the pair (forwards, backwards).
 
         Raises:
-          ValueError: the inputs, the carries or the lengths are of the wrong shape.
+          ValueError: the inputs, the carries, the lengths or the masks have a wrong shape or dtype.
         """
         time_major = self.time_major if time_major is None else time_major
         name = type(self).__name__
@@ -187,7 +212,14 @@ class StackedRNN(nnx.Module):
         return outputs if time_major else jnp.moveaxis(outputs, 0, -2), carries
 
     def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
-        """The initial carry of every layer, for inputs with these batch axes. (`jax.export`'s sizes are no ints.)"""
+        """The initial carry of every layer: zeros.
+
+        Args:
+          batch_shape: the batch axes of the inputs; integers, or symbolic sizes of `jax.export`.
+
+        Returns:
+          A list with the carry of each layer; with `bidirectional`, with the pair (forwards, backwards) of each layer.
+        """
 
         def zero(rnn: Any) -> Any:
             return rnn.cell.initialize_carry((*batch_shape, rnn.cell.in_features), nnx.Rngs(0))
@@ -198,16 +230,20 @@ class StackedRNN(nnx.Module):
 
 
 def _shapes(carries: Any) -> Any:
-    """As nested tuples: a named tuple is as good as a plain one."""
+    """As nested tuples, so that a named tuple equals a plain one."""
     return tuple(map(_shapes, carries)) if isinstance(carries, tuple | list) else jnp.shape(carries)
 
 
 class LSTM(StackedRNN):
-    """A stack of LSTM layers: what `torch.nn.LSTM` has, but for `bias=False`, and each layer of its own width.
+    """A stack of LSTM layers: `torch.nn.LSTM` without `bias=False`, and each layer may have its own width.
 
-    In its usual form the cells are `nnx.OptimizedLSTMCell`s: `lstm.layers[n].cell` holds the parameters of layer n,
-    `dense_i.kernel` [in, 4 hidden], `dense_h.kernel` [hidden, 4 hidden] and `dense_h.bias` [4 hidden], gates in
-    the order i, f, g, o. With `bidirectional` they are in `layers[n].forward_rnn.cell` and `.backward_rnn.cell`.
+        i, f, o = sigmoid(x W + h U + b)    g = tanh(x W + h U + b)    c' = f c + i g    h' = o tanh(c')
+
+    (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.) The cells are
+    `nnx.OptimizedLSTMCell`s, or with `projection_features` `ProjectedLSTMCell`s. `lstm.layers[n].cell` holds the
+    parameters of layer n: `dense_i.kernel` [in, 4 hidden], `dense_h.kernel` [hidden, 4 hidden] and `dense_h.bias`
+    [4 hidden], with the gates in the order i, f, g, o. With `bidirectional` they are in
+    `layers[n].forward_rnn.cell` and `layers[n].backward_rnn.cell`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -232,29 +268,54 @@ class LSTM(StackedRNN):
         fused_kernel_init: Initializer | None = None,
         bias_init: Initializer = zeros,
         forget_bias: float = 0.0,
+        bidirectional: bool = False,
+        dropout_rate: float = 0.0,
+        recurrent_dropout_rate: float = 0.0,
+        zoneout_rates: float | tuple[float, ...] = 0.0,
+        time_major: bool = False,
+        remat: int | None = None,
+        unroll: int = 1,
+        backend: str = "auto",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-        **options: Any,
     ) -> None:
         """Makes the layers and draws their parameters.
 
         Args:
-          in_features, hidden_features, rngs, options: see `StackedRNN`.
-          projection_features: where given, each layer's output is h = (o tanh(c)) P, of this size
-            (`ProjectedLSTMCell`; Sak et al. 2014). The same for all layers.
-          kernel_init, recurrent_kernel_init, bias_init: initialisers, by default those of Flax's cells.
+          in_features: features of an input at one time step.
+          hidden_features: width of each layer, from the input to the output; an integer is one layer.
+          projection_features: if given, the output of every layer is h = (o tanh(c)) P of this size (Sak et al. 2014).
+          kernel_init: draws the kernels of the inputs, [in, 4 hidden].
+          recurrent_kernel_init: draws the recurrent kernels, [hidden, 4 hidden].
           fused_kernel_init: draws a layer's whole kernel [in + output, 4 hidden] at once, input rows first, as
-            TensorFlow's BasicLSTMCell does; then the two other kernel initialisers are not used.
+            TensorFlow's BasicLSTMCell does. It replaces `kernel_init` and `recurrent_kernel_init`, except for P.
+          bias_init: draws the biases, [4 hidden].
           forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
+          bidirectional: read each sequence forwards and backwards; the outputs are [forwards, backwards].
+          dropout_rate: probability that a feature is dropped between one layer and the next (Zaremba et al. 2014).
+          recurrent_dropout_rate: probability that a feature of h is dropped in the recurrence, the same features at
+            every step of a sequence: see `RecurrentNoise`.
+          zoneout_rates: probability that a feature of the carry keeps its value of the step before; one number, or one
+            for each part of the carry: see `RecurrentNoise`.
+          time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
+          remat: gradient checkpointing over time: keep every `remat`-th carry, see `RNN`; None keeps all.
+          unroll: time steps per iteration of the loop, where XLA runs the loop.
+          backend: "auto", "native", "xla" or "flax": see `RNN`.
+          dtype: of the matrix products and of the outputs; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carries.
+          rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
 
         Raises:
-          ValueError: see `StackedRNN`; or a projection that is no integer of 1 or more.
+          ValueError: there is no layer, a width is below 1, a rate is outside [0, 1), or `projection_features` is not
+            an integer of 1 or more.
         """
         if projection_features is not None and not isinstance(projection_features, int | np.integer):
             raise ValueError(f"LSTM has one projection_features for all layers; got {projection_features!r}.")
 
         def cell(in_width: int, width: int, **options: Any) -> Any:
             if fused_kernel_init is not None:
-                options["recurrent_kernel_init"] = zeros  # replaced below; to draw orthogonal matrices takes a while
+                options["recurrent_kernel_init"] = zeros  # replaced below; drawing orthogonal matrices takes long
             if projection_features is None:
                 cell: Any = nnx.OptimizedLSTMCell(in_width, width, **options)
                 bias = cell.dense_h.bias
@@ -275,21 +336,64 @@ class LSTM(StackedRNN):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            bidirectional=bidirectional,
+            dropout_rate=dropout_rate,
+            recurrent_dropout_rate=recurrent_dropout_rate,
+            zoneout_rates=zoneout_rates,
+            time_major=time_major,
+            remat=remat,
+            unroll=unroll,
+            backend=backend,
+            dtype=dtype,
+            param_dtype=param_dtype,
             rngs=rngs,
-            **options,
         )
 
-    def __call__(self, inputs: AnyArray, **options: Any) -> tuple[Array, list[Any]]:
-        """As `StackedRNN`. Every carry is an `LSTMCarry` (c, h), each [*batch, hidden], of each layer and direction.
+    def __call__(
+        self,
+        inputs: AnyArray,
+        *,
+        initial_carries: Sequence[Any] | None = None,
+        seq_lengths: AnyArray | Sequence[int] | int | None = None,
+        masks: Sequence[AnyArray] | None = None,
+        time_major: bool | None = None,
+    ) -> tuple[Array, list[Any]]:
+        """Runs the stack over a batch of sequences.
 
-        The last output is the last layer's final hidden state: `outputs[:, -1]` equals `carries[-1].h` in a stack
-        of one direction where all steps count.
+        Args:
+          inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
+          initial_carries: (c, h) of every layer before the first step, floats [*batch, hidden] each; None is
+            `zero_carries`.
+          seq_lengths: integers [*batch], the number of steps of each sequence; None is all. Each direction reads these
+            steps only, and its final carry is that after the last step that it reads. The outputs past the end are
+            zero. Lengths are clipped to [0, time].
+          masks: for every layer but the first, what its inputs are multiplied by at every step, [*batch, features]:
+            dropout that the caller draws, the same for a whole sequence (Gal and Ghahramani 2016).
+          time_major: overrides the stack's own.
+
+        Returns:
+          The last layer's outputs [*batch, time, out_features] (time first if time-major), and a list of every layer's
+          final `LSTMCarry` (c, h), each [*batch, hidden]; with `bidirectional`, of each layer the pair (forwards,
+          backwards). In a stack of one direction without `seq_lengths`, `outputs[:, -1]` equals `carries[-1].h`.
+
+        Raises:
+          ValueError: the inputs, the carries, the lengths or the masks have a wrong shape or dtype.
         """
-        outputs, carries = super().__call__(inputs, **options)
+        outputs, carries = super().__call__(
+            inputs, initial_carries=initial_carries, seq_lengths=seq_lengths, masks=masks, time_major=time_major
+        )
         return outputs, [self._named(carry) for carry in carries]
 
     def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
-        """The initial carry (c, h) of every layer and direction: zeros."""
+        """The initial carry (c, h) of every layer: zeros.
+
+        Args:
+          batch_shape: the batch axes of the inputs; integers, or symbolic sizes of `jax.export`.
+
+        Returns:
+          A list with the `LSTMCarry` of each layer; with `bidirectional`, with the pair (forwards, backwards) of each
+          layer.
+        """
         return [self._named(carry) for carry in super().zero_carries(batch_shape)]
 
     def _named(self, carry: Any) -> Any:
@@ -297,9 +401,12 @@ class LSTM(StackedRNN):
 
 
 class GRU(StackedRNN):
-    """A stack of GRU layers (Cho et al. 2014, with the reset gate after the product, as cuDNN and Keras have it).
+    """A stack of GRU layers (Cho et al. 2014, with the reset gate after the product, as in cuDNN, PyTorch and Keras).
 
-    The cells are `nnx.GRUCell`s; a carry is the hidden state [*batch, hidden] of a layer and direction.
+        r, z = sigmoid(x W + h U + b)    n = tanh(x W + b + r (h U))    h' = (1 - z) n + z h
+
+    The cells are `nnx.GRUCell`s: `gru.layers[n].cell` holds `dense_i.kernel` [in, 3 hidden], `dense_i.bias` [3 hidden]
+    and `dense_h.kernel` [hidden, 3 hidden], with the gates in the order r, z, n. A carry is h, [*batch, hidden].
 
     Examples:
       >>> import jax.numpy as jnp
@@ -315,9 +422,62 @@ class GRU(StackedRNN):
         in_features: int,
         hidden_features: int | Sequence[int],
         *,
+        kernel_init: Initializer = lecun_normal(),
         recurrent_kernel_init: Initializer = orthogonal,
-        **options: Any,
+        bias_init: Initializer = zeros,
+        bidirectional: bool = False,
+        dropout_rate: float = 0.0,
+        recurrent_dropout_rate: float = 0.0,
+        zoneout_rates: float | tuple[float, ...] = 0.0,
+        time_major: bool = False,
+        remat: int | None = None,
+        unroll: int = 1,
+        backend: str = "auto",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ) -> None:
-        """Makes the layers and draws their parameters: see `StackedRNN`."""
-        options["recurrent_kernel_init"] = recurrent_kernel_init
-        super().__init__(nnx.GRUCell, in_features, hidden_features, **options)
+        """Makes the layers and draws their parameters.
+
+        Args:
+          in_features: features of an input at one time step.
+          hidden_features: width of each layer, from the input to the output; an integer is one layer.
+          kernel_init: draws the kernels of the inputs, [in, 3 hidden].
+          recurrent_kernel_init: draws the recurrent kernels, [hidden, 3 hidden].
+          bias_init: draws the biases, [3 hidden].
+          bidirectional: read each sequence forwards and backwards; the outputs are [forwards, backwards].
+          dropout_rate: probability that a feature is dropped between one layer and the next (Zaremba et al. 2014).
+          recurrent_dropout_rate: probability that a feature of h is dropped in the recurrence, the same features at
+            every step of a sequence: see `RecurrentNoise`.
+          zoneout_rates: probability that a feature of the carry keeps its value of the step before; one number, or one
+            for each part of the carry: see `RecurrentNoise`.
+          time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
+          remat: gradient checkpointing over time: keep every `remat`-th carry, see `RNN`; None keeps all.
+          unroll: time steps per iteration of the loop, where XLA runs the loop.
+          backend: "auto", "native", "xla" or "flax": see `RNN`.
+          dtype: of the matrix products and of the outputs; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carries.
+          rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
+
+        Raises:
+          ValueError: there is no layer, a width is below 1, or a rate is outside [0, 1).
+        """
+        super().__init__(
+            nnx.GRUCell,
+            in_features,
+            hidden_features,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            bidirectional=bidirectional,
+            dropout_rate=dropout_rate,
+            recurrent_dropout_rate=recurrent_dropout_rate,
+            zoneout_rates=zoneout_rates,
+            time_major=time_major,
+            remat=remat,
+            unroll=unroll,
+            backend=backend,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )

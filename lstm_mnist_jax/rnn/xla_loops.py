@@ -1,4 +1,4 @@
-"""The two loops of the LSTM recurrence in JAX: what XLA runs on every platform, and what the compiled one stands for.
+"""The two loops of the LSTM recurrence in JAX: what XLA runs on every platform, and the reference for the CPU kernel.
 
 Arguments and results are those of `recurrence`: weights and inputs whose gates i, f and o are scaled by 1/2.
 """
@@ -33,12 +33,15 @@ def forward(
     """The forward loop.
 
     Args:
-      projected: what the inputs contribute to the gates, [time, batch, 4 * hidden].
+      projected: the contribution of the inputs to the gates, [time, batch, 4 * hidden].
       bias: [4 * hidden].
       recurrent_kernel: [hidden, 4 * hidden].
-      h, c: before the first step, [batch, hidden].
-      cells, activations: whether to write these, which only a gradient or a caller's own wish needs.
-      reverse, unroll: see `recurrence.lstm`.
+      h: before the first step, [batch, hidden].
+      c: before the first step, [batch, hidden].
+      cells: whether to return cs.
+      activations: whether to return the tanh of the gates' arguments, which a gradient needs.
+      reverse: see `recurrence.lstm`.
+      unroll: see `recurrence.lstm`.
 
     Returns:
       hs and cs [time, batch, hidden], tanh of the gates' arguments [time, batch, 4 * hidden], and the last h and c.
@@ -74,9 +77,16 @@ def backward(
     """The backward loop: the gradients of `projected`, of the initial h and of the initial c.
 
     Args:
-      activations, cs: of the forward loop.
-      initial_c, recurrent_kernel, reverse, unroll: as given to it.
-      d_hs, d_cs, d_last_h, d_last_c: gradients of its results; None stands for zeros, which are not added.
+      activations: a result of the forward loop.
+      cs: a result of the forward loop.
+      initial_c: as for the forward loop.
+      recurrent_kernel: as for the forward loop.
+      d_hs: the gradient of hs; None is zero, and is not added.
+      d_cs: the gradient of cs; None is zero, and is not added.
+      d_last_h: the gradient of the last h.
+      d_last_c: the gradient of the last c.
+      reverse: as for the forward loop.
+      unroll: as for the forward loop.
     """
     previous_c = shift(initial_c, cs, reverse)
     i, f, g, o = _gates(activations)

@@ -31,7 +31,8 @@ def exported(tmp_path_factory, digits_run):
         run(command, folder)
     digits = load().test.images[:20]
     np.save(folder / "digits.npy", digits)
-    return folder, model.apply(load_run(folder / "runs" / "first").params, digits)
+    first = load_run(folder / "runs" / "first")
+    return folder, model.apply(first.params, digits, first.folder.config.model)
 
 
 @pytest.mark.slow

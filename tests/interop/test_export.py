@@ -54,7 +54,7 @@ def test_a_program_with_jax_alone_runs_the_stablehlo_files(rng, tmp_path):
     np.save(tmp_path / "images.npy", images)
     configs = {"-".join(map(str, stack)): ModelConfig(hidden_features=stack) for stack in STACKS}
     for name, config in configs.items():
-        (tmp_path / f"{name}.stablehlo").write_bytes(export.to_stablehlo(drawn(config), (6, 5)))
+        (tmp_path / f"{name}.stablehlo").write_bytes(export.to_stablehlo(drawn(config), (6, 5), config=config))
     subprocess.run([sys.executable, "-c", STABLEHLO_PROGRAM, *configs], check=True, timeout=120, cwd=tmp_path)
     for name, config in configs.items():
         expected = np.asarray(apply(drawn(config), images, config))

@@ -127,5 +127,9 @@ def test_files_of_other_formats_are_recognised(params, tmp_path):
         assert str(told.value).count("looks like") == ("looks like" in message)
 
 
-def test_the_config_can_be_left_to_the_parameters(params, config, images):
-    np.testing.assert_array_equal(apply(params, images), apply(params, images, config))
+def test_a_file_gives_the_config_of_its_network(params, config, images, tmp_path):
+    exported = formats.Exported(config, params, None, (6, 5), ("a",), formats.Settings())
+    formats.write("safetensors", tmp_path / "model.safetensors", exported)
+    imported = formats.read("safetensors", tmp_path / "model.safetensors")
+    assert imported.config == config
+    np.testing.assert_array_equal(apply(imported.params, images, imported.config), apply(params, images, config))

@@ -269,8 +269,8 @@ def test_a_cell_can_go_without_a_bias(cell_type):
         cell_type(5, 4, use_bias=False, forget_bias=1.0, rngs=nnx.Rngs(0))
 
 
-def test_layer_normalisation_always_has_a_bias():
-    with pytest.raises(ValueError, match="LayerNormLSTMCell has no use_bias"):
+def test_layer_normalization_always_has_a_bias():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'use_bias'"):
         LayerNormLSTMCell(5, 4, use_bias=False, rngs=nnx.Rngs(0))
 
 

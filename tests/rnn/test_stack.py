@@ -371,7 +371,7 @@ def test_carries_of_both_directions_can_be_carried_on():
 REFUSED = """
 import numpy as np
 from flax import nnx
-from lstm_mnist_jax.rnn import LSTM
+from lstm_mnist_jax.rnn import LSTM, RNN
 for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
     {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0},
@@ -381,6 +381,10 @@ for options in (
         LSTM(5, **{"hidden_features": (4,), "rngs": nnx.Rngs(0)} | options)(np.ones((2, 3, 5), np.float32), **called)
     except ValueError as error:
         print(error)
+try:
+    RNN(nnx.OptimizedLSTMCell)
+except ValueError as error:
+    print(str(error).partition(";")[0])
 """
 
 
@@ -397,6 +401,7 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "LSTM draws its parameters from rngs, such as nnx.Rngs(0); got 0.",
         "RNN keeps a carry every `remat` steps, 1 or more; got 2.5.",
         "LSTM expected initial carries of shapes (((2, 4), (2, 4)),), got ().",
+        "RNN runs a cell, such as nnx.OptimizedLSTMCell(...)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):
         assert line.endswith(message)
