@@ -313,6 +313,16 @@ def test_no_new_run_takes_the_path_of_a_run_of_a_sweep(command_line, tiny_sweep,
     assert not (tiny_sweep / name).exists()
 
 
+def test_remains_of_a_run_are_not_overwritten_by_a_run_of_the_sweep(command_line, tiny_sweep, tmp_path):
+    shutil.copytree(tiny_sweep, tmp_path / "sweep")
+    for name in ("checkpoints", "plots"):
+        (tmp_path / "sweep" / "1" / name).mkdir(parents=True)
+    done = command_line("train", "--resume", tmp_path / "sweep" / "1", "--epochs", "4")
+    assert done.returncode == 2
+    assert f"{tmp_path}/sweep/1 holds checkpoints but no config.json" in done.stderr
+    assert {path.name for path in (tmp_path / "sweep" / "1").iterdir()} == {"checkpoints", "plots"}
+
+
 def test_folders_of_version_0_4_are_refused_with_the_version_that_reads_them(command_line, tiny_run, tmp_path):
     sweep, run = tmp_path / "sweep", tmp_path / "run"
     sweep.mkdir()
