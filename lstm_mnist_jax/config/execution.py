@@ -8,7 +8,16 @@ from lstm_mnist_jax.errors import ConfigError
 
 @dataclass(frozen=True)
 class Execution(Checked):
-    """How to execute, on which devices. Changes no result beyond rounding."""
+    """On which devices to run, and with how much of their memory. Changes no result beyond rounding.
+
+    Raises:
+      ConfigError: a value is impossible.
+
+    Examples:
+      >>> from lstm_mnist_jax import Execution
+      >>> Execution(devices=1).device_data_limit
+      4.0
+    """
 
     devices: int | None = None
     """How many devices share a batch: CPU cores, GPUs or TPU cores. None chooses."""

@@ -55,7 +55,21 @@ class CheckpointConfig(Checked):
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """A training run. The defaults are the classic tutorial's numbers."""
+    """The settings of a training run. The defaults are those of the classic tutorial.
+
+    Raises:
+      ConfigError: a value is impossible, alone or together with another.
+
+    Examples:
+      >>> from dataclasses import replace
+      >>> from lstm_mnist_jax import PRESETS, Config
+      >>> config = Config(epochs=3, batch_size=128)
+      >>> config = replace(config, optimizer=replace(config.optimizer, learning_rate=0.003))
+      >>> config.model.hidden_features, config.optimizer.learning_rate
+      ((32, 64), 0.003)
+      >>> PRESETS["tutorial"] == Config()
+      True
+    """
 
     seed: int = 0
     """Decides the initial weights, the order of the data, and all else that is drawn."""
