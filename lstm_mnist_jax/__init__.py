@@ -47,8 +47,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "extract":
-        raise AttributeError("extract is gone since 0.5.0: load_run(SWEEP / 'best') and train(..., resume=True) take "
-                             "the path of a run of a sweep.")  # fmt: skip
+        # An AttributeError would lose the message in `from lstm_mnist_jax import extract`.
+        raise ImportError(
+            "extract is gone since 0.5.0: load_run(SWEEP / 'best') and train(..., resume=True) take the path of a run "
+            "of a sweep."
+        )
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -34,6 +34,8 @@ usage: lstm-mnist VERB [OPTIONS]
   export FORMAT RUN_DIR PATH
                      write a run's model for tf1, torch, keras, flax, safetensors, onnx or stablehlo
 
+A run of a sweep is named by its path wherever RUN_DIR is taken: SWEEP/NUMBER or SWEEP/best.
+
 lstm-mnist VERB --help tells the options of a verb; --version the version. With --debug, an error prints
 its traceback.
 """

@@ -210,7 +210,7 @@ class TrainedRun:
         *,
         source: str | None = None,
         data_dir: str | None = None,
-        average_shifts: int = 0,
+        tta_shift_pixels: int = 0,
     ) -> dict[str, Evaluation]:
         """Loss and accuracy on each split of the data that the run was trained on: train, validation, test.
 
@@ -218,22 +218,22 @@ class TrainedRun:
           execution: on which devices.
           source: where the data is now; None is where it was.
           data_dir: where prepared TFDS data is now; None is where it was.
-          average_shifts: take the mean probabilities of each image moved by up to so many pixels either way
+          tta_shift_pixels: take the mean probabilities of each image moved by up to so many pixels either way
             (test-time averaging): another model than the run's own, and (2 n + 1)^2 times the work.
 
         Raises:
           DataError: the data cannot be loaded.
           RunError: they are not those of the run.
-          ConfigError: `average_shifts` is negative, or more than a quarter of the images.
+          ConfigError: `tta_shift_pixels` is negative, or more than a quarter of the images.
         """
         config = self.folder.config
         most = min(self.folder.data.image_shape[:2]) // 4
-        if not 0 <= average_shifts <= most:
+        if not 0 <= tta_shift_pixels <= most:
             raise ConfigError(
-                f"average_shifts is {average_shifts}, expected 0 to {most} pixels: further, images leave themselves."
+                f"tta_shift_pixels is {tta_shift_pixels}, expected 0 to {most} pixels, a quarter of the image."
             )
         dataset = load_data(self.folder, source, data_dir)
-        return evaluate_one(self.params, config.model, dataset.splits, execution, average_shifts)
+        return evaluate_one(self.params, config.model, dataset.splits, execution, tta_shift_pixels)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -57,7 +57,7 @@ class Run:
 
 
 def read_runs(path: Path) -> list[Run]:
-    """The runs in the folder of a run or of a sweep.
+    """The runs in the folder of a run or of a sweep, or the one of a member of a sweep.
 
     Raises:
       RunError: the folder is neither, a run in it has not ended, or a run began with given weights.
@@ -67,11 +67,9 @@ def read_runs(path: Path) -> list[Run]:
         raise RunError(f"{path} began with given weights ({folder.initial_weights}): no command here makes them.")
     results, runs = member_results(folder), []
     ended = sum(is_done(folder.member_config(result.member), result) for result in results)
-    if ended < len(folder.members):
-        raise RunError(
-            f"{len(folder.members) - ended} of {len(folder.members)} runs are not complete in {path}. Continue them "
-            f"with: lstm-mnist train --resume {path}"
-        )
+    if ended < len(results):
+        what = f"{len(results) - ended} of {len(results)} runs in {path} are" if folder.is_sweep else f"{path} is"
+        raise RunError(f"{what} not complete. Continue with: lstm-mnist train --resume {folder.home}")
     for result in results:
         sound = result.best is not None and not result.diverged
         accuracies = (result.best.validation_accuracy, result.best.test_accuracy) if result.best else (math.nan,) * 2

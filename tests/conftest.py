@@ -49,7 +49,7 @@ gc.set_threshold(100_000, 50, 100)
 LONGEST = (
     "test_processes", "test_train", "test_sweep", "test_step", "test_benchmark", "test_cli", "test_docs_runs",
     "test_docs_sweeps", "test_docs_weights", "test_native", "test_report", "test_page_drawing", "test_stack",
-    "test_tf_checkpoint", "test_page", "test_population",
+    "test_tf_checkpoint", "test_page",
 )  # fmt: skip
 
 

@@ -2,14 +2,11 @@
 
 from dataclasses import replace
 
-from lstm_mnist_jax.config.augmentation import AugmentationConfig
-from lstm_mnist_jax.config.network import ModelConfig
-from lstm_mnist_jax.config.optimization import OptimizerConfig
-from lstm_mnist_jax.config.training import Config, DataConfig
+from lstm_mnist_jax.config.options import AugmentationConfig, Config, DataConfig, ModelConfig, OptimizerConfig
 
 ROWS = Config(
     epochs=80,
-    best_by="loss",  # at 99.8 % of 5,000 images, one image more or less decides by accuracy
+    selection_metric="loss",  # at 99.8 % of 5,000 images, one image more or less decides by accuracy
     model=ModelConfig(hidden_features=(192, 192), pooling="max", dense_stddev=0.05),
     optimizer=OptimizerConfig(
         learning_rate=0.005,
@@ -56,7 +53,7 @@ PRESETS: dict[str, Config] = {
     "fashion": replace(
         ROWS,
         epochs=64,
-        best_by="accuracy",  # the loss rises a little while it still does, and its steps are small beside 7 % of errors
+        selection_metric="accuracy",  # which still rises while the loss does, in small steps beside 7 % of errors
         data=DataConfig(source="fashion-mnist"),
         model=replace(ROWS.model, dropout_rate=0.1),
         augmentation=AugmentationConfig(

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.config.checked import Checked
 from lstm_mnist_jax.config.json import from_value
-from lstm_mnist_jax.config.training import SWEEPABLE, Config
+from lstm_mnist_jax.config.options import SWEEPABLE, Checked, Config
 from lstm_mnist_jax.errors import ConfigError
 
 Setting = dict[str, Any]

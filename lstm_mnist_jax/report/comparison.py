@@ -13,7 +13,7 @@ from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.reporting.statistics import Share, mean_of
-from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult, best_member, member_results, setting_results
+from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 
 SPLITS = ("validation", "test")
@@ -71,7 +71,7 @@ class Entry:
       curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none, or
         the training diverged.
       best_epochs: of each training that did not diverge, the best on validation.
-      best_by: what makes it the best, see `Config.best_by`.
+      selection_metric: what makes it the best, see `Config.selection_metric`.
       score: how good it was, see `selection.score`, on the mean; minus infinity where nothing is known.
       accuracies: by split, the accuracy after it.
       diverged: how many trainings diverged.
@@ -84,7 +84,7 @@ class Entry:
     epochs: Int[np.ndarray, " epochs"]
     curves: dict[str, Float[np.ndarray, "trainings epochs"]]
     best_epochs: tuple[int, ...]
-    best_by: str
+    selection_metric: str
     score: float
     accuracies: dict[str, tuple[float, ...]]
     diverged: int
@@ -122,7 +122,7 @@ def read_entries(
         fingerprints.add(folder.data.fingerprint)
         examples = _examples(folder, source, data_dir, notes)
         name = label if len(paths) > 1 or not folder.is_sweep else ""
-        entries += [_of_setting(folder, result, examples, name) for result in setting_results(_results(folder))]
+        entries += [_of_setting(folder, result, examples, name) for result in setting_results(member_results(folder))]
     if len(fingerprints) > 1:
         notes.append("They were not trained on the same data: their accuracies are of different questions.")
     return _in_order(entries, notes), notes
@@ -130,7 +130,7 @@ def read_entries(
 
 def _in_order(entries: list[Entry], notes: list[str]) -> list[Entry]:
     """Those with trainings that diverged last; else by score, or by accuracy where the scores are of two kinds."""
-    kinds = {entry.best_by for entry in entries}
+    kinds = {entry.selection_metric for entry in entries}
     if kinds == {"loss"}:
         notes.append("The best on validation is what has the least loss there.")
     if len(kinds) > 1:
@@ -165,11 +165,6 @@ def _examples(folder: RunFolder, source: str | None, data_dir: str | None, notes
     return {split: len(splits[split]) for split in SPLITS}
 
 
-def _results(folder: RunFolder) -> list[MemberResult]:
-    """Of a sweep all members, of a run or a member of a sweep that one."""
-    return [result for result in member_results(folder) if folder.member in (None, result.member)]
-
-
 def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, int | None], label: str) -> Entry:
     members = {member.member: row for row, member in enumerate(result.members)}
     sound = {member.member for member in result.members if not member.diverged}
@@ -190,7 +185,7 @@ def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, in
         epochs=epochs,
         curves=curves,
         best_epochs=tuple(epoch for epoch, _ in bests),
-        best_by=folder.config.best_by,
+        selection_metric=folder.config.selection_metric,
         score=result.score,
         accuracies={split: tuple(getattr(best, f"{split}_accuracy") for _, best in bests) for split in SPLITS},
         diverged=result.diverged,

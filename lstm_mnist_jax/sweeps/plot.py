@@ -33,7 +33,7 @@ def plot(folder: RunFolder, members: list[MemberResult]) -> None:
     figure = Figure(figsize=(12, max(4.5, 1.5 + 0.3 * len(ranked))), layout="constrained")
     curves, ranks = figure.subplots(1, 2)
     _draw_curves(curves, folder, settings[:CURVES], len(settings))
-    _draw_ranks(ranks, ranked, len(settings), folder.config.best_by)
+    _draw_ranks(ranks, ranked, len(settings), folder.config.selection_metric)
     try:
         figure.savefig(folder.path / "results.png", dpi=120)
     except OSError as error:
@@ -69,7 +69,7 @@ def _draw_curves(axes: Any, folder: RunFolder, settings: list[SettingResult], co
     axes.legend(loc="lower right", fontsize="small")
 
 
-def _draw_ranks(axes: Any, settings: list[SettingResult], count: int, best_by: str) -> None:
+def _draw_ranks(axes: Any, settings: list[SettingResult], count: int, selection_metric: str) -> None:
     rows, shown = np.arange(len(settings)), []
     for name, shift, marker in (("validation", -0.12, "o"), ("test", 0.12, "s")):
         means: list[Mean] = [getattr(result, name) for result in settings]
@@ -83,7 +83,7 @@ def _draw_ranks(axes: Any, settings: list[SettingResult], count: int, best_by: s
     axes.set_yticks(rows, [describe(result.setting) or "all seeds" for result in settings], fontsize="small")
     axes.set_ylim(len(settings) - 0.5, -0.5)
     which = f"the best {len(settings)} of {count} settings" if count > len(settings) else "the settings"
-    order = "validation" if best_by == "accuracy" else "the loss on validation"
+    order = "validation" if selection_metric == "accuracy" else "the loss on validation"
     axes.set(xlabel="accuracy, %", title=f"{which}, in the order of {order}", xlim=_range(shown))
     axes.plot([], [], "k|", alpha=0.5, label="each seed")
     axes.grid(alpha=0.3, axis="x")

@@ -67,12 +67,14 @@ class SettingResult:
 
 
 def member_results(folder: RunFolder) -> list[MemberResult]:
-    """What came of every member of which anything is known, as metrics.jsonl tells it."""
+    """What came of every member of a sweep, of one of its members, or of the one run, as metrics.jsonl has it."""
     by_member: dict[int, dict[int, EpochMetrics]] = {}
     for metrics in read_metrics(folder.metrics):
         by_member.setdefault(metrics.member, {})[metrics.epoch] = metrics
     results = []
     for number, member in enumerate(folder.members):
+        if folder.member not in (None, number):
+            continue
         epochs = by_member.get(number, {})
         sound = {epoch: metrics for epoch, metrics in epochs.items() if not metrics.diverged}
         score_of = functools.partial(selection.score_of, folder.config)
@@ -95,7 +97,7 @@ def member_results(folder: RunFolder) -> list[MemberResult]:
 
 def is_done(config: Config, result: MemberResult) -> bool:
     """Whether a training ran all its epochs, stopped early, or diverged."""
-    patience, best = config.early_stop_epochs, result.best_epoch
+    patience, best = config.early_stopping_patience, result.best_epoch
     stopped = patience is not None and best is not None and result.epochs - best >= patience
     return result.diverged or stopped or result.epochs == config.epochs
 
@@ -136,7 +138,7 @@ def best_member(members: list[MemberResult]) -> int | None:
 
 def table(config: Config, members: list[MemberResult]) -> Table:
     """The results for people: of each setting, or where there is one, of each seed. A loss that decides is shown."""
-    by_loss = config.best_by == "loss"
+    by_loss = config.selection_metric == "loss"
     settings = setting_results(members)
     found = Table()
     if len(settings) > 1:

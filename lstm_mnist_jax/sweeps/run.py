@@ -248,7 +248,7 @@ def is_over(record: Record, folder: RunFolder, group: int, dataset: Dataset) -> 
     config = folder.member_config(folder.groups[group][0])
     per_epoch = count_steps(config, dataset)
     if record.step > config.epochs * per_epoch:
-        raise too_few_epochs(folder, config.epochs, record.step / per_epoch)
+        raise too_few_epochs(folder, config.epochs, record.step, per_epoch)
     ended = all(has_ended(config, record.step, member, per_epoch) for member in record.members)
     return ended or record.step == config.epochs * per_epoch
 

@@ -77,7 +77,7 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
     run_dir = Path(run_dir).expanduser()
     refuse_occupied(run_dir)
     unlike = replace(config.model, hidden_features=ModelConfig.hidden_features, forget_bias=ModelConfig.forget_bias)
-    if config.batch_ramp or unlike != ModelConfig():
+    if config.batch_doubling_epochs or unlike != ModelConfig():
         raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
     dataset = load(**vars(config.data))
     config = _fitting(config, given, dataset)

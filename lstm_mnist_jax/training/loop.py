@@ -208,7 +208,7 @@ def has_ended(config: Config, step: int, member: MemberStatus, steps_per_epoch: 
 
 def is_stale(config: Config, step: int, best_step: int | None, steps_per_epoch: int) -> bool:
     """Whether nothing better than at `best_step` was found for as long as early stopping waits."""
-    patience = config.early_stop_epochs
+    patience = config.early_stopping_patience
     if patience is None or best_step is None or step % steps_per_epoch:  # within an epoch, chunks would decide
         return False
     return step // steps_per_epoch - best_step // steps_per_epoch >= patience

@@ -12,7 +12,7 @@ from lstm_mnist_jax.reporting.metrics import MetricsWriter, read_metrics
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.program import Stages
-from lstm_mnist_jax.training.run_folder import Member, RunFolder, lock, refuse_occupied, write_config
+from lstm_mnist_jax.training.run_folder import Member, RunFolder, lock, write_config
 from lstm_mnist_jax.training.step import init_state
 
 
@@ -46,9 +46,15 @@ def make_run_of_member(folder: RunFolder) -> None:
     A member that diverged or stopped early stands at its best epoch.
 
     Raises:
-      RunError: there is no sound checkpoint of it, or it diverged before its first epoch ended, or the folder cannot be
-        written.
+      RunError: there is no sound checkpoint of it, or it diverged before its first epoch ended, or the folder holds
+        files of a run, or cannot be written. (Pictures of a report may be in it.)
     """
+    remains = [name for name in ("checkpoints", "metrics.jsonl", "tensorboard") if (folder.path / name).exists()]
+    if remains:
+        raise RunError(
+            f"{folder.path} holds {', '.join(remains)} but no config.json: it was not made completely, or is damaged. "
+            "Rename or remove it, then resume again."
+        )
     step = checkpoint.newest_sound_step(folder.checkpoints)
     if step is None:
         raise RunError(
@@ -65,7 +71,6 @@ def make_run_of_member(folder: RunFolder) -> None:
             )
         step, stages = status.best_step, Stages(stages.best, stages.best)
         status = MemberStatus(status.best_score, status.best_step, status.best_score)
-    refuse_occupied(folder.path)
     one = (Member(folder.config.seed, {}),)
     run = replace(folder, space=None, member=None, members=one, groups=((0,),))
     with lock(run.path):

@@ -88,10 +88,10 @@ def make_optimizer(
 
 def steps_an_update(config: Config, steps_per_epoch: int) -> Callable[[Any], Any] | None:
     """How many steps make an update, as a function of how many updates were made; None where each step makes one."""
-    if not config.batch_ramp:
+    if not config.batch_doubling_epochs:
         return None
     starts, updates = [], 0
-    for doublings, (before, epoch) in enumerate(itertools.pairwise((0, *config.batch_ramp))):
+    for doublings, (before, epoch) in enumerate(itertools.pairwise((0, *config.batch_doubling_epochs))):
         updates += (epoch - before) * steps_per_epoch >> doublings
         starts.append(updates)
     return lambda made: 2 ** jnp.searchsorted(jnp.array(starts), made, side="right")
@@ -108,9 +108,9 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> opta
     after: optax.Schedule
     match config.schedule:
         case "linear":
-            after = optax.linear_schedule(1.0, config.final_share, falling)
+            after = optax.linear_schedule(1.0, config.final_fraction, falling)
         case "cosine":
-            after = optax.cosine_decay_schedule(1.0, falling, config.final_share)
+            after = optax.cosine_decay_schedule(1.0, falling, config.final_fraction)
         case _:
             after = optax.constant_schedule(1.0)
     if not warmup:

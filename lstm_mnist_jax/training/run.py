@@ -1,6 +1,5 @@
 """One run, from its config to its last checkpoint; and what it shares with the groups of a sweep."""
 
-import math
 import signal
 import time
 from contextlib import ExitStack, closing
@@ -128,7 +127,7 @@ def _train(
             processes.wait_for_file(former.path / "config.json")
             former = read_run(former.path)
         if first:
-            stack.enter_context(lock(run_dir))
+            stack.enter_context(lock(run_dir if former is None else former.path))  # of SWEEP/best, that of SWEEP/3
         if former is None:
             folder = create_run_folder(run_dir, config, dataset)
         else:
@@ -184,7 +183,7 @@ def begin(
         return stages, Record(0, program.places, 0.0, (MemberStatus(),) * len(folder.groups[group]))
     epochs_done, epochs = step // program.steps_per_epoch, program.configs[0].epochs
     if step > epochs * program.steps_per_epoch:
-        raise too_few_epochs(folder, epochs, epochs_done)
+        raise too_few_epochs(folder, epochs, step, program.steps_per_epoch)
     for line in environment_changes(folder.environment) if not folder.is_sweep else ():
         say(console, line)
     say(console, f"resumed at step {step:,}: {epochs_done} of {epochs} epochs are done")
@@ -195,10 +194,11 @@ def begin(
     return Stages(*program.from_saved(tuple(saved))), record
 
 
-def too_few_epochs(folder: RunFolder, epochs: int, done: float) -> ConfigError:
+def too_few_epochs(folder: RunFolder, epochs: int, step: int, steps_per_epoch: int) -> ConfigError:
     """The error of a run that is to have fewer epochs than it has."""
+    done = -(-step // steps_per_epoch)
     return ConfigError(
-        f"epochs is {epochs}, but {folder.path} was trained for {math.ceil(done)} already. Ask for as many or more."
+        f"epochs is {epochs}, but {folder.path} was trained for {done} already. Ask for as many or more."
     )
 
 

@@ -51,7 +51,7 @@ OWN_LEFTOVERS = (
 )
 """What a run that was killed before it began may have left."""
 
-CHANGEABLE = ("epochs", "early_stop_epochs", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
+CHANGEABLE = ("epochs", "early_stopping_patience", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
 """What may differ when a run is resumed: it changes nothing that was already trained. (The data may have moved;
 that they are the same data is checked by their fingerprint.)"""
 
@@ -172,14 +172,12 @@ def read_run_folder(path: Path) -> RunFolder:
       RunError: it is none of them, or one of another version, or its config.json is damaged.
     """
     file = path / "config.json"
-    if (
-        not file.is_file()
-        and (path.parent / "config.json").is_file()
-        and (path.name == "best" or path.name.isdecimal())
-    ):
+    if not file.is_file() and _may_name_member(path):
         folder = read_run_folder(path.parent)
         if folder.is_sweep:
-            return folder.of_member(_best_member(folder) if path.name == "best" else int(path.name))
+            if path.name == "best":  # which may have been resumed as a run of its own
+                return read_run_folder(path.parent / str(_best_member(folder)))
+            return folder.of_member(int(path.name))
     if not path.is_dir():
         raise RunError(f"{path} is not a run folder: there is no such folder.")
     if not file.is_file():
@@ -203,10 +201,11 @@ def read_run_folder(path: Path) -> RunFolder:
             f"It was written by version {writer}: use that one with it, or train anew."
         )
     try:
+        config = from_dict(Config, contents["config"])
         space = contents["space"]
         return RunFolder(
             path=path,
-            config=from_dict(Config, contents["config"]),
+            config=config,
             data=from_dict(DataFacts, contents["data"]),
             environment=dict(contents["environment"]),
             initial_weights=contents["initial_weights"],
@@ -219,6 +218,11 @@ def read_run_folder(path: Path) -> RunFolder:
         )
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file} is damaged or of another version: {error}") from error
+
+
+def _may_name_member(path: Path) -> bool:
+    """Whether a path is SWEEP/NUMBER or SWEEP/best, for the folder of a sweep or of a run."""
+    return (path.name == "best" or path.name.isdecimal()) and (path.parent / "config.json").is_file()
 
 
 def read_run(path: Path) -> RunFolder:
@@ -249,6 +253,11 @@ def refuse_occupied(path: Path) -> None:
     """Raises RunError where a folder for a new run holds a run, or anything else, already."""
     if (path / "config.json").exists() or (path / FORMER_SWEEP_FILE).exists():
         raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir.")
+    if _may_name_member(path):
+        raise RunError(
+            f"{path} is in the run folder {path.parent}, where such a name is that of a run of a sweep. Choose another "
+            f"--run-dir, or go on with that run by --resume {path}."
+        )
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
     if path.is_dir() and any(entry.name not in OWN_LEFTOVERS for entry in path.iterdir()):
@@ -277,10 +286,11 @@ def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> Ru
     refuse_changes(folder.config, config)
     for member in range(len(folder.members)):  # whose learning rate may fall though the config's does not
         refuse_changes(folder.member_config(member), changed.member_config(member))
-    if folder.is_sweep and config.early_stop_epochs != folder.config.early_stop_epochs:
+    if folder.is_sweep and config.early_stopping_patience != folder.config.early_stopping_patience:
         raise ConfigError(
-            f"early_stop_epochs is {folder.config.early_stop_epochs} in the sweep, {config.early_stop_epochs} was "
-            "asked for. Runs of it may have stopped already; leave it out, or start a new sweep."
+            f"early_stopping_patience is {folder.config.early_stopping_patience} in the sweep, "
+            f"{config.early_stopping_patience} was asked for. Runs of it may have stopped already; leave it out, or "
+            "start a new sweep."
         )
     folder.data.require_same(dataset, folder.path)
     return changed

@@ -22,11 +22,11 @@ E = TypeVar("E", bound=Evaluated)
 
 def best_in_words(config: Config) -> str:
     """What the best is called, for people."""
-    return "best on validation" if config.best_by == "accuracy" else "best on validation by loss"
+    return "best on validation" if config.selection_metric == "accuracy" else "best on validation by loss"
 
 
 def score(config: Config, loss: float | None, accuracy: float | None) -> float:
-    """How good weights are, the higher the better: their accuracy, or minus their loss, by `config.best_by`.
+    """How good weights are, the higher the better: their accuracy, or minus their loss, by `config.selection_metric`.
 
     All processes of a training find the same, as they do the gradients: all-reduced, so equal to the last bit.
 
@@ -34,10 +34,10 @@ def score(config: Config, loss: float | None, accuracy: float | None) -> float:
       config: of the training.
       loss, accuracy: on the validation examples. None and NaN are worse than any.
     """
-    value = accuracy if config.best_by == "accuracy" else loss
+    value = accuracy if config.selection_metric == "accuracy" else loss
     if value is None or math.isnan(value):
         return -math.inf
-    return value if config.best_by == "accuracy" else -value
+    return value if config.selection_metric == "accuracy" else -value
 
 
 def score_of(config: Config, epoch: Evaluated) -> float:

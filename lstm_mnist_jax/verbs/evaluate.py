@@ -30,8 +30,8 @@ class EvaluateArguments:
     """Where the run's data are now, if they have moved: see train --help."""
     data_dir: str | None = None
     """Where prepared TFDS data are now, if they have moved."""
-    average_shifts: int = 0
-    """Tell too, apart, what the mean over each image moved by up to so many pixels gives (test-time averaging)."""
+    tta_shift_pixels: int = 0
+    """Print the results with test-time augmentation too: the mean over shifts of up to this many pixels."""
     json: bool = False
     """Print one JSON object instead of a table."""
     execution: CommandExecution = field(default_factory=CommandExecution)
@@ -49,19 +49,19 @@ def evaluate(arguments: Sequence[str]) -> int:
     run = load_run(parsed.run_dir, parsed.checkpoint)
     moved = {"source": parsed.source, "data_dir": parsed.data_dir}
     evaluations, averaged = run.evaluate(parsed.execution, **moved), None
-    if parsed.average_shifts:
-        averaged = run.evaluate(parsed.execution, **moved, average_shifts=parsed.average_shifts)
+    if parsed.tta_shift_pixels:
+        averaged = run.evaluate(parsed.execution, **moved, tta_shift_pixels=parsed.tta_shift_pixels)
     if parsed.json:
         told: dict[str, Any] = {"run_dir": str(parsed.run_dir), "step": run.step}
         told["splits"] = _as_json(run.class_names, evaluations)
         if averaged is not None:
-            told |= {"average_shifts": parsed.average_shifts, "averaged_splits": _as_json(run.class_names, averaged)}
+            told |= {"tta_shift_pixels": parsed.tta_shift_pixels, "tta_splits": _as_json(run.class_names, averaged)}
         print(json.dumps(told))
         return 0
     _print_evaluations(f"{parsed.run_dir}, checkpoint of step {run.step:,}", run.class_names, evaluations)
     if averaged is not None:
-        count = (2 * parsed.average_shifts + 1) ** 2
-        title = f"not the model alone: averaged over {count} shifts of up to {parsed.average_shifts} pixels"
+        count = (2 * parsed.tta_shift_pixels + 1) ** 2
+        title = f"not the model alone: averaged over {count} shifts of up to {parsed.tta_shift_pixels} pixels"
         _print_evaluations(title, run.class_names, averaged)
     return 0
 

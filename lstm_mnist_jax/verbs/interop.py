@@ -44,7 +44,7 @@ class ImportArguments:
     """Epochs in all, those before the import included."""
     batch_size: int = Config.batch_size
     """Examples a step."""
-    best_by: Literal["accuracy", "loss"] = "accuracy"
+    selection_metric: Literal["accuracy", "loss"] = "accuracy"
     """What makes an epoch the best on validation, where training goes on."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -94,7 +94,7 @@ def import_(arguments: Sequence[str]) -> int:
         seed=parsed.seed,
         epochs=parsed.epochs,
         batch_size=parsed.batch_size,
-        best_by=parsed.best_by,
+        selection_metric=parsed.selection_metric,
         data=parsed.data,
         model=ModelConfig(forget_bias=parsed.forget_bias),
         optimizer=parsed.optimizer,

@@ -20,8 +20,26 @@ JAX_MIN_COMPILE_SECONDS = 1.0
 """JAX's default: programs that compile in less time are not cached."""
 
 
+RENAMED = {
+    "average-shifts": "tta-shift-pixels",
+    "batch-ramp": "batch-doubling-epochs",
+    "best-by": "selection-metric",
+    "early-stop-epochs": "early-stopping-patience",
+    "final-share": "final-fraction",
+}
+"""Options by their names in version 0.4, and what they are called now."""
+
+
 def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
-    """The arguments of a verb, of a class named after it."""
+    """The arguments of a command, of a class named after it.
+
+    Raises:
+      UserError: an option has its name of version 0.4.
+    """
+    for word in arguments:
+        name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
+        if word.startswith("--") and name in RENAMED:
+            raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
     verb = cls.__name__.removesuffix("Arguments").lower()
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(

@@ -79,7 +79,7 @@ def _report(path: Path, parsed: ReportArguments) -> dict[str, Any]:
 
     pictures = run_pictures(run, columns, diagnosis, dataset)
     told = in_words.as_json(run, diagnosis)
-    told["pictures"] = _write(console, pictures, (parsed.into or path / "plots").expanduser())
+    told["pictures"] = _write(console, pictures, (parsed.into or run.folder.path / "plots").expanduser())
     if parsed.html is not None:
         from lstm_mnist_jax.report.page import write_page
 
@@ -165,7 +165,7 @@ def _entry_as_json(entry: "Entry") -> dict[str, Any]:
         "trainings": len(entry.curves["test"]),
         "diverged": entry.diverged,
         "best_epochs": list(entry.best_epochs),
-        "best_by": entry.best_by,
+        "selection_metric": entry.selection_metric,
     } | {
         split: {
             "accuracy": known(result.value),

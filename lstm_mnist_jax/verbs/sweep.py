@@ -35,7 +35,7 @@ Swept: Any = make_dataclass(
 """An option for each field that can be swept."""
 
 
-KEPT = ("seed", "epochs", "batch_ramp", "best_by", "early_stop_epochs", "data", "checkpoints")
+KEPT = ("seed", "epochs", "batch_doubling_epochs", "selection_metric", "early_stopping_patience", "data", "checkpoints")
 """What of the config is an option as in `lstm-mnist train`."""
 
 
@@ -65,11 +65,11 @@ class SweepArguments:
     """The first seed."""
     epochs: int = Config.epochs
     """Epochs of every training."""
-    batch_ramp: tuple[int, ...] = ()
+    batch_doubling_epochs: tuple[int, ...] = ()
     """Epochs after which the batch is twice as large."""
-    best_by: Literal["accuracy", "loss"] = "accuracy"
+    selection_metric: Literal["accuracy", "loss"] = "accuracy"
     """What makes an epoch, and a setting, the best on validation."""
-    early_stop_epochs: int | None = None
+    early_stopping_patience: int | None = None
     """Stop a training once so many epochs have brought nothing better on validation."""
     data: DataConfig = field(default_factory=DataConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)

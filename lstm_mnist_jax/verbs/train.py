@@ -77,7 +77,7 @@ def train(arguments: Sequence[str]) -> int:
     run_dir, console = result.run_dir, console_of_first()
     best = best_in_words(parsed.config)
     if result.best is not None:
-        loss = f" (loss {result.best.validation_loss:.4f})" if parsed.config.best_by == "loss" else ""
+        loss = f" (loss {result.best.validation_loss:.4f})" if parsed.config.selection_metric == "loss" else ""
         test = Share(round(result.best.test_accuracy * result.test_examples), result.test_examples)
         low, high = test.interval
         say(
@@ -91,12 +91,15 @@ def train(arguments: Sequence[str]) -> int:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
     if len(result.epochs) < parsed.config.epochs and result.trained:
-        say(console, f"stopped early: {parsed.config.early_stop_epochs} epochs brought nothing better on validation")
+        say(
+            console,
+            f"stopped early: {parsed.config.early_stopping_patience} epochs brought nothing better on validation",
+        )
     complete = len(result.epochs) >= parsed.config.epochs
     # A rate that falls has ended where the run was to end, and what was stopped early waits for no epochs.
     can_go_on = parsed.config.optimizer.schedule == "constant" and complete
     if resume and not result.trained:
-        option = "--early-stop-epochs" if not complete else "--epochs" if can_go_on else None
+        option = "--early-stopping-patience" if not complete else "--epochs" if can_go_on else None
         longer = f"; train longer with {option}" if option else ""
         say(console, f"complete after {len(result.epochs)} epochs{longer}")
     say(console, f"saved in {run_dir}; what next:")

@@ -17,6 +17,7 @@ import programs
 import pytest
 from runs import TINY_OPTIONS
 
+import lstm_mnist_jax
 from lstm_mnist_jax import __version__, cli, load
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.config.json import to_dict
@@ -24,7 +25,7 @@ from lstm_mnist_jax.training import mesh
 
 TINY_DATA = TINY_OPTIONS[:-3]
 ONE_LAYER = [*TINY_DATA, "--hidden-features", "3"]
-"""What compiles soonest; for populations, the program of other tests."""
+"""What compiles soonest; for sweeps, the program of other tests."""
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -104,7 +105,8 @@ def test_help_names_every_verb_and_preset(command_line):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         done = command_line(*arguments)
         assert done.returncode == 0
-        for word in ("train [PRESET]", "evaluate RUN_DIR", *PRESETS):
+        assert "extract" not in done.stdout
+        for word in ("train [PRESET]", "evaluate RUN_DIR", "SWEEP/NUMBER or SWEEP/best", *PRESETS, *cli.VERBS):
             assert word in done.stdout
 
 
@@ -199,7 +201,7 @@ def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trane"], "Unknown verb 'trane'; expected one of train, sweep, extract, evaluate"),
+        (["trane"], "Unknown verb 'trane'; expected one of train, sweep, evaluate"),
         (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "--epochs", "three"], "invalid literal"),
@@ -222,13 +224,14 @@ def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
         (["sweep", "--learning-rate", "uniform:0.1:1"], "say with samples how many settings to draw"),
         (["sweep", "--hidden-features", "32", "0"], "hidden_features is (0,), expected one or more widths"),
         (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
-        (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "trainings at once would take"),
+        (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "2 runs at once would take"),
         (["sweep", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
-        (["extract", "nowhere", "--run-dir", "there"], "nowhere is not the folder of a population"),
-        (["extract", "nowhere"], "Give --run-dir, the folder for the run"),
-        (["extract", "nowhere", "first", "--run-dir", "there"], "expected best, or a number in results.csv"),
+        (["extract", "nowhere", "--run-dir", "there"], "a run of a sweep is named by its path, SWEEP/NUMBER or"),
+        (["extract"], "The command extract is gone since 0.5.0"),
         (["evaluate"], "Missing"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
+        (["evaluate", "nowhere/best"], "nowhere/best is not a run folder: there is no such folder"),
+        (["train", "--resume", "nowhere/3"], "nowhere/3 is not a run folder: there is no such folder"),
     ],
 )
 def test_mistakes_are_explained_in_a_line_with_exit_code_2(command_line, tmp_path, monkeypatch, arguments, message):
@@ -241,33 +244,101 @@ def test_mistakes_are_explained_in_a_line_with_exit_code_2(command_line, tmp_pat
 
 
 @pytest.mark.slow
-def test_many_at_once_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path):
+def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path):
     done = programs.run(["train", "smoke", *TINY_OPTIONS, "--seeds", "3", "--run-dir", tmp_path / "seeds"])
     assert done.returncode == 0, done.stderr
     assert re.search(r"epoch 1/3  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test", done.stdout)
-    assert "3 of 3 trainings done" in done.stdout
+    assert "3 of 3 runs done" in done.stdout
     rates = ["--seeds", "2", "--learning-rate", "0.003", "0.02", "--hidden-features", "3", "4,6"]
-    done = programs.run(["sweep", "smoke", *TINY_DATA, *rates, "--run-dir", tmp_path / "grid"])
+    grid = tmp_path / "grid"
+    done = programs.run(["sweep", "smoke", *TINY_DATA, *rates, "--run-dir", grid])
     assert done.returncode == 0, done.stderr
-    assert "group 2 of 2: 4 trainings at once of 2 settings, hidden_features 4,6" in done.stdout
-    assert "8 of 8 trainings done" in done.stdout
-    done = command_line("extract", tmp_path / "grid", "5", "--run-dir", tmp_path / "five")
-    assert "training 5 (seed 1, learning_rate 0.02, hidden_features 3) at step 45" in done.stdout
-    assert command_line("evaluate", tmp_path / "five").returncode == 0
-    for verb in ("train", "sweep"):
-        done = command_line(verb, "--resume", tmp_path / "seeds")
+    assert "group 2 of 2: 4 runs at once of 2 settings, hidden_features 4,6" in done.stdout
+    assert "8 of 8 runs done" in done.stdout
+    assert f"the best run is {grid}/best" in done.stdout
+    (suggested,) = re.findall("^lstm-mnist (evaluate .*)$", done.stdout, re.MULTILINE)
+    assert command_line(*shlex.split(suggested)).returncode == 0
+    done = command_line("evaluate", grid / "5", "--json", "--checkpoint", "last")
+    found = json.loads(done.stdout)
+    lines = [json.loads(line) for line in (grid / "metrics.jsonl").read_text().splitlines()]
+    (last,) = [line for line in lines if (line["member"], line["epoch"]) == (5, 3)]
+    assert found["step"] == 45
+    assert found["splits"]["test"]["accuracy"] == last["test_accuracy"]
+    before = {path.name for path in grid.iterdir()}
+    done = programs.run(["train", "--resume", grid / "5", "--epochs", "4"])
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 45: 3 of 4 epochs are done" in done.stdout
+    assert "epoch 4/4" in done.stdout
+    assert {path.name for path in grid.iterdir()} - before == {"5"}
+    config = json.loads((grid / "5" / "config.json").read_text())
+    assert (config["config"]["seed"], config["config"]["epochs"], config["space"]) == (1, 4, None)
+    assert config["config"]["optimizer"]["learning_rate"] == 0.02
+    assert config["config"]["model"]["hidden_features"] == [3]
+    for command in ("train", "sweep"):
+        done = command_line(command, "--resume", tmp_path / "seeds")
         assert done.returncode == 0, done.stderr
         assert "complete after 3 epochs; train longer with --epochs" in done.stdout
     done = programs.run(["sweep", "--resume", tmp_path / "seeds", "--epochs", "4"])
     assert "epoch 4/4" in done.stdout
     for words, message in [
         (["train", "--resume", tmp_path / "seeds", "--seeds", "3"], "leave out --seeds"),
-        (["sweep", "--resume", tmp_path / "grid", "--b1", "0.8"], "leave out --b1"),
-        (["evaluate", tmp_path / "grid"], "holds many trainings. Take one out, with lstm-mnist extract"),
+        (["sweep", "--resume", grid, "--b1", "0.8"], "leave out --b1"),
+        (["sweep", "--resume", grid / "5"], f"is a single run: go on with lstm-mnist train --resume {grid}/5"),
     ]:
         done = command_line(*words)
         assert done.returncode == 2
         assert message in done.stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "train --resume", "export onnx"])
+def test_a_whole_sweep_or_a_missing_run_of_it_is_no_run(command_line, tiny_sweep, tmp_path, command):
+    """`train --resume` takes a whole sweep."""
+    rest = [tmp_path / "digit.npy"] if command.startswith(("predict", "export")) else []
+    cases = [(tiny_sweep / "99", f"{tiny_sweep} has no run 99, expected 0 to 2.")]
+    if command != "train --resume":
+        cases.append((tiny_sweep, f"is a sweep of 3 runs. Name one of them: {tiny_sweep}/best (on validation), or"))
+    for path, message in cases:
+        done = command_line(*command.split(), path, *rest)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tiny_sweep / "99").exists()
+
+
+@pytest.mark.parametrize("name", ["1", "99", "best"])
+def test_no_new_run_takes_the_path_of_a_run_of_a_sweep(command_line, tiny_sweep, name):
+    done = command_line("train", "smoke", "--run-dir", tiny_sweep / name)
+    assert done.returncode == 2
+    assert f"is in the run folder {tiny_sweep}, where such a name is that of a run of a sweep" in done.stderr
+    assert not (tiny_sweep / name).exists()
+
+
+def test_folders_of_version_0_4_are_refused_with_the_version_that_reads_them(command_line, tiny_run, tmp_path):
+    sweep, run = tmp_path / "sweep", tmp_path / "run"
+    sweep.mkdir()
+    (sweep / "population.json").write_text("{}")
+    run.mkdir()
+    contents = json.loads((tiny_run / "config.json").read_text())
+    contents["environment"]["lstm-mnist-jax"] = "0.4.0"
+    (run / "config.json").write_text(json.dumps(contents | {"format": 6}))
+    commands = (["evaluate"], ["report"], ["train", "--resume"], ["sweep", "--resume"])
+    for words in commands:
+        done = command_line(*words, sweep)
+        assert done.returncode == 2
+        assert "is a sweep of version 0.4 or older (population.json). Use lstm-mnist-jax 0.4.0 with it" in done.stderr
+        done = command_line(*words, run)
+        assert done.returncode == 2
+        assert "is a run folder of format 6; this version of lstm-mnist-jax reads format 7" in done.stderr
+        assert "It was written by version 0.4.0: use that one with it" in done.stderr
+    done = command_line("train", "smoke", "--run-dir", sweep)
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+
+
+def test_extract_names_its_successor():
+    with pytest.raises(ImportError, match="take the path of a run of a sweep"):
+        from lstm_mnist_jax import extract  # noqa: F401
+    assert "extract" not in lstm_mnist_jax.__all__
 
 
 def test_every_number_of_the_optimizer_can_be_swept(command_line, monkeypatch):

@@ -94,6 +94,21 @@ def test_json_lines_for_programs(predict, scans, run, unseen):
         assert any(word in answers[name]["error"] for word in why.split("|"))
 
 
+def test_the_runs_of_a_sweep_answer_each_for_itself(predict, tiny_sweep, unseen, tmp_path):
+    np.save(tmp_path / "digit.npy", unseen.images[0])
+    found = {}
+    for name in ("0", "1", "2", "best"):
+        code, printed, errors = predict(tmp_path / "digit.npy", "--json", run_dir=tiny_sweep / name)
+        assert (code, errors) == (0, "")
+        found[name] = json.loads(printed)["probability"]
+        _, expected = load_run(tiny_sweep / name).predict(unseen.images[:1])
+        assert found[name] == pytest.approx(expected.max(), abs=0.01)
+    best = load_run(tiny_sweep / "best").folder.member
+    assert found["best"] == found[str(best)]
+    assert len(set(found.values())) == 3
+    assert {path.name for path in tiny_sweep.iterdir()}.isdisjoint(found)
+
+
 WITH_STANDARD_INPUT = """
 import os, sys
 from lstm_mnist_jax.cli import main
@@ -253,8 +268,9 @@ def test_mistakes_are_explained_in_one_line(predict, digits_run, tiny_sweep, sca
         (picture, [run_dir], 2, f"The run comes first, the pictures after it: lstm-mnist predict {run_dir}"),
         (folder, [picture], 2, "it has no config.json"),
         (tmp_path / "new", [picture], 2, "has no checkpoint"),
-        (tiny_sweep, [picture], 2, "lstm-mnist extract"),
-        (run_dir, [picture, "--checkpoint", "17"], 2, "has no checkpoint '17'"),
+        (tiny_sweep, [picture], 2, f"is a sweep of 3 runs. Name one of them: {tiny_sweep}/best"),
+        (tiny_sweep / "99", [picture], 2, f"{tiny_sweep} has no run 99, expected 0 to 2."),
+        (run_dir, [picture, "--checkpoint", "17"], 2, f"{run_dir / 'checkpoints'} has no checkpoint '17'"),
         (run_dir, [picture, "--json", "--show"], 2, "leave out --json"),
         (run_dir, [tmp_path / "none.png"], 1, "There is no file"),
         (run_dir, [folder / "*.tiff"], 1, "There is no file that matches"),

@@ -1,20 +1,29 @@
 """What people see: a bar where there is a terminal, plain lines where there is none."""
 
+import dataclasses
 import io
+from pathlib import Path
 
 from rich.console import Console
 
+from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.reporting import progress
 from lstm_mnist_jax.reporting.metrics import EpochMetrics
 from lstm_mnist_jax.reporting.progress import ProgressDisplay
+from lstm_mnist_jax.training.loop import epoch_line
+from lstm_mnist_jax.training.run_folder import DataFacts, Member, RunFolder
 
-METRICS = EpochMetrics(3, 30, 0.25, 0.9, 0.7, 0.5, 0.9866, 0.5, 1.0, 0.01, 1.5, 36_190.4)
+METRICS = EpochMetrics(0, 3, 30, 0.25, 0.9, 0.7, 0.5, 0.9866, 0.5, 1.0, 0.01, 1.5, 36_190.4)
+
+
+def folder_of(*members):
+    return RunFolder(Path("run"), Config(), DataFacts("", (), (), ""), {}, members=members)
 
 
 def shown(console, step=12, loss=0.123456, rate=40_000.0):
     with ProgressDisplay(console, epochs=10, steps_per_epoch=10, step=0) as display:
         display.advance(step, loss, rate)
-        display.epoch(METRICS)
+        display.say(epoch_line([METRICS], folder_of(Member(0, {})), 10))
     return console.file.getvalue()
 
 
@@ -39,3 +48,23 @@ def test_names_are_printed_as_they_are():
     console = Console(file=io.StringIO(), width=40)
     progress.say(console, "run runs/[/b] 12 " + 60 * "x")
     assert console.file.getvalue() == "run runs/[/b] 12 " + 60 * "x" + "\n"
+
+
+def test_an_epoch_of_a_sweep_is_that_of_its_best_setting_with_means_over_seeds():
+    slow, fast = {"learning_rate": 0.003}, {"learning_rate": 0.02}
+    members = [Member(seed, setting) for setting in (slow, fast) for seed in (0, 1)]
+    accuracies = (0.90, 0.92, 0.95, 0.97)
+    epochs = [
+        dataclasses.replace(METRICS, member=member, validation_accuracy=accuracy, test_accuracy=accuracy - 0.1)
+        for member, accuracy in enumerate(accuracies)
+    ]
+    line = epoch_line(epochs, folder_of(*members), 10)
+    # Student's t with one degree of freedom, 12.706, times the standard error, 0.01.
+    assert line == (
+        "epoch  3/10  best of 2: learning_rate 0.02  loss 0.2500 ± 0.0000  validation 96.00% ± 12.71  "
+        "test 86.00% ± 12.71  6.0 s  36,190 examples/s"
+    )
+    nan = float("nan")
+    diverged = [dataclasses.replace(metrics, validation_accuracy=nan) for metrics in epochs]
+    assert "  best of" not in epoch_line([*epochs[:2], *diverged[2:]], folder_of(*members), 10)
+    assert "all have diverged" in epoch_line(diverged, folder_of(*members), 10)

@@ -13,17 +13,31 @@ LESS_WORK = ["--epochs", "1", "--train-examples", "1000"]
 
 @pytest.mark.slow
 def test_commands_of_the_sweeps_page(tmp_path):
+    outputs = {}
     for line in commands("sweeps"):
         options = LESS_WORK if " smoke " in line else []
-        assert run(line, tmp_path, *options)
-    assert load_run(tmp_path / "runs" / "best").class_names == tuple("0123456789")
+        outputs[line] = run(line, tmp_path, *options)
+    _, grid, _, compared, _, reported, resumed = outputs.values()
+    best, sweep = re.search(r"run (\d) \(seed", grid), tmp_path / "runs" / "grid"
+    assert best is not None
+    assert "hidden_features 16,32" in compared
+    assert "runs/grid/3/plots" in reported
+    assert (sweep / "3" / "plots" / "confusion.png").exists()
+    assert f"run runs/grid/{best[1]}: " in resumed
+    assert "epoch 4/4" in resumed
+    assert load_run(sweep / "best").folder.path == sweep / best[1]
+    assert load_run(sweep / "best").folder.config.epochs == 4
+    assert not (sweep / "best").exists()
 
 
 @pytest.mark.slow
 def test_a_sweep_from_python(tmp_path):
     (program,) = python_programs("sweeps")
-    assert "learning_rate" in run_program(program, tmp_path)
-    assert load_run(tmp_path / "runs" / "best-rate").class_names == tuple("0123456789")
+    first, last = run_program(program, tmp_path).splitlines()
+    assert "learning_rate" in first
+    run = load_run(tmp_path / "runs" / "rates" / "best")
+    assert last == f"{run.folder.config.seed} {run.folder.config.optimizer.learning_rate}"
+    assert run.folder.is_sweep is False
 
 
 @pytest.mark.slow

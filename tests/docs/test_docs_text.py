@@ -29,13 +29,13 @@ def test_blocks_say_their_language(page):
     assert len(blocks(name)) * 2 == len(re.findall(r"^\s*```", page.read_text("utf-8"), re.MULTILINE))
 
 
-def test_the_repository_layout_names_every_file_of_the_package():
+def test_the_repository_layout_names_every_file_of_the_package_and_the_scripts():
     tree = read("architecture").split("## Repository layout")[1].split("```")[1]
-    for file in PACKAGE.rglob("*.py"):
-        if not file.name.startswith("__"):
-            assert file.name in tree, f"{file.name} is missing from the tree in docs/architecture.md"
-    for name in re.findall(r"^\s+([\w.]+\.py)", tree, re.MULTILINE):
-        assert list(PACKAGE.rglob(name)), f"the tree in docs/architecture.md names {name}, which does not exist"
+    package, scripts = tree.split("\nscripts/ ")
+    for folder, part in ((PACKAGE, package), (ROOT / "scripts", scripts)):
+        files = {file.name for file in folder.rglob("*.py") if not file.name.startswith("__")}
+        named = set(re.findall(r"(?<![\w.])\w+\.py\b", part))
+        assert files == named, f"the tree in docs/architecture.md: {sorted(files ^ named)} differ"
 
 
 def test_the_version_is_the_same_everywhere():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from runs import TINY
 
@@ -174,6 +175,19 @@ def test_export_writes_what_python_writes(command_line, run, exports, tmp_path):
         cells = ", for cells with forget_bias 1" if name == "tf1" else ""
         assert done.stdout == f"{path}: the model of step 45 of {run.folder.path}, for {name}{cells}\n"
     assert path_of("torch", tmp_path / "new").read_bytes() == path_of("torch", exports).read_bytes()
+
+
+def test_a_run_of_a_sweep_is_exported_with_its_own_adam(command_line, tiny_sweep, tmp_path):
+    path = tmp_path / "model"
+    done = command_line("export", "tf1", tiny_sweep / "2", path, "--checkpoint", "last")
+    assert done.returncode == 0, done.stderr
+    assert f"the model of step 45 of {tiny_sweep}/2, for tf1" in done.stdout
+    run, imported = load_run(tiny_sweep / "2", "last"), formats.read("tf1", path)
+    assert imported.step == 45
+    assert_close(imported.params, run.params, 1e-6)
+    assert_close(imported.adam.to_optax().mu, optax.tree.get(run.opt_state, "mu"), 1e-6)
+    other = load_run(tiny_sweep / "1", "last")
+    assert not np.allclose(other.params["dense"]["kernel"], imported.params["dense"]["kernel"], atol=1e-3)
 
 
 def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):

@@ -1,17 +1,19 @@
 """Runs and sweeps side by side: what is compared, with which intervals, in which order."""
 
+import base64
 import dataclasses
 import json
+import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
-from lstm_mnist_jax.sweeps.metrics import read_group_metrics
 from matplotlib.colors import to_rgba
 from runs import DIVERGING, TINY
 from scipy.stats import binomtest, t
 
-from lstm_mnist_jax import space_of, sweep, train
+from lstm_mnist_jax import load_run, space_of, sweep, train
 from lstm_mnist_jax.config import OptimizerConfig
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.report.comparison import read_entries
@@ -43,9 +45,8 @@ def test_runs_have_binomial_and_seeds_students_intervals(folders):
         assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
         assert result.kind == "binomial"
     seeds = by_label["sweep: learning_rate 0.01"]
-    lines = read_group_metrics(folders / "sweep" / "metrics.jsonl")
-    of_setting = [[m for m in line.members if m.member < 2] for line in lines if line.members[0].member < 2]
-    bests = [max(epochs, key=lambda m: m.validation_accuracy) for epochs in zip(*of_setting, strict=True)]
+    of_setting = [read_metrics(folders / "sweep" / "metrics.jsonl", member) for member in (0, 1)]
+    bests = [max(epochs, key=lambda metrics: metrics.validation_accuracy) for epochs in of_setting]
     accuracies = np.array([metrics.test_accuracy for metrics in bests])
     half_width = t.ppf(0.975, 1) * accuracies.std(ddof=1) / np.sqrt(2)
     result = seeds.result("test")
@@ -53,7 +54,7 @@ def test_runs_have_binomial_and_seeds_students_intervals(folders):
     assert result.high - result.value == pytest.approx(half_width)
     assert result.value - result.low == pytest.approx(half_width)
     np.testing.assert_allclose(
-        seeds.curves["validation"], np.array([[m.validation_accuracy for m in line] for line in of_setting]).T
+        seeds.curves["validation"], [[metrics.validation_accuracy for metrics in epochs] for epochs in of_setting]
     )
 
 
@@ -166,13 +167,27 @@ def test_a_sweep_that_diverged_altogether_is_told(tmp_path, capsys):
     [
         (["one", "two", "--checkpoint", "last"], "leave out --checkpoint"),
         (["one", "two", "--split", "test"], "or name one run"),
-        (["sweep", "--html", "page.html"], "Make one a run of its own: lstm-mnist extract"),
+        (["sweep", "--checkpoint", "last"], "leave out --checkpoint"),
+        (["sweep", "sweep/4"], "has no run 4, expected 0 to 3"),
     ],
 )
 def test_what_a_comparison_cannot_do_is_said(folders, words, message):
-    names = [str(folders / word) if word in ("one", "two", "sweep") else word for word in words]
+    names = [str(folders / word) if word.startswith(("one", "two", "sweep")) else word for word in words]
     with pytest.raises(UserError, match=message):
         report(names)
+
+
+def test_a_run_of_a_sweep_is_compared_as_a_run(folders):
+    entries, _ = read_entries([folders / "sweep" / "1", folders / "sweep" / "2", folders / "two"])
+    by_label = {entry.label: entry for entry in entries}
+    assert set(by_label) == {"1", "2", "two"}
+    best = max(read_metrics(folders / "sweep" / "metrics.jsonl", 1), key=lambda epoch: epoch.validation_accuracy)
+    assert by_label["1"].best_epochs == (best.epoch,)
+    assert by_label["1"].accuracies["test"] == (best.test_accuracy,)
+    assert by_label["1"].result("test").kind == "binomial"
+    assert (by_label["2"].diverged, by_label["2"].best_epochs) == (1, ())
+    assert {entry.folder for entry in entries} == {folders / "sweep" / "1", folders / "sweep" / "2", folders / "two"}
+    assert not (folders / "sweep" / "1").exists()
 
 
 @pytest.mark.slow
@@ -186,3 +201,22 @@ def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_pat
     assert "picture-comparison-curves" in text
     assert "picture-confusion" in text
     assert not (folders / entries[0].label / "plots").exists()  # no pictures were asked for
+
+
+@pytest.mark.slow
+def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert report([str(folders / "sweep"), "--html", str(page), "--into", str(tmp_path / "plots")]) == 0
+    told = capsys.readouterr().out
+    assert "the page has the comparison, and the network of learning_rate 0.01" in told
+    results = {member: read_metrics(folders / "sweep" / "metrics.jsonl", member) for member in (0, 1)}
+    best = max(results, key=lambda member: max(epoch.validation_accuracy for epoch in results[member]))
+    run = load_run(folders / "sweep" / "best")
+    assert (run.folder.member, run.folder.config.seed) == (best, best)
+    weights = re.search('id="weights">(.*?)<', page.read_text("utf-8"))
+    assert weights is not None
+    found = np.frombuffer(base64.b64decode(weights[1]), "<f4")
+    expected = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(run.params)])
+    np.testing.assert_array_equal(found, expected)
+    assert "picture-comparison" in page.read_text("utf-8")
+    assert not (folders / "sweep" / str(best)).exists()  # no pictures in the folder of the run were asked for

@@ -102,10 +102,17 @@ def test_numbers_are_those_of_the_evaluation(run, split):
 def test_history_is_a_column_of_each_measure(run):
     history = run.history()
     lines = [dataclasses.asdict(metrics) for metrics in read_metrics(run.folder.metrics)]
-    assert list(history) == list(lines[0])
+    assert list(history) == [name for name in lines[0] if name != "member"]
     for name, values in history.items():
         assert values.tolist() == [line[name] for line in lines]
         assert values.dtype == (np.int64 if name in ("epoch", "step") else np.float64)
+
+
+def test_history_of_a_run_of_a_sweep_is_its_own(tiny_sweep):
+    history = load_run(tiny_sweep / "2").history()
+    of_sweep = read_metrics(tiny_sweep / "metrics.jsonl")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["train_loss"].tolist() == [metrics.train_loss for metrics in of_sweep if metrics.member == 2]
 
 
 def test_history_of_a_run_without_an_epoch_is_empty(run, tmp_path):

@@ -89,6 +89,26 @@ def load(run_dir):
 
 
 @pytest.mark.slow
+def test_a_run_of_a_sweep_is_reported_into_a_folder_of_its_own_and_can_be_resumed(tiny_sweep, tmp_path, capsys):
+    sweep = Path(shutil.copytree(tiny_sweep, tmp_path / "sweep"))
+    before, best = contents(sweep), load_run(sweep / "best").folder.member
+    assert report([str(sweep / "best")]) == 0
+    told, files = capsys.readouterr().out, contents(sweep)
+    assert {path: files[path] for path in before} == before
+    new = {path.relative_to(sweep).as_posix() for path in files.keys() - before.keys()}
+    assert new == {f"{best}/plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
+    run = load_run(sweep / str(best))
+    assert f"{diagnose(run, load(sweep / str(best))).accuracy.value:.2%} of 10,000 test examples" in told
+    assert f"in {sweep / str(best) / 'plots'}" in told
+    # With the pictures in its folder, it is still a run of the sweep, and can become a run of its own.
+    train(run.folder.config, sweep / "best", resume=True)
+    assert load_run(sweep / str(best)).folder.member is None
+    assert load_run(sweep / "best").folder.path == sweep / str(best)
+    assert not (sweep / "best").exists()
+    assert {path: contents(sweep)[path] for path in before} == before
+
+
+@pytest.mark.slow
 def test_json_has_every_number_and_no_word_beside(run_dir, tmp_path, capsys):
     page, into = tmp_path / "pages" / "page.html", tmp_path / "pictures"
     words = ["--split", "validation", "--checkpoint", "last", "--into", str(into), "--html", str(page), "--json"]

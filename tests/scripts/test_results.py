@@ -11,7 +11,7 @@ import programs
 import pytest
 from runs import TINY
 
-from lstm_mnist_jax import extract, train
+from lstm_mnist_jax import train
 from lstm_mnist_jax.config import PRESETS, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.reporting.metrics import read_metrics
@@ -100,11 +100,19 @@ def test_the_time_is_that_of_undisturbed_epochs(tiny_run, tmp_path):
     assert read_runs(tiny_run)[0].seconds == pytest.approx(3 * statistics.median(seconds))
 
 
-def test_an_extracted_run_took_its_share_of_the_time(tiny_sweep, tmp_path):
-    extract(tiny_sweep, tmp_path / "taken", 0)
-    (run,), (first, *_) = read_runs(tmp_path / "taken"), read_runs(tiny_sweep)
-    assert run.seconds == pytest.approx(first.seconds)
-    for epoch in read_metrics(tmp_path / "taken" / "metrics.jsonl"):
+def test_a_run_of_a_sweep_took_its_share_of_the_time(tiny_sweep, tmp_path):
+    sweep = tmp_path / "sweep"
+    shutil.copytree(tiny_sweep, sweep)
+    (run,), members = read_runs(sweep / "1"), read_runs(sweep)
+    assert run == dataclasses.replace(members[1], folder=sweep / "1")
+    assert run.config.seed == 1
+    train(run.config, sweep / "1", resume=True)  # a run of its own now
+    assert (sweep / "1" / "config.json").is_file()
+    assert read_runs(sweep / "1") == [run]
+    of_own = read_metrics(sweep / "1" / "metrics.jsonl")
+    of_sweep = read_metrics(sweep / "metrics.jsonl", 1)
+    assert of_own == [dataclasses.replace(epoch, member=0) for epoch in of_sweep]
+    for epoch in of_own:
         assert epoch.seconds * epoch.examples_per_second == pytest.approx(15 * 64, rel=0.01)
 
 
@@ -116,21 +124,23 @@ def test_the_same_run_twice_is_refused(runs):
 def test_a_run_is_complete_after_its_last_epoch_or_where_its_patience_ends(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     edit(tmp_path / "run" / "config.json", '"epochs": 3,', '"epochs": 5,')
-    with pytest.raises(RunError, match=r"The run in .* is not complete. Continue it with"):
+    with pytest.raises(RunError, match=r"run is not complete. Continue with: lstm-mnist train --resume .*run$"):
         read_runs(tmp_path / "run")
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     metrics[1]["validation_accuracy"] = 0.999  # nothing better in the one epoch after it
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in metrics))
-    edit(tmp_path / "run" / "config.json", '"early_stop_epochs": null', '"early_stop_epochs": 1')
+    edit(tmp_path / "run" / "config.json", '"early_stopping_patience": null', '"early_stopping_patience": 1')
     assert read_runs(tmp_path / "run")[0].best_epoch == 2
-    edit(tmp_path / "run" / "config.json", '"early_stop_epochs": 1', '"early_stop_epochs": 2')
+    edit(tmp_path / "run" / "config.json", '"early_stopping_patience": 1', '"early_stopping_patience": 2')
     with pytest.raises(RunError, match="is not complete"):
         read_runs(tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_a_run_that_stopped_early_is_complete(tmp_path):
-    config = dataclasses.replace(TINY, epochs=30, early_stop_epochs=1, optimizer=OptimizerConfig(learning_rate=0.3))
+    config = dataclasses.replace(
+        TINY, epochs=30, early_stopping_patience=1, optimizer=OptimizerConfig(learning_rate=0.3)
+    )
     train(config, tmp_path / "run")
     assert read_runs(tmp_path / "run")[0].best_epoch < 30
 
@@ -141,9 +151,11 @@ def test_diverged_runs_are_counted_and_unfinished_sweeps_refused(diverging_sweep
     assert cells_of(good)["seeds"] == "2"
     assert (cells_of(bad)["seeds"], cells_of(bad)["test %"]) == ("0 (2 more diverged)", "-")
     assert commands(bad)[0].endswith("--seeds 2")
-    edit(tmp_path / "sweep" / "population.json", '"epochs": 3,', '"epochs": 5,')
-    with pytest.raises(RunError, match=r"2 of 4 runs are not complete in"):
+    edit(tmp_path / "sweep" / "config.json", '"epochs": 3,', '"epochs": 5,')
+    with pytest.raises(RunError, match=r"2 of 4 runs in .*sweep are not complete. Continue with: .*sweep$"):
         read_runs(tmp_path / "sweep")
+    with pytest.raises(RunError, match=r"sweep/0 is not complete. Continue with: lstm-mnist train --resume .*sweep$"):
+        read_runs(tmp_path / "sweep" / "0")
 
 
 def test_runs_that_began_with_given_weights_are_refused(tiny_run, tmp_path):

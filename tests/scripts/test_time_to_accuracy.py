@@ -70,7 +70,9 @@ def test_the_recipe_in_pytorch_augments_alike_and_refuses_what_it_does_not_do():
         [sys.executable, "-c", PARITY, SCRIPTS], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
-    refusal = "rows has more than this program does: best_by, model.pooling, optimizer.weight_decay, augmentation"
+    refusal = (
+        "rows has more than this program does: selection_metric, model.pooling, optimizer.weight_decay, augmentation"
+    )
     assert done.stderr.strip() == f"{refusal}.elastic_pixels"
 
 

@@ -84,7 +84,7 @@ def test_gradients_are_clipped_over_all_parameters():
         ({}, {0: 1, 5: 1, 99: 1}),
         ({"warmup_epochs": 1.0}, {0: 0.1, 4: 0.5, 9: 1, 10: 1, 99: 1}),
         ({"schedule": "linear"}, {0: 1, 50: 0.5, 99: 0.01}),
-        ({"schedule": "linear", "final_share": 0.2}, {0: 1, 50: 0.6, 99: 0.208}),
+        ({"schedule": "linear", "final_fraction": 0.2}, {0: 1, 50: 0.6, 99: 0.208}),
         ({"schedule": "cosine"}, {0: 1, 25: (1 + np.cos(np.pi / 4)) / 2, 50: 0.5, 99: (1 - np.cos(np.pi / 100)) / 2}),
         ({"schedule": "cosine", "warmup_epochs": 2.0}, {0: 0.05, 19: 1, 20: 1, 60: 0.5}),
         ({"schedule": "linear", "warmup_epochs": 0.1}, {0: 1, 1: 1}),
@@ -96,7 +96,7 @@ def test_schedules_rise_and_fall_as_they_say(config, shares):
 
 
 def test_a_batch_ramp_doubles_the_steps_of_an_update():
-    every = steps_an_update(Config(batch_ramp=(2, 6)), steps_per_epoch=10)
+    every = steps_an_update(Config(batch_doubling_epochs=(2, 6)), steps_per_epoch=10)
     # Epochs 0 and 1: 20 updates; 2 to 5: 40 steps are 20 updates of two; then of four.
     assert [int(every(made)) for made in (0, 19, 20, 39, 40, 100)] == [1, 1, 2, 2, 4, 4]
     assert steps_an_update(Config(), 10) is None

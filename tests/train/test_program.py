@@ -28,11 +28,11 @@ def mesh_of(devices):
 RECIPE = Config(
     batch_size=8,
     epochs=3,
-    batch_ramp=(1,),
+    batch_doubling_epochs=(1,),
     label_smoothing=0.1,
     model=ModelConfig(hidden_features=(4,), dropout_rate=0.2, bidirectional=True, pooling="mean"),
     optimizer=OptimizerConfig(
-        weight_decay=0.1, ema_decay=0.9, clip_norm=0.5, schedule="cosine", warmup_epochs=0.5, final_share=0.1
+        weight_decay=0.1, ema_decay=0.9, clip_norm=0.5, schedule="cosine", warmup_epochs=0.5, final_fraction=0.1
     ),
     augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
 )

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from lstm_mnist_jax.sweeps.folder import read_population_folder, write_population_folder
 from rich.console import Console
 from runs import TINY_OPTIONS
 
-from lstm_mnist_jax import Execution, extract, load_run, space_of, sweep, train
+from lstm_mnist_jax import Execution, load_run, space_of, sweep, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
@@ -23,13 +22,14 @@ from lstm_mnist_jax.reporting.statistics import mean_of
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
+from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from lstm_mnist_jax.training.selection import best_epoch
 from results import read_runs
 
 OVERFITTING = Config(
     epochs=20,
     batch_size=32,
-    best_by="loss",
+    selection_metric="loss",
     tensorboard=False,
     data=DataConfig(validation_examples=200, train_examples=128),
     model=ModelConfig(hidden_features=(16,)),
@@ -50,7 +50,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("best_by", "losses", "accuracies", "expected"),
+    ("selection_metric", "losses", "accuracies", "expected"),
     [
         ("accuracy", [3.0, 1.0, 2.0], [0.1, 0.2, 0.3], 2),
         ("loss", [3.0, 1.0, 2.0], [0.1, 0.2, 0.3], 1),
@@ -59,12 +59,12 @@ def run(tmp_path_factory):
         ("loss", [math.nan, math.inf, 5.0, math.nan], [0.9, 0.9, 0.1, 0.9], 2),
     ],
 )
-def test_the_best_is_the_highest_accuracy_or_the_least_loss(best_by, losses, accuracies, expected):
+def test_the_best_is_the_highest_accuracy_or_the_least_loss(selection_metric, losses, accuracies, expected):
     epochs = [
         SimpleNamespace(validation_loss=loss, validation_accuracy=accuracy)
         for loss, accuracy in zip(losses, accuracies, strict=True)
     ]
-    config = Config(best_by=best_by)
+    config = Config(selection_metric=selection_metric)
     assert best_epoch(config, epochs) is epochs[expected]
     assert best_epoch(config, []) is None
 
@@ -83,7 +83,7 @@ def test_a_run_keeps_what_has_the_least_loss(run):
 @pytest.mark.slow
 def test_an_early_stop_waits_for_a_lower_loss(run, tmp_path):
     stopped = train(
-        dataclasses.replace(OVERFITTING, early_stop_epochs=3), tmp_path / "run", execution=Execution(devices=1)
+        dataclasses.replace(OVERFITTING, early_stopping_patience=3), tmp_path / "run", execution=Execution(devices=1)
     )
     losses = [epoch.validation_loss for epoch in run.epochs]
     end = next(end for end in range(4, 21) if min(losses[: end - 3]) <= min(losses[end - 3 : end]))
@@ -93,14 +93,13 @@ def test_an_early_stop_waits_for_a_lower_loss(run, tmp_path):
 @pytest.mark.slow
 def test_members_of_a_sweep_stop_at_and_keep_what_has_the_least_loss(run, tmp_path, capsys):
     folder = tmp_path / "sweep"
-    patient = dataclasses.replace(OVERFITTING, early_stop_epochs=3)
+    patient = dataclasses.replace(OVERFITTING, early_stopping_patience=3)
     found = sweep(patient, TWO_SETTINGS, folder, console=Console(width=100))
     assert "validation loss" in capsys.readouterr().out
     for member in found.members:
-        extract(folder, tmp_path / str(member.member), member.member)
-        best = least_loss(read_metrics(tmp_path / str(member.member) / "metrics.jsonl"))
+        best = least_loss(read_metrics(folder / "metrics.jsonl", member.member))
         assert (member.best_epoch, member.best.validation_loss) == (best.epoch, best.validation_loss)
-        assert load_run(tmp_path / str(member.member)).step == best.step
+        assert load_run(folder / str(member.member)).step == best.step
         assert member.epochs == best.epoch + 3 < 20
     alone = [epoch.validation_loss for epoch in run.epochs[: found.members[0].epochs]]
     assert found.members[0].best.validation_loss == pytest.approx(min(alone), rel=1e-3)
@@ -121,13 +120,15 @@ def two_settings(tmp_path_factory):
 def opposed(two_settings, tmp_path):
     """Makes the folder of a sweep in which setting 1 has the least loss, and setting 0 the highest accuracy."""
 
-    def make(best_by):
-        folder = read_population_folder(shutil.copytree(two_settings, tmp_path / best_by))
-        write_population_folder(dataclasses.replace(folder, config=dataclasses.replace(folder.config, best_by=best_by)))
+    def make(selection_metric):
+        folder = read_run_folder(shutil.copytree(two_settings, tmp_path / selection_metric))
+        write_config(
+            dataclasses.replace(folder, config=dataclasses.replace(folder.config, selection_metric=selection_metric))
+        )
         lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
         for line in lines:
-            for member, loss, accuracy in zip(line["members"], (0.6, 0.6, 0.5, 0.5), (0.9, 0.9, 0.8, 0.8), strict=True):
-                member |= {"validation_loss": loss, "validation_accuracy": accuracy}
+            loss, accuracy = ((0.6, 0.9), (0.6, 0.9), (0.5, 0.8), (0.5, 0.8))[line["member"]]
+            line |= {"validation_loss": loss, "validation_accuracy": accuracy}
         folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder.path
 
@@ -136,16 +137,16 @@ def opposed(two_settings, tmp_path):
 
 def test_settings_stand_in_the_order_of_what_decides(opposed):
     order = {}
-    for best_by in ("accuracy", "loss"):
-        folder = opposed(best_by)
-        members = member_results(read_population_folder(folder))
+    for selection_metric in ("accuracy", "loss"):
+        folder = opposed(selection_metric)
+        members = member_results(read_run_folder(folder))
         entries, notes = read_entries([folder])
-        order[best_by] = [
+        order[selection_metric] = [
             best_member(members),
             [setting.members[0].member for setting in setting_results(members)],
             [entry.label for entry in entries],
         ]
-        assert any("the least loss" in note for note in notes) == (best_by == "loss")
+        assert any("the least loss" in note for note in notes) == (selection_metric == "loss")
     assert order["accuracy"] == [0, [0, 2], ["learning_rate 0.02", "learning_rate 0.03"]]
     assert order["loss"] == [2, [2, 0], ["learning_rate 0.03", "learning_rate 0.02"]]
     entries, notes = read_entries([folder.parent / name for name in order])
@@ -172,17 +173,17 @@ def test_weights_from_elsewhere_whose_loss_is_no_number_are_no_best(run, tmp_pat
     given = GivenWeights(params, None, 0, "huge weights")
     begin_run(given, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run")
     record = checkpoint.read_record(checkpoint.checkpoint_path(tmp_path / "run" / "checkpoints", 0))
-    assert record.best_step is None
+    assert record.members[0].best_step is None
     assert load_run(tmp_path / "run").step == 0
 
 
 def test_the_command_line_says_what_decided(command_line, tmp_path):
-    words = ["--best-by", "loss", "--epochs", "1", "--run-dir", tmp_path / "run"]
+    words = ["--selection-metric", "loss", "--epochs", "1", "--run-dir", tmp_path / "run"]
     done = command_line("train", "smoke", *TINY_OPTIONS, *words)
     assert done.returncode == 0, done.stderr
     assert re.search(r"best on validation by loss: epoch 1, validation [\d.]+% \(loss \d\.\d{4}\), test", done.stdout)
 
 
 def test_a_resumed_run_keeps_what_it_calls_the_best(run):
-    with pytest.raises(ConfigError, match="best_by is loss in the run, accuracy was asked for"):
-        train(dataclasses.replace(OVERFITTING, best_by="accuracy", epochs=21), run.run_dir, resume=True)
+    with pytest.raises(ConfigError, match="selection_metric is loss in the run, accuracy was asked for"):
+        train(dataclasses.replace(OVERFITTING, selection_metric="accuracy", epochs=21), run.run_dir, resume=True)

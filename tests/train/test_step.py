@@ -290,7 +290,7 @@ def test_the_average_of_the_parameters_follows_its_formula(tiny_dataset):
 
 @pytest.mark.slow
 def test_a_batch_ramp_halves_the_updates_and_changes_no_epoch(tiny_dataset):
-    ramp = dataclasses.replace(CONFIG, batch_ramp=(1,))
+    ramp = dataclasses.replace(CONFIG, batch_doubling_epochs=(1,))
     plain, ramped = (train(tiny_dataset, 16, config=config).params for config in (CONFIG, ramp))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, ramped)
     state = train(tiny_dataset, 48, config=ramp)

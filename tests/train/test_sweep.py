@@ -1,4 +1,4 @@
-"""Many trainings at once: each the run that it would be alone, whatever interrupts it; results, pictures, extracts."""
+"""Sweeps: each member is the run that it would be alone, whatever interrupts it; results, pictures, members by path."""
 
 import csv
 import dataclasses
@@ -12,22 +12,20 @@ import signal
 import jax
 import numpy as np
 import pytest
-from lstm_mnist_jax.sweeps.folder import Member, write_population_folder
-from lstm_mnist_jax.sweeps.metrics import GroupMetricsWriter, read_group_metrics
-from lstm_mnist_jax.sweeps.space import Interval
 from runs import DIVERGING, TINY
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config.space import Interval
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.reporting.metrics import MetricsWriter, read_metrics
 from lstm_mnist_jax.reporting.statistics import mean_of
-from lstm_mnist_jax.sweeps import Space, extract, read_population_folder, space_of, sweep
+from lstm_mnist_jax.sweeps import Space, space_of, sweep
 from lstm_mnist_jax.sweeps import run as sweeps_run
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
 from lstm_mnist_jax.training.mesh import make_mesh
-from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
+from lstm_mnist_jax.training.run_folder import Member, read_run_folder, write_config
 
 THREE_SEEDS = Space(seeds=3)
 ONE_DEVICE = Execution(devices=1)
@@ -38,24 +36,25 @@ ONE_LAYER = dataclasses.replace(TINY, model=ModelConfig(hidden_features=(3,)))
 
 
 def outcome(run_dir):
-    """All that a population leaves and that must not depend on interruptions."""
-    folder = read_population_folder(run_dir)
-    lines = [
-        dataclasses.replace(line, seconds=0.0, examples_per_second=0.0) for line in read_group_metrics(folder.metrics)
-    ]
-    saved = []
-    for group in range(len(folder.groups)):
-        step = checkpoint.newest_sound_step(folder.checkpoints(group))
-        saved += [(step, name.relative_to(folder.path).parts[1]) for name in [folder.checkpoints(group)]]
-    extracts = []
+    """All that a sweep leaves and that must not depend on interruptions."""
+    folder = read_run_folder(run_dir)
+    lines = [dataclasses.replace(line, seconds=0.0, examples_per_second=0.0) for line in read_metrics(folder.metrics)]
+    saved = [checkpoint.newest_sound_step(folder.checkpoints_of(group)) for group in range(len(folder.groups))]
+    runs = []
     for member in range(len(folder.members)):
         for name in ("last", "best"):
-            target = run_dir.parent / f"{run_dir.name}-{member}"
-            if not target.exists():
-                extract(run_dir, target, member)
-            run = load_run(target, name)
-            extracts.append((run.step, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(run.params)]))
-    return folder.members, folder.groups, lines, saved, extracts
+            run = load_run(run_dir / str(member), name)
+            runs.append((run.step, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(run.params)]))
+    return folder.members, folder.groups, lines, saved, runs
+
+
+def untimed(members):
+    """Results of members without what depends on the clock."""
+
+    def without(metrics):
+        return metrics and dataclasses.replace(metrics, seconds=0.0, examples_per_second=0.0)
+
+    return [dataclasses.replace(m, best=without(m.best), last=without(m.last)) for m in members]
 
 
 def result_of(folder, space, path):
@@ -84,41 +83,53 @@ def test_every_seed_is_the_run_that_it_would_be_alone(three_seeds, tmp_path):
     for member in three_seeds.members:
         config = dataclasses.replace(TINY, seed=member.seed)
         alone = train(config, tmp_path / f"alone-{member.seed}", execution=ONE_DEVICE)
-        folder = extract(three_seeds.run_dir, tmp_path / f"taken-{member.seed}", member.member).folder
-        assert folder.config == config
-        lines = read_metrics(folder.metrics)
+        path = three_seeds.run_dir / str(member.member)
+        assert load_run(path).folder.config == config
+        lines = read_metrics(three_seeds.run_dir / "metrics.jsonl", member.member)
         for found, expected in zip(lines, alone.epochs, strict=True):
-            values = (dataclasses.asdict(m) | {"seconds": 0, "examples_per_second": 0} for m in (found, expected))
+            other = {"member": 0, "seconds": 0, "examples_per_second": 0}
+            values = (dataclasses.asdict(m) | other for m in (found, expected))
             assert next(values) == pytest.approx(next(values), rel=1e-4)
-        assert load_run(folder.path).step == alone.best_step
+        history = load_run(path).history()
+        assert history["test_accuracy"].tolist() == [metrics.test_accuracy for metrics in lines]
+        assert load_run(path).step == alone.best_step
         assert member.best_epoch == alone.best.epoch
         assert member.best.test_accuracy == pytest.approx(alone.best.test_accuracy)
         for name in ("best", "last"):
-            runs = load_run(folder.path, name), load_run(alone.run_dir, name)
+            runs = load_run(path, name), load_run(alone.run_dir, name)
             for a, b in zip(*(jax.tree.leaves(run.params) for run in runs), strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_an_extract_trains_on_as_the_run_would_have(three_seeds, tmp_path):
-    folder = extract(three_seeds.run_dir, tmp_path / "taken", 1).folder
-    longer = dataclasses.replace(folder.config, epochs=4)
-    found = train(longer, folder.path, resume=True, execution=ONE_DEVICE)
+def test_a_member_is_resumed_as_the_run_would_have_been(tiny_sweep, tmp_path):
+    folder = shutil.copytree(tiny_sweep, tmp_path / "sweep")
+    longer = dataclasses.replace(TINY, seed=1, epochs=4)
+    with pytest.raises(ConfigError, match="batch_size is 64 in the run, 32 was asked for"):
+        train(dataclasses.replace(longer, batch_size=32), folder / "1", resume=True)
+    assert not (folder / "1").exists()
+    found = train(longer, folder / "1", resume=True, execution=ONE_DEVICE)
     expected = train(longer, tmp_path / "alone", execution=ONE_DEVICE)
-    assert found.epochs[-1].epoch == 4
+    assert [metrics.epoch for metrics in found.epochs] == [1, 2, 3, 4]
     assert found.epochs[-1].validation_loss == pytest.approx(expected.epochs[-1].validation_loss, rel=1e-4)
+    # Now it is a run of its own, and the sweep is as it was.
+    assert load_run(folder / "1").folder.config == longer
+    assert load_run(folder / "2").folder.config.epochs == 3
+    assert not train(longer, folder / "1", resume=True, execution=ONE_DEVICE).trained
+    assert not sweep(TINY, THREE_SEEDS, folder, resume=True).trained
 
 
-def test_metrics_tell_each_member_and_the_mean_with_its_interval(three_seeds):
+def test_metrics_of_each_member_and_their_mean_with_its_confidence_interval(three_seeds):
     lines = [json.loads(line) for line in (three_seeds.run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["group"], line["epoch"], line["step"]) for line in lines] == [(0, 1, 15), (0, 2, 30), (0, 3, 45)]
-    (summary,) = lines[-1]["settings"]
-    accuracies = [member["test_accuracy"] for member in lines[-1]["members"]]
-    assert summary["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    found = [(line["member"], line["epoch"], line["step"]) for line in lines]
+    assert found == [(member, epoch, 15 * epoch) for epoch in (1, 2, 3) for member in (0, 1, 2)]
+    accuracies = [lines[3 * (member.best_epoch - 1) + member.member]["test_accuracy"] for member in three_seeds.members]
+    (setting,) = three_seeds.settings
+    assert setting.test.mean == pytest.approx(np.mean(accuracies))
     # Student's t with two degrees of freedom: 4.303 standard errors.
     half_width = 4.30265 * np.std(accuracies, ddof=1) / math.sqrt(3)
-    assert summary["test_accuracy"]["half_width_95"] == pytest.approx(half_width, rel=1e-4)
-    assert three_seeds.settings[0].test.count == 3
+    assert setting.test.half_width == pytest.approx(half_width, rel=1e-4)
+    assert setting.test.count == 3
 
 
 def test_the_interval_of_a_mean():
@@ -128,7 +139,7 @@ def test_the_interval_of_a_mean():
 
 
 @pytest.mark.slow
-def test_stopped_by_signals_and_resumed_it_is_the_same_population(three_seeds, tmp_path, monkeypatch):
+def test_stopped_by_signals_and_resumed_it_is_the_same_sweep(three_seeds, tmp_path, monkeypatch):
     stops = (7, 15, 44)  # within an epoch, at the end of one, before the last step
     run_steps = TrainingProgram.run_steps
 
@@ -147,7 +158,7 @@ def test_stopped_by_signals_and_resumed_it_is_the_same_population(three_seeds, t
     monkeypatch.undo()
     resumed = sweep(TINY, THREE_SEEDS, tmp_path / "stopped", resume=True)
     assert resumed.trained
-    assert resumed.members == three_seeds.members
+    assert untimed(resumed.members) == untimed(three_seeds.members)
     assert outcome(tmp_path / "stopped") == outcome(three_seeds.run_dir)
 
 
@@ -170,7 +181,7 @@ def test_fewer_members_than_devices_share_them(tiny_run, tmp_path):
 def test_a_grid_runs_in_groups_of_one_shape_and_ranks_by_validation(tmp_path):
     space = space_of({"learning_rate": [0.001, 0.05], "hidden_features": TWO_NETWORKS, "b1": [0.8]}, seeds=2)
     result = sweep(TINY, space, tmp_path / "grid")
-    folder = read_population_folder(result.run_dir)
+    folder = read_run_folder(result.run_dir)
     assert folder.groups == ((0, 1, 4, 5), (2, 3, 6, 7))
     assert [m.setting for m in folder.members[::2]] == [
         {"learning_rate": rate, "hidden_features": features, "b1": 0.8}
@@ -197,17 +208,18 @@ def test_a_grid_runs_in_groups_of_one_shape_and_ranks_by_validation(tmp_path):
 
 
 def test_a_member_that_diverges_is_marked_and_the_others_go_on(three_seeds, diverging_sweep, tmp_path):
-    result = result_of(diverging_sweep, read_population_folder(diverging_sweep).space, tmp_path / "run")
+    result = result_of(diverging_sweep, read_run_folder(diverging_sweep).space, tmp_path / "run")
     assert [member.diverged for member in result.members] == [False, False, True, True]
     assert [setting.diverged for setting in result.settings] == [0, 2]
     assert result.best in (0, 1)
     undisturbed = three_seeds.members[:2]
     assert [m.last.test_accuracy for m in result.members[:2]] == [m.last.test_accuracy for m in undisturbed]
     lines = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["members"][2]["validation_loss"] is None
-    with pytest.raises(RunError, match="Member 2 diverged at step 1, before its first epoch was complete"):
-        extract(result.run_dir, tmp_path / "taken", 2)
-    assert not (tmp_path / "taken" / "config.json").exists()
+    assert [line["validation_loss"] is None for line in lines] == 3 * [False, False, True, True]
+    diverged = dataclasses.replace(read_run_folder(result.run_dir / "2").config, epochs=4)
+    with pytest.raises(RunError, match=r"Run .*2 diverged at step 1, before its first epoch was complete"):
+        train(diverged, result.run_dir / "2", resume=True)
+    assert not (result.run_dir / "2").exists()
 
 
 @pytest.mark.slow
@@ -219,8 +231,8 @@ def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_sec
     assert all(member.diverged and member.epochs == 0 for member in result.members)
     assert result.best is None
     assert not sweep(TINY, space, tmp_path / "run", resume=True).trained
-    with pytest.raises(RunError, match=r"No member of .* was evaluated yet"):
-        extract(result.run_dir, tmp_path / "taken")
+    with pytest.raises(RunError, match=r"No run of .* was evaluated yet"):
+        load_run(result.run_dir / "best")
 
 
 @pytest.fixture(scope="module")
@@ -252,14 +264,14 @@ def test_what_does_not_fit_into_memory_is_trained_in_parts(
     limit = (two + (two - one) / 2) / 2**30
     execution = Execution(devices=1, memory_limit=limit)
     result = sweep(ONE_LAYER, THREE_SEEDS, tmp_path / "parts", execution=execution)
-    assert read_population_folder(result.run_dir).groups == ((0, 1), (2,))
+    assert read_run_folder(result.run_dir).groups == ((0, 1), (2,))
     for a, b in zip(result.members, three_seeds_of_one_layer.members, strict=True):
         assert a.last.validation_loss == pytest.approx(b.last.validation_loss, rel=1e-4)
-    with pytest.raises(ConfigError, match=r"1 training at once would take [\d.]+ MiB of each device's memory"):
+    with pytest.raises(ConfigError, match=r"1 run at once would take [\d.]+ MiB of each device's memory"):
         sweep(ONE_LAYER, THREE_SEEDS, tmp_path / "none", execution=Execution(devices=1, memory_limit=one / 2**31))
 
 
-def test_data_that_stream_cannot_train_a_population(tmp_path):
+def test_data_that_stream_cannot_train_several_runs(tmp_path):
     with pytest.raises(ConfigError, match=r"device_data_limit is 1e-05 GiB. Raise it with --device-data-limit"):
         sweep(TINY, Space(seeds=2), tmp_path / "run", execution=Execution(device_data_limit=1e-5))
 
@@ -326,7 +338,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             sweep(TINY, space_of(axes), tmp_path / "run")
-        assert not (tmp_path / "run" / "population.json").exists()
+        assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.slow
@@ -338,7 +350,7 @@ def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch)
     config = dataclasses.replace(TINY, epochs=1)
     whole = sweep(config, space, tmp_path / "whole")
     assert len(whole.settings) == 3
-    assert len(read_population_folder(whole.run_dir).groups) == 3
+    assert len(read_run_folder(whole.run_dir).groups) == 3
     run_steps, begun = TrainingProgram.run_steps, []
 
     def run_and_stop(self, state, n):
@@ -354,7 +366,7 @@ def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch)
         assert stopped.stopped_by == signal.SIGTERM
         assert len(begun) == groups
     resumed = sweep(config, space, tmp_path / "parts", resume=True)
-    assert [(m.setting, m.best) for m in resumed.members] == [(m.setting, m.best) for m in whole.members]
+    assert untimed(resumed.members) == untimed(whole.members)
 
 
 @pytest.mark.slow
@@ -372,13 +384,13 @@ def test_a_longer_sweep_keeps_what_is_known_of_every_group(tmp_path):
 def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_does_not(tmp_path, monkeypatch):
     space = space_of({"hidden_features": TWO_NETWORKS}, seeds=3)
     config = dataclasses.replace(TINY, epochs=1)
-    write = GroupMetricsWriter.write
+    write = MetricsWriter.write
 
     def write_and_signal(self, metrics):
         write(self, metrics)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(GroupMetricsWriter, "write", write_and_signal)
+    monkeypatch.setattr(MetricsWriter, "write", write_and_signal)
     stopped = sweep(config, space, tmp_path / "run")
     assert stopped.stopped_by == signal.SIGTERM
     assert [member.epochs for member in stopped.members] == [1, 1, 1, 0, 0, 0]
@@ -400,7 +412,7 @@ def test_the_first_to_write_owns_the_folder(tmp_path, monkeypatch):
 
     def fit_while_another_begins(*arguments, **options):
         (tmp_path / "run").mkdir(exist_ok=True)
-        (tmp_path / "run" / "population.json").write_text("{}")
+        (tmp_path / "run" / "config.json").write_text("{}")
         return fit(*arguments, **options)
 
     monkeypatch.setattr(sweeps_run, "fit", fit_while_another_begins)
@@ -408,47 +420,59 @@ def test_the_first_to_write_owns_the_folder(tmp_path, monkeypatch):
         sweep(TINY, THREE_SEEDS, tmp_path / "run")
 
 
-def test_the_best_member_is_extracted_by_default(three_seeds, tmp_path):
-    taken = extract(three_seeds.run_dir, tmp_path / "best")
-    assert taken.member == three_seeds.best
+def test_members_have_paths(three_seeds):
+    best = load_run(three_seeds.run_dir / "best").folder
+    assert (best.member, best.path) == (three_seeds.best, three_seeds.run_dir / str(three_seeds.best))
     accuracies = {m.member: m.best.validation_accuracy for m in three_seeds.members}
-    assert accuracies[taken.member] == max(accuracies.values())
-    with pytest.raises(RunError, match="has no member 3, expected 0 to 2"):
-        extract(three_seeds.run_dir, tmp_path / "other", 3)
-    with pytest.raises(RunError, match="already holds a run"):
-        extract(three_seeds.run_dir, tmp_path / "best", 1)
+    assert accuracies[best.member] == max(accuracies.values())
+    with pytest.raises(RunError, match="has no run 3, expected 0 to 2"):
+        load_run(three_seeds.run_dir / "3")
+    with pytest.raises(RunError, match=r"worst is not a run folder: there is no such folder"):
+        load_run(three_seeds.run_dir / "worst")
+    with pytest.raises(RunError, match=r"1.5 is not a run folder: there is no such folder"):
+        load_run(three_seeds.run_dir / "1.5")
 
 
-def test_a_population_is_not_a_run_and_says_so(three_seeds, tmp_path):
-    with pytest.raises(RunError, match=r"holds many trainings. Take one out, with lstm-mnist extract"):
+def test_a_sweep_is_not_a_run_and_a_run_no_sweep(three_seeds, tiny_run, tmp_path):
+    with pytest.raises(RunError, match=r"is a sweep of 3 runs. Name one of them: .*best .*, or .*0 to .*2, as results"):
         load_run(three_seeds.run_dir)
-    with pytest.raises(RunError, match="is not the folder of a population"):
-        read_population_folder(tmp_path)
+    with pytest.raises(RunError, match=r"is a sweep of 3 runs"):
+        train(TINY, three_seeds.run_dir, resume=True)
+    with pytest.raises(RunError, match=r"is a single run, not a sweep. Go on with: lstm-mnist train --resume"):
+        sweep(TINY, THREE_SEEDS, tiny_run, resume=True)
+    with pytest.raises(RunError, match=r"has no config.json"):
+        read_run_folder(tmp_path)
+    (tmp_path / "population.json").write_text("{}")
+    with pytest.raises(RunError, match=r"is a sweep of version 0.4 or older .*Use lstm-mnist-jax 0.4.0 with it"):
+        read_run_folder(tmp_path)
+    with pytest.raises(RunError, match="already holds a run"):
+        sweep(TINY, THREE_SEEDS, tmp_path)
     with pytest.raises(RunError, match="already holds a run"):
         train(TINY, three_seeds.run_dir)
     with pytest.raises(RunError, match="already holds a run"):
         sweep(TINY, THREE_SEEDS, three_seeds.run_dir)
     with pytest.raises(ConfigError, match="A resumed run keeps its config, but batch_size is 64 in the run, 32"):
         sweep(dataclasses.replace(TINY, batch_size=32), THREE_SEEDS, three_seeds.run_dir, resume=True)
-    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for more already"):
+    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already"):
         sweep(dataclasses.replace(TINY, epochs=2), THREE_SEEDS, three_seeds.run_dir, resume=True)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda contents: contents | {"format": 9}, "is a population of format 9"),
+        (lambda contents: contents | {"format": 9}, "is a run folder of format 9"),
         (lambda contents: contents | {"members": [{"seed": "x"}]}, "damaged or of another version"),
         (lambda contents: contents | {"members": [{}]}, "damaged or of another version"),
-        (lambda contents: {}, "damaged or of another version"),
-        (lambda contents: [], "damaged or of another version"),
+        (lambda contents: contents | {"space": {}}, "damaged or of another version"),
+        (lambda contents: {}, "is damaged: KeyError"),
+        (lambda contents: [], "is damaged: TypeError"),
     ],
 )
-def test_a_damaged_population_is_refused(three_seeds, tmp_path, change, message):
-    contents = json.loads((three_seeds.run_dir / "population.json").read_text())
-    (tmp_path / "population.json").write_text(json.dumps(change(contents)))
+def test_a_damaged_sweep_is_refused(three_seeds, tmp_path, change, message):
+    contents = json.loads((three_seeds.run_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(change(contents)))
     with pytest.raises(RunError, match=message):
-        read_population_folder(tmp_path)
+        read_run_folder(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(three_seeds, tmp_path):
@@ -457,12 +481,12 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(three_seeds
     (newest / "record.json").write_text("{}")
     found = sweep(TINY, THREE_SEEDS, run_dir, resume=True)
     assert found.trained
-    assert found.members == three_seeds.members
+    assert untimed(found.members) == untimed(three_seeds.members)
 
 
 @pytest.mark.slow
 def test_members_stop_early_as_they_would_alone(tmp_path):
-    config = dataclasses.replace(TINY, seed=1, epochs=8, early_stop_epochs=1)
+    config = dataclasses.replace(TINY, seed=1, epochs=8, early_stopping_patience=1)
     result = sweep(config, THREE_SEEDS, tmp_path / "seeds")
     ends = {}
     for member in result.members:
@@ -470,14 +494,23 @@ def test_members_stop_early_as_they_would_alone(tmp_path):
         alone = train(seed, tmp_path / f"alone-{member.seed}", execution=ONE_DEVICE)  # as a member has
         assert (member.epochs, member.best_epoch) == (len(alone.epochs), alone.best.epoch)
         ends[member.member] = member.epochs
-        extract(tmp_path / "seeds", tmp_path / f"out-{member.member}", member.member)
-        assert load_run(tmp_path / f"out-{member.member}").step == alone.best_step
+        assert load_run(tmp_path / "seeds" / str(member.member)).step == alone.best_step
     assert len(set(ends.values())) > 1  # or nothing was shown
     longest = max(ends.values())
-    assert read_group_metrics(tmp_path / "seeds" / "metrics.jsonl")[-1].epoch == longest
+    assert read_metrics(tmp_path / "seeds" / "metrics.jsonl")[-1].epoch == longest
+    _, first = sorted((end, member) for member, end in ends.items())[0]
+    # What stopped early goes on from its best epoch.
+    best = result.members[first].best_epoch
+    folder = shutil.copytree(tmp_path / "seeds", tmp_path / "copy")
+    patient = dataclasses.replace(read_run_folder(folder / str(first)).config, early_stopping_patience=None)
+    resumed = train(patient, folder / str(first), resume=True, execution=ONE_DEVICE)
+    assert [metrics.epoch for metrics in resumed.epochs] == list(range(1, 9))
+    assert [m.validation_loss for m in resumed.epochs[:best]] == [
+        m.validation_loss for m in read_metrics(tmp_path / "seeds" / "metrics.jsonl", first)[:best]
+    ]
     assert not sweep(config, THREE_SEEDS, tmp_path / "seeds", resume=True).trained
-    patient = dataclasses.replace(config, early_stop_epochs=5)
-    with pytest.raises(ConfigError, match=r"early_stop_epochs is 1 in the sweep, 5 was asked"):
+    patient = dataclasses.replace(config, early_stopping_patience=5)
+    with pytest.raises(ConfigError, match=r"early_stopping_patience is 1 in the sweep, 5 was asked"):
         sweep(patient, THREE_SEEDS, tmp_path / "seeds", resume=True)
 
 
@@ -485,18 +518,18 @@ def test_members_stop_early_as_they_would_alone(tmp_path):
 def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path, monkeypatch):
     axes = {"cell": ["gru", "lstm"], "clip_norm": [1.0, None], "bidirectional": [True, False], "shift_pixels": [0.5]}
     config = dataclasses.replace(ONE_LAYER, epochs=1)
-    write = GroupMetricsWriter.write
+    write = MetricsWriter.write
 
     def write_and_signal(self, metrics):
         write(self, metrics)
         os.kill(os.getpid(), signal.SIGTERM)
 
     # Of the eight groups the first is trained: the others have less of what other sweeps here have not.
-    monkeypatch.setattr(GroupMetricsWriter, "write", write_and_signal)
+    monkeypatch.setattr(MetricsWriter, "write", write_and_signal)
     result = sweep(config, space_of(axes), tmp_path / "grid")
     assert [member.epochs for member in result.members] == [1, *[0] * 7]
     assert not result.members[0].diverged
-    folder = read_population_folder(tmp_path / "grid")
+    folder = read_run_folder(tmp_path / "grid")
     assert folder.groups == tuple((n,) for n in range(8))
     assert [folder.member_config(n) for n in range(8)] == [
         dataclasses.replace(
@@ -512,13 +545,11 @@ def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path,
 
 
 def test_the_order_of_the_pixels_is_kept_where_all_members_have_it(three_seeds, tmp_path):
-    folder = read_population_folder(three_seeds.run_dir)
+    folder = read_run_folder(three_seeds.run_dir)
     config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, task="permuted"))
     for name, axes in (("one", {}), ("two", {"permutation_seed": [0, 1]}), ("mixed", {"task": ["rows", "permuted"]})):
         (tmp_path / name).mkdir()
-        write_population_folder(
-            dataclasses.replace(folder, path=tmp_path / name, config=config, space=space_of(axes, seeds=3))
-        )
+        write_config(dataclasses.replace(folder, path=tmp_path / name, config=config, space=space_of(axes, seeds=3)))
         assert (tmp_path / name / "permutation.json").exists() == (name == "one")
 
 
@@ -526,13 +557,13 @@ def test_a_falling_learning_rate_belongs_to_its_number_of_epochs(tiny_run, tiny_
     falling = OptimizerConfig(schedule="cosine")
     run = read_run_folder(shutil.copytree(tiny_run, tmp_path / "run"))
     write_config(dataclasses.replace(run, config=dataclasses.replace(run.config, optimizer=falling)))
-    seeds = read_population_folder(shutil.copytree(tiny_sweep, tmp_path / "seeds"))
-    write_population_folder(dataclasses.replace(seeds, config=dataclasses.replace(seeds.config, optimizer=falling)))
+    seeds = read_run_folder(shutil.copytree(tiny_sweep, tmp_path / "seeds"))
+    write_config(dataclasses.replace(seeds, config=dataclasses.replace(seeds.config, optimizer=falling)))
     # A sweep whose config has no schedule, but one of its members.
     either = space_of({"schedule": ["constant", "cosine"]})
     members = tuple(Member(0, setting) for setting in either.settings(0))
     path = shutil.copytree(tiny_sweep, tmp_path / "either")
-    write_population_folder(dataclasses.replace(seeds, path=path, space=either, members=members, groups=((0,), (1,))))
+    write_config(dataclasses.replace(seeds, path=path, space=either, members=members, groups=((0,), (1,))))
     longer = dataclasses.replace(TINY, epochs=4)
     falling_longer = dataclasses.replace(longer, optimizer=falling)
     for go_on in (lambda: sweep(falling_longer, THREE_SEEDS, tmp_path / "seeds", resume=True),

@@ -24,9 +24,9 @@ from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, Op
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
+from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program, member_state
 from lstm_mnist_jax.training.mesh import make_mesh
-from lstm_mnist_jax.training.run import member_shapes
+from lstm_mnist_jax.training.program import Stages
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
 TIMES = ("seconds", "examples_per_second")
@@ -195,6 +195,13 @@ def test_without_any_sound_checkpoint_it_starts_again(tiny_run, run_dir):
     assert outcome(run_dir) == outcome(tiny_run)
 
 
+def test_of_equal_epochs_the_earliest_is_the_best(tmp_path):
+    unchanged = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=1e-30))
+    result = train(unchanged, tmp_path / "run")
+    assert len({metrics.validation_accuracy for metrics in result.epochs}) == 1
+    assert (result.best.epoch, load_run(tmp_path / "run").step) == (1, 15)
+
+
 def test_a_run_cannot_become_shorter_than_it_is(run_dir):
     with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already"):
         train(dataclasses.replace(TINY, epochs=2), run_dir, resume=True)
@@ -217,8 +224,7 @@ def test_a_path_where_orbax_cannot_save_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_a_damaged_checkpoint_is_not_used_in_silence(run_dir, name):
-    step = load_run(run_dir, name).step
-    (run_dir / "checkpoints" / f"{step:08d}" / "record.json").write_text("")
+    (run_dir / "checkpoints" / "00000045" / "record.json").write_text("")
     with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Name another by its step: \["):
         load_run(run_dir, name)
 
@@ -289,9 +295,9 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(run_
     sound = checkpoint.load_state
 
     def poisoned(path, abstract_state):
-        state = sound(path, abstract_state)
-        state.params["dense"]["bias"] = state.params["dense"]["bias"] * np.nan
-        return state
+        stages = sound(path, abstract_state)
+        stages.newest.params["dense"]["bias"] = stages.newest.params["dense"]["bias"] * np.nan
+        return stages
 
     monkeypatch.setattr(checkpoint, "load_state", poisoned)
     with pytest.raises(RunError, match=r"not a finite number any more at step 45 \(epoch 4\).* that of step 45"):
@@ -379,7 +385,7 @@ def test_checkpoints_that_are_none_are_refused(tiny_run, name):
 
 RECIPE = dataclasses.replace(
     TINY,
-    batch_ramp=(1,),
+    batch_doubling_epochs=(1,),
     label_smoothing=0.1,
     model=ModelConfig("permuted", sequence_length=28, permutation_seed=5, hidden_features=(4, 6)),
     optimizer=OptimizerConfig(weight_decay=0.01, ema_decay=0.9, clip_norm=1.0, schedule="cosine"),
@@ -418,7 +424,8 @@ def test_what_is_evaluated_and_loaded_is_the_mean_of_the_parameters(recipe):
     run = load_run(recipe.run_dir, "last")
     program = make_program([RECIPE], load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
     path = checkpoint.checkpoint_path(recipe.run_dir / "checkpoints", run.step)
-    state = checkpoint.load_state(path, member_shapes(program))
+    shapes = program.abstract_saved(1)
+    state = member_state(checkpoint.load_state(path, Stages(shapes, shapes)).newest, 0)
     jax.tree.map(np.testing.assert_array_equal, run.params, state.average)
     found = run.evaluate()["test"].loss
     assert found == pytest.approx(recipe.epochs[-1].test_loss, rel=1e-5)
@@ -434,7 +441,7 @@ def test_a_run_over_permuted_pixels_holds_their_order(recipe):
 
 @pytest.mark.slow
 def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
-    patient = dataclasses.replace(TINY, epochs=60, early_stop_epochs=1)
+    patient = dataclasses.replace(TINY, epochs=60, early_stopping_patience=1)
     result = train(patient, tmp_path / "run")
     accuracies = [metrics.validation_accuracy for metrics in result.epochs]
     assert 1 < len(accuracies) < 60
@@ -443,7 +450,7 @@ def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
     assert result.best.epoch == len(accuracies) - 1
     again = train(patient, tmp_path / "run", resume=True)
     assert not again.trained
-    more = train(dataclasses.replace(patient, early_stop_epochs=2), tmp_path / "run", resume=True)
+    more = train(dataclasses.replace(patient, early_stopping_patience=2), tmp_path / "run", resume=True)
     assert more.trained
 
 
@@ -454,10 +461,10 @@ def test_averages_over_shifts_are_the_means_of_their_probabilities(tiny_run):
     padded = np.pad(test.images, [(0, 0), (1, 1), (1, 1)])
     moved = [run.predict(padded[:, y : y + 28, x : x + 28])[1] for y in range(3) for x in range(3)]
     probabilities = np.mean(moved, axis=0)
-    found = run.evaluate(average_shifts=1)["test"]
+    found = run.evaluate(tta_shift_pixels=1)["test"]
     assert found.accuracy == pytest.approx((probabilities.argmax(axis=1) == test.labels).mean(), abs=2e-4)
     expected = -np.log(probabilities[np.arange(len(test)), test.labels]).mean()
     assert found.loss == pytest.approx(expected, rel=1e-3)
     for shifts in (-1, 8):
-        with pytest.raises(ConfigError, match=f"average_shifts is {shifts}, expected 0 to 7 pixels"):
-            run.evaluate(average_shifts=shifts)
+        with pytest.raises(ConfigError, match=f"tta_shift_pixels is {shifts}, expected 0 to 7 pixels"):
+            run.evaluate(tta_shift_pixels=shifts)

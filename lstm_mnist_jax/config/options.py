@@ -1,0 +1,325 @@
+"""All options: what a run is (`Config`, in `config.json` of a run folder), and how it is executed.
+
+Every default stands here and nowhere else. From a `Config` and the data a run can be repeated. How a run is executed
+(devices, processes) is not part of it and changes no result beyond rounding: see `Execution` and `Processes`.
+"""
+
+import typing
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lstm_mnist_jax.config.json import from_value
+from lstm_mnist_jax.errors import ConfigError
+
+
+class Checked:
+    """Gives each field its declared type, or raises ConfigError, before the checks of the class itself."""
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            object.__setattr__(self, name, from_value(hint, getattr(self, name), name))
+
+
+def require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Raises ConfigError unless a field is as expected."""
+    if not condition:
+        raise ConfigError(f"{name} is {value}, expected {expected}.")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Checked):
+    """The network: an image as a sequence, a stack of recurrent layers, and a dense output layer."""
+
+    task: Literal["rows", "columns", "pixels", "permuted"] = "rows"
+    """How an image is read: rows from the top, columns from the left, pixels row by row, or pixels in an order
+    that permutation_seed draws once for all images."""
+    sequence_length: int | None = None
+    """Time steps of a sequence, each of as many pixels; None is a row, a column or a pixel each. Of 28 rows, 14 steps
+    read two each, 56 half a one."""
+    permutation_seed: int = 0
+    """Decides the order of permuted pixels, by NumPy's RandomState(seed).permutation."""
+    cell: Literal["lstm", "gru", "layer_norm_lstm", "ur_lstm"] = "lstm"
+    """The recurrent cell: LSTM, GRU, LSTM with layer normalization, or LSTM with refine gates (UR-LSTM)."""
+    hidden_features: tuple[int, ...] = (32, 64)
+    """Width of each recurrent layer, from the input to the output, in each direction."""
+    bidirectional: bool = False
+    """Read each sequence forwards and backwards."""
+    pooling: Literal["last", "mean", "max", "attention"] = "last"
+    """Pooling over time, between the last recurrent layer and the dense layer: the last hidden state, or mean pooling,
+    max pooling or attention pooling over all steps."""
+    dropout_rate: float = 0.0
+    """Dropout in training, between layers and before the output: the probability that a feature is dropped, for all
+    time steps of a sequence."""
+    forget_bias: float = 1.0
+    """Initial bias of the forget gates, where chrono_steps does not decide it. (GRU and UR-LSTM have none.)"""
+    chrono_steps: int | None = None
+    """Chrono initialization (Tallec and Ollivier 2018): gate biases for dependencies of 1 to this many steps. None
+    leaves it."""
+    dense_stddev: float = 1.0
+    """Standard deviation of the initial weights and biases of the dense layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        widths, chrono = self.hidden_features, self.chrono_steps
+        length = self.sequence_length
+        require(length is None or length > 0, "sequence_length", length, "1 or more, or None")
+        require(0 <= self.permutation_seed < 2**32, "permutation_seed", self.permutation_seed, "0 to 4294967295")
+        require(len(widths) > 0 and min(widths) > 0, "hidden_features", widths, "one or more widths, each 1 or more")
+        require(0 <= self.dropout_rate < 1, "dropout_rate", self.dropout_rate, "at least 0 and below 1")
+        require(chrono is None or chrono > 2, "chrono_steps", chrono, "3 or more, or None")
+        require(
+            chrono is None or self.cell != "ur_lstm", "chrono_steps", chrono, "None with ur_lstm, which has its own"
+        )
+        require(self.dense_stddev >= 0, "dense_stddev", self.dense_stddev, "at least 0")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Checked):
+    """Adam, as TensorFlow 1 computes it (the paper's "epsilon hat" form); with weight decay, AdamW."""
+
+    learning_rate: float = 0.01
+    """Learning rate; with a schedule, its peak."""
+    b1: float = 0.9
+    """Adam's decay of the first moment."""
+    b2: float = 0.999
+    """Adam's decay of the second moment."""
+    epsilon: float = 1e-8
+    """Adam's epsilon hat: added to the root of the second moment before bias correction, as in TensorFlow."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW), of the matrices."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average (EMA) of the weights, which is then evaluated and used. 0 is none."""
+    clip_norm: float | None = None
+    """Gradient clipping: the largest global norm."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning-rate schedule after the warm-up, from the peak to final_fraction of it."""
+    warmup_epochs: float = 0.0
+    """Epochs, or fractions of one, of linear warm-up from 0 to the peak. (A linear schedule with a warm-up of about a
+    third of the run is the one-cycle schedule.)"""
+    final_fraction: float = 0.0
+    """The learning rate at the end of the schedule, one step after the last, as a fraction of the peak."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        require(0 <= self.b1 < 1, "b1", self.b1, "at least 0 and below 1")
+        require(0 <= self.b2 < 1, "b2", self.b2, "at least 0 and below 1")
+        require(self.epsilon > 0, "epsilon", self.epsilon, "a number above 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
+        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or None")
+        require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
+        require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "0 to 1")
+
+
+@dataclass(frozen=True)
+class AugmentationConfig(Checked):
+    """Data augmentation of the training images, drawn for each image at each step. Zero is none."""
+
+    rotation_degrees: float = 0.0
+    """Rotate by up to this many degrees either way."""
+    scaling: float = 0.0
+    """Scale each axis by a factor of up to 1 + this."""
+    shear: float = 0.0
+    """Shear sideways by up to this many pixels a row."""
+    shift_pixels: float = 0.0
+    """Translate by up to this many pixels along each axis."""
+    flip_probability: float = 0.0
+    """Probability of a horizontal flip."""
+    elastic_pixels: float = 0.0
+    """Elastic deformation: standard deviation of the random displacements, in pixels."""
+    elastic_spacing: float = 6.0
+    """Elastic deformation: distance in pixels between independent displacements."""
+    erasing_probability: float = 0.0
+    """Random erasing: probability that a random rectangle of an image is set to 0."""
+    erasing_size: float = 0.5
+    """Random erasing: the longest side of the rectangle, as a fraction of the image's."""
+    mixup_alpha: float = 0.0
+    """Mixup: pairs of images and labels are mixed in proportions drawn from Beta(alpha, alpha)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.rotation_degrees <= 180, "rotation_degrees", self.rotation_degrees, "0 to 180")
+        for name in ("scaling", "shear", "shift_pixels", "elastic_pixels", "mixup_alpha"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(self.elastic_spacing >= 1, "elastic_spacing", self.elastic_spacing, "1 or more")
+        for name in ("flip_probability", "erasing_probability"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        require(0 < self.erasing_size <= 1, "erasing_size", self.erasing_size, "above 0, and at most 1")
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether images are resampled."""
+        kinds = ("rotation_degrees", "scaling", "shear", "shift_pixels", "flip_probability", "elastic_pixels")
+        return any(getattr(self, name) for name in kinds)
+
+
+@dataclass(frozen=True)
+class DataConfig(Checked):
+    """The images, and which of them train and validate."""
+
+    source: str = "mnist"
+    """mnist (embedded), fashion-mnist (where Debian installs it, or a folder of this name), a folder of IDX files, or
+    tfds:NAME."""
+    data_dir: str | None = None
+    """Folder of prepared TFDS data; None is TFDS's own default."""
+    validation_examples: int = 5000
+    """Examples that are taken from the front of the training examples for validation."""
+    train_examples: int | None = None
+    """Train on the first so many of the remaining examples; None is all of them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.validation_examples > 0, "validation_examples", self.validation_examples, "1 or more")
+        require(
+            self.train_examples is None or self.train_examples > 0,
+            "train_examples",
+            self.train_examples,
+            "1 or more, or None for all",
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig(Checked):
+    """When checkpoints are saved, and how many are kept. Each holds the latest and the best weights."""
+
+    checkpoint_minutes: float = 5.0
+    """Save at each epoch's end, and in between whenever so many minutes have passed."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "above 0")
+        require(self.keep_checkpoints > 0, "keep_checkpoints", self.keep_checkpoints, "1 or more")
+
+
+@dataclass(frozen=True)
+class Config(Checked):
+    """The settings of a training run. The defaults are the classic tutorial's hyperparameters.
+
+    Raises:
+      ConfigError: a value is impossible, alone or together with another.
+
+    Examples:
+      >>> from dataclasses import replace
+      >>> from lstm_mnist_jax import PRESETS, Config
+      >>> config = Config(epochs=3, batch_size=128)
+      >>> config = replace(config, optimizer=replace(config.optimizer, learning_rate=0.003))
+      >>> config.model.hidden_features, config.optimizer.learning_rate
+      ((32, 64), 0.003)
+      >>> PRESETS["tutorial"] == Config()
+      True
+    """
+
+    seed: int = 0
+    """Seed of the initial weights, the order of the data, and everything else that is random."""
+    epochs: int = 10
+    """Passes over the training set."""
+    batch_size: int = 64
+    """Examples a step, over all devices."""
+    batch_doubling_epochs: tuple[int, ...] = ()
+    """Batch-size schedule: epochs after which the effective batch size doubles, by gradient accumulation over two,
+    four, ... steps."""
+    label_smoothing: float = 0.0
+    """Label smoothing: the fraction of each label that is spread evenly over all classes."""
+    selection_metric: Literal["accuracy", "loss"] = "accuracy"
+    """The metric for model selection on validation: the highest accuracy, or the lowest loss. Accuracy moves in steps
+    of one example, so the highest of many can be luck; the loss distinguishes good networks more finely."""
+    early_stopping_patience: int | None = None
+    """Early stopping: stop after this many epochs without a better one on validation. None trains all epochs."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        require(self.epochs > 0, "epochs", self.epochs, "1 or more")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
+        ramp, patience, warmup = self.batch_doubling_epochs, self.early_stopping_patience, self.optimizer.warmup_epochs
+        rising = all(0 < epoch < self.epochs for epoch in ramp) and tuple(sorted(set(ramp))) == ramp
+        possible = f"rising epochs from 1 to {self.epochs - 1}" if self.epochs > 1 else "none in a run of one epoch"
+        require(rising, "batch_doubling_epochs", ramp, possible)
+        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
+        require(patience is None or patience > 0, "early_stopping_patience", patience, "1 or more, or None")
+        require(warmup <= self.epochs, "warmup_epochs", warmup, f"at most epochs, which is {self.epochs}")
+
+
+SWEEPABLE = (
+    *OptimizerConfig.__dataclass_fields__,
+    *ModelConfig.__dataclass_fields__,
+    *AugmentationConfig.__dataclass_fields__,
+    "batch_size",
+    "label_smoothing",
+)
+"""The fields that a sweep may vary. Runs that differ in hyperparameters of the optimizer share one compiled program;
+each other value takes one of its own."""
+
+
+@dataclass(frozen=True)
+class Execution(Checked):
+    """On which devices to run, and with how much of their memory. Changes no result beyond rounding.
+
+    Raises:
+      ConfigError: a value is impossible.
+
+    Examples:
+      >>> from lstm_mnist_jax import Execution
+      >>> Execution(devices=1).device_data_limit
+      4.0
+    """
+
+    devices: int | None = None
+    """How many devices share a batch: CPU cores, GPUs or TPU cores. None chooses."""
+    device_data_limit: float = 4.0
+    """GiB. Training images that take more stay in host memory and stream to the devices."""
+    memory_limit: float | None = None
+    """GiB of each device that the runs of a sweep may take. None is 80 % of what is free."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.devices is None or self.devices > 0, "devices", self.devices, "1 or more, or None")
+        memory = self.memory_limit
+        require(memory is None or memory > 0, "memory_limit", memory, "GiB, above 0, or None")
+        require(self.device_data_limit > 0, "device_data_limit", self.device_data_limit, "GiB, above 0")
+
+
+@dataclass(frozen=True)
+class Processes(Checked):
+    """The processes of a distributed run, on several machines or one. SLURM, Open MPI, indexed jobs of Kubernetes and
+    Cloud TPU provide these values; elsewhere each process is given them.
+    """
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, which must be free there; the same for all."""
+    num_processes: int | None = None
+    """How many processes there are. 1 by itself trains alone, whatever the environment says."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    join_timeout: float = 300.0
+    """Seconds to wait at the start until all have joined."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        told = {"coordinator": self.coordinator, "num_processes": self.num_processes, "process_id": self.process_id}
+        missing = [name for name, value in told.items() if value is None]
+        if self.num_processes == 1 and self.coordinator is None and not self.process_id:
+            return  # alone, whatever the environment says
+        if missing and len(missing) < len(told):
+            raise ConfigError(
+                f"{', '.join(missing)} must be given as well: either all of {', '.join(told)}, or none of them."
+            )
+        require(self.join_timeout > 0, "join_timeout", self.join_timeout, "seconds, above 0")
+        if self.coordinator is None or self.num_processes is None or self.process_id is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        valid = bool(host) and port.isdecimal() and 0 < int(port) < 65536
+        require(valid, "coordinator", repr(self.coordinator), "HOST:PORT, with a port from 1 to 65535")
+        require(self.num_processes > 0, "num_processes", self.num_processes, "1 or more")
+        in_range = 0 <= self.process_id < self.num_processes
+        require(in_range, "process_id", self.process_id, f"0 to {self.num_processes - 1}, of {self.num_processes}")
