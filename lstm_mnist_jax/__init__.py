@@ -1,10 +1,9 @@
 """The LSTM reference for JAX: a stacked Flax LSTM that reads MNIST row by row.
 
     from lstm_mnist_jax import PRESETS, load_run, train
-    from lstm_mnist_jax.rnn import LSTM, RNN        # the recurrent layers, on their own
+    from lstm_mnist_jax.rnn import LSTM, RNN        # the recurrent layers, which need no other part of the package
 
-The names below are imported when they are first used, so that a program which needs only some of them, or only
-`--help`, does not wait for the rest.
+The names below are imported when they are first used: the import of `lstm_mnist_jax.rnn` and `--help` stay fast.
 """
 
 from importlib import import_module

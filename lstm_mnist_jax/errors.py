@@ -1,25 +1,34 @@
-"""The errors that a user can cause and mend.
+"""The errors that a user can cause and fix.
 
-Each says what was wrong, where, what was expected and what to do. The command line prints them as one line
-and exits with code 2; from Python they are ordinary `ValueError`s. Anything else that is raised is a bug.
+Each message says what was wrong, where, what was expected and what to do. The command line prints it as one line
+and exits with code 2. From Python they are ordinary `ValueError`s.
 """
 
 
 class UserError(ValueError):
-    """Something that the caller gave is wrong. The message is for people."""
+    """The base class of the errors below: an argument, a file or a setting is wrong. The message is for people.
+
+    Examples:
+      >>> from lstm_mnist_jax import UserError, load
+      >>> try:
+      ...     load("no/such/folder")
+      ... except UserError as error:
+      ...     print(type(error).__name__, str(error)[:41])
+      DataError Unknown data source 'no/such/folder': the
+    """
 
 
 class ConfigError(UserError):
-    """A setting makes no sense, alone or together with another."""
+    """A setting is impossible, alone or together with another."""
 
 
 class DataError(UserError):
-    """Images or labels are missing, damaged or do not fit together."""
+    """Images or labels are missing or damaged, or do not fit together."""
 
 
 class RunError(UserError):
-    """A run folder or a checkpoint cannot be used, or a training had to stop."""
+    """A run folder or a checkpoint cannot be used, or a run had to stop."""
 
 
 class WeightsError(UserError):
-    """Weights in a file are missing, damaged, of another network, or do not fit together."""
+    """Weights in a file are missing or damaged, belong to another network, or do not fit together."""

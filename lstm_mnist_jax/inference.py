@@ -216,7 +216,8 @@ class TrainedRun:
 
         Args:
           execution: on which devices.
-          source, data_dir: where those data are now; None is where they were.
+          source: where the data is now; None is where it was.
+          data_dir: where prepared TFDS data is now; None is where it was.
           tta_shift_pixels: take the mean probabilities of each image moved by up to so many pixels either way
             (test-time averaging): another model than the run's own, and (2 n + 1)^2 times the work.
 
@@ -244,12 +245,22 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
     """Loads the model of a run.
 
     Args:
-      path: the run's folder, or a member of a sweep: SWEEP/NUMBER, SWEEP/best.
-      checkpoint_name: "best" (on validation; the last weights where no epoch was finished), "last", or the step of a
+      path: the run's folder, or a run of a sweep: SWEEP/NUMBER or SWEEP/best.
+      checkpoint_name: "best" (on validation; the last weights if no epoch has ended), "last", or the step of a
         checkpoint.
+
+    Returns:
+      The model, with `predict`, `evaluate`, `export` and more: see `TrainedRun`.
 
     Raises:
       RunError: the folder is not a run's, or the checkpoint is missing or damaged.
+
+    Examples:
+      >>> from lstm_mnist_jax import load, load_run
+      >>> run = load_run("runs/first")
+      >>> classes, probabilities = run.predict(load().test.images[:5])
+      >>> classes.shape, probabilities.shape
+      ((5,), (5, 10))
     """
     folder = read_run(Path(path).expanduser())
     for _ in range(ATTEMPTS - 1):
@@ -294,7 +305,8 @@ def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None
 
     Args:
       folder: the run's.
-      source, data_dir: where they are now; None is where they were.
+      source: where the data is now; None is where it was.
+      data_dir: where prepared TFDS data is now; None is where it was.
 
     Raises:
       DataError: they cannot be loaded.

@@ -196,7 +196,21 @@ class CheckpointConfig(Checked):
 
 @dataclass(frozen=True)
 class Config(Checked):
-    """A training run. The defaults are the classic tutorial's hyperparameters."""
+    """The settings of a training run. The defaults are the classic tutorial's hyperparameters.
+
+    Raises:
+      ConfigError: a value is impossible, alone or together with another.
+
+    Examples:
+      >>> from dataclasses import replace
+      >>> from lstm_mnist_jax import PRESETS, Config
+      >>> config = Config(epochs=3, batch_size=128)
+      >>> config = replace(config, optimizer=replace(config.optimizer, learning_rate=0.003))
+      >>> config.model.hidden_features, config.optimizer.learning_rate
+      ((32, 64), 0.003)
+      >>> PRESETS["tutorial"] == Config()
+      True
+    """
 
     seed: int = 0
     """Seed of the initial weights, the order of the data, and everything else that is random."""
@@ -249,7 +263,16 @@ each other value takes one of its own."""
 
 @dataclass(frozen=True)
 class Execution(Checked):
-    """How to execute, on which devices. Changes no result beyond rounding."""
+    """On which devices to run, and with how much of their memory. Changes no result beyond rounding.
+
+    Raises:
+      ConfigError: a value is impossible.
+
+    Examples:
+      >>> from lstm_mnist_jax import Execution
+      >>> Execution(devices=1).device_data_limit
+      4.0
+    """
 
     devices: int | None = None
     """How many devices share a batch: CPU cores, GPUs or TPU cores. None chooses."""

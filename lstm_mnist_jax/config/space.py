@@ -110,12 +110,33 @@ class Space(Checked):
         return [{name: (values | draw)[name] for name in axes} for values in combined for draw in draws]
 
 
-def space_of(axes: Mapping[str, Any], **options: Any) -> Space:
-    """A space from Python values: {"learning_rate": [0.003, 0.01], "b1": "uniform:0.8:0.95"}."""
+def space_of(axes: Mapping[str, Any], *, seeds: int = 1, samples: int | None = None, optuna: bool = False) -> Space:
+    """The space of a sweep, from Python values.
+
+    Args:
+      axes: for each field that varies, by its name, a list of values, or an interval: "uniform:LOW:HIGH" or
+        "loguniform:LOW:HIGH". `lstm_mnist_jax.config.SWEEPABLE` lists the fields.
+      seeds: the number of seeds of each setting: the config's own and those after it.
+      samples: the number of settings to draw, if there is an interval; with Optuna the number of settings in all.
+      optuna: let Optuna choose the settings, round by round, by the validation results so far.
+
+    Returns:
+      The space, for `sweep`: every value with every other.
+
+    Raises:
+      ConfigError: a field cannot be swept, a value is impossible, or `samples` is missing or not needed.
+
+    Examples:
+      >>> from lstm_mnist_jax import space_of
+      >>> space_of({"learning_rate": [0.003, 0.01], "cell": ["lstm", "gru"]}, seeds=4).describe()
+      'learning_rate 0.003 0.01, cell lstm gru, 4 seeds'
+      >>> len(space_of({"learning_rate": "loguniform:0.001:0.1"}, samples=8).settings(seed=0))
+      8
+    """
     words = {
         name: (axis,) if isinstance(axis, str) else tuple(_word(value) for value in axis) for name, axis in axes.items()
     }
-    return Space(tuple(words), tuple(words.values()), **options)
+    return Space(tuple(words), tuple(words.values()), seeds, samples, optuna)
 
 
 def _word(value: Any) -> str:

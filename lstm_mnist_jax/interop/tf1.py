@@ -45,7 +45,8 @@ def read(
         default is 1. It is moved into the biases.
       ignore: patterns of names to leave out, such as `model2/*`.
       order: the names of the cells where neither names nor widths tell their order.
-      b1, b2: Adam's, with which the stored powers are read as a number of steps.
+      b1: Adam's; with it, the stored power of b1 gives the number of steps.
+      b2: Adam's; likewise.
 
     Raises:
       WeightsError: there is no such checkpoint, it is damaged, or holds another network.
@@ -81,7 +82,8 @@ def to_variables(
       weights: the weights.
       adam: the state of Adam.
       forget_bias: what the cells that read them will add to their forget gates.
-      b1, b2: Adam's.
+      b1: Adam's.
+      b2: Adam's.
     """
     variables = _named(weights, forget_bias)
     if adam is not None:
@@ -106,7 +108,11 @@ def to_variables_like(
 
     Args:
       found: the variables of a checkpoint of the same network. What has no new value here stays as it is.
-      weights, adam, forget_bias, b1, b2: see `to_variables`.
+      weights: the weights.
+      adam: the state of Adam.
+      forget_bias: see `to_variables`.
+      b1: Adam's.
+      b2: Adam's.
       step: the new value of `global_step`, where there is one.
 
     Raises:
@@ -150,9 +156,11 @@ def write(
 
     Args:
       path: the prefix.
-      weights, adam, options: see `to_variables`.
+      weights: the weights.
+      adam: the state of Adam.
       like: a checkpoint of the same network, whose names are taken: see `to_variables_like`.
-      step: see there.
+      step: the new value of `global_step`, with `like`.
+      **options: `forget_bias`, `b1` and `b2` of `to_variables`.
 
     Raises:
       WeightsError: it cannot be written, or `like` cannot be read or is of another network.

@@ -80,19 +80,31 @@ def sweep(
     """Trains every setting of a space with every seed, as many as fit in one compiled program.
 
     Args:
-      config: what all start from; its seed is the first one.
-      space: the settings and how many seeds. Without any name in it, the seeds alone.
-      run_dir: the folder: new or empty, or, to resume, one that a sweep made.
-      resume: go on where the sweep in `run_dir` was stopped. `config` may have more epochs.
+      config: the config that every setting changes; its seed is the first one.
+      space: the settings and the number of seeds, see `space_of`. Without a setting, the seeds only.
+      run_dir: the folder: new or empty, or, to resume, the folder of a sweep.
+      resume: continue where the sweep in `run_dir` was stopped. `config` may have more epochs.
       execution: on which devices, and with how much of their memory.
-      together: with which other processes, each of which calls this with the same arguments.
-      console: where to tell how it goes; None is nowhere.
+      together: the other processes of a distributed sweep, each of which calls this with the same arguments.
+      console: where to print progress; None is nowhere.
+
+    Returns:
+      The result of every run and of every setting over its seeds, the best run, and how the sweep ended.
 
     Raises:
-      ConfigError: a config makes no sense, differs from the resumed one in more than epochs, or has fewer; one
-        training alone does not fit into memory; Optuna is asked for and not installed.
+      ConfigError: a config is impossible, differs from the resumed one in more than epochs, or has fewer epochs; a
+        single run does not fit into memory; Optuna is not installed.
       DataError: the data cannot be loaded.
-      RunError: the folder cannot be used, a checkpoint not written, or another process is gone.
+      RunError: the folder cannot be used, a checkpoint cannot be written, or another process is gone.
+
+    Examples:
+      >>> from dataclasses import replace
+      >>> from lstm_mnist_jax import PRESETS, space_of, sweep
+      >>> smoke = PRESETS["smoke"]
+      >>> config = replace(smoke, epochs=1, data=replace(smoke.data, train_examples=640))
+      >>> result = sweep(config, space_of({"learning_rate": [0.003, 0.01]}, seeds=2), "runs/grid")
+      >>> len(result.members), len(result.settings), result.best in range(4)
+      (4, 2, True)
     """
     what = space.describe()
     # The mesh is each group's own; this one is made because there may be no device, or not so many.

@@ -76,19 +76,31 @@ def train(
 
     Args:
       config: what to train.
-      run_dir: the run's folder: new or empty, or, to resume, one that training made. A member of a sweep can be
+      run_dir: the run's folder: new or empty, or, to resume, the folder of a run. A run of a sweep can be
         resumed by its path (SWEEP/3, SWEEP/best): it becomes a run in a folder of that name.
-      resume: go on from the newest sound checkpoint of `run_dir`. The result is that of a run which never
+      resume: continue from the newest undamaged checkpoint of `run_dir`. The result is that of a run that was not
         stopped, bit for bit on the same machine and number of devices.
       execution: on which devices.
-      together: with which other processes, each of which calls this with the same config and folder.
+      together: the other processes of a distributed run, each of which calls this with the same config and folder.
       console: where to print progress; None is nowhere.
 
+    Returns:
+      The metrics of every epoch, the best epoch, and how the run ended.
+
     Raises:
-      ConfigError: the config makes no sense, with this data or on these devices, or differs from the run's.
+      ConfigError: the config is impossible, with this data or on these devices, or differs from the run's.
       DataError: the data cannot be loaded.
-      RunError: the folder cannot be used, a checkpoint not written, the loss was not finite any more, or
-        another process is gone.
+      RunError: the folder cannot be used, a checkpoint cannot be written, the loss is not finite, or another process
+        is gone.
+
+    Examples:
+      >>> from dataclasses import replace
+      >>> from lstm_mnist_jax import PRESETS, train
+      >>> smoke = PRESETS["smoke"]
+      >>> config = replace(smoke, epochs=1, tensorboard=False, data=replace(smoke.data, train_examples=640))
+      >>> result = train(config, "runs/first")
+      >>> len(result.epochs), result.best.step, result.test_examples
+      (1, 10, 10000)
     """
     batch_size = config.batch_size
     with begun("one", config, run_dir, resume, execution, together, console, batch_size) as (config, run_dir, mesh):
