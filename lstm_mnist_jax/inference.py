@@ -16,10 +16,10 @@ from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.data.picture_arrays import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
-from lstm_mnist_jax.reporting.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
 from lstm_mnist_jax.training.member import load_member
+from lstm_mnist_jax.training.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
 BATCHES_AHEAD = 16
@@ -145,7 +145,7 @@ class TrainedRun:
         return model.task_of(self.folder.config.model).step_name(self.folder.data.image_shape)
 
     def history(self) -> dict[str, np.ndarray]:
-        """How it was trained: an array [epochs] for each field of `lstm_mnist_jax.reporting.metrics.EpochMetrics`, by
+        """How it was trained: an array [epochs] for each field of `lstm_mnist_jax.training.metrics.EpochMetrics`, by
         its name. `pandas.DataFrame` makes a table of it, with a row an epoch."""
         return as_columns(read_metrics(self.folder.metrics, self.folder.member or 0))
 

@@ -13,7 +13,7 @@ from lstm_mnist_jax import PRESETS, UserError, load_run, train
 from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.report.contents import run_pictures
 from lstm_mnist_jax.report.diagnosis import diagnose
-from lstm_mnist_jax.reporting.terminal import bar, shades
+from lstm_mnist_jax.report.terminal import bar, shades
 
 
 def main(run_dir: Path) -> None:

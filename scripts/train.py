@@ -2,7 +2,7 @@
 
 import sys
 
-from lstm_mnist_jax.cli import main
+from lstm_mnist_jax.cli.main import main
 
 if __name__ == "__main__":
     main(["train", *sys.argv[1:]])

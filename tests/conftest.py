@@ -38,7 +38,7 @@ import pytest
 from runs import DIVERGING, TINY, made_once
 
 from lstm_mnist_jax import train
-from lstm_mnist_jax.cli import main
+from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.sweeps import Space, space_of, sweep

@@ -100,9 +100,9 @@ FAULTS = [
     fault("processes with other numbers of devices train together", "training/mesh.py",
           "if len(set(map(len, shown))) > 1:", "if False:", "test_processes.py"),
     # Sweeps, statistics and reports.
-    fault("a confidence interval of a mean divides by n", "reporting/statistics.py", "ddof=1", "ddof=0",
+    fault("a confidence interval of a mean divides by n", "statistics.py", "ddof=1", "ddof=0",
           "test_sweep.py", "test_comparison.py"),
-    fault("a confidence interval of an accuracy is too wide", "reporting/statistics.py", "z**2 / (4 * n**2))",
+    fault("a confidence interval of an accuracy is too wide", "statistics.py", "z**2 / (4 * n**2))",
           "z**2 / (4 * n))", "test_diagnosis.py"),
     fault("a confidence band has another curve's colour", "report/comparison_figures.py",
           '*np.clip(ends, 0, 100), color=style["color"]',
@@ -135,9 +135,9 @@ FAULTS = [
     fault("the message does not name the folder", "inference.py",
           'f"{directory} has no checkpoint {checkpoint_name!r}', 'f"The run has no checkpoint {checkpoint_name!r}',
           "test_train.py"),
-    fault("a mistake of the user's ends with exit code 1", "cli.py", "return _failed(2)", "return _failed(1)",
+    fault("a mistake of the user's ends with exit code 1", "cli/main.py", "return _failed(2)", "return _failed(1)",
           "test_cli.py"),
-    fault("`predict` gives the answer of another picture", "verbs/predict.py", "classified = iter(probabilities if",
+    fault("`predict` gives the answer of another picture", "cli/predict.py", "classified = iter(probabilities if",
           "classified = iter(probabilities[::-1] if", "test_predict.py"),
 ]  # fmt: skip
 

@@ -159,7 +159,7 @@ def _run(arguments: tuple[list[str], str | None, dict[str, str], str], streams: 
     status: Any = 0
     try:
         if code is None:
-            from lstm_mnist_jax.cli import main
+            from lstm_mnist_jax.cli.main import main
 
             sys.argv = ["lstm-mnist", *words]
             main()

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from lstm_mnist_jax.config.space import describe
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.inference import load_data
-from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.reporting.statistics import Share, mean_of
+from lstm_mnist_jax.statistics import Share, mean_of
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
+from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 
 SPLITS = ("validation", "test")

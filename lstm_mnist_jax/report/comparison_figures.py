@@ -5,10 +5,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_mnist_jax.report.axes import epoch_axis, error_axis, marker, settled
 from lstm_mnist_jax.report.comparison import SPLITS, Entry
-from lstm_mnist_jax.report.picture import Picture
-from lstm_mnist_jax.report.style import BLUE, INK, VERMILION, WIDTH, series_style, shown, styled
+from lstm_mnist_jax.report.style import (
+    BLUE,
+    INK,
+    VERMILION,
+    WIDTH,
+    Picture,
+    epoch_axis,
+    error_axis,
+    marker,
+    series_style,
+    settled,
+    shown,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,15 +12,15 @@ from lstm_mnist_jax.report.diagnosis_figures import (
     draw_by_class,
     draw_calibration,
     draw_confusion,
+    draw_history,
     draw_mistakes,
     shown_mistakes,
     sureness,
 )
-from lstm_mnist_jax.report.history_figure import draw_history
 from lstm_mnist_jax.report.knowing import Knowing, draw_knowing, read_many
-from lstm_mnist_jax.report.picture import Picture
 from lstm_mnist_jax.report.reading import draw_reading_of
-from lstm_mnist_jax.reporting.statistics import Share
+from lstm_mnist_jax.report.style import Picture
+from lstm_mnist_jax.statistics import Share
 
 
 def run_pictures(

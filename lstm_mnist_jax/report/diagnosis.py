@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.inference import TrainedRun
-from lstm_mnist_jax.reporting.statistics import Share
+from lstm_mnist_jax.statistics import Share
 
 SPLITS = ("test", "validation", "train")
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.report.picture import Picture
-from lstm_mnist_jax.report.style import GROUND, INK, styled
+from lstm_mnist_jax.report.style import GROUND, INK, Picture, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

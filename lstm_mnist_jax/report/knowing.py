@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.model import task_of
-from lstm_mnist_jax.report.axes import settled
-from lstm_mnist_jax.report.style import WIDTH, series_style, styled
+from lstm_mnist_jax.report.style import WIDTH, series_style, settled, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

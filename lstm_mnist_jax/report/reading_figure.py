@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from lstm_mnist_jax.report.axes import draw_image
-from lstm_mnist_jax.report.style import FAINT, FONT_SIZE, INK, WIDTH, series_style, shown, styled
-from lstm_mnist_jax.reporting.terminal import percent
+from lstm_mnist_jax.report.style import FAINT, FONT_SIZE, INK, WIDTH, draw_image, series_style, shown, styled
+from lstm_mnist_jax.report.terminal import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

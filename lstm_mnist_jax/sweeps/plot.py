@@ -6,9 +6,9 @@ import numpy as np
 
 from lstm_mnist_jax.config.space import describe
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.reporting.statistics import Mean, mean_of
+from lstm_mnist_jax.statistics import Mean, mean_of
 from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult, setting_results
+from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder
 
 CURVES = 5

@@ -12,9 +12,9 @@ from rich.table import Table
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.space import Setting, show
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.reporting.metrics import EpochMetrics, read_metrics
-from lstm_mnist_jax.reporting.statistics import Mean, mean_of, percent
+from lstm_mnist_jax.statistics import Mean, mean_of, percent
 from lstm_mnist_jax.training import selection
+from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, write_atomically
 
 MAX_ROWS = 40

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.reporting.metrics import MetricsWriter, read_metrics
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
+from lstm_mnist_jax.training.metrics import MetricsWriter, read_metrics
 from lstm_mnist_jax.training.program import Stages
 from lstm_mnist_jax.training.run_folder import Member, RunFolder, lock, write_config
 from lstm_mnist_jax.training.step import init_state

@@ -30,8 +30,8 @@ from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import task_of
-from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.rnn import native
+from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.selection import score_of
 from lstm_mnist_jax.version import __version__
 

@@ -111,7 +111,7 @@ def test_the_runs_of_a_sweep_answer_each_for_itself(predict, tiny_sweep, unseen,
 
 WITH_STANDARD_INPUT = """
 import os, sys
-from lstm_mnist_jax.cli import main
+from lstm_mnist_jax.cli.main import main
 
 os.dup2(os.open(sys.argv[1], os.O_RDONLY), sys.stdin.fileno())
 main(sys.argv[2:])

@@ -253,7 +253,7 @@ def test_the_command_line_knows_the_formats_that_there_are():
     import typing
 
     from lstm_mnist_jax import cli
-    from lstm_mnist_jax.verbs.interop import ExportArguments, ImportArguments
+    from lstm_mnist_jax.cli.interop import ExportArguments, ImportArguments
 
     for arguments, known in ((ImportArguments, formats.READERS), (ExportArguments, formats.WRITERS)):
         (positional, *_) = typing.get_args(typing.get_type_hints(arguments)["format"]) or [None]

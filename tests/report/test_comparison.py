@@ -14,12 +14,12 @@ from runs import DIVERGING, TINY
 from scipy.stats import binomtest, t
 
 from lstm_mnist_jax import load_run, space_of, sweep, train
+from lstm_mnist_jax.cli.report import report
 from lstm_mnist_jax.config import OptimizerConfig
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.report.comparison_figures import CURVES, comparison_pictures, draw_accuracies, draw_curves
-from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.verbs.report import report
+from lstm_mnist_jax.training.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from lstm_mnist_jax import load_run
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.report.diagnosis import BINS, Diagnosis, diagnose
-from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.reporting.statistics import Share
+from lstm_mnist_jax.statistics import Share
+from lstm_mnist_jax.training.metrics import read_metrics
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from runs import TINY
 
 from lstm_mnist_jax import load_run, model, train
+from lstm_mnist_jax.cli.report import report
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError, UserError
@@ -23,9 +24,8 @@ from lstm_mnist_jax.report.contents import run_pictures
 from lstm_mnist_jax.report.diagnosis import Diagnosis, diagnose
 from lstm_mnist_jax.report.files import file_bytes, themed_svg
 from lstm_mnist_jax.report.knowing import read_many
-from lstm_mnist_jax.reporting.terminal import BLANK, curve
+from lstm_mnist_jax.report.terminal import BLANK, curve
 from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
-from lstm_mnist_jax.verbs.report import report
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["curves", "confusion", "classes", "calibration", "mistakes", "knowing"]

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lstm_mnist_jax.report.axes import error_axis, settled
 from lstm_mnist_jax.report.files import file_bytes, themed_svg, write_pictures
-from lstm_mnist_jax.report.picture import Picture
-from lstm_mnist_jax.report.style import GROUND, INK, SERIES, series_style, shown, styled
+from lstm_mnist_jax.report.style import GROUND, INK, SERIES, Picture, error_axis, series_style, settled, shown, styled
 
 DARK = "#1a1c20"
 """As light as the ground of a dark page may be."""

@@ -14,7 +14,7 @@ from runs import TINY
 from lstm_mnist_jax import train
 from lstm_mnist_jax.config import PRESETS, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.reporting.metrics import read_metrics
+from lstm_mnist_jax.training.metrics import read_metrics
 from results import COLUMNS, commands, group_by_recipe, merge, read_runs, read_table, row, to_markdown
 
 ROOT = Path(__file__).parents[2]

@@ -93,7 +93,7 @@ def test_library_functions_change_no_option_of_jax(tmp_path, tiny_run):
 
 CACHE = """
 import jax
-from lstm_mnist_jax.verbs.parsing import use_compilation_cache
+from lstm_mnist_jax.cli.parsing import use_compilation_cache
 use_compilation_cache(False)
 assert not jax.config.values["jax_enable_compilation_cache"]
 jax.config.update("jax_enable_compilation_cache", True)

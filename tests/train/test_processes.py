@@ -22,9 +22,9 @@ from runs import TINY, TINY_OPTIONS
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Processes
 from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.sweeps import Space, sweep
 from lstm_mnist_jax.training import checkpoint, processes
+from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.rendezvous import _listen, rendezvous
 
 LAUNCH = Path(__file__).parents[2] / "scripts" / "launch_local.py"

@@ -17,11 +17,11 @@ from lstm_mnist_jax import Execution, load_run, space_of, sweep, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
-from lstm_mnist_jax.reporting.metrics import read_metrics
-from lstm_mnist_jax.reporting.statistics import mean_of
+from lstm_mnist_jax.statistics import mean_of
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
+from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from lstm_mnist_jax.training.selection import best_epoch
 from results import read_runs

@@ -19,12 +19,12 @@ from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, Op
 from lstm_mnist_jax.config.space import Interval
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.reporting.metrics import MetricsWriter, read_metrics
-from lstm_mnist_jax.reporting.statistics import mean_of
+from lstm_mnist_jax.statistics import mean_of
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
 from lstm_mnist_jax.sweeps import run as sweeps_run
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
 from lstm_mnist_jax.training.mesh import make_mesh
+from lstm_mnist_jax.training.metrics import MetricsWriter, read_metrics
 from lstm_mnist_jax.training.run_folder import Member, read_run_folder, write_config
 
 THREE_SEEDS = Space(seeds=3)

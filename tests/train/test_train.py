@@ -23,9 +23,9 @@ from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
-from lstm_mnist_jax.reporting.metrics import read_metrics
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program, member_state
 from lstm_mnist_jax.training.mesh import make_mesh
+from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.program import Stages
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
@@ -322,7 +322,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(tmp_path, bytes
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     options = ["train", *TINY_OPTIONS, "--hidden-features", "32", "--no-compilation-cache"]
     done = programs.run(
-        [*options, "--run-dir", tmp_path / "run"], code=f"{limit} from lstm_mnist_jax.cli import main; main()"
+        [*options, "--run-dir", tmp_path / "run"], code=f"{limit} from lstm_mnist_jax.cli.main import main; main()"
     )
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
@@ -337,7 +337,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(tmp_path, bytes
 def test_it_trains_in_64_bit_mode(tmp_path):
     done = programs.run(
         ["train", *TINY_OPTIONS, "--epochs", 1, "--run-dir", tmp_path / "run"],
-        code="import jax; jax.config.update('jax_enable_x64', True); from lstm_mnist_jax.cli import main; main()",
+        code="import jax; jax.config.update('jax_enable_x64', True); from lstm_mnist_jax.cli.main import main; main()",
     )
     assert done.returncode == 0, done.stderr
     assert load_run(tmp_path / "run").step == 15

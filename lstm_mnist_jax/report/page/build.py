@@ -20,7 +20,7 @@ from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.model import describe_layers, task_of
 from lstm_mnist_jax.report.files import themed_svg
 from lstm_mnist_jax.report.page import description
-from lstm_mnist_jax.report.picture import Picture
+from lstm_mnist_jax.report.style import Picture
 from lstm_mnist_jax.training.run_folder import write_atomically
 from lstm_mnist_jax.version import __version__
 

@@ -12,8 +12,7 @@ from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import DataError, RunError
 from lstm_mnist_jax.report.page import make_page, write_page
 from lstm_mnist_jax.report.page.description import choose_examples
-from lstm_mnist_jax.report.picture import Picture
-from lstm_mnist_jax.report.style import styled
+from lstm_mnist_jax.report.style import Picture, styled
 
 HOSTILE = (
     "</script><script>document.title='taken'</script>",

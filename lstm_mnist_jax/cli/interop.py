@@ -9,10 +9,10 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from lstm_mnist_jax.cli.parsing import CommandExecution, parse, use_compilation_cache
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
-from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.verbs.parsing import CommandExecution, parse, use_compilation_cache
+from lstm_mnist_jax.training.progress import say
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Processes
-from lstm_mnist_jax.errors import UserError
-from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.verbs.parsing import (
+from lstm_mnist_jax.cli.parsing import (
     CommandExecution,
     console_of_first,
     new_run_dir,
     parse_with_preset,
     use_compilation_cache,
 )
+from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Processes
+from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.training.progress import say
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.sweeps import Space

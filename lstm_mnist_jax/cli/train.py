@@ -9,18 +9,18 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.config import Config, Processes
-from lstm_mnist_jax.errors import UserError
-from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.reporting.statistics import Share
-from lstm_mnist_jax.verbs.parsing import (
+from lstm_mnist_jax.cli.parsing import (
     CommandExecution,
     console_of_first,
     new_run_dir,
     parse_with_preset,
     use_compilation_cache,
 )
-from lstm_mnist_jax.verbs.sweep import run_sweep
+from lstm_mnist_jax.cli.sweep import run_sweep
+from lstm_mnist_jax.config import Config, Processes
+from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.statistics import Share
+from lstm_mnist_jax.training.progress import say
 
 
 @dataclass(frozen=True)

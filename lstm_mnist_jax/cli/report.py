@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
+from lstm_mnist_jax.cli.parsing import parse, use_compilation_cache
 from lstm_mnist_jax.errors import RunError, UserError
-from lstm_mnist_jax.reporting.progress import say
-from lstm_mnist_jax.verbs.parsing import parse, use_compilation_cache
+from lstm_mnist_jax.training.progress import say
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.report.comparison import Entry
-    from lstm_mnist_jax.report.picture import Picture
+    from lstm_mnist_jax.report.style import Picture
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from lstm_mnist_jax.cli.evaluate import evaluate
+from lstm_mnist_jax.cli.interop import export, import_
+from lstm_mnist_jax.cli.predict import predict
+from lstm_mnist_jax.cli.report import report
+from lstm_mnist_jax.cli.sweep import sweep
+from lstm_mnist_jax.cli.train import train
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.errors import UserError
-from lstm_mnist_jax.verbs.evaluate import evaluate
-from lstm_mnist_jax.verbs.interop import export, import_
-from lstm_mnist_jax.verbs.predict import predict
-from lstm_mnist_jax.verbs.report import report
-from lstm_mnist_jax.verbs.sweep import sweep
-from lstm_mnist_jax.verbs.train import train
 from lstm_mnist_jax.version import __version__
 
 HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.

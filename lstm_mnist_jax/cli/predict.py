@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from lstm_mnist_jax.cli.answers import Answer, print_answers, top
+from lstm_mnist_jax.cli.parsing import parse, use_compilation_cache
 from lstm_mnist_jax.errors import DataError, RunError, UserError
-from lstm_mnist_jax.verbs.answers import Answer, print_answers, top
-from lstm_mnist_jax.verbs.parsing import parse, use_compilation_cache
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.inference import TrainedRun
