@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.terminal import bar, percent, shades
-from lstm_mnist_jax.training.progress import say
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.inference import TrainedRun

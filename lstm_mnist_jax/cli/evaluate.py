@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_mnist_jax.cli.parsing import CommandExecution, parse, use_compilation_cache
-from lstm_mnist_jax.training.progress import say
+from lstm_mnist_jax.progress import say
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.training.evaluation import Evaluation

@@ -12,7 +12,7 @@ from rich.console import Console
 from lstm_mnist_jax.cli.parsing import CommandExecution, parse, use_compilation_cache
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
-from lstm_mnist_jax.training.progress import say
+from lstm_mnist_jax.progress import say
 
 
 @dataclass(frozen=True)

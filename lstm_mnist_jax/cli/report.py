@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lstm_mnist_jax.cli.parsing import parse, use_compilation_cache
 from lstm_mnist_jax.errors import RunError, UserError
-from lstm_mnist_jax.training.progress import say
+from lstm_mnist_jax.progress import say
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.report.comparison import Entry

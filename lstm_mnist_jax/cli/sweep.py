@@ -18,7 +18,7 @@ from lstm_mnist_jax.cli.parsing import (
 )
 from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Processes
 from lstm_mnist_jax.errors import UserError
-from lstm_mnist_jax.training.progress import say
+from lstm_mnist_jax.progress import say
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.sweeps import Space

@@ -19,8 +19,8 @@ from lstm_mnist_jax.cli.parsing import (
 from lstm_mnist_jax.cli.sweep import run_sweep
 from lstm_mnist_jax.config import Config, Processes
 from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.statistics import Share
-from lstm_mnist_jax.training.progress import say
 
 
 @dataclass(frozen=True)

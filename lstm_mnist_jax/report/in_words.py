@@ -10,11 +10,11 @@ from rich.text import Text
 
 from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.model import describe_layers, task_of
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.comparison import SPLITS, Entry
 from lstm_mnist_jax.report.diagnosis import Diagnosis
 from lstm_mnist_jax.report.diagnosis_figures import MAX_CLASSES, SPREAD, drawn_classes
 from lstm_mnist_jax.report.terminal import curve, number
-from lstm_mnist_jax.training.progress import say
 
 PAIRS = 5
 """Pairs of classes that are told as the most confused."""

@@ -12,11 +12,11 @@ from rich.console import Console
 from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.feed import GIB
 from lstm_mnist_jax.training.mesh import MEMBER_AXIS, make_mesh
 from lstm_mnist_jax.training.program import TrainingProgram, make_program
-from lstm_mnist_jax.training.progress import say
 from lstm_mnist_jax.training.run_folder import RunFolder
 
 SPARE = 0.8

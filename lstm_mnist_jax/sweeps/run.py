@@ -17,6 +17,7 @@ from lstm_mnist_jax.config.space import describe as describe_setting
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.model import describe_layers
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.sweeps import results
 from lstm_mnist_jax.sweeps.memory import fit, runs, size_of
 from lstm_mnist_jax.sweeps.plot import plot
@@ -27,7 +28,6 @@ from lstm_mnist_jax.training.checkpoint import Record
 from lstm_mnist_jax.training.loop import has_ended, newest_sound_step, noted_signal
 from lstm_mnist_jax.training.mesh import DATA_AXIS, describe
 from lstm_mnist_jax.training.program import TrainingProgram, shape_of
-from lstm_mnist_jax.training.progress import say
 from lstm_mnist_jax.training.run import begin, too_few_epochs, train_group
 from lstm_mnist_jax.training.run_folder import (
     DataFacts,

@@ -20,6 +20,7 @@ from rich.console import Console
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.space import describe
 from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.progress import ProgressDisplay, loss_in_words, say
 from lstm_mnist_jax.statistics import mean_of, percent
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
@@ -27,7 +28,6 @@ from lstm_mnist_jax.training.evaluation import Evaluation
 from lstm_mnist_jax.training.metrics import MEASURES, EpochMetrics, MetricsWriter
 from lstm_mnist_jax.training.optimizer import last_learning_rate
 from lstm_mnist_jax.training.program import Stages, TrainingProgram
-from lstm_mnist_jax.training.progress import ProgressDisplay, loss_in_words, say
 from lstm_mnist_jax.training.run_folder import RunFolder
 from lstm_mnist_jax.training.selection import score, score_of
 from lstm_mnist_jax.training.signals import StopRequest

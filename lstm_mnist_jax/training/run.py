@@ -15,6 +15,7 @@ from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import describe_layers, task_of
+from lstm_mnist_jax.progress import ProgressDisplay, say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
@@ -23,7 +24,6 @@ from lstm_mnist_jax.training.member import make_run_of_member
 from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.metrics import EpochMetrics, MetricsWriter, read_metrics
 from lstm_mnist_jax.training.program import Stages, TrainingProgram, make_program
-from lstm_mnist_jax.training.progress import ProgressDisplay, say
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,
     create_run_folder,

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data.sources import absolute_source
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.mesh import make_mesh, prepare
-from lstm_mnist_jax.training.progress import say
 
 
 @contextmanager

@@ -18,7 +18,8 @@ import pytest
 from runs import TINY_OPTIONS
 
 import lstm_mnist_jax
-from lstm_mnist_jax import __version__, cli, load
+from lstm_mnist_jax import __version__, load
+from lstm_mnist_jax.cli import main as cli
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.training import mesh
@@ -132,14 +133,15 @@ def test_every_field_of_the_config_is_an_option_with_the_presets_default(command
 
 
 def test_help_imports_no_jax():
-    program = "import sys; from lstm_mnist_jax.cli import _run; _run(['--help'], False); sys.exit('jax' in sys.modules)"
+    run = "from lstm_mnist_jax.cli.main import _run; _run(['--help'], False)"
+    program = f"import sys; {run}; sys.exit('jax' in sys.modules)"
     assert interpreter("-c", program).returncode == 0
 
 
 @pytest.mark.slow
 def test_training_imports_nothing_that_it_does_not_use(tmp_path):
     program = (
-        "import sys; from lstm_mnist_jax.cli import _run;"
+        "import sys; from lstm_mnist_jax.cli.main import _run;"
         f"words = ['train', 'smoke', *{TINY_OPTIONS}, '--no-tensorboard', '--run-dir', {str(tmp_path / 'run')!r}];"
         "code = _run(words, False);"
         "heavy = {'tensorflow', 'torch', 'keras', 'tensorflow_datasets', 'tensorboardX', 'matplotlib', 'pandas'};"

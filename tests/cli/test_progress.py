@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lstm_mnist_jax import progress
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.training import progress
+from lstm_mnist_jax.progress import ProgressDisplay
 from lstm_mnist_jax.training.loop import epoch_line
 from lstm_mnist_jax.training.metrics import EpochMetrics
-from lstm_mnist_jax.training.progress import ProgressDisplay
 from lstm_mnist_jax.training.run_folder import DataFacts, Member, RunFolder
 
 METRICS = EpochMetrics(0, 3, 30, 0.25, 0.9, 0.7, 0.5, 0.9866, 0.5, 1.0, 0.01, 1.5, 36_190.4)

@@ -252,7 +252,7 @@ def test_weights_from_python_can_begin_a_run(tmp_path, exports):
 def test_the_command_line_knows_the_formats_that_there_are():
     import typing
 
-    from lstm_mnist_jax import cli
+    from lstm_mnist_jax.cli import main as cli
     from lstm_mnist_jax.cli.interop import ExportArguments, ImportArguments
 
     for arguments, known in ((ImportArguments, formats.READERS), (ExportArguments, formats.WRITERS)):
