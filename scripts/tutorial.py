@@ -76,7 +76,7 @@ def loss_layer(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def train(data: Dataset, seed: int = SEED, epochs: int = EPOCHS) -> tuple[Network, list[float]]:
     """Trains, and prints a line an epoch. Returns the network after the last, and the loss of every step."""
-    network_key, data_key = jax.random.split(jax.random.key(seed))
+    network_key, _ = jax.random.split(jax.random.key(seed))
     graph, params = nnx.split(Network(nnx.Rngs(network_key)))  # what is computed, and the variables of it
     # AdamOptimizer. TensorFlow adds epsilon before the correction of v, `optax.adam` after it.
     optimizer = optax.chain(scale_by_adam_epsilon_hat(), optax.scale_by_learning_rate(LEARNING_RATE))
@@ -101,7 +101,7 @@ def train(data: Dataset, seed: int = SEED, epochs: int = EPOCHS) -> tuple[Networ
 
     # next_batch: one permutation of the training examples after another, cut into batches.
     examples, steps = len(data.train), len(data.train) // BATCH_SIZE
-    passes = [jax.random.permutation(jax.random.fold_in(data_key, n), examples) for n in range(epochs)]
+    passes = [np.random.RandomState((seed, n)).permutation(examples) for n in range(epochs)]
     batches = np.concatenate(passes)[: epochs * steps * BATCH_SIZE].reshape(epochs, steps, BATCH_SIZE)
     losses, best = [], (0.0, "")
     for epoch in range(epochs):

@@ -142,7 +142,7 @@ def evaluate_one(
 ) -> dict[str, Evaluation]:
     """Evaluates the parameters of one run on splits, by name, on all devices that `execution` allows."""
     mesh = make_mesh(execution, None)
-    members = jax.device_put(jax.tree.map(lambda leaf: leaf[None], params), NamedSharding(mesh, P()))
+    members = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params), NamedSharding(mesh, P()))
     return {
         name: Evaluator(config, examples, mesh, execution.device_data_limit, shifts)(members)[0]
         for name, examples in splits.items()

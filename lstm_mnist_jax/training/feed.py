@@ -1,14 +1,14 @@
 """Where the batches of the compiled loop come from: the examples on the devices, or a stream from the host.
 
-Either way, step n sees the examples that `data.shuffle` gives for it: a function of (key, step) alone.
+Either way, step n sees the examples that `data.shuffle` gives for it: a function of (seed, step) alone.
 """
 
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -37,26 +37,24 @@ BatchOf = Callable[[jax.Array, Any, Any], tuple[jax.Array, jax.Array]]
 """(step, shared, own) -> a device's share of the step's images and labels, within the compiled loop of a member."""
 
 
-def position_of(state: Any) -> tuple[int, bytes]:
-    """At which step a training state is, and the keys of the members that this process holds."""
-    step, keys = (array.addressable_shards[0].data for array in (state.step, jax.random.key_data(state.key)))
-    return int(np.asarray(step)[0]), np.asarray(keys).tobytes()
+def step_of(state: Any) -> int:
+    """How many steps a training state has made, without waiting for other processes."""
+    return int(np.asarray(state.step.addressable_shards[0].data)[0])
 
 
 class Resident:
     """All examples on every device, whose loop picks its batches by permutations that are drawn once a pass."""
 
-    def __init__(self, config: Config, examples: Examples, mesh: Mesh) -> None:
-        batch_size, count = config.batch_size, len(examples)
+    def __init__(self, configs: Sequence[Config], examples: Examples, mesh: Mesh) -> None:
+        """Args: of each place its config, the training examples, and the devices."""
+        batch_size, count = configs[0].batch_size, len(examples)
         share = batch_size // mesh.shape[DATA_AXIS]
+        self._seeds = [config.seed for config in configs]
         self._batch_size, self._count = batch_size, count
         self._examples = place((examples.images, examples.labels), NamedSharding(mesh, P()))
-        members = NamedSharding(mesh, P(MEMBER_AXIS))
-        dtype = jnp.uint16 if count <= 2**16 else jnp.int32  # of thousands of runs, permutations fill the memory
-
-        @partial(jax.jit, out_shardings=members)
-        def permutations(keys: jax.Array, number: jax.Array) -> jax.Array:
-            return jax.vmap(lambda key: permutation(key, number, count).astype(dtype))(keys)
+        self._members = NamedSharding(mesh, P(MEMBER_AXIS))
+        self._dtype = np.uint16 if count <= 2**16 else np.int32  # of thousands of runs, permutations fill the memory
+        self._drawn: dict[int, jax.Array] = {}
 
         def batch_of(step: jax.Array, shared: Any, own: Any) -> tuple[jax.Array, jax.Array]:
             images, labels, number = shared
@@ -65,33 +63,36 @@ class Resident:
             batch = batch_indices(first, second, number, step, batch_size, start, share)
             return images[batch], labels[batch]
 
-        def abstract_batches(places: int) -> Batches:
-            one = jax.ShapeDtypeStruct((places, count), dtype, sharding=members)
-            return (*self._examples, np.int32(0)), (one, one)
-
-        self.batch_of, self.abstract_batches, self._permutations = batch_of, abstract_batches, permutations
-        self.specs = (P(), P(), P()), (members.spec, members.spec)
-        self._drawn: dict[tuple[bytes, int], jax.Array] = {}
+        self.batch_of = batch_of
+        self.specs = (P(), P(), P()), (self._members.spec, self._members.spec)
+        one = jax.ShapeDtypeStruct((len(configs), count), self._dtype, sharding=self._members)
+        self.abstract_batches: Batches = (*self._examples, np.int32(0)), (one, one)
 
     def device_bytes(self, members: int) -> int:
         """What the examples, and the permutations of so many runs, take of a device's memory."""
-        orders = 2 * members * self._count * (2 if self._count <= 2**16 else 4)
+        orders = 2 * members * self._count * np.dtype(self._dtype).itemsize
         return sum(array.nbytes for array in self._examples) + orders
 
     def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
-        step, keys = position_of(state)
-        end, key = step + n, jnp.copy(state.key)  # whose memory is reused after the first piece
+        step = step_of(state)
+        end = step + n
         while step < end:
             number = step * self._batch_size // self._count
             # All batches of a piece lie in two passes.
             count = min(end, (number + 2) * self._count // self._batch_size) - step
-            known = {(keys, k): self._drawn.get((keys, k)) for k in (number, number + 1)}
-            self._drawn = {
-                (keys, k): self._permutations(key, np.int32(k)) if drawn is None else drawn
-                for (_, k), drawn in known.items()
-            }
+            self._drawn = {k: self._drawn[k] if k in self._drawn else self._draw(k) for k in (number, number + 1)}
             yield count, ((*self._examples, np.int32(number)), tuple(self._drawn.values()))
             step += count
+
+    def _draw(self, number: int) -> jax.Array:
+        """The permutation `number` of each member."""
+        shape = (len(self._seeds), self._count)
+
+        def of_members(index: Any) -> np.ndarray:
+            drawn = (permutation(seed, number, self._count) for seed in self._seeds[index[0]])
+            return np.stack([order.astype(self._dtype) for order in drawn])
+
+        return jax.make_array_from_callback(shape, self._members, of_members)
 
 
 class Streamed:
@@ -108,33 +109,33 @@ class Streamed:
         self._sharding = NamedSharding(mesh, P(None, DATA_AXIS))
         self._share = config.batch_size // jax.process_count()
         self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
-        self._next = (-1, b"")
+        self._next = -1
         self.batch_of = lambda step, shared, own: (shared[1][step - shared[0]], shared[2][step - shared[0]])
         self.specs = (P(), self._sharding.spec, self._sharding.spec), ()
-        self._abstract = (
+        self._pieces = (
             jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P())),
             jax.ShapeDtypeStruct((self._ahead, *shape), jnp.uint8, sharding=self._sharding),
             jax.ShapeDtypeStruct((self._ahead, config.batch_size), jnp.int32, sharding=self._sharding),
         )
 
-    def abstract_batches(self, places: int) -> Batches:
-        assert places == 1, "each member sees the examples in an order of its own"
-        return self._abstract, ()
+    @property
+    def abstract_batches(self) -> Batches:
+        return self._pieces, ()
 
     def device_bytes(self, members: int) -> int:
         """What the pieces take of a device's memory: one in use, one on its way."""
-        return sum(2 * leaf.size * leaf.dtype.itemsize for leaf in self._abstract)
+        return sum(2 * leaf.size * leaf.dtype.itemsize for leaf in self._pieces)
 
     def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
-        step, key = position_of(state)
-        if self._next != (step, key):
-            self._batches = _gather(self._config, self._examples, state.key, step, self._share, 2 * self._ahead)
+        step = step_of(state)
+        if self._next != step:
+            self._batches = _gather(self._config, self._examples, step, self._share, 2 * self._ahead)
         for first in range(step, step + n, self._ahead):
             count = min(self._ahead, step + n - first)
             gathered = [next(self._batches) for _ in range(count)]
             images, labels = (np.stack(part) for part in zip(*gathered, strict=True))
             missing = self._ahead - count  # the compiled loop takes pieces of one size
-            self._next = (first + count, key)
+            self._next = first + count
             yield count, ((np.int32(first), self._place(images, missing), self._place(labels, missing)), ())
 
     def _place(self, batches: np.ndarray, missing: int) -> jax.Array:
@@ -146,33 +147,33 @@ Feed = Resident | Streamed
 """Where the batches of a training come from.
 
 `take(state, n)` gives what the next n steps after `state` need, in pieces: (how many steps, `Batches`). `batch_of` is
-how the compiled loop finds a batch in that; `specs` and `abstract_batches(members)` are how it lies on the devices.
+how the compiled loop finds a batch in that; `specs` and `abstract_batches` are how it lies on the devices.
 """
 
 
-def make_feed(config: Config, examples: Examples, mesh: Mesh, device_data_limit: float) -> Feed:
-    """The feed of a training: from the devices where the images take `device_data_limit` GiB at most."""
+def make_feed(configs: Sequence[Config], examples: Examples, mesh: Mesh, device_data_limit: float) -> Feed:
+    """The feed of a program, from the devices where the images take `device_data_limit` GiB at most.
+
+    Args:
+      configs: of each place its config. One alone can stream: each member sees the examples in an order of its own.
+      examples, mesh: the training examples, and the devices.
+      device_data_limit: GiB.
+    """
     if examples.images.nbytes <= device_data_limit * GIB:
-        return Resident(config, examples, mesh)
+        return Resident(configs, examples, mesh)
+    (config,) = configs
     return Streamed(config, examples, mesh, device_data_limit)
 
 
 def _gather(
-    config: Config, examples: Examples, keys: jax.Array, step: int, share: int, ahead: int
+    config: Config, examples: Examples, step: int, share: int, ahead: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """This process's share of the batches from `step` on, so many of them gathered ahead."""
     count, start, lock = len(examples), jax.process_index() * share, threading.Lock()
-    # On the CPU: the other devices may be in the middle of a second of training.
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
-        cpu = jax.local_devices()[0]
-    key = jax.device_put(np.asarray(jax.random.key_data(keys).addressable_shards[0].data)[0], cpu)
-    draw = jax.jit(lambda key, number: permutation(jax.random.wrap_key_data(key), number, count))
 
     @lru_cache(maxsize=2)
     def order(number: int) -> np.ndarray:
-        return np.asarray(draw(key, np.int32(number)))
+        return permutation(config.seed, number, count)
 
     def batch_at(step: int) -> tuple[np.ndarray, np.ndarray]:
         number, place = divmod(step * config.batch_size + start, count)

@@ -105,7 +105,7 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
         status = MemberStatus()
         if math.isfinite(value):  # else anything that comes is better
             status = MemberStatus(value, given.step, value)
-        members = jax.tree.map(lambda leaf: leaf[None], state)
+        members = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[None], tree))(state)
         try:
             with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
                 checkpoints.save(Stages(members, members), Record(given.step, 1, 0.0, (status,)))

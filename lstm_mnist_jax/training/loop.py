@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -27,7 +25,7 @@ from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation
 from lstm_mnist_jax.training.metrics import MEASURES, EpochMetrics, MetricsWriter
 from lstm_mnist_jax.training.optimizer import last_learning_rate
-from lstm_mnist_jax.training.program import Stages, TrainingProgram
+from lstm_mnist_jax.training.program import Stages, TrainingProgram, copy_of
 from lstm_mnist_jax.training.run_folder import RunFolder
 from lstm_mnist_jax.training.selection import score, score_of
 from lstm_mnist_jax.training.signals import StopRequest
@@ -148,7 +146,7 @@ class TrainingLoop:
         members = (member if at_end else replace(member, score=None) for member in self.members)
         record = Record(self.step, self._program.places, self._epoch_seconds, tuple(members))
         # A copy: the training goes on in the memory of the original while it is written.
-        self._checkpoints.save(jax.tree.map(jnp.copy, self._stages), record)
+        self._checkpoints.save(copy_of(self._stages), record)
 
     def _mark_diverged(self, place: int, step: int) -> None:
         """Notes that a member has diverged. A sweep goes on with the others; a run ends with RunError."""

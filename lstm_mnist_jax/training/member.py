@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.training import checkpoint
@@ -37,7 +39,13 @@ def load_member(folder: RunFolder, step: int) -> tuple[Stages, MemberStatus]:
     )
     stages = checkpoint.load_state(path, Stages(state, state))
     device = jax.local_devices()[0]
-    return Stages(*jax.device_put(jax.tree.map(lambda leaf: leaf[place], tuple(stages)), device)), record.members[place]
+
+    def of_member(leaf: jax.Array) -> jax.Array:  # by NumPy: nothing is compiled for each shape
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(np.asarray(jax.random.key_data(leaf))[place])
+        return jax.device_put(np.asarray(leaf)[place], device)
+
+    return Stages(*jax.tree.map(of_member, tuple(stages))), record.members[place]
 
 
 def make_run_of_member(folder: RunFolder) -> None:
@@ -79,7 +87,7 @@ def make_run_of_member(folder: RunFolder) -> None:
             with closing(MetricsWriter(run.metrics, events, 0)) as writer:
                 writer.write([replace(metrics, member=0) for metrics in epochs if metrics.step <= step])
             with closing(Checkpoints(run.checkpoints, run.config.checkpoints.keep_checkpoints)) as checkpoints:
-                stacked = jax.tree.map(lambda leaf: leaf[None], tuple(stages))
+                stacked = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[None], tree))(tuple(stages))
                 checkpoints.save(Stages(*stacked), Record(step, 1, 0.0, (status,)))
             write_config(run)  # last: a folder without it is no run
         except BaseException:

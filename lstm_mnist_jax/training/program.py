@@ -108,7 +108,7 @@ class TrainingProgram:
         """The same program, compiled now rather than at its first call; evaluation in the background."""
         for evaluator in self._evaluators.values():
             evaluator.compile(self.abstract_state.trained)
-        arguments = self.abstract_state, np.int32(0), self._numbers, *self._feed.abstract_batches(self.places)
+        arguments = self.abstract_state, np.int32(0), self._numbers, *self._feed.abstract_batches
         return replace(self, _run_steps=self._run_steps.lower(*arguments).compile())
 
     def device_bytes(self) -> int:
@@ -197,7 +197,7 @@ def make_program(
     seeds = place(np.array([member.seed for member in padded], np.uint32), members)
     numbers = [OptimizerNumbers.of(member.optimizer) for member in padded]
     each, at_once = _for_each(len(padded) // mesh.shape[MEMBER_AXIS], mesh)
-    feed = make_feed(config, dataset.train, mesh, device_data_limit)
+    feed = make_feed(padded, dataset.train, mesh, device_data_limit)
     train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
 
     def run_steps(states: TrainState, n: jax.Array, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
@@ -260,6 +260,10 @@ def _choose(better: jax.Array, newest: TrainState, best: TrainState) -> TrainSta
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
     return jax.tree.map(choose, newest, best)
+
+
+copy_of = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+"""A tree of arrays in memory of its own."""
 
 
 def member_state(state: TrainState, member: int) -> TrainState:

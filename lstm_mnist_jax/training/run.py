@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -23,7 +22,7 @@ from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step
 from lstm_mnist_jax.training.member import make_run_of_member
 from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.metrics import EpochMetrics, MetricsWriter, read_metrics
-from lstm_mnist_jax.training.program import Stages, TrainingProgram, make_program
+from lstm_mnist_jax.training.program import Stages, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,
     create_run_folder,
@@ -179,7 +178,7 @@ def begin(
             say(console, "There is no sound checkpoint: training starts again from the first step.")
         state = program.init()
         # Two buffers: the newest is donated to the next step.
-        stages = Stages(state, jax.tree.map(jnp.copy, state))
+        stages = Stages(state, copy_of(state))
         return stages, Record(0, program.places, 0.0, (MemberStatus(),) * len(folder.groups[group]))
     epochs_done, epochs = step // program.steps_per_epoch, program.configs[0].epochs
     if step > epochs * program.steps_per_epoch:

@@ -22,9 +22,6 @@ from lstm_mnist_jax.training.feed import BatchOf
 from lstm_mnist_jax.training.mesh import DATA_AXIS
 from lstm_mnist_jax.training.optimizer import OptimizerNumbers, make_optimizer, schedule, steps_an_update
 
-DRAWS = 0xD4A3
-"""Tells the keys of what is drawn for a step from the order of the data, which is drawn of the same key."""
-
 
 class EpochSums(NamedTuple):
     """Sums over the training steps of the epoch so far, zero at its start.
@@ -48,7 +45,7 @@ class TrainState(NamedTuple):
       step: int32, how many steps were made.
       params: the model's parameters.
       opt_state: the optimizer's state.
-      key: decides the order of the data, and all else that is drawn, at every step.
+      key: decides what is drawn at every step: augmentation and dropout.
       epoch_sums: over the current epoch, or the one just completed.
       first_bad_step: the first step whose loss or gradient was not finite; -1 if there was none.
       average: the running mean of the parameters, if there is one.
@@ -70,13 +67,13 @@ class TrainState(NamedTuple):
 
 def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int) -> TrainState:
     """The state before the first step: everything in it follows from the arguments."""
-    params_key, order_key = jax.random.split(jax.random.key(seed))
+    params_key, key = jax.random.split(jax.random.key(seed))
     params = model.init(config.model, params_key, image_shape, num_classes)
     return TrainState(
         step=jnp.int32(0),
         params=params,
         opt_state=make_optimizer(config.optimizer, every=steps_an_update(config, 1)).init(params),
-        key=order_key,
+        key=key,
         epoch_sums=EpochSums(jnp.int32(0), jnp.float32(0), jnp.int32(0), jnp.float32(0)),
         first_bad_step=jnp.int32(-1),
         average=params if config.optimizer.ema_decay else None,
@@ -140,7 +137,7 @@ def make_train_step(
         targets, dropout_keys = labels, None
         if draws:
             # Of each place in the batch, so that nothing depends on the number of devices.
-            step_key = jax.random.fold_in(jax.random.fold_in(state.key, DRAWS), state.step)
+            step_key = jax.random.fold_in(state.key, state.step)
             places = jax.lax.axis_index(DATA_AXIS) * share + jnp.arange(share)
             keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place), 3))(places)
             augment_keys, mix_keys, dropout_keys = jnp.moveaxis(keys, 1, 0)

@@ -45,10 +45,10 @@ def leaves(state):
 
 def test_data_above_the_limit_stream(tiny_dataset):
     size = tiny_dataset.train.images.nbytes / GIB
-    assert isinstance(make_feed(CONFIG, tiny_dataset.train, mesh(), size), Resident)
-    streamed = make_feed(CONFIG, tiny_dataset.train, mesh(), size * 0.999)
+    assert isinstance(make_feed([CONFIG], tiny_dataset.train, mesh(), size), Resident)
+    streamed = make_feed([CONFIG], tiny_dataset.train, mesh(), size * 0.999)
     assert isinstance(streamed, Streamed)
-    pieces = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(streamed.abstract_batches(1)[0][1]))
+    pieces = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(streamed.abstract_batches[0][1]))
     assert 2 * pieces <= size * GIB
 
 
@@ -131,8 +131,8 @@ class Counted(np.ndarray):
 
 def test_a_stream_reads_ahead_but_not_without_end(tiny_dataset):
     counted = dataclasses.replace(tiny_dataset.train, images=tiny_dataset.train.images.view(Counted))
-    streamed = make_feed(CONFIG, counted, mesh(), QUARTER)
-    ahead = streamed.abstract_batches(1)[0][1].shape[0]
+    streamed = make_feed([CONFIG], counted, mesh(), QUARTER)
+    ahead = streamed.abstract_batches[0][1].shape[0]
     assert ahead == 2
     state = program_of(tiny_dataset).init()
     Counted.taken = 0

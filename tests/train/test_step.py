@@ -85,7 +85,7 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
 
     params, losses, norms = jax.device_get(start.params), [], []
     mu = nu = jax.tree.map(np.zeros_like, params)
-    order = np.concatenate([permutation(start.key, number, 130) for number in range(3)])[: 40 * 8]
+    order = np.concatenate([permutation(CONFIG.seed, number, 130) for number in range(3)])[: 40 * 8]
     for step, batch in enumerate(order.reshape(40, 8)):
         images, labels = tiny_dataset.train.images[batch], tiny_dataset.train.labels[batch]
         loss, grads = jax.device_get(gradient(params, images, labels))

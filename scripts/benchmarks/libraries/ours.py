@@ -29,7 +29,7 @@ def start(work: Epoch) -> Start:
     dataset = load(**vars(config.data))
     state = init_state(config, dataset.image_shape, len(dataset.class_names), config.seed)
     examples, needed = len(dataset.train), work.steps * work.batch_size
-    passes = [permutation(state.key, number, examples) for number in range(-(-needed // examples))]
+    passes = [permutation(config.seed, number, examples) for number in range(-(-needed // examples))]
     order = np.concatenate(passes)[:needed].reshape(work.steps, work.batch_size)
     weights = from_params(state.params)
     return Start(tuple(map(tuple, weights.layers)), weights.dense_kernel, weights.dense_bias, order)
