@@ -43,7 +43,7 @@ def percent(mean: Mean) -> str:
 
 
 Z95 = NormalDist().inv_cdf(0.975)
-"""The standard normal quantile of two-sided 95 % intervals, 1.96."""
+"""The standard normal quantile of two-sided 95 % confidence intervals, 1.96."""
 
 
 @dataclass(frozen=True)

@@ -21,27 +21,27 @@ from lstm_mnist_jax.version import __version__
 
 HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.
 
-usage: lstm-mnist VERB [OPTIONS]
+usage: lstm-mnist COMMAND [OPTIONS]
 
-  train [PRESET]     train a model (presets: {", ".join(PRESETS)}), or go on with --resume RUN_DIR
-  sweep [PRESET]     train many at once: seeds, learning rates, widths
+  train [PRESET]     train a model (presets: {", ".join(PRESETS)}), or continue one with --resume RUN_DIR
+  sweep [PRESET]     train several runs at once: seeds, hyperparameters, networks
   evaluate RUN_DIR   loss and accuracy of a trained run, by split and class
   predict RUN_DIR IMAGE ...
-                     tell what is on pictures
-  report RUN_DIR ... curves, mistakes and pictures of a run; how several compare; --html for a page to draw on
+                     classify images
+  report RUN_DIR ... curves, errors and figures of a run; a comparison of several; --html for a page to draw on
   import FORMAT PATH --run-dir RUN_DIR
-                     make a run of a model of tf1, torch, keras, flax or safetensors
+                     make a run of weights of tf1, torch, keras, flax or safetensors
   export FORMAT RUN_DIR PATH
                      write a run's model for tf1, torch, keras, flax, safetensors, onnx or stablehlo
 
 A run of a sweep is named by its path wherever RUN_DIR is taken: SWEEP/NUMBER or SWEEP/best.
 
-lstm-mnist VERB --help tells the options of a verb; --version the version. With --debug, an error prints
-its traceback.
+lstm-mnist COMMAND --help prints the options of a command, --version the version. With --debug, an error prints its
+traceback.
 """
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "sweep": sweep,
     "evaluate": evaluate,
@@ -61,26 +61,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(words: list[str], debug: bool) -> int:
-    verb = words[0] if words else "--help"
+    command = words[0] if words else "--help"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can print every name
     try:
-        if verb in ("-h", "--help", "help"):
+        if command in ("-h", "--help", "help"):
             print(HELP, end="", flush=True)
             return 0
-        if verb == "--version":
+        if command == "--version":
             print(__version__, flush=True)
             return 0
-        if verb == "extract":
+        if command == "extract":
             raise UserError(
                 "The command extract is gone since 0.5.0: a run of a sweep is named by its path, SWEEP/NUMBER or "
                 "SWEEP/best, wherever a run folder is taken, also by train --resume."
             )
-        if verb not in VERBS:
-            raise UserError(f"Unknown verb {verb!r}; expected one of {', '.join(VERBS)}. See lstm-mnist --help.")
+        if command not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise UserError(f"Unknown command {command!r}; expected one of {known}. See lstm-mnist --help.")
         if not debug:
             _quieten_libraries()
-        code = VERBS[verb](words[1:])
+        code = COMMANDS[command](words[1:])
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
     except UserError as error:

@@ -40,10 +40,10 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
         name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
         if word.startswith("--") and name in RENAMED:
             raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
-    verb = cls.__name__.removesuffix("Arguments").lower()
+    command = cls.__name__.removesuffix("Arguments").lower()
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
-        cls, prog=f"lstm-mnist {verb}", args=list(arguments), config=(tyro.conf.OmitArgPrefixes,), **options
+        cls, prog=f"lstm-mnist {command}", args=list(arguments), config=(tyro.conf.OmitArgPrefixes,), **options
     )
 
 
@@ -53,7 +53,7 @@ def parse_with_preset(
     """Parses in the light of the preset, or of what is to be resumed: these give the defaults.
 
     Args:
-      cls: the arguments of a verb.
+      cls: the arguments of a command.
       arguments: its words.
       defaults: from the preset's name and a config to the defaults.
 

@@ -141,7 +141,7 @@ def _write(console: Console, pictures: "Sequence[Picture]", folder: Path) -> lis
     from lstm_mnist_jax.report.files import write_pictures
 
     if not pictures:
-        say(console, "There is nothing to draw: no epoch was finished, or all trainings diverged.")
+        say(console, "There is nothing to draw: no epoch was finished, or all runs diverged.")
         return []
     files = write_pictures(pictures, folder)
     say(console, f"{len(pictures)} pictures, each as PNG and SVG, in {folder}:")
@@ -162,7 +162,7 @@ def _entry_as_json(entry: "Entry") -> dict[str, Any]:
     return {
         "label": entry.label,
         "folder": str(entry.folder),
-        "trainings": len(entry.curves["test"]),
+        "runs": len(entry.curves["test"]),
         "diverged": entry.diverged,
         "best_epochs": list(entry.best_epochs),
         "selection_metric": entry.selection_metric,

@@ -83,7 +83,8 @@ def train(arguments: Sequence[str]) -> int:
         say(
             console,
             f"{best}: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}{loss}, "
-            f"test {test.value:.2%} (95 % interval of {test.count:,} images: {100 * low:.2f} to {100 * high:.2f})",
+            f"test {test.value:.2%} (95 % confidence interval of {test.count:,} images: {100 * low:.2f} to "
+            f"{100 * high:.2f})",
         )
     elif result.best_step is not None:
         say(console, f"{best}: the checkpoint of step {result.best_step:,}, from before")

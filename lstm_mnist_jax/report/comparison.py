@@ -21,7 +21,7 @@ SPLITS = ("validation", "test")
 
 @dataclass(frozen=True)
 class Estimate:
-    """An accuracy, 0 to 1, with its 95 % interval.
+    """An accuracy, 0 to 1, with its 95 % confidence interval.
 
     Attributes:
       value: of one training, or the mean over several; NaN where there is none.
@@ -44,7 +44,7 @@ class Estimate:
 
 
 def estimate(accuracies: Sequence[float], examples: int | None) -> Estimate:
-    """The accuracy of trainings that differ in their seeds.
+    """The accuracy of runs that differ in their seeds.
 
     Args:
       accuracies: of each, 0 to 1.
@@ -68,13 +68,13 @@ class Entry:
       folder: of the run or of the sweep.
       run: the path of the run, or of the best one of the setting.
       epochs: int [epochs].
-      curves: by split, the accuracy of each training after each epoch, [trainings, epochs]; NaN where there is none, or
-        the training diverged.
-      best_epochs: of each training that did not diverge, the best on validation.
+      curves: by split, the accuracy of each run after each epoch, [runs, epochs]; NaN where there is none, or
+        the run diverged.
+      best_epochs: of each run that did not diverge, the best on validation.
       selection_metric: what makes it the best, see `Config.selection_metric`.
       score: how good it was, see `selection.score`, on the mean; minus infinity where nothing is known.
       accuracies: by split, the accuracy after it.
-      diverged: how many trainings diverged.
+      diverged: how many runs diverged.
       examples: by split, how many there are; None where the data cannot be loaded.
     """
 
@@ -82,7 +82,7 @@ class Entry:
     folder: Path
     run: Path
     epochs: Int[np.ndarray, " epochs"]
-    curves: dict[str, Float[np.ndarray, "trainings epochs"]]
+    curves: dict[str, Float[np.ndarray, "runs epochs"]]
     best_epochs: tuple[int, ...]
     selection_metric: str
     score: float
@@ -129,7 +129,7 @@ def read_entries(
 
 
 def _in_order(entries: list[Entry], notes: list[str]) -> list[Entry]:
-    """Those with trainings that diverged last; else by score, or by accuracy where the scores are of two kinds."""
+    """Those with runs that diverged last; else by score, or by accuracy where the scores are of two kinds."""
     kinds = {entry.selection_metric for entry in entries}
     if kinds == {"loss"}:
         notes.append("The best on validation is what has the least loss there.")

@@ -50,22 +50,22 @@ def comparison_pictures(entries: Sequence[Entry]) -> list[Picture]:
         Picture(
             "comparison",
             "Where they ended",
-            f"{of}, each training at its best epoch on validation, in percent with 95 % intervals: {parts}. {kinds} "
-            "The validation accuracy flatters, since validation chose the epoch.",
+            f"{of}, each run at its best epoch on validation, in percent with 95 % confidence intervals: {parts}. "
+            f"{kinds} The validation accuracy is biased upwards, since validation chose the epoch.",
             draw_accuracies(known),
         ),
         Picture(
             "comparison-curves",
             "How they learned",
             f"Validation accuracy after each epoch of {'all' if len(known) <= CURVES else f'the best {CURVES}'}, with "
-            f"95 % intervals. The best, {best.label}, reaches {best.result('validation')}. {kinds}",
+            f"95 % confidence intervals. The best, {best.label}, reaches {best.result('validation')}. {kinds}",
             draw_curves(known),
         ),
     ]
 
 
 def draw_curves(entries: Sequence[Entry]) -> "Figure":
-    """Validation accuracy over the epochs, with 95 % intervals, of the best entries.
+    """Validation accuracy over the epochs, with 95 % confidence intervals, of the best entries.
 
     Args:
       entries: the best first, those of them with an epoch.
@@ -91,7 +91,7 @@ def draw_curves(entries: Sequence[Entry]) -> "Figure":
 
 
 def draw_accuracies(entries: Sequence[Entry]) -> "Figure":
-    """Validation and test accuracy of each entry at its best epoch on validation, with 95 % intervals and the seeds.
+    """Validation and test accuracy of each entry at its best epoch on validation, with confidence intervals and the seeds.
 
     Args:
       entries: the best first, those of them with an epoch.
@@ -127,7 +127,7 @@ def draw_accuracies(entries: Sequence[Entry]) -> "Figure":
         axes.set_xlim(max(0, low - margin), min(100 + margin, high + margin))
         axes.set_yticks(rows, [shown(entry.label, 40) for entry in entries])
         axes.set_ylim(len(entries) - 0.5, -0.5)
-        axes.set_xlabel("accuracy at the best epoch on validation, %, with its 95 % interval")
+        axes.set_xlabel("accuracy at the best epoch on validation, %, with its 95 % confidence interval")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)

@@ -168,7 +168,7 @@ def _reading(run: TrainedRun, diagnosis: Diagnosis, images: np.ndarray, name: st
 def interval(share: Share) -> str:
     """A share's interval in words."""
     low, high = share.interval
-    return f"with a 95 % interval from {low:.2%} to {high:.2%}"
+    return f"with a 95 % confidence interval from {low:.2%} to {high:.2%}"
 
 
 def _of_classes(diagnosis: Diagnosis) -> str:

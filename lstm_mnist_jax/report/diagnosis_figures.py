@@ -84,7 +84,7 @@ def _cell_size(size: int, count: int) -> float:
 
 
 def draw_by_class(diagnosis: Diagnosis) -> "Figure":
-    """Accuracy on each class, with 95 % intervals, and on all."""
+    """Accuracy on each class, with 95 % confidence intervals, and on all."""
     from matplotlib.figure import Figure
 
     chosen = [label for label in drawn_classes(diagnosis) if diagnosis.by_class[label].count]
@@ -100,7 +100,7 @@ def draw_by_class(diagnosis: Diagnosis) -> "Figure":
         axes.set_ylim(len(chosen) - 0.4, -0.6)
         lowest = 100 * min(share.interval[0] for share in shares)
         axes.set_xlim(lowest - 0.05 * (100 - lowest), 100 + 0.02 * (100 - lowest))  # how far from 100 it is, too
-        axes.set_xlabel("accuracy, %, with its 95 % interval")
+        axes.set_xlabel("accuracy, %, with its 95 % confidence interval")
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
@@ -136,7 +136,7 @@ def draw_calibration(diagnosis: Diagnosis) -> "Figure":
             color=BLUE,
             capsize=3,
             markersize=5,
-            label="answers as sure as this, with 95 % intervals",
+            label="answers as sure as this, with 95 % confidence intervals",
         )
         above.set(ylabel="of them are right, %", ylim=(-3, 103))
         above.grid()

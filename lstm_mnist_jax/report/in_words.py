@@ -41,7 +41,7 @@ def facts(run: TrainedRun, columns: Mapping[str, np.ndarray], diagnosis: Diagnos
         ),
         ("checkpoint", f"{where}step {run.step:,}"),
         ("accuracy", f"{total.value:.2%} of {total.count:,} {diagnosis.split} examples"),
-        ("95 % interval", f"{low:.2%} to {high:.2%} (binomial, Wilson)"),
+        ("95 % confidence interval", f"{low:.2%} to {high:.2%} (binomial, Wilson)"),
         ("loss", f"{diagnosis.loss:.4f} nats"),
         ("sure of its answers", f"{calibration.mean_confidence:.2%} in the mean"),
         ("calibration error", f"{calibration.expected_error:.2%} (expected, {len(calibration.count)} bins)"),
@@ -85,7 +85,7 @@ def _print_curve(console: Console, title: str, epochs: np.ndarray, values: np.nd
 
 def _classes(diagnosis: Diagnosis) -> Table:
     table = Table()
-    for title in ("class", "examples", "accuracy", "95 % interval", "most often taken for"):
+    for title in ("class", "examples", "accuracy", "95 % confidence interval", "most often taken for"):
         table.add_column(title, justify="left" if title in ("class", "most often taken for") else "right")
     chosen, names = drawn_classes(diagnosis), diagnosis.class_names
     for label in chosen:
@@ -119,7 +119,7 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
     say(
         console,
         "Each training at its best epoch on validation, whose own accuracy therefore flatters; the best on validation "
-        "first. 95 % intervals:",
+        "first. 95 % confidence intervals:",
     )
     if "binomial" in kinds:
         say(console, "  (a to b) of a single training: binomial (Wilson), of its many examples; other seeds vary more")

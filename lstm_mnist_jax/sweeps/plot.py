@@ -1,4 +1,4 @@
-"""The picture of a sweep: how accuracy grew, and the settings by rank, with 95 % intervals."""
+"""The picture of a sweep: how accuracy grew, and the settings by rank, with 95 % confidence intervals."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def _draw_curves(axes: Any, folder: RunFolder, settings: list[SettingResult], co
         axes.fill_between(epochs, center - half_width, center + half_width, color=line.get_color(), alpha=0.15, lw=0)
     shown = [100 * accuracy for r in settings for m in r.members for accuracy in accuracies.get(m.member, {}).values()]
     which = "" if len(settings) == count else f"the best {len(settings)} of {count} settings"
-    seeds = "mean over seeds, 95 % interval" if max(len(r.members) for r in settings) > 1 else ""
+    seeds = "mean over seeds, 95 % confidence interval" if max(len(r.members) for r in settings) > 1 else ""
     axes.set(xlabel="epoch", ylabel="validation accuracy, %", title=", ".join(filter(None, (which, seeds))))
     axes.set_ylim(_range(shown))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

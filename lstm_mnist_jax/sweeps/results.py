@@ -54,8 +54,8 @@ class SettingResult:
       setting: which it is.
       members: its trainings.
       score: the mean of their scores; minus infinity where there is none.
-      validation, test: mean accuracy, 0 to 1, with its 95 % interval.
-      diverged: how many trainings diverged.
+      validation, test: mean accuracy, 0 to 1, with its 95 % confidence interval.
+      diverged: how many runs diverged.
     """
 
     setting: Setting
@@ -121,7 +121,7 @@ def setting_results(members: list[MemberResult]) -> list[SettingResult]:
                 diverged=sum(member.diverged for member in group),
             )
         )
-    # A setting with trainings that diverged stands behind those without, however good the others were.
+    # A setting with runs that diverged stands behind those without, however good the others were.
     return sorted(results, key=lambda result: (result.diverged > 0, -result.score))
 
 

@@ -159,7 +159,7 @@ def _sweep(
         plot(folder, members)
         done = sum(results.is_done(folder.member_config(member.member), member) for member in members)
         title = f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s"
-        title += "; means with 95 % intervals, each seed at its best epoch on validation"
+        title += "; means with 95 % confidence intervals, each seed at its best epoch on validation"
         say(console, title)
         found = results.table(folder.config, members)
         # As wide as it is, however narrow the terminal.

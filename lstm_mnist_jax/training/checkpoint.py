@@ -135,7 +135,7 @@ class Checkpoints:
         finished = finished_steps(self._directory)
         kept = f"The newest one is that of step {finished[-1]}." if finished else "There is none yet."
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        full = "The disk is full: make room" if "No space left" in reason else "Mend this"
+        full = "The disk is full: make room" if "No space left" in reason else "Fix this"
         return RunError(
             f"The checkpoint of step {step} could not be written to {self._directory}: {reason}. "
             f"Earlier checkpoints are untouched. {kept} {full}, then go on with --resume."

@@ -14,7 +14,7 @@ from lstm_mnist_jax.config import Config, OptimizerConfig
 
 
 class OptimizerNumbers(NamedTuple):
-    """The numbers of an `OptimizerConfig`, as arrays where they differ between trainings in one program.
+    """The numbers of an `OptimizerConfig`, as arrays where they differ between runs in one program.
 
     Attributes:
       learning_rate, b1, b2, epsilon, weight_decay, ema_decay: see `OptimizerConfig`.
@@ -46,11 +46,11 @@ class OptimizerNumbers(NamedTuple):
 
 
 NUMBERS = OptimizerNumbers._fields[:7]
-"""The fields of an `OptimizerConfig` in which trainings in one program may differ."""
+"""The fields of an `OptimizerConfig` in which runs in one program may differ."""
 
 
 def shape_of(config: OptimizerConfig) -> OptimizerConfig:
-    """What must be the same for trainings in one program: which steps the optimizer has, and its schedule."""
+    """What must be the same for runs in one program: which steps the optimizer has, and its schedule."""
     used: dict[str, Any] = {"weight_decay": 1.0, "ema_decay": 0.5, "clip_norm": 1.0}
     kept = {name: value for name, value in used.items() if getattr(config, name)}
     free = {name: getattr(OptimizerConfig, name) for name in NUMBERS if name not in used}

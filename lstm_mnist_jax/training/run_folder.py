@@ -326,7 +326,7 @@ def lock(path: Path) -> Iterator[None]:
         file_lock = FileLock(path / ".lock")
         file_lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(f"{path} is in use by another training. Wait for it, or choose another --run-dir.") from None
+        raise RunError(f"{path} is in use by another run. Wait for it, or choose another --run-dir.") from None
     except OSError as error:
         raise RunError(f"{path} cannot be written to: {error.strerror or error}.") from error
     try:

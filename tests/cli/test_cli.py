@@ -72,7 +72,7 @@ def test_lines_that_a_training_prints(trained):
         assert lines[1 + number].startswith(f"epoch {number}/3  loss ")
     assert re.fullmatch(
         r"best on validation: epoch [123], validation +[\d.]+%, test ([\d.]+)% "
-        r"\(95 % interval of 10,000 images: [\d.]+ to [\d.]+\)",
+        r"\(95 % confidence interval of 10,000 images: [\d.]+ to [\d.]+\)",
         lines[5],
     )
     assert lines[6] == f"saved in {run_dir}; what next:"
@@ -102,12 +102,12 @@ def test_no_resuming_is_suggested_where_the_learning_rate_has_fallen(falling):
     assert "--resume" not in falling
 
 
-def test_help_names_every_verb_and_preset(command_line):
+def test_help_names_every_command_and_preset(command_line):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         done = command_line(*arguments)
         assert done.returncode == 0
         assert "extract" not in done.stdout
-        for word in ("train [PRESET]", "evaluate RUN_DIR", "SWEEP/NUMBER or SWEEP/best", *PRESETS, *cli.VERBS):
+        for word in ("train [PRESET]", "evaluate RUN_DIR", "SWEEP/NUMBER or SWEEP/best", *PRESETS, *cli.COMMANDS):
             assert word in done.stdout
 
 
@@ -203,7 +203,7 @@ def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trane"], "Unknown verb 'trane'; expected one of train, sweep, evaluate"),
+        (["trane"], "Unknown command 'trane'; expected one of train, sweep, evaluate"),
         (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "--epochs", "three"], "invalid literal"),
@@ -392,7 +392,7 @@ def test_unexpected_exceptions_are_called_faults_of_the_program(command_line, mo
     def broken(arguments):
         raise KeyError("boom")
 
-    monkeypatch.setitem(cli.VERBS, "train", broken)
+    monkeypatch.setitem(cli.COMMANDS, "train", broken)
     done = command_line("train")
     assert done.returncode == 1
     assert "unexpected KeyError: 'boom'" in done.stderr

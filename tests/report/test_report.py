@@ -71,7 +71,7 @@ def test_pictures_and_words_of_a_run_which_then_goes_on_as_before(run_dir, tiny_
     assert new == {f"plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     diagnosis = diagnose(load_run(run_dir), load(run_dir))
     assert f"{diagnosis.accuracy.value:.2%} of 10,000 test examples" in told
-    assert "95 % interval" in told
+    assert "95 % confidence interval" in told
     assert any(BLANK < character < chr(0x2900) for character in told)  # a curve
     is_, said, count = diagnosis.confused[0]
     assert f"  {is_} taken for {said}: {count:,} of " in told
@@ -137,7 +137,7 @@ def test_captions_tell_what_the_pictures_show(run_dir):
     assert f"{columns['test_accuracy'][-1]:.2%}" in pictures["curves"].caption
     assert f"are taken for another class, most often {diagnosis.confused[0][0]} for" in pictures["confusion"].caption
     low, high = diagnosis.accuracy.interval
-    assert f"a 95 % interval from {low:.2%} to {high:.2%}" in pictures["classes"].caption
+    assert f"a 95 % confidence interval from {low:.2%} to {high:.2%}" in pictures["classes"].caption
     assert f"{diagnosis.calibration.expected_error:.2%}" in pictures["calibration"].caption
     counts = {text.get_text() for text in pictures["confusion"].figure.axes[0].texts}
     assert counts == {str(count) for count in diagnosis.confusion.flat if count}

@@ -254,7 +254,7 @@ def test_a_resumed_run_keeps_its_data(run_dir, tmp_path):
 
 
 def test_a_run_folder_in_use_is_refused(tmp_path):
-    with lock(tmp_path), pytest.raises(RunError, match="is in use by another training"):
+    with lock(tmp_path), pytest.raises(RunError, match="is in use by another run"):
         train(TINY, tmp_path)
     assert train(dataclasses.replace(TINY, epochs=1), tmp_path).trained
 

@@ -23,7 +23,7 @@ HOSTILE = (
     "a very long name of a class that fits into no lane and no column of any phone",
     "数字の七",
 )
-FACTS = [("accuracy on the test set", "98.58 % (95 % interval 98.33 to 98.80)"), ("preset", "tutorial")]
+FACTS = [("accuracy on the test set", "98.58 % (95 % confidence interval 98.33 to 98.80)"), ("preset", "tutorial")]
 
 
 def picture(name="loss"):
