@@ -37,9 +37,8 @@ def main(run_dir: Path) -> None:
     # 4. Of all test images: how many are right, and what that says of images that nobody has seen yet.
     diagnosis = diagnose(run, dataset)
     low, high = diagnosis.accuracy.interval
-    print(
-        f"{diagnosis.accuracy.value:.2%} of {len(test):,} are right; 95 % confidence interval {low:.2%} to {high:.2%}"
-    )
+    accuracy = f"{diagnosis.accuracy.value:.2%} of {len(test):,} are classified correctly"
+    print(f"{accuracy}; 95 % confidence interval {low:.2%} to {high:.2%}")
     for is_, said, count in diagnosis.confused[:3]:
         print(f"{names[is_]} is taken for {names[said]}: {count} times")
 

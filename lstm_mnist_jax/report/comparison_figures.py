@@ -91,7 +91,7 @@ def draw_curves(entries: Sequence[Entry]) -> "Figure":
 
 
 def draw_accuracies(entries: Sequence[Entry]) -> "Figure":
-    """Validation and test accuracy of each entry at its best epoch on validation, with confidence intervals and the seeds.
+    """Validation and test accuracy of each entry at its best epoch, with confidence intervals and the seeds.
 
     Args:
       entries: the best first, those of them with an epoch.

@@ -273,7 +273,7 @@ def test_the_worked_example_runs(tmp_path):
     assert [int(step) for _, step, _, _ in along] == list(range(1, 29))
     diagnosis = diagnose(load_run(run_dir), load(run_dir))
     assert int(along[-1][2]) == diagnosis.predictions[diagnosis.mistakes[0]]
-    assert f"{diagnosis.accuracy.value:.2%} of 10,000 are right" in done.stdout
+    assert f"{diagnosis.accuracy.value:.2%} of 10,000 are classified correctly" in done.stdout
     failed = programs.run([tmp_path], code=program)
     assert failed.returncode == 1
     assert "is not a run folder" in failed.stderr
