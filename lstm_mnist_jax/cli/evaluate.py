@@ -41,11 +41,11 @@ def evaluate(arguments: Sequence[str]) -> int:
     """`lstm-mnist evaluate`."""
     parsed = parse(EvaluateArguments, arguments)
     from lstm_mnist_jax.inference import load_run
-    from lstm_mnist_jax.training.mesh import prepare
+    from lstm_mnist_jax.training.mesh import use_cpu_devices
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
     use_compilation_cache(parsed.execution.compilation_cache)
-    prepare(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
+    use_cpu_devices(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
     run = load_run(parsed.run_dir, parsed.checkpoint)
     moved = {"source": parsed.source, "data_dir": parsed.data_dir}
     evaluations, averaged = run.evaluate(parsed.execution, **moved), None

@@ -89,6 +89,7 @@ def import_(arguments: Sequence[str]) -> int:
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
     from lstm_mnist_jax.training import GivenWeights, begin_run
+    from lstm_mnist_jax.training.mesh import use_cpu_devices
 
     config = Config(
         seed=parsed.seed,
@@ -109,6 +110,7 @@ def import_(arguments: Sequence[str]) -> int:
         origin=f"imported from {parsed.format}: {path.absolute()}",
     )
     use_compilation_cache(parsed.execution.compilation_cache)
+    use_cpu_devices(parsed.execution, config.batch_size)
     run = begin_run(given, config, parsed.run_dir, parsed.execution)
     console = Console()
     for line in [given.origin, *imported.describe()]:

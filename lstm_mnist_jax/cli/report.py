@@ -55,11 +55,11 @@ def report(arguments: Sequence[str]) -> int:
     if parsed.into is not None and parsed.into.expanduser().is_file():
         raise RunError(f"{parsed.into} is a file, expected a folder for the pictures. Choose another --into.")
     from lstm_mnist_jax.config import Execution
-    from lstm_mnist_jax.training.mesh import prepare
+    from lstm_mnist_jax.training.mesh import use_cpu_devices
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
     use_compilation_cache()
-    prepare(Execution(devices=1), None)
+    use_cpu_devices(Execution(devices=1), None)
     paths = [path.expanduser() for path in parsed.run_dirs]
     told = (
         _compare(paths, parsed) if len(paths) > 1 or read_run_folder(paths[0]).is_sweep else _report(paths[0], parsed)

@@ -20,7 +20,7 @@ from lstm_mnist_jax.errors import ConfigError, RunError, WeightsError
 from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, evaluate_one
-from lstm_mnist_jax.training.mesh import make_mesh, prepare
+from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.program import Stages, run_once
 from lstm_mnist_jax.training.run_folder import RunFolder, create_run_folder, lock, refuse_occupied, write_config
 from lstm_mnist_jax.training.selection import score
@@ -81,7 +81,6 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
         raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
     dataset = load(**vars(config.data))
     config = _fitting(config, given, dataset)
-    prepare(execution, config.batch_size)
     mesh = make_mesh(execution, config.batch_size)
     init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
     state = jax.jit(init, compiler_options=run_once(mesh))(np.uint32(config.seed))

@@ -30,7 +30,7 @@ UNSET = -1
 """JAX's own default for the number of CPU devices."""
 
 
-def prepare(execution: Execution, batch_size: int | None) -> None:
+def use_cpu_devices(execution: Execution, batch_size: int | None) -> None:
     """Makes the CPU cores of a run JAX's devices, where nobody has chosen their number and JAX has not yet started.
 
     JAX's default is one CPU device, whatever the machine has, and the number is fixed once JAX has started. No other
@@ -68,7 +68,8 @@ def make_mesh(execution: Execution, batch_size: int | None, members: int = 1) ->
         count = _default_count(own, batch_size, platform, processes) if alone and batch_size is not None else own
     if count > own:
         raise ConfigError(
-            f"devices is {count}, but JAX shows {own} {platform} device(s){_each(processes)}. Ask for at most {own}."
+            f"devices is {count}, but JAX shows {own} {platform} device(s){_each(processes)}. Ask for at most {own}"
+            + (", or set JAX_NUM_CPU_DEVICES before JAX starts." if platform == "cpu" else ".")
         )
     if members > 1 and batch_size is not None:
         rows = min(count * processes, -(-members // processes) * processes)  # some for each process

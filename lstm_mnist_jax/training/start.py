@@ -12,7 +12,7 @@ from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import processes
-from lstm_mnist_jax.training.mesh import make_mesh, prepare
+from lstm_mnist_jax.training.mesh import make_mesh
 
 
 @contextmanager
@@ -40,7 +40,6 @@ def begun(
     config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
     facts = {"trainings": trainings, "config": config, "execution": execution, "resume": resume}
     processes.join(together, facts)
-    prepare(execution, batch_size)
     mesh = make_mesh(execution, batch_size)
     with processes.explain_process_failures():
         processes.compare(facts)

@@ -12,7 +12,7 @@ from benchmarks.libraries import Job
 from benchmarks.work import Epoch, Layer
 from lstm_mnist_jax import Config, Execution
 from lstm_mnist_jax.config import DataConfig, ModelConfig, OptimizerConfig
-from lstm_mnist_jax.training.mesh import make_mesh, prepare
+from lstm_mnist_jax.training.mesh import make_mesh, use_cpu_devices
 
 
 def config_of(work: Epoch) -> Config:
@@ -29,7 +29,7 @@ def config_of(work: Epoch) -> Config:
 def mesh_of(work: Epoch, devices: int | None = None) -> jax.sharding.Mesh:
     """So many devices, or those that `lstm-mnist train` chooses."""
     jax.config.update("jax_enable_compilation_cache", False)
-    prepare(Execution(), work.batch_size)
+    use_cpu_devices(Execution(), work.batch_size)
     return make_mesh(Execution(devices=devices), work.batch_size)
 
 
