@@ -278,17 +278,19 @@ def _load(folder: RunFolder, checkpoint_name: str | int) -> TrainedRun:
     steps = checkpoint.finished_steps(directory)
     if not steps:
         raise RunError(f"{directory} has no checkpoint. Train the run first, or go on with --resume.")
-    if checkpoint_name in ("best", "last"):
-        step = steps[-1]
-    elif str(checkpoint_name).isdecimal() and int(checkpoint_name) in steps:
+    step, best = steps[-1], checkpoint_name == "best"
+    if str(checkpoint_name).isdecimal() and int(checkpoint_name) in steps:
         step = int(checkpoint_name)
-    else:
+    elif checkpoint_name not in ("best", "last"):
+        best = True  # of which `evaluate` prints the step
+    _refuse_damaged(directory, step)
+    stages, record = load_member(folder, step)
+    (status,) = record.members
+    if best and str(checkpoint_name) not in ("best", str(status.best_step)):
         raise RunError(
             f"{directory} has no checkpoint {checkpoint_name!r}; expected best, last, or one of the steps {steps}."
         )
-    _refuse_damaged(directory, step)
-    stages, status = load_member(folder, step)
-    if checkpoint_name == "best" and status.best_step is not None:
+    if best and status.best_step is not None:
         return TrainedRun(folder, status.best_step, stages.best.trained, stages.best.opt_state)
     return TrainedRun(folder, step, stages.newest.trained, stages.newest.opt_state)
 

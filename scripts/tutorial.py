@@ -115,7 +115,8 @@ def train(data: Dataset, seed: int = SEED, epochs: int = EPOCHS) -> tuple[Networ
         accuracies = f"validation {validation:7.2%}  test {test:7.2%}"
         speed = f"{seconds:.1f} s  {steps * BATCH_SIZE / seconds:,.0f} examples/s"
         print(f"epoch {epoch + 1:2d}/{epochs}  loss {mean_loss:.4f}  {accuracies}  {speed}")
-        best = max(best, (validation, f"epoch {epoch + 1}, validation {validation:.2%}, test {test:.2%}"))
+        if validation > best[0]:
+            best = validation, f"epoch {epoch + 1}, validation {validation:.2%}, test {test:.2%}"
     print(f"best on validation: {best[1]}")
     return nnx.merge(graph, params), list(map(float, losses))
 

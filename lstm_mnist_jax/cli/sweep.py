@@ -136,6 +136,9 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one
         say(console, f"complete after {config.epochs} epochs{'' if falls else '; train longer with --epochs'}")
+    if result.best is None:
+        say(console, f"saved in {run_dir} (results.csv)")
+        return 0
     say(console, f"saved in {run_dir} (results.csv, results.png); the best run is {run_dir / 'best'}:")
     say(console, f"lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}")
     return 0

@@ -89,22 +89,23 @@ def train(arguments: Sequence[str]) -> int:
             f"{100 * high:.2f})",
         )
     elif result.best_step is not None:
-        say(console, f"{best}: the checkpoint of step {result.best_step:,}, from before")
+        say(console, f"{best}: the weights of step {result.best_step:,}, from before")
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
-    if len(result.epochs) < parsed.config.epochs and result.trained:
+    done = result.epochs[-1].epoch if result.epochs else 0  # imported weights may have begun later than at 0
+    if done < parsed.config.epochs and result.trained:
         say(
             console,
             f"stopped early: {parsed.config.early_stopping_patience} epochs brought nothing better on validation",
         )
-    complete = len(result.epochs) >= parsed.config.epochs
+    complete = done >= parsed.config.epochs
     # A rate that falls has ended where the run was to end, and what was stopped early waits for no epochs.
     can_go_on = parsed.config.optimizer.schedule == "constant" and complete
     if resume and not result.trained:
         option = "--early-stopping-patience" if not complete else "--epochs" if can_go_on else None
         longer = f"; train longer with {option}" if option else ""
-        say(console, f"complete after {len(result.epochs)} epochs{longer}")
+        say(console, f"complete after {done} epochs{longer}")
     say(console, f"saved in {run_dir}; what next:")
     _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), can_go_on)
     return 0

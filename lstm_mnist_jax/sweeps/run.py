@@ -25,10 +25,10 @@ from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult
 from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Record
-from lstm_mnist_jax.training.loop import has_ended, newest_sound_step, noted_signal
+from lstm_mnist_jax.training.loop import has_ended, newest_sound_step, noted_signal, too_few_epochs
 from lstm_mnist_jax.training.mesh import DATA_AXIS, describe
-from lstm_mnist_jax.training.program import TrainingProgram, shape_of
-from lstm_mnist_jax.training.run import begin, too_few_epochs, train_group
+from lstm_mnist_jax.training.program import TrainingProgram, refuse_streaming, shape_of
+from lstm_mnist_jax.training.run import begin, train_group
 from lstm_mnist_jax.training.run_folder import (
     DataFacts,
     Member,
@@ -122,6 +122,7 @@ def _sweep(
         refuse_occupied(run_dir)
     dataset = load(**vars(config.data))
     processes.require_same(dataset.fingerprint(), f"The processes have different data at {config.data.source!r}.")
+    refuse_streaming(dataset, execution.device_data_limit)
     began, program = time.perf_counter(), None
     if folder is not None:
         folder = resume_run_folder(folder, config, dataset)
@@ -165,6 +166,9 @@ def _sweep(
         # As wide as it is, however narrow the terminal.
         width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
         console.print(found, width=width, crop=False)
+        for number in range(len(folder.members)):
+            if (own := run_dir / str(number) / "config.json").is_file():
+                say(console, f"run {number} was resumed as a run of its own in {own.parent}: that path names it now")
     return SweepResult(
         run_dir=run_dir,
         members=members,

@@ -98,20 +98,23 @@ class Evaluator:
             out_shardings=NamedSharding(mesh, P()),
         )
         self._kept = self._piece(0) if pieces == 1 else None
+        images, sharding = examples.images, NamedSharding(mesh, P(DATA_AXIS))
+        self._abstract = (
+            jax.ShapeDtypeStruct((self._size + self._padding, *images.shape[1:]), images.dtype, sharding=sharding),
+            jax.ShapeDtypeStruct((self._size + self._padding,), examples.labels.dtype, sharding=sharding),
+        )
         self._compiled: Future[Any] | None = None
 
     def compile(self, params: Any) -> None:
         """Compiles in the background, for parameters of these shapes, [members, ...]."""
-        if self._kept is not None:
-            background, kept = ThreadPoolExecutor(1, thread_name_prefix="compile"), self._kept
-            self._compiled = background.submit(lambda: self._program.lower(params, *kept).compile())
-            background.shutdown(wait=False)
+        background = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        self._compiled = background.submit(lambda: self._program.lower(params, *self._abstract).compile())
+        background.shutdown(wait=False)
 
     def device_bytes(self) -> tuple[int, int]:
         """What the split takes of a device's memory, and what the compiled program takes besides while it runs."""
-        assert self._kept is not None
         assert self._compiled is not None
-        data = sum(array.addressable_shards[0].data.nbytes for array in self._kept)
+        data = sum(leaf.size * leaf.dtype.itemsize for leaf in self._abstract) // self._mesh.shape[DATA_AXIS]
         return data, self._compiled.result().memory_analysis().temp_size_in_bytes
 
     def __call__(self, params: model.Params) -> list[Evaluation]:

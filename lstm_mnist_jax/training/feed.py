@@ -70,7 +70,8 @@ class Resident:
 
     def device_bytes(self, members: int) -> int:
         """What the examples, and the permutations of so many runs, take of a device's memory."""
-        orders = 2 * members * self._count * np.dtype(self._dtype).itemsize
+        # Three passes: the one before is still in use while the next is drawn.
+        orders = 3 * members * self._count * np.dtype(self._dtype).itemsize
         return sum(array.nbytes for array in self._examples) + orders
 
     def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:

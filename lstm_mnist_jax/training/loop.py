@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.space import describe
-from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.progress import ProgressDisplay, loss_in_words, say
 from lstm_mnist_jax.statistics import mean_of, percent
 from lstm_mnist_jax.training import checkpoint, processes
@@ -97,6 +97,10 @@ class TrainingLoop:
                 last_save = time.monotonic()
         return noted_signal(stop)
 
+    def _has_ended(self, step: int, member: MemberStatus) -> bool:
+        """Whether a member of a sweep had ended at a step, while others go on. A run ends as a whole."""
+        return self._folder.is_sweep and has_ended(self._config, step, member, self._steps_per_epoch)
+
     def _advance(self, steps: int) -> None:
         """Trains for so many steps, and waits for them."""
         newest = self._program.run_steps(self._stages.newest, steps)
@@ -108,8 +112,7 @@ class TrainingLoop:
         """Shows the progress, and notes which members have diverged."""
         summary, before = self._summary, (self.step - 1) // self._steps_per_epoch * self._steps_per_epoch
         for place, first_bad_step in enumerate(summary.first_bad_step.tolist()):
-            ended = has_ended(self._config, before, self.members[place], self._steps_per_epoch)
-            if first_bad_step >= 0 and not ended:
+            if first_bad_step >= 0 and not self._has_ended(before, self.members[place]):
                 self._mark_diverged(place, first_bad_step)
         losses = summary.loss[np.isfinite(summary.loss)] / summary.epoch_steps
         rate = len(self.members) * self._config.batch_size / seconds_per_step
@@ -121,9 +124,12 @@ class TrainingLoop:
         params = self._stages.newest.trained
         validations, tests = (self._program.evaluate(split, params) for split in ("validation", "test"))
         better, before = np.zeros(len(self.members), bool), self.step - self._steps_per_epoch
+        # The schedule is the same for all members.
+        peak = self._config.optimizer.learning_rate
+        self._rate = last_learning_rate(self._config, self._steps_per_epoch, self.step) / peak
         epochs = []
         for place, member in enumerate(self.members):
-            if is_stale(self._config, before, member.best_step, self._steps_per_epoch):
+            if self._folder.is_sweep and is_stale(self._config, before, member.best_step, self._steps_per_epoch):
                 self.members[place] = replace(member, score=None)
                 continue
             if not math.isfinite(validations[place].loss):
@@ -139,12 +145,13 @@ class TrainingLoop:
         self._stages = self._program.choose(better, self._stages)
         if self._writer is not None:
             self._writer.write(epochs)
-        self._display.say(epoch_line(epochs, self._folder, self._config.epochs))
+        self._display.say(epoch_line(epochs, self._folder, self._config.epochs, self._epoch_seconds))
 
     def _save(self) -> None:
         at_end = self.step % self._steps_per_epoch == 0
         members = (member if at_end else replace(member, score=None) for member in self.members)
         record = Record(self.step, self._program.places, self._epoch_seconds, tuple(members))
+        self._checkpoints.wait()  # else three copies would be in memory
         # A copy: the training goes on in the memory of the original while it is written.
         self._checkpoints.save(copy_of(self._stages), record)
 
@@ -191,7 +198,7 @@ class TrainingLoop:
             validation_accuracy=validation.accuracy,
             test_loss=test.loss,
             test_accuracy=test.accuracy,
-            learning_rate=last_learning_rate(self._program.configs[place], self._steps_per_epoch, self.step),
+            learning_rate=self._program.configs[place].optimizer.learning_rate * self._rate,
             seconds=self._epoch_seconds / len(self.members),
             examples_per_second=len(self.members) * examples / self._epoch_seconds,
         )
@@ -218,6 +225,14 @@ def noted_signal(stop: StopRequest) -> signal.Signals | None:
     return signal.Signals(number) if number else None
 
 
+def too_few_epochs(folder: RunFolder, epochs: int, step: int, steps_per_epoch: int) -> ConfigError:
+    """The error of a run that is to have fewer epochs than it has."""
+    done = -(-step // steps_per_epoch)
+    return ConfigError(
+        f"epochs is {epochs}, but {folder.path} was trained for {done} already. Ask for as many or more."
+    )
+
+
 def newest_sound_step(directory: Path, console: Console) -> int | None:
     """The step of the checkpoint from which to go on, in all processes; None is the start. Makes room behind it."""
     step = None
@@ -229,7 +244,7 @@ def newest_sound_step(directory: Path, console: Console) -> int | None:
     return None if found < 0 else found
 
 
-def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int) -> str:
+def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seconds: float) -> str:
     """An epoch of a group for people: of the setting that is the best on validation so far, means over its seeds with
     95 % confidence intervals."""
     by_setting: dict[str, list[EpochMetrics]] = {}
@@ -237,7 +252,6 @@ def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int) -> s
         if not each.diverged:
             by_setting.setdefault(describe(folder.members[each.member].setting), []).append(each)
     start = f"epoch {metrics[0].epoch:{len(str(epochs))}d}/{epochs}  "
-    seconds = metrics[0].seconds * len(metrics)
     end = f"{seconds:.1f} s  {metrics[0].examples_per_second:,.0f} examples/s"
     if not by_setting:
         return f"{start}all have diverged  {end}"

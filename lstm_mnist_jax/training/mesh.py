@@ -1,7 +1,7 @@
 """The devices of a run, or of several: a mesh with an axis of runs, and one over which each batch is split.
 
 CPU cores count as devices. How many of them JAX shows is decided before JAX first touches a device, so
-`prepare` belongs at the start of a program.
+`use_cpu_devices` belongs at the start of a program.
 """
 
 import contextlib
@@ -47,14 +47,14 @@ def use_cpu_devices(execution: Execution, batch_size: int | None) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(execution: Execution, batch_size: int | None, members: int = 1) -> Mesh:
+def make_mesh(execution: Execution, batch_size: int | None, members: int | None = None) -> Mesh:
     """The mesh of a run or of several: [members, devices of each], of every process.
 
     Args:
       execution: how many devices are wanted; None is all that have enough to do.
       batch_size: examples that the devices must share evenly; None where they need not.
-      members: how many runs are trained at once. Where there are more devices than members, several share the batches
-        of each.
+      members: how many runs of a sweep are trained at once; None is a run of its own. Where there are more devices than
+        members, several share the batches of each.
 
     Raises:
       ConfigError: there are not so many devices, or they cannot share a batch evenly.
@@ -64,14 +64,14 @@ def make_mesh(execution: Execution, batch_size: int | None, members: int = 1) ->
     if execution.devices is not None:
         count = execution.devices
     else:
-        alone = members == 1 and batch_size is not None
-        count = _default_count(own, batch_size, platform, processes) if alone and batch_size is not None else own
+        shared = batch_size if members is None else None
+        count = own if shared is None else _default_count(own, shared, platform, processes)
     if count > own:
         raise ConfigError(
             f"devices is {count}, but JAX shows {own} {platform} device(s){_each(processes)}. Ask for at most {own}"
             + (", or set JAX_NUM_CPU_DEVICES before JAX starts." if platform == "cpu" else ".")
         )
-    if members > 1 and batch_size is not None:
+    if members is not None and batch_size is not None:
         rows = min(count * processes, -(-members // processes) * processes)  # some for each process
         shares = _default_count(count * processes // rows, batch_size, platform)
         chosen = [device for shown in devices for device in shown[: rows * shares // processes]]

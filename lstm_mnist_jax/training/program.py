@@ -185,12 +185,8 @@ def make_program(
             raise ConfigError(
                 f"Runs that are trained at once differ in seed and optimizer alone, but {name} is {one} and {another}."
             )
-    if len(configs) > 1 and dataset.train.images.nbytes > device_data_limit * GIB:
-        raise ConfigError(
-            f"The training images take {dataset.train.images.nbytes / GIB:.2g} GiB. Each member sees them in an order "
-            f"of its own, so they must lie on the devices, but device_data_limit is {device_data_limit:g} GiB. "
-            "Raise it with --device-data-limit, or train one run at a time."
-        )
+    if len(configs) > 1:
+        refuse_streaming(dataset, device_data_limit)
     steps_per_epoch = count_steps(config, dataset)
     padded = configs + configs[-1:] * (-len(configs) % mesh.shape[MEMBER_AXIS])
     members = NamedSharding(mesh, P(MEMBER_AXIS))
@@ -233,6 +229,16 @@ def make_program(
             for name in ("validation", "test")
         },
     )
+
+
+def refuse_streaming(dataset: Dataset, device_data_limit: float) -> None:
+    """Raises ConfigError where the training images take more than the limit: several runs cannot stream them."""
+    if dataset.train.images.nbytes > device_data_limit * GIB:
+        raise ConfigError(
+            f"The training images take {dataset.train.images.nbytes / GIB:.2g} GiB. Each run sees them in an order "
+            f"of its own, so they must lie on the devices, but device_data_limit is {device_data_limit:g} GiB. "
+            "Raise it with --device-data-limit, or train one run at a time."
+        )
 
 
 def _for_each(members: int, mesh: Mesh) -> tuple[ForEach, int]:

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import load
-from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.model import describe_layers, task_of
 from lstm_mnist_jax.progress import ProgressDisplay, say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
-from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step
+from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, too_few_epochs
 from lstm_mnist_jax.training.member import make_run_of_member
 from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.metrics import EpochMetrics, MetricsWriter, read_metrics
@@ -121,9 +121,12 @@ def _train(
     with ExitStack() as stack:
         if former is not None and former.member is not None:
             resume_run_folder(former, config, dataset)  # refuses what cannot go on, before anything is written
-            if first:
-                make_run_of_member(former)
-            processes.wait_for_file(former.path / "config.json")
+            if jax.process_count() > 1:
+                raise RunError(
+                    f"{former.path} is a run of a sweep, of which one process has to make a run of its own. Resume it "
+                    "once with --num-processes 1; several processes can go on from there."
+                )
+            make_run_of_member(former, config.epochs, program.steps_per_epoch)
             former = read_run(former.path)
         if first:
             stack.enter_context(lock(run_dir if former is None else former.path))  # of SWEEP/best, that of SWEEP/3
@@ -175,7 +178,7 @@ def begin(
                 f"folder any more ({folder.initial_weights}). Import them again, into a new folder."
             )
         if any(metrics.member in folder.groups[group] for metrics in read_metrics(folder.metrics)):
-            say(console, "There is no sound checkpoint: training starts again from the first step.")
+            say(console, "There is no sound checkpoint: training starts at the first step.")
         state = program.init()
         # Two buffers: the newest is donated to the next step.
         stages = Stages(state, copy_of(state))
@@ -191,14 +194,6 @@ def begin(
     state = program.abstract_saved(record.places)
     saved = checkpoint.load_state(path, Stages(state, state))
     return Stages(*program.from_saved(tuple(saved))), record
-
-
-def too_few_epochs(folder: RunFolder, epochs: int, step: int, steps_per_epoch: int) -> ConfigError:
-    """The error of a run that is to have fewer epochs than it has."""
-    done = -(-step // steps_per_epoch)
-    return ConfigError(
-        f"epochs is {epochs}, but {folder.path} was trained for {done} already. Ask for as many or more."
-    )
 
 
 def train_group(

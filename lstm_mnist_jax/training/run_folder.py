@@ -171,6 +171,8 @@ def read_run_folder(path: Path) -> RunFolder:
     Raises:
       RunError: it is none of them, or one of another version, or its config.json is damaged.
     """
+    if path.name.isdecimal():
+        path = path.with_name(str(int(path.name))) if _may_name_member(path) else path  # 03 is 3
     file = path / "config.json"
     if not file.is_file() and _may_name_member(path):
         folder = read_run_folder(path.parent)
@@ -222,7 +224,12 @@ def read_run_folder(path: Path) -> RunFolder:
 
 def _may_name_member(path: Path) -> bool:
     """Whether a path is SWEEP/NUMBER or SWEEP/best, for the folder of a sweep or of a run."""
-    return (path.name == "best" or path.name.isdecimal()) and (path.parent / "config.json").is_file()
+    if path.name != "best" and not path.name.isdecimal():
+        return False
+    try:
+        return {"format", "space", "members"} <= json.loads((path.parent / "config.json").read_text("utf-8")).keys()
+    except (OSError, ValueError, AttributeError):  # none, or of another program
+        return False
 
 
 def read_run(path: Path) -> RunFolder:
@@ -303,7 +310,7 @@ def refuse_changes(former: Config, config: Config) -> None:
     if config.epochs != former.epochs and former.optimizer.schedule != "constant":
         raise ConfigError(
             f"epochs is {former.epochs} in the run, {config.epochs} was asked for. Its learning rate falls over just "
-            f"these {former.epochs} ({former.optimizer.schedule}): a longer training is another one, to be begun anew."
+            f"these {former.epochs} ({former.optimizer.schedule}): a longer run is another one: start a new run."
         )
     if refused:
         told = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())

@@ -16,6 +16,9 @@ from lstm_mnist_jax.training.run_folder import DataFacts, Member, RunFolder
 METRICS = EpochMetrics(0, 3, 30, 0.25, 0.9, 0.7, 0.5, 0.9866, 0.5, 1.0, 0.01, 1.5, 36_190.4)
 
 
+SECONDS = 6.0
+
+
 def folder_of(*members):
     return RunFolder(Path("run"), Config(), DataFacts("", (), (), ""), {}, members=members)
 
@@ -23,7 +26,7 @@ def folder_of(*members):
 def shown(console, step=12, loss=0.123456, rate=40_000.0):
     with ProgressDisplay(console, epochs=10, steps_per_epoch=10, step=0) as display:
         display.advance(step, loss, rate)
-        display.say(epoch_line([METRICS], folder_of(Member(0, {})), 10))
+        display.say(epoch_line([METRICS], folder_of(Member(0, {})), 10, METRICS.seconds))
     return console.file.getvalue()
 
 
@@ -58,7 +61,7 @@ def test_an_epoch_of_a_sweep_is_that_of_its_best_setting_with_means_over_seeds()
         dataclasses.replace(METRICS, member=member, validation_accuracy=accuracy, test_accuracy=accuracy - 0.1)
         for member, accuracy in enumerate(accuracies)
     ]
-    line = epoch_line(epochs, folder_of(*members), 10)
+    line = epoch_line(epochs, folder_of(*members), 10, SECONDS)
     # Student's t with one degree of freedom, 12.706, times the standard error, 0.01.
     assert line == (
         "epoch  3/10  best of 2: learning_rate 0.02  loss 0.2500 ± 0.0000  validation 96.00% ± 12.71  "
@@ -66,5 +69,5 @@ def test_an_epoch_of_a_sweep_is_that_of_its_best_setting_with_means_over_seeds()
     )
     nan = float("nan")
     diverged = [dataclasses.replace(metrics, validation_accuracy=nan) for metrics in epochs]
-    assert "  best of" not in epoch_line([*epochs[:2], *diverged[2:]], folder_of(*members), 10)
-    assert "all have diverged" in epoch_line(diverged, folder_of(*members), 10)
+    assert "  best of" not in epoch_line([*epochs[:2], *diverged[2:]], folder_of(*members), 10, SECONDS)
+    assert "all have diverged" in epoch_line(diverged, folder_of(*members), 10, SECONDS)

@@ -107,6 +107,10 @@ def test_a_member_is_resumed_as_the_run_would_have_been(tiny_sweep, tmp_path):
     longer = dataclasses.replace(TINY, seed=1, epochs=4)
     with pytest.raises(ConfigError, match="batch_size is 64 in the run, 32 was asked for"):
         train(dataclasses.replace(longer, batch_size=32), folder / "1", resume=True)
+    with pytest.raises(ConfigError, match=r"1 is complete after 3 epochs. Ask for more with --epochs"):
+        train(dataclasses.replace(TINY, seed=1), folder / "1", resume=True)
+    with pytest.raises(ConfigError, match=r"epochs is 2, but .*1 was trained for 3 already"):
+        train(dataclasses.replace(TINY, seed=1, epochs=2), folder / "1", resume=True)
     assert not (folder / "1").exists()
     found = train(longer, folder / "1", resume=True, execution=ONE_DEVICE)
     expected = train(longer, tmp_path / "alone", execution=ONE_DEVICE)
@@ -175,6 +179,14 @@ def test_fewer_members_than_devices_share_them(tiny_run, tmp_path):
     found = sweep(TINY, Space(seeds=1), tmp_path / "one").members[0]
     expected = read_metrics(tiny_run / "metrics.jsonl")  # on all devices, too
     assert found.last.validation_loss == pytest.approx(expected[-1].validation_loss, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_split_that_does_not_fit_is_evaluated_in_pieces(tiny_sweep, tmp_path):
+    limited = Execution(device_data_limit=800_000 / 2**30)  # the 1,000 training images fit, the 10,000 of the test not
+    found = sweep(dataclasses.replace(TINY, epochs=1), THREE_SEEDS, tmp_path / "run", execution=limited)
+    first = [metrics for metrics in read_metrics(tiny_sweep / "metrics.jsonl") if metrics.epoch == 1]
+    assert [member.last.test_accuracy for member in found.members] == [metrics.test_accuracy for metrics in first]
 
 
 @pytest.mark.slow

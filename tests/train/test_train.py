@@ -202,6 +202,19 @@ def test_of_equal_epochs_the_earliest_is_the_best(tmp_path):
     assert (result.best.epoch, load_run(tmp_path / "run").step) == (1, 15)
 
 
+@pytest.mark.slow
+def test_a_smaller_patience_ends_a_run_that_is_resumed_within_an_epoch(tmp_path, stop_at):
+    unchanged = dataclasses.replace(TINY, epochs=6, optimizer=OptimizerConfig(learning_rate=1e-30))
+    stop_at(50)
+    assert train(unchanged, tmp_path / "run").stopped_by == signal.SIGTERM
+    stop_at(None)
+    result = train(dataclasses.replace(unchanged, early_stopping_patience=2), tmp_path / "run", resume=True)
+    assert ([metrics.epoch for metrics in result.epochs], result.best.epoch) == ([1, 2, 3, 4], 1)
+    assert load_run(tmp_path / "run", "15").step == 15  # the best weights, by their step
+    with pytest.raises(RunError, match=r"has no checkpoint '16'; expected best, last, or one of the steps"):
+        load_run(tmp_path / "run", "16")
+
+
 def test_a_run_cannot_become_shorter_than_it_is(run_dir):
     with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already"):
         train(dataclasses.replace(TINY, epochs=2), run_dir, resume=True)
