@@ -101,7 +101,7 @@ def test_a_run_of_a_sweep_is_reported_into_a_folder_of_its_own_and_can_be_resume
     assert f"{diagnose(run, load(sweep / str(best))).accuracy.value:.2%} of 10,000 test examples" in told
     assert f"in {sweep / str(best) / 'plots'}" in told
     # With the pictures in its folder, it is still a run of the sweep, and can become a run of its own.
-    train(replace(run.folder.config, epochs=4), sweep / "best", resume=True)
+    train(dataclasses.replace(run.folder.config, epochs=4), sweep / "best", resume=True)
     assert load_run(sweep / str(best)).folder.member is None
     assert load_run(sweep / "best").folder.path == sweep / str(best)
     assert not (sweep / "best").exists()
