@@ -105,8 +105,9 @@ class Streamed:
     def __init__(self, config: Config, examples: Examples, mesh: Mesh, device_data_limit: float) -> None:
         self._config, self._examples = config, examples
         shape = (config.batch_size, *examples.images.shape[1:])
-        # Two pieces are there at once: one in use, one on its way.
-        self._ahead = int(np.clip(device_data_limit * GIB / 2 // np.prod(shape), 1, MAX_STEPS_AHEAD))
+        # Two pieces are there at once: one in use, one on its way. Of two steps or more: XLA compiles the step after an
+        # axis of size 1 to other rounding than with the images on the devices.
+        self._ahead = int(np.clip(device_data_limit * GIB / 2 // np.prod(shape), 2, MAX_STEPS_AHEAD))
         self._sharding = NamedSharding(mesh, P(None, DATA_AXIS))
         self._share = config.batch_size // jax.process_count()
         self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
