@@ -128,7 +128,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def tiny_dataset(rng: np.random.Generator) -> Dataset:
-    """130 training, 21 validation and 33 test images of 6 x 5 pixels in 3 classes that can be told apart."""
+    """130 training, 21 validation and 33 test images of 6 x 5 pixels in 3 classes that can be distinguished."""
 
     def examples(n: int) -> Examples:
         labels = rng.integers(0, 3, n).astype(np.int32)

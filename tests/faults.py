@@ -85,8 +85,6 @@ FAULTS = [
           "stages = Stages(*program.from_saved(tuple(saved)))\n"
           "    return stages._replace(newest=stages.newest._replace(step=stages.newest.step + 1)), record",
           "test_train.py"),
-    fault("a resumed run of a sweep has its neighbour's weights", "training/member.py", "leaf[place]",
-          "leaf[place - 1]", "test_sweep.py"),
     fault("checksums are not compared", "training/checkpoint.py", "if expected[name] != found[name]:", "if False:",
           "test_checkpoint.py", "test_train.py"),
     fault("the best of equals is the latest", "training/loop.py", "or value > member.best_score",

@@ -134,7 +134,7 @@ def read_msgpack(path: Path) -> Any:
         tree = serialization.msgpack_restore(_read(path))
     except WeightsError:
         raise
-    except Exception as error:  # of msgpack, or of NumPy, which is told sizes and types
+    except Exception as error:  # of msgpack, or of NumPy
         raise WeightsError(f"{path} cannot be read as msgpack of Flax: {error}.") from error
     if not isinstance(tree, dict):
         raise WeightsError(f"{path} holds no tree of parameters, but a {type(tree).__name__}.")

@@ -60,7 +60,7 @@ def draw_reading(
       saliency: the gradient of the guess's log probability with respect to each pixel.
       class_names: a name for each class.
       true_label: the class that the image is of, if it is known.
-      title: what the picture is called; the guess is told below it.
+      title: what the picture is called; the prediction stands below it.
       step_name: what a time step reads, such as "row".
 
     Returns:

@@ -146,7 +146,7 @@ class Streamed:
 
 
 Feed = Resident | Streamed
-"""Where the batches of a training come from.
+"""Where the batches of a program come from.
 
 `take(state, n)` gives what the next n steps after `state` need, in pieces: (how many steps, `Batches`). `batch_of` is
 how the compiled loop finds a batch in that; `specs` and `abstract_batches` are how it lies on the devices.

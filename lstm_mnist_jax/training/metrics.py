@@ -89,8 +89,8 @@ class MetricsWriter:
         Raises:
           RunError: they cannot be written to.
         """
-        self._path = path
-        kept = (metrics for metrics in read_metrics(path) if metrics.member not in members or metrics.step <= step)
+        self._path, own = path, frozenset(members)
+        kept = (metrics for metrics in read_metrics(path) if metrics.member not in own or metrics.step <= step)
         self._lines = JsonLines(path, map(_as_json, kept))
         try:
             self._events = None if tensorboard is None else _EventFile(tensorboard, step)

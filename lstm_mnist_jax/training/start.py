@@ -1,4 +1,4 @@
-"""How a training or a sweep begins, in every process that takes part, and how it ends in all."""
+"""How a run or a sweep begins, in every process that takes part, and how it ends in all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

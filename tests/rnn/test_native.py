@@ -65,7 +65,7 @@ def numpy_gradients(args, reverse=False, **cotangents):
 
 
 USED = ("h", "c", "last", "all")
-"""Which of its results a loss reads: the kernel is told which of them have no gradient."""
+"""Which of its results a loss reads: the kernel skips those that have no gradient."""
 
 
 def loss_of(used, states):

@@ -64,6 +64,18 @@ def result_of(folder, space, path):
     return found
 
 
+@pytest.fixture
+def signal_after_each_epoch(monkeypatch):
+    """Once called, the sweeps of this test get SIGTERM whenever metrics have been written."""
+    write = MetricsWriter.write
+
+    def write_and_signal(self, metrics):
+        write(self, metrics)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return lambda: monkeypatch.setattr(MetricsWriter, "write", write_and_signal)
+
+
 @pytest.fixture(scope="module")
 def three_seeds(tiny_sweep, tmp_path_factory):
     return result_of(tiny_sweep, THREE_SEEDS, tmp_path_factory.mktemp("sweeps") / "seeds")
@@ -393,16 +405,12 @@ def test_a_longer_sweep_keeps_what_is_known_of_every_group(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_does_not(tmp_path, monkeypatch):
+def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_does_not(
+    tmp_path, signal_after_each_epoch
+):
     space = space_of({"hidden_features": TWO_NETWORKS}, seeds=3)
     config = dataclasses.replace(TINY, epochs=1)
-    write = MetricsWriter.write
-
-    def write_and_signal(self, metrics):
-        write(self, metrics)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(MetricsWriter, "write", write_and_signal)
+    signal_after_each_epoch()
     stopped = sweep(config, space, tmp_path / "run")
     assert stopped.stopped_by == signal.SIGTERM
     assert [member.epochs for member in stopped.members] == [1, 1, 1, 0, 0, 0]
@@ -527,17 +535,11 @@ def test_members_stop_early_as_they_would_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path, monkeypatch):
+def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path, signal_after_each_epoch):
     axes = {"cell": ["gru", "lstm"], "clip_norm": [1.0, None], "bidirectional": [True, False], "shift_pixels": [0.5]}
     config = dataclasses.replace(ONE_LAYER, epochs=1)
-    write = MetricsWriter.write
-
-    def write_and_signal(self, metrics):
-        write(self, metrics)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     # Of the eight groups the first is trained: the others have less of what other sweeps here have not.
-    monkeypatch.setattr(MetricsWriter, "write", write_and_signal)
+    signal_after_each_epoch()
     result = sweep(config, space_of(axes), tmp_path / "grid")
     assert [member.epochs for member in result.members] == [1, *[0] * 7]
     assert not result.members[0].diverged

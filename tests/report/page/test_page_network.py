@@ -76,7 +76,7 @@ def test_javascript_computes_what_jax_computes(name, page, rng):
     pixels = (images.reshape(3, -1) / 255).tolist()
     found = page.evaluate(ASK, [spec, base64.b64encode(weights.tobytes()).decode(), pixels])
     expected = softmax(np.asarray(logits_along(params, images, config)), axis=-1)
-    assert np.ptp(expected[:, -1], axis=0).max() > 1e-3  # images are told apart
+    assert np.ptp(expected[:, -1], axis=0).max() > 1e-3  # images are distinguished
     np.testing.assert_allclose([probabilities for probabilities, _ in found], expected[:, -1], atol=1e-5)
     np.testing.assert_allclose([along for _, along in found], expected, atol=1e-5)
 
