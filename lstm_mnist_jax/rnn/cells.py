@@ -31,12 +31,13 @@ class GatedCell(nnx.RNNCellBase):
         projected = project(x_t)    recurrent = h_{t-1} U    carry_t = update(carry_{t-1}, projected, recurrent)
 
     The last part of the carry is h, the output. The parts before it are states such as the c of an LSTM. A subclass
-    sets `num_gates` and `num_memories` and defines `update`. It works wherever an `nnx.RNNCellBase` does. `RNN` has a
-    fast path for it if `update` reads no states but `nnx.Param`s of floats, and does not read the dense layers below.
+    sets `num_gates` and `num_cell_states` and defines `update`. It works wherever an `nnx.RNNCellBase` does. `RNN` has
+    a fast path for it if `update` reads no states but `nnx.Param`s of floats, and does not read the dense layers below.
 
     Attributes:
       num_gates: number of gates; the kernels have num_gates * hidden columns.
-      num_memories: number of states in the carry before h, each [hidden].
+      num_cell_states: number of states in the carry before h, each [hidden].
+      default_bias_init: draws the bias where none is given.
       dense_i: from x to the gates, a kernel [in, num_gates * hidden] and a bias.
       dense_h: from h to the gates, a kernel [output, num_gates * hidden] without a bias.
       dense_p: with `projection_features`, the kernel P [hidden, output].
@@ -47,7 +48,7 @@ class GatedCell(nnx.RNNCellBase):
       >>> from flax import nnx
       >>> from lstm_mnist_jax.rnn import RNN, GatedCell
       >>> class MinimalGatedUnit(GatedCell):  # Zhou et al. 2016
-      ...     num_gates, num_memories = 2, 0
+      ...     num_gates, num_cell_states = 2, 0
       ...     def update(self, carry, projected, recurrent):
       ...         (h,) = carry
       ...         f = jax.nn.sigmoid(projected[0] + recurrent[0])
@@ -59,7 +60,13 @@ class GatedCell(nnx.RNNCellBase):
     """
 
     num_gates: int = 4
-    num_memories: int = 1
+    num_cell_states: int = 1
+    default_bias_init: Initializer = staticmethod(zeros)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if hasattr(cls, "num_memories"):
+            raise TypeError(f"{cls.__name__}.num_memories is num_cell_states since version 0.5.0; rename it.")
 
     def __init__(
         self,
@@ -70,7 +77,7 @@ class GatedCell(nnx.RNNCellBase):
         use_bias: bool = True,
         kernel_init: Initializer = lecun_normal(),
         recurrent_kernel_init: Initializer = orthogonal,
-        bias_init: Initializer = zeros,
+        bias_init: Initializer | None = None,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -85,7 +92,7 @@ class GatedCell(nnx.RNNCellBase):
           use_bias: whether `dense_i` has a bias.
           kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
           recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
-          bias_init: draws the bias [num_gates * hidden].
+          bias_init: draws the bias [num_gates * hidden]; None is the cell's `default_bias_init`.
           dtype: of the matrix products; None is that of inputs and parameters.
           param_dtype: of the parameters and of the initial carry.
           rngs: gives the key stream `params`.
@@ -101,6 +108,7 @@ class GatedCell(nnx.RNNCellBase):
                 f"hidden_features={hidden_features}, projection_features={projection_features}."
             )
         self.dtype, self.param_dtype = dtype, param_dtype
+        bias_init = self.default_bias_init if bias_init is None else bias_init
         dtypes: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         gates = self.num_gates * hidden_features
         self.dense_i = nnx.Linear(
@@ -164,9 +172,9 @@ class GatedCell(nnx.RNNCellBase):
           carry_init: draws each part, (key, shape, dtype) -> array.
 
         Returns:
-          A tuple of `num_memories` states [*batch, hidden] and h [*batch, output], in `param_dtype`.
+          A tuple of `num_cell_states` states [*batch, hidden] and h [*batch, output], in `param_dtype`.
         """
-        widths = [*[self.hidden_features] * self.num_memories, self.output_features]
+        widths = [*[self.hidden_features] * self.num_cell_states, self.output_features]
         shapes = [(*input_shape[:-1], width) for width in widths]
         if carry_init is None:
             return tuple(jnp.zeros(shape, self.param_dtype) for shape in shapes)
@@ -410,6 +418,8 @@ class URLSTMCell(GatedCell):
         f, r, o = sigmoid(x W + h U + b)   u = tanh(x W + h U + b)
         g = r (1 - (1 - f)^2) + (1 - r) f^2   c' = g c + (1 - g) u   h' = o tanh(c')
 
+    The initial biases are those of the same paper, `uniform_gates`.
+
     Examples:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
@@ -418,50 +428,7 @@ class URLSTMCell(GatedCell):
       (5, 10, 32)
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        *,
-        projection_features: int | None = None,
-        use_bias: bool = True,
-        kernel_init: Initializer = lecun_normal(),
-        recurrent_kernel_init: Initializer = orthogonal,
-        bias_init: Initializer = uniform_gates("fruo"),
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        """Draws the parameters.
-
-        Args:
-          in_features: features of an input at one time step.
-          hidden_features: features of each gate and of the cell state.
-          projection_features: if given, the output is h = m P of this size, where m is the last part of what `update`
-            returns and P is `dense_p.kernel` (Sak et al. 2014).
-          use_bias: whether `dense_i` has a bias.
-          kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
-          recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
-          bias_init: draws the bias [num_gates * hidden]; by default `uniform_gates`, of the same paper.
-          dtype: of the matrix products; None is that of inputs and parameters.
-          param_dtype: of the parameters and of the initial carry.
-          rngs: gives the key stream `params`.
-
-        Raises:
-          ValueError: a size is below 1.
-        """
-        super().__init__(
-            in_features,
-            hidden_features,
-            projection_features=projection_features,
-            use_bias=use_bias,
-            kernel_init=kernel_init,
-            recurrent_kernel_init=recurrent_kernel_init,
-            bias_init=bias_init,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+    default_bias_init = staticmethod(uniform_gates("fruo"))
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry

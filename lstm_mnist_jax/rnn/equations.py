@@ -61,20 +61,20 @@ def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What follows from a cell's equations without its parameters: see `Equations`."""
+class CellSpec:
+    """A cell on its fast path, without its parameters: see `Equations`."""
 
     dtype: Any
     widths: tuple[int, ...]
     is_lstm: bool
 
 
-def facts_of(cell: Any, inputs_dtype: DTypeLike) -> Facts | None:
+def cell_spec(cell: Any, inputs_dtype: DTypeLike) -> CellSpec | None:
     """As `equations_of`, cached: for a user's own cell, its update has to be traced."""
     graph, state = nnx.split(cell)
     leaves, structure = jax.tree.flatten(state)
     kinds = tuple((kind.shape, kind.dtype) for kind in map(jax.typeof, leaves))
-    find = _facts if is_hashable(graph) else _facts.__wrapped__
+    find = _cell_spec if is_hashable(graph) else _cell_spec.__wrapped__
     return find(graph, structure, kinds, jnp.dtype(inputs_dtype))
 
 
@@ -88,13 +88,13 @@ def is_hashable(graph: nnx.GraphDef[Any]) -> bool:
 
 
 @cache
-def _facts(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype: Any) -> Facts | None:
-    found: list[Facts] = []
+def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype: Any) -> CellSpec | None:
+    found: list[CellSpec] = []
 
     def read(state: Any) -> None:
         equations = equations_of(nnx.merge(graph, state), inputs_dtype)
         if equations is not None:
-            found.append(Facts(equations.dtype, equations.widths, equations.lstm is not None))
+            found.append(CellSpec(equations.dtype, equations.widths, equations.lstm is not None))
 
     jax.eval_shape(read, structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds))
     return found[0] if found else None

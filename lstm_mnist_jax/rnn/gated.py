@@ -45,7 +45,7 @@ def gated(
     zoneout: tuple[AnyArray | float, ...] | None = None,
     reverse: bool = False,
     unroll: int = 1,
-    memories: bool = True,
+    return_carries: bool = True,
 ) -> tuple[tuple[Any, ...], Carry]:
     """Runs a gated recurrence over a batch of sequences. Differentiable in reverse mode in every array but the masks.
 
@@ -66,8 +66,8 @@ def gated(
         of the step before, or the probability of that, to compute with the expectation.
       reverse: start at the last time step. Each output has the time index of its input.
       unroll: time steps per iteration of the loop.
-      memories: whether to return every part of the carries, or None for all but the last part, the outputs. Writing
-        the others takes time.
+      return_carries: whether to return every part of the carries, or None for all but the last part, the outputs.
+        Writing the others takes time.
 
     Returns:
       The carries after every step, a tuple of parts [time, batch, features] (the last are the outputs), and the last
@@ -96,7 +96,7 @@ def gated(
     masks = (recurrent_mask, zoneout)
     given: Any = params, projected, recurrent_kernel, projection, carry, masks
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
-    return _compiled(_Settings(update, reverse, unroll, memories), arrays)
+    return _compiled(_Settings(update, reverse, unroll, return_carries), arrays)
 
 
 class _Settings(NamedTuple):
@@ -105,7 +105,7 @@ class _Settings(NamedTuple):
     update: Update
     reverse: bool
     unroll: int
-    memories: bool
+    return_carries: bool
 
 
 class _Arrays(NamedTuple):
@@ -172,7 +172,7 @@ def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Car
         if zoneout is not None:
             after = tuple(_kept(*parts) for parts in zip(_at_step(zoneout, zones), carry, after, strict=True))
         after = tuple(part.astype(before.dtype) for part, before in zip(after, carry, strict=True))
-        if not settings.memories:
+        if not settings.return_carries:
             return after, ((*(None,) * (len(after) - 1), after[-1]), None)
         return after, (after, unprojected)
 
@@ -185,8 +185,8 @@ def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Car
 def _gated_fwd(settings: _Settings, arrays: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each array with a note of whether its gradient is wanted.
     arrays = jax.tree.map(lambda array: array.value, arrays, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    carries, last, unprojected = _forward(settings._replace(memories=True), arrays)
-    given = carries if settings.memories else (*(None,) * (len(carries) - 1), carries[-1])
+    carries, last, unprojected = _forward(settings._replace(return_carries=True), arrays)
+    given = carries if settings.return_carries else (*(None,) * (len(carries) - 1), carries[-1])
     return (given, last), (arrays, carries, unprojected)
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from flax.nnx.nn.recurrent import flip_sequences
 from jax import Array
 
-from lstm_mnist_jax.rnn.equations import Equations, Facts, equations_of, facts_of, is_hashable
+from lstm_mnist_jax.rnn.equations import CellSpec, Equations, cell_spec, equations_of, is_hashable
 from lstm_mnist_jax.rnn.gated import gated
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.products import state_dtype
@@ -149,7 +149,7 @@ class RNN(nnx.RNN):
         keep_order = self.keep_order if keep_order is None else keep_order
         return_carry = self.return_carry if return_carry is None else return_carry
 
-        facts = self._facts(inputs)
+        spec = self._spec(inputs)
         feature_axes = self.cell.num_feature_axes
         time_axis = 0 if time_major else inputs.ndim - feature_axes - 1
         time, batch_shape = (
@@ -158,7 +158,7 @@ class RNN(nnx.RNN):
         )
         if seq_lengths is not None:
             seq_lengths = jnp.clip(_broadcast_lengths(seq_lengths, batch_shape), 0, time)
-        if facts is None:
+        if spec is None:
             initial_carry = tuple(initial_carry) if isinstance(initial_carry, LSTMCarry) else initial_carry
             options = {"time_major": time_major, "reverse": reverse, "keep_order": keep_order, "time_axis": time_axis}
             run_flax: Any = _compiled_run_flax if is_hashable(nnx.graphdef(self)) else _run_flax
@@ -169,44 +169,44 @@ class RNN(nnx.RNN):
                 raise ValueError(f"RNN expected inputs of {expected} features, got {width}.")
             if initial_carry is None:
                 initial_carry = self.cell.initialize_carry((*batch_shape, width), self._carry_rngs(rngs))
-            _check_carry(initial_carry, facts, batch_shape)
-            noise = (None, None) if self.noise is None else self.noise(time, math.prod(batch_shape), facts.widths)
+            _check_carry(initial_carry, spec, batch_shape)
+            noise = (None, None) if self.noise is None else self.noise(time, math.prod(batch_shape), spec.widths)
             graph, state = nnx.split(self.cell)
             call = _Call(graph, time_axis, reverse, keep_order, self.unroll, self.remat, self.backend)
             run: Any = _compiled_run if is_hashable(graph) else _run
             carry, outputs = run(call, state, inputs, initial_carry, seq_lengths, noise)
         return (carry, outputs) if return_carry else outputs
 
-    def _facts(self, inputs: Any) -> Facts | None:
-        """What the fast recurrences run; None where Flax's scan has to."""
+    def _spec(self, inputs: Any) -> CellSpec | None:
+        """The cell on its fast path; None where Flax's scan runs it."""
         plain = self.broadcast_rngs is None and self.state_axes == DEFAULT_STATE_AXES
-        facts = facts_of(self.cell, inputs.dtype) if plain and self.backend != "flax" else None
-        if facts is None and (self.noise is not None or self.remat is not None):
+        spec = cell_spec(self.cell, inputs.dtype) if plain and self.backend != "flax" else None
+        if spec is None and (self.noise is not None or self.remat is not None):
             raise ValueError(
                 f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
                 f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
             )
-        if self.backend == "native" and (facts is None or not facts.is_lstm):
-            dtype = inputs.dtype if facts is None else facts.dtype
+        if self.backend == "native" and (spec is None or not spec.is_lstm):
+            dtype = inputs.dtype if spec is None else spec.dtype
             raise ValueError(
                 f'backend="native" runs an nnx.OptimizedLSTMCell, as it is, in float32; not this '
                 f'{type(self.cell).__name__} in {dtype}. Leave it to "auto".'
             )
-        return facts
+        return spec
 
     def _carry_rngs(self, rngs: Any) -> Any:
         rngs = self.rngs if rngs is None else rngs
         return rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
 
 
-def _check_carry(initial_carry: Any, facts: Facts, batch_shape: tuple[Any, ...]) -> None:
+def _check_carry(initial_carry: Any, spec: CellSpec, batch_shape: tuple[Any, ...]) -> None:
     parts = jax.tree.leaves(initial_carry)
     dtypes = [jnp.result_type(part) for part in parts]
     if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
         raise ValueError(f"RNN expected an initial carry of floats, got {list(map(str, dtypes))}.")
     shapes = [jnp.shape(part) for part in parts]
-    if shapes != (expected := [(*batch_shape, width) for width in facts.widths]):
-        names = "(c, h), each" if facts.is_lstm else "with parts"
+    if shapes != (expected := [(*batch_shape, width) for width in spec.widths]):
+        names = "(c, h), each" if spec.is_lstm else "with parts"
         raise ValueError(
             f"RNN expected an initial carry {names} of shape {' and '.join(map(str, dict.fromkeys(expected)))}, "
             f"got {shapes}."
@@ -340,7 +340,7 @@ def _scan(
             carry,
             reverse=reverse,
             unroll=unroll,
-            memories=lengths is not None,
+            return_cell_states=lengths is not None,
             backend=backend,
         )
         carries: tuple[Any, ...] = (states.c, states.h)
@@ -360,7 +360,7 @@ def _scan(
             zoneout=zoneout,
             reverse=reverse,
             unroll=unroll,
-            memories=lengths is not None,
+            return_carries=lengths is not None,
         )
     if lengths is not None:
         last = tuple(_at_end(part, lengths, start) for part, start in zip(carries, carry, strict=True))

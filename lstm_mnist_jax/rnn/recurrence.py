@@ -16,7 +16,7 @@ Four things make it faster than a scan over a cell:
 - The gradient of the recurrent weights is one matrix product after the loop. Differentiating the scan would
   add one, and a read and a write of the whole gradient, to every step.
 
-On a CPU with a C++ compiler the two loops are a compiled kernel, `native`; elsewhere they are XLA's, `xla_loops`.
+On a CPU with a C++ compiler the two loops run in a compiled kernel, `native`; elsewhere XLA runs them, `xla_loops`.
 """
 
 from functools import partial
@@ -66,7 +66,7 @@ class LSTMStates(NamedTuple):
 
     Attributes:
       h: the hidden state after each step, [time, batch, hidden], in the dtype of the recurrent kernel.
-      c: the cell state after each step, [time, batch, hidden], float32 or wider; None with `memories=False`.
+      c: the cell state after each step, [time, batch, hidden], float32 or wider; None with `return_cell_states=False`.
       last: the carry (c, h) after the last step that was computed, [batch, hidden] each, float32 or wider.
 
     Examples:
@@ -96,7 +96,7 @@ def lstm(
     *,
     reverse: bool = False,
     unroll: int = 1,
-    memories: bool = True,
+    return_cell_states: bool = True,
     backend: str = "auto",
 ) -> LSTMStates:
     """Runs an LSTM over a batch of sequences. Differentiable in every array, in reverse mode.
@@ -116,7 +116,7 @@ def lstm(
       initial_carry: (c, h) before the first step, floats [batch, hidden] each.
       reverse: start at the last time step. Each output has the time index of its input.
       unroll: time steps per iteration of the loop, where XLA runs the loop.
-      memories: whether to return the cell state c after every step. Writing it takes time.
+      return_cell_states: whether to return the cell state c after every step. Writing it takes time.
       backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if it
         is available and faster. Other platforms run XLA. Use "xla" for `jax.export` on a CPU, and where `jit` (not
         `shard_map`) partitions a batch over several CPU devices: XLA can neither export nor partition the kernel.
@@ -150,46 +150,22 @@ def lstm(
         raise ValueError(f"recurrent_kernel holds {dtype}; expected floats.")
     inputs, kernel, bias = (jnp.asarray(array, dtype) for array in (inputs, kernel, bias))
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
-    loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, memories)
-    return _lstm(loops, inputs, kernel, bias, recurrent_kernel, h, c)
-
-
-# Compiled here, so that calls outside `jit` compile once and not each time.
-@partial(jax.jit, static_argnums=0)
-def _lstm(
-    loops: "Loops", inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array
-) -> LSTMStates:
-    halves = _gate_scale(recurrent_kernel)
+    loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, return_cell_states)
+    # Half the weights of the gates i, f and o, which are sigmoids.
+    scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], dtype), hidden)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    arrays = vary_alike((inputs, kernel * halves[None], bias * halves, recurrent_kernel * halves[None], h, c))
-    hs, cs, last_h, last_c = _recurrence(loops, *arrays)
+    arrays = vary_alike((inputs, kernel * scale[None], bias * scale, recurrent_kernel * scale[None], h, c))
+    hs, cs, last_h, last_c = _compiled_recurrence(loops, *arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
 
 
-def _gate_scale(recurrent_kernel: Array) -> Array:
-    """1/2 for the columns of the sigmoid gates i, f, o and 1 for those of g, shaped [4 * hidden]."""
-    hidden = recurrent_kernel.shape[0]
-    return jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], recurrent_kernel.dtype), hidden)
-
-
 class Loops(NamedTuple):
-    """How to run the loops: with the kernel or not, `reverse`, `unroll`, and whether the cell states are returned."""
+    """How to run the loops: with the kernel or not, and options of `lstm`."""
 
     is_native: bool
     reverse: bool
     unroll: int
-    memories: bool
-
-    def forward(self, *arrays: Array, cells: bool, activations: bool) -> Any:
-        """See `xla_loops.forward`."""
-        wanted: dict[str, Any] = {"cells": cells, "activations": activations, "reverse": self.reverse}
-        xla = partial(xla_loops.forward, **wanted, unroll=self.unroll)
-        return (native.forward(xla, **wanted) if self.is_native else xla)(*arrays)
-
-    def backward(self, *arrays: Any) -> Any:
-        """See `xla_loops.backward`."""
-        xla = partial(xla_loops.backward, reverse=self.reverse, unroll=self.unroll)
-        return (native.backward(xla, reverse=self.reverse) if self.is_native else xla)(*arrays)
+    return_cell_states: bool
 
 
 def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
@@ -199,11 +175,11 @@ def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
     if backend == "xla":
         return False
     if backend == "auto":
-        wanted = jax.default_backend() == "cpu" and native.serves(shape[0], shape[1], dtype)
-        return wanted and native.unavailable() is None
+        supported = jax.default_backend() == "cpu" and native.supports(shape[0], shape[1], dtype)
+        return supported and native.unavailable() is None
     reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
     if reason is not None:
-        raise ValueError(f'backend="native" cannot be had: {reason}.')
+        raise ValueError(f'backend="native" is not available: {reason}.')
     return True
 
 
@@ -212,14 +188,20 @@ def _recurrence(
     loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array
 ) -> Any:
     """(hs, cs, last h, last c), from weights that `lstm` has scaled."""
+    block = _block(loops, inputs, bias)
+    if block < len(inputs):
+        run = partial(_run_block, loops, kernel, bias, recurrent_kernel)
+        last, states = in_blocks(run, (h, c), inputs, block, loops.reverse)
+        return *states, *last
+    forward = native.forward if loops.is_native else xla_loops.forward
+    options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
+    hs, cs, _, *last = forward(project(inputs, kernel), bias, recurrent_kernel, h, c, activations=False, **options)
+    return hs, cs, *last
 
-    def run(carry: tuple[Array, Array], inputs: Array) -> Any:
-        arguments = (project(inputs, kernel), bias, recurrent_kernel, *carry)
-        hs, cs, _, *last = loops.forward(*arguments, cells=loops.memories, activations=False)
-        return tuple(last), (hs, cs)
 
-    last, states = in_blocks(run, (h, c), inputs, _block(loops, inputs, bias), loops.reverse)
-    return *states, *last
+def _run_block(loops: Loops, kernel: Array, bias: Array, recurrent_kernel: Array, carry: Any, inputs: Array) -> Any:
+    hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, *carry)
+    return tuple(last), (hs, cs)
 
 
 def _block(loops: Loops, inputs: Array, bias: Array) -> int:
@@ -235,8 +217,10 @@ def _block(loops: Loops, inputs: Array, bias: Array) -> int:
 def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
     inputs, kernel, bias, *arrays = (argument.value for argument in arguments)
-    hs, cs, activations, *last = loops.forward(project(inputs, kernel), bias, *arrays, cells=True, activations=True)
-    return (hs, cs if loops.memories else None, *last), (inputs, kernel, *arrays, hs, cs, activations)
+    forward = native.forward if loops.is_native else xla_loops.forward
+    options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
+    hs, cs, activations, *last = forward(project(inputs, kernel), bias, *arrays, **options)
+    return (hs, cs if loops.return_cell_states else None, *last), (inputs, kernel, *arrays, hs, cs, activations)
 
 
 def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
@@ -246,10 +230,14 @@ def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Arra
     used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
     last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
     activations, used, last = vary_alike((activations, used, last))
-    d_projected, d_h, d_c = loops.backward(activations, cs, initial_c, recurrent_kernel, *used, *last)
+    backward = native.backward if loops.is_native else xla_loops.backward
+    arrays = (activations, cs, initial_c, recurrent_kernel, *used, *last)
+    d_projected, d_h, d_c = backward(*arrays, reverse=loops.reverse, unroll=loops.unroll)
     d_recurrent_kernel = outer(shift(initial_h, hs, loops.reverse), d_projected)
     d_bias = jnp.sum(d_projected, (0, 1))
     return project(d_projected, kernel.T), outer(inputs, d_projected), d_bias, d_recurrent_kernel, d_h, d_c
 
 
 _recurrence.defvjp(_recurrence_fwd, _recurrence_bwd, symbolic_zeros=True)
+# Compiled here, so that calls outside `jit` compile once and not each time.
+_compiled_recurrence = jax.jit(_recurrence, static_argnums=0)

@@ -168,7 +168,8 @@ class StackedRNN(nnx.Module):
 
         Args:
           inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
-          initial_carries: the carry of every layer before the first step, floats; None is `zero_carries`.
+          initial_carries: the carry of every layer before the first step, floats: of an `LSTM` (c, h), of a `GRU` h,
+            [*batch, hidden] each; with `bidirectional` pairs (forwards, backwards) of these. None is `zero_carries`.
           seq_lengths: integers [*batch], the number of steps of each sequence; None is all. Each direction reads these
             steps only, and its final carry is that after the last step that it reads. The outputs past the end are
             zero. Lengths are clipped to [0, time].
@@ -178,7 +179,8 @@ class StackedRNN(nnx.Module):
 
         Returns:
           The last layer's outputs [*batch, time, out_features] (time first if time-major), and a list of every layer's
-          final carry; with `bidirectional`, of each layer the pair (forwards, backwards).
+          final carry, of an `LSTM` an `LSTMCarry` (c, h); with `bidirectional`, of each layer the pair (forwards,
+          backwards). In a stack of one direction without `seq_lengths`, `outputs[:, -1]` is the last layer's final h.
 
         Raises:
           ValueError: the inputs, the carries, the lengths or the masks have a wrong shape or dtype.
@@ -208,7 +210,7 @@ class StackedRNN(nnx.Module):
                 outputs = outputs * masks[n - 1]
             carry, outputs = layer(outputs, initial_carry=initial_carry, seq_lengths=seq_lengths)
             outputs = outputs if self.dtype is None else outputs.astype(self.dtype)
-            carries.append(carry)
+            carries.append(self._named(carry))
         return outputs if time_major else jnp.moveaxis(outputs, 0, -2), carries
 
     def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
@@ -225,8 +227,12 @@ class StackedRNN(nnx.Module):
             return rnn.cell.initialize_carry((*batch_shape, rnn.cell.in_features), nnx.Rngs(0))
 
         if not self.bidirectional:
-            return [zero(layer) for layer in self.layers]
-        return [(zero(layer.forward_rnn), zero(layer.backward_rnn)) for layer in self.layers]
+            return [self._named(zero(layer)) for layer in self.layers]
+        return [self._named((zero(layer.forward_rnn), zero(layer.backward_rnn))) for layer in self.layers]
+
+    def _named(self, carry: Any) -> Any:
+        """A layer's carry as this class returns it."""
+        return carry
 
 
 def _shapes(carries: Any) -> Any:
@@ -348,53 +354,6 @@ class LSTM(StackedRNN):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-
-    def __call__(
-        self,
-        inputs: AnyArray,
-        *,
-        initial_carries: Sequence[Any] | None = None,
-        seq_lengths: AnyArray | Sequence[int] | int | None = None,
-        masks: Sequence[AnyArray] | None = None,
-        time_major: bool | None = None,
-    ) -> tuple[Array, list[Any]]:
-        """Runs the stack over a batch of sequences.
-
-        Args:
-          inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
-          initial_carries: (c, h) of every layer before the first step, floats [*batch, hidden] each; None is
-            `zero_carries`.
-          seq_lengths: integers [*batch], the number of steps of each sequence; None is all. Each direction reads these
-            steps only, and its final carry is that after the last step that it reads. The outputs past the end are
-            zero. Lengths are clipped to [0, time].
-          masks: for every layer but the first, what its inputs are multiplied by at every step, [*batch, features]:
-            dropout that the caller draws, the same for a whole sequence (Gal and Ghahramani 2016).
-          time_major: overrides the stack's own.
-
-        Returns:
-          The last layer's outputs [*batch, time, out_features] (time first if time-major), and a list of every layer's
-          final `LSTMCarry` (c, h), each [*batch, hidden]; with `bidirectional`, of each layer the pair (forwards,
-          backwards). In a stack of one direction without `seq_lengths`, `outputs[:, -1]` equals `carries[-1].h`.
-
-        Raises:
-          ValueError: the inputs, the carries, the lengths or the masks have a wrong shape or dtype.
-        """
-        outputs, carries = super().__call__(
-            inputs, initial_carries=initial_carries, seq_lengths=seq_lengths, masks=masks, time_major=time_major
-        )
-        return outputs, [self._named(carry) for carry in carries]
-
-    def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
-        """The initial carry (c, h) of every layer: zeros.
-
-        Args:
-          batch_shape: the batch axes of the inputs; integers, or symbolic sizes of `jax.export`.
-
-        Returns:
-          A list with the `LSTMCarry` of each layer; with `bidirectional`, with the pair (forwards, backwards) of each
-          layer.
-        """
-        return [self._named(carry) for carry in super().zero_carries(batch_shape)]
 
     def _named(self, carry: Any) -> Any:
         return tuple(LSTMCarry(*part) for part in carry) if self.bidirectional else LSTMCarry(*carry)

@@ -10,7 +10,7 @@ class RotatedCell(GatedCell):
     """A cell of a user's own: no memory, two gates, a parameter that is no matrix."""
 
     num_gates = 2
-    num_memories = 0
+    num_cell_states = 0
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)

@@ -80,7 +80,7 @@ CASES += [(name, BACKWARDS, True) for name in CELLS if name != "layer norm, proj
 @pytest.mark.parametrize(("name", "options", "padded"), CASES)
 def test_every_cell_gives_the_numbers_and_gradients_of_flaxs_scan(name, options, padded):
     cell = make(name)
-    assert RNN(cell)._facts(INPUTS) is not None
+    assert RNN(cell)._spec(INPUTS) is not None
     graph, state = nnx.split(cell)
     carry = jax.tree.map(
         lambda part: np.random.default_rng(part.size).normal(size=part.shape).astype(np.float32),
@@ -229,7 +229,7 @@ def test_a_cell_with_a_state_of_its_own_runs_through_flax():
             return super().update(carry, projected, recurrent)
 
     rnn = RNN(Counting(5, 4, rngs=nnx.Rngs(0)))
-    assert rnn._facts(INPUTS) is None
+    assert rnn._spec(INPUTS) is None
     rnn(INPUTS)
     assert rnn.cell.calls[...] == 7
 
@@ -238,8 +238,8 @@ class ReadsItsBias(RotatedCell):
     """`RNN` adds the bias of `dense_i` before the loop; its gradient there is not all of it."""
 
     def update(self, carry, projected, recurrent):
-        *memories, h = super().update(carry, projected, recurrent)
-        return *memories, h * (1 + self.dense_i.bias[: self.hidden_features])
+        *cell_states, h = super().update(carry, projected, recurrent)
+        return *cell_states, h * (1 + self.dense_i.bias[: self.hidden_features])
 
 
 class CountsInIntegers(RotatedCell):
@@ -248,14 +248,14 @@ class CountsInIntegers(RotatedCell):
         self.scale = nnx.Param(jnp.full(self.hidden_features, 2))
 
     def update(self, carry, projected, recurrent):
-        *memories, h = super().update(carry, projected, recurrent)
-        return *memories, h * self.scale[...]
+        *cell_states, h = super().update(carry, projected, recurrent)
+        return *cell_states, h * self.scale[...]
 
 
 @pytest.mark.parametrize("cell_type", [ReadsItsBias, CountsInIntegers])
 def test_an_update_that_reads_what_the_quick_path_does_not_hand_over_runs_through_flax(cell_type):
     cell = cell_type(5, 4, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(0))
-    assert RNN(cell)._facts(INPUTS) is None
+    assert RNN(cell)._spec(INPUTS) is None
     np.testing.assert_array_equal(RNN(cell)(INPUTS), nnx.RNN(cell)(INPUTS))
 
 

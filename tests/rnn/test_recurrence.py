@@ -66,7 +66,7 @@ LAST_MIX = np.random.default_rng(2).normal(size=(2, BATCH, HIDDEN))
 
 @partial(jax.jit, static_argnames=("used", "reverse", "unroll"))
 def gradients_of_losses(*args, used, reverse, unroll):
-    """Of a loss of the outputs, one of the memories, one of the last carry, and of their sum: those in `used`."""
+    """Of a loss of the outputs, one of the cell states, one of the last carry, and of their sum: those in `used`."""
 
     def loss(used, *args):
         states = lstm(*args, reverse=reverse, unroll=unroll)

@@ -44,7 +44,7 @@ def test_every_option_agrees_with_flax(time_major, reverse, keep_order):
     graph, state = nnx.split(cell)
     options = {"time_major": time_major, "reverse": reverse, "keep_order": keep_order}
     inputs = np.swapaxes(INPUTS, 0, 1) if time_major else INPUTS
-    assert RNN(cell, **options)._facts(inputs) is not None
+    assert RNN(cell, **options)._spec(inputs) is not None
     for lengths in (LENGTHS, np.full(3, 7)):
         counts = np.arange(7) < lengths[:, None]
         counts = (counts.T if time_major else counts)[..., None]
@@ -69,7 +69,7 @@ def test_every_option_agrees_with_flax(time_major, reverse, keep_order):
 def test_other_cells_run_through_flax(make_cell):
     cell = make_cell()
     ours, theirs = RNN(cell), nnx.RNN(cell)
-    assert ours._facts(INPUTS) is None
+    assert ours._spec(INPUTS) is None
     np.testing.assert_array_equal(ours(INPUTS), theirs(INPUTS))
 
 

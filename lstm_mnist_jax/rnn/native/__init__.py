@@ -8,6 +8,6 @@ variable LSTM_MNIST_JAX_NATIVE=0 turns the kernel off.
 `build.py` makes the library; `kernel.py` binds it to JAX and knows which sizes it serves.
 """
 
-from lstm_mnist_jax.rnn.native.kernel import backward, forward, serves, unavailable
+from lstm_mnist_jax.rnn.native.kernel import backward, forward, supports, unavailable
 
-__all__ = ["backward", "forward", "serves", "unavailable"]
+__all__ = ["backward", "forward", "supports", "unavailable"]
