@@ -121,7 +121,7 @@ def _kernel(
 
         most = (1 if mesh.size > 1 else 0) if threads is None else threads
         ffi_call = jax.ffi.ffi_call(names[part], [*map(result, shapes)], input_output_aliases=aliases)
-        results: list[Any] = ffi_call(*arrays, reverse=reverse, threads=np.int64(most))
+        results: Any = ffi_call(*arrays, reverse=reverse, threads=np.int64(most))
         if part == "forward":
             results = [results[0], results[1] if cells else None, results[2] if activations else None, *results[3:]]
         return jax.tree.map(lambda array: array[0], tuple(results)) if is_single else tuple(results)
