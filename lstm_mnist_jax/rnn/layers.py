@@ -19,6 +19,7 @@ from lstm_mnist_jax.rnn.gated import gated
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.products import state_dtype
 from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry, lstm
+from lstm_mnist_jax.rnn.sharding import explicit_sharding, with_automatic_axes
 
 DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
 
@@ -225,10 +226,18 @@ class _Call(NamedTuple):
     backend: str
 
 
-def _run(
+def _run(call: _Call, state: Any, inputs: Any, initial_carry: Any, *rest: Any) -> tuple[Any, Array]:
+    """The final carry and the outputs, of inputs [*batch, time, features] with time at `call.time_axis`."""
+    arrays = (state, inputs, initial_carry, *rest)
+    if explicit_sharding(inputs) is None:
+        return _run_local(call, *arrays)
+    axes = (jax.tree.map(lambda _: -1, initial_carry), call.time_axis)
+    return with_automatic_axes(partial(_run_local, call), inputs, call.time_axis, axes)(*arrays)
+
+
+def _run_local(
     call: _Call, state: Any, inputs: Any, initial_carry: Any, seq_lengths: Array | None, noise: tuple[Any, Any]
 ) -> tuple[Any, Array]:
-    """The final carry and the outputs, of inputs [*batch, time, features] with time at `call.time_axis`."""
     equations = equations_of(nnx.merge(call.graph, state), inputs.dtype)
     assert equations is not None
     inputs = jnp.moveaxis(inputs, call.time_axis, 0)
@@ -346,9 +355,7 @@ def _scan(
         carries: tuple[Any, ...] = (states.c, states.h)
         last: tuple[Array, ...] = tuple(states.last)
     else:
-        time, batch, features = inputs.shape
-        projected = equations.project(inputs.reshape(time * batch, features))
-        projected = projected.reshape(time, batch, projected.shape[-1])
+        projected = equations.project(inputs)
         carries, last = gated(
             equations.update,
             equations.params,
@@ -428,4 +435,5 @@ def _at_end(states: Array, lengths: Array, initial: AnyArray) -> Array:
     if not len(states):
         return jnp.asarray(initial)
     index = jnp.clip(lengths - 1, 0, len(states) - 1)
-    return jnp.where(lengths[:, None] > 0, states[index, jnp.arange(len(index))].astype(initial.dtype), initial)
+    last = jnp.take_along_axis(states, index[None, :, None], axis=0)[0]
+    return jnp.where(lengths[:, None] > 0, last.astype(initial.dtype), initial)

@@ -18,12 +18,11 @@ def state_dtype(dtype: DTypeLike) -> DTypeLike:
 
 
 def project(inputs: Array, kernel: Array) -> Array:
-    """inputs @ kernel, [time, batch, in] @ [in, out], as one product of matrices.
+    """inputs @ kernel at all steps: [time, batch, in] @ [in, out].
 
-    Flattened, because the gradient of a product with three axes has XLA transpose the large operand.
+    Time and batch are not flattened here and in `outer`: where devices share the batch, XLA would gather it.
     """
-    time, batch, features = inputs.shape
-    return (inputs.reshape(time * batch, features) @ kernel).reshape(time, batch, kernel.shape[1])
+    return inputs @ kernel
 
 
 def product(rows: Array, kernel: Array) -> Array:
@@ -32,15 +31,13 @@ def product(rows: Array, kernel: Array) -> Array:
 
 
 def outer(inputs: Array, outputs: Array) -> Array:
-    """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps.
-
-    Flattened for the same reason as in `project`.
-    """
+    """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps."""
     dtype = outputs.dtype
-    time, batch, _ = inputs.shape
-    entered, came_out = (array.astype(dtype).reshape(time * batch, array.shape[-1]) for array in (inputs, outputs))
-    by_rows = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(entered, came_out, by_rows, preferred_element_type=state_dtype(dtype)).astype(dtype)
+    over_time_and_batch = (((0, 1), (0, 1)), ((), ()))
+    found = jax.lax.dot_general(
+        inputs.astype(dtype), outputs, over_time_and_batch, preferred_element_type=state_dtype(dtype)
+    )
+    return found.astype(dtype)
 
 
 def shift(initial: Array, states: Array, reverse: bool) -> Array:

@@ -6,7 +6,7 @@ platform and give the derivatives.
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lstm_mnist_jax.rnn import xla_loops
 from lstm_mnist_jax.rnn.native import build
@@ -64,49 +66,42 @@ def forward(
       threads: the most that the kernel uses. None is one within a mesh of several devices, which share the cores, and
         otherwise all of XLA's.
     """
-    xla = functools.partial(xla_loops.forward, cells=cells, activations=activations, reverse=reverse, unroll=unroll)
-    return _either(_kernel("forward", reverse, threads, cells, activations), xla, *arrays)
+    options = (reverse, unroll, threads, cells, activations)
+    return jax.lax.platform_dependent(*arrays, cpu=_kernel("forward", *options), default=_xla("forward", *options))
 
 
 def backward(*arrays: Any, reverse: bool, unroll: int = 1, threads: int | None = None) -> Any:
     """The backward loop: arguments and results of `xla_loops.backward`. See `forward`."""
-    xla = functools.partial(xla_loops.backward, reverse=reverse, unroll=unroll)
-    return _either(_kernel("backward", reverse, threads), xla, *arrays)
+    options = (reverse, unroll, threads)
+    return jax.lax.platform_dependent(*arrays, cpu=_kernel("backward", *options), default=_xla("backward", *options))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _either(kernel: Callable[..., Any], xla: Callable[..., Any], *arrays: Any) -> Any:
-    """The kernel in programs for a CPU; XLA's loop in all others, and where the loop itself is differentiated."""
-    return jax.lax.platform_dependent(*arrays, cpu=kernel, default=xla)
-
-
-@_either.defjvp
-def _(kernel: Callable[..., Any], xla: Callable[..., Any], primals: Any, tangents: Any) -> Any:
-    return jax.jvp(xla, primals, tangents)
+def _xla(
+    part: str, reverse: bool, unroll: int, threads: int | None, cells: bool = True, activations: bool = True
+) -> Callable[..., Any]:
+    """XLA's loop, for other platforms and for derivatives of the loop itself."""
+    if part == "backward":
+        return functools.partial(xla_loops.backward, reverse=reverse, unroll=unroll)
+    return functools.partial(xla_loops.forward, cells=cells, activations=activations, reverse=reverse, unroll=unroll)
 
 
 @functools.cache
 def _kernel(
-    part: str, reverse: bool, threads: int | None, cells: bool = True, activations: bool = True
+    part: str, reverse: bool, unroll: int, threads: int | None, cells: bool = True, activations: bool = True
 ) -> Callable[..., Any]:
     """The kernel's loop of one network, or of several: then every array has an axis of networks in front."""
 
-    @custom_vmap
-    def call(*arrays: Any) -> Any:
+    def ffi_call(most: int, *arrays: Array) -> tuple[Array, ...]:
         names, reason = _register()
         if reason is not None:
             raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
-        if is_single := arrays[0].ndim == 3:
-            arrays = jax.tree.map(lambda array: array[None], arrays)
         first = arrays[0]
         networks, time, batch, gates = first.shape
         state = (networks, batch, gates // 4)
+        in_time = (networks, time, *state[1:])
+        shapes: list[tuple[int, ...]] = [first.shape, state, state]
         if part == "forward":
-            in_time = (networks, time, *state[1:])
             shapes = [in_time, in_time if cells else (0,), first.shape if activations else (0,), state, state]
-        else:
-            shapes = [first.shape, state, state]
-            arrays = tuple(jnp.zeros((0,), first.dtype) if array is None else array for array in arrays)
         # The activations take the place of the projected inputs, and their gradient the place of the activations:
         # these are the largest arrays of training.
         aliases = {"forward": {0: 2} if activations else {}, "backward": {0: 0}}[part]
@@ -115,20 +110,67 @@ def _kernel(
         mesh = like.sharding.mesh
 
         def result(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-            spec = jax.sharding.PartitionSpec(*[None] * len(shape))
-            sharding = None if mesh.empty else jax.sharding.NamedSharding(mesh, spec)
+            sharding = None if mesh.empty else NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))
             return jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
 
-        most = (1 if mesh.size > 1 else 0) if threads is None else threads
-        ffi_call = jax.ffi.ffi_call(names[part], [*map(result, shapes)], input_output_aliases=aliases)
-        results: Any = ffi_call(*arrays, reverse=reverse, threads=np.int64(most))
+        run = jax.ffi.ffi_call(names[part], [*map(result, shapes)], input_output_aliases=aliases)
+        return tuple(run(*arrays, reverse=reverse, threads=np.int64(most)))
+
+    one_device = functools.partial(ffi_call, threads or 0)
+    several_devices = functools.partial(ffi_call, threads or 1)
+    partitioned = _partitioned(part, one_device, several_devices, cells, activations)
+
+    @custom_vmap
+    def call(*arrays: Any) -> Any:
+        if is_single := arrays[0].ndim == 3:
+            arrays = jax.tree.map(lambda array: array[None], arrays)
+        arrays = tuple(jnp.zeros((0,), arrays[0].dtype) if array is None else array for array in arrays)
+        mesh = jax.typeof(arrays[0]).sharding.mesh
+        results: Any = (several_devices if mesh.manual_axes else partitioned)(*arrays)
         if part == "forward":
-            results = [results[0], results[1] if cells else None, results[2] if activations else None, *results[3:]]
-        return jax.tree.map(lambda array: array[0], tuple(results)) if is_single else tuple(results)
+            results = (results[0], results[1] if cells else None, results[2] if activations else None, *results[3:])
+        return jax.tree.map(lambda array: array[0], results) if is_single else results
 
     weights = {"forward": (1, 2), "backward": (3,)}[part]
     call.def_vmap(functools.partial(_batched, call, weights))
-    return call
+    differentiable = jax.custom_jvp(call)
+    xla = _xla(part, reverse, unroll, threads, cells, activations)
+    differentiable.defjvp(functools.partial(jax.jvp, xla))
+    return differentiable
+
+
+def _partitioned(
+    part: str, one_device: Callable[..., Any], several_devices: Callable[..., Any], cells: bool, activations: bool
+) -> Callable[..., Any]:
+    """The loop for `jit` over several devices: each computes its part of the batch, and nothing is gathered."""
+    gates, in_time, state = "n t b g", "n t b h", "n b h"
+
+    def axes_of(arguments: Sequence[Any]) -> tuple[list[str], list[str]]:
+        """The axes of the arguments and of the results. An array that is not computed or not given has one axis."""
+        if part == "forward":
+            results = [in_time, in_time if cells else "x", gates if activations else "y", state, state]
+            return [gates, "n g", "n k g", state, state], results
+        given = [
+            in_time if len(gradient.shape) == 4 else axis for gradient, axis in zip(arguments[4:6], "xy", strict=True)
+        ]
+        return [gates, in_time, state, "n k g", *given, state, state], [gates, state, state]
+
+    def rule(mesh: Any, arguments: Any, results: Any) -> str:
+        return " -> ".join(", ".join(axes) for axes in axes_of(arguments))
+
+    def partition(mesh: Any, arguments: Any, results: Any) -> Any:
+        networks, _, batch, *_ = (*tuple(arguments[0].sharding.spec), None, None, None)
+        split = {"n": networks, "b": batch}
+
+        def shardings(names: list[str]) -> tuple[NamedSharding, ...]:
+            return tuple(NamedSharding(mesh, PartitionSpec(*map(split.get, axes.split()))) for axes in names)
+
+        of_arguments, of_results = map(shardings, axes_of(arguments))
+        return mesh, several_devices, of_results, of_arguments
+
+    run = custom_partitioning(one_device)
+    run.def_partition(partition, sharding_rule=rule)
+    return run
 
 
 def _batched(call: Callable[..., Any], weights: tuple[int, ...], size: int, batched: Any, *arrays: Any) -> Any:
