@@ -78,10 +78,10 @@ def cell_spec(cell: Any, inputs_dtype: DTypeLike) -> CellSpec | None:
     return find(graph, structure, kinds, jnp.dtype(inputs_dtype))
 
 
-def is_hashable(graph: nnx.GraphDef[Any]) -> bool:
+def is_hashable(call: Any) -> bool:
     """Whether a cell without its arrays can be the key of a cache: not if an attribute of it is a dict, say."""
     try:
-        hash(graph)
+        hash(call)
     except TypeError:
         return False
     return True

@@ -46,6 +46,8 @@ def gated(
     reverse: bool = False,
     unroll: int = 1,
     return_carries: bool = True,
+    resets: Annotated[AnyArray, "time batch"] | None = None,
+    reset_carry: tuple[Annotated[AnyArray, "batch _"], ...] | None = None,
 ) -> tuple[tuple[Any, ...], Carry]:
     """Runs a gated recurrence over a batch of sequences. Differentiable in reverse mode in every array but the masks.
 
@@ -68,6 +70,8 @@ def gated(
       unroll: time steps per iteration of the loop.
       return_carries: whether to return every part of the carries, or None for all but the last part, the outputs.
         Writing the others takes time.
+      resets: booleans [time, batch]: where True, the carry is `reset_carry` before this step. None is never.
+      reset_carry: as `initial_carry`; None is `initial_carry`.
 
     Returns:
       The carries after every step, a tuple of parts [time, batch, features] (the last are the outputs), and the last
@@ -94,7 +98,13 @@ def gated(
     dtype = state_dtype(recurrent_kernel.dtype)
     carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)
     masks = (recurrent_mask, zoneout)
-    given: Any = params, projected, recurrent_kernel, projection, carry, masks
+    after = None
+    if resets is not None:
+        after = (
+            jnp.asarray(resets, bool)[..., None],
+            tuple(jnp.asarray(part, dtype) for part in reset_carry or initial_carry),
+        )
+    given: Any = params, projected, recurrent_kernel, projection, carry, masks, after
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
     return _compiled(_Settings(update, reverse, unroll, return_carries), arrays)
 
@@ -109,7 +119,10 @@ class _Settings(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """The arguments of `gated` that are arrays; `masks` is (recurrent_mask, zoneout)."""
+    """The arguments of `gated` that are arrays.
+
+    `masks` is (recurrent_mask, zoneout); `resets` is (booleans [time, batch, 1], reset_carry) or None.
+    """
 
     params: Any
     projected: Gates
@@ -117,6 +130,7 @@ class _Arrays(NamedTuple):
     projection: Any
     carry: Carry
     masks: Any
+    resets: Any
 
 
 # Compiled here, so that calls outside `jit` compile once and not each time.
@@ -159,10 +173,12 @@ def _gated(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry
 
 def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
     """As `gated`; and what entered the projection, if there is one, where all parts are wanted."""
-    params, projected, kernel, projection, carry, (recurrent_mask, zoneout) = arrays
+    params, projected, kernel, projection, carry, (recurrent_mask, zoneout), resets = arrays
 
     def step(carry: Carry, xs: Any) -> Any:
-        projected, zones = xs
+        projected, zones, reset = xs
+        if resets is not None:
+            carry = tuple(jnp.where(reset, new, old) for new, old in zip(resets[1], carry, strict=True))
         recurrent = product(_masked(carry[-1], recurrent_mask), kernel)
         after = settings.update(params, carry, projected, _split(recurrent, projected))
         unprojected = None
@@ -177,7 +193,11 @@ def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Car
         return after, (after, unprojected)
 
     last, (carries, unprojected) = jax.lax.scan(
-        step, carry, (projected, _each_step(zoneout)), reverse=settings.reverse, unroll=settings.unroll
+        step,
+        carry,
+        (projected, _each_step(zoneout), resets and resets[0]),
+        reverse=settings.reverse,
+        unroll=settings.unroll,
     )
     return carries, last, unprojected
 
@@ -191,8 +211,11 @@ def _gated_fwd(settings: _Settings, arrays: Any) -> tuple[Any, Any]:
 
 
 def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
-    (params, projected, kernel, projection, initial, (recurrent_mask, zoneout)), carries, unprojected = residuals
+    arrays, carries, unprojected = residuals
+    params, projected, kernel, projection, initial, (recurrent_mask, zoneout), resets = arrays
     before = tuple(shift(first, part, settings.reverse) for first, part in zip(initial, carries, strict=True))
+    if resets is not None:
+        before = tuple(jnp.where(resets[0], new, old) for new, old in zip(resets[1], before, strict=True))
     recurring = _masked(before[-1], recurrent_mask)
     recurrent = _split(product(recurring, kernel), projected)
     used, d_last = jax.tree.map(
@@ -202,8 +225,8 @@ def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_A
     )
 
     def step(gradients: Any, xs: Any) -> Any:
-        d_carry, d_params = gradients
-        before, projected, recurrent, zones, d_after = xs
+        d_carry, d_params, d_reset = gradients
+        before, projected, recurrent, zones, d_after, reset = xs
         d_carry = tuple(d if more is None else d + more for d, more in zip(d_carry, d_after, strict=True))
         d_kept: Any = (0,) * len(d_carry)
         if zoneout is not None:
@@ -221,19 +244,24 @@ def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_A
         d_before = (*d_before[:-1], d_before[-1] + d_h)
         d_before = tuple(d + kept for d, kept in zip(d_before, d_kept, strict=True))
         d_params = jax.tree.map(jnp.add, d_params, d_step)
-        return (d_before, d_params), (d_projected, d_recurrent, None if projection is None else d_output)
+        if resets is not None:
+            d_reset = tuple(old + jnp.where(reset, new, 0.0) for old, new in zip(d_reset, d_before, strict=True))
+            d_before = tuple(jnp.where(reset, 0.0, new) for new in d_before)
+        return (d_before, d_params, d_reset), (d_projected, d_recurrent, None if projection is None else d_output)
 
     d_last = tuple(jnp.zeros_like(part) if d is None else d for d, part in zip(d_last, initial, strict=True))
     d_params = jax.tree.map(jnp.zeros_like, params)
-    (d_initial, d_params), (d_projected, d_recurrent, d_outputs) = jax.lax.scan(
+    d_reset = resets and jax.tree.map(jnp.zeros_like, initial)
+    (d_initial, d_params, d_reset), (d_projected, d_recurrent, d_outputs) = jax.lax.scan(
         step,
-        vary_alike((d_last, d_params, projected))[:2],
-        (before, projected, recurrent, _each_step(zoneout), used),
+        vary_alike((d_last, d_params, d_reset, projected))[:3],
+        (before, projected, recurrent, _each_step(zoneout), used, resets and resets[0]),
         reverse=not settings.reverse,
         unroll=settings.unroll,
     )
     d_projection = None if projection is None else outer(unprojected, d_outputs.astype(projection.dtype))
-    return (_Arrays(d_params, d_projected, outer(recurring, d_recurrent), d_projection, d_initial, None),)
+    d_kernel = outer(recurring, d_recurrent)
+    return (_Arrays(d_params, d_projected, d_kernel, d_projection, d_initial, None, resets and (None, d_reset)),)
 
 
 _gated.defvjp(_gated_fwd, _gated_bwd, symbolic_zeros=True)

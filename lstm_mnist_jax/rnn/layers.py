@@ -5,21 +5,18 @@ Depends on Flax's modules and on the recurrences; not on data sets, configs or t
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from flax.nnx.nn.recurrent import flip_sequences
 from jax import Array
 
-from lstm_mnist_jax.rnn.equations import CellSpec, Equations, cell_spec, equations_of, is_hashable
-from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn import scan
+from lstm_mnist_jax.rnn.equations import CellSpec, cell_spec, is_hashable
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
-from lstm_mnist_jax.rnn.products import state_dtype
-from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry, lstm
-from lstm_mnist_jax.rnn.sharding import explicit_sharding, with_automatic_axes
+from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry
 
 DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
 
@@ -65,7 +62,8 @@ class RNN(nnx.RNN):
         """Makes the layer. It has no parameters besides those of the cell.
 
         Args:
-          cell: any `nnx.RNNCellBase`.
+          cell: an `nnx.RNNCellBase`, or a module with `__call__(carry, inputs)`, `initialize_carry` and
+            `num_feature_axes` like one.
           time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
           return_carry: a call returns (final carry, outputs) instead of the outputs alone.
           reverse: read each sequence from its last step to its first.
@@ -87,7 +85,9 @@ class RNN(nnx.RNN):
           ValueError: `cell` is no cell, the backend is unknown, `remat` is below 1, or `noise` or `remat` is combined
             with a backend that does not have it.
         """
-        if not isinstance(cell, nnx.RNNCellBase):
+        if isinstance(cell, type) or not all(
+            hasattr(cell, name) for name in ("__call__", "initialize_carry", "num_feature_axes")
+        ):
             raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {cell!r}.")
         super().__init__(
             cell,
@@ -116,6 +116,7 @@ class RNN(nnx.RNN):
         *,
         initial_carry: Any = None,
         seq_lengths: AnyArray | Sequence[int] | int | None = None,
+        resets: AnyArray | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -127,10 +128,14 @@ class RNN(nnx.RNN):
         Args:
           inputs: floats [*batch, time, features], or [time, *batch, features] if time-major.
           initial_carry: the cell's carry before the first step, floats; None is the cell's own (zeros). For an LSTM
-            (c, h), each [*batch, hidden]; for a GRU h [*batch, hidden].
-          seq_lengths: integers [*batch], the number of steps of each sequence; None is all. The final carry is that
-            after the last of these steps (the initial carry for a sequence of length 0). The outputs past the end are
-            zero, and the inputs there have no effect. Lengths are clipped to [0, time].
+            (c, h), each [*batch, hidden]; for a GRU h [*batch, hidden]. A part [hidden], such as a learned `nnx.Param`,
+            is the same for every sequence.
+          seq_lengths: integers [*batch] of any integer dtype, the number of steps of each sequence; None is all. The
+            final carry is that after the last of these steps (the initial carry for a sequence of length 0). The
+            outputs past the end are zero, and the inputs there have no effect. Lengths are clipped to [0, time].
+          resets: booleans [*batch, time] (time first if time-major): where True, a new sequence begins at this step,
+            from the initial carry. So one row holds several sequences, such as the episodes of reinforcement learning;
+            each direction reads every one of them as if it were alone. None is never.
           return_carry: overrides the layer's own.
           time_major: overrides the layer's own.
           reverse: overrides the layer's own.
@@ -142,40 +147,55 @@ class RNN(nnx.RNN):
           the initial carry if it is wider. With `return_carry`, the pair (final carry, outputs).
 
         Raises:
-          ValueError: the inputs, the initial carry or `seq_lengths` have a wrong shape or dtype; or this cell or this
-            dtype does not have the noise, `remat` or backend that was chosen.
+          ValueError: the inputs, the initial carry, `seq_lengths` or `resets` have a wrong shape or dtype; or this cell
+            or this dtype does not have the noise, `remat` or backend that was chosen.
         """
         time_major = self.time_major if time_major is None else time_major
-        reverse = self.reverse if reverse is None else reverse
-        keep_order = self.keep_order if keep_order is None else keep_order
-        return_carry = self.return_carry if return_carry is None else return_carry
-
-        spec = self._spec(inputs)
         feature_axes = self.cell.num_feature_axes
+        inputs = checked_inputs("RNN", inputs, feature_axes, time_major)
+        spec = self._spec(inputs)
         time_axis = 0 if time_major else inputs.ndim - feature_axes - 1
-        time, batch_shape = (
-            inputs.shape[time_axis],
-            (inputs.shape[1:] if time_major else inputs.shape)[: inputs.ndim - feature_axes - 1],
-        )
+        time = inputs.shape[time_axis]
+        in_step = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
+        batch_shape = in_step[: len(in_step) - feature_axes]
         if seq_lengths is not None:
-            seq_lengths = jnp.clip(_broadcast_lengths(seq_lengths, batch_shape), 0, time)
-        if spec is None:
-            initial_carry = tuple(initial_carry) if isinstance(initial_carry, LSTMCarry) else initial_carry
-            options = {"time_major": time_major, "reverse": reverse, "keep_order": keep_order, "time_axis": time_axis}
-            run_flax: Any = _compiled_run_flax if is_hashable(nnx.graphdef(self)) else _run_flax
-            carry, outputs = run_flax(self, inputs, initial_carry, seq_lengths, rngs, **options)
-        else:
-            width = inputs.shape[-1]
-            if width != (expected := self.cell.dense_i.in_features):  # type: ignore[attr-defined]
-                raise ValueError(f"RNN expected inputs of {expected} features, got {width}.")
-            if initial_carry is None:
-                initial_carry = self.cell.initialize_carry((*batch_shape, width), self._carry_rngs(rngs))
-            _check_carry(initial_carry, spec, batch_shape)
-            noise = (None, None) if self.noise is None else self.noise(time, math.prod(batch_shape), spec.widths)
-            graph, state = nnx.split(self.cell)
-            call = _Call(graph, time_axis, reverse, keep_order, self.unroll, self.remat, self.backend)
-            run: Any = _compiled_run if is_hashable(graph) else _run
-            carry, outputs = run(call, state, inputs, initial_carry, seq_lengths, noise)
+            seq_lengths = checked_lengths("RNN", seq_lengths, batch_shape, time)
+        if resets is not None:
+            resets = _checked_resets(resets, inputs.shape[: inputs.ndim - feature_axes])
+        if spec is not None and in_step[-1] != (expected := self.cell.dense_i.in_features):  # type: ignore[attr-defined]
+            raise ValueError(f"RNN expected inputs of {expected} features, got {in_step[-1]}.")
+        if initial_carry is None:
+            initial_carry = self._own_carry(in_step, rngs)
+        # A carry that is a parameter is read, and not returned as one.
+        initial_carry = jax.tree.map(
+            lambda part: jnp.asarray(part[...] if isinstance(part, nnx.Variable) else part),
+            tuple(initial_carry) if spec is None and isinstance(initial_carry, LSTMCarry) else initial_carry,
+            is_leaf=lambda part: isinstance(part, nnx.Variable),
+        )
+        noise: tuple[Any, Any] = (None, None)
+        if spec is not None:
+            initial_carry = _checked_carry(initial_carry, spec, batch_shape)
+            if self.noise is not None:
+                noise = self.noise(time, math.prod(batch_shape), spec.widths)
+
+        graph, params, states = nnx.split(self.cell, nnx.Param, ...)
+        call = scan.Call(
+            graph,
+            feature_axes,
+            time_axis,
+            self.reverse if reverse is None else reverse,
+            self.keep_order if keep_order is None else keep_order,
+            self.unroll,
+            self.remat,
+            self.backend,
+            flax=(self.state_axes, self.broadcast_rngs) if spec is None else None,
+        )
+        arrays = scan.Arrays(params, states, inputs, initial_carry, seq_lengths, resets, noise)
+        run = scan.compiled_run if is_hashable(call) else scan.run
+        carry, outputs, states = run(call, arrays)
+        if jax.tree.leaves(states):
+            nnx.update(self.cell, states)
+        return_carry = self.return_carry if return_carry is None else return_carry
         return (carry, outputs) if return_carry else outputs
 
     def _spec(self, inputs: Any) -> CellSpec | None:
@@ -195,245 +215,95 @@ class RNN(nnx.RNN):
             )
         return spec
 
-    def _carry_rngs(self, rngs: Any) -> Any:
+    def _own_carry(self, in_step: tuple[Any, ...], rngs: Any) -> Any:
+        """The carry with which the cell starts by itself."""
+
+        def draw(key: Array) -> Any:
+            return self.cell.initialize_carry(in_step, nnx.Rngs(carry=key))
+
+        # Zeros take no random numbers. Drawing some all the same would change the stream's state, which Flax forbids
+        # where `jit` closes over the layer.
+        jaxpr = jax.make_jaxpr(draw)(jax.random.key(0)).jaxpr
+        wanted = {id(variable) for variable in jaxpr.outvars}
+        for equation in reversed(jaxpr.eqns):
+            if any(id(variable) in wanted for variable in equation.outvars):
+                wanted.update(map(id, equation.invars))
+        if id(jaxpr.invars[0]) not in wanted:
+            return draw(jax.random.key(0))
         rngs = self.rngs if rngs is None else rngs
-        return rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
+        rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
+        return self.cell.initialize_carry(in_step, rngs)
 
 
-def _check_carry(initial_carry: Any, spec: CellSpec, batch_shape: tuple[Any, ...]) -> None:
-    parts = jax.tree.leaves(initial_carry)
-    dtypes = [jnp.result_type(part) for part in parts]
-    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
-        raise ValueError(f"RNN expected an initial carry of floats, got {list(map(str, dtypes))}.")
-    shapes = [jnp.shape(part) for part in parts]
-    if shapes != (expected := [(*batch_shape, width) for width in spec.widths]):
+def checked_inputs(name: str, inputs: Any, feature_axes: int, time_major: bool) -> Array:
+    """Inputs as an array of floats with a time axis; `name` is the layer's, for messages."""
+    inputs = jnp.asarray(inputs)
+    axes = "[time, *batch, features]" if time_major else "[*batch, time, features]"
+    if inputs.ndim < feature_axes + 1:
+        raise ValueError(f"{name} expected inputs {axes}, got shape {inputs.shape}.")
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} expected inputs of floats, got {inputs.dtype}; convert them, such as inputs.astype(jnp.float32)."
+        )
+    return inputs
+
+
+def checked_lengths(name: str, seq_lengths: Any, batch_shape: tuple[Any, ...], time: Any) -> Array:
+    """Lengths of any integer dtype, as int32 from 0 to `time`, in the batch's shape; `name` is the layer's."""
+    lengths = seq_lengths if isinstance(seq_lengths, jax.Array) else np.asarray(seq_lengths)
+    if lengths.dtype == bool:
+        raise ValueError(
+            f"{name} expected seq_lengths to be integers, got booleans. Of a mask [batch, time] whose True come first, "
+            f"they are mask.sum(-1)."
+        )
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"{name} expected seq_lengths to be integers, got {lengths.dtype}.")
+    try:
+        np.broadcast_shapes(lengths.shape, batch_shape)
+        fits = len(lengths.shape) <= len(batch_shape)
+    except (ValueError, TypeError):
+        # NumPy cannot compare the symbolic sizes of jax.export.
+        fits = lengths.shape in ((), batch_shape)
+    if not fits:
+        raise ValueError(f"{name} expected seq_lengths of the batch's shape {batch_shape}, got {lengths.shape}.")
+    # In their own dtype, `time` may not be a number (int8), and a difference not negative (uint8).
+    if isinstance(lengths, np.ndarray) and isinstance(time, int):
+        lengths = np.clip(lengths, 0, time).astype(np.int32)
+    elif jnp.iinfo(lengths.dtype).bits < 32:
+        lengths = jnp.clip(jnp.asarray(lengths, np.int32), 0, time)
+    else:
+        lengths = jnp.clip(lengths, 0, time).astype(np.int32)
+    return jnp.broadcast_to(lengths, batch_shape)
+
+
+def _checked_resets(resets: Any, shape: tuple[Any, ...]) -> Array:
+    resets = jnp.asarray(resets)
+    if resets.dtype != bool:
+        raise ValueError(f"RNN expected resets to be booleans, got {resets.dtype}.")
+    if resets.shape != shape:
+        raise ValueError(
+            f"RNN expected resets of shape {shape}, one for each step of each sequence, got {resets.shape}."
+        )
+    return resets
+
+
+def _checked_carry(initial_carry: Any, spec: CellSpec, batch_shape: tuple[Any, ...]) -> Any:
+    """The carry with parts [*batch, hidden]; a part [hidden] is repeated for every sequence."""
+    structure: Any
+    parts, structure = jax.tree.flatten(initial_carry)
+    if not all(jnp.issubdtype(part.dtype, jnp.floating) for part in parts):
+        raise ValueError(f"RNN expected an initial carry of floats, got {[str(part.dtype) for part in parts]}.")
+    shapes = [part.shape for part in parts]
+    expected = [(*batch_shape, width) for width in spec.widths]
+    if len(parts) != len(expected) or any(
+        shape not in (wanted, wanted[-1:]) for shape, wanted in zip(shapes, expected, strict=True)
+    ):
         names = "(c, h), each" if spec.is_lstm else "with parts"
         raise ValueError(
             f"RNN expected an initial carry {names} of shape {' and '.join(map(str, dict.fromkeys(expected)))}, "
             f"got {shapes}."
         )
-
-
-class _Call(NamedTuple):
-    """Everything that decides what a call computes, except its arrays. `graph` is the cell without its parameters."""
-
-    graph: nnx.GraphDef[Any]
-    time_axis: int
-    reverse: bool
-    keep_order: bool
-    unroll: int
-    remat: int | None
-    backend: str
-
-
-def _run(call: _Call, state: Any, inputs: Any, initial_carry: Any, *rest: Any) -> tuple[Any, Array]:
-    """The final carry and the outputs, of inputs [*batch, time, features] with time at `call.time_axis`."""
-    arrays = (state, inputs, initial_carry, *rest)
-    if explicit_sharding(inputs) is None:
-        return _run_local(call, *arrays)
-    axes = (jax.tree.map(lambda _: -1, initial_carry), call.time_axis)
-    return with_automatic_axes(partial(_run_local, call), inputs, call.time_axis, axes)(*arrays)
-
-
-def _run_local(
-    call: _Call, state: Any, inputs: Any, initial_carry: Any, seq_lengths: Array | None, noise: tuple[Any, Any]
-) -> tuple[Any, Array]:
-    equations = equations_of(nnx.merge(call.graph, state), inputs.dtype)
-    assert equations is not None
-    inputs = jnp.moveaxis(inputs, call.time_axis, 0)
-    time, *batch_shape, features = inputs.shape
-    if seq_lengths is not None:
-        inputs = _without_padding(inputs, seq_lengths)
-    structure: Any
-    parts, structure = jax.tree.flatten(initial_carry)
-    flip = seq_lengths is not None and call.reverse  # padding stays at the end: not a plain backward scan
-    backwards = call.reverse and not flip
-    if flip:
-        inputs = _flip(inputs, seq_lengths)
-
-    batch = math.prod(batch_shape)
-    carry = tuple(part.reshape(batch, part.shape[-1]).astype(state_dtype(equations.dtype)) for part in parts)
-    lengths = None if seq_lengths is None else jnp.reshape(seq_lengths, batch)
-    scan = partial(_scan, equations, noise[0], backwards, call.unroll, call.backend)
-    rows = jnp.asarray(inputs, equations.dtype).reshape(time, batch, features)
-    if call.remat is None or call.remat >= time:
-        outputs, last = scan(rows, carry, lengths, noise[1])
-    else:
-        outputs, last = _in_chunks(scan, call.remat, backwards, rows, carry, lengths, noise[1])
-
-    outputs = outputs.reshape(time, *batch_shape, equations.widths[-1])
-    outputs = outputs.astype(jnp.promote_types(equations.dtype, parts[-1].dtype))
-    if flip and call.keep_order:
-        outputs = _flip(outputs, seq_lengths)
-    if backwards and not call.keep_order:
-        outputs = jnp.flip(outputs, axis=0)
-    if seq_lengths is not None:
-        outputs = _without_padding(outputs, seq_lengths)
-    ends = [new.astype(old.dtype).reshape(old.shape) for new, old in zip(last, parts, strict=True)]
-    return structure.unflatten(ends), jnp.moveaxis(outputs, 0, call.time_axis)
-
-
-def _run_flax(
-    rnn: RNN,
-    inputs: Any,
-    initial_carry: Any,
-    seq_lengths: Array | None,
-    rngs: Any,
-    *,
-    time_axis: int,
-    time_major: bool,
-    reverse: bool,
-    keep_order: bool,
-) -> tuple[Any, Any]:
-    """As `_run`, by Flax's own scan."""
-
-    def without_padding(array: Any) -> Array:
-        return jnp.moveaxis(_without_padding(jnp.moveaxis(array, time_axis, 0), seq_lengths), 0, time_axis)
-
-    if initial_carry is None:
-        shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
-        initial_carry = rnn.cell.initialize_carry(shape, rnn._carry_rngs(rngs))
-    carry, outputs = nnx.RNN.__call__(
-        rnn,
-        inputs if seq_lengths is None else without_padding(inputs),
-        initial_carry=initial_carry,
-        seq_lengths=seq_lengths,
-        return_carry=True,
-        time_major=time_major,
-        reverse=reverse,
-        keep_order=keep_order,
+    return structure.unflatten(
+        part if part.shape == shape else jnp.broadcast_to(part, shape)
+        for part, shape in zip(parts, expected, strict=True)
     )
-    if seq_lengths is None:
-        return carry, outputs
-
-    def where_any_counts(last: Array, start: Any) -> Array:
-        counts = (seq_lengths > 0).reshape(*seq_lengths.shape, *(1,) * (last.ndim - seq_lengths.ndim))
-        return jnp.where(counts, last, jnp.asarray(start, last.dtype))
-
-    return jax.tree.map(where_any_counts, carry, initial_carry), jax.tree.map(without_padding, outputs)
-
-
-# Compiled here, so that calls outside `jit` compile once and not each time.
-_compiled_run = jax.jit(_run, static_argnums=0)
-_compiled_run_flax = nnx.jit(_run_flax, static_argnames=("time_axis", "time_major", "reverse", "keep_order"))
-
-
-def _without_padding(sequences: Any, seq_lengths: Any) -> Array:
-    """Time-major sequences [time, *batch, ...] with zeros in the padding.
-
-    The padding, which may be NaN, must not reach a gradient.
-    """
-    counts = jnp.arange(len(sequences)).reshape(-1, *(1,) * seq_lengths.ndim) < seq_lengths
-    return jnp.where(counts.reshape(*counts.shape, *(1,) * (sequences.ndim - counts.ndim)), sequences, 0)
-
-
-def _scan(
-    equations: Equations,
-    mask: Array | None,
-    reverse: bool,
-    unroll: int,
-    backend: str,
-    inputs: Array,
-    carry: Any,
-    lengths: Array | None,
-    zoneout: Any,
-) -> tuple[Array, tuple[Array, ...]]:
-    """The outputs [time, batch, features] and each sequence's final carry, from inputs [time, batch, in]."""
-    if equations.lstm is not None and mask is None and zoneout is None:
-        kernel, bias = equations.lstm
-        states = lstm(
-            inputs,
-            kernel,
-            equations.kernel,
-            bias,
-            carry,
-            reverse=reverse,
-            unroll=unroll,
-            return_cell_states=lengths is not None,
-            backend=backend,
-        )
-        carries: tuple[Any, ...] = (states.c, states.h)
-        last: tuple[Array, ...] = tuple(states.last)
-    else:
-        projected = equations.project(inputs)
-        carries, last = gated(
-            equations.update,
-            equations.params,
-            tuple(jnp.split(projected, equations.num_gates, axis=-1)),
-            equations.kernel,
-            carry,
-            projection=equations.projection,
-            recurrent_mask=mask,
-            zoneout=zoneout,
-            reverse=reverse,
-            unroll=unroll,
-            return_carries=lengths is not None,
-        )
-    if lengths is not None:
-        last = tuple(_at_end(part, lengths, start) for part, start in zip(carries, carry, strict=True))
-    return carries[-1], last
-
-
-def _in_chunks(
-    scan: Any, size: int, reverse: bool, inputs: Array, carry: Any, lengths: Array | None, zoneout: Any
-) -> tuple[Array, Any]:
-    """As `scan`, but keeps only the carries between chunks of `size` steps for the gradient."""
-    time = len(inputs)
-    whole = time // size * size
-    # The remaining steps are at the end, forwards and backwards; backwards they are read first.
-    arrays = inputs, [zone for zone in zoneout or () if zone.ndim]
-    rates = zoneout and [None if zone.ndim else zone for zone in zoneout]
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def chunk(carry: Any, xs: Any) -> Any:
-        start, (inputs, zones) = xs
-        zones = iter(zones)
-        zoneout = rates and tuple(next(zones) if rate is None else rate for rate in rates)
-        left = None if lengths is None else jnp.clip(lengths - start, 0, len(inputs))
-        outputs, carry = scan(inputs, carry, left, zoneout)
-        return carry, outputs
-
-    def chunks(carry: Any) -> Any:
-        parts = jax.tree.map(lambda array: array[:whole].reshape(whole // size, size, *array.shape[1:]), arrays)
-        carry, outputs = jax.lax.scan(chunk, carry, (jnp.arange(0, whole, size), parts), reverse=reverse)
-        return carry, outputs.reshape(whole, *outputs.shape[2:])
-
-    def rest(carry: Any) -> Any:
-        return chunk(carry, (whole, jax.tree.map(lambda array: array[whole:], arrays)))
-
-    if whole == time:
-        carry, outputs = chunks(carry)
-        return outputs, carry
-    if reverse:
-        carry, end = rest(carry)
-        carry, start = chunks(carry)
-    else:
-        carry, start = chunks(carry)
-        carry, end = rest(carry)
-    return jnp.concatenate([start, end]), carry
-
-
-def _broadcast_lengths(seq_lengths: Any, batch_shape: tuple[Any, ...]) -> Array:
-    lengths = jnp.asarray(seq_lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"RNN expected seq_lengths to be integers, got {lengths.dtype}.")
-    try:
-        return jnp.broadcast_to(lengths, batch_shape)
-    except ValueError as error:
-        raise ValueError(
-            f"RNN expected seq_lengths of the batch's shape {batch_shape}, got {lengths.shape}."
-        ) from error
-
-
-def _flip(sequences: Any, seq_lengths: Any) -> Array:
-    """Time-major sequences in the opposite order, with the padding where it was."""
-    return flip_sequences(sequences, seq_lengths, seq_lengths.ndim, time_major=True)
-
-
-def _at_end(states: Array, lengths: Array, initial: AnyArray) -> Array:
-    """The state after step `lengths` of each sequence: [time, batch, hidden] to [batch, hidden]."""
-    if not len(states):
-        return jnp.asarray(initial)
-    index = jnp.clip(lengths - 1, 0, len(states) - 1)
-    last = jnp.take_along_axis(states, index[None, :, None], axis=0)[0]
-    return jnp.where(lengths[:, None] > 0, last.astype(initial.dtype), initial)

@@ -48,15 +48,17 @@ def shift(initial: Array, states: Array, reverse: bool) -> Array:
     return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])
 
 
-def in_blocks(run: Callable[..., Any], carry: Any, inputs: Array, steps: int, reverse: bool) -> Any:
-    """`run(carry, inputs)`, which gives (carry, outputs over time), over `steps` time steps at once."""
-    blocks, rest = divmod(len(inputs), max(1, steps))
+def in_blocks(run: Callable[..., Any], carry: Any, xs: Any, steps: int, reverse: bool) -> Any:
+    """`run(carry, xs)`, which gives (carry, outputs over time), over `steps` time steps at once."""
+    time = len(jax.tree.leaves(xs)[0])
+    blocks, rest = divmod(time, max(1, steps))
     if blocks + (rest > 0) <= 1:
-        return run(carry, inputs)
+        return run(carry, xs)
     # The block that is not full is the last to be run.
-    split = rest if reverse else len(inputs) - rest
-    full, remaining = (inputs[split:], inputs[:split]) if reverse else (inputs[:split], inputs[split:])
-    full = full.reshape(blocks, steps, *inputs.shape[1:])
+    split = rest if reverse else time - rest
+    start, end = (jax.tree.map(lambda array, part=part: array[part], xs) for part in (slice(split), slice(split, None)))
+    full, remaining = (end, start) if reverse else (start, end)
+    full = jax.tree.map(lambda array: array.reshape(blocks, steps, *array.shape[1:]), full)
     carry, outputs = jax.lax.scan(run, carry, full, reverse=reverse)
     outputs = jax.tree.map(lambda array: array.reshape(blocks * steps, *array.shape[2:]), outputs)
     if not rest:

@@ -98,6 +98,8 @@ def lstm(
     unroll: int = 1,
     return_cell_states: bool = True,
     backend: str = "auto",
+    resets: Annotated[AnyArray, "time batch"] | None = None,
+    reset_carry: tuple[Annotated[AnyArray, "batch hidden"], Annotated[AnyArray, "batch hidden"]] | None = None,
 ) -> LSTMStates:
     """Runs an LSTM over a batch of sequences. Differentiable in every array, in reverse mode.
 
@@ -120,6 +122,8 @@ def lstm(
       backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if it
         is available and faster. Other platforms run XLA. Use "xla" for `jax.export` on a CPU, and where `jit` (not
         `shard_map`) partitions a batch over several CPU devices: XLA can neither export nor partition the kernel.
+      resets: booleans [time, batch]: where True, the carry is `reset_carry` before this step. None is never.
+      reset_carry: (c, h) as `initial_carry`; None is `initial_carry`.
 
     Returns:
       The states after each step, and the last carry: with `reverse`, that after the step of time 0.
@@ -150,11 +154,16 @@ def lstm(
         raise ValueError(f"recurrent_kernel holds {dtype}; expected floats.")
     inputs, kernel, bias = (jnp.asarray(array, dtype) for array in (inputs, kernel, bias))
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
+    after_reset = None
+    if resets is not None:
+        reset_c, reset_h = (jnp.asarray(part, state_dtype(dtype)) for part in reset_carry or initial_carry)
+        after_reset = (jnp.asarray(resets, bool)[..., None], reset_h, reset_c)
     loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, return_cell_states)
     # Half the weights of the gates i, f and o, which are sigmoids.
     scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], dtype), hidden)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    arrays = vary_alike((inputs, kernel * scale[None], bias * scale, recurrent_kernel * scale[None], h, c))
+    weights = (kernel * scale[None], bias * scale, recurrent_kernel * scale[None])
+    arrays = vary_alike((inputs, *weights, h, c, after_reset))
     hs, cs, last_h, last_c = _compiled_recurrence(loops, *arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
 
@@ -185,22 +194,30 @@ def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(
-    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array
+    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
 ) -> Any:
-    """(hs, cs, last h, last c), from weights that `lstm` has scaled."""
+    """(hs, cs, last h, last c), from weights that `lstm` has scaled.
+
+    `resets` is None or (booleans [time, batch, 1], h, c).
+    """
     block = _block(loops, inputs, bias)
     if block < len(inputs):
-        run = partial(_run_block, loops, kernel, bias, recurrent_kernel)
-        last, states = in_blocks(run, (h, c), inputs, block, loops.reverse)
+        run = partial(_run_block, loops, kernel, bias, recurrent_kernel, resets and resets[1:])
+        xs = inputs if resets is None else (inputs, resets[0])
+        last, states = in_blocks(run, (h, c), xs, block, loops.reverse)
         return *states, *last
     forward = native.forward if loops.is_native else xla_loops.forward
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
-    hs, cs, _, *last = forward(project(inputs, kernel), bias, recurrent_kernel, h, c, activations=False, **options)
+    arrays = (project(inputs, kernel), bias, recurrent_kernel, h, c, resets)
+    hs, cs, _, *last = forward(*arrays, activations=False, **options)
     return hs, cs, *last
 
 
-def _run_block(loops: Loops, kernel: Array, bias: Array, recurrent_kernel: Array, carry: Any, inputs: Array) -> Any:
-    hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, *carry)
+def _run_block(
+    loops: Loops, kernel: Array, bias: Array, recurrent_kernel: Array, after: Any, carry: Any, xs: Any
+) -> Any:
+    inputs, resets = (xs, None) if after is None else (xs[0], (xs[1], *after))
+    hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, *carry, resets)
     return tuple(last), (hs, cs)
 
 
@@ -216,26 +233,31 @@ def _block(loops: Loops, inputs: Array, bias: Array) -> int:
 
 def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
-    inputs, kernel, bias, *arrays = (argument.value for argument in arguments)
+    arguments = jax.tree.map(lambda array: array.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
+    inputs, kernel, bias, *arrays = arguments
     forward = native.forward if loops.is_native else xla_loops.forward
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
     hs, cs, activations, *last = forward(project(inputs, kernel), bias, *arrays, **options)
     return (hs, cs if loops.return_cell_states else None, *last), (inputs, kernel, *arrays, hs, cs, activations)
 
 
-def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Array, ...]:
-    inputs, kernel, recurrent_kernel, initial_h, initial_c, hs, cs, activations = residuals
+def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+    inputs, kernel, recurrent_kernel, initial_h, initial_c, resets, hs, cs, activations = residuals
     # Outputs that were not used have no gradient to add. This is the usual case (a classifier reads the last state
     # only), and saves reading an array of zeros in every step.
     used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
     last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
     activations, used, last = vary_alike((activations, used, last))
     backward = native.backward if loops.is_native else xla_loops.backward
-    arrays = (activations, cs, initial_c, recurrent_kernel, *used, *last)
-    d_projected, d_h, d_c = backward(*arrays, reverse=loops.reverse, unroll=loops.unroll)
-    d_recurrent_kernel = outer(shift(initial_h, hs, loops.reverse), d_projected)
+    arrays = (activations, cs, initial_c, recurrent_kernel, *used, *last, resets and (resets[0], resets[2]))
+    d_projected, d_h, d_c, *d_reset = backward(*arrays, reverse=loops.reverse, unroll=loops.unroll)
+    before = shift(initial_h, hs, loops.reverse)
+    if resets is not None:
+        before = jnp.where(resets[0], resets[1].astype(before.dtype), before)
+    d_recurrent_kernel = outer(before, d_projected)
     d_bias = jnp.sum(d_projected, (0, 1))
-    return project(d_projected, kernel.T), outer(inputs, d_projected), d_bias, d_recurrent_kernel, d_h, d_c
+    d_inputs, d_kernel = project(d_projected, kernel.T), outer(inputs, d_projected)
+    return d_inputs, d_kernel, d_bias, d_recurrent_kernel, d_h, d_c, resets and (None, *d_reset)
 
 
 _recurrence.defvjp(_recurrence_fwd, _recurrence_bwd, symbolic_zeros=True)

@@ -11,39 +11,49 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
-def explicit_sharding(array: Array) -> NamedSharding | None:
-    """The sharding of an array that is a part of its type; None where no axis of its mesh is explicit."""
-    sharding = jax.typeof(array).sharding
-    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
-
-
-def with_automatic_axes(run: Callable[..., Any], inputs: Array, time_axis: int, axes_of_results: Any) -> Callable[..., Any]:
-    """`run` with the explicit axes of the inputs' mesh made automatic, so that XLA shards what is inside.
+def with_automatic_axes(
+    run: Callable[..., Any], inputs: Array, time_axis: int, feature_axes: int, time_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+    """`run` with the explicit axes of the inputs' mesh made automatic: XLA shards what is inside.
 
     Args:
-      run: a function of pytrees of arrays.
-      inputs: [..., features] with the axis of time at `time_axis`; all other axes are the batch.
-      time_axis: an axis of `inputs`.
-      axes_of_results: for each result of `run`, where it has an axis of time, or None: a pytree.
+      run: a function of pytrees of arrays, which returns a tuple of pytrees.
+      inputs: the axis of time is `time_axis`, the last `feature_axes` are features; all other axes are the batch.
+      time_axis: of the inputs.
+      feature_axes: how many of the inputs' last axes are features.
+      time_axes: for each result, where its arrays have the axis of time; -1 where they have none, and None where they
+        have no batch either.
 
     Returns:
-      `run`, whose results are sharded over the batch as the inputs are; `run` itself if no axis is explicit.
+      A function like `run` whose results are sharded over the batch as the inputs are. It is `run` itself if no axis of
+      the mesh is explicit.
 
     Raises:
       ValueError: the axis of time is sharded.
     """
-    sharding = explicit_sharding(inputs)
-    if sharding is None:
+    sharding = jax.typeof(inputs).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
         return run
-    spec = [*tuple(sharding.spec), *[None] * inputs.ndim][: inputs.ndim - 1]
-    if (over := spec.pop(time_axis)) is not None:
+    batch = [*tuple(sharding.spec), *[None] * inputs.ndim][: inputs.ndim - feature_axes]
+    if (over := batch.pop(time_axis)) is not None:
         raise ValueError(
-            f"The time axis of the inputs is sharded over {over!r}, but a recurrence reads one step after another: "
-            f"reshard it, jax.sharding.reshard(inputs, P(...)) with None for the time."
+            f"The time axis of the inputs is sharded over {over!r}, but a recurrence reads one step after another. "
+            f"Give the inputs another sharding with jax.sharding.reshard, with None for the axis of time."
         )
 
-    def result(axis: int) -> NamedSharding:
-        batch = [*spec[:axis], None, *spec[axis:]] if axis >= 0 else spec
-        return NamedSharding(sharding.mesh, PartitionSpec(*batch, None))
+    def of_result(array: Any, time: int | None) -> NamedSharding:
+        axes: list[Any] = [] if time is None else list(batch)
+        if time is not None and time >= 0:
+            axes.insert(time, None)
+        return NamedSharding(sharding.mesh, PartitionSpec(*axes, *[None] * (array.ndim - len(axes))))
 
-    return jax.sharding.auto_axes(run, out_sharding=jax.tree.map(result, axes_of_results))
+    def sharded(*arrays: Any) -> Any:
+        shapes = jax.eval_shape(jax.sharding.auto_axes(run, out_sharding=replicated), *arrays)
+        shardings = tuple(
+            jax.tree.map(lambda array, time=time: of_result(array, time), result)
+            for result, time in zip(shapes, time_axes, strict=True)
+        )
+        return jax.sharding.auto_axes(run, out_sharding=shardings)(*arrays)
+
+    replicated = NamedSharding(sharding.mesh, PartitionSpec())
+    return sharded

@@ -24,6 +24,7 @@ def forward(
     recurrent_kernel: Array,
     h: Array,
     c: Array,
+    resets: Any = None,
     *,
     cells: bool,
     activations: bool,
@@ -38,6 +39,7 @@ def forward(
       recurrent_kernel: [hidden, 4 * hidden].
       h: before the first step, [batch, hidden].
       c: before the first step, [batch, hidden].
+      resets: None, or booleans [time, batch, 1] with the h and the c to which the carry returns before these steps.
       cells: whether to return cs.
       activations: whether to return the tanh of the gates' arguments, which a gradient needs.
       reverse: see `recurrence.lstm`.
@@ -49,15 +51,19 @@ def forward(
     dtype = recurrent_kernel.dtype
     bias = bias.astype(state_dtype(dtype))
 
-    def step(carry: tuple[Array, Array], projected: Array) -> Any:
+    def step(carry: tuple[Array, Array], xs: Any) -> Any:
+        projected, reset = xs
         h, c = carry
+        if resets is not None:
+            h, c = (jnp.where(reset, new, old) for new, old in zip(resets[1:], carry, strict=True))
         tanh = jnp.tanh(projected + bias + product(h, recurrent_kernel))
         i, f, g, o = _gates(tanh)
         c = f * c + i * g
         h = o * jnp.tanh(c)
         return (h, c), (h.astype(dtype), c if cells else None, tanh.astype(dtype) if activations else None)
 
-    (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), projected, reverse=reverse, unroll=unroll)
+    xs = (projected, None if resets is None else resets[0])
+    (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), xs, reverse=reverse, unroll=unroll)
     return hs, cs, tanhs, last_h, last_c
 
 
@@ -70,11 +76,12 @@ def backward(
     d_cs: Array | None,
     d_last_h: Array,
     d_last_c: Array,
+    resets: Any = None,
     *,
     reverse: bool,
     unroll: int,
 ) -> Any:
-    """The backward loop: the gradients of `projected`, of the initial h and of the initial c.
+    """The backward loop: the gradients of `projected`, of the initial h and c, and with resets of theirs.
 
     Args:
       activations: a result of the forward loop.
@@ -85,31 +92,40 @@ def backward(
       d_cs: the gradient of cs; None is zero, and is not added.
       d_last_h: the gradient of the last h.
       d_last_c: the gradient of the last c.
+      resets: None, or booleans [time, batch, 1] with the c to which the carry returns before these steps.
       reverse: as for the forward loop.
       unroll: as for the forward loop.
     """
     previous_c = shift(initial_c, cs, reverse)
+    if resets is not None:
+        previous_c = jnp.where(resets[0], resets[1], previous_c)
     i, f, g, o = _gates(activations)
     tanh_c = jnp.tanh(cs)
-    # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones.
+    # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones. (c is multiplied last: it may be
+    # so large that twice of it is infinite.)
     d_gates = jnp.concatenate(
-        [2 * g * i * (1 - i), 2 * previous_c * f * (1 - f), i * (1 - g * g), 2 * tanh_c * o * (1 - o)],
+        [2 * g * i * (1 - i), 2 * f * (1 - f) * previous_c, i * (1 - g * g), 2 * tanh_c * o * (1 - o)],
         axis=-1,
     )
     dc_by_dh = o * (1 - tanh_c * tanh_c)
     transposed_kernel = recurrent_kernel.T
 
-    def step(carry: tuple[Array, Array], xs: Any) -> Any:
-        dh, dc = carry
-        d_gates, dc_by_dh, f, d_h, d_c = xs
+    def step(carry: Any, xs: Any) -> Any:
+        (dh, dc), d_reset = carry
+        d_gates, dc_by_dh, f, d_h, d_c, reset = xs
         dh = dh if d_h is None else dh + d_h
         dc = dc + dh * dc_by_dh
         dc = dc if d_c is None else dc + d_c
         d_projected = jnp.concatenate([dc, dc, dc, dh], axis=-1) * d_gates
         d_projected = d_projected.astype(transposed_kernel.dtype)
-        return (product(d_projected, transposed_kernel), dc * f), d_projected
+        before = (product(d_projected, transposed_kernel), dc * f)
+        if resets is not None:
+            d_reset = tuple(old + jnp.where(reset, new, 0.0) for old, new in zip(d_reset, before, strict=True))
+            before = (jnp.where(reset, 0.0, before[0]), jnp.where(reset, 0.0, before[1]))
+        return (before, d_reset), d_projected
 
-    (d_initial_h, d_initial_c), d_projected = jax.lax.scan(
-        step, (d_last_h, d_last_c), (d_gates, dc_by_dh, f, d_hs, d_cs), reverse=not reverse, unroll=unroll
-    )
-    return d_projected, d_initial_h, d_initial_c
+    start = (d_last_h, d_last_c)
+    d_reset = None if resets is None else (jnp.zeros_like(d_last_h), jnp.zeros_like(d_last_c))
+    xs = (d_gates, dc_by_dh, f, d_hs, d_cs, None if resets is None else resets[0])
+    (d_initial, d_reset), d_projected = jax.lax.scan(step, (start, d_reset), xs, reverse=not reverse, unroll=unroll)
+    return d_projected, *d_initial, *(d_reset or ())

@@ -22,6 +22,9 @@ from lstm_mnist_jax.rnn.native import build
 
 SYMBOLS = {"forward": "LstmForward", "backward": "LstmBackward"}
 
+RESETS = {"forward": 5, "backward": 8}
+"""The place of the resets among the arrays that the kernel takes."""
+
 _lock = threading.Lock()
 
 
@@ -53,25 +56,46 @@ def supports(batch: Any, hidden: Any, dtype: Any) -> bool:
 
 
 def forward(
-    *arrays: Array, cells: bool, activations: bool, reverse: bool, unroll: int = 1, threads: int | None = None
+    projected: Array,
+    bias: Array,
+    recurrent_kernel: Array,
+    h: Array,
+    c: Array,
+    resets: Any = None,
+    *,
+    cells: bool,
+    activations: bool,
+    reverse: bool,
+    unroll: int = 1,
+    threads: int | None = None,
 ) -> Any:
     """The forward loop: arguments and results of `xla_loops.forward`.
 
-    Args:
-      arrays: the arrays of `xla_loops.forward`.
-      cells: see there.
-      activations: see there.
-      reverse: see there.
-      unroll: see there; the kernel does not use it.
-      threads: the most that the kernel uses. None is one within a mesh of several devices, which share the cores, and
-        otherwise all of XLA's.
+    `threads` is the most that the kernel uses. None is one within a mesh of several devices, which share the cores, and
+    otherwise all of XLA's.
     """
+    arrays = (projected, bias, recurrent_kernel, h, c, resets)
     options = (reverse, unroll, threads, cells, activations)
     return jax.lax.platform_dependent(*arrays, cpu=_kernel("forward", *options), default=_xla("forward", *options))
 
 
-def backward(*arrays: Any, reverse: bool, unroll: int = 1, threads: int | None = None) -> Any:
-    """The backward loop: arguments and results of `xla_loops.backward`. See `forward`."""
+def backward(
+    activations: Array,
+    cs: Array,
+    initial_c: Array,
+    recurrent_kernel: Array,
+    d_hs: Array | None,
+    d_cs: Array | None,
+    d_last_h: Array,
+    d_last_c: Array,
+    resets: Any = None,
+    *,
+    reverse: bool,
+    unroll: int = 1,
+    threads: int | None = None,
+) -> Any:
+    """The backward loop: arguments and results of `xla_loops.backward`. `threads` as for `forward`."""
+    arrays = (activations, cs, initial_c, recurrent_kernel, d_hs, d_cs, d_last_h, d_last_c, resets)
     options = (reverse, unroll, threads)
     return jax.lax.platform_dependent(*arrays, cpu=_kernel("backward", *options), default=_xla("backward", *options))
 
@@ -99,9 +123,11 @@ def _kernel(
         networks, time, batch, gates = first.shape
         state = (networks, batch, gates // 4)
         in_time = (networks, time, *state[1:])
-        shapes: list[tuple[int, ...]] = [first.shape, state, state]
+        none = (0,)
+        in_resets = state if arrays[-1].ndim > 1 else none
+        shapes: list[tuple[int, ...]] = [first.shape, state, state, in_resets, in_resets]
         if part == "forward":
-            shapes = [in_time, in_time if cells else (0,), first.shape if activations else (0,), state, state]
+            shapes = [in_time, in_time if cells else none, first.shape if activations else none, state, state]
         # The activations take the place of the projected inputs, and their gradient the place of the activations:
         # these are the largest arrays of training.
         aliases = {"forward": {0: 2} if activations else {}, "backward": {0: 0}}[part]
@@ -124,11 +150,17 @@ def _kernel(
     def call(*arrays: Any) -> Any:
         if is_single := arrays[0].ndim == 3:
             arrays = jax.tree.map(lambda array: array[None], arrays)
-        arrays = tuple(jnp.zeros((0,), arrays[0].dtype) if array is None else array for array in arrays)
-        mesh = jax.typeof(arrays[0]).sharding.mesh
-        results: Any = (several_devices if mesh.manual_axes else partitioned)(*arrays)
+        *rest, resets = arrays
+        has_resets = resets is not None
+        given = [*rest, *(resets if has_resets else (None,) * (3 if part == "forward" else 2))]
+        dtypes = [bool if n == RESETS[part] else given[0].dtype for n in range(len(given))]
+        given = [jnp.zeros((0,), dtype) if array is None else array for array, dtype in zip(given, dtypes, strict=True)]
+        mesh = jax.typeof(given[0]).sharding.mesh
+        results: Any = (several_devices if mesh.manual_axes else partitioned)(*given)
         if part == "forward":
             results = (results[0], results[1] if cells else None, results[2] if activations else None, *results[3:])
+        elif not has_resets:
+            results = results[:3]
         return jax.tree.map(lambda array: array[0], results) if is_single else results
 
     weights = {"forward": (1, 2), "backward": (3,)}[part]
@@ -147,13 +179,22 @@ def _partitioned(
 
     def axes_of(arguments: Sequence[Any]) -> tuple[list[str], list[str]]:
         """The axes of the arguments and of the results. An array that is not computed or not given has one axis."""
+
+        def given(names: dict[str, str], first: int) -> list[str]:
+            shapes = [argument.shape for argument in arguments[first:]]
+            return [
+                axes if len(shape) > 1 else none for (none, axes), shape in zip(names.items(), shapes, strict=False)
+            ]
+
         if part == "forward":
+            resets = given({"r": "n t b q", "s": state, "w": state}, 5)
             results = [in_time, in_time if cells else "x", gates if activations else "y", state, state]
-            return [gates, "n g", "n k g", state, state], results
-        given = [
-            in_time if len(gradient.shape) == 4 else axis for gradient, axis in zip(arguments[4:6], "xy", strict=True)
-        ]
-        return [gates, in_time, state, "n k g", *given, state, state], [gates, state, state]
+            return [gates, "n g", "n k g", state, state, *resets], results
+        gradients = given({"x": in_time, "y": in_time}, 4)
+        resets = given({"r": "n t b q", "s": state}, 8)
+        of_resets = [state, state] if resets[1] == state else ["u", "v"]
+        arguments_axes = [gates, in_time, state, "n k g", *gradients, state, state, *resets]
+        return arguments_axes, [gates, state, state, *of_resets]
 
     def rule(mesh: Any, arguments: Any, results: Any) -> str:
         return " -> ".join(", ".join(axes) for axes in axes_of(arguments))

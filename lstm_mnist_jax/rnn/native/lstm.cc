@@ -27,6 +27,7 @@
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -152,6 +153,12 @@ constexpr Index kForwardRows = kRegisters == 32 ? 6 : 3;
 // Blocks of units at once where there is one row alone.
 constexpr Index kBlocks = kRegisters == 32 ? 4 : 2;
 
+// Where the carry returns to other states before a step: booleans [time, batch], and these states. Or nullptr.
+struct Resets {
+  const bool* at;
+  const float *h, *c;
+};
+
 // `activations` may be the memory of `projected`: a tile reads its part of one before it writes it to the other.
 struct Forward {
   Index time, batch, hidden;
@@ -159,6 +166,7 @@ struct Forward {
   const float *projected, *bias, *initial_h, *initial_c;
   float *hs, *cs, *activations;  // cs, activations: nullptr where not wanted
   float *last_h, *last_c;        // last_c is also the state, where there are no cs
+  Resets resets;
 };
 
 // [blocks of kWidth units][hidden][4 gates][kWidth], units beyond the last filled with 0.
@@ -245,6 +253,28 @@ void ForwardRows(const ForwardStep& step, Index hidden, const float* panels, Ind
   }
 }
 
+// `ForwardRows` where some of these rows begin anew: on a copy of their h and c.
+void ForwardRowsWithResets(const Forward& job, const ForwardStep& step, const bool* resets, const float* panels,
+                           Index row, Index rows, Index unit) {
+  const Index hidden = job.hidden;
+  if (std::none_of(resets + row, resets + row + rows, [](bool reset) { return reset; })) {
+    return ForwardRows(step, hidden, panels, row, rows, unit);
+  }
+  static thread_local std::vector<float> copy;
+  copy.resize(2 * kForwardRows * hidden);
+  float *h = copy.data(), *c = h + kForwardRows * hidden;
+  for (Index r = 0; r < rows; ++r) {
+    const Index from = (row + r) * hidden;
+    const bool reset = resets[row + r];
+    std::memcpy(h + r * hidden, (reset ? job.resets.h : step.h) + from, hidden * sizeof(float));
+    std::memcpy(c + r * hidden, (reset ? job.resets.c : step.c) + from, hidden * sizeof(float));
+  }
+  const Index states = row * hidden, gates = 4 * states;
+  const ForwardStep moved{step.projected + gates, step.bias, h, c, step.new_h + states, step.new_c + states,
+                          step.activations == nullptr ? nullptr : step.activations + gates};
+  ForwardRows(moved, hidden, panels, 0, rows, unit);
+}
+
 void RunForward(const Forward& job, const float* panels, const Part& part) {
   const Index states = job.batch * job.hidden;
   const Index rows = part.end_row - part.row, tiles = Ceil(rows, kForwardRows);
@@ -256,7 +286,8 @@ void RunForward(const Forward& job, const float* panels, const Part& part) {
                            job.cs == nullptr ? job.last_c : job.cs + t * states,
                            job.activations == nullptr ? nullptr : job.activations + t * 4 * states};
     Index unit = part.unit;
-    if (rows == 1) {  // too few sums to keep the multipliers busy: several blocks of units at once
+    const bool* resets = job.resets.at == nullptr ? nullptr : job.resets.at + t * job.batch;
+    if (rows == 1 && resets == nullptr) {  // too few sums to keep the multipliers busy: several blocks of units at once
       for (; unit + kBlocks * kWidth <= part.end_unit; unit += kBlocks * kWidth) {
         ForwardTiles<1, kBlocks>(step, job.hidden, panels, part.row, unit);
       }
@@ -265,7 +296,11 @@ void RunForward(const Forward& job, const float* panels, const Part& part) {
       Index row = part.row;
       for (Index tile = tiles; tile > 0; --tile) {
         const Index some = (part.end_row - row) / tile;
-        ForwardRows(step, job.hidden, panels, row, some, unit);
+        if (resets == nullptr) {
+          ForwardRows(step, job.hidden, panels, row, some, unit);
+        } else {
+          ForwardRowsWithResets(job, step, resets, panels, row, some, unit);
+        }
         row += some;
       }
     }
@@ -296,6 +331,8 @@ struct Backward {
   const float *d_hs, *d_cs;  // nullptr: 0
   const float *d_last_h, *d_last_c;
   float *d_projected, *d_h, *d_c;
+  Resets resets;
+  float *d_reset_h, *d_reset_c;
 };
 
 // [groups of kGroup vectors of units][4 hidden][up to kGroup][kWidth]: the transposed weights.
@@ -319,6 +356,9 @@ struct BackwardStep {
   const float *activations, *c, *previous_c, *d_hs, *d_cs;
   float* d_projected;  // nullptr: before the first step
   float *d_h, *d_c;
+  const bool *resets, *next_resets;  // before this step, and before the step after it; or nullptr
+  const float* reset_c;
+  float *d_reset_h, *d_reset_c;
 };
 
 // One step for R rows x C vectors of hidden units: dh from the step after it, then the gradient at the gates.
@@ -351,6 +391,12 @@ __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidd
     for (Index v = 0; v < C; ++v) {
       const Index u = unit + v * kWidth, count = hidden - u, at = (row + r) * hidden + u;
       Vector dh = sums[r][v];
+      if (step.next_resets != nullptr && step.next_resets[row + r]) {  // the step after this began anew
+        Store(step.d_reset_h + at, Load(step.d_reset_h + at, count) + dh, count);
+        Store(step.d_reset_c + at, Load(step.d_reset_c + at, count) + Load(step.d_c + at, count), count);
+        Store(step.d_c + at, Vector{}, count);
+        dh = Vector{};
+      }
       if (step.d_projected == nullptr) {
         Store(step.d_h + at, dh, count);
         continue;
@@ -364,8 +410,9 @@ __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidd
       if (step.d_cs != nullptr) dc += Load(step.d_cs + at, count);
       dc = MultiplyAdd(dh * Sigmoid(o), TanhSlope(c), dc);
       float* d_projected = step.d_projected + (row + r) * gates + u;
+      const float* previous_c = step.resets != nullptr && step.resets[row + r] ? step.reset_c : step.previous_c;
       Store(d_projected, dc * g * SigmoidSlope(i), count);
-      Store(d_projected + hidden, dc * Load(step.previous_c + at, count) * SigmoidSlope(f), count);
+      Store(d_projected + hidden, dc * Load(previous_c + at, count) * SigmoidSlope(f), count);
       Store(d_projected + 2 * hidden, dc * Sigmoid(i) * TanhSlope(g), count);
       Store(d_projected + 3 * hidden, dh * c * SigmoidSlope(o), count);
       Store(step.d_c + at, dc * Sigmoid(f), count);
@@ -388,6 +435,10 @@ void BeginBackward(const Backward& job) {
   const Index bytes = job.batch * job.hidden * sizeof(float);
   std::memcpy(job.d_h, job.d_last_h, bytes);
   std::memcpy(job.d_c, job.d_last_c, bytes);
+  if (job.resets.at != nullptr) {
+    std::memset(job.d_reset_h, 0, bytes);
+    std::memset(job.d_reset_c, 0, bytes);
+  }
 }
 
 // Its steps are counted from the end of the sequence; beyond the last one stands that to the gradient of the initial h.
@@ -401,6 +452,13 @@ void RunBackward(const Backward& job, const float* panels, const Part& part) {
     step.d_h = job.d_h;
     step.d_c = job.d_c;
     if (s > 0) step.next = job.d_projected + next * 4 * states;
+    if (job.resets.at != nullptr) {
+      if (s > 0) step.next_resets = job.resets.at + next * job.batch;
+      if (n >= 0) step.resets = job.resets.at + t * job.batch;
+      step.reset_c = job.resets.c;
+      step.d_reset_h = job.d_reset_h;
+      step.d_reset_c = job.d_reset_c;
+    }
     if (n >= 0) {
       step.activations = job.activations + t * 4 * states;
       step.c = job.cs + t * states;
@@ -548,6 +606,7 @@ ffi::Error Split(ffi::ThreadPool& pool, Index threads, const Sizes& s, Index ste
 
 using Array = ffi::Buffer<ffi::F32>;
 using Output = ffi::Result<ffi::Buffer<ffi::F32>>;
+using Booleans = ffi::Buffer<ffi::PRED>;
 
 // The sizes from [instances, time, batch, 4 hidden] and [instances, hidden, 4 hidden].
 bool GetSizes(const Array& gates, const Array& weights, Sizes* sizes) {
@@ -561,10 +620,13 @@ ffi::Error WrongSizes() { return ffi::Error::InvalidArgument("LSTM kernel: the s
 
 bool Has(const Array& array, Index size) { return static_cast<Index>(array.element_count()) == size; }
 bool Has(Output& array, Index size) { return static_cast<Index>(array->element_count()) == size; }
+bool HasResets(const Booleans& resets, const Sizes& s) {
+  return static_cast<Index>(resets.element_count()) == s.instances * s.time * s.batch;
+}
 
-ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Array c, Output hs,
-                       Output cs, Output activations, Output last_h, Output last_c, bool reverse,
-                       std::int64_t threads) {
+ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Array c,
+                       Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs, Output activations,
+                       Output last_h, Output last_c, bool reverse, std::int64_t threads) {
   Sizes s;
   if (!GetSizes(projected, weights, &s)) return WrongSizes();
   const Index states = s.batch * s.hidden, all = s.instances * states;
@@ -573,6 +635,8 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array 
       (!Has(activations, 0) && !Has(activations, 4 * all * s.time))) {
     return WrongSizes();
   }
+  const bool has_resets = reset_h.dimensions().size() == 3;
+  if (has_resets && (!HasResets(resets, s) || !Has(reset_h, all) || !Has(reset_c, all))) return WrongSizes();
   auto pack = [&](Index v, Index unit, float* panels) {
     PackForward(weights.typed_data() + v * 4 * s.hidden * s.hidden, s.hidden, unit, panels);
   };
@@ -583,7 +647,10 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array 
                    bias.typed_data() + v * 4 * s.hidden, h.typed_data() + state, c.typed_data() + state,
                    hs->typed_data() + sequence, Has(cs, 0) ? nullptr : cs->typed_data() + sequence,
                    Has(activations, 0) ? nullptr : activations->typed_data() + 4 * sequence,
-                   last_h->typed_data() + state, last_c->typed_data() + state};
+                   last_h->typed_data() + state, last_c->typed_data() + state,
+                   has_resets ? Resets{resets.typed_data() + v * s.time * s.batch, reset_h.typed_data() + state,
+                                       reset_c.typed_data() + state}
+                              : Resets{}};
   };
   auto run = [&](Index v, const float* panels, const Part& part) { RunForward(job(v), panels, part); };
   auto error = Split(pool, threads, s, s.time, kBlocks * kWidth, ForwardPanelSize(s.hidden), pack, run);
@@ -594,13 +661,19 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array 
 }
 
 ffi::Error BackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
-                        Array d_cs, Array d_last_h, Array d_last_c, Output d_projected, Output d_h, Output d_c,
-                        bool reverse, std::int64_t threads) {
+                        Array d_cs, Array d_last_h, Array d_last_c, Booleans resets, Array reset_c,
+                        Output d_projected, Output d_h, Output d_c, Output d_reset_h, Output d_reset_c, bool reverse,
+                        std::int64_t threads) {
   Sizes s;
   if (!GetSizes(activations, weights, &s)) return WrongSizes();
   const Index states = s.batch * s.hidden, all = s.instances * states;
   if (!Has(cs, all * s.time) || !Has(c, all) || !Has(d_last_h, all) || !Has(d_last_c, all) || !Has(d_h, all) ||
       !Has(d_c, all) || !Has(d_projected, 4 * all * s.time)) {
+    return WrongSizes();
+  }
+  const bool has_resets = reset_c.dimensions().size() == 3;
+  if (has_resets &&
+      (!HasResets(resets, s) || !Has(reset_c, all) || !Has(d_reset_h, all) || !Has(d_reset_c, all))) {
     return WrongSizes();
   }
   if ((!Has(d_hs, 0) && !Has(d_hs, all * s.time)) || (!Has(d_cs, 0) && !Has(d_cs, all * s.time))) return WrongSizes();
@@ -615,7 +688,12 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array
                     Has(d_hs, 0) ? nullptr : d_hs.typed_data() + sequence,
                     Has(d_cs, 0) ? nullptr : d_cs.typed_data() + sequence, d_last_h.typed_data() + state,
                     d_last_c.typed_data() + state, d_projected->typed_data() + 4 * sequence,
-                    d_h->typed_data() + state, d_c->typed_data() + state};
+                    d_h->typed_data() + state, d_c->typed_data() + state,
+                    has_resets ? Resets{resets.typed_data() + v * s.time * s.batch, nullptr,
+                                        reset_c.typed_data() + state}
+                               : Resets{},
+                    has_resets ? d_reset_h->typed_data() + state : nullptr,
+                    has_resets ? d_reset_c->typed_data() + state : nullptr};
   };
   for (Index v = 0; v < s.instances; ++v) BeginBackward(job(v));
   auto run = [&](Index v, const float* panels, const Part& part) { RunBackward(job(v), panels, part); };
@@ -633,6 +711,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, ForwardCall,
                                   .Arg<Array>()  // weights [V, H, 4H]
                                   .Arg<Array>()  // h [V, B, H]
                                   .Arg<Array>()  // c [V, B, H]
+                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
+                                  .Arg<Array>()  // h after a reset [V, B, H], likewise
+                                  .Arg<Array>()  // c after a reset [V, B, H], likewise
                                   .Ret<Array>()  // hs [V, T, B, H]
                                   .Ret<Array>()  // cs [V, T, B, H], or no element: not wanted
                                   .Ret<Array>()  // activations [V, T, B, 4H], likewise
@@ -652,8 +733,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, BackwardCall,
                                   .Arg<Array>()  // d cs, likewise
                                   .Arg<Array>()  // d last h [V, B, H]
                                   .Arg<Array>()  // d last c [V, B, H]
+                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
+                                  .Arg<Array>()  // c after a reset [V, B, H], likewise
                                   .Ret<Array>()  // d projected [V, T, B, 4H]
                                   .Ret<Array>()  // d h [V, B, H]
                                   .Ret<Array>()  // d c [V, B, H]
+                                  .Ret<Array>()  // d h after a reset [V, B, H], or no element
+                                  .Ret<Array>()  // d c after a reset, likewise
                                   .Attr<bool>("reverse")
                                   .Attr<std::int64_t>("threads"));

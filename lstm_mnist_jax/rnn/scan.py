@@ -1,0 +1,267 @@
+"""One call of a layer: a cell over time, on arrays. Lengths, resets, directions and remat are the same for every cell.
+
+Depends on Flax's modules and on the recurrences; not on layers.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from lstm_mnist_jax.rnn.equations import Equations, equations_of
+from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn.products import state_dtype
+from lstm_mnist_jax.rnn.recurrence import lstm
+from lstm_mnist_jax.rnn.sharding import with_automatic_axes
+
+
+class Call(NamedTuple):
+    """Everything that decides what a call computes, except its arrays.
+
+    Attributes:
+      graph: the cell without its arrays.
+      feature_axes: how many of the last axes of the inputs are features.
+      time_axis: of the inputs and of the outputs.
+      reverse: see `RNN`.
+      keep_order: see `RNN`.
+      unroll: see `RNN`.
+      remat: see `RNN`.
+      backend: see `RNN`.
+      flax: the options (state_axes, broadcast_rngs) of Flax's own scan, if that runs the cell.
+    """
+
+    graph: nnx.GraphDef[Any]
+    feature_axes: int
+    time_axis: int
+    reverse: bool
+    keep_order: bool
+    unroll: int
+    remat: int | None
+    backend: str
+    flax: tuple[Any, Any] | None
+
+
+class Arrays(NamedTuple):
+    """The arrays of a call.
+
+    Attributes:
+      params: the cell's parameters.
+      states: the cell's other states.
+      inputs: [*batch, time, *features], the time at `Call.time_axis`.
+      initial_carry: the cell's carry before the first step.
+      seq_lengths: None, or integers [*batch] from 0 to time.
+      resets: None, or booleans as the inputs without features: see `RNN`.
+      noise: the results of `RecurrentNoise`.
+    """
+
+    params: Any
+    states: Any
+    inputs: Any
+    initial_carry: Any
+    seq_lengths: Any
+    resets: Any
+    noise: tuple[Any, Any]
+
+
+def run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
+    """The final carry, the outputs (with time where the inputs have it), and the cell's other states afterwards."""
+    axes = (-1, call.time_axis, None)
+    shard = with_automatic_axes(partial(_run, call), arrays.inputs, call.time_axis, call.feature_axes, axes)
+    return shard(arrays)
+
+
+# Compiled here, so that calls outside `jit` compile once and not each time.
+compiled_run = jax.jit(run, static_argnums=0)
+
+
+def _run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
+    lengths, resets, reverse = arrays.seq_lengths, arrays.resets, call.reverse
+    inputs = jnp.moveaxis(arrays.inputs, call.time_axis, 0)
+    resets = None if resets is None else jnp.moveaxis(resets, call.time_axis, 0)
+    if reverse and resets is not None:  # then the step before the first of a piece is the last of another
+        resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+    if lengths is not None:
+        inputs = without_padding(inputs, lengths)
+        if reverse:  # the padding stays at the end: this is no scan from the end
+            inputs, resets = _flip(inputs, lengths), None if resets is None else _flip(resets, lengths)
+    backwards = reverse and lengths is None
+
+    arrays = arrays._replace(inputs=inputs, resets=resets)
+    over_time = _over_time_by_flax if call.flax is not None else _over_time
+    last, outputs, states = over_time(call, arrays, backwards)
+
+    if lengths is not None:
+        outputs = jax.tree.map(partial(without_padding, seq_lengths=lengths), outputs)
+        if reverse and call.keep_order:
+            outputs = jax.tree.map(partial(_flip, seq_lengths=lengths), outputs)
+    elif backwards and not call.keep_order:
+        outputs = jax.tree.map(partial(jnp.flip, axis=0), outputs)
+    return last, jax.tree.map(lambda array: jnp.moveaxis(array, 0, call.time_axis), outputs), states
+
+
+def _over_time(call: Call, arrays: Arrays, backwards: bool) -> tuple[Any, Array, Any]:
+    """By the recurrences of this package, over rows: the axes of the batch are one."""
+    cell = nnx.merge(call.graph, arrays.params, arrays.states)
+    equations = equations_of(cell, arrays.inputs.dtype)
+    assert equations is not None
+    time, *batch_shape, features = arrays.inputs.shape
+    batch = math.prod(batch_shape)
+    structure: Any
+    parts, structure = jax.tree.flatten(arrays.initial_carry)
+    carry = tuple(part.reshape(batch, part.shape[-1]).astype(state_dtype(equations.dtype)) for part in parts)
+    rows = arrays.inputs.astype(equations.dtype).reshape(time, batch, features)
+    lengths = None if arrays.seq_lengths is None else arrays.seq_lengths.reshape(batch)
+    resets = None if arrays.resets is None else arrays.resets.reshape(time, batch)
+    mask, zoneout = arrays.noise
+
+    scan = partial(_scan, equations, carry, mask, backwards, call.unroll, call.backend)
+    if call.remat is None or call.remat >= time:
+        outputs, last = scan(rows, carry, lengths, resets, zoneout)
+    else:
+        outputs, last = _in_chunks(scan, call.remat, backwards, rows, carry, lengths, resets, zoneout)
+    outputs = outputs.reshape(time, *batch_shape, equations.widths[-1])
+    outputs = outputs.astype(jnp.promote_types(equations.dtype, parts[-1].dtype))
+    ends = [new.astype(old.dtype).reshape(old.shape) for new, old in zip(last, parts, strict=True)]
+    return structure.unflatten(ends), outputs, {}
+
+
+def _over_time_by_flax(call: Call, arrays: Arrays, backwards: bool) -> tuple[Any, Any, Any]:
+    """By a scan of Flax over the cell's own step, as `flax.nnx.RNN` does it."""
+    cell = nnx.merge(call.graph, arrays.params, arrays.states)
+    initial, lengths = arrays.initial_carry, arrays.seq_lengths
+    assert call.flax is not None
+    state_axes, broadcast_rngs = call.flax
+    broadcast_rngs = nnx.All(nnx.RngState, broadcast_rngs)
+    axes = nnx.StateAxes({broadcast_rngs: None, **state_axes})
+
+    def where(condition: Array, new: Any, old: Any) -> Any:
+        def pick(new: Array, old: Array) -> Array:
+            rows = condition.reshape(*condition.shape, *(1,) * (new.ndim - condition.ndim))
+            return jnp.where(rows, new, jnp.asarray(old, new.dtype))
+
+        return jax.tree.map(pick, new, old)
+
+    def one_step(cell: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+        number, inputs, reset = xs
+        carry = carry if reset is None else where(reset, initial, carry)
+        new, outputs = cell(carry, inputs)
+        return new if lengths is None else where(number < lengths, new, carry), outputs
+
+    inputs = arrays.inputs
+    if not len(inputs):
+        step = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
+        output = jax.eval_shape(lambda carry, step: cell(carry, step)[1], initial, step)
+        return initial, jax.tree.map(lambda array: jnp.zeros((0, *array.shape), array.dtype), output), {}
+    # With splits=1 and squeeze=True every call has random numbers of its own.
+    scan = nnx.compat.scan(
+        one_step, in_axes=(axes, nnx.Carry, 0), out_axes=(nnx.Carry, 0), unroll=call.unroll, reverse=backwards
+    )
+    scan = nnx.split_rngs(splits=1, only=broadcast_rngs, squeeze=True)(scan)
+    last, outputs = scan(cell, initial, (jnp.arange(len(inputs)), inputs, arrays.resets))
+    return last, outputs, nnx.state(cell, nnx.Not(nnx.Param))
+
+
+def without_padding(sequences: Any, seq_lengths: Any) -> Array:
+    """Time-major sequences [time, *batch, ...] with zeros in the padding.
+
+    The padding, which may be NaN, must not reach a gradient.
+    """
+    steps = jnp.arange(len(sequences), dtype=seq_lengths.dtype).reshape(-1, *(1,) * seq_lengths.ndim)
+    counts = steps < seq_lengths
+    counts = counts.reshape(*counts.shape, *(1,) * (sequences.ndim - counts.ndim))
+    return jnp.where(counts, sequences, jnp.zeros((), sequences.dtype))
+
+
+def _flip(sequences: Array, seq_lengths: Array) -> Array:
+    """Time-major sequences in the opposite order, with the padding where it was."""
+    time = len(sequences)
+    if not time:
+        return sequences
+    steps = jnp.arange(time - 1, -1, -1, dtype=seq_lengths.dtype).reshape(-1, *(1,) * seq_lengths.ndim)
+    index = (steps + seq_lengths) % time
+    return jnp.take_along_axis(sequences, index.reshape(*index.shape, *(1,) * (sequences.ndim - index.ndim)), axis=0)
+
+
+def _scan(
+    equations: Equations,
+    initial: tuple[Array, ...],
+    mask: Array | None,
+    reverse: bool,
+    unroll: int,
+    backend: str,
+    inputs: Array,
+    carry: Any,
+    lengths: Array | None,
+    resets: Array | None,
+    zoneout: Any,
+) -> tuple[Array, tuple[Array, ...]]:
+    """The outputs [time, batch, features] and each sequence's final carry, from inputs [time, batch, in]."""
+    options: dict[str, Any] = {"reverse": reverse, "unroll": unroll, "resets": resets, "reset_carry": initial}
+    if equations.lstm is not None and mask is None and zoneout is None:
+        kernel, bias = equations.lstm
+        options |= {"return_cell_states": lengths is not None, "backend": backend}
+        states = lstm(inputs, kernel, equations.kernel, bias, carry, **options)
+        carries: tuple[Any, ...] = (states.c, states.h)
+        last: tuple[Array, ...] = tuple(states.last)
+    else:
+        projected = tuple(jnp.split(equations.project(inputs), equations.num_gates, axis=-1))
+        options |= {"return_carries": lengths is not None, "projection": equations.projection}
+        options |= {"recurrent_mask": mask, "zoneout": zoneout}
+        carries, last = gated(equations.update, equations.params, projected, equations.kernel, carry, **options)
+    if lengths is not None:
+        last = tuple(_at_end(part, lengths, start) for part, start in zip(carries, carry, strict=True))
+    return carries[-1], last
+
+
+def _in_chunks(
+    scan: Any, size: int, reverse: bool, inputs: Array, carry: Any, lengths: Any, resets: Any, zoneout: Any
+) -> tuple[Array, Any]:
+    """As `scan`, but keeps only the carries between chunks of `size` steps for the gradient."""
+    time = len(inputs)
+    whole = time // size * size
+    # The remaining steps are at the end, forwards and backwards; backwards they are read first.
+    arrays = inputs, resets, [zone for zone in zoneout or () if zone.ndim]
+    rates = zoneout and [None if zone.ndim else zone for zone in zoneout]
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def chunk(carry: Any, xs: Any) -> Any:
+        start, (inputs, resets, zones) = xs
+        zones = iter(zones)
+        zoneout = rates and tuple(next(zones) if rate is None else rate for rate in rates)
+        left = None if lengths is None else jnp.clip(lengths - start, 0, len(inputs))
+        outputs, carry = scan(inputs, carry, left, resets, zoneout)
+        return carry, outputs
+
+    def chunks(carry: Any) -> Any:
+        parts = jax.tree.map(lambda array: array[:whole].reshape(whole // size, size, *array.shape[1:]), arrays)
+        starts = jnp.arange(0, whole, size, dtype=np.int32 if lengths is None else lengths.dtype)
+        carry, outputs = jax.lax.scan(chunk, carry, (starts, parts), reverse=reverse)
+        return carry, outputs.reshape(whole, *outputs.shape[2:])
+
+    def rest(carry: Any) -> Any:
+        return chunk(carry, (np.int32(whole), jax.tree.map(lambda array: array[whole:], arrays)))
+
+    if whole == time:
+        carry, outputs = chunks(carry)
+        return outputs, carry
+    if reverse:
+        carry, end = rest(carry)
+        carry, start = chunks(carry)
+    else:
+        carry, start = chunks(carry)
+        carry, end = rest(carry)
+    return jnp.concatenate([start, end]), carry
+
+
+def _at_end(states: Array, lengths: Array, initial: Array) -> Array:
+    """The state after step `lengths` of each sequence: [time, batch, hidden] to [batch, hidden]."""
+    if not len(states):
+        return initial
+    index = jnp.clip(lengths - 1, 0, len(states) - 1)
+    last = jnp.take_along_axis(states, index[None, :, None], axis=0)[0]
+    return jnp.where(lengths[:, None] > 0, last.astype(initial.dtype), initial)
