@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Integer, Key, Num, PRNGKeyArray
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data.tasks import Task
-from lstm_mnist_jax.rnn import GRU, LSTM, LayerNormLSTMCell, StackedRNN, URLSTMCell, chrono
+from lstm_mnist_jax.rnn import LSTM, LayerNormLSTMCell, StackedRNN, URLSTMCell, chrono
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 Params = dict[str, Any]
@@ -134,7 +134,7 @@ def _stack(config: ModelConfig) -> Callable[..., StackedRNN]:
         case "gru":
             if steps is not None:
                 options["bias_init"] = chrono(steps, "rfn")  # of its gates r, z, n the second keeps the memory
-            return partial(GRU, **options)
+            return partial(StackedRNN, nnx.GRUCell, **options)
         case "ur_lstm":
             return partial(StackedRNN, URLSTMCell, **options)
         case "layer_norm_lstm":

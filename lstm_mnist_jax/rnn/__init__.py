@@ -6,6 +6,7 @@ Depends on JAX, Flax and NumPy; not on the rest of this package.
 from lstm_mnist_jax.rnn.cells import (
     CoupledLSTMCell,
     GatedCell,
+    GRUCell,
     LayerNormLSTMCell,
     PeepholeLSTMCell,
     ProjectedLSTMCell,
@@ -23,6 +24,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "CoupledLSTMCell",
+    "GRUCell",
     "GatedCell",
     "LSTMCarry",
     "LSTMStates",

@@ -253,6 +253,84 @@ class _LSTMCell(GatedCell):
         return self.dense_i.bias
 
 
+class GRUCell(GatedCell):
+    """The GRU (Cho et al. 2014) with the biases of `torch.nn.GRU` and Keras, which `nnx.GRUCell` does not have.
+
+        r, z = sigmoid(x W + b + h U + d)    n = tanh(x W + b + r (h U + d))    h' = (1 - z) n + z h
+
+    With `reset_after=False`, n = tanh(x W + b + (r h) U), and there is no d. `RNN` has no fast path for that.
+
+    Attributes:
+      dense_h: the kernel U [hidden, 3 hidden] and the bias d [3 hidden], which is zero initially.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from lstm_mnist_jax.rnn import RNN, GRUCell
+      >>> cell = GRUCell(28, 32, rngs=nnx.Rngs(0))
+      >>> cell.dense_h.bias.shape, RNN(cell)(jnp.ones((5, 10, 28))).shape
+      ((96,), (5, 10, 32))
+    """
+
+    num_gates, num_cell_states = 3, 0
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        reset_after: bool = True,
+        use_bias: bool = True,
+        kernel_init: Initializer = lecun_normal(),
+        recurrent_kernel_init: Initializer = orthogonal,
+        bias_init: Initializer = zeros,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Draws the parameters.
+
+        Args:
+          in_features: features of an input at one time step.
+          hidden_features: features of each gate and of the output.
+          reset_after: whether r multiplies h U + d (as in cuDNN, PyTorch and Keras) or h (as in the paper).
+          use_bias: whether there are b and d.
+          kernel_init: draws W [in, 3 hidden].
+          recurrent_kernel_init: draws U [hidden, 3 hidden].
+          bias_init: draws b [3 hidden].
+          dtype: of the matrix products; None is that of inputs and parameters.
+          param_dtype: of the parameters and of the initial carry.
+          rngs: gives the key stream `params`.
+
+        Raises:
+          ValueError: a size is below 1.
+        """
+        super().__init__(
+            in_features,
+            hidden_features,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.reset_after = reset_after
+        if use_bias and reset_after:
+            self.dense_h.bias = nnx.Param(jnp.zeros(3 * hidden_features, param_dtype))
+
+    def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
+        if self.reset_after:
+            return gru_update(carry, projected, recurrent)
+        (h,) = carry
+        r = sigmoid(projected[0] + recurrent[0])
+        z = sigmoid(projected[1] + recurrent[1])
+        kernel = self.dense_h.kernel[...][:, 2 * self.hidden_features :].astype(h.dtype)
+        n = jnp.tanh(projected[2] + (r * h) @ kernel)
+        return (n + z * (h - n),)
+
+
 class ProjectedLSTMCell(_LSTMCell):
     """The LSTM with a projected output, LSTMP (Sak, Senior and Beaufays 2014): `torch.nn.LSTM`'s `proj_size`.
 
@@ -437,6 +515,15 @@ class URLSTMCell(GatedCell):
         kept = f * (f + 2 * sigmoid(r) * (1 - f))
         c = u + kept * (c - u)
         return c, sigmoid(o) * jnp.tanh(c)
+
+
+def gru_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:
+    """(h,) after a step of the GRU whose reset gate multiplies the product."""
+    (h,) = carry
+    r = sigmoid(projected[0] + recurrent[0])
+    z = sigmoid(projected[1] + recurrent[1])
+    n = jnp.tanh(projected[2] + r * recurrent[2])
+    return (n + z * (h - n),)
 
 
 def lstm_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, Array]:

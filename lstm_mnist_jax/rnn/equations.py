@@ -16,7 +16,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_mnist_jax.rnn.cells import GatedCell, lstm_update, sigmoid
+from lstm_mnist_jax.rnn.cells import GatedCell, GRUCell, ProjectedLSTMCell, gru_update, lstm_update
 from lstm_mnist_jax.rnn.gated import Gates, Update
 
 FAST_DTYPES = (jnp.float32, jnp.float64, jnp.bfloat16)
@@ -51,7 +51,10 @@ class Equations:
 
 def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
     """The equations of a cell on inputs of a dtype; None if the cell has no fast path."""
-    known = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru}.get(type(cell))
+    known: Any = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru, GRUCell: _gru_with_recurrent_bias}.get(type(cell))
+    if known is None:
+        known: Any = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru, GRUCell: _gru_with_recurrent_bias}
+    known = known.get(type(cell))
     if known is None:
         known = _gated if isinstance(cell, GatedCell) and type(cell).__call__ is GatedCell.__call__ else None
     if known is None or not _are_plain(cell):
@@ -150,17 +153,37 @@ def _gru(cell: Any, dtype: Any) -> Equations | None:
 
 
 def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    (h,) = carry
-    r = sigmoid(projected[0] + recurrent[0])
-    z = sigmoid(projected[1] + recurrent[1])
-    n = jnp.tanh(projected[2] + r * recurrent[2])
-    return (n + z * (h - n),)
+    return gru_update(carry, projected, recurrent)
 
 
-def _gated(cell: Any, dtype: Any) -> Equations | None:
+def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
+    if not cell.reset_after:
+        return None  # its step has a product of its own
+    equations = _gated(cell, dtype, has_recurrent_bias=True)
+    if equations is None or cell.dense_h.bias is None:
+        return equations
+    bias = jnp.asarray(cell.dense_h.bias[...], dtype)
+    hidden = cell.hidden_features
+    # The gates r and z add both biases; in n, the reset gate multiplies this one.
+    in_projection = bias.at[2 * hidden :].set(0)
+    return replace(
+        equations,
+        project=lambda inputs: cell.project(inputs) + in_projection,
+        update=_update_gru_with_bias,
+        params=bias[2 * hidden :],
+    )
+
+
+def _update_gru_with_bias(bias: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
+    return gru_update(carry, projected, (*recurrent[:2], recurrent[2] + bias))
+
+
+def _gated(cell: Any, dtype: Any, has_recurrent_bias: bool = False) -> Equations | None:
     parts: Any = nnx.split(cell, nnx.Param, ...)
     graph, params, other = parts
-    if jax.tree.leaves(other) or cell.dense_h.bias is not None:  # a state that `update` might change
+    if jax.tree.leaves(other):  # states that `update` might change
+        return None
+    if cell.dense_h.bias is not None and not has_recurrent_bias:
         return None
     params = nnx.to_pure_dict(params)
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
@@ -176,6 +199,10 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
     if _reads_first(whole, matrices, params, carry, gates, gates):
         return None
     stand_ins = jax.tree.map(jnp.zeros_like, matrices)
+    lstm = None
+    if type(cell) is ProjectedLSTMCell and not hasattr(cell, "dense_p"):
+        bias = jnp.zeros(4 * cell.hidden_features) if cell.dense_i.bias is None else cell.dense_i.bias[...]
+        lstm = (jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(bias, dtype))
     return Equations(
         dtype=dtype,
         widths=tuple(part.shape[-1] for part in carry),
@@ -185,6 +212,7 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
         update=partial(whole, stand_ins),
         params=params,
         projection=jnp.asarray(cell.dense_p.kernel[...], dtype) if hasattr(cell, "dense_p") else None,
+        lstm=lstm,
     )
 
 

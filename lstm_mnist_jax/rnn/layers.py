@@ -178,7 +178,8 @@ class RNN(nnx.RNN):
             if self.noise is not None:
                 noise = self.noise(time, math.prod(batch_shape), spec.widths)
 
-        graph, params, states = nnx.split(self.cell, nnx.Param, ...)
+        split: Any = nnx.split(self.cell, nnx.Param, ...)
+        graph, params, states = split
         call = scan.Call(
             graph,
             feature_axes,

@@ -3,10 +3,14 @@
 Depends on `RNN` and on cells; not on data sets, configs or training.
 """
 
+import difflib
+import functools
+import inspect
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,10 +18,71 @@ from jax import Array
 from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 
-from lstm_mnist_jax.rnn.cells import ProjectedLSTMCell, orthogonal
-from lstm_mnist_jax.rnn.layers import RNN
+from lstm_mnist_jax.rnn.cells import GRUCell, ProjectedLSTMCell, orthogonal
+from lstm_mnist_jax.rnn.layers import RNN, checked_inputs, checked_lengths
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry
+
+OTHER_NAMES = {
+    "input_size": "in_features",
+    "hidden_size": "hidden_features",
+    "features": "hidden_features",
+    "units": "hidden_features",
+    "num_layers": "hidden_features with one width for each layer: (8, 8) are two layers",
+    "proj_size": "projection_features",
+    "bias": "use_bias",
+    "dropout": "dropout_rate, the dropout between layers",
+    "recurrent_dropout": "recurrent_dropout_rate",
+    "batch_first": "time_major; by default inputs are [batch, time, features], as with batch_first=True",
+    "go_backwards": "bidirectional, or RNN(cell, reverse=True)",
+    "reverse": "bidirectional, or RNN(cell, reverse=True)",
+    "return_sequences": "no option: a call returns the outputs of all steps and the final carries",
+    "return_state": "no option: a call returns the outputs of all steps and the final carries",
+    "stateful": "no option: give the final carries to the next call as initial_carries",
+    "unit_forget_bias": "forget_bias=1.0",
+    "kernel_initializer": "kernel_init",
+    "recurrent_initializer": "recurrent_kernel_init",
+    "bias_initializer": "bias_init",
+    "param_type": "param_dtype",
+    "device": "no option: JAX places arrays, see jax.device_put",
+}
+"""Arguments of the layers of PyTorch, Keras and Flax, and what they are here."""
+
+CALL_NAMES = {
+    "hx": "initial_carries",
+    "initial_state": "initial_carries",
+    "initial_carry": "initial_carries",
+    "sequence_length": "seq_lengths",
+    "lengths": "seq_lengths",
+    "mask": "seq_lengths: of a mask [batch, time] whose True come first, mask.sum(-1)",
+    "training": "no argument: layer.train() and layer.eval() switch dropout",
+    "deterministic": "no argument: layer.train() and layer.eval() switch dropout",
+    "rngs": "no argument: dropout draws from the rngs that the layer was made with",
+}
+"""Arguments of calls of these layers."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_other_names(other_names: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A method that says what an argument is called here that it does not have."""
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        known = [name for name in inspect.signature(method).parameters if name != "self"]
+
+        @functools.wraps(method)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, 1)
+                    meant = other_names.get(name) or (near[0] if near else f"one of {', '.join(known)}")
+                    raise TypeError(f"{type(args[0]).__name__} has no argument {name!r}. Here it is {meant}.")
+            return method(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 class StackedRNN(nnx.Module):
@@ -38,6 +103,7 @@ class StackedRNN(nnx.Module):
       ((5, 64), True, True)
     """
 
+    @_with_other_names(OTHER_NAMES)
     def __init__(
         self,
         cell: Callable[..., nnx.RNNCellBase],
@@ -92,7 +158,7 @@ class StackedRNN(nnx.Module):
 
         Raises:
           ValueError: there is no layer, a width is below 1, or a rate is outside [0, 1).
-          TypeError: the cell does not have an argument that is not None.
+          TypeError: the cell does not have an argument that is not None, or the layer has no argument of this name.
         """
         name = type(self).__name__
         try:
@@ -155,12 +221,14 @@ class StackedRNN(nnx.Module):
         self.out_features = in_width
         self.dropout = nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
 
+    @_with_other_names(CALL_NAMES)
     def __call__(
         self,
         inputs: AnyArray,
         *,
         initial_carries: Sequence[Any] | None = None,
         seq_lengths: AnyArray | Sequence[int] | int | None = None,
+        resets: AnyArray | None = None,
         masks: Sequence[AnyArray] | None = None,
         time_major: bool | None = None,
     ) -> tuple[Array, list[Any]]:
@@ -169,10 +237,14 @@ class StackedRNN(nnx.Module):
         Args:
           inputs: [*batch, time, in_features], or [time, *batch, in_features] if time-major.
           initial_carries: the carry of every layer before the first step, floats: of an `LSTM` (c, h), of a `GRU` h,
-            [*batch, hidden] each; with `bidirectional` pairs (forwards, backwards) of these. None is `zero_carries`.
-          seq_lengths: integers [*batch], the number of steps of each sequence; None is all. Each direction reads these
-            steps only, and its final carry is that after the last step that it reads. The outputs past the end are
-            zero. Lengths are clipped to [0, time].
+            [*batch, hidden] each; with `bidirectional` pairs (forwards, backwards) of these. A part [hidden], such as a
+            learned `nnx.Param`, is the same for every sequence. None is `zero_carries`.
+          seq_lengths: integers [*batch] of any integer dtype, the number of steps of each sequence; None is all. Each
+            direction reads these steps only, and its final carry is that after the last step that it reads. The outputs
+            past the end are zero. Lengths are clipped to [0, time].
+          resets: booleans [*batch, time] (time first if time-major): where True, a new sequence begins at this step,
+            from the initial carries. So one row holds several sequences, such as the episodes of reinforcement
+            learning; each direction reads every one of them as if it were alone. None is never.
           masks: for every layer but the first, what its inputs are multiplied by at every step, [*batch, features]:
             dropout that the caller draws, the same for a whole sequence (Gal and Ghahramani 2016).
           time_major: overrides the stack's own.
@@ -183,35 +255,61 @@ class StackedRNN(nnx.Module):
           backwards). In a stack of one direction without `seq_lengths`, `outputs[:, -1]` is the last layer's final h.
 
         Raises:
-          ValueError: the inputs, the carries, the lengths or the masks have a wrong shape or dtype.
+          ValueError: the inputs, the carries, the lengths, the resets or the masks have a wrong shape or dtype.
         """
         time_major = self.time_major if time_major is None else time_major
         name = type(self).__name__
-        inputs = jnp.asarray(inputs)
-        if inputs.ndim < 2 or inputs.shape[-1] != self.in_features:
+        inputs = checked_inputs(name, inputs, 1, time_major)
+        if inputs.shape[-1] != self.in_features:
             axes = "time, ..., " if time_major else "..., time, "
             raise ValueError(f"{name} expected inputs [{axes}{self.in_features}], got shape {inputs.shape}.")
-        outputs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
-        expected = self.zero_carries(outputs.shape[1:-1])
-        initial_carries = expected if initial_carries is None else initial_carries
-        if (got := _shapes(initial_carries)) != (wanted := _shapes(expected)):
-            raise ValueError(f"{name} expected initial carries of shapes {wanted}, got {got}.")
-
+        time_axis = 0 if time_major else inputs.ndim - 2
+        batch_shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -1]
+        options: dict[str, Any] = {"time_major": time_major, "resets": resets}
+        if seq_lengths is not None:
+            options["seq_lengths"] = checked_lengths(name, seq_lengths, batch_shape, inputs.shape[time_axis])
+        initial_carries = self._checked_carries(initial_carries, batch_shape)
         if masks is not None and len(masks) != len(self.layers) - 1:
             raise ValueError(
                 f"{name} expected {len(self.layers) - 1} masks, one between each two layers, got {len(masks)}."
             )
 
-        carries = []
+        outputs, carries = inputs, []
         for n, (layer, initial_carry) in enumerate(zip(self.layers, initial_carries, strict=True)):
             if n > 0 and self.dropout is not None:
                 outputs = self.dropout(outputs)
             if n > 0 and masks is not None:
-                outputs = outputs * masks[n - 1]
-            carry, outputs = layer(outputs, initial_carry=initial_carry, seq_lengths=seq_lengths)
+                outputs = outputs * jnp.expand_dims(jnp.asarray(masks[n - 1], outputs.dtype), time_axis)
+            if self.bidirectional:
+                forward, backward = initial_carry
+                forward, outputs_forward = layer.forward_rnn(outputs, initial_carry=forward, **options)
+                backward, outputs_backward = layer.backward_rnn(outputs, initial_carry=backward, **options)
+                carry, outputs = (forward, backward), jnp.concatenate([outputs_forward, outputs_backward], axis=-1)
+            else:
+                carry, outputs = layer(outputs, initial_carry=initial_carry, **options)
             outputs = outputs if self.dtype is None else outputs.astype(self.dtype)
             carries.append(self._named(carry))
-        return outputs if time_major else jnp.moveaxis(outputs, 0, -2), carries
+        return outputs, carries
+
+    def _checked_carries(self, initial_carries: Any, batch_shape: tuple[Any, ...]) -> Any:
+        """Initial carries with parts [*batch, hidden]; a part [hidden] is repeated for every sequence."""
+        zeros = self.zero_carries(batch_shape)
+        if initial_carries is None:
+            return zeros
+        expected: Any = jax.tree.structure(zeros)
+        wanted = jax.tree.leaves(zeros)
+        structure: Any
+        parts, structure = jax.tree.flatten(_as_tuples(initial_carries), is_leaf=_is_variable)
+        parts = [part[...] if _is_variable(part) else jnp.asarray(part) for part in parts]
+        if structure != jax.tree.structure(_as_tuples(zeros)) or any(
+            part.shape not in (zero.shape, zero.shape[-1:]) for part, zero in zip(parts, wanted, strict=True)
+        ):
+            shapes = (jax.tree.map(jnp.shape, _as_tuples(carries)) for carries in (zeros, structure.unflatten(parts)))
+            raise ValueError("{} expected initial carries of shapes {}, got {}.".format(type(self).__name__, *shapes))
+        return expected.unflatten(
+            part if part.shape == zero.shape else jnp.broadcast_to(part, zero.shape)
+            for part, zero in zip(parts, wanted, strict=True)
+        )
 
     def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
         """The initial carry of every layer: zeros.
@@ -235,21 +333,25 @@ class StackedRNN(nnx.Module):
         return carry
 
 
-def _shapes(carries: Any) -> Any:
-    """As nested tuples, so that a named tuple equals a plain one."""
-    return tuple(map(_shapes, carries)) if isinstance(carries, tuple | list) else jnp.shape(carries)
+def _is_variable(part: Any) -> bool:
+    return isinstance(part, nnx.Variable)
+
+
+def _as_tuples(carries: Any) -> Any:
+    """With plain tuples for lists and named tuples."""
+    return tuple(map(_as_tuples, carries)) if isinstance(carries, tuple | list) else carries
 
 
 class LSTM(StackedRNN):
-    """A stack of LSTM layers: `torch.nn.LSTM` without `bias=False`, and each layer may have its own width.
+    """A stack of LSTM layers, as `torch.nn.LSTM`; each layer may have its own width.
 
         i, f, o = sigmoid(x W + h U + b)    g = tanh(x W + h U + b)    c' = f c + i g    h' = o tanh(c')
 
     (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.) The cells are
-    `nnx.OptimizedLSTMCell`s, or with `projection_features` `ProjectedLSTMCell`s. `lstm.layers[n].cell` holds the
-    parameters of layer n: `dense_i.kernel` [in, 4 hidden], `dense_h.kernel` [hidden, 4 hidden] and `dense_h.bias`
-    [4 hidden], with the gates in the order i, f, g, o. With `bidirectional` they are in
-    `layers[n].forward_rnn.cell` and `layers[n].backward_rnn.cell`.
+    `nnx.OptimizedLSTMCell`s, or with `projection_features` or without biases `ProjectedLSTMCell`s.
+    `lstm.layers[n].cell` holds the parameters of layer n: `dense_i.kernel` [in, 4 hidden], `dense_h.kernel`
+    [hidden, 4 hidden] and `dense_h.bias` [4 hidden], with the gates in the order i, f, g, o. With `bidirectional` they
+    are in `layers[n].forward_rnn.cell` and `layers[n].backward_rnn.cell`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -263,12 +365,14 @@ class LSTM(StackedRNN):
       True
     """
 
+    @_with_other_names(OTHER_NAMES)
     def __init__(
         self,
         in_features: int,
         hidden_features: int | Sequence[int] = (32, 64),
         *,
         projection_features: int | None = None,
+        use_bias: bool = True,
         kernel_init: Initializer = lecun_normal(),
         recurrent_kernel_init: Initializer = orthogonal,
         fused_kernel_init: Initializer | None = None,
@@ -292,6 +396,7 @@ class LSTM(StackedRNN):
           in_features: features of an input at one time step.
           hidden_features: width of each layer, from the input to the output; an integer is one layer.
           projection_features: if given, the output of every layer is h = (o tanh(c)) P of this size (Sak et al. 2014).
+          use_bias: whether the gates have a bias.
           kernel_init: draws the kernels of the inputs, [in, 4 hidden].
           recurrent_kernel_init: draws the recurrent kernels, [hidden, 4 hidden].
           fused_kernel_init: draws a layer's whole kernel [in + output, 4 hidden] at once, input rows first, as
@@ -313,8 +418,8 @@ class LSTM(StackedRNN):
           rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
 
         Raises:
-          ValueError: there is no layer, a width is below 1, a rate is outside [0, 1), or `projection_features` is not
-            an integer of 1 or more.
+          ValueError: there is no layer, a width is below 1, a rate is outside [0, 1), `projection_features` is not an
+            integer of 1 or more, or there is a `forget_bias` without biases.
         """
         if projection_features is not None and not isinstance(projection_features, int | np.integer):
             raise ValueError(f"LSTM has one projection_features for all layers; got {projection_features!r}.")
@@ -322,12 +427,16 @@ class LSTM(StackedRNN):
         def cell(in_width: int, width: int, **options: Any) -> Any:
             if fused_kernel_init is not None:
                 options["recurrent_kernel_init"] = zeros  # replaced below; drawing orthogonal matrices takes long
-            if projection_features is None:
+            if projection_features is None and use_bias:
                 cell: Any = nnx.OptimizedLSTMCell(in_width, width, **options)
                 bias = cell.dense_h.bias
                 bias[...] = bias[...].at[width : 2 * width].add(forget_bias)
             else:
-                options |= {"projection_features": projection_features, "forget_bias": forget_bias}
+                options |= {
+                    "projection_features": projection_features,
+                    "forget_bias": forget_bias,
+                    "use_bias": use_bias,
+                }
                 cell = ProjectedLSTMCell(in_width, width, **options)
             if fused_kernel_init is not None:
                 output = cell.dense_h.kernel.shape[0]
@@ -360,12 +469,14 @@ class LSTM(StackedRNN):
 
 
 class GRU(StackedRNN):
-    """A stack of GRU layers (Cho et al. 2014, with the reset gate after the product, as in cuDNN, PyTorch and Keras).
+    """A stack of GRU layers (Cho et al. 2014), as `torch.nn.GRU`; each layer may have its own width.
 
-        r, z = sigmoid(x W + h U + b)    n = tanh(x W + b + r (h U))    h' = (1 - z) n + z h
+        r, z = sigmoid(x W + b + h U + d)    n = tanh(x W + b + r (h U + d))    h' = (1 - z) n + z h
 
-    The cells are `nnx.GRUCell`s: `gru.layers[n].cell` holds `dense_i.kernel` [in, 3 hidden], `dense_i.bias` [3 hidden]
-    and `dense_h.kernel` [hidden, 3 hidden], with the gates in the order r, z, n. A carry is h, [*batch, hidden].
+    The reset gate r stands after the product, as in cuDNN, PyTorch and Keras; with `reset_after=False` before it, as in
+    the paper. The cells are `GRUCell`s: `gru.layers[n].cell` holds `dense_i.kernel` W [in, 3 hidden], `dense_i.bias` b
+    [3 hidden], `dense_h.kernel` U [hidden, 3 hidden] and `dense_h.bias` d [3 hidden], with the gates in the order r, z,
+    n. A carry is h, [*batch, hidden].
 
     Examples:
       >>> import jax.numpy as jnp
@@ -376,11 +487,14 @@ class GRU(StackedRNN):
       ((5, 10, 64), [(5, 32), (5, 64)])
     """
 
+    @_with_other_names(OTHER_NAMES)
     def __init__(
         self,
         in_features: int,
         hidden_features: int | Sequence[int],
         *,
+        use_bias: bool = True,
+        reset_after: bool = True,
         kernel_init: Initializer = lecun_normal(),
         recurrent_kernel_init: Initializer = orthogonal,
         bias_init: Initializer = zeros,
@@ -401,9 +515,12 @@ class GRU(StackedRNN):
         Args:
           in_features: features of an input at one time step.
           hidden_features: width of each layer, from the input to the output; an integer is one layer.
+          use_bias: whether the gates have biases.
+          reset_after: whether r multiplies h U + d, or h before the product, n = tanh(x W + b + (r h) U), which takes
+            two products a step and Flax's own scan.
           kernel_init: draws the kernels of the inputs, [in, 3 hidden].
           recurrent_kernel_init: draws the recurrent kernels, [hidden, 3 hidden].
-          bias_init: draws the biases, [3 hidden].
+          bias_init: draws the biases b, [3 hidden]. The biases d are zero.
           bidirectional: read each sequence forwards and backwards; the outputs are [forwards, backwards].
           dropout_rate: probability that a feature is dropped between one layer and the next (Zaremba et al. 2014).
           recurrent_dropout_rate: probability that a feature of h is dropped in the recurrence, the same features at
@@ -422,9 +539,10 @@ class GRU(StackedRNN):
           ValueError: there is no layer, a width is below 1, or a rate is outside [0, 1).
         """
         super().__init__(
-            nnx.GRUCell,
+            functools.partial(GRUCell, reset_after=reset_after),
             in_features,
             hidden_features,
+            use_bias=use_bias,
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
