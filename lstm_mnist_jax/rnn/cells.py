@@ -115,12 +115,20 @@ class GatedCell(nnx.RNNCellBase):
             in_features, gates, use_bias=use_bias, kernel_init=kernel_init, bias_init=bias_init, rngs=rngs, **dtypes
         )
         self.dense_h = nnx.Linear(
-            self.output_features, gates, use_bias=False, kernel_init=recurrent_kernel_init, rngs=rngs, **dtypes
+            self.output_features,
+            gates,
+            use_bias=use_bias and self._has_recurrent_bias(),
+            kernel_init=recurrent_kernel_init,
+            rngs=rngs,
+            **dtypes,
         )
         if projection_features is not None:
             self.dense_p = nnx.Linear(
                 hidden_features, projection_features, use_bias=False, kernel_init=kernel_init, rngs=rngs, **dtypes
             )
+
+    def _has_recurrent_bias(self) -> bool:
+        return False
 
     def project(self, inputs: AnyArray) -> Array:
         """The contribution of inputs to the gates, for any number of time steps at once.
@@ -305,6 +313,7 @@ class GRUCell(GatedCell):
         Raises:
           ValueError: a size is below 1.
         """
+        self.reset_after = reset_after
         super().__init__(
             in_features,
             hidden_features,
@@ -316,9 +325,19 @@ class GRUCell(GatedCell):
             param_dtype=param_dtype,
             rngs=rngs,
         )
-        self.reset_after = reset_after
-        if use_bias and reset_after:
-            self.dense_h.bias = nnx.Param(jnp.zeros(3 * hidden_features, param_dtype))
+
+    def _has_recurrent_bias(self) -> bool:
+        return self.reset_after
+
+    def __call__(self, carry: Any, inputs: AnyArray) -> tuple[Any, Array]:
+        """One time step on its own; the carry is h [*batch, hidden], as that of `nnx.GRUCell`."""
+        (after,), output = super().__call__((carry,), inputs)
+        return after, output
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
+        """The carry h before the first step; arguments of `GatedCell.initialize_carry`."""
+        (h,) = super().initialize_carry(input_shape, rngs, carry_init)
+        return h
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         if self.reset_after:

@@ -51,10 +51,8 @@ class Equations:
 
 def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
     """The equations of a cell on inputs of a dtype; None if the cell has no fast path."""
-    known: Any = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru, GRUCell: _gru_with_recurrent_bias}.get(type(cell))
-    if known is None:
-        known: Any = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru, GRUCell: _gru_with_recurrent_bias}
-    known = known.get(type(cell))
+    recipes: dict[Any, Any] = {nnx.OptimizedLSTMCell: _lstm, nnx.GRUCell: _gru, GRUCell: _gru_with_recurrent_bias}
+    known = recipes.get(type(cell))
     if known is None:
         known = _gated if isinstance(cell, GatedCell) and type(cell).__call__ is GatedCell.__call__ else None
     if known is None or not _are_plain(cell):
@@ -159,31 +157,27 @@ def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> 
 def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
     if not cell.reset_after:
         return None  # its step has a product of its own
-    equations = _gated(cell, dtype, has_recurrent_bias=True)
-    if equations is None or cell.dense_h.bias is None:
-        return equations
-    bias = jnp.asarray(cell.dense_h.bias[...], dtype)
     hidden = cell.hidden_features
-    # The gates r and z add both biases; in n, the reset gate multiplies this one.
-    in_projection = bias.at[2 * hidden :].set(0)
-    return replace(
-        equations,
-        project=lambda inputs: cell.project(inputs) + in_projection,
-        update=_update_gru_with_bias,
-        params=bias[2 * hidden :],
+    bias, recurrent_bias = (
+        jnp.zeros(3 * hidden, dtype) if layer.bias is None else jnp.asarray(layer.bias[...], dtype)
+        for layer in (cell.dense_i, cell.dense_h)
     )
+    # To the gates r and z, both biases are added; in n, the reset gate multiplies the recurrent one.
+    bias = bias + recurrent_bias.at[2 * hidden :].set(0)
+    equations = _of_flax(cell, jnp.asarray(cell.dense_i.kernel[...], dtype), bias, _update_gru, parts=1)
+    if cell.dense_h.bias is None:
+        return equations
+    return replace(equations, update=_update_gru_with_bias, params=recurrent_bias[2 * hidden :])
 
 
 def _update_gru_with_bias(bias: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
     return gru_update(carry, projected, (*recurrent[:2], recurrent[2] + bias))
 
 
-def _gated(cell: Any, dtype: Any, has_recurrent_bias: bool = False) -> Equations | None:
+def _gated(cell: Any, dtype: Any) -> Equations | None:
     parts: Any = nnx.split(cell, nnx.Param, ...)
     graph, params, other = parts
-    if jax.tree.leaves(other):  # states that `update` might change
-        return None
-    if cell.dense_h.bias is not None and not has_recurrent_bias:
+    if jax.tree.leaves(other) or cell.dense_h.bias is not None:  # a state that `update` might change
         return None
     params = nnx.to_pure_dict(params)
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):

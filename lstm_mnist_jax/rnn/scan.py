@@ -148,8 +148,7 @@ def _over_time_by_flax(call: Call, arrays: Arrays, backwards: bool) -> tuple[Any
 
     def one_step(cell: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         number, inputs, reset = xs
-        carry = carry if reset is None else where(reset, initial, carry)
-        new, outputs = cell(carry, inputs)
+        new, outputs = cell(carry if reset is None else where(reset, initial, carry), inputs)
         return new if lengths is None else where(number < lengths, new, carry), outputs
 
     inputs = arrays.inputs
