@@ -266,7 +266,8 @@ class GRUCell(GatedCell):
 
         r, z = sigmoid(x W + b + h U + d)    n = tanh(x W + b + r (h U + d))    h' = (1 - z) n + z h
 
-    With `reset_after=False`, n = tanh(x W + b + (r h) U), and there is no d. `RNN` has no fast path for that.
+    With `reset_after=False`, n = tanh(x W + b + (r h) U), and there is no d. `RNN` has no fast path for that. The carry
+    is h [*batch, hidden] alone, as that of `nnx.GRUCell`.
 
     Attributes:
       dense_h: the kernel U [hidden, 3 hidden] and the bias d [3 hidden], which is zero initially.
@@ -330,12 +331,11 @@ class GRUCell(GatedCell):
         return self.reset_after
 
     def __call__(self, carry: Any, inputs: AnyArray) -> tuple[Any, Array]:
-        """One time step on its own; the carry is h [*batch, hidden], as that of `nnx.GRUCell`."""
+        # The carry is h alone, as that of `nnx.GRUCell`.
         (after,), output = super().__call__((carry,), inputs)
         return after, output
 
     def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
-        """The carry h before the first step; arguments of `GatedCell.initialize_carry`."""
         (h,) = super().initialize_carry(input_shape, rngs, carry_init)
         return h
 

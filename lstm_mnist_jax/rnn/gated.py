@@ -27,6 +27,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from lstm_mnist_jax.rnn.products import outer, product, shift, state_dtype, vary_alike
 from lstm_mnist_jax.rnn.recurrence import AnyArray
+from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 Carry = tuple[Array, ...]
 Gates = tuple[Array, ...]
@@ -106,7 +107,8 @@ def gated(
         )
     given: Any = params, projected, recurrent_kernel, projection, carry, masks, after
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
-    return _compiled(_Settings(update, reverse, unroll, return_carries), arrays)
+    settings = _Settings(update, reverse, unroll, return_carries)
+    return with_automatic_axes(partial(_compiled, settings), arrays.projected[0], 0, 1, (0, -1))(arrays)
 
 
 class _Settings(NamedTuple):

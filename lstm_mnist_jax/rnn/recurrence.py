@@ -30,6 +30,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from lstm_mnist_jax.rnn import native, xla_loops
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, state_dtype, vary_alike
+from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 AnyArray = jax.Array | np.ndarray
 """The type of array arguments. Results are `jax.Array`s."""
@@ -164,7 +165,8 @@ def lstm(
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     weights = (kernel * scale[None], bias * scale, recurrent_kernel * scale[None])
     arrays = vary_alike((inputs, *weights, h, c, after_reset))
-    hs, cs, last_h, last_c = _compiled_recurrence(loops, *arrays)
+    run = with_automatic_axes(partial(_compiled_recurrence, loops), inputs, 0, 1, (0, 0, -1, -1))
+    hs, cs, last_h, last_c = run(*arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
 
 

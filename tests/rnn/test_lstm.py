@@ -1,6 +1,7 @@
 """The stack of layers: against Flax's layers one by one, its initialisation, and what it refuses."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -59,10 +60,9 @@ def test_the_fused_initialiser_sees_the_whole_kernel_and_the_forget_bias_its_gat
     assert np.isin(first.dense_h.kernel[...], first.dense_i.kernel[...]).mean() < 0.01  # drawn apart
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.int32, np.uint8])
-def test_inputs_of_other_types_run_through_flax(dtype):
+def test_float16_runs_through_flax():
     stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
-    inputs = (INPUTS * 3).astype(dtype)
+    inputs = (INPUTS * 3).astype(np.float16)
     outputs, carries = stack(inputs)
     exact, _ = stack(inputs.astype(np.float32))
     np.testing.assert_allclose(outputs, exact, atol=2e-2)
@@ -83,3 +83,69 @@ def test_wrong_shapes_are_refused():
         stack(INPUTS, initial_carries=stack.zero_carries((2,)))
     with pytest.raises(ValueError, match="expected initial carries"):
         stack(INPUTS, initial_carries=stack.zero_carries((3,))[:1])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool, np.complex64])
+def test_inputs_that_are_no_floats_are_refused(dtype):
+    with pytest.raises(ValueError, match=rf"LSTM expected inputs of floats, got {np.dtype(dtype)}; convert them"):
+        LSTM(5, 4, rngs=nnx.Rngs(0))(INPUTS.astype(dtype))
+
+
+def test_float64_inputs_are_computed_in_float32_unless_jax_has_float64():
+    stack = LSTM(5, 4, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(stack(INPUTS.astype(np.float64))[0], stack(INPUTS.astype(np.float32))[0])
+
+
+def test_inputs_without_a_time_axis_are_refused():
+    with pytest.raises(ValueError, match=r"LSTM expected inputs \[\*batch, time, features\], got shape \(5,\)"):
+        LSTM(5, 4, rngs=nnx.Rngs(0))(np.ones(5, np.float32))
+
+
+def test_a_learned_carry_is_repeated_for_every_sequence():
+    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    learned = [tuple(nnx.Param(jnp.full(width, value)) for value in (0.5, -0.25)) for width in (4, 6)]
+    repeated = [tuple(jnp.broadcast_to(part[...], (len(INPUTS), width)) for part in carry)
+                for carry, width in zip(learned, (4, 6), strict=True)]  # fmt: skip
+    found, wanted = stack(INPUTS, initial_carries=learned), stack(INPUTS, initial_carries=repeated)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert not any(
+        isinstance(leaf, nnx.Variable) for leaf in jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    )
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray])
+def test_lengths_of_any_integer_dtype(dtype, as_array):
+    lengths = np.resize([100, 0, 7, 127], len(INPUTS))
+    stack = LSTM(5, 4, rngs=nnx.Rngs(0))
+    inputs = np.resize(INPUTS, (len(INPUTS), 128, 5)).astype(np.float32)
+    found = stack(inputs, seq_lengths=as_array(lengths.astype(dtype)))
+    jax.tree.map(np.testing.assert_array_equal, found, stack(inputs, seq_lengths=lengths))
+
+
+@pytest.mark.parametrize("lengths", [[2**40, -(2**40)], [300, -1]])
+def test_lengths_beyond_the_steps_are_clipped(lengths):
+    stack = LSTM(5, 4, rngs=nnx.Rngs(0))
+    inputs = INPUTS[:2]
+    found = stack(inputs, seq_lengths=lengths)
+    jax.tree.map(np.testing.assert_array_equal, found, stack(inputs, seq_lengths=[inputs.shape[1], 0]))
+
+
+def test_a_mask_in_place_of_lengths_is_refused():
+    with pytest.raises(ValueError, match=r"LSTM expected seq_lengths to be integers, got booleans.*mask\.sum\(-1\)"):
+        LSTM(5, 4, rngs=nnx.Rngs(0))(INPUTS, seq_lengths=np.ones(INPUTS.shape[:2], bool))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("num_layers", "hidden_features"), ("batch_first", "time_major"), ("dropout", "dropout_rate"),
+     ("hidden_size", "hidden_features"), ("bidirectionl", "bidirectional")],
+)  # fmt: skip
+def test_arguments_of_other_libraries_are_named(name, meant):
+    with pytest.raises(TypeError, match=f"LSTM has no argument '{name}'. Here it is {meant}"):
+        LSTM(5, 4, rngs=nnx.Rngs(0), **{name: 2})
+
+
+def test_arguments_of_calls_in_other_libraries_are_named():
+    with pytest.raises(TypeError, match=r"LSTM has no argument 'hx'\. Here it is initial_carries"):
+        LSTM(5, 4, rngs=nnx.Rngs(0))(INPUTS, hx=None)

@@ -1,0 +1,105 @@
+"""A batch over several devices: it stays sharded, and nothing is gathered."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lstm_mnist_jax.rnn import GRU, LSTM, gated, lstm, native
+
+pytestmark = pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
+
+BATCH, TIME, FEATURES = 4, 6, 4
+LENGTHS = np.array([6, 0, 3, 5])
+
+
+def mesh_of(kind):
+    return jax.make_mesh((2,), ("data",), axis_types=(kind,), devices=jax.devices()[:2])
+
+
+needs_kernel = pytest.mark.skipif(native.unavailable() is not None, reason="no compiled kernel")
+LAYERS = [
+    pytest.param(LSTM, {"backend": "xla"}, id="LSTM, XLA"),
+    pytest.param(LSTM, {"backend": "native", "remat": 4}, id="LSTM, kernel", marks=needs_kernel),
+    pytest.param(GRU, {}, id="GRU"),
+    pytest.param(LSTM, {"backend": "flax"}, id="LSTM, Flax", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [P("data"), P(None, None, "data")], ids=["batch", "features"])
+@pytest.mark.parametrize(("layer", "options"), LAYERS)
+def test_sharded_inputs(rng, kind, spec, layer, options):
+    inputs = np.float32(rng.normal(size=(BATCH, TIME, FEATURES)))
+    stack = layer(FEATURES, 5, bidirectional=True, **options, rngs=nnx.Rngs(0))
+    graph, params, states = nnx.split(stack, nnx.Param, ...)
+
+    def loss(params, inputs):
+        outputs, carries = nnx.merge(graph, params, states)(inputs, seq_lengths=LENGTHS)
+        return jnp.sum(outputs**2) + sum(jnp.sin(part).sum() for part in jax.tree.leaves(carries)), (outputs, carries)
+
+    differentiate = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    wanted = differentiate(params, inputs)
+    mesh = mesh_of(kind)
+    sharded = jax.device_put(inputs, NamedSharding(mesh, spec))
+    compiled = differentiate.lower(params, sharded).compile()
+    found = compiled(params, sharded)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+    assert "all-gather" not in compiled.as_text()
+    assert "all-to-all" not in compiled.as_text()
+    (_, (outputs, carries)), _ = found
+    for array in [outputs, *jax.tree.leaves(carries)]:
+        assert array.sharding.spec[:1] in ((spec[0],), () if spec[0] is None else None)
+    if layer is GRU and spec == P("data"):
+        with jax.set_mesh(mesh):
+            again = differentiate(params, sharded)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), again, wanted)
+
+
+@pytest.mark.parametrize("layer", [LSTM, GRU])
+def test_calls_outside_jit_keep_the_sharding_of_explicit_axes(layer):
+    mesh = mesh_of(AxisType.Explicit)
+    inputs = jax.device_put(jnp.ones((BATCH, TIME, FEATURES)), NamedSharding(mesh, P("data")))
+    outputs, carries = layer(FEATURES, 5, rngs=nnx.Rngs(0))(inputs, seq_lengths=LENGTHS)
+    for array in [outputs, *jax.tree.leaves(carries)]:
+        assert jax.typeof(array).sharding.spec[0] == "data"
+
+
+def test_noise_in_a_mesh(rng):
+    mesh = mesh_of(AxisType.Explicit)
+    inputs = jax.device_put(jnp.ones((BATCH, TIME, FEATURES)), NamedSharding(mesh, P("data")))
+    options = {"dropout_rate": 0.5, "recurrent_dropout_rate": 0.2, "zoneout_rates": 0.1}
+    with jax.set_mesh(mesh):
+        outputs, _ = LSTM(FEATURES, (5, 5), **options, rngs=nnx.Rngs(0))(inputs)
+    wanted, _ = LSTM(FEATURES, (5, 5), **options, rngs=nnx.Rngs(0))(np.ones(inputs.shape, np.float32))
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_functions_of_arrays_keep_the_sharding_of_explicit_axes(rng):
+    mesh = mesh_of(AxisType.Explicit)
+    inputs = np.float32(rng.normal(size=(TIME, BATCH, FEATURES)))
+    sharded = jax.device_put(inputs, NamedSharding(mesh, P(None, "data")))
+    weights = [np.float32(rng.normal(size=shape)) for shape in [(FEATURES, 20), (5, 20), (20,)]]
+    zeros = np.zeros((BATCH, 5), np.float32)
+    states = lstm(sharded, *weights, (zeros, zeros))
+    assert jax.typeof(states.h).sharding.spec[1] == "data"
+    wanted = lstm(inputs, *weights, (zeros, zeros))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), states, wanted)
+
+    def update(params, carry, projected, recurrent):
+        return (jnp.tanh(projected[0] + recurrent[0]),)
+
+    projected = jax.device_put(np.ones((TIME, BATCH, 5), np.float32), NamedSharding(mesh, P(None, "data")))
+    (outputs,), _ = gated(update, {}, (projected,), np.ones((5, 5), np.float32), (zeros,))
+    assert jax.typeof(outputs).sharding.spec[1] == "data"
+
+
+def test_time_over_explicit_axes_is_refused():
+    mesh = mesh_of(AxisType.Explicit)
+    inputs = jax.device_put(jnp.ones((BATCH, TIME, FEATURES)), NamedSharding(mesh, P(None, "data")))
+    with pytest.raises(ValueError, match=r"The time axis of the inputs is sharded over 'data'.*jax\.sharding\.reshard"):
+        LSTM(FEATURES, 5, rngs=nnx.Rngs(0))(inputs)
