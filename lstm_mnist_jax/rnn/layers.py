@@ -5,6 +5,7 @@ Depends on Flax's modules and on the recurrences; not on data sets, configs or t
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from lstm_mnist_jax.rnn import scan
 from lstm_mnist_jax.rnn.equations import CellSpec, cell_spec, is_hashable
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry
+from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
 
@@ -192,8 +194,12 @@ class RNN(nnx.RNN):
             flax=(self.state_axes, self.broadcast_rngs) if spec is None else None,
         )
         arrays = scan.Arrays(params, states, inputs, initial_carry, seq_lengths, resets, noise)
-        run = scan.compiled_run if is_hashable(call) else scan.run
-        carry, outputs, states = run(call, arrays)
+        if is_hashable(call):
+            run: Any = scan.compiled_run if spec is not None else scan.compiled_run_flax
+        else:
+            run = scan.run if spec is not None else scan.run_flax
+        run = with_automatic_axes(partial(run, call), inputs, time_axis, feature_axes, (-1, time_axis, None))
+        carry, outputs, states = run(arrays)
         if jax.tree.leaves(states):
             nnx.update(self.cell, states)
         return_carry = self.return_carry if return_carry is None else return_carry
@@ -236,9 +242,14 @@ class RNN(nnx.RNN):
         return self.cell.initialize_carry(in_step, rngs)
 
 
-def checked_inputs(name: str, inputs: Any, feature_axes: int, time_major: bool) -> Array:
-    """Inputs as an array of floats with a time axis; `name` is the layer's, for messages."""
-    inputs = jnp.asarray(inputs)
+def checked_inputs(name: str, inputs: Any, feature_axes: int, time_major: bool) -> Any:
+    """Inputs as an array of floats with a time axis; `name` is the layer's, for messages.
+
+    NumPy's arrays stay so: to make them JAX's is an operation that `jax.debug_nans` checks, and padding may be NaN.
+    """
+    inputs = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
+    if inputs.dtype != (dtype := jax.dtypes.canonicalize_dtype(inputs.dtype)):
+        inputs = inputs.astype(dtype)
     axes = "[time, *batch, features]" if time_major else "[*batch, time, features]"
     if inputs.ndim < feature_axes + 1:
         raise ValueError(f"{name} expected inputs {axes}, got shape {inputs.shape}.")

@@ -17,7 +17,6 @@ from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
 from lstm_mnist_jax.rnn.products import state_dtype
 from lstm_mnist_jax.rnn.recurrence import lstm
-from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 
 class Call(NamedTuple):
@@ -69,54 +68,23 @@ class Arrays(NamedTuple):
 
 
 def run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
-    """The final carry, the outputs (with time where the inputs have it), and the cell's other states afterwards."""
-    axes = (-1, call.time_axis, None)
-    shard = with_automatic_axes(partial(_run, call), arrays.inputs, call.time_axis, call.feature_axes, axes)
-    return shard(arrays)
+    """Runs a cell by the recurrences of this package.
 
-
-# Compiled here, so that calls outside `jit` compile once and not each time.
-compiled_run = jax.jit(run, static_argnums=0)
-
-
-def _run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
-    lengths, resets, reverse = arrays.seq_lengths, arrays.resets, call.reverse
-    inputs = jnp.moveaxis(arrays.inputs, call.time_axis, 0)
-    resets = None if resets is None else jnp.moveaxis(resets, call.time_axis, 0)
-    if reverse and resets is not None:  # then the step before the first of a piece is the last of another
-        resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
-    if lengths is not None:
-        inputs = without_padding(inputs, lengths)
-        if reverse:  # the padding stays at the end: this is no scan from the end
-            inputs, resets = _flip(inputs, lengths), None if resets is None else _flip(resets, lengths)
-    backwards = reverse and lengths is None
-
-    arrays = arrays._replace(inputs=inputs, resets=resets)
-    over_time = _over_time_by_flax if call.flax is not None else _over_time
-    last, outputs, states = over_time(call, arrays, backwards)
-
-    if lengths is not None:
-        outputs = jax.tree.map(partial(without_padding, seq_lengths=lengths), outputs)
-        if reverse and call.keep_order:
-            outputs = jax.tree.map(partial(_flip, seq_lengths=lengths), outputs)
-    elif backwards and not call.keep_order:
-        outputs = jax.tree.map(partial(jnp.flip, axis=0), outputs)
-    return last, jax.tree.map(lambda array: jnp.moveaxis(array, 0, call.time_axis), outputs), states
-
-
-def _over_time(call: Call, arrays: Arrays, backwards: bool) -> tuple[Any, Array, Any]:
-    """By the recurrences of this package, over rows: the axes of the batch are one."""
-    cell = nnx.merge(call.graph, arrays.params, arrays.states)
-    equations = equations_of(cell, arrays.inputs.dtype)
+    Returns:
+      The final carry, the outputs with time where the inputs have it, and the cell's other states, if they changed.
+    """
+    inputs, resets, backwards = _in_the_order_of_reading(call, arrays)
+    equations = equations_of(nnx.merge(call.graph, arrays.params, arrays.states), inputs.dtype)
     assert equations is not None
-    time, *batch_shape, features = arrays.inputs.shape
+    time, *batch_shape, features = inputs.shape
     batch = math.prod(batch_shape)
     structure: Any
     parts, structure = jax.tree.flatten(arrays.initial_carry)
     carry = tuple(part.reshape(batch, part.shape[-1]).astype(state_dtype(equations.dtype)) for part in parts)
-    rows = arrays.inputs.astype(equations.dtype).reshape(time, batch, features)
+    # The axes of the batch are one here.
+    rows = inputs.astype(equations.dtype).reshape(time, batch, features)
     lengths = None if arrays.seq_lengths is None else arrays.seq_lengths.reshape(batch)
-    resets = None if arrays.resets is None else arrays.resets.reshape(time, batch)
+    resets = None if resets is None else resets.reshape(time, batch)
     mask, zoneout = arrays.noise
 
     scan = partial(_scan, equations, carry, mask, backwards, call.unroll, call.backend)
@@ -127,11 +95,12 @@ def _over_time(call: Call, arrays: Arrays, backwards: bool) -> tuple[Any, Array,
     outputs = outputs.reshape(time, *batch_shape, equations.widths[-1])
     outputs = outputs.astype(jnp.promote_types(equations.dtype, parts[-1].dtype))
     ends = [new.astype(old.dtype).reshape(old.shape) for new, old in zip(last, parts, strict=True)]
-    return structure.unflatten(ends), outputs, {}
+    return structure.unflatten(ends), _in_the_order_of_the_inputs(call, arrays, outputs), {}
 
 
-def _over_time_by_flax(call: Call, arrays: Arrays, backwards: bool) -> tuple[Any, Any, Any]:
-    """By a scan of Flax over the cell's own step, as `flax.nnx.RNN` does it."""
+def run_flax(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
+    """As `run`, by a scan of Flax over the cell's own step, as `flax.nnx.RNN` does it."""
+    inputs, resets, backwards = _in_the_order_of_reading(call, arrays)
     cell = nnx.merge(call.graph, arrays.params, arrays.states)
     initial, lengths = arrays.initial_carry, arrays.seq_lengths
     assert call.flax is not None
@@ -151,26 +120,56 @@ def _over_time_by_flax(call: Call, arrays: Arrays, backwards: bool) -> tuple[Any
         new, outputs = cell(carry if reset is None else where(reset, initial, carry), inputs)
         return new if lengths is None else where(number < lengths, new, carry), outputs
 
-    inputs = arrays.inputs
-    if not len(inputs):
+    if inputs.shape[0] == 0:
         step = jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype)
         output = jax.eval_shape(lambda carry, step: cell(carry, step)[1], initial, step)
-        return initial, jax.tree.map(lambda array: jnp.zeros((0, *array.shape), array.dtype), output), {}
+        outputs = jax.tree.map(lambda array: jnp.zeros((0, *array.shape), array.dtype), output)
+        return initial, _in_the_order_of_the_inputs(call, arrays, outputs), {}
     # With splits=1 and squeeze=True every call has random numbers of its own.
     scan = nnx.compat.scan(
         one_step, in_axes=(axes, nnx.Carry, 0), out_axes=(nnx.Carry, 0), unroll=call.unroll, reverse=backwards
     )
     scan = nnx.split_rngs(splits=1, only=broadcast_rngs, squeeze=True)(scan)
-    last, outputs = scan(cell, initial, (jnp.arange(len(inputs)), inputs, arrays.resets))
-    return last, outputs, nnx.state(cell, nnx.Not(nnx.Param))
+    last, outputs = scan(cell, initial, (jnp.arange(inputs.shape[0]), inputs, resets))
+    return last, _in_the_order_of_the_inputs(call, arrays, outputs), nnx.state(cell, nnx.Not(nnx.Param))
 
 
-def without_padding(sequences: Any, seq_lengths: Any) -> Array:
+# Compiled here, so that calls outside `jit` compile once and not each time.
+compiled_run = jax.jit(run, static_argnums=0)
+compiled_run_flax = jax.jit(run_flax, static_argnums=0)
+
+
+def _in_the_order_of_reading(call: Call, arrays: Arrays) -> tuple[Array, Array | None, bool]:
+    """Inputs and resets with time first, and whether the scan runs from the end."""
+    lengths = arrays.seq_lengths
+    inputs = jnp.moveaxis(arrays.inputs, call.time_axis, 0)
+    resets = None if arrays.resets is None else jnp.moveaxis(arrays.resets, call.time_axis, 0)
+    if call.reverse and resets is not None:  # then the step before the first of a piece is the last of another
+        resets = jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+    if lengths is not None:
+        inputs = _without_padding(inputs, lengths)
+        if call.reverse:  # the padding stays at the end: this is no scan from the end
+            inputs, resets = _flip(inputs, lengths), None if resets is None else _flip(resets, lengths)
+    return inputs, resets, call.reverse and lengths is None
+
+
+def _in_the_order_of_the_inputs(call: Call, arrays: Arrays, outputs: Any) -> Any:
+    lengths = arrays.seq_lengths
+    if lengths is not None:
+        outputs = jax.tree.map(partial(_without_padding, seq_lengths=lengths), outputs)
+        if call.reverse and call.keep_order:
+            outputs = jax.tree.map(partial(_flip, seq_lengths=lengths), outputs)
+    elif call.reverse and not call.keep_order:
+        outputs = jax.tree.map(partial(jnp.flip, axis=0), outputs)
+    return jax.tree.map(lambda array: jnp.moveaxis(array, 0, call.time_axis), outputs)
+
+
+def _without_padding(sequences: Any, seq_lengths: Any) -> Array:
     """Time-major sequences [time, *batch, ...] with zeros in the padding.
 
     The padding, which may be NaN, must not reach a gradient.
     """
-    steps = jnp.arange(len(sequences), dtype=seq_lengths.dtype).reshape(-1, *(1,) * seq_lengths.ndim)
+    steps = jnp.arange(sequences.shape[0], dtype=seq_lengths.dtype).reshape(-1, *(1,) * seq_lengths.ndim)
     counts = steps < seq_lengths
     counts = counts.reshape(*counts.shape, *(1,) * (sequences.ndim - counts.ndim))
     return jnp.where(counts, sequences, jnp.zeros((), sequences.dtype))
@@ -178,8 +177,8 @@ def without_padding(sequences: Any, seq_lengths: Any) -> Array:
 
 def _flip(sequences: Array, seq_lengths: Array) -> Array:
     """Time-major sequences in the opposite order, with the padding where it was."""
-    time = len(sequences)
-    if not time:
+    time = sequences.shape[0]
+    if time == 0:
         return sequences
     steps = jnp.arange(time - 1, -1, -1, dtype=seq_lengths.dtype).reshape(-1, *(1,) * seq_lengths.ndim)
     index = (steps + seq_lengths) % time
@@ -221,7 +220,7 @@ def _in_chunks(
     scan: Any, size: int, reverse: bool, inputs: Array, carry: Any, lengths: Any, resets: Any, zoneout: Any
 ) -> tuple[Array, Any]:
     """As `scan`, but keeps only the carries between chunks of `size` steps for the gradient."""
-    time = len(inputs)
+    time = inputs.shape[0]
     whole = time // size * size
     # The remaining steps are at the end, forwards and backwards; backwards they are read first.
     arrays = inputs, resets, [zone for zone in zoneout or () if zone.ndim]
@@ -259,8 +258,8 @@ def _in_chunks(
 
 def _at_end(states: Array, lengths: Array, initial: Array) -> Array:
     """The state after step `lengths` of each sequence: [time, batch, hidden] to [batch, hidden]."""
-    if not len(states):
+    if states.shape[0] == 0:
         return initial
-    index = jnp.clip(lengths - 1, 0, len(states) - 1)
+    index = jnp.clip(lengths - 1, 0, states.shape[0] - 1)
     last = jnp.take_along_axis(states, index[None, :, None], axis=0)[0]
     return jnp.where(lengths[:, None] > 0, last.astype(initial.dtype), initial)

@@ -8,7 +8,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -48,41 +48,23 @@ OTHER_NAMES = {
 }
 """Arguments of the layers of PyTorch, Keras and Flax, and what they are here."""
 
-CALL_NAMES = {
-    "hx": "initial_carries",
-    "initial_state": "initial_carries",
-    "initial_carry": "initial_carries",
-    "sequence_length": "seq_lengths",
-    "lengths": "seq_lengths",
-    "mask": "seq_lengths: of a mask [batch, time] whose True come first, mask.sum(-1)",
-    "training": "no argument: layer.train() and layer.eval() switch dropout",
-    "deterministic": "no argument: layer.train() and layer.eval() switch dropout",
-    "rngs": "no argument: dropout draws from the rngs that the layer was made with",
-}
-"""Arguments of calls of these layers."""
-
 P = ParamSpec("P")
-R = TypeVar("R")
 
 
-def _with_other_names(other_names: dict[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A method that says what an argument is called here that it does not have."""
+def _with_other_names(method: Callable[P, None]) -> Callable[P, None]:
+    """`__init__`, which says what an argument is called here that it does not have."""
+    known = [name for name in inspect.signature(method).parameters if name != "self"]
 
-    def decorate(method: Callable[P, R]) -> Callable[P, R]:
-        known = [name for name in inspect.signature(method).parameters if name != "self"]
+    @functools.wraps(method)
+    def init(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name in kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                meant = OTHER_NAMES.get(name) or (near[0] if near else f"one of {', '.join(known)}")
+                raise TypeError(f"{type(args[0]).__name__} has no argument {name!r}. Here it is {meant}.")
+        method(*args, **kwargs)
 
-        @functools.wraps(method)
-        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            for name in kwargs:
-                if name not in known:
-                    near = difflib.get_close_matches(name, known, 1)
-                    meant = other_names.get(name) or (near[0] if near else f"one of {', '.join(known)}")
-                    raise TypeError(f"{type(args[0]).__name__} has no argument {name!r}. Here it is {meant}.")
-            return method(*args, **kwargs)
-
-        return checked
-
-    return decorate
+    return init
 
 
 class StackedRNN(nnx.Module):
@@ -103,7 +85,7 @@ class StackedRNN(nnx.Module):
       ((5, 64), True, True)
     """
 
-    @_with_other_names(OTHER_NAMES)
+    @_with_other_names
     def __init__(
         self,
         cell: Callable[..., nnx.RNNCellBase],
@@ -221,7 +203,6 @@ class StackedRNN(nnx.Module):
         self.out_features = in_width
         self.dropout = nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
 
-    @_with_other_names(CALL_NAMES)
     def __call__(
         self,
         inputs: AnyArray,
@@ -365,7 +346,7 @@ class LSTM(StackedRNN):
       True
     """
 
-    @_with_other_names(OTHER_NAMES)
+    @_with_other_names
     def __init__(
         self,
         in_features: int,
@@ -487,7 +468,7 @@ class GRU(StackedRNN):
       ((5, 10, 64), [(5, 32), (5, 64)])
     """
 
-    @_with_other_names(OTHER_NAMES)
+    @_with_other_names
     def __init__(
         self,
         in_features: int,

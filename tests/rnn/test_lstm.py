@@ -144,8 +144,3 @@ def test_a_mask_in_place_of_lengths_is_refused():
 def test_arguments_of_other_libraries_are_named(name, meant):
     with pytest.raises(TypeError, match=f"LSTM has no argument '{name}'. Here it is {meant}"):
         LSTM(5, 4, rngs=nnx.Rngs(0), **{name: 2})
-
-
-def test_arguments_of_calls_in_other_libraries_are_named():
-    with pytest.raises(TypeError, match=r"LSTM has no argument 'hx'\. Here it is initial_carries"):
-        LSTM(5, 4, rngs=nnx.Rngs(0))(INPUTS, hx=None)

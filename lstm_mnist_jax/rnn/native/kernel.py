@@ -1,29 +1,27 @@
-"""The two loops of the LSTM recurrence in the compiled kernel, as JAX functions that batch and differentiate.
+"""The two loops of the LSTM recurrence in the compiled kernel, as a JAX primitive that batches and differentiates.
 
 Depends on the kernel's calling convention and on `xla_loops`: the same functions in JAX, which run on every other
-platform and give the derivatives.
+platform and give the derivatives of the loops themselves.
 """
 
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lstm_mnist_jax.rnn import xla_loops
 from lstm_mnist_jax.rnn.native import build
 
 SYMBOLS = {"forward": "LstmForward", "backward": "LstmBackward"}
-
-RESETS = {"forward": 5, "backward": 8}
-"""The place of the resets among the arrays that the kernel takes."""
 
 _lock = threading.Lock()
 
@@ -56,6 +54,29 @@ def supports(batch: Any, hidden: Any, dtype: Any) -> bool:
     return batch >= 1 and hidden >= 1
 
 
+class Loop(NamedTuple):
+    """Which loop, and its options: see `xla_loops`.
+
+    Attributes:
+      part: "forward" or "backward".
+      reverse: see there.
+      unroll: see there; the kernel does not use it.
+      threads: the most that the kernel uses. None is one within a mesh of several devices, which share the cores, and
+        otherwise all of XLA's.
+      cells: see there.
+      activations: see there.
+      structure: of the arguments, some of which may be None.
+    """
+
+    part: str
+    reverse: bool
+    unroll: int
+    threads: int | None
+    cells: bool
+    activations: bool
+    structure: Any
+
+
 def forward(
     projected: Array,
     bias: Array,
@@ -69,15 +90,12 @@ def forward(
     reverse: bool,
     unroll: int = 1,
     threads: int | None = None,
-) -> Any:
-    """The forward loop: arguments and results of `xla_loops.forward`.
-
-    `threads` is the most that the kernel uses. None is one within a mesh of several devices, which share the cores, and
-    otherwise all of XLA's.
-    """
-    arrays = (projected, bias, recurrent_kernel, h, c, resets)
-    options = (reverse, unroll, threads, cells, activations)
-    return jax.lax.platform_dependent(*arrays, cpu=_kernel("forward", *options), default=_xla("forward", *options))
+) -> tuple[Any, ...]:
+    """The forward loop: arguments and results of `xla_loops.forward`; `threads` as in `Loop`."""
+    arrays, structure = jax.tree.flatten((projected, bias, recurrent_kernel, h, c, resets))
+    loop = Loop("forward", reverse, unroll, threads, cells, activations, structure)
+    results = iter(_bind(loop, *arrays))
+    return tuple(next(results) if is_wanted else None for is_wanted in (True, cells, activations, True, True))
 
 
 def backward(
@@ -94,87 +112,147 @@ def backward(
     reverse: bool,
     unroll: int = 1,
     threads: int | None = None,
-) -> Any:
-    """The backward loop: arguments and results of `xla_loops.backward`. `threads` as for `forward`."""
-    arrays = (activations, cs, initial_c, recurrent_kernel, d_hs, d_cs, d_last_h, d_last_c, resets)
-    options = (reverse, unroll, threads)
-    return jax.lax.platform_dependent(*arrays, cpu=_kernel("backward", *options), default=_xla("backward", *options))
+) -> tuple[Any, ...]:
+    """The backward loop: arguments and results of `xla_loops.backward`; `threads` as in `Loop`."""
+    all_arrays = (activations, cs, initial_c, recurrent_kernel, d_hs, d_cs, d_last_h, d_last_c, resets)
+    arrays, structure = jax.tree.flatten(all_arrays)
+    return tuple(_bind(Loop("backward", reverse, unroll, threads, True, True, structure), *arrays))
 
 
-def _xla(
-    part: str, reverse: bool, unroll: int, threads: int | None, cells: bool = True, activations: bool = True
-) -> Callable[..., Any]:
-    """XLA's loop, for other platforms and for derivatives of the loop itself."""
-    if part == "backward":
-        return functools.partial(xla_loops.backward, reverse=reverse, unroll=unroll)
-    return functools.partial(xla_loops.forward, cells=cells, activations=activations, reverse=reverse, unroll=unroll)
+# The arrays of the primitive are those of `xla_loops` that are not None. Where it runs several networks, each has an
+# axis of networks in front, weights included.
+loop_p = Primitive("lstm_loop")
+loop_p.multiple_results = True
+
+
+def _bind(loop: Loop, *flat: Array) -> list[Array]:
+    # The kernel's program is a parameter of the primitive, not made when it is lowered: JAX looks in the parameters for
+    # whether a program (custom_partitioning) has to know its devices.
+    return loop_p.bind(*flat, loop=loop, kernel=jax.make_jaxpr(functools.partial(_run_kernel, loop=loop))(*flat))
+
+
+@loop_p.def_abstract_eval
+def _(first: Any, *rest: Any, loop: Loop, kernel: Any) -> list[Any]:
+    *networks, time, batch, gates = first.shape
+    state = (*networks, batch, gates // 4)
+    in_time = (*networks, time, batch, gates // 4)
+    if loop.part == "forward":
+        shapes = [in_time, *[in_time] * loop.cells, *[first.shape] * loop.activations, state, state]
+    else:
+        shapes = [first.shape, *[state] * (4 if _has_resets(loop) else 2)]
+    # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
+    mesh = first.sharding.mesh
+    return [
+        first.update(shape=shape, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))) for shape in shapes
+    ]
+
+
+def _has_resets(loop: Loop) -> bool:
+    *_, resets = loop.structure.unflatten(range(loop.structure.num_leaves))
+    return resets is not None
 
 
 @functools.cache
-def _kernel(
-    part: str, reverse: bool, unroll: int, threads: int | None, cells: bool = True, activations: bool = True
-) -> Callable[..., Any]:
-    """The kernel's loop of one network, or of several: then every array has an axis of networks in front."""
-
-    def ffi_call(most: int, *arrays: Array) -> tuple[Array, ...]:
-        names, reason = _register()
-        if reason is not None:
-            raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
-        first = arrays[0]
-        networks, time, batch, gates = first.shape
-        state = (networks, batch, gates // 4)
-        in_time = (networks, time, *state[1:])
-        none = (0,)
-        in_resets = state if arrays[-1].ndim > 1 else none
-        shapes: list[tuple[int, ...]] = [first.shape, state, state, in_resets, in_resets]
-        if part == "forward":
-            shapes = [in_time, in_time if cells else none, first.shape if activations else none, state, state]
-        # The activations take the place of the projected inputs, and their gradient the place of the activations:
-        # these are the largest arrays of training.
-        aliases = {"forward": {0: 2} if activations else {}, "backward": {0: 0}}[part]
-        # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
-        like = jax.typeof(first)
-        mesh = like.sharding.mesh
-
-        def result(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-            sharding = None if mesh.empty else NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))
-            return jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
-
-        run = jax.ffi.ffi_call(names[part], [*map(result, shapes)], input_output_aliases=aliases)
-        return tuple(run(*arrays, reverse=reverse, threads=np.int64(most)))
-
-    one_device = functools.partial(ffi_call, threads or 0)
-    several_devices = functools.partial(ffi_call, threads or 1)
-    partitioned = _partitioned(part, one_device, several_devices, cells, activations)
-
-    @custom_vmap
-    def call(*arrays: Any) -> Any:
-        if is_single := arrays[0].ndim == 3:
-            arrays = jax.tree.map(lambda array: array[None], arrays)
-        *rest, resets = arrays
-        has_resets = resets is not None
-        given = [*rest, *(resets if has_resets else (None,) * (3 if part == "forward" else 2))]
-        dtypes = [bool if n == RESETS[part] else given[0].dtype for n in range(len(given))]
-        given = [jnp.zeros((0,), dtype) if array is None else array for array, dtype in zip(given, dtypes, strict=True)]
-        mesh = jax.typeof(given[0]).sharding.mesh
-        results: Any = (several_devices if mesh.manual_axes else partitioned)(*given)
-        if part == "forward":
-            results = (results[0], results[1] if cells else None, results[2] if activations else None, *results[3:])
-        elif not has_resets:
-            results = results[:3]
-        return jax.tree.map(lambda array: array[0], results) if is_single else results
-
-    weights = {"forward": (1, 2), "backward": (3,)}[part]
-    call.def_vmap(functools.partial(_batched, call, weights))
-    differentiable = jax.custom_jvp(call)
-    xla = _xla(part, reverse, unroll, threads, cells, activations)
-    differentiable.defjvp(functools.partial(jax.jvp, xla))
-    return differentiable
+def _compiled(loop: Loop) -> Callable[..., Any]:
+    return jax.jit(functools.partial(_bind, loop))
 
 
-def _partitioned(
-    part: str, one_device: Callable[..., Any], several_devices: Callable[..., Any], cells: bool, activations: bool
-) -> Callable[..., Any]:
+@loop_p.def_impl
+def _(*flat: Array, loop: Loop, kernel: Any) -> Any:
+    return _compiled(loop)(*flat)
+
+
+def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
+    run: Callable[..., Any] = functools.partial(xla_loops.backward, reverse=loop.reverse, unroll=loop.unroll)
+    if loop.part == "forward":
+        run = functools.partial(
+            xla_loops.forward,
+            cells=loop.cells,
+            activations=loop.activations,
+            reverse=loop.reverse,
+            unroll=loop.unroll,
+        )
+    several = flat[0].ndim == 4
+    return jax.tree.leaves((jax.vmap(run) if several else run)(*loop.structure.unflatten(flat)))
+
+
+def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
+    if is_single := flat[0].ndim == 3:
+        flat = tuple(array[None] for array in flat)
+    *arrays, resets = loop.structure.unflatten(flat)
+    is_forward = loop.part == "forward"
+    given = [*arrays, *(resets or (None,) * (3 if is_forward else 2))]
+    dtypes = [bool if n == (5 if is_forward else 8) else given[0].dtype for n in range(len(given))]
+    given = [jnp.zeros((0,), dtype) if array is None else array for array, dtype in zip(given, dtypes, strict=True)]
+    one_device, several_devices = (functools.partial(_ffi_call, loop, loop.threads or most) for most in (0, 1))
+    run: Callable[..., Any] = several_devices
+    if not jax.typeof(given[0]).sharding.mesh.manual_axes:
+        run = _partitioned(loop, one_device, several_devices)
+    results: Any = run(*given)
+    wanted = (True, loop.cells, loop.activations, True, True) if is_forward else (True,) * 3 + (resets is not None,) * 2
+    kept = [result for result, is_wanted in zip(results, wanted, strict=True) if is_wanted]
+    return [result[0] for result in kept] if is_single else kept
+
+
+def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
+    """The call of the library: arrays that are not given or not wanted have no elements."""
+    names, reason = _register()
+    if reason is not None:
+        raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
+    first = arrays[0]
+    networks, time, batch, gates = first.shape
+    state = (networks, batch, gates // 4)
+    in_time = (networks, time, *state[1:])
+    none = (0,)
+    # The activations take the place of the projected inputs, and their gradient the place of the activations: these are
+    # the largest arrays of training.
+    if loop.part == "forward":
+        activations = first.shape if loop.activations else none
+        shapes, aliases = [in_time, in_time if loop.cells else none, activations, state, state], {0: 2}
+        aliases = aliases if loop.activations else {}
+    else:
+        of_resets = state if arrays[-1].ndim > 1 else none
+        shapes, aliases = [first.shape, state, state, of_resets, of_resets], {0: 0}
+    # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
+    like = jax.typeof(first)
+    mesh = like.sharding.mesh
+
+    def result(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        sharding = None if mesh.empty else NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))
+        return jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
+
+    call = jax.ffi.ffi_call(names[loop.part], [*map(result, shapes)], input_output_aliases=aliases)
+    return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
+
+
+def _default_lowering(*flat: Array, loop: Loop, kernel: Any) -> Any:
+    return _run_xla(*flat, loop=loop)
+
+
+def _cpu_lowering(*flat: Array, loop: Loop, kernel: Any) -> Any:
+    return jaxpr_as_fun(kernel)(*flat)
+
+
+mlir.register_lowering(loop_p, mlir.lower_fun(_default_lowering, multiple_results=True))
+mlir.register_lowering(loop_p, mlir.lower_fun(_cpu_lowering, multiple_results=True), platform="cpu")
+
+
+def _jvp(primals: Any, tangents: Any, *, loop: Loop, kernel: Any) -> Any:
+    """Where the loop itself is differentiated, XLA's is."""
+
+    def tangent(primal: Any, tangent: Any) -> Any:
+        if not isinstance(tangent, ad.Zero):
+            return tangent
+        dtype = jax.dtypes.float0 if primal.dtype == bool else primal.dtype
+        return np.zeros(primal.shape, dtype) if dtype == jax.dtypes.float0 else jnp.zeros_like(primal)
+
+    return jax.jvp(functools.partial(_run_xla, loop=loop), [*primals], [*map(tangent, primals, tangents)])
+
+
+ad.primitive_jvps[loop_p] = _jvp
+
+
+def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Callable[..., Any]) -> Callable[..., Any]:
     """The loop for `jit` over several devices: each computes its part of the batch, and nothing is gathered."""
     gates, in_time, state = "n t b g", "n t b h", "n b h"
 
@@ -187,9 +265,9 @@ def _partitioned(
                 axes if len(shape) > 1 else none for (none, axes), shape in zip(names.items(), shapes, strict=False)
             ]
 
-        if part == "forward":
+        if loop.part == "forward":
             resets = given({"r": "n t b q", "s": state, "w": state}, 5)
-            results = [in_time, in_time if cells else "x", gates if activations else "y", state, state]
+            results = [in_time, in_time if loop.cells else "x", gates if loop.activations else "y", state, state]
             return [gates, "n g", "n k g", state, state, *resets], results
         gradients = given({"x": in_time, "y": in_time}, 4)
         resets = given({"r": "n t b q", "s": state}, 8)
@@ -215,44 +293,41 @@ def _partitioned(
     return run
 
 
-def _batched(call: Callable[..., Any], weights: tuple[int, ...], size: int, batched: Any, *arrays: Any) -> Any:
-    """One call of the kernel for a vmap of it over `size` instances.
+def _batched(flat: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
+    """One loop for a vmap of it.
 
     Sequences under the same weights are one larger batch; those with weights of their own are several networks.
-
-    Args:
-      call: takes and returns arrays [..., batch, features], or None, with or without an axis of networks.
-      weights: the places of the arrays that have no batch.
-      size: how many instances.
-      batched: for each array, whether it has the axis of instances.
-      arrays: with the axis of instances in front.
     """
-    is_shared = not any(batched[n] for n in weights)
-    is_single = arrays[0].ndim - batched[0] == 3
+    size = next(array.shape[axis] for array, axis in zip(flat, axes, strict=True) if axis is not None)
+    flat = [array if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(flat, axes, strict=True)]
+    has_axis = [axis is not None for axis in axes]
+    weights = {"forward": (1, 2), "backward": (3,)}[loop.part]  # the arrays that have no batch
+    is_shared = not any(has_axis[n] for n in weights)
+    is_single = flat[0].ndim - has_axis[0] == 3
 
-    def merge(array: Any, has_axis: Any) -> Any:
-        array = array if has_axis else jnp.broadcast_to(array, (size, *array.shape))
+    def merge(n: int) -> Array:
+        if n in weights and is_shared:
+            return flat[n]
+        array = flat[n] if has_axis[n] else jnp.broadcast_to(flat[n], (size, *flat[n].shape))
         if is_shared:
             array = jnp.moveaxis(array, 0, -3)
             return array.reshape(*array.shape[:-3], size * array.shape[-2], array.shape[-1])
         return array if is_single else array.reshape(size * array.shape[1], *array.shape[2:])
 
-    def split(array: Any) -> Any:
+    def split(array: Array) -> Array:
         if is_shared:
             array = array.reshape(*array.shape[:-2], size, array.shape[-2] // size, array.shape[-1])
             return jnp.moveaxis(array, -3, 0)
         return array if is_single else array.reshape(size, array.shape[0] // size, *array.shape[1:])
 
-    def instance(array: Any, has_axis: Any) -> Any:
-        return jax.ShapeDtypeStruct(array.shape[1:] if has_axis else array.shape, array.dtype)
-
     if size == 0:
-        shapes = jax.eval_shape(call, *jax.tree.map(instance, arrays, tuple(batched)))
-        results = jax.tree.map(lambda shape: jnp.zeros((0, *shape.shape), shape.dtype), shapes)
+        one = [jax.ShapeDtypeStruct(array.shape[1:] if has else array.shape, array.dtype)
+               for array, has in zip(flat, has_axis, strict=True)]  # fmt: skip
+        shapes = jax.eval_shape(functools.partial(_bind, loop), *one)
+        results = [jnp.zeros((0, *shape.shape), shape.dtype) for shape in shapes]
     else:
-        merged = [
-            array if n in weights and is_shared else jax.tree.map(merge, array, has_axis)
-            for n, (array, has_axis) in enumerate(zip(arrays, batched, strict=True))
-        ]
-        results = jax.tree.map(split, call(*merged))
-    return results, jax.tree.map(lambda _: True, results)
+        results = [split(result) for result in _bind(loop, *map(merge, range(len(flat))))]
+    return results, [0] * len(results)
+
+
+batching.primitive_batchers[loop_p] = _batched
