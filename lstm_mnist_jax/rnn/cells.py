@@ -16,12 +16,13 @@ from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.gated import Gates
 from lstm_mnist_jax.rnn.initializers import uniform_gates
+from lstm_mnist_jax.rnn.products import state_dtype
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 
 def orthogonal(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
     """JAX's initializer of this name, in every dtype: JAX's own factorizes a matrix, which needs float32 or wider."""
-    drawn = initializers.orthogonal()(key, shape, jnp.promote_types(dtype, jnp.float32), out_sharding=out_sharding)
+    drawn = initializers.orthogonal()(key, shape, state_dtype(dtype), out_sharding=out_sharding)
     return drawn.astype(dtype)
 
 

@@ -171,7 +171,7 @@ def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
 
 
 def _update_gru_with_bias(bias: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    return gru_update(carry, projected, (*recurrent[:2], recurrent[2] + bias))
+    return gru_update(carry, projected, (*recurrent[:2], recurrent[2] + bias.astype(recurrent[2].dtype)))
 
 
 def _gated(cell: Any, dtype: Any) -> Equations | None:

@@ -182,6 +182,8 @@ def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Car
         if resets is not None:
             carry = tuple(jnp.where(reset, new, old) for new, old in zip(resets[1], carry, strict=True))
         recurrent = product(_masked(carry[-1], recurrent_mask), kernel)
+        # Not left to JAX, which may be told to promote nothing (jax_numpy_dtype_promotion="strict").
+        projected = tuple(gate.astype(recurrent.dtype) for gate in projected)
         after = settings.update(params, carry, projected, _split(recurrent, projected))
         unprojected = None
         if projection is not None:
@@ -238,9 +240,11 @@ def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_A
         d_output = d_carry[-1]
         if projection is not None:
             d_carry = (*d_carry[:-1], product(d_output, projection.T))
+        narrow, projected = projected, tuple(gate.astype(recurrent[0].dtype) for gate in projected)
         after, pull_back = jax.vjp(settings.update, params, before, projected, recurrent)
         d_carry = tuple(d.astype(part.dtype) for d, part in zip(d_carry, after, strict=True))
         d_step, d_before, d_projected, d_recurrent = pull_back(d_carry)
+        d_projected = tuple(d.astype(gate.dtype) for d, gate in zip(d_projected, narrow, strict=True))
         d_recurrent = jnp.concatenate(d_recurrent, axis=-1).astype(kernel.dtype)
         d_h = _masked(product(d_recurrent, kernel.T), recurrent_mask)
         d_before = (*d_before[:-1], d_before[-1] + d_h)

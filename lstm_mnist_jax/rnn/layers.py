@@ -160,6 +160,8 @@ class RNN(nnx.RNN):
         time = inputs.shape[time_axis]
         in_step = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 :]
         batch_shape = in_step[: len(in_step) - feature_axes]
+        if self.remat is not None and not isinstance(time, int):
+            raise ValueError(f"RNN with remat={self.remat} needs a number of time steps; got the symbolic size {time}.")
         if seq_lengths is not None:
             seq_lengths = checked_lengths("RNN", seq_lengths, batch_shape, time)
         if resets is not None:
@@ -199,7 +201,14 @@ class RNN(nnx.RNN):
         else:
             run = scan.run if spec is not None else scan.run_flax
         run = with_automatic_axes(partial(run, call), inputs, time_axis, feature_axes, (-1, time_axis, None))
-        carry, outputs, states = run(arrays)
+        try:
+            carry, outputs, states = run(arrays)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                'Forward-mode derivatives (jax.jvp, jax.jacfwd) of a recurrent layer need backend="flax".'
+            ) from error
         if jax.tree.leaves(states):
             nnx.update(self.cell, states)
         return_carry = self.return_carry if return_carry is None else return_carry

@@ -88,7 +88,7 @@ class RecurrentNoise(nnx.Module):
         mask, zoneout = None, None
         if self.dropout_rate and not self.deterministic:
             kept = jax.random.bernoulli(self.rngs(), 1 - self.dropout_rate, (batch, widths[-1]))
-            mask = kept / (1 - self.dropout_rate)
+            mask = kept.astype(jnp.float32) / (1 - self.dropout_rate)
         if any(rates):
             zoneout = tuple(jnp.float32(rate) for rate in rates)
             if not self.deterministic:

@@ -14,7 +14,12 @@ from jax.typing import DTypeLike
 
 def state_dtype(dtype: DTypeLike) -> DTypeLike:
     """The dtype in which a recurrence with weights of `dtype` keeps its states: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return wider_dtype(dtype, jnp.float32)
+
+
+def wider_dtype(dtype: DTypeLike, other: DTypeLike) -> DTypeLike:
+    """The dtype of floats with more bits, also where JAX promotes none (jax_numpy_dtype_promotion="strict")."""
+    return dtype if jnp.finfo(dtype).bits >= jnp.finfo(other).bits else other
 
 
 def project(inputs: Array, kernel: Array) -> Array:
@@ -42,7 +47,7 @@ def outer(inputs: Array, outputs: Array) -> Array:
 
 def shift(initial: Array, states: Array, reverse: bool) -> Array:
     """The state before each step, from the state after each: [time, batch, hidden]."""
-    if not len(states):
+    if states.shape[0] == 0:
         return states
     first = initial[None].astype(states.dtype)
     return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])

@@ -203,7 +203,7 @@ def _recurrence(
     `resets` is None or (booleans [time, batch, 1], h, c).
     """
     block = _block(loops, inputs, bias)
-    if block < len(inputs):
+    if block is not None and block < inputs.shape[0]:
         run = partial(_run_block, loops, kernel, bias, recurrent_kernel, resets and resets[1:])
         xs = inputs if resets is None else (inputs, resets[0])
         last, states = in_blocks(run, (h, c), xs, block, loops.reverse)
@@ -223,11 +223,14 @@ def _run_block(
     return tuple(last), (hs, cs)
 
 
-def _block(loops: Loops, inputs: Array, bias: Array) -> int:
-    """How many time steps to project at once where nothing is kept of them. (Under vmap: of each instance.)"""
+def _block(loops: Loops, inputs: Array, bias: Array) -> int | None:
+    """How many time steps to project at once where nothing is kept of them; None is all.
+
+    (Under vmap: of each instance.)
+    """
     time, batch, _ = inputs.shape
     if not loops.is_native or jax.default_backend() != "cpu":
-        return time
+        return None
     most = max(1, min(time, PROJECTED_BYTES // max(1, batch * bias.size * bias.dtype.itemsize)))
     # Blocks that leave no remainder are worth some smaller ones.
     return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)

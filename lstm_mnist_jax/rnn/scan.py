@@ -15,7 +15,7 @@ from jax import Array
 
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
-from lstm_mnist_jax.rnn.products import state_dtype
+from lstm_mnist_jax.rnn.products import state_dtype, wider_dtype
 from lstm_mnist_jax.rnn.recurrence import lstm
 
 
@@ -93,7 +93,7 @@ def run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
     else:
         outputs, last = _in_chunks(scan, call.remat, backwards, rows, carry, lengths, resets, zoneout)
     outputs = outputs.reshape(time, *batch_shape, equations.widths[-1])
-    outputs = outputs.astype(jnp.promote_types(equations.dtype, parts[-1].dtype))
+    outputs = outputs.astype(wider_dtype(equations.dtype, parts[-1].dtype))
     ends = [new.astype(old.dtype).reshape(old.shape) for new, old in zip(last, parts, strict=True)]
     return structure.unflatten(ends), _in_the_order_of_the_inputs(call, arrays, outputs), {}
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def with_automatic_axes(
-    run: Callable[..., Any], inputs: Array, time_axis: int, feature_axes: int, time_axes: tuple[int | None, ...]
+    run: Callable[..., Any], inputs: Any, time_axis: int, feature_axes: int, time_axes: tuple[int | None, ...]
 ) -> Callable[..., Any]:
     """`run` with the explicit axes of the inputs' mesh made automatic: XLA shards what is inside.
 

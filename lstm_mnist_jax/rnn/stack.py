@@ -255,7 +255,8 @@ class StackedRNN(nnx.Module):
                 f"{name} expected {len(self.layers) - 1} masks, one between each two layers, got {len(masks)}."
             )
 
-        outputs, carries = inputs, []
+        outputs: Any = inputs
+        carries = []
         for n, (layer, initial_carry) in enumerate(zip(self.layers, initial_carries, strict=True)):
             if n > 0 and self.dropout is not None:
                 outputs = self.dropout(outputs)

@@ -56,7 +56,7 @@ def forward(
         h, c = carry
         if resets is not None:
             h, c = (jnp.where(reset, new, old) for new, old in zip(resets[1:], carry, strict=True))
-        tanh = jnp.tanh(projected + bias + product(h, recurrent_kernel))
+        tanh = jnp.tanh(projected.astype(bias.dtype) + bias + product(h, recurrent_kernel))
         i, f, g, o = _gates(tanh)
         c = f * c + i * g
         h = o * jnp.tanh(c)
@@ -113,7 +113,7 @@ def backward(
     def step(carry: Any, xs: Any) -> Any:
         (dh, dc), d_reset = carry
         d_gates, dc_by_dh, f, d_h, d_c, reset = xs
-        dh = dh if d_h is None else dh + d_h
+        dh = dh if d_h is None else dh + d_h.astype(dh.dtype)
         dc = dc + dh * dc_by_dh
         dc = dc if d_c is None else dc + d_c
         d_projected = jnp.concatenate([dc, dc, dc, dh], axis=-1) * d_gates
