@@ -81,9 +81,9 @@ FAULTS = [
     fault("a rotation turns half as far", "data/augment.py", "math.radians(config.rotation_degrees)",
           "math.radians(config.rotation_degrees / 2)", "test_augment.py"),
     fault("a resumed run is one step off", "training/run.py",
-          "return Stages(*program.from_saved(tuple(saved))), record",
-          "stages = Stages(*program.from_saved(tuple(saved)))\n"
-          "    return stages._replace(newest=stages.newest._replace(step=stages.newest.step + 1)), record",
+          "return LatestAndBest(*program.from_saved(tuple(saved))), record",
+          "states = LatestAndBest(*program.from_saved(tuple(saved)))\n"
+          "    return states._replace(newest=states.newest._replace(step=states.newest.step + 1)), record",
           "test_train.py"),
     fault("checksums are not compared", "training/checkpoint.py", "if expected[name] != found[name]:", "if False:",
           "test_checkpoint.py", "test_train.py"),
@@ -130,8 +130,8 @@ FAULTS = [
           "test_idx.py", "test_sources.py"),
     fault("a photograph is not turned upright", "data/pictures.py", "return ImageOps.exif_transpose(image)",
           "return image", "test_pictures.py"),
-    fault("the message does not name the folder", "inference.py",
-          'f"{directory} has no checkpoint {checkpoint_name!r}', 'f"The run has no checkpoint {checkpoint_name!r}',
+    fault("the message does not name the folder", "training/member.py",
+          'f"{directory} has no checkpoint {name!r}', 'f"The run has no checkpoint {name!r}',
           "test_train.py"),
     fault("a mistake of the user's ends with exit code 1", "cli/main.py", "return _failed(2)", "return _failed(1)",
           "test_cli.py"),

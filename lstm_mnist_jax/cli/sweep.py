@@ -108,7 +108,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     """Sweeps, and tells what came of it; `parsed` are the arguments of `train` or of `sweep`."""
     from lstm_mnist_jax.sweeps import describe, sweep
     from lstm_mnist_jax.training.mesh import use_cpu_devices
-    from lstm_mnist_jax.training.selection import best_in_words
+    from lstm_mnist_jax.training.metrics import best_in_words
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, None)

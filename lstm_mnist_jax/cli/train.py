@@ -62,7 +62,7 @@ def train(arguments: Sequence[str]) -> int:
         return run_sweep(parsed, parsed.config, Space(seeds=parsed.seeds))
     from lstm_mnist_jax.training import train
     from lstm_mnist_jax.training.mesh import use_cpu_devices
-    from lstm_mnist_jax.training.selection import best_in_words
+    from lstm_mnist_jax.training.metrics import best_in_words
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, parsed.config.batch_size)

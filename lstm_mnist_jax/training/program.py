@@ -50,8 +50,8 @@ class StepSummary(NamedTuple):
     first_bad_step: np.ndarray
 
 
-class Stages(NamedTuple):
-    """The members at two stages, [places, ...].
+class LatestAndBest(NamedTuple):
+    """The members at two states, [places, ...].
 
     Attributes:
       newest: the latest states.
@@ -133,10 +133,10 @@ class TrainingProgram:
         """Evaluates every member on "validation" or "test", given the parameters of all, [places, ...]."""
         return self._evaluators[split](params)[: len(self.configs)]
 
-    def choose(self, better: np.ndarray, stages: Stages) -> Stages:
-        """The stages where the newest of some members, [members], is their best. `stages.best` is donated."""
+    def choose(self, better: np.ndarray, states: LatestAndBest) -> LatestAndBest:
+        """The states where the newest of some members, [members], is their best. `states.best` is donated."""
         padded = np.pad(better, (0, self.places - len(better)))
-        return stages._replace(best=_choose(place(padded, self._members), stages.newest, stages.best))
+        return states._replace(best=_choose(place(padded, self._members), states.newest, states.best))
 
     def abstract_saved(self, places: int) -> TrainState:
         """Shapes, dtypes and placement for reading states that were saved with so many places, by other devices."""

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-from types import SimpleNamespace
 
 import jax
 import pytest
@@ -18,12 +17,11 @@ from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConf
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.statistics import mean_of
+from lstm_mnist_jax.sweeps.plan import next_settings
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
-from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
-from lstm_mnist_jax.training.metrics import read_metrics
+from lstm_mnist_jax.training.metrics import read_metrics, score
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
-from lstm_mnist_jax.training.selection import best_epoch
 from results import read_runs
 
 OVERFITTING = Config(
@@ -60,13 +58,10 @@ def run(tmp_path_factory):
     ],
 )
 def test_the_best_is_the_highest_accuracy_or_the_least_loss(selection_metric, losses, accuracies, expected):
-    epochs = [
-        SimpleNamespace(validation_loss=loss, validation_accuracy=accuracy)
-        for loss, accuracy in zip(losses, accuracies, strict=True)
+    scores = [
+        score(Config(selection_metric=selection_metric), *epoch) for epoch in zip(losses, accuracies, strict=True)
     ]
-    config = Config(selection_metric=selection_metric)
-    assert best_epoch(config, epochs) is epochs[expected]
-    assert best_epoch(config, []) is None
+    assert scores.index(max(scores)) == expected
 
 
 def test_a_run_keeps_what_has_the_least_loss(run):

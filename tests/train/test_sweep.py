@@ -25,7 +25,7 @@ from lstm_mnist_jax.sweeps import run as sweeps_run
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import MetricsWriter, read_metrics
-from lstm_mnist_jax.training.run_folder import Member, read_run_folder, write_config
+from lstm_mnist_jax.training.run_folder import Member, lock, read_run_folder, write_config
 
 THREE_SEEDS = Space(seeds=3)
 ONE_DEVICE = Execution(devices=1)
@@ -133,6 +133,23 @@ def test_a_member_is_resumed_as_the_run_would_have_been(tiny_sweep, tmp_path):
     assert load_run(folder / "2").folder.config.epochs == 3
     assert not train(longer, folder / "1", resume=True, execution=ONE_DEVICE).trained
     assert not sweep(TINY, THREE_SEEDS, folder, resume=True).trained
+
+
+@pytest.mark.slow
+def test_two_processes_that_resume_one_run_of_a_sweep_make_one_folder(tiny_sweep, tmp_path, monkeypatch):
+    run_dir = shutil.copytree(tiny_sweep, tmp_path / "sweep") / "1"
+    longer = dataclasses.replace(TINY, seed=1, epochs=4)
+    results = []
+
+    def lock_after_another_process(path):
+        monkeypatch.undo()
+        results.append(train(longer, run_dir, resume=True, execution=ONE_DEVICE))
+        return lock(path)
+
+    monkeypatch.setattr("lstm_mnist_jax.training.member.lock", lock_after_another_process)
+    results.append(train(longer, run_dir, resume=True, execution=ONE_DEVICE))
+    assert [result.trained for result in results] == [True, False]
+    assert results[1].epochs == results[0].epochs == read_metrics(run_dir / "metrics.jsonl")
 
 
 def test_metrics_of_each_member_and_their_mean_with_its_confidence_interval(three_seeds):
@@ -368,7 +385,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path):
 @pytest.mark.slow
 def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
-    monkeypatch.setattr("lstm_mnist_jax.sweeps.search.ROUND", 2)
+    monkeypatch.setattr("lstm_mnist_jax.sweeps.plan.ROUND", 2)
     axes = {"learning_rate": "loguniform:1e-3:1e-1", "hidden_features": TWO_NETWORKS}
     space = space_of(axes, samples=3, seeds=3, optuna=True)
     config = dataclasses.replace(TINY, epochs=1)

@@ -26,7 +26,7 @@ from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program, member_state
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import read_metrics
-from lstm_mnist_jax.training.program import Stages
+from lstm_mnist_jax.training.program import LatestAndBest
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
 TIMES = ("seconds", "examples_per_second")
@@ -199,7 +199,15 @@ def test_of_equal_epochs_the_earliest_is_the_best(tmp_path):
     unchanged = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=1e-30))
     result = train(unchanged, tmp_path / "run")
     assert len({metrics.validation_accuracy for metrics in result.epochs}) == 1
-    assert (result.best.epoch, load_run(tmp_path / "run").step) == (1, 15)
+    best = load_run(tmp_path / "run")
+    assert (result.best.epoch, best.step) == (1, 15)
+    # The checkpoint before a damaged one holds the same best weights.
+    (tmp_path / "run" / "checkpoints" / "00000045" / "record.json").write_text("{}")
+    again = load_run(tmp_path / "run")
+    assert again.step == 15
+    jax.tree.map(np.testing.assert_array_equal, again.params, best.params)
+    with pytest.raises(RunError, match="has a damaged file"):
+        load_run(tmp_path / "run", "last")
 
 
 @pytest.mark.slow
@@ -308,9 +316,9 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(run_
     sound = checkpoint.load_state
 
     def poisoned(path, abstract_state):
-        stages = sound(path, abstract_state)
-        stages.newest.params["dense"]["bias"] = stages.newest.params["dense"]["bias"] * np.nan
-        return stages
+        states = sound(path, abstract_state)
+        states.newest.params["dense"]["bias"] = states.newest.params["dense"]["bias"] * np.nan
+        return states
 
     monkeypatch.setattr(checkpoint, "load_state", poisoned)
     with pytest.raises(RunError, match=r"not a finite number any more at step 45 \(epoch 4\).* that of step 45"):
@@ -438,7 +446,7 @@ def test_what_is_evaluated_and_loaded_is_the_mean_of_the_parameters(recipe):
     program = make_program([RECIPE], load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
     path = checkpoint.checkpoint_path(recipe.run_dir / "checkpoints", run.step)
     shapes = program.abstract_saved(1)
-    state = member_state(checkpoint.load_state(path, Stages(shapes, shapes)).newest, 0)
+    state = member_state(checkpoint.load_state(path, LatestAndBest(shapes, shapes)).newest, 0)
     jax.tree.map(np.testing.assert_array_equal, run.params, state.average)
     found = run.evaluate()["test"].loss
     assert found == pytest.approx(recipe.epochs[-1].test_loss, rel=1e-5)
