@@ -223,7 +223,7 @@ def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
         (["train", "--device-data-limit", "0"], "device_data_limit is 0.0, expected GiB, above 0"),
         (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["sweep", "--learning-rate", "fast"], "learning_rate is 'fast', expected a number"),
-        (["sweep", "--learning-rate", "uniform:0.1:1"], "say with samples how many settings to draw"),
+        (["sweep", "--learning-rate", "uniform:0.1:1"], "set samples, the number of settings to draw"),
         (["sweep", "--hidden-features", "32", "0"], "hidden_features is (0,), expected one or more widths"),
         (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
         (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "2 runs at once would take"),
