@@ -80,7 +80,7 @@ def test_lines_that_a_training_prints(trained):
 
 
 @pytest.mark.slow
-def test_commands_that_a_training_suggests_succeed(trained, tmp_path):
+def test_commands_that_are_printed_after_training_succeed(command_line, trained, tmp_path):
     run_dir, lines = trained
     copy = tmp_path / "a run"
     shutil.copytree(run_dir, copy)
@@ -90,7 +90,7 @@ def test_commands_that_a_training_suggests_succeed(trained, tmp_path):
     picture = tmp_path / "digit.npy"
     np.save(picture, load().test.images[0])
     for _, *words in commands:
-        done = programs.run([picture if word == "PICTURE" else word for word in words])
+        done = command_line(*(picture if word == "PICTURE" else word for word in words))
         assert done.returncode == 0, done.stderr
     assert "epoch 6/6" in done.stdout
     assert 100_000 < (copy / "report.html").stat().st_size < 1_000_000
@@ -246,15 +246,13 @@ def test_mistakes_are_explained_in_a_line_with_exit_code_2(command_line, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path):
-    done = programs.run(["train", "smoke", *TINY_OPTIONS, "--seeds", "3", "--run-dir", tmp_path / "seeds"])
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"epoch 1/3  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test", done.stdout)
-    assert "3 of 3 runs done" in done.stdout
+def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, tiny_sweep, tmp_path):
     rates = ["--seeds", "2", "--learning-rate", "0.003", "0.02", "--hidden-features", "3", "4,6"]
     grid = tmp_path / "grid"
-    done = programs.run(["sweep", "smoke", *TINY_DATA, *rates, "--run-dir", grid])
+    done = command_line("sweep", "smoke", *TINY_DATA, *rates, "--run-dir", grid)
     assert done.returncode == 0, done.stderr
+    epoch = r"epoch 1/3  best of 2: learning_rate [\d.]+  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test"
+    assert re.search(epoch, done.stdout.replace(", hidden_features 3", ""))
     assert "group 2 of 2: 4 runs at once of 2 settings, hidden_features 4,6" in done.stdout
     assert "8 of 8 runs done" in done.stdout
     assert f"the best run is {grid}/best" in done.stdout
@@ -267,7 +265,7 @@ def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path
     assert found["step"] == 45
     assert found["splits"]["test"]["accuracy"] == last["test_accuracy"]
     before = {path.name for path in grid.iterdir()}
-    done = programs.run(["train", "--resume", grid / "5", "--epochs", "4"])
+    done = command_line("train", "--resume", grid / "5", "--epochs", "4")
     assert done.returncode == 0, done.stderr
     assert "resumed at step 45: 3 of 4 epochs are done" in done.stdout
     assert "epoch 4/4" in done.stdout
@@ -276,14 +274,16 @@ def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path
     assert (config["config"]["seed"], config["config"]["epochs"], config["space"]) == (1, 4, None)
     assert config["config"]["optimizer"]["learning_rate"] == 0.02
     assert config["config"]["model"]["hidden_features"] == [3]
+    seeds = shutil.copytree(tiny_sweep, tmp_path / "seeds")
     for command in ("train", "sweep"):
-        done = command_line(command, "--resume", tmp_path / "seeds")
+        done = command_line(command, "--resume", seeds)
         assert done.returncode == 0, done.stderr
         assert "complete after 3 epochs; train longer with --epochs" in done.stdout
-    done = programs.run(["sweep", "--resume", tmp_path / "seeds", "--epochs", "4"])
+    done = command_line("sweep", "--resume", seeds, "--epochs", "4")
     assert "epoch 4/4" in done.stdout
+    assert "3 of 3 runs done" in done.stdout
     for words, message in [
-        (["train", "--resume", tmp_path / "seeds", "--seeds", "3"], "leave out --seeds"),
+        (["train", "--resume", seeds, "--seeds", "3"], "leave out --seeds"),
         (["sweep", "--resume", grid, "--b1", "0.8"], "leave out --b1"),
         (["sweep", "--resume", grid / "5"], f"is a single run: go on with lstm-mnist train --resume {grid}/5"),
     ]:
