@@ -104,7 +104,7 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         (lambda: AugmentationConfig(erasing_size=0.0), "erasing_size is 0.0"),
     ],
 )
-def test_senseless_values_are_refused(make, message):
+def test_impossible_values_are_refused(make, message):
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)

@@ -45,7 +45,7 @@ class GivenWeights:
 
 
 @dataclass(frozen=True)
-class BegunRun:
+class ImportedRun:
     """A run before its first training step.
 
     Attributes:
@@ -59,7 +59,9 @@ class BegunRun:
     evaluations: dict[str, Evaluation]
 
 
-def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, execution: Execution = Execution()) -> BegunRun:
+def begin_run(
+    given: GivenWeights, config: Config, run_dir: Path | str, execution: Execution = Execution()
+) -> ImportedRun:
     """Makes a run folder of imported weights, which can be evaluated, used and trained on.
 
     Args:
@@ -112,7 +114,7 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
                     f"{run_dir} cannot be written to: {reason}. Nothing is left of it; try again."
                 ) from error
             raise
-    return BegunRun(folder, given.step // count_steps(config, dataset), evaluations)
+    return ImportedRun(folder, given.step // count_steps(config, dataset), evaluations)
 
 
 def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:

@@ -28,7 +28,7 @@ from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation
 from lstm_mnist_jax.training.metrics import MEASURES, EpochMetrics, MetricsWriter, score, score_of
-from lstm_mnist_jax.training.optimizer import last_learning_rate
+from lstm_mnist_jax.training.optimizer import schedule
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of
 from lstm_mnist_jax.training.run_folder import RunFolder
 
@@ -165,9 +165,9 @@ class TrainingLoop:
         params = self._states.newest.trained
         validations, tests = (self._program.evaluate(split, params) for split in ("validation", "test"))
         better, before = np.zeros(len(self.members), bool), self.step - self._steps_per_epoch
-        # The schedule is the same for all members.
-        peak = self._config.optimizer.learning_rate
-        self._rate = last_learning_rate(self._config, self._steps_per_epoch, self.step) / peak
+        # Of the last step, as a fraction of the peak: the schedule is the same for all members.
+        rate_at = schedule(self._config.optimizer, self._steps_per_epoch, self._config.epochs)
+        self._rate = float(rate_at(self.step - 1))
         epochs = []
         for place, member in enumerate(self.members):
             if self._folder.is_sweep and is_stale(self._config, before, member.best_step, self._steps_per_epoch):

@@ -120,11 +120,6 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> opta
     return optax.join_schedules([rising, after], [warmup])
 
 
-def last_learning_rate(config: Config, steps_per_epoch: int, step: int) -> float:
-    """The learning rate of the last step before `step`."""
-    return config.optimizer.learning_rate * float(schedule(config.optimizer, steps_per_epoch, config.epochs)(step - 1))
-
-
 def scale_by_adam_epsilon_hat(
     b1: Any = 0.9, b2: Any = 0.999, epsilon_hat: Any = 1e-8, complements: tuple[Any, Any] | None = None
 ) -> optax.GradientTransformation:

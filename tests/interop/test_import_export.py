@@ -84,7 +84,7 @@ def test_the_weights_that_a_run_began_with_can_be_its_best(command_line, exports
     begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")
     done = command_line("train", "--resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "best on validation: the weights of step 45, from before" in done.stdout
+    assert "best on validation: the weights of step 45, which were imported" in done.stdout
     assert load_run(tmp_path / "run").step == 45
 
 

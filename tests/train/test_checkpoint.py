@@ -123,7 +123,7 @@ def test_a_state_of_another_kind_is_refused(tmp_path):
         checkpoint.load_state(tmp_path / "00000010", abstract(STATE))
 
 
-def test_a_save_that_fails_says_so_and_leaves_the_others(tmp_path):
+def test_a_failed_save_is_an_error_and_keeps_the_other_checkpoints(tmp_path):
     save_epochs(tmp_path, 1)
     with closing(Checkpoints(tmp_path, 3)) as checkpoints:
         (tmp_path / "00000020").write_text("a file in the way")

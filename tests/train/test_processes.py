@@ -218,7 +218,7 @@ def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scr
 
 
 @pytest.mark.slow
-def test_a_mistake_of_the_first_ends_both(tmp_path):
+def test_an_error_of_process_0_ends_both(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("")
     first, second = ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run"))
@@ -234,7 +234,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_processes_that_show_different_devices_are_told(tmp_path):
+def test_processes_with_different_numbers_of_devices_are_refused(tmp_path):
     variables = ({"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "2"})
     for end in ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run", variables=variables)):
         assert end.returncode == 2, end.stderr
@@ -265,13 +265,13 @@ def rendezvous_of(*greetings):
     return said
 
 
-def test_those_who_agree_meet_in_any_order():
+def test_processes_with_the_same_settings_join_in_any_order():
     port = free_port()
     facts = {"the config": "same"}
     assert rendezvous_of(*((processes_of(n, 4, port=port), facts) for n in (2, 3, 0, 1))) == [None] * 4
 
 
-def test_another_config_is_said_to_all():
+def test_all_processes_report_a_different_config():
     port = free_port()
     configs = enumerate(("one", "two"))
     said = rendezvous_of(*((processes_of(n, port=port), {"the config": config}) for n, config in configs))
@@ -280,29 +280,29 @@ def test_another_config_is_said_to_all():
     assert said[0].startswith(f"{message} command (but for --process-id)")
 
 
-def test_another_number_of_processes_is_said():
+def test_all_processes_report_a_different_number_of_processes():
     port = free_port()
     said = rendezvous_of((processes_of(0, 2, port=port), {}), (processes_of(2, 3, port=port), {}))
     assert said == [said[0]] * 2
     assert "num_processes is 2 for process 0 and 3 for process 2" in said[0]
 
 
-def test_two_processes_of_one_number_are_told():
+def test_two_processes_with_one_number_are_refused():
     port = free_port()
     said = rendezvous_of(*((processes_of(n, 3, port=port), {}) for n in (0, 1, 1)))
-    assert said[0] == "Two processes came as process 1. Each needs a --process-id of its own."
+    assert said[0] == "Two processes have the number 1. Each needs another --process-id."
     assert said == [said[0]] * 3
 
 
-def test_who_is_missing_is_named():
+def test_missing_processes_are_named():
     port = free_port()
     said = rendezvous_of((processes_of(0, 4, 0.3, port), {}), (processes_of(2, 4, 5.0, port), {}))
     assert said[0] == said[1]
-    assert "2 of 4 processes have not come" in said[0]
+    assert "2 of 4 processes have not connected" in said[0]
     assert "within 0.3 s: 1, 3" in said[0]
 
 
-def test_an_unreachable_coordinator_is_said_in_time():
+def test_an_unreachable_coordinator_is_reported_in_time():
     for coordinator in (f"127.0.0.1:{free_port()}", "nowhere.invalid:4567"):
         began = time.monotonic()
         with pytest.raises(ConfigError, match=f"Process 0 was not reached at {coordinator} within 0.2 s"):
@@ -310,14 +310,14 @@ def test_an_unreachable_coordinator_is_said_in_time():
         assert time.monotonic() - began < 20  # a resolver has its own patience
 
 
-def test_a_port_in_use_is_said():
+def test_a_port_in_use_is_reported():
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
         port = server.getsockname()[1]
         with pytest.raises(ConfigError, match=f"Process 0 cannot listen on 127.0.0.1:{port} .*in use"):
             rendezvous(processes_of(0, port=port), {})
 
 
-def test_strangers_at_the_port_do_not_matter():
+def test_other_clients_at_the_port_are_ignored():
     port = free_port()
 
     def stranger():
@@ -344,7 +344,7 @@ def test_strangers_at_the_port_do_not_matter():
 
 
 @pytest.mark.parametrize("words", [b"", b'{"process_id": '], ids=["nothing", "half a line"])
-def test_a_visitor_who_stays_silent_holds_nobody_up(words):
+def test_a_silent_client_does_not_delay_the_processes(words):
     port = free_port()
     first = threading.Thread(target=rendezvous, args=(processes_of(0, timeout=60.0, port=port), {}))
     first.start()
@@ -384,7 +384,7 @@ def test_a_process_that_ends_before_all_have_come_ends_the_wait():
         other.sendall(b'{"process_id": 2, "num_processes": 3}\n')
         assert other.recv(100) == b'{"joined": true}\n'
     first.join(timeout=20)
-    assert errors == ["Process 2 came and ended before all had come. Its messages say why."]
+    assert errors == ["Process 2 ended before all had connected. See its messages."]
 
 
 LOOPBACK = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
@@ -422,7 +422,7 @@ def test_a_coordinators_address_of_another_machine_is_refused_with_what_to_do(mo
     assert rendezvous_of((first, {}), (processes_of(1, port=port), {})) == [None, None]
 
 
-def test_a_name_that_is_known_only_after_a_while(monkeypatch):
+def test_a_host_name_that_resolves_only_after_a_while(monkeypatch):
     resolve, tried = socket.getaddrinfo, []
 
     def late(host, *rest, **options):
@@ -437,7 +437,7 @@ def test_a_name_that_is_known_only_after_a_while(monkeypatch):
     assert rendezvous_of((first, {}), (second, {})) == [None, None]
 
 
-def test_a_name_that_means_the_loopback_here_is_named_where_nobody_comes(monkeypatch):
+def test_a_timeout_names_a_host_name_that_resolves_to_the_loopback(monkeypatch):
     resolve = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **options: resolve("127.0.0.1", *rest, **options))
     with pytest.raises(ConfigError, match=r"On this machine, node1 is 127\.0\.0\.1, which no other machine reaches"):
@@ -492,7 +492,7 @@ def test_only_errors_of_communication_count_as_the_failure_of_another_process(mo
         ({"join_timeout": 0.0}, "join_timeout is 0.0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_impossible_options_of_processes_are_refused(options, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         Processes(**options)
 
@@ -519,7 +519,7 @@ def test_which_environments_name_other_processes(monkeypatch, variables, expecte
     assert processes.environment_names_others() is expected
 
 
-def test_an_mpi_that_jax_cannot_read_is_told(monkeypatch):
+def test_an_mpi_version_that_jax_cannot_read_is_refused(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")):
             monkeypatch.delenv(name)

@@ -89,7 +89,7 @@ def fetched(state):
         pytest.param("with every option", 2, "one after another", marks=[needs_two_devices, pytest.mark.slow]),
     ],
 )
-def test_every_member_is_the_training_that_it_would_be_alone(
+def test_every_member_is_the_run_that_it_would_be_alone(
     tiny_dataset, trained_alone, monkeypatch, members, devices, each
 ):
     if each == "vmap":
@@ -129,6 +129,6 @@ def test_members_of_other_shapes_are_refused(tiny_dataset, other, message):
         make_program([CONFIG, dataclasses.replace(CONFIG, **other)], tiny_dataset, mesh_of(1))
 
 
-def test_a_population_of_nobody_is_refused(tiny_dataset):
+def test_a_program_without_members_is_refused(tiny_dataset):
     with pytest.raises(ConfigError, match="no config is given"):
         make_program([], tiny_dataset, mesh_of(1))

@@ -367,12 +367,12 @@ def test_draws_are_within_their_intervals_and_the_same_again():
         ({}, {"optuna": True, "samples": 3}, "Optuna needs something to vary"),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(axes, options, message):
+def test_impossible_spaces_are_refused(axes, options, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         space_of(axes, **options)
 
 
-def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path):
+def test_impossible_members_are_refused_before_training(tmp_path):
     for axes, message in (
         ({"batch_size": [50, 1001]}, "batch_size is 1,001, but there are only 1,000"),
         ({"sequence_length": [28, 27]}, "sequence_length is 27, but an image of 28 x 28 has 784 pixels"),
@@ -444,7 +444,7 @@ def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
     assert sorted(member.setting["learning_rate"] for member in result.members) == [0.003, 0.01, 0.03]
 
 
-def test_the_first_to_write_owns_the_folder(tmp_path, monkeypatch):
+def test_a_folder_that_another_process_takes_meanwhile_is_refused(tmp_path, monkeypatch):
     fit = sweeps_run.fit
 
     def fit_while_another_begins(*arguments, **options):
@@ -470,7 +470,7 @@ def test_members_have_paths(three_seeds):
         load_run(three_seeds.run_dir / "1.5")
 
 
-def test_a_sweep_is_not_a_run_and_a_run_no_sweep(three_seeds, tiny_run, tmp_path):
+def test_a_sweep_is_refused_as_a_run_and_a_run_as_a_sweep(three_seeds, tiny_run, tmp_path):
     with pytest.raises(RunError, match=r"is a sweep of 3 runs. Name one of them: .*best .*, or .*0 to .*2, as results"):
         load_run(three_seeds.run_dir)
     with pytest.raises(RunError, match=r"is a sweep of 3 runs"):
@@ -512,7 +512,7 @@ def test_a_damaged_sweep_is_refused(three_seeds, tmp_path, change, message):
         read_run_folder(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(three_seeds, tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(three_seeds, tmp_path):
     run_dir = shutil.copytree(three_seeds.run_dir, tmp_path / "run")
     newest = checkpoint.checkpoint_path(run_dir / "checkpoints" / "0", 45)
     (newest / "record.json").write_text("{}")
@@ -584,7 +584,7 @@ def test_the_order_of_the_pixels_is_kept_where_all_members_have_it(three_seeds, 
         assert (tmp_path / name / "permutation.json").exists() == (name == "one")
 
 
-def test_a_falling_learning_rate_belongs_to_its_number_of_epochs(tiny_run, tiny_sweep, tmp_path):
+def test_runs_with_a_learning_rate_schedule_cannot_be_extended(tiny_run, tiny_sweep, tmp_path):
     falling = OptimizerConfig(schedule="cosine")
     run = read_run_folder(shutil.copytree(tiny_run, tmp_path / "run"))
     write_config(dataclasses.replace(run, config=dataclasses.replace(run.config, optimizer=falling)))

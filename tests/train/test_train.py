@@ -162,7 +162,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_saves_and_prints_the_command_to_resume(tmp_path, number):
     program = Program(["train", *TINY_OPTIONS, "--epochs", 100_000, "--run-dir", tmp_path / "run"])
     for line in program.stdout:
         if line.startswith("epoch"):
@@ -175,7 +175,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     assert checkpoint.newest_sound_step(tmp_path / "run" / "checkpoints") is not None
 
 
-def test_resuming_over_damaged_checkpoints_says_so_and_ends_the_same(tiny_run, run_dir, capsys):
+def test_resuming_over_damaged_checkpoints_reports_them_and_gives_the_same_result(tiny_run, run_dir, capsys):
     from rich.console import Console
 
     for step in (30, 45):
@@ -243,7 +243,7 @@ def test_a_path_where_orbax_cannot_save_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_a_damaged_checkpoint_is_not_used_in_silence(run_dir, name):
+def test_a_damaged_checkpoint_is_refused(run_dir, name):
     (run_dir / "checkpoints" / "00000045" / "record.json").write_text("")
     with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Name another by its step: \["):
         load_run(run_dir, name)
@@ -303,7 +303,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tiny_run, tmp_path):
         ),
     ],
 )
-def test_what_is_no_run_folder_is_refused(tmp_path, contents, message):
+def test_folders_without_a_valid_config_are_refused(tmp_path, contents, message):
     if contents is not None:
         (tmp_path / "config.json").write_text(contents)
     for use in (load_run, lambda path: train(TINY, path, resume=True)):
@@ -336,7 +336,7 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(run_
         (12_000, "The checkpoint of step 15 could not be"),
     ],
 )
-def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(tmp_path, bytes_a_file, message):
+def test_a_full_disk_is_an_error_and_loses_no_checkpoint(tmp_path, bytes_a_file, message):
     """Files that cannot grow stand for a full disk: the config, then the metrics, then the checkpoint fails."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_a_file}, {bytes_a_file}));"
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -388,13 +388,13 @@ def test_predictions_are_those_that_the_evaluation_counts(tiny_run):
         np.array([["a"]]),
     ],
 )
-def test_images_that_are_none_are_refused(tiny_run, images):
+def test_arrays_that_are_not_images_are_refused(tiny_run, images):
     with pytest.raises(UserError, match="Images"):
         load_run(tiny_run).predict(images)
 
 
 @pytest.mark.parametrize("name", ["worst", 16, "1e3"])
-def test_checkpoints_that_are_none_are_refused(tiny_run, name):
+def test_missing_checkpoints_are_refused(tiny_run, name):
     with pytest.raises(
         RunError, match=r"has no checkpoint .* expected best, last, or one of the steps \[15, 30, 45\]"
     ) as caught:
@@ -420,7 +420,7 @@ def recipe(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_result_of_a_training_is_what_its_folder_holds(recipe):
+def test_the_returned_result_is_that_of_the_folder(recipe):
     assert recipe.trained
     assert recipe.stopped_by is None
     assert recipe.epochs == read_metrics(recipe.run_dir / "metrics.jsonl")
@@ -440,7 +440,7 @@ def test_a_recipe_with_everything_resumes_to_the_last_bit(recipe, tmp_path, stop
 
 
 @pytest.mark.slow
-def test_what_is_evaluated_and_loaded_is_the_mean_of_the_parameters(recipe):
+def test_the_ema_of_the_weights_is_evaluated_and_loaded(recipe):
     run = load_run(recipe.run_dir, "last")
     program = make_program([RECIPE], load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
     path = checkpoint.checkpoint_path(recipe.run_dir / "checkpoints", run.step)
@@ -460,7 +460,7 @@ def test_a_run_over_permuted_pixels_holds_their_order(recipe):
 
 
 @pytest.mark.slow
-def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
+def test_early_stopping_once_validation_has_not_improved(tmp_path):
     patient = dataclasses.replace(TINY, epochs=60, early_stopping_patience=1)
     result = train(patient, tmp_path / "run")
     accuracies = [metrics.validation_accuracy for metrics in result.epochs]
@@ -475,7 +475,7 @@ def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
 
 
 @pytest.mark.slow
-def test_averages_over_shifts_are_the_means_of_their_probabilities(tiny_run):
+def test_test_time_augmentation_is_the_mean_of_probabilities(tiny_run):
     run = load_run(tiny_run)
     test = load(**vars(TINY.data)).test
     padded = np.pad(test.images, [(0, 0), (1, 1), (1, 1)])
