@@ -31,11 +31,7 @@ RENAMED = {
 
 
 def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
-    """The arguments of a command, of a class named after it.
-
-    Raises:
-      UserError: an option has its name of version 0.4.
-    """
+    """The arguments of a command. Raises UserError where an option has its name of version 0.4."""
     for word in arguments:
         name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
         if word.startswith("--") and name in RENAMED:

@@ -15,11 +15,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Any, path: str = "") -> Any:
-    """The inverse of `to_dict`.
-
-    Raises:
-      ConfigError: a field is missing, unknown or of the wrong type, naming it.
-    """
+    """The inverse of `to_dict`. Raises ConfigError where a field is missing, unknown or of the wrong type."""
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise ConfigError(f"{path or 'the config'} is {values!r}, expected an object of named values.")

@@ -194,11 +194,7 @@ def _parse_interval(name: str, word: str, hint: Any) -> Interval:
 
 
 def with_setting(config: Config, setting: Mapping[str, Any]) -> Config:
-    """The config with some fields set, by their names, in whichever part of it they are.
-
-    Raises:
-      ConfigError: a value that the field cannot have.
-    """
+    """The config with some fields set, by their names. Raises ConfigError where a value is impossible."""
     parts = {}
     for part in SECTIONS:
         values = getattr(config, part)
@@ -208,11 +204,7 @@ def with_setting(config: Config, setting: Mapping[str, Any]) -> Config:
 
 
 def setting_of(values: Mapping[str, Any]) -> Setting:
-    """A setting read from JSON, with the types of the config's fields.
-
-    Raises:
-      ConfigError: a field cannot be swept, or has an impossible value.
-    """
+    """A setting read from JSON. Raises ConfigError where a field cannot be swept, or has an impossible value."""
     if unknown := sorted(values.keys() - set(SWEEPABLE)):
         raise ConfigError(f"{unknown[0]} cannot be swept; expected one of {', '.join(SWEEPABLE)}.")
     return {name: from_value(_hint_of(name), value, name) for name, value in values.items()}

@@ -142,34 +142,39 @@ def best_member(members: list[MemberResult]) -> int | None:
 
 def table(config: Config, members: list[MemberResult]) -> Table:
     """The results on the terminal: of each setting, or where there is one, of each seed."""
-    by_loss = config.selection_metric == "loss"
-    settings = setting_results(members)
-    found = Table()
+    settings, losses = setting_results(members), ["validation loss"] * (config.selection_metric == "loss")
     if len(settings) > 1:
-        for name in settings[0].setting:
-            found.add_column(name, justify="right", no_wrap=True)
-        diverged = any(result.diverged for result in settings)
-        for name in ("seeds", *["validation loss"] * by_loss, "validation", "test", *["diverged"] * diverged):
-            found.add_column(name, justify="right", no_wrap=True)
-        for result in settings[:MAX_ROWS]:
-            values = [show(value) for value in result.setting.values()]
-            values += [str(len(result.members)), *[_loss(result.score)] * by_loss]
-            values += [percent(result.validation), percent(result.test)]
-            found.add_row(*values, *[str(result.diverged)] * diverged)
-        _elide(found, len(settings))
-        return found
-    for name in ("seed", "best epoch", *["validation loss"] * by_loss, "validation", "test", "test, last epoch"):
+        diverged = ["diverged"] * any(result.diverged for result in settings)
+        names = [*settings[0].setting, "seeds", *losses, "validation", "test", *diverged]
+        rows = [
+            [
+                *map(show, result.setting.values()),
+                str(len(result.members)),
+                *[_loss(result.score) for _ in losses],
+                percent(result.validation),
+                percent(result.test),
+                *[str(result.diverged) for _ in diverged],
+            ]
+            for result in settings
+        ]
+    else:
+        names = ["seed", "best epoch", *losses, "validation", "test", "test, last epoch"]
+        rows = []
+        for member in members:
+            epoch, *accuracies = _cells(member)
+            rows.append([str(member.seed), epoch, *[_loss(member.score) for _ in losses], *accuracies])
+    found = Table()
+    for name in names:
         found.add_column(name, justify="right", no_wrap=True)
-    for member in members[:MAX_ROWS]:
-        epoch, *accuracies = _cells(member)
-        found.add_row(str(member.seed), epoch, *[_loss(member.score)] * by_loss, *accuracies)
-    _elide(found, len(members))
-    if len(members) > 1:
-        sound = [member for member in members if not member.diverged and member.last is not None]
-        last = mean_of([member.last.test_accuracy for member in sound if member.last is not None])
+    for row in rows[:MAX_ROWS]:
+        found.add_row(*row)
+    if len(rows) > MAX_ROWS:
+        found.add_row(f"... {len(rows) - MAX_ROWS} more, in results.csv")
+    if len(settings) == 1 and len(members) > 1:
+        last = mean_of([m.last.test_accuracy for m in members if m.last is not None and not m.diverged])
+        means = [percent(mean) for mean in (settings[0].validation, settings[0].test, last)]
         found.add_section()
-        losses = [_loss(settings[0].score)] * by_loss
-        found.add_row("mean", "", *losses, percent(settings[0].validation), percent(settings[0].test), percent(last))
+        found.add_row("mean", "", *[_loss(settings[0].score) for _ in losses], *means)
     return found
 
 
@@ -184,17 +189,8 @@ def _cells(member: MemberResult) -> tuple[str, ...]:
     return str(member.best_epoch), f"{member.best.validation_accuracy:.2%}", f"{member.best.test_accuracy:.2%}", last
 
 
-def _elide(table: Table, rows: int) -> None:
-    if rows > MAX_ROWS:
-        table.add_row(f"... {rows - MAX_ROWS} more, in results.csv")
-
-
 def write_csv(folder: RunFolder, members: list[MemberResult]) -> None:
-    """Writes results.csv, a row a member.
-
-    Raises:
-      RunError: it cannot be written.
-    """
+    """Writes results.csv, a row for each run. Raises RunError where it cannot be written."""
     assert folder.space is not None
     text = io.StringIO()
     measures = ("validation_loss", "validation_accuracy", "test_accuracy")
@@ -217,11 +213,7 @@ def write_csv(folder: RunFolder, members: list[MemberResult]) -> None:
 
 
 def plot(folder: RunFolder, members: list[MemberResult]) -> None:
-    """Draws results.png.
-
-    Raises:
-      RunError: it cannot be written.
-    """
+    """Draws results.png. Raises RunError where it cannot be written."""
     settings = [result for result in setting_results(members) if result.validation.count]
     if not settings:
         return

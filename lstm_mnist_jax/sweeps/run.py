@@ -27,6 +27,7 @@ from lstm_mnist_jax.training.loop import (
     is_complete,
     newest_sound_step,
     noted_signal,
+    noted_stop_request,
     refuse_fewer_epochs,
 )
 from lstm_mnist_jax.training.mesh import DATA_AXIS, describe
@@ -135,7 +136,7 @@ def _sweep(
             stack.enter_context(lock(run_dir))
             if not resume:
                 refuse_occupied(run_dir)  # another process may have made a run in it meanwhile
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(noted_stop_request())
         say(console, f"sweep {run_dir}: {dataset.describe()}")
         for line in environment_changes(folder.environment):
             say(console, line)

@@ -72,11 +72,7 @@ class Checkpoints:
         self._pending: tuple[int, Future[None]] | None = None
 
     def save(self, states: Any, record: Record) -> None:
-        """Starts to save `LatestAndBest`, whose memory must not be donated meanwhile. Waits for the save before.
-
-        Raises:
-          RunError: the save before failed.
-        """
+        """Starts to save `LatestAndBest`, which may not be donated yet. Raises RunError if the last save failed."""
         ocp = _orbax()
         self.wait()
         path = checkpoint_path(self._directory, record.step)

@@ -84,7 +84,10 @@ class Evaluator:
         """
         pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
         self._examples, self._size, self._mesh = examples, -(-len(examples) // pieces), mesh
-        batches, batch, self._padding = _batches(self._size, mesh.shape[DATA_AXIS], max(1, MAX_BATCH // at_once))
+        share = -(-self._size // mesh.shape[DATA_AXIS])  # of each device
+        batches = -(-share // max(1, MAX_BATCH // at_once))
+        batch = -(-share // batches)
+        padded = mesh.shape[DATA_AXIS] * batches * batch
         evaluate, run_each = _sums(config, examples.num_classes, batches, batch, shifts), each or the_only_one
         members, data = P(MEMBER_AXIS), P(DATA_AXIS)
 
@@ -97,12 +100,12 @@ class Evaluator:
             ),
             out_shardings=NamedSharding(mesh, P()),
         )
-        self._kept = self._piece(0) if pieces == 1 else None
         images, sharding = examples.images, NamedSharding(mesh, P(DATA_AXIS))
         self._abstract = (
-            jax.ShapeDtypeStruct((self._size + self._padding, *images.shape[1:]), images.dtype, sharding=sharding),
-            jax.ShapeDtypeStruct((self._size + self._padding,), examples.labels.dtype, sharding=sharding),
+            jax.ShapeDtypeStruct((padded, *images.shape[1:]), images.dtype, sharding=sharding),
+            jax.ShapeDtypeStruct((padded,), examples.labels.dtype, sharding=sharding),
         )
+        self._kept = self._piece(0) if pieces == 1 else None
         self._compiled: Future[Any] | None = None
 
     def compile(self, params: Any) -> None:
@@ -131,9 +134,11 @@ class Evaluator:
         ]
 
     def _piece(self, start: int) -> tuple[jax.Array, jax.Array]:
-        part = self._examples[start : start + self._size]
-        padded = _padded(part, self._padding + self._size - len(part))
-        return place(padded, NamedSharding(self._mesh, P(DATA_AXIS)))
+        part, (images, labels) = self._examples[start : start + self._size], self._abstract
+        padding = len(labels) - len(part)
+        padded_images = np.pad(part.images, [(0, padding), *[(0, 0)] * (images.ndim - 1)])
+        padded_labels = np.pad(part.labels, (0, padding), constant_values=PADDING_LABEL)
+        return place((padded_images, padded_labels), labels.sharding)
 
 
 def evaluate_one(
@@ -152,20 +157,7 @@ def evaluate_one(
     }
 
 
-def _batches(examples: int, devices: int, most: int = MAX_BATCH) -> tuple[int, int, int]:
-    """The number of batches of a device, the examples in each, and the number of padding examples in all."""
-    share = -(-examples // devices)
-    batches = -(-share // most)
-    batch = -(-share // batches)
-    return batches, batch, devices * batches * batch - examples
-
-
-def _padded(examples: Examples, padding: int) -> tuple[np.ndarray, np.ndarray]:
-    images = np.pad(examples.images, [(0, padding), *[(0, 0)] * (examples.images.ndim - 1)])
-    return images, np.pad(examples.labels, (0, padding), constant_values=PADDING_LABEL)
-
-
-def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int, shifts: int = 0) -> Callable[..., Sums]:
+def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int, shifts: int) -> Callable[..., Sums]:
     """The function (params, images, labels) -> `Sums` over all devices, of each one's share."""
 
     def evaluate(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:

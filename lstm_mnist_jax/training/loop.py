@@ -9,11 +9,11 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -36,36 +36,38 @@ CHUNK_SECONDS = 1.0
 """How long the devices run without the host."""
 
 
+@dataclass
 class StopRequest:
-    """While entered, the first SIGINT, SIGTERM or SIGHUP is noted in `signal`; a second one ends the process at once.
+    """The signal that asks a run to stop, once there is one."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def noted_stop_request() -> Iterator[StopRequest]:
+    """While entered, the first SIGINT, SIGTERM or SIGHUP is noted; a second one ends the process at once.
 
     At once, because unwinding would wait for a save under way; a checkpoint is made to survive that. A signal that
     the process ignores (SIGHUP under nohup) stays ignored. Outside the main thread, where Python allows no
     handlers, no signal is noted.
     """
+    request, former = StopRequest(), dict[int, Any]()
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._former: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)  # Windows has no SIGHUP
-                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                    self._former[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        for caught in self._former:
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        for caught in former:
             signal.signal(caught, signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            caught = getattr(signal, name, None)  # Windows has no SIGHUP
+            if caught is not None and signal.getsignal(caught) != signal.SIG_IGN:
+                former[caught] = signal.signal(caught, note)
+    try:
+        yield request
+    finally:
+        for caught, handler in former.items():
+            signal.signal(caught, handler)
 
 
 class TrainingLoop:

@@ -111,11 +111,7 @@ class MetricsWriter:
     """Writes the epochs of some members to metrics.jsonl, and to TensorBoard if wanted. Close it at the end."""
 
     def __init__(self, path: Path, tensorboard: Path | None, step: int, members: Sequence[int] = (0,)) -> None:
-        """Opens the files of members that were trained up to `step`, and drops their later epochs.
-
-        Raises:
-          RunError: they cannot be written to.
-        """
+        """Opens the files, without these members' epochs after `step`. Raises RunError where they are not writable."""
         self._path, own, opened = path, frozenset(members), path
         kept = [metrics for metrics in read_metrics(path) if metrics.member not in own or metrics.step <= step]
         try:
@@ -130,11 +126,7 @@ class MetricsWriter:
             raise RunError(f"{opened} cannot be written to: {error.strerror or error}.") from error
 
     def write(self, epochs: Sequence[EpochMetrics]) -> None:
-        """Adds an epoch of each member; when this returns, they are in the file.
-
-        Raises:
-          RunError: they could not be written.
-        """
+        """Adds an epoch of each member, synced to disk. Raises RunError where they cannot be written."""
         try:
             self._file.write("".join(map(_as_line, epochs)))
             self._file.flush()

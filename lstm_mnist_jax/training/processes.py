@@ -206,11 +206,7 @@ def wait_for_all() -> None:
 
 
 def wait_for_file(path: Path) -> None:
-    """Returns when every process sees a file that process 0 has written. All must call this.
-
-    Raises:
-      RunError: some do not see it, after a minute.
-    """
+    """Waits until all processes see a file of process 0; RunError after a minute. All must call this."""
     wait_for_all()
     deadline = time.monotonic() + VISIBLE_SECONDS
     while not path.exists() and time.monotonic() < deadline:
@@ -225,11 +221,7 @@ def wait_for_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def explain_process_failures() -> Iterator[None]:
-    """While entered, replaces errors of XLA and orbax that follow from the failure of another process.
-
-    Raises:
-      RunError: another process failed.
-    """
+    """While entered, errors that follow from the failure of another process become RunError."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError, TimeoutError) as error:

@@ -53,11 +53,7 @@ def bind_address(processes: Processes) -> str:
 
 
 def _listen(address: str, deadline: float) -> list[socket.socket]:
-    """Sockets that listen on every address of this machine that HOST:PORT resolves to, and on no other.
-
-    Raises:
-      ConfigError: there is none, or the port is taken.
-    """
+    """Sockets on every address of this machine that HOST:PORT resolves to. Raises ConfigError where there is none."""
     host, port = _split(address)
     servers: list[socket.socket] = []
     with contextlib.ExitStack() as stack:

@@ -18,7 +18,7 @@ from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
-from lstm_mnist_jax.training.loop import StopRequest, TrainingLoop, newest_sound_step, refuse_fewer_epochs
+from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
 from lstm_mnist_jax.training.member import make_run_of_member
 from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
@@ -145,7 +145,7 @@ def _train(
         )
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
             say(console, f"the recurrence runs in XLA's loops, not in the faster compiled ones: {reason}")
-        stop = stack.enter_context(StopRequest())  # outermost: a save under way is completed before it ends
+        stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
         loop = TrainingLoop(folder, 0, program, states, record, console)
         noted = loop.run(stop)
 

@@ -221,11 +221,7 @@ def _may_name_member(path: Path) -> bool:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Opens a run, or a member of a sweep.
-
-    Raises:
-      RunError: see `read_run_folder`; or it is a whole sweep.
-    """
+    """Opens a run, or a member of a sweep, by `read_run_folder`. Raises RunError for a whole sweep."""
     folder = read_run_folder(path)
     if folder.is_sweep:
         raise RunError(
