@@ -118,8 +118,8 @@ def _train(
             resume_run_folder(former, config, dataset)  # refuses what cannot go on, before anything is written
             if jax.process_count() > 1:
                 raise RunError(
-                    f"{former.path} is a run of a sweep, of which one process has to make a run of its own. Resume it "
-                    "once with --num-processes 1; several processes can go on from there."
+                    f"{former.path} is a run of a sweep. Resume it once with --num-processes 1, which makes its run "
+                    "folder; several processes can go on from there."
                 )
             former = make_run_of_member(former, config.epochs, program.steps_per_epoch, stack)
         elif first:

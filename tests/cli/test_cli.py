@@ -54,7 +54,7 @@ def run_dir(trained):
 
 @pytest.fixture(scope="module")
 def falling(tmp_path_factory):
-    """What is printed by a training whose learning rate falls. The preset stands last."""
+    """The output of a run with a learning rate schedule. The preset is the last word."""
     options = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine"]
     words = ["train", *options, "--run-dir", tmp_path_factory.mktemp("cli") / "falling", "smoke"]
     done = programs.run(words)

@@ -1,4 +1,4 @@
-"""Several processes that train together: real ones, on the loopback, that agree, are killed, and resume."""
+"""Distributed training: processes on the loopback that join, are killed, and resume."""
 
 import dataclasses
 import importlib.util
@@ -43,7 +43,7 @@ def free_port():
 
 
 def start_two(*words, variables=({}, {})):
-    """`lstm-mnist WORDS` in two processes that were told of each other."""
+    """`lstm-mnist WORDS` in two processes joined by --coordinator."""
     together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
     return [
         Program([*words, *together, "--process-id", number], env=environment() | variables[number])
@@ -65,15 +65,15 @@ def ends_of(programs):
 
 
 def run_two(*words, **options):
-    """Runs two processes to a good end, in which the first one alone speaks. Returns what it said."""
+    """Runs two processes to a successful end. Returns the output of process 0; the other prints nothing."""
     first, second = ends_of(start_two(*words, **options))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "lstm-mnist:" not in first.stderr + second.stderr
-    assert said_by(second) == []
+    assert lines_of(second) == []
     return first.stdout
 
 
-def said_by(end):
+def lines_of(end):
     return [line for line in end.stdout.splitlines() if "[Gloo]" not in line]  # XLA's own line
 
 
@@ -116,8 +116,8 @@ def test_two_processes_of_a_slurm_job_train_what_one_does_and_resume_as_any_numb
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "on 2 x cpu in 2 processes" in first.stdout
     assert first.stdout.count("epoch 1/1") == 1
-    assert said_by(second) == []
-    # Now they are told of each other.
+    assert lines_of(second) == []
+    # Now joined by --coordinator.
     run_two("train", "--resume", tmp_path / "run", "--epochs", TINY.epochs)
     assert_same_run(tmp_path / "run", tiny_run)
     assert train(dataclasses.replace(TINY, epochs=TINY.epochs + 1), tmp_path / "run", resume=True).trained
@@ -129,8 +129,8 @@ def test_two_processes_resume_what_one_has_saved_and_stream_each_its_share(tiny_
     shutil.copytree(tiny_run, run_dir)
     for step in (30, 45):
         shutil.rmtree(checkpoint.checkpoint_path(run_dir / "checkpoints", step))
-    said = run_two("train", "--resume", run_dir, "--device-data-limit", 1e-4)
-    assert "resumed at step 15: 1 of 3 epochs are done" in said
+    output = run_two("train", "--resume", run_dir, "--device-data-limit", 1e-4)
+    assert "resumed at step 15: 1 of 3 epochs are done" in output
     assert_same_run(run_dir, tiny_run)
 
 
@@ -178,7 +178,7 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
     assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
     assert f"resumed at step {step:,}:" in first.stdout
     assert f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}" in first.stdout
-    assert said_by(second) == []
+    assert lines_of(second) == []
     assert "lstm-mnist:" not in first.stderr + second.stderr
     saved = checkpoint.newest_sound_step(checkpoints)
     assert saved > step
@@ -238,8 +238,8 @@ def test_processes_with_different_numbers_of_devices_are_refused(tmp_path):
     variables = ({"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "2"})
     for end in ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run", variables=variables)):
         assert end.returncode == 2, end.stderr
-        told = "different numbers of devices: process 0 has 1, process 1 has 2. Give each as many"
-        assert told in end.stderr
+        message = "different numbers of devices: process 0 has 1, process 1 has 2. Give each as many"
+        assert message in end.stderr
 
 
 def processes_of(number, count=2, timeout=5.0, port=0, host="127.0.0.1"):
@@ -248,13 +248,13 @@ def processes_of(number, count=2, timeout=5.0, port=0, host="127.0.0.1"):
 
 def rendezvous_of(*greetings):
     """The error of each process, [(processes, facts)], at their rendezvous; None where there is none."""
-    said = [None] * len(greetings)
+    errors = [None] * len(greetings)
 
     def one(place, together, facts):
         try:
             rendezvous(together, facts)
         except ConfigError as error:
-            said[place] = str(error)
+            errors[place] = str(error)
 
     threads = [threading.Thread(target=one, args=(n, *greeting)) for n, greeting in enumerate(greetings)]
     for thread in threads:
@@ -262,7 +262,7 @@ def rendezvous_of(*greetings):
     for thread in threads:
         thread.join(timeout=30)
         assert not thread.is_alive()
-    return said
+    return errors
 
 
 def test_processes_with_the_same_settings_join_in_any_order():
@@ -274,32 +274,32 @@ def test_processes_with_the_same_settings_join_in_any_order():
 def test_all_processes_report_a_different_config():
     port = free_port()
     configs = enumerate(("one", "two"))
-    said = rendezvous_of(*((processes_of(n, port=port), {"the config": config}) for n, config in configs))
+    errors = rendezvous_of(*((processes_of(n, port=port), {"the config": config}) for n, config in configs))
     message = "The processes differ: the config is one for process 0 and two for process 1. Start all with the same"
-    assert said == [said[0]] * 2
-    assert said[0].startswith(f"{message} command (but for --process-id)")
+    assert errors == [errors[0]] * 2
+    assert errors[0].startswith(f"{message} command (but for --process-id)")
 
 
 def test_all_processes_report_a_different_number_of_processes():
     port = free_port()
-    said = rendezvous_of((processes_of(0, 2, port=port), {}), (processes_of(2, 3, port=port), {}))
-    assert said == [said[0]] * 2
-    assert "num_processes is 2 for process 0 and 3 for process 2" in said[0]
+    errors = rendezvous_of((processes_of(0, 2, port=port), {}), (processes_of(2, 3, port=port), {}))
+    assert errors == [errors[0]] * 2
+    assert "num_processes is 2 for process 0 and 3 for process 2" in errors[0]
 
 
 def test_two_processes_with_one_number_are_refused():
     port = free_port()
-    said = rendezvous_of(*((processes_of(n, 3, port=port), {}) for n in (0, 1, 1)))
-    assert said[0] == "Two processes have the number 1. Each needs another --process-id."
-    assert said == [said[0]] * 3
+    errors = rendezvous_of(*((processes_of(n, 3, port=port), {}) for n in (0, 1, 1)))
+    assert errors[0] == "Two processes have the number 1. Each needs another --process-id."
+    assert errors == [errors[0]] * 3
 
 
 def test_missing_processes_are_named():
     port = free_port()
-    said = rendezvous_of((processes_of(0, 4, 0.3, port), {}), (processes_of(2, 4, 5.0, port), {}))
-    assert said[0] == said[1]
-    assert "2 of 4 processes have not connected" in said[0]
-    assert "within 0.3 s: 1, 3" in said[0]
+    errors = rendezvous_of((processes_of(0, 4, 0.3, port), {}), (processes_of(2, 4, 5.0, port), {}))
+    assert errors[0] == errors[1]
+    assert "2 of 4 processes have not connected" in errors[0]
+    assert "within 0.3 s: 1, 3" in errors[0]
 
 
 def test_an_unreachable_coordinator_is_reported_in_time():
@@ -416,7 +416,7 @@ def test_a_coordinators_address_of_another_machine_is_refused_with_what_to_do(mo
     port = free_port()
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1 is no address of this machine.*JAX_COORDINATOR_BIND_ADDRESS"):
         rendezvous(processes_of(0, port=port, host="192.0.2.1"), {})
-    # An address behind NAT: the environment variable says where to listen.
+    # An address behind NAT: the environment variable names the address to listen on.
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"127.0.0.1:{port}")
     first = processes_of(0, 2, port=port, host="192.0.2.1")
     assert rendezvous_of((first, {}), (processes_of(1, port=port), {})) == [None, None]

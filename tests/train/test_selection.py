@@ -1,4 +1,4 @@
-"""What is best on validation: one notion for runs, sweeps, early stops, comparisons and the table of results."""
+"""Model selection on validation, the same in runs, sweeps, early stopping, comparisons and tables of results."""
 
 import csv
 import dataclasses
@@ -69,8 +69,8 @@ def test_a_run_keeps_the_weights_with_the_lowest_loss(run):
     assert best.validation_accuracy < max(epoch.validation_accuracy for epoch in run.epochs)  # or nothing is shown
     assert run.best == best
     assert load_run(run.run_dir).step == run.best_step == best.step
-    (told,) = read_runs(run.run_dir)
-    assert (told.best_epoch, told.test) == (best.epoch, best.test_accuracy)
+    (row,) = read_runs(run.run_dir)
+    assert (row.best_epoch, row.test) == (best.epoch, best.test_accuracy)
     (entry,), _ = read_entries([run.run_dir])
     assert entry.best_epochs == (best.epoch,)
 
@@ -101,7 +101,7 @@ def test_members_of_a_sweep_stop_early_and_are_selected_by_loss(run, tmp_path, c
     with (folder / "results.csv").open() as file:
         losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
     assert losses == [member.best.validation_loss for member in found.members]
-    assert [member.best_epoch for member in found.members] == [told.best_epoch for told in read_runs(folder)]
+    assert [member.best_epoch for member in found.members] == [row.best_epoch for row in read_runs(folder)]
 
 
 @pytest.fixture(scope="module")

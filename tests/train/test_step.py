@@ -228,7 +228,7 @@ def test_random_numbers_do_not_depend_on_the_number_of_steps_a_call(tiny_dataset
 
 
 def first_step(dataset, step=0, **changes):
-    """Loss and change of the parameters of a step over the whole set, undistorted unless `changes` say otherwise."""
+    """Loss and change of the parameters of a step over the whole set, without augmentation unless in `changes`."""
     training = program_of(dataset, dataclasses.replace(CONFIG, batch_size=130, **changes))
     state = training.init()
     before = jax.device_get(state.params)
@@ -238,7 +238,7 @@ def first_step(dataset, step=0, **changes):
 
 @pytest.mark.slow
 def test_every_step_has_its_own_augmentation(tiny_dataset):
-    """The same images in every batch: without distortions, the same loss with the same parameters."""
+    """The same images in every batch: without augmentation, the same loss with the same parameters."""
     plain, shifted = (
         [first_step(tiny_dataset, step, **changes)[0] for step in range(3)]
         for changes in ({}, {"augmentation": AugmentationConfig(shift_pixels=2.0)})

@@ -277,31 +277,29 @@ def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_sec
 
 
 @pytest.fixture(scope="module")
-def populations_on_one_device():
+def programs_on_one_device():
     """Of one, two and three members."""
     dataset = load(**vars(ONE_LAYER.data))
-    populations = []
+    programs = []
     for members in (1, 2, 3):
         configs = [dataclasses.replace(ONE_LAYER, seed=seed) for seed in range(members)]
         mesh = make_mesh(ONE_DEVICE, ONE_LAYER.batch_size, members)
-        populations.append(make_program(configs, dataset, mesh).compile())
-    return populations
+        programs.append(make_program(configs, dataset, mesh).compile())
+    return programs
 
 
 @pytest.mark.slow
-def test_the_estimate_of_memory_holds_the_states_and_the_programs(populations_on_one_device):
-    estimates = [population.device_bytes() for population in populations_on_one_device]
-    states = populations_on_one_device[-1].init()._replace(key=())
+def test_the_estimate_of_memory_holds_the_states_and_the_programs(programs_on_one_device):
+    estimates = [program.device_bytes() for program in programs_on_one_device]
+    states = programs_on_one_device[-1].init()._replace(key=())
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) / 3
     assert estimates[2] - estimates[1] == pytest.approx(estimates[1] - estimates[0], rel=0.2)
     assert 4 * state <= estimates[1] - estimates[0] < 6 * state  # four of each member, one after another on a CPU
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_into_memory_is_trained_in_parts(
-    three_seeds_of_one_layer, populations_on_one_device, tmp_path
-):
-    one, two = (population.device_bytes() for population in populations_on_one_device[:2])
+def test_what_does_not_fit_into_memory_is_trained_in_parts(three_seeds_of_one_layer, programs_on_one_device, tmp_path):
+    one, two = (program.device_bytes() for program in programs_on_one_device[:2])
     limit = (two + (two - one) / 2) / 2**30
     execution = Execution(devices=1, memory_limit=limit)
     result = sweep(ONE_LAYER, THREE_SEEDS, tmp_path / "parts", execution=execution)

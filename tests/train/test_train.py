@@ -1,4 +1,4 @@
-"""Whole trainings: what a run folder holds, resuming to the last bit, signals, kills, full disks, divergence."""
+"""Whole runs: the files of a run folder, resuming to the last bit, signals, kills, full disks, divergence."""
 
 import dataclasses
 import gzip
@@ -52,7 +52,7 @@ def run_dir(tiny_run, tmp_path):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Makes the trainings of this test get SIGTERM at a step."""
+    """Makes the runs of this test get SIGTERM at a step."""
     run_steps, stop = TrainingProgram.run_steps, None
 
     def run_some(self, state, n):
@@ -181,9 +181,9 @@ def test_resuming_over_damaged_checkpoints_reports_them_and_gives_the_same_resul
     for step in (30, 45):
         (run_dir / "checkpoints" / f"{step:08d}" / "record.json").write_text("{}")
     train(TINY, run_dir, resume=True, console=Console())
-    told = capsys.readouterr().out
-    assert "Checkpoint 00000045 has a damaged file, record.json; it is set aside as damaged-00000045." in told
-    assert "resumed at step 15: 1 of 3 epochs are done" in told
+    printed = capsys.readouterr().out
+    assert "Checkpoint 00000045 has a damaged file, record.json; it is set aside as damaged-00000045." in printed
+    assert "resumed at step 15: 1 of 3 epochs are done" in printed
     assert outcome(run_dir) == outcome(tiny_run)
 
 
@@ -415,7 +415,7 @@ RECIPE = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """The result of a training with everything, never interrupted."""
+    """The result of a run with every option, never interrupted."""
     return train(RECIPE, tmp_path_factory.mktemp("recipe") / "run")
 
 
