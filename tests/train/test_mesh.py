@@ -114,6 +114,7 @@ for name in ("compilation_cache_dir", "compilation_cache_max_size", "persistent_
 """
 
 
+@pytest.mark.slow
 def test_commands_cache_compiled_programs_in_the_users_folder_unless_another_is_set(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PERSISTENT", "JAX_COMPIL"))}
     for own, expected in [

@@ -64,6 +64,7 @@ def test_model_selection_by_accuracy_or_by_loss(selection_metric, losses, accura
     assert scores.index(max(scores)) == expected
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_weights_with_the_lowest_loss(run):
     best = least_loss(run.epochs)
     assert best.validation_accuracy < max(epoch.validation_accuracy for epoch in run.epochs)  # or nothing is shown
@@ -179,6 +180,7 @@ def test_the_command_line_prints_the_selection_metric(command_line, tmp_path):
     assert re.search(r"best on validation by loss: epoch 1, validation [\d.]+% \(loss \d\.\d{4}\), test", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_selection_metric(run):
     with pytest.raises(ConfigError, match="selection_metric is loss in the run, accuracy was asked for"):
         train(dataclasses.replace(OVERFITTING, selection_metric="accuracy", epochs=21), run.run_dir, resume=True)

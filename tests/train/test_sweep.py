@@ -86,6 +86,7 @@ def three_seeds_of_one_layer(tmp_path_factory):
     return sweep(ONE_LAYER, THREE_SEEDS, tmp_path_factory.mktemp("sweeps") / "seeds")
 
 
+@pytest.mark.slow
 def test_every_seed_is_the_run_that_it_would_be_alone(three_seeds, tmp_path):
     assert [(member.seed, member.epochs, member.diverged) for member in three_seeds.members] == [
         (0, 3, False),
@@ -434,6 +435,7 @@ def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_doe
     assert [member.epochs for member in resumed.members] == [1] * 6
 
 
+@pytest.mark.slow
 def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
     pytest.importorskip("optuna")
     config = dataclasses.replace(TINY, epochs=1)
@@ -510,6 +512,7 @@ def test_a_damaged_sweep_is_refused(three_seeds, tmp_path, change, message):
         read_run_folder(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(three_seeds, tmp_path):
     run_dir = shutil.copytree(three_seeds.run_dir, tmp_path / "run")
     newest = checkpoint.checkpoint_path(run_dir / "checkpoints" / "0", 45)

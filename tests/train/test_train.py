@@ -187,6 +187,7 @@ def test_resuming_over_damaged_checkpoints_reports_them_and_gives_the_same_resul
     assert outcome(run_dir) == outcome(tiny_run)
 
 
+@pytest.mark.slow
 def test_without_any_sound_checkpoint_it_starts_again(tiny_run, run_dir):
     for sums in run_dir.rglob(checkpoint.SUMS):
         sums.write_text("")
@@ -259,6 +260,7 @@ def test_a_resumed_run_keeps_its_config(run_dir):
     assert outcome(run_dir) == before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_data(run_dir, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(Path(lstm_mnist_jax.__file__).parent / "data" / "mnist", moved)
