@@ -15,18 +15,14 @@ from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.data.picture_arrays import pictures_of
-from lstm_mnist_jax.errors import ConfigError, DataError, RunError
-from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.errors import ConfigError, DataError
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
-from lstm_mnist_jax.training.member import load_member
+from lstm_mnist_jax.training.member import load_checkpoint
 from lstm_mnist_jax.training.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
 BATCHES_AHEAD = 16
 """How many batches a device holds at once, at most: enough that it never waits for the next."""
-
-ATTEMPTS = 10
-"""How often a checkpoint is looked for where a training puts newer ones into the place of older ones meanwhile."""
 
 Normalised = Float32[np.ndarray, "n height width *channels"]
 
@@ -263,43 +259,8 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
       ((5,), (5, 10))
     """
     folder = read_run(Path(path).expanduser())
-    for _ in range(ATTEMPTS - 1):
-        before = checkpoint.finished_steps(folder.checkpoints)
-        try:
-            return _load(folder, checkpoint_name)
-        except (RunError, OSError):
-            if checkpoint.finished_steps(folder.checkpoints) == before:
-                raise
-    return _load(folder, checkpoint_name)
-
-
-def _load(folder: RunFolder, checkpoint_name: str | int) -> TrainedRun:
-    directory = folder.checkpoints
-    steps = checkpoint.finished_steps(directory)
-    if not steps:
-        raise RunError(f"{directory} has no checkpoint. Train the run first, or go on with --resume.")
-    step, best = steps[-1], checkpoint_name == "best"
-    if str(checkpoint_name).isdecimal() and int(checkpoint_name) in steps:
-        step = int(checkpoint_name)
-    elif checkpoint_name not in ("best", "last"):
-        best = True  # of which `evaluate` prints the step
-    _refuse_damaged(directory, step)
-    stages, record = load_member(folder, step)
-    (status,) = record.members
-    if best and str(checkpoint_name) not in ("best", str(status.best_step)):
-        raise RunError(
-            f"{directory} has no checkpoint {checkpoint_name!r}; expected best, last, or one of the steps {steps}."
-        )
-    if best and status.best_step is not None:
-        return TrainedRun(folder, status.best_step, stages.best.trained, stages.best.opt_state)
-    return TrainedRun(folder, step, stages.newest.trained, stages.newest.opt_state)
-
-
-def _refuse_damaged(directory: Path, step: int) -> None:
-    path = checkpoint.checkpoint_path(directory, step)
-    if damage := checkpoint.find_damage(path):
-        others = [other for other in checkpoint.finished_steps(directory) if other != step]
-        raise RunError(f"Checkpoint {path} {damage}. Name another by its step: {others or 'there is none'}.")
+    step, state = load_checkpoint(folder, str(checkpoint_name))
+    return TrainedRun(folder, step, state.trained, state.opt_state)
 
 
 def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None = None) -> Dataset:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from lstm_mnist_jax.inference import TrainedRun
 
 TOP = 3
-"""How many classes are told of each picture."""
+"""The number of classes printed for each picture."""
 
 GUESSES = 28
-"""How many guesses are told of a picture whose steps are not its rows."""
+"""The number of predictions printed for a picture whose steps are not its rows."""
 
 BAR = 20
 """Characters of a bar of probability, where there is room."""
@@ -56,7 +56,7 @@ def print_answers(run: "TrainedRun", answers: list[Answer], *, show: bool, expla
 
     console = Console()
     if not console.is_terminal:
-        console.width = 10_000  # whoever reads a file or a pipe wants each picture on one line
+        console.width = 10_000  # in a file or a pipe, one line for each picture
     table = Table()
     for title in ("picture", "label"):
         table.add_column(title, overflow="fold")
@@ -97,7 +97,7 @@ def _explain(console: Console, run: "TrainedRun", answer: Answer, show: bool) ->
 
     if config.task == "rows" and len(rows) % len(along) == 0:
         height = len(rows) // len(along)
-        for n, row in enumerate(rows):  # the guess stands beside the last row that it knows
+        for n, row in enumerate(rows):  # the prediction is printed beside the last row that was read
             line = shades(row, wide=is_wide, plain=is_plain)
             length = room if is_wide else room + rows.shape[1]
             say(console, line + (guess(n // height, length) if n % height == height - 1 else ""))

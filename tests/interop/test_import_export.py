@@ -84,7 +84,7 @@ def test_the_weights_that_a_run_began_with_can_be_its_best(command_line, exports
     begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")
     done = command_line("train", "--resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "best on validation: the weights of step 45, from before" in done.stdout
+    assert "best on validation: the weights of step 45, which were imported" in done.stdout
     assert load_run(tmp_path / "run").step == 45
 
 
@@ -213,7 +213,7 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["import", "tf1", "{tf1}/gru", "--run-dir", "{tmp}/run"], "There is no LSTM cell"),
         (
             ["import", "tf1", "{tf1}/tutorial", "--run-dir", "{tmp}/run"],
-            "take rows of 5 numbers and tell 3 classes apart, but MNIST, embedded in the package has rows of 28 and 10",
+            "take rows of 5 numbers and have 3 classes, but MNIST, embedded in the package has rows of 28 and 10",
         ),
         (["import", "torch", "{tmp}/model.pt", "--run-dir", "{tmp}/run"], "model.pt cannot be read: No such file"),
         (["import", "torch", "{exports}/torch/model.safetensors", "--run-dir", "{run}"], "already holds a run"),
