@@ -46,7 +46,7 @@ def test_noise_is_no_ink(paper, noise, rng):
     clean, found = (digit(levels.astype(np.float32)) for levels in (picture, noisy))
     assert np.abs(found - clean).mean() < 0.06  # a wrong rectangle would be 0.2
     assert found[0].max() == 0
-    with pytest.raises(DataError, match="as uneven as what is within"):
+    with pytest.raises(DataError, match="as uneven as its inside"):
         digit(np.clip(paper + rng.normal(0, noise, (200, 200)), 0, 1).astype(np.float32))
 
 

@@ -13,8 +13,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from lstm_mnist_jax import load
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.data.picture_arrays import KEPT_SIZE, MAX_PIXELS, pictures_of, reduced
-from lstm_mnist_jax.data.pictures import find_pictures, printable, read_pictures
+from lstm_mnist_jax.data.pictures import (
+    KEPT_SIZE,
+    MAX_PIXELS,
+    find_pictures,
+    pictures_of,
+    printable,
+    read_pictures,
+    reduced,
+)
 from lstm_mnist_jax.errors import DataError
 
 
