@@ -183,10 +183,8 @@ def _plain(picture: Picture, shape: tuple[int, ...]) -> Normal:
     if len(shape) == 2 or shape[2:] == (picture.shape[2] if picture.ndim == 3 else 1,):
         levels = _with_channels(picture, list(shape[2:]))
     if levels.shape != shape:
-        raise DataError(
-            f"The picture is {' x '.join(map(str, picture.shape))}, expected (form plain) "
-            f"{' x '.join(map(str, shape))}."
-        )
+        size, expected = (" x ".join(map(str, lengths)) for lengths in (picture.shape, shape))
+        raise DataError(f"The picture is {size}; in the form plain it has to be {expected}.")
     return levels.astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The formats by name: how a file of each is read and written. What `lstm-mnist import` and `export` know."""
+"""The formats of `lstm-mnist import` and `export` by name: how files are read and written."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,23 +13,22 @@ from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch
-from lstm_mnist_jax.interop.stack import ignoring
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
-from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params
+from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
 from lstm_mnist_jax.model import Params
 
 T = TypeVar("T")
 
 NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
-"""What of a network matters to how it begins or is trained, not to what it is."""
+"""Fields that matter to initialization and training alone."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a file of TensorFlow 1 does not say, though its weights mean nothing without it.
+    """Constants of a TensorFlow 1 program that are not in its checkpoints.
 
     Attributes:
-      forget_bias: what its cells add to their forget gates.
+      forget_bias: what the cells add to their forget gates.
       b1, b2: of Adam.
     """
 
@@ -40,7 +39,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Exported:
-    """What a file can be made of.
+    """A model to export.
 
     Attributes:
       config: the network.
@@ -48,9 +47,9 @@ class Exported:
       opt_state: the optimizer's state; None where there is none.
       image_shape: (height, width) or (height, width, channels) of one image.
       class_names: one name a class.
-      settings: what readers of a TensorFlow 1 checkpoint will assume.
-      step: how many steps it was trained for.
-      like: for tf1, a checkpoint whose names are to be taken rather than the tutorial's.
+      settings: of the program that will read a TensorFlow 1 checkpoint.
+      step: the number of training steps.
+      like: for tf1, a checkpoint whose names are taken instead of the tutorial's.
     """
 
     config: ModelConfig
@@ -87,20 +86,20 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
 
 
 def list_arrays(format_name: str, path: Path, ignore: Iterable[str] = ()) -> Arrays:
-    """The arrays in a file, by name. Raises WeightsError where there is none, or it is damaged."""
+    """The arrays in a file, by name. Raises WeightsError where it is missing or damaged."""
     read_file = _of(READERS, format_name)
     with _hint(format_name, path):
         return ignoring(read_file(path), ignore)
 
 
 def locate(format_name: str, path: Path) -> Path:
-    """The file that a path means: of TensorFlow's checkpoints, the prefix. Raises WeightsError."""
+    """The file of a path; for tf1, the prefix of the checkpoint. Raises WeightsError."""
     return find_prefix(path) if format_name == "tf1" and not _kind(path) else path
 
 
 @contextmanager
 def _hint(format_name: str, path: Path) -> Iterator[None]:
-    """Adds to an error what kind of file it is, where it is one of another format."""
+    """Adds the format of the file to an error, where it is another one."""
     try:
         yield
     except WeightsError as error:
@@ -110,7 +109,7 @@ def _hint(format_name: str, path: Path) -> Iterator[None]:
 
 
 def _kind(path: Path) -> tuple[str, ...]:
-    """The formats that a file may be of, by its first bytes; none where they do not tell."""
+    """The possible formats of a file by its first bytes; none where these are unknown."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -135,8 +134,8 @@ def read(
       format_name: one of `READERS`.
       path: the file; for tf1, see `tf1.read`.
       ignore: patterns of names to leave out.
-      layers: the names of the LSTM layers from the input to the output, where nothing else tells their order.
-      settings: what a TensorFlow 1 checkpoint leaves open.
+      layers: the names of the LSTM layers from the input to the output, where nothing else determines their order.
+      settings: for tf1.
 
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
@@ -163,7 +162,6 @@ def _of(formats: dict[str, T], name: str) -> T:
 
 
 def _write_tf1(path: Path, model: Exported) -> None:
-    # Saver's note of the latest checkpoint is left to whatever checkpoints the folder has already.
     weights = from_params(model.params)
     adam = None if model.opt_state is None else Adam.from_optax(model.opt_state)
     tf1.write(path, weights, adam, like=model.like, step=model.step, **vars(model.settings))
@@ -199,14 +197,14 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Exported], None]]] = {
 
 
 def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
-    """All formats but one hold what the tutorial is: LSTMs over rows, the last output through a dense layer."""
+    """All formats but stablehlo hold LSTMs over rows, with the last output through a dense layer."""
     own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
     unusual = differences(ModelConfig(**own), config)
     if unusual:
-        told = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
+        fields = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
         raise WeightsError(
             f"Files for {format_name} hold LSTM layers in one direction that read rows, the last output through a "
-            f"dense layer; this model has {told}. Only stablehlo holds such a model."
+            f"dense layer; this model has {fields}. Only stablehlo holds such a model."
         )
 
 
@@ -216,8 +214,8 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     Args:
       format_name: one of `WRITERS`.
       path: its name; for tf1, the prefix of a checkpoint.
-      model: what to write.
-      overwrite: replace what is there.
+      model: the model.
+      overwrite: replace an existing file.
 
     Raises:
       WeightsError: the format cannot hold such a network, or the name has another ending, is taken, or cannot be

@@ -145,10 +145,10 @@ def test_import_makes_a_run_of_every_file(command_line, run, evaluations, export
     assert lines[2].startswith("output 6 -> 10 classes: ")
     steps = 45 if format_name == "tf1" else 0
     assert ("the state of Adam after 45 steps" in lines) == bool(steps)
-    assert ("no state of an optimizer is taken: Adam starts afresh" in lines) == (not steps)
+    assert ("no optimizer state: Adam starts from zero" in lines) == (not steps)
     for name in ("validation", "test"):
         assert f"{name} {evaluations[name].accuracy:.2%}" in lines
-    assert "training would go on with learning rate 0.01 and batches of 64; for others" in done.stdout
+    assert "training would continue with learning rate 0.01 and batches of 64; for others" in done.stdout
     assert f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}" in done.stdout
     imported = load_run(tmp_path / "run")
     assert imported.step == steps
@@ -162,7 +162,7 @@ def test_options_may_stand_before_what_they_are_about(command_line, exports, tmp
     path = path_of("tf1", exports)
     done = command_line("import", *options, "tf1", path, "--run-dir", tmp_path / "run", *OPTIONS)
     assert done.returncode == 0, done.stderr
-    assert "no state of an optimizer is taken" in done.stdout
+    assert "no optimizer state" in done.stdout
     turned = command_line("import", *options[:4], *options[6:], *options[4:6], "tf1", path, "--run-dir", tmp_path / "b")
     assert "takes 28 features, but the layer before gives 6" in turned.stderr
 
@@ -209,7 +209,10 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["export", "tf1", "{run}", "."], "expected NAME, the prefix of a checkpoint"),
         (["export", "tf1", "{run}", "{tmp}/m", "--like", "{tf1}/tutorial"], "is [9, 16] in the checkpoint whose names"),
         (["export", "tf1", "{run}", "{tmp}/m", "--like", "{tf1}/one_layer"], "has 1 LSTM layers, this model 2"),
-        (["import", "tf1", "{tmp}/model.ckpt", "--list"], "is no TensorFlow checkpoint: there is no model.ckpt.index"),
+        (
+            ["import", "tf1", "{tmp}/model.ckpt", "--list"],
+            "not a TensorFlow checkpoint: there is no model.ckpt.index",
+        ),
         (["import", "tf1", "{tf1}/gru", "--run-dir", "{tmp}/run"], "There is no LSTM cell"),
         (
             ["import", "tf1", "{tf1}/tutorial", "--run-dir", "{tmp}/run"],
@@ -222,7 +225,10 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
         (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),
         (["export", "torch", "{run}", "/proc/model.safetensors"], "cannot be written"),
-        (["export", "torch", "{run}", "/etc/passwd/model.safetensors"], "cannot be written: /etc/passwd is no folder"),
+        (
+            ["export", "torch", "{run}", "/etc/passwd/model.safetensors"],
+            "written: /etc/passwd is not a folder",
+        ),
         (["export", "onnx", "{run}", "{tmp}/" + 250 * "a" + ".onnx"], "cannot be written: File name too long"),
         (["import", "tf1", "{tmp}/" + 300 * "a", "--list"], "cannot be read: File name too long"),
     ],

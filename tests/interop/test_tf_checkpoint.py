@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, sstable, write_checkpoint
 from lstm_mnist_jax.interop.tf_checkpoint.bundle import _ordered_signed
-from lstm_mnist_jax.interop.tf_checkpoint.libraries import MASK_DELTA, decompress_snappy, masked_crc32c
+from lstm_mnist_jax.interop.tf_checkpoint.sstable import MASK_DELTA, decompress_snappy, masked_crc32c
 from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, read_varint, varint
 
 TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
@@ -295,7 +295,7 @@ def test_a_state_file_that_names_its_own_folder_or_no_shards(tmp_path):
     with pytest.raises(WeightsError, match="Name one: none"):
         find_prefix(tmp_path)
     (tmp_path / "m.ckpt-abcde-of-fghij").write_text("")
-    with pytest.raises(WeightsError, match="is no TensorFlow checkpoint"):
+    with pytest.raises(WeightsError, match="is not a TensorFlow checkpoint"):
         find_prefix(tmp_path / "m.ckpt")
 
 

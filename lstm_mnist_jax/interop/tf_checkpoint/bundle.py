@@ -1,8 +1,8 @@
 """TensorFlow's checkpoints since 2016 ("V2", tensor bundles): PREFIX.index and PREFIX.data-00000-of-00001.
 
-The index is a table from the names of variables to where their bytes lie (BundleEntryProto); a variable that was
-partitioned has an entry for each slice. From
-tensorflow/core/protobuf/tensor_bundle.proto and the notes in tensorflow/core/util/tensor_bundle/tensor_bundle.h.
+The index is a table from the names of variables to the places of their bytes (BundleEntryProto); a partitioned
+variable has an entry for each slice. From tensorflow/core/protobuf/tensor_bundle.proto and the notes in
+tensorflow/core/util/tensor_bundle/tensor_bundle.h.
 """
 
 import glob
@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_mnist_jax.interop.tf_checkpoint import variable, wire
-from lstm_mnist_jax.interop.tf_checkpoint.libraries import masked_crc32c
-from lstm_mnist_jax.interop.tf_checkpoint.sstable import read_table, write_table
+from lstm_mnist_jax.interop.tf_checkpoint.sstable import masked_crc32c, read_table, write_table
 from lstm_mnist_jax.interop.tf_checkpoint.variable import DTYPES, Extent, Variable
 from lstm_mnist_jax.interop.tf_checkpoint.wire import Field, Malformed, integer, messages
 
@@ -32,9 +31,7 @@ FORMAT_VERSION = 1
 def read_bundle(prefix: Path) -> dict[str, Variable]:
     """The variables of a checkpoint by name. Only the index is read; `numpy.asarray` reads a variable.
 
-    Raises:
-      Malformed: the index is damaged, or of a kind that is not supported.
-      OSError: it cannot be read.
+    Raises Malformed where the index is damaged or of an unsupported kind, and OSError.
     """
     table = dict(read_table(prefix.with_name(prefix.name + ".index").read_bytes()))
     if b"" not in table:
@@ -44,7 +41,7 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
         raise Malformed("it was written on a big-endian machine, which is not supported")
     for version in messages(header, VERSION):
         if (least := integer(wire.parse(version), 2)) > FORMAT_VERSION:
-            raise Malformed(f"it needs a reader of version {least}, this one knows version {FORMAT_VERSION}")
+            raise Malformed(f"it needs a reader of version {least}, this one reads version {FORMAT_VERSION}")
     shards = integer(header, NUM_SHARDS)
     entries = {key: wire.parse(value) for key, value in table.items() if key}
     _require_room(prefix, entries, shards)
@@ -60,11 +57,7 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
 
 
 def bundle_of(variables: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
-    """The index and the data file of a checkpoint of one shard.
-
-    Args:
-      variables: arrays of types that TensorFlow has, by name.
-    """
+    """The index and the data file of a checkpoint of one shard, with these arrays by name."""
     numbers = {dtype: number for number, dtype in DTYPES.items()}
     header = wire.message([(NUM_SHARDS, 1), (VERSION, wire.message([(1, FORMAT_VERSION)]))])
     items = [(b"", header)]
@@ -140,7 +133,7 @@ def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Entry, shard
 def _slice_key(name: bytes, extents: tuple[Extent, ...], part: bytes) -> bytes:
     """The key of a slice (saved_tensor_slice_util.cc): 0, name, number of axes, and each start and length.
 
-    Along an axis that is not cut, the length is written as -1.
+    The length along an axis that is not cut is -1.
     """
     cut = [2 in wire.parse(axis) for axis in messages(wire.parse(part), 1)]
     key = _ordered_number(0) + _ordered_string(name) + _ordered_number(len(extents))
@@ -150,7 +143,7 @@ def _slice_key(name: bytes, extents: tuple[Extent, ...], part: bytes) -> bytes:
 
 
 def _ordered_number(value: int) -> bytes:
-    """An unsigned number in TensorFlow's OrderedCode: the number of its bytes, and they, the highest first."""
+    """An unsigned number in TensorFlow's OrderedCode: the number of its bytes, then its bytes, the highest first."""
     digits = value.to_bytes((value.bit_length() + 7) // 8, "big")
     return bytes([len(digits)]) + digits
 

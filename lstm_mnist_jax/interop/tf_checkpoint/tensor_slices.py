@@ -1,6 +1,6 @@
 """TensorFlow's oldest checkpoints ("V1"): one file, or several shards, each a table of SavedTensorSlices messages.
 
-The first entry, of the empty key, tells the shapes; each of the others holds one slice of one variable. From
+The entry of the empty key has the shapes; each other entry is a slice of a variable. From
 tensorflow/core/util/saved_tensor_slice.proto.
 """
 
@@ -21,7 +21,7 @@ TENSORS = 1
 NAME, SHAPE, DTYPE, EXTENTS = 1, 2, 3, 4
 SLICE_EXTENTS, SLICE_VALUES = 2, 3
 
-# TensorProto: the field in which the values of a type lie, and how they are encoded there
+# TensorProto: the field and the encoding of the values of each type
 CONTENT = 4
 FIXED = {"float32": 5, "complex64": 9, "float64": 6, "complex128": 12}
 VARINT = dict.fromkeys(("int32", "int16", "uint16", "int8", "uint8"), 7) | {"int64": 10, "bool": 11}
@@ -30,12 +30,7 @@ UNSIGNED = {"uint32": 16, "uint64": 17}
 
 
 def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
-    """The variables of a checkpoint by name. `numpy.asarray` decodes one.
-
-    Raises:
-      Malformed: a file is damaged, or of a kind that is not supported.
-      OSError: it cannot be read.
-    """
+    """The variables of a checkpoint by name; `numpy.asarray` decodes one. Raises Malformed and OSError."""
     metas: list[bytes] = []
     slices: list[bytes] = []
     for shard in shards:
@@ -44,7 +39,7 @@ def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
             metas += messages(fields, META) if not key else []
             slices += messages(fields, DATA)
     if not metas:
-        raise Malformed("it does not say which variables it holds")
+        raise Malformed("it has no list of its variables")
     shapes: dict[str, tuple[tuple[int, ...], int]] = {}
     for meta in metas:
         for tensor in messages(wire.parse(meta), TENSORS):
@@ -56,7 +51,7 @@ def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
         fields = wire.parse(part)
         name = _text(messages(fields, NAME))
         if name not in shapes:
-            raise Malformed(f"it has a slice of {name}, of which it does not tell the shape")
+            raise Malformed(f"it has a slice of {name}, but no shape of it")
         extents = variable.parse_extents((messages(fields, SLICE_EXTENTS) or [b""])[-1], shapes[name][0])
         parts[name].append((extents, (messages(fields, SLICE_VALUES) or [b""])[-1]))
     return {

@@ -1,4 +1,4 @@
-"""A variable in a checkpoint: what both of TensorFlow's formats say of one, and how it is put together of slices."""
+"""A variable in a checkpoint: types, shapes and slices, which both of TensorFlow's formats describe alike."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ DTYPES: dict[int, np.dtype] = {
         14: jnp.bfloat16, 17: "<u2", 18: "<c16", 19: "<f2", 22: "<u4", 23: "<u8",
     }.items()
 }  # fmt: skip
-"""The numbers of TensorFlow's types (types.proto) that NumPy has too."""
+"""NumPy's types by the numbers of TensorFlow's (types.proto)."""
 
 STRING = 7
 
@@ -27,12 +27,12 @@ Extent = tuple[int, int]
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a checkpoint. `numpy.asarray` reads its values, which are checked only then.
+    """A variable of a checkpoint. `numpy.asarray` reads and checks its values.
 
     Attributes:
       shape: its shape.
       dtype: NumPy's name of its type, or TensorFlow's where NumPy has none.
-      read: gives the values.
+      read: returns the values.
     """
 
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class Variable:
 
 
 def dtype_name(number: int) -> str:
-    """What to call a type of TensorFlow."""
+    """The name of a type of TensorFlow."""
     return DTYPES[number].name if number in DTYPES else "string" if number == STRING else f"TensorFlow type {number}"
 
 
@@ -57,7 +57,7 @@ def require_dtype(number: int) -> np.dtype:
 
 
 def parse_shape(data: bytes) -> tuple[int, ...]:
-    """A TensorShapeProto. Raises Malformed where a size is unknown or beyond all reason."""
+    """A TensorShapeProto. Raises Malformed where a size is unknown or absurd."""
     shape = tuple(integer(parse(axis), 1) for axis in messages(parse(data), 2))
     if math.prod(max(size, 1) for size in shape) >= 1 << 48 or len(shape) > 32:  # -1 is a very large number here
         raise Malformed(f"its shape {list(shape)} makes no sense")
@@ -65,7 +65,7 @@ def parse_shape(data: bytes) -> tuple[int, ...]:
 
 
 def parse_extents(data: bytes, shape: tuple[int, ...]) -> tuple[Extent, ...]:
-    """A TensorSliceProto: which part of a variable of this shape it is. Raises Malformed where it is none."""
+    """A TensorSliceProto of a variable of this shape. Raises Malformed where it is outside the shape."""
     axes = [parse(axis) for axis in messages(parse(data), 1)]
     if len(axes) != len(shape):
         raise Malformed(f"it has a slice of {len(axes)} axes, but the shape {list(shape)}")
@@ -81,7 +81,7 @@ def parse_extents(data: bytes, shape: tuple[int, ...]) -> tuple[Extent, ...]:
 def join_slices(
     shape: tuple[int, ...], dtype: np.dtype, slices: Sequence[tuple[tuple[Extent, ...], Callable[[], np.ndarray]]]
 ) -> np.ndarray:
-    """Puts a variable together. Raises Malformed where its slices do not cover it exactly."""
+    """A variable from its slices. Raises Malformed where they do not cover it exactly."""
     if sum(math.prod(length for _, length in extents) for extents, _ in slices) != math.prod(shape):
         raise Malformed("its slices do not cover it")
     parts = [(extents, read()) for extents, read in slices]  # before memory is taken for the whole

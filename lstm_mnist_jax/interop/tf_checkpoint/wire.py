@@ -1,7 +1,7 @@
 """The wire format of protocol buffers, as far as TensorFlow's checkpoints use it: varints, and messages as fields.
 
-Does not know the messages: what field 3 means is for the caller. (The protobuf library would need a declaration of
-each: no package but TensorFlow has these, and a dozen declarations are longer than this parser.)
+The protobuf library would need the declarations of a dozen messages, which only TensorFlow has and which are longer
+than this parser.
 """
 
 from collections.abc import Iterable
@@ -10,15 +10,11 @@ Field = int | bytes
 
 
 class Malformed(ValueError):
-    """Bytes are not what they should be. The caller who knows the file's name turns this into a WeightsError."""
+    """Bytes are damaged or unsupported. `read_checkpoint` makes it a WeightsError with the file's name."""
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """The unsigned number at `position` in base 128, least digit first, and the position after it.
-
-    Raises:
-      Malformed: the data end within it, or it has more than 64 bits.
-    """
+    """The unsigned number at `position` in base 128, least digit first, and the position after it. Raises Malformed."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):
@@ -43,11 +39,7 @@ def varint(value: int) -> bytes:
 
 
 def parse(data: bytes) -> dict[int, list[Field]]:
-    """The fields of a message: number to values in their order, numbers as unsigned ints, all else as bytes.
-
-    Raises:
-      Malformed: the data are no message.
-    """
+    """The values of each field of a message, varints as unsigned ints, all others as bytes. Raises Malformed."""
     fields: dict[int, list[Field]] = {}
     position = 0
     while position < len(data):
