@@ -58,15 +58,7 @@ def from_tree(tree: Any) -> Params:
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
-    """The classifier in a flattened tree.
-
-    Args:
-      found: the arrays by their keys, joined by "/".
-      order: the names of the LSTM cells, where neither names nor widths determine their order.
-
-    Raises:
-      WeightsError: it is of another network.
-    """
+    """The classifier in arrays by their keys, joined by "/"; for `order` see `assemble`. Raises WeightsError."""
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
     modules: dict[str, dict[str, str]] = {}
     for name in found:

@@ -84,15 +84,7 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
-    """The classifier in a weights file: .weights.h5, or the weights in a .keras or an older .h5 file.
-
-    Args:
-      found: the arrays by their paths in the file.
-      order: the names of the LSTM layers, where neither names nor widths determine their order.
-
-    Raises:
-      WeightsError: it is of another network.
-    """
+    """The classifier in arrays by their paths in a file; for `order` see `assemble`. Raises WeightsError."""
     rest = {name: array for name, array in found.items() if not name.startswith(("optimizer", "metrics/"))}
     cells: dict[str, dict[str, str]] = {}
     for name in rest:
@@ -125,14 +117,7 @@ LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 def check_architecture(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuses a model that computes something else than the classifier.
-
-    Args:
-      layers: the kind and the config of each layer, in their order.
-
-    Raises:
-      WeightsError: the classifier has no such layer, or another setting or order.
-    """
+    """Raises WeightsError where a model, by the kind and the config of each layer, is another than the classifier."""
     for kind, config in layers:
         if kind not in LAYERS:
             raise WeightsError(f"The layer {config.get('name')} is a {kind}, which this classifier does not have.")

@@ -99,75 +99,40 @@ def from_variables(
 
 
 def to_variables(
-    weights: Weights, adam: Adam | None = None, *, forget_bias: float = 1.0, b1: float = 0.9, b2: float = 0.999
+    weights: Weights,
+    adam: Adam | None = None,
+    *,
+    forget_bias: float = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    like: Arrays | None = None,
+    step: int = 0,
 ) -> dict[str, np.ndarray]:
-    """The model as the tutorial's variables by name, with Adam's slots and powers if its state is given.
+    """The model as variables by name, with Adam's slots and powers if its state is given.
 
     Args:
       weights: the weights.
       adam: the state of Adam.
       forget_bias: what the cells that read them will add to their forget gates.
       b1, b2: Adam's.
+      like: the variables of a checkpoint of the same network, whose names are taken instead of the tutorial's. Other
+        variables than the model's and Adam's stay as they are.
+      step: the new value of `global_step` in `like`, if there is one.
+
+    Raises:
+      WeightsError: `like` is of another network, or has a state of Adam and none is given.
     """
+    places = None if like is None else _places(like)
+    if places is not None and any(CUDNN_CELL in name for name in places.cells):
+        forget_bias = 0.0
     variables = _named(weights, forget_bias)
     if adam is not None:
         for slot, moments in (("Adam", adam.mu), ("Adam_1", adam.nu)):
             variables |= {f"{name}/{slot}": array for name, array in _named(moments, 0.0).items()}
         for name, decay in (("beta1_power", b1), ("beta2_power", b2)):
             variables[name] = np.array(_powers(decay, adam.steps + 1)[-1])
-    return {name: np.asarray(array, np.float32) for name, array in variables.items()}
-
-
-def to_variables_like(
-    found: Arrays,
-    weights: Weights,
-    adam: Adam | None = None,
-    step: int = 0,
-    *,
-    forget_bias: float = 1.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-) -> dict[str, np.ndarray]:
-    """The variables of a checkpoint with these values, under the names that they have there.
-
-    Args:
-      found: the variables of a checkpoint of the same network. Others than the model's and Adam's stay as they are.
-      weights: the weights.
-      adam: the state of Adam.
-      step: the new value of `global_step`, if there is one.
-      forget_bias, b1, b2: see `to_variables`.
-
-    Raises:
-      WeightsError: it is the checkpoint of another network, or has a state of Adam and none is given.
-    """
-    places = _places(found)
-    if any(CUDNN_CELL in name for name in places.cells):
-        forget_bias = 0.0
-    own = to_variables(weights, adam, forget_bias=forget_bias, b1=b1, b2=b2)
-    if len(places.cells) != len(weights.layers):
-        raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
-    names = dict(zip(_named(weights, 0.0), places.names, strict=True))
-    renamed = {name: own[ours] for ours, name in names.items()}
-    if slots := [places.slots[name] for name in names.values() if "Adam" in places.slots.get(name, {})]:
-        if adam is None or len(slots) != len(names):
-            raise WeightsError(
-                "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
-                "Take another one, or leave it out for the tutorial's names."
-            )
-        for ours, name in names.items():
-            renamed |= {places.slots[name][kind]: own[f"{ours}/{kind}"] for kind in ("Adam", "Adam_1")}
-        renamed |= {_scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}
-    if (global_step := _scalar_name(found, "global_step")) is not None:
-        renamed[global_step] = np.array(step)
-    variables = {name: np.asarray(array) for name, array in found.items()}
-    for name, array in renamed.items():
-        if array.shape != variables[name].shape:
-            raise WeightsError(
-                f"{name} is {list(variables[name].shape)} in the checkpoint whose names are wanted, and "
-                f"{list(array.shape)} in this model. {listing(found)}"
-            )
-        variables[name] = array.astype(variables[name].dtype)
-    return variables
+    variables = {name: np.asarray(array, np.float32) for name, array in variables.items()}
+    return variables if like is None or places is None else _renamed(like, places, weights, variables, step)
 
 
 def write(
@@ -179,17 +144,14 @@ def write(
       path: the prefix.
       weights: the weights.
       adam: the state of Adam.
-      like: a checkpoint of the same network, whose names are taken: see `to_variables_like`.
-      step: the new value of `global_step`, with `like`.
-      **options: `forget_bias`, `b1` and `b2` of `to_variables`.
+      like: a checkpoint of the same network, whose names are taken.
+      step, **options: `step`, `forget_bias`, `b1` and `b2` of `to_variables`.
 
     Raises:
       WeightsError: it cannot be written, or `like` cannot be read or is of another network.
     """
-    if like is None:
-        write_checkpoint(path, to_variables(weights, adam, **options))
-    else:
-        write_checkpoint(path, to_variables_like(ignoring(read_checkpoint(like), ()), weights, adam, step, **options))
+    found = None if like is None else ignoring(read_checkpoint(like), ())
+    write_checkpoint(path, to_variables(weights, adam, like=found, step=step, **options))
 
 
 class Places(NamedTuple):
@@ -293,6 +255,34 @@ def _scalar_name(found: Arrays, basename: str) -> Any:
     return names[0] if names else None
 
 
+def _renamed(found: Arrays, places: Places, weights: Weights, own: Arrays, step: int) -> dict[str, np.ndarray]:
+    """The variables of a checkpoint with the values of the tutorial's variables."""
+    if len(places.cells) != len(weights.layers):
+        raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
+    names = dict(zip(_named(weights, 0.0), places.names, strict=True))
+    renamed = {name: own[ours] for ours, name in names.items()}
+    if slots := [places.slots[name] for name in names.values() if "Adam" in places.slots.get(name, {})]:
+        if "beta1_power" not in own or len(slots) != len(names):
+            raise WeightsError(
+                "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
+                "Take another one, or leave it out for the tutorial's names."
+            )
+        for ours, name in names.items():
+            renamed |= {places.slots[name][kind]: own[f"{ours}/{kind}"] for kind in ("Adam", "Adam_1")}
+        renamed |= {_scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}
+    if (global_step := _scalar_name(found, "global_step")) is not None:
+        renamed[global_step] = np.array(step)
+    variables = {name: np.asarray(array) for name, array in found.items()}
+    for name, array in renamed.items():
+        if array.shape != variables[name].shape:
+            raise WeightsError(
+                f"{name} is {list(variables[name].shape)} in the checkpoint whose names are wanted, and "
+                f"{list(array.shape)} in this model. {listing(found)}"
+            )
+        variables[name] = array.astype(variables[name].dtype)
+    return variables
+
+
 def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
     """A layer from the names of its kernel and its bias."""
     kernel, bias = (np.asarray(found[name]) for name in names)
@@ -338,7 +328,7 @@ def _adam(found: Arrays, places: Places, b1: float, b2: float) -> Adam | None:
             f"The state of Adam is incomplete: there is no {', '.join(missing)}. To take the weights alone, leave the "
             f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
-    steps = _steps(*map(float, powers.values()), b1, b2)
+    steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
     owners = ["Adam's state of " + kernel for kernel, _ in (*places.cells.values(), places.dense)]
     moments = []
     for kind in ("Adam", "Adam_1"):

@@ -56,16 +56,7 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Params:
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = (), in_order: bool = False) -> Imported:
-    """The classifier in a state_dict of arrays.
-
-    Args:
-      found: the arrays by name.
-      order: the names of the LSTM layers, such as `lstm.l0`, where neither names nor widths determine their order.
-      in_order: whether the arrays are in the order of the model.
-
-    Raises:
-      WeightsError: it is of another network.
-    """
+    """The classifier in a state_dict of arrays; for `order` and `in_order` see `assemble`. Raises WeightsError."""
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for name in found:
         if match := CELL.fullmatch(name):

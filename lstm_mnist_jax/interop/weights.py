@@ -169,15 +169,7 @@ def reorder_gates(array: np.ndarray, order: str, new_order: str) -> np.ndarray:
 
 
 def check(imported: Imported, found: Arrays) -> Imported:
-    """Returns `imported` if its shapes fit together and all values are finite.
-
-    Args:
-      imported: the classifier.
-      found: everything in the file, for errors.
-
-    Raises:
-      WeightsError: it is not so.
-    """
+    """Returns `imported` if its shapes fit together and all values are finite. Raises WeightsError."""
     weights, names = imported.weights, imported.names
     width = None
     for name, (kernel, recurrent_kernel, bias) in zip(names, weights.layers, strict=False):
@@ -208,11 +200,7 @@ def check(imported: Imported, found: Arrays) -> Imported:
 
 
 def output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
-    """The names of the output layer's weights and biases: the only matrix and the only vector in `rest`.
-
-    Raises:
-      WeightsError: there are no such arrays, or more.
-    """
+    """The names of the only matrix and the only vector in `rest`: the output layer. Raises WeightsError."""
     matrices = [name for name, array in rest.items() if len(array.shape) == 2]
     vectors = [name for name, array in rest.items() if len(array.shape) == 1]
     if len(matrices) == len(vectors) == 1 and len(rest) == 2:
@@ -244,7 +232,8 @@ def assemble(
       cells: the LSTM layers, by their names in the file.
       rest: all other arrays; scalars and other types than floats (counters, seeds) are ignored.
       found: everything in the file, for errors.
-      order, in_order: see `order_layers`.
+      order: the names of the LSTM layers from the user, where neither names nor widths determine their order.
+      in_order: whether `cells` is in the order of the model.
       transposed: whether the output layer's weights are [classes, hidden].
 
     Raises:
@@ -263,19 +252,10 @@ def assemble(
 def order_layers(
     cells: Mapping[str, Layer], found: Arrays, given: Sequence[str] = (), in_order: bool = False
 ) -> list[str]:
-    """The names of LSTM layers from the input to the output.
+    """The names of LSTM layers from the input to the output: see `assemble`.
 
     They are sorted if they differ by numbers alone, such as lstm_1 and lstm_2. Otherwise the order is the only one in
     which the input width of each layer is the output width of the one before.
-
-    Args:
-      cells: the layers by name.
-      found: everything in the file, for errors.
-      given: the order from the user; empty where it is to be found.
-      in_order: whether `cells` is in the order of the model.
-
-    Raises:
-      WeightsError: names and widths do not determine the order, or `given` does not name every layer once.
     """
     names = sorted(cells, key=_natural)
     if given:
@@ -301,11 +281,7 @@ def order_layers(
 
 
 def ignoring(found: Arrays, patterns: Iterable[str]) -> dict[str, Any]:
-    """The arrays whose names match none of these patterns (of `fnmatch`).
-
-    Raises:
-      WeightsError: a pattern matches nothing, or the file has an array with an absurd name.
-    """
+    """The arrays whose names match none of these patterns of `fnmatch`. Raises WeightsError, also for absurd names."""
     for name in found:
         if len(name) > MAX_NAME or not name.isprintable():
             raise WeightsError(f"The file has an array with the name {name[:100]!r}, which no program gives.")

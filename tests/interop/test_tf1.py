@@ -226,7 +226,7 @@ def test_cells_of_cudnn_add_nothing_to_their_forget_gates():
     biases = [tf1.from_variables(v).weights.layers[0].bias for v in (variables(), found)]
     np.testing.assert_allclose(biases[0] - biases[1], [0] * 4 + [1] * 4 + [0] * 8, atol=1e-6)
     imported = tf1.from_variables(found)
-    back = tf1.to_variables_like(found, imported.weights, imported.adam)
+    back = tf1.to_variables(imported.weights, imported.adam, like=found)
     for name, array in found.items():
         np.testing.assert_allclose(back[name], array, rtol=1e-6)
 
