@@ -116,5 +116,5 @@ class TestPreparedSets:
             ("tfds:mnist:9.9.9", "9.9.9"),
         ],
     )
-    def test_what_cannot_be_used_is_said(self, loaded, name, message):
+    def test_unsuitable_sets_are_refused(self, loaded, name, message):
         assert message in loaded[name]["error"]

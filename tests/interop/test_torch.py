@@ -96,7 +96,7 @@ def named(widths):
     return arrays | head
 
 
-def test_the_order_of_layers_is_never_guessed(tmp_path):
+def test_an_undetermined_order_of_layers_is_refused(tmp_path):
     by_width = named({"rnn": 4, "middle": 6, "last": 3})
     assert torch.from_arrays(dict(sorted(by_width.items()))).names[:3] == ("rnn.l0", "middle.l0", "last.l0")
     by_number = named({f"lstm{number}": 5 for number in range(1, 12)})
@@ -113,7 +113,7 @@ def test_the_order_of_layers_is_never_guessed(tmp_path):
         formats.read("torch", path, layers=["lower.l0"])
 
 
-def test_the_order_of_many_layers_is_asked_for_at_once():
+def test_the_order_of_many_layers_is_not_searched():
     """Twenty layers have more orders than can be tried."""
     with pytest.raises(WeightsError, match="names nor widths determine"):
         torch.from_arrays(named({f"layer_{letter}": 5 for letter in "qwertzuiopasdfghjkly"}))

@@ -81,7 +81,7 @@ def test_a_preset_needs_no_option(runs, name):
     assert commands([dataclasses.replace(runs[0], config=PRESETS[name])]) == [f"lstm-mnist train {name}"]
 
 
-def test_fashion_mnist_is_one_set_wherever_it_lies(runs):
+def test_fashion_mnist_in_any_folder_is_one_data_set(runs):
     here = PRESETS["fashion"]
     elsewhere = dataclasses.replace(here, seed=1, data=dataclasses.replace(here.data, source="/data/fashion-mnist"))
     for configs, options in (([elsewhere], " --seed 1"), ([elsewhere, here], " --seeds 2")):
@@ -100,7 +100,8 @@ def test_the_time_is_that_of_undisturbed_epochs(tiny_run, tmp_path):
     assert read_runs(tiny_run)[0].seconds == pytest.approx(3 * statistics.median(seconds))
 
 
-def test_a_run_of_a_sweep_took_its_share_of_the_time(tiny_sweep, tmp_path):
+@pytest.mark.slow
+def test_the_time_of_a_run_of_a_sweep_is_its_share(tiny_sweep, tmp_path):
     sweep = tmp_path / "sweep"
     shutil.copytree(tiny_sweep, sweep)
     (run,), members = read_runs(sweep / "1"), read_runs(sweep)
@@ -137,6 +138,7 @@ def test_a_run_is_complete_after_its_last_epoch_or_where_its_patience_ends(tiny_
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_complete(tmp_path):
     config = dataclasses.replace(
         TINY, epochs=30, early_stopping_patience=1, optimizer=OptimizerConfig(learning_rate=0.3)
@@ -165,6 +167,7 @@ def test_runs_that_began_with_given_weights_are_refused(tiny_run, tmp_path):
         read_runs(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_script_writes_the_table_into_a_page(tiny_run, diverging_sweep, tmp_path):
     def results(*arguments):
@@ -202,7 +205,7 @@ def test_the_runs_that_are_kept_make_rows_of_the_table():
     assert {row(group) for group in group_by_recipe(runs)} <= set(read_table(text))
 
 
-def test_rows_measured_anew_take_the_place_of_the_old():
+def test_new_rows_replace_old_rows_of_the_same_recipe():
     def of(preset, seeds, test):
         command = f"`lstm-mnist train {preset} --permutation-seed 3{seeds}`"
         return ("rows", "MNIST", *[test] * (len(COLUMNS) - 3), command)
