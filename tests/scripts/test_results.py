@@ -1,13 +1,14 @@
-"""scripts/results.py: which runs make a row, what stands in it, and what is refused."""
+"""scripts/results.py: the runs of a row, its cells, and what is refused."""
 
 import dataclasses
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
-import programs
 import pytest
 from runs import TINY
 
@@ -15,7 +16,7 @@ from lstm_mnist_jax import train
 from lstm_mnist_jax.config import PRESETS, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.training.metrics import read_metrics
-from results import COLUMNS, commands, group_by_recipe, merge, read_runs, read_table, row, to_markdown
+from results import COLUMNS, commands, group_by_recipe, main, merge, read_runs, read_table, row, to_markdown
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,7 +139,6 @@ def test_a_run_is_complete_after_its_last_epoch_or_where_its_patience_ends(tiny_
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_run_that_stopped_early_is_complete(tmp_path):
     config = dataclasses.replace(
         TINY, epochs=30, early_stopping_patience=1, optimizer=OptimizerConfig(learning_rate=0.3)
@@ -168,10 +168,15 @@ def test_runs_that_began_with_given_weights_are_refused(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-def test_the_script_writes_the_table_into_a_page(tiny_run, diverging_sweep, tmp_path):
+def test_the_script_writes_the_table_into_a_page(tiny_run, diverging_sweep, tmp_path, monkeypatch, capsys):
     def results(*arguments):
-        return programs.run(arguments, code=(ROOT / "scripts" / "results.py").read_text("utf-8"))
+        monkeypatch.setattr(sys, "argv", ["results.py", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     done = results(tiny_run)
     assert done.returncode == 0, done.stderr
