@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, sstable, write_checkpoint
 from lstm_mnist_jax.interop.tf_checkpoint.bundle import _ordered_signed
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, read_varint, varint
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import MASK_DELTA, decompress_snappy, masked_crc32c
-from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, read_varint, varint
 
 TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
 FORMATS = ["tutorial", "v1", "partitioned", "two_shards"]
@@ -315,8 +315,8 @@ def test_keys_and_variables_that_claim_more_than_there_is_are_refused(tmp_path, 
 
 
 def test_complex_numbers_of_the_older_format():
+    from lstm_mnist_jax.interop.tf_checkpoint.protobuf import message
     from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import _decode
-    from lstm_mnist_jax.interop.tf_checkpoint.wire import message
 
     values = np.array([1 + 2j, 3 - 4j], np.complex64)
     np.testing.assert_array_equal(_decode(values.dtype, (2,), message([(9, values.tobytes())])), values)

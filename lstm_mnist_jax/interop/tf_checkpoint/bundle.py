@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_mnist_jax.interop.tf_checkpoint import variable, wire
+from lstm_mnist_jax.interop.tf_checkpoint import protobuf
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import DTYPES, Extent, Field, Malformed, Variable, integer, messages
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import masked_crc32c, read_table, write_table
-from lstm_mnist_jax.interop.tf_checkpoint.variable import DTYPES, Extent, Variable
-from lstm_mnist_jax.interop.tf_checkpoint.wire import Field, Malformed, integer, messages
 
 Entry = dict[int, list[Field]]
 
@@ -36,14 +35,14 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
     table = dict(read_table(prefix.with_name(prefix.name + ".index").read_bytes()))
     if b"" not in table:
         raise Malformed("it has no header, so it is no index of a checkpoint")
-    header = wire.parse(table[b""])
+    header = protobuf.parse(table[b""])
     if integer(header, ENDIANNESS):
         raise Malformed("it was written on a big-endian machine, which is not supported")
     for version in messages(header, VERSION):
-        if (least := integer(wire.parse(version), 2)) > FORMAT_VERSION:
+        if (least := integer(protobuf.parse(version), 2)) > FORMAT_VERSION:
             raise Malformed(f"it needs a reader of version {least}, this one reads version {FORMAT_VERSION}")
     shards = integer(header, NUM_SHARDS)
-    entries = {key: wire.parse(value) for key, value in table.items() if key}
+    entries = {key: protobuf.parse(value) for key, value in table.items() if key}
     _require_room(prefix, entries, shards)
     variables = {}
     for key, entry in entries.items():
@@ -59,20 +58,20 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
 def bundle_of(variables: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
     """The index and the data file of a checkpoint of one shard, with these arrays by name."""
     numbers = {dtype: number for number, dtype in DTYPES.items()}
-    header = wire.message([(NUM_SHARDS, 1), (VERSION, wire.message([(1, FORMAT_VERSION)]))])
+    header = protobuf.message([(NUM_SHARDS, 1), (VERSION, protobuf.message([(1, FORMAT_VERSION)]))])
     items = [(b"", header)]
     data = bytearray()
     for name, array in sorted(variables.items(), key=lambda item: item[0].encode()):
         dtype = array.dtype.newbyteorder("<")
         values = array.astype(dtype).tobytes()
-        shape = wire.message((2, wire.message([(1, size)])) for size in array.shape)
+        shape = protobuf.message((2, protobuf.message([(1, size)])) for size in array.shape)
         entry: list[tuple[int, Field]] = [
             (DTYPE, numbers[dtype]),
             (SHAPE, shape),
             (OFFSET, len(data)),
             (SIZE, len(values)),
         ]
-        items.append((name.encode(), wire.message(entry) + wire.fixed32(CRC32C, masked_crc32c(values))))
+        items.append((name.encode(), protobuf.message(entry) + protobuf.fixed32(CRC32C, masked_crc32c(values))))
         data += values
     return write_table(items), bytes(data)
 
@@ -95,24 +94,24 @@ def _name(key: bytes) -> str:
 
 def _variable(prefix: Path, key: bytes, entry: Entry, entries: dict[bytes, Entry], shards: int) -> Variable:
     number = integer(entry, DTYPE)
-    shape = variable.parse_shape((messages(entry, SHAPE) or [b""])[-1])
-    dtype, read = variable.dtype_name(number), partial(_read, prefix, number, shape, entry, shards)
+    shape = protobuf.parse_shape((messages(entry, SHAPE) or [b""])[-1])
+    dtype, read = protobuf.dtype_name(number), partial(_read, prefix, number, shape, entry, shards)
     if not (slices := messages(entry, SLICES)):
         return Variable(shape, dtype, read)
     parts = []
     for part in slices:
-        extents = variable.parse_extents(part, shape)
+        extents = protobuf.parse_extents(part, shape)
         slice_key = _slice_key(key, extents, part)
         if slice_key not in entries:
             raise Malformed(f"the slice {list(extents)} is missing")
         size = tuple(length for _, length in extents)
         parts.append((extents, partial(_read, prefix, number, size, entries[slice_key], shards)))
-    return Variable(shape, dtype, lambda: variable.join_slices(shape, variable.require_dtype(number), parts))
+    return Variable(shape, dtype, lambda: protobuf.join_slices(shape, protobuf.require_dtype(number), parts))
 
 
 def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Entry, shards: int) -> np.ndarray:
     """The values of a variable, or of a slice of one."""
-    dtype = variable.require_dtype(number)
+    dtype = protobuf.require_dtype(number)
     shard, offset, size = (integer(entry, field) for field in (SHARD, OFFSET, SIZE))
     if size != math.prod(shape) * dtype.itemsize:
         raise Malformed(f"it has {size} bytes, but its shape {list(shape)} and type {dtype.name} need others")
@@ -135,7 +134,7 @@ def _slice_key(name: bytes, extents: tuple[Extent, ...], part: bytes) -> bytes:
 
     The length along an axis that is not cut is -1.
     """
-    cut = [2 in wire.parse(axis) for axis in messages(wire.parse(part), 1)]
+    cut = [2 in protobuf.parse(axis) for axis in messages(protobuf.parse(part), 1)]
     key = _ordered_number(0) + _ordered_string(name) + _ordered_number(len(extents))
     for (start, length), is_cut in zip(extents, cut, strict=True):
         key += _ordered_signed(start) + _ordered_signed(length if is_cut else -1)

@@ -13,8 +13,8 @@ import numpy as np
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import write_bytes
 from lstm_mnist_jax.interop.tf_checkpoint.bundle import bundle_of, read_bundle
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Variable
 from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import read_tensor_slices
-from lstm_mnist_jax.interop.tf_checkpoint.variable import Variable
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ https://github.com/google/leveldb, doc/table_format.md.
 from collections.abc import Iterable, Iterator
 
 from lstm_mnist_jax.interop.files import require
-from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, read_varint, varint
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, read_varint, varint
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_SIZE = 48
