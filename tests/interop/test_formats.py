@@ -17,7 +17,7 @@ from lstm_mnist_jax.interop import flax, formats, keras, torch
 @pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors", "tf1"])
 def test_files_round_trip(params, config, tmp_path, format_name):
     exported = formats.Exported(ModelConfig(), params, None, (6, 5), tuple("abc"), formats.Settings())
-    path = tmp_path / "new folder" / f"model{formats.WRITERS[format_name][0]}"
+    path = tmp_path / "new folder" / f"model{formats.EXPORT_ENDINGS[format_name]}"
     formats.write(format_name, path, exported)
     assert_close(formats.read(format_name, path).params, params, atol=0 if format_name != "tf1" else 1e-6)
     assert formats.list_arrays(format_name, path)
@@ -31,7 +31,7 @@ def test_files_round_trip(params, config, tmp_path, format_name):
 def test_damaged_and_missing_files_are_refused(tmp_path, format_name):
     with pytest.raises(WeightsError, match=r"none.bin cannot be read: No such file"):
         formats.read(format_name, tmp_path / "none.bin")
-    path = tmp_path / f"model{formats.WRITERS[format_name][0]}"
+    path = tmp_path / f"model{formats.EXPORT_ENDINGS[format_name]}"
     drawn = torch.from_state_dict(state_dict())
     formats.write(format_name, path, formats.Exported(ModelConfig(), drawn, None, (6, 5), ("a",), formats.Settings()))
     data = path.read_bytes()
@@ -112,7 +112,9 @@ def test_unknown_formats_are_refused():
 
 def test_errors_name_the_format_of_the_file(params, tmp_path):
     exported = formats.Exported(ModelConfig(), params, None, (6, 5), ("a",), formats.Settings())
-    paths = {name: tmp_path / f"{name}{formats.WRITERS[name][0]}" for name in ("torch", "keras", "flax", "safetensors")}
+    paths = {
+        name: tmp_path / f"{name}{formats.EXPORT_ENDINGS[name]}" for name in ("torch", "keras", "flax", "safetensors")
+    }
     for name, path in paths.items():
         formats.write(name, path, exported)
     for wrong, name, message in [

@@ -33,13 +33,13 @@ def evaluations(run):
 
 
 def path_of(format_name, folder):
-    return folder / format_name / f"model{formats.WRITERS[format_name][0]}"
+    return folder / format_name / f"model{formats.EXPORT_ENDINGS[format_name]}"
 
 
 @pytest.fixture(scope="module")
 def exports(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exports")
-    for name in formats.WRITERS:
+    for name in formats.EXPORT_ENDINGS:
         run.export(name, path_of(name, folder))
     return folder
 
@@ -177,7 +177,7 @@ def test_options_before_the_positional_arguments(command_line, exports, tmp_path
 
 @pytest.mark.slow
 def test_export_writes_what_python_writes(command_line, run, exports, tmp_path):
-    for name in formats.WRITERS:
+    for name in formats.EXPORT_ENDINGS:
         path = path_of(name, tmp_path / "new")
         done = command_line("export", name, run.folder.path, path, "--checkpoint", "last")
         assert (done.returncode, done.stderr) == (0, "")
@@ -272,7 +272,7 @@ def test_the_command_line_has_all_formats():
     from lstm_mnist_jax.cli import main as cli
     from lstm_mnist_jax.cli.interop import ExportArguments, ImportArguments
 
-    for arguments, known in ((ImportArguments, formats.READERS), (ExportArguments, formats.WRITERS)):
+    for arguments, known in ((ImportArguments, formats.IMPORT_FORMATS), (ExportArguments, formats.EXPORT_ENDINGS)):
         (positional, *_) = typing.get_args(typing.get_type_hints(arguments)["format"]) or [None]
         names = typing.get_args(typing.get_type_hints(arguments)["format"])
         assert set(names or typing.get_args(positional)) == set(known)

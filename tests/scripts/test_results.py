@@ -147,6 +147,7 @@ def test_a_run_that_stopped_early_is_complete(tmp_path):
     assert read_runs(tmp_path / "run")[0].best_epoch < 30
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_counted_and_unfinished_sweeps_refused(diverging_sweep, tmp_path):
     shutil.copytree(diverging_sweep, tmp_path / "sweep")
     good, bad = group_by_recipe(read_runs(tmp_path / "sweep"))

@@ -43,6 +43,7 @@ def printed_and_losses(data, tmp_path_factory):
     return output.getvalue().splitlines(), losses
 
 
+@pytest.mark.slow
 def test_every_loss_of_an_epoch_is_that_of_the_package(data, printed_and_losses):
     config = PRESETS["tutorial"]
     program = make_program([config], data, make_mesh(Execution(devices=1), config.batch_size)).compile()
