@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, sstable, write_checkpoint
-from lstm_mnist_jax.interop.tf_checkpoint.bundle import _ordered_signed
 from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, read_varint, varint
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import MASK_DELTA, decompress_snappy, masked_crc32c
 
@@ -53,11 +52,6 @@ def test_damaged_compressed_data_are_refused(data):
 @given(st.integers(0, 2**64 - 1))
 def test_varints_round_trip(value):
     assert read_varint(b"x" + varint(value), 1) == (value, 1 + len(varint(value)))
-
-
-@given(st.lists(st.integers(-(2**40), 2**40), min_size=2, unique=True))
-def test_ordered_code_preserves_order(values):
-    assert sorted(values) == sorted(values, key=_ordered_signed)
 
 
 @given(st.dictionaries(st.binary(max_size=40), st.binary(max_size=40), max_size=60))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_mnist_jax.interop.tf_checkpoint import protobuf
-from lstm_mnist_jax.interop.tf_checkpoint.protobuf import DTYPES, Extent, Field, Malformed, Variable, integer, messages
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import DTYPES, Field, Malformed, Variable, integer, messages
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import masked_crc32c, read_table, write_table
 
 Entry = dict[int, list[Field]]
@@ -44,12 +44,12 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
     shards = integer(header, NUM_SHARDS)
     entries = {key: protobuf.parse(value) for key, value in table.items() if key}
     _require_room(prefix, entries, shards)
-    variables = {}
+    variables, slices = {}, _slices(entries)
     for key, entry in entries.items():
-        if key[0]:  # the keys of slices begin with a zero
+        if key[0]:
             name = _name(key)
             try:
-                variables[name] = _variable(prefix, key, entry, entries, shards)
+                variables[name] = _variable(prefix, entry, slices.get(key, []), shards)
             except Malformed as error:
                 raise Malformed(f"{name}: {error}") from error
     return variables
@@ -92,20 +92,39 @@ def _name(key: bytes) -> str:
         raise Malformed(f"the name {key!r} is no text") from error
 
 
-def _variable(prefix: Path, key: bytes, entry: Entry, entries: dict[bytes, Entry], shards: int) -> Variable:
+def _slices(entries: dict[bytes, Entry]) -> dict[bytes, list[Entry]]:
+    """The entries of slices by the key of their variable, in the order of `_position`.
+
+    The key of a slice (saved_tensor_slice_util.cc) is 00, the name with 00 written as 00 ff, 00 01, and the starts and
+    lengths in an encoding that preserves their order (OrderedCode); and the table is sorted by key.
+    """
+    found: dict[bytes, list[Entry]] = {}
+    for key, entry in entries.items():
+        if not key[0]:
+            name, _, _ = key[1:].partition(b"\0\1")
+            found.setdefault(name.replace(b"\0\xff", b"\0"), []).append(entry)
+    return found
+
+
+def _position(part: bytes) -> list[tuple[int, int]]:
+    """Start and length of a slice along each axis; the length is -1 where the axis is not cut."""
+    axes = [protobuf.parse(axis) for axis in messages(protobuf.parse(part), 1)]
+    return [(integer(axis, 1), integer(axis, 2, default=-1)) for axis in axes]
+
+
+def _variable(prefix: Path, entry: Entry, slices: list[Entry], shards: int) -> Variable:
     number = integer(entry, DTYPE)
     shape = protobuf.parse_shape((messages(entry, SHAPE) or [b""])[-1])
     dtype, read = protobuf.dtype_name(number), partial(_read, prefix, number, shape, entry, shards)
-    if not (slices := messages(entry, SLICES)):
+    if not (positions := sorted(messages(entry, SLICES), key=_position)):
         return Variable(shape, dtype, read)
+    if len(slices) != len(positions):
+        raise Malformed(f"it has {len(positions)} slices, but {len(slices)} entries for them")
     parts = []
-    for part in slices:
-        extents = protobuf.parse_extents(part, shape)
-        slice_key = _slice_key(key, extents, part)
-        if slice_key not in entries:
-            raise Malformed(f"the slice {list(extents)} is missing")
+    for position, slice_entry in zip(positions, slices, strict=True):
+        extents = protobuf.parse_extents(position, shape)
         size = tuple(length for _, length in extents)
-        parts.append((extents, partial(_read, prefix, number, size, entries[slice_key], shards)))
+        parts.append((extents, partial(_read, prefix, number, size, slice_entry, shards)))
     return Variable(shape, dtype, lambda: protobuf.join_slices(shape, protobuf.require_dtype(number), parts))
 
 
@@ -127,37 +146,3 @@ def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Entry, shard
     if masked_crc32c(data) != int.from_bytes(crc, "little"):
         raise Malformed(f"its bytes in {path.name} do not agree with their checksum")
     return np.frombuffer(data, dtype).reshape(shape)
-
-
-def _slice_key(name: bytes, extents: tuple[Extent, ...], part: bytes) -> bytes:
-    """The key of a slice (saved_tensor_slice_util.cc): 0, name, number of axes, and each start and length.
-
-    The length along an axis that is not cut is -1.
-    """
-    cut = [2 in protobuf.parse(axis) for axis in messages(protobuf.parse(part), 1)]
-    key = _ordered_number(0) + _ordered_string(name) + _ordered_number(len(extents))
-    for (start, length), is_cut in zip(extents, cut, strict=True):
-        key += _ordered_signed(start) + _ordered_signed(length if is_cut else -1)
-    return key
-
-
-def _ordered_number(value: int) -> bytes:
-    """An unsigned number in TensorFlow's OrderedCode: the number of its bytes, then its bytes, the highest first."""
-    digits = value.to_bytes((value.bit_length() + 7) // 8, "big")
-    return bytes([len(digits)]) + digits
-
-
-def _ordered_string(value: bytes) -> bytes:
-    """A string in OrderedCode: 00 and ff are escaped, and 00 01 ends it."""
-    escaped = {0: b"\0\xff", 255: b"\xff\0"}
-    return b"".join(escaped.get(byte, bytes([byte])) for byte in value) + b"\0\1"
-
-
-def _ordered_signed(value: int) -> bytes:
-    """A number from -2^62 to 2^62 - 1 in OrderedCode: 7 bits a byte; as many leading ones as there are bytes."""
-    width = 1
-    while not -(1 << 7 * width - 1) <= value < 1 << 7 * width - 1:
-        width += 1
-    bits = 8 * width
-    header = ((1 << width) - 1) << (bits - width)
-    return (header ^ value & (1 << bits) - 1).to_bytes(width, "big")
