@@ -154,7 +154,7 @@ def write(
     write_checkpoint(path, to_variables(weights, adam, like=found, step=step, **options))
 
 
-class Places(NamedTuple):
+class _Places(NamedTuple):
     """The names of the parts of the model in a checkpoint.
 
     Attributes:
@@ -173,7 +173,7 @@ class Places(NamedTuple):
         return [name for pair in (*self.cells.values(), self.dense) for name in pair]
 
 
-def _places(found: Arrays, order: Sequence[str] = ()) -> Places:
+def _places(found: Arrays, order: Sequence[str] = ()) -> _Places:
     """Finds the parts of the model, the cells from the first layer to the last."""
     slots = _slots(found)
     owned = {name for names in slots.values() for name in names.values()}
@@ -186,7 +186,7 @@ def _places(found: Arrays, order: Sequence[str] = ()) -> Places:
     taken = {name for pair in cells.values() for name in pair}
     dense = output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
     names = order_layers({name: _layer(found, pair, 0.0) for name, pair in cells.items()}, found, order)
-    return Places({name: cells[name] for name in names}, dense, slots)
+    return _Places({name: cells[name] for name in names}, dense, slots)
 
 
 def _slots(found: Arrays) -> dict[str, dict[str, str]]:
@@ -255,7 +255,7 @@ def _scalar_name(found: Arrays, basename: str) -> Any:
     return names[0] if names else None
 
 
-def _renamed(found: Arrays, places: Places, weights: Weights, own: Arrays, step: int) -> dict[str, np.ndarray]:
+def _renamed(found: Arrays, places: _Places, weights: Weights, own: Arrays, step: int) -> dict[str, np.ndarray]:
     """The variables of a checkpoint with the values of the tutorial's variables."""
     if len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
@@ -314,7 +314,7 @@ def _named(weights: Weights, forget_bias: float) -> dict[str, np.ndarray]:
     return named | {"Variable": weights.dense_kernel, "Variable_1": weights.dense_bias}
 
 
-def _adam(found: Arrays, places: Places, b1: float, b2: float) -> Adam | None:
+def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
     """The state of Adam; None where the variables have no slots of Adam."""
     slots = {name: places.slots.get(name, {}) for name in places.names}
     if not any({"Adam", "Adam_1"} & kinds.keys() for kinds in slots.values()):

@@ -174,7 +174,7 @@ def check(imported: Imported, found: Arrays) -> Imported:
     width = None
     for name, (kernel, recurrent_kernel, bias) in zip(names, weights.layers, strict=False):
         hidden = recurrent_kernel.shape[0] if recurrent_kernel.ndim else 0
-        if kernel.shape[1:] == recurrent_kernel.shape[1:] == (3 * hidden,):
+        if hidden and kernel.shape[1:] == recurrent_kernel.shape[1:] == (3 * hidden,):
             raise WeightsError(f"The layer {name} is that of a GRU, expected an LSTM.")
         shapes = kernel.shape[1:], recurrent_kernel.shape, bias.shape
         if kernel.ndim != 2 or shapes != ((4 * hidden,), (hidden, 4 * hidden), (4 * hidden,)):
