@@ -14,7 +14,7 @@ from lstm_mnist_jax import model, reading
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.data.picture_arrays import pictures_of
+from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
 from lstm_mnist_jax.training.member import load_checkpoint
