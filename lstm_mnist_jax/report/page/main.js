@@ -1,4 +1,4 @@
-// The page: puts its parts together. `window.lstm` below is for the console, and for tests.
+// The page, made of its parts. `window.lstm` below is for the console and for tests.
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
@@ -7,8 +7,8 @@ const { classes } = network.spec;
 const { image, step } = data;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-let reading = null; // what was read last: {seen, stops, found}
-let pending = null; // the frame in which what is drawn will be read
+let reading = null; // the last one: {seen, stops, found}
+let pending = null; // the frame in which the drawing will be read
 let playNext = false;
 let waitingToSpeak = null;
 
@@ -24,23 +24,23 @@ function showAnswer(index) {
   const probabilities = reading?.found[index];
   const end = !reading || index === reading.found.length - 1;
   const label = reading && leaderOf(probabilities);
-  $("when").textContent = end ? "Its guess" : `After ${reading.stops[index]} of ${network.spec.steps} ${step.many}`;
+  $("when").textContent = end ? "Prediction" : `After ${reading.stops[index]} of ${network.spec.steps} ${step.many}`;
   $("guess").textContent = reading ? classes[label] : "?";
   $("guess").classList.toggle("long", reading !== null && [...classes[label]].length > 2);
   $("sure").textContent = reading ? percent(probabilities[label]) : "";
   bars.show(probabilities ?? null);
 }
 
-/** Tells those who listen, once nothing has changed for a moment. */
+/** Announces the prediction to screen readers, once nothing has changed for a moment. */
 function speak() {
   clearTimeout(waitingToSpeak);
   waitingToSpeak = setTimeout(() => {
-    if (pad.isPassing()) return; // nobody asked
+    if (pad.isPassing()) return; // the example at the beginning
     if (!reading) return void ($("spoken").textContent = "The pad is empty.");
     const probabilities = reading.found.at(-1);
     const [first, second] = Array.from(classes.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
-    const told = (label) => `${classes[label]}, ${percent(probabilities[label])}`;
-    $("spoken").textContent = `It says ${told(first)}${second === undefined ? "" : `; then ${told(second)}`}.`;
+    const words = (label) => `${classes[label]}, ${percent(probabilities[label])}`;
+    $("spoken").textContent = `Prediction: ${words(first)}${second === undefined ? "" : `; then ${words(second)}`}.`;
   }, 700);
 }
 
@@ -63,7 +63,7 @@ function changed(drawing) {
   if (pending !== null) cancelAnimationFrame(pending);
   pending = requestAnimationFrame(() => {
     pending = null;
-    if (reader.ask(pad.input(), drawing)) return;
+    if (reader.read(pad.input(), drawing)) return;
     for (const part of [$("live"), $("reading")]) part.classList.add("waits");
   });
 }
@@ -73,7 +73,7 @@ function pixelsOf(example) {
 }
 
 function showExample(example, passing) {
-  playNext = !passing; // at first the answer is seen, not the beginning of a reading
+  playNext = !passing; // at the beginning the result is shown, not its replay
   pad.show(pixelsOf(example), { caption: `An example: ${classes[example.label]}`, passing });
 }
 
@@ -85,7 +85,7 @@ function listExamples() {
     paint(canvas, pixelsOf(example), image);
     const name = classes[example.label];
     button.type = "button";
-    button.title = wrong ? `${name}, read as ${classes[example.guess]}` : name;
+    button.title = wrong ? `${name}, predicted as ${classes[example.guess]}` : name;
     button.setAttribute("aria-label", button.title);
     button.addEventListener("click", () => showExample(example, false));
     const item = document.createElement("li");
@@ -105,7 +105,7 @@ document.addEventListener("keydown", (event) => {
   pad.undo();
 });
 
-/** Begins with the example on which the network changes its mind most often, until something is drawn. */
+/** Shows the example on which the prediction changes most often, until something is drawn. */
 function demonstrate() {
   const right = data.examples.filter(({ label, guess }) => label === guess);
   if (right.length === 0) return changed(false);
@@ -118,10 +118,10 @@ listExamples();
 demonstrate();
 
 /**
- * show(pixels): shows an image of the network's own size on the pad, as `predict` in Python takes it: row after row,
- * the channels of a pixel side by side, from 0 to 1.
- * settled(): resolves with what is then seen and read: {seen, stops, found}, or null.
- * network(spec, weights): another network, as description.py describes it, its weights in base64: {predict, along}.
+ * show(pixels): shows an image of the network's size on the pad, as `predict` in Python takes it: row after row, the
+ * channels of a pixel side by side, from 0 to 1.
+ * settled(): resolves with the reading when the network has finished: {seen, stops, found}, or null.
+ * network(spec, weights): another network, of `describe` in build.py, its weights in base64: {predict, along}.
  * digit(picture, height, width), whole(...): see normal_form.js.
  */
 window.lstm = Object.freeze({
