@@ -84,7 +84,11 @@ class TrainedRun:
         batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
         pending: list[jax.Array] = []
         for batch in batches:  # several are queued before the first is waited for
-            pending.append(self._probabilities(batch))
+            # Padded to powers of two, and above 64 to multiples of it, so that few sizes are compiled.
+            count = len(batch)
+            missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
+            padded = np.pad(batch, [(0, missing), *[(0, 0)] * (batch.ndim - 1)]) if missing else batch
+            pending.append(_classify(self.params, padded, self.folder.config.model))
             if len(pending) >= BATCHES_AHEAD:
                 jax.block_until_ready(pending[-BATCHES_AHEAD])
         probabilities = np.concatenate(
@@ -180,14 +184,6 @@ class TrainedRun:
         if images.dtype != np.uint8:
             raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
         return images
-
-    def _probabilities(self, images: np.ndarray) -> jax.Array:
-        # Padded to powers of two, and above 64 to multiples of it, so that few sizes are compiled.
-        count = len(images)
-        missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
-        if missing:
-            images = np.pad(images, [(0, missing), *[(0, 0)] * (images.ndim - 1)])
-        return _classify(self.params, images, self.folder.config.model)
 
     def export(
         self, format_name: str, path: Path | str, *, overwrite: bool = False, like: Path | str | None = None

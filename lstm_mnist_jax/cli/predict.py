@@ -63,7 +63,7 @@ class PredictArguments:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Result:
     """The result for a picture.
 
     Attributes:
@@ -100,19 +100,19 @@ def predict(arguments: Sequence[str]) -> int:
     files = find_pictures(parsed.images)
     folder = None if parsed.explain_into is None else _figures_folder(parsed.explain_into)
     taken = {str(Path(file).resolve()).casefold() for file in files}
-    errors, figures, rows = 0, 0, list[Answer]()
-    for answer in _answers(run, files, parsed.form):
+    errors, figures, rows = 0, 0, list[Result]()
+    for result in _results(run, files, parsed.form):
         figure = None
-        if answer.error is not None:
+        if result.error is not None:
             errors += 1
-            print(f"lstm-mnist: {answer.error}", file=sys.stderr)
+            print(f"lstm-mnist: {result.error}", file=sys.stderr)
         elif folder is not None:
-            figure = _draw(run, answer, folder, taken)
+            figure = _draw(run, result, folder, taken)
             figures += 1
         if parsed.json:
-            print(json.dumps(_as_json(run, answer, figure), allow_nan=False), flush=True)
-        elif answer.error is None:
-            rows.append(answer)
+            print(json.dumps(_as_json(run, result, figure), allow_nan=False), flush=True)
+        elif result.error is None:
+            rows.append(result)
         if len(rows) == ROWS:
             _print(run, rows, parsed)
             rows = []
@@ -122,54 +122,54 @@ def predict(arguments: Sequence[str]) -> int:
     return 1 if errors else 0
 
 
-def _answers(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Answer]:
-    """The answers in the order of the pictures, of which at most a batch is held in memory."""
-    waiting: list[Answer] = []
-    for answer in _pictures(run, files, form):
-        waiting.append(answer)
+def _results(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Result]:
+    """The results in the order of the pictures; at most a batch of pictures is held in memory."""
+    waiting: list[Result] = []
+    for result in _pictures(run, files, form):
+        waiting.append(result)
         if len(waiting) == BATCH:
             yield from _classified(run, waiting)
             waiting = []
     yield from _classified(run, waiting)
 
 
-def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Answer]:
+def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Result]:
     from lstm_mnist_jax.data.pictures import printable, read_pictures
 
     for file in files:
         try:
             for name, picture in read_pictures(file):
                 try:
-                    yield Answer(name, run.normalise([picture], form)[0])
+                    yield Result(name, run.normalise([picture], form)[0])
                 except DataError as error:
-                    yield Answer(name, error=f"{printable(name)}: {error}")
+                    yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:
-            yield Answer(file, error=str(error))
+            yield Result(file, error=str(error))
 
 
-def _classified(run: "TrainedRun", waiting: list[Answer]) -> Iterator[Answer]:
+def _classified(run: "TrainedRun", waiting: list[Result]) -> Iterator[Result]:
     from lstm_mnist_jax.inference import require_finite
 
-    images = [answer.image for answer in waiting if answer.image is not None]
+    images = [result.image for result in waiting if result.image is not None]
     probabilities = run.predict(np.stack(images))[1] if images else np.zeros(0)
     require_finite(run, probabilities)
     classified = iter(probabilities)
-    for answer in waiting:
-        yield answer if answer.image is None else replace(answer, probabilities=next(classified))
+    for result in waiting:
+        yield result if result.image is None else replace(result, probabilities=next(classified))
 
 
-def _top(run: "TrainedRun", answer: Answer) -> list[tuple[str, float]]:
+def _top(run: "TrainedRun", result: Result) -> list[tuple[str, float]]:
     """The most probable classes with their probabilities."""
-    assert answer.probabilities is not None
-    order = np.argsort(-answer.probabilities, kind="stable")[:TOP]
-    return [(run.class_names[label], float(answer.probabilities[label])) for label in order]
+    assert result.probabilities is not None
+    order = np.argsort(-result.probabilities, kind="stable")[:TOP]
+    return [(run.class_names[label], float(result.probabilities[label])) for label in order]
 
 
-def _as_json(run: "TrainedRun", answer: Answer, figure: Path | None) -> dict[str, Any]:
-    if answer.error is not None:
-        return {"file": answer.name, "error": answer.error}
-    top = [{"label": label, "probability": probability} for label, probability in _top(run, answer)]
-    found = {"file": answer.name, **top[0], "top": top}
+def _as_json(run: "TrainedRun", result: Result, figure: Path | None) -> dict[str, Any]:
+    if result.error is not None:
+        return {"file": result.name, "error": result.error}
+    top = [{"label": label, "probability": probability} for label, probability in _top(run, result)]
+    found = {"file": result.name, **top[0], "top": top}
     return found if figure is None else found | {"figure": str(figure)}
 
 
@@ -184,21 +184,21 @@ def _figures_folder(folder: Path) -> Path:
     return folder
 
 
-def _draw(run: "TrainedRun", answer: Answer, folder: Path, taken: set[str]) -> Path:
+def _draw(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> Path:
     """Draws how a picture was read, into a file that is not `taken`: by a picture, or by another figure."""
     from lstm_mnist_jax.data.pictures import printable
     from lstm_mnist_jax.report.reading import draw_reading_of
     from lstm_mnist_jax.report.style import file_bytes
 
-    assert answer.image is not None
-    stem = re.sub(r"\.\w+$|\.npy(?=\[\d+\]$)", "", Path(answer.name).name)
+    assert result.image is not None
+    stem = re.sub(r"\.\w+$|\.npy(?=\[\d+\]$)", "", Path(result.name).name)
     stem = re.sub(r"[^\w.]+", "-", stem).strip("-.").encode()[:200].decode(errors="ignore") or "picture"
     path, number = folder / f"{stem}-reading.png", 1
     while str(path.resolve()).casefold() in taken:
         number += 1
         path = folder / f"{stem}-{number}-reading.png"
     taken.add(str(path.resolve()).casefold())
-    figure = draw_reading_of(run, answer.image, title=printable(answer.name))
+    figure = draw_reading_of(run, result.image, title=printable(result.name))
     try:
         path.write_bytes(file_bytes(figure, "png"))
     except OSError as error:
@@ -206,9 +206,9 @@ def _draw(run: "TrainedRun", answer: Answer, folder: Path, taken: set[str]) -> P
     return path
 
 
-def _print(run: "TrainedRun", answers: list[Answer], parsed: PredictArguments) -> None:
+def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -> None:
     """Prints a table, and with --show or --explain each picture."""
-    if not answers:
+    if not results:
         return
     from lstm_mnist_jax.data.pictures import printable
 
@@ -220,29 +220,29 @@ def _print(run: "TrainedRun", answers: list[Answer], parsed: PredictArguments) -
         table.add_column(title, overflow="fold")
     table.add_column("probability", justify="right")
     table.add_column("then", overflow="fold")
-    for answer in answers:
-        (label, probability), *others = _top(run, answer)
+    for result in results:
+        (label, probability), *others = _top(run, result)
         then = ", ".join(f"{other} {percent(share)}" for other, share in others)
-        table.add_row(*map(Text, (printable(answer.name), label, percent(probability), then)))
+        table.add_row(*map(Text, (printable(result.name), label, percent(probability), then)))
     console.print(table)
-    for answer in answers:
+    for result in results:
         if parsed.explain:
-            _explain(console, run, answer, parsed.show)
+            _explain(console, run, result, parsed.show)
         elif parsed.show:
-            say(console, f"{printable(answer.name)}, as the network reads it:")
-            _show(console, answer)
+            say(console, f"{printable(result.name)}, as the network reads it:")
+            _show(console, result)
 
 
-def _explain(console: Console, run: "TrainedRun", answer: Answer, show: bool) -> None:
+def _explain(console: Console, run: "TrainedRun", result: Result, show: bool) -> None:
     """Prints the prediction after each step, beside the rows of the picture if a step is one row or several."""
-    assert answer.image is not None
+    assert result.image is not None
     from lstm_mnist_jax.data.pictures import printable
     from lstm_mnist_jax.model import task_of
 
     config = run.folder.config.model
-    along, rows = run.read_along(answer.image[None])[0], _grey(answer)
+    along, rows = run.read_along(result.image[None])[0], _grey(result)
     task = task_of(config).describe(run.folder.data.image_shape)
-    say(console, f"{printable(answer.name)}, read as {task}; after each step the prediction and its probability:")
+    say(console, f"{printable(result.name)}, read as {task}; after each step the prediction and its probability:")
     names = max(map(len, run.class_names))
     room = console.width - 2 * rows.shape[1] - names - 17  # for a bar
     is_wide, is_plain = room >= 0, _is_plain(console)
@@ -261,20 +261,20 @@ def _explain(console: Console, run: "TrainedRun", answer: Answer, show: bool) ->
             say(console, line + (prediction(n // height, length) if n % height == height - 1 else ""))
         return
     if show:
-        _show(console, answer)
+        _show(console, result)
     for step in np.unique(np.linspace(0, len(along) - 1, STEPS).round().astype(int)):
         say(console, prediction(int(step), BAR))
 
 
-def _show(console: Console, answer: Answer) -> None:
-    rows = _grey(answer)
+def _show(console: Console, result: Result) -> None:
+    rows = _grey(result)
     for row in rows:
         say(console, shades(row, wide=2 * rows.shape[1] <= console.width, plain=_is_plain(console)))
 
 
-def _grey(answer: Answer) -> np.ndarray:
-    assert answer.image is not None
-    return answer.image if answer.image.ndim == 2 else answer.image.mean(axis=-1)
+def _grey(result: Result) -> np.ndarray:
+    assert result.image is not None
+    return result.image if result.image.ndim == 2 else result.image.mean(axis=-1)
 
 
 def _is_plain(console: Console) -> bool:

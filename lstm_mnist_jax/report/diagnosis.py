@@ -138,7 +138,7 @@ class Diagnosis:
     def confused(self) -> list[tuple[int, int, int]]:
         """(true class, predicted class, number of examples) of all confused pairs, the most frequent first."""
         wrong = self.confusion - np.diag(self.confusion.diagonal())
-        pairs = [(int(is_), int(said), int(wrong[is_, said])) for is_, said in np.argwhere(wrong)]
+        pairs = [(int(true), int(predicted), int(wrong[true, predicted])) for true, predicted in np.argwhere(wrong)]
         return sorted(pairs, key=lambda pair: -pair[2])
 
     @property

@@ -113,8 +113,10 @@ def _confusion(diagnosis: Diagnosis) -> Picture:
     caption = f"Of {diagnosis.accuracy.count:,} {diagnosis.split} examples, "
     caption += f"{wrong:,} {'is' if wrong == 1 else 'are'} misclassified" if wrong else "none is misclassified"
     if wrong:
-        pairs = [f"{class_names[is_]} as {class_names[said]} ({count:,})" for is_, said, count in diagnosis.confused]
-        caption += f", most often {', '.join(pairs[:3])}"
+        caption += ", most often " + ", ".join(
+            f"{class_names[true]} as {class_names[predicted]} ({count:,})"
+            for true, predicted, count in diagnosis.confused[:3]
+        )
     chosen = diagnosis.shown_classes
     counts = diagnosis.confusion[np.ix_(chosen, chosen)]
     size, names = len(chosen), [shown(class_names[label]) for label in chosen]
@@ -211,24 +213,25 @@ def _calibration(diagnosis: Diagnosis) -> Picture:
 
 
 def _mistakes(diagnosis: Diagnosis, images: np.ndarray) -> Picture:
-    chosen, count = diagnosis.mistakes[: COLUMNS * ROWS].tolist(), len(diagnosis.mistakes)
+    chosen, count, names = diagnosis.mistakes[: COLUMNS * ROWS], len(diagnosis.mistakes), diagnosis.class_names
     rows = -(-len(chosen) // COLUMNS)
-    answers = []
+    errors = [
+        (names[diagnosis.labels[n]], names[diagnosis.predictions[n]], percent(float(diagnosis.confidences[n]), 1))
+        for n in chosen
+    ]
     with new_figure(1.72 * rows) as figure:
         grid = figure.subplots(rows, COLUMNS, squeeze=False)
         for axes in grid.flat[len(chosen) :]:
             axes.set_axis_off()
-        for axes, example in zip(grid.flat, chosen, strict=False):
+        for axes, example, (true, predicted, probability) in zip(grid.flat, chosen, errors, strict=False):
             draw_image(axes, images[example])
-            is_, said = (diagnosis.class_names[labels[example]] for labels in (diagnosis.labels, diagnosis.predictions))
-            answers.append((is_, said, percent(float(diagnosis.confidences[example]), 1)))
-            title = f"is {shown(is_, 12)}\npredicted {shown(said, 9)}\n{answers[-1][2]}"
+            title = f"is {shown(true, 12)}\npredicted {shown(predicted, 9)}\n{probability}"
             axes.set_title(title, fontsize=8, fontweight="normal", loc="center")
     which = f"The {len(chosen)} most confident of {count:,} errors" if len(chosen) < count else f"All {count} errors"
-    is_, said, confidence = answers[0]
+    true, predicted, probability = errors[0]
     caption = (
         f"{which if count > 1 else 'The only error'}. The first, example {chosen[0]} of the {diagnosis.split} split, "
-        f"is {is_} and was predicted as {said}, with probability {confidence}."
+        f"is {true} and was predicted as {predicted}, with probability {probability}."
     )
     return Picture("mistakes", "The most confident errors", caption, figure)
 

@@ -63,8 +63,8 @@ def print_run(console: Console, run: TrainedRun, columns: Mapping[str, np.ndarra
         return
     say(console, "most confused:")
     counts, names = diagnosis.confusion.sum(axis=1), diagnosis.class_names
-    for is_, said, count in diagnosis.confused[:PAIRS]:
-        say(console, f"  {names[is_]} predicted as {names[said]}: {count:,} of {counts[is_]:,}")
+    for true, predicted, count in diagnosis.confused[:PAIRS]:
+        say(console, f"  {names[true]} predicted as {names[predicted]}: {count:,} of {counts[true]:,}")
 
 
 def _print_curve(console: Console, title: str, epochs: np.ndarray, values: np.ndarray) -> None:
@@ -87,9 +87,9 @@ def _classes(diagnosis: Diagnosis) -> Table:
     for label in chosen:
         share = diagnosis.by_class[label]
         low, high = share.interval
-        confused = next((f"{names[said]} ({count:,})" for is_, said, count in diagnosis.confused if is_ == label), "")
+        wrong = next((f"{names[given]} ({count:,})" for true, given, count in diagnosis.confused if true == label), "")
         cells = (f"{share.value:.2%}", f"{100 * low:.2f} to {100 * high:.2f}") if share.count else ("-", "-")
-        table.add_row(Text(names[label]), f"{share.count:,}", *cells, Text(confused))
+        table.add_row(Text(names[label]), f"{share.count:,}", *cells, Text(wrong))
     if len(chosen) < len(names):
         table.caption = f"the {MAX_CLASSES} of {len(names)} classes with the most errors"
     return table

@@ -94,6 +94,7 @@ def test_json_lines(predict, scans, run, unseen):
         assert any(word in answers[name]["error"] for word in why.split("|"))
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep(predict, tiny_sweep, unseen, tmp_path):
     np.save(tmp_path / "digit.npy", unseen.images[0])
     found = {}
@@ -118,6 +119,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_standard_input(digits_run, scans):
     folder, _ = scans
     (folder / "empty").touch()

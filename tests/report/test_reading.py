@@ -36,7 +36,9 @@ def what_the_model_computes(params, images, config):
 
 
 @pytest.fixture(
-    params=NETWORKS, ids=lambda c: f"{c.cell}-{c.pooling}-{'both' if c.bidirectional else 'one'}", scope="module"
+    params=[*NETWORKS[:5], *(pytest.param(config, marks=pytest.mark.slow) for config in NETWORKS[5:])],
+    ids=lambda c: f"{c.cell}-{c.pooling}-{'both' if c.bidirectional else 'one'}",
+    scope="module",
 )
 def network(request):
     """A network, images, and what the model computes of them."""

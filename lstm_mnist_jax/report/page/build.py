@@ -176,7 +176,7 @@ def choose_examples(run: TrainedRun, examples: Examples) -> list[dict[str, Any]]
     """Chooses examples: the first of each class, a correctly classified one if there is any; some misclassified ones.
 
     Returns:
-      Of each its true label, its predicted label ("guess"), and its pixels: uint8, as base64.
+      Of each its true label, its predicted label, and its pixels: uint8, as base64.
 
     Raises:
       DataError: the images have another shape than the run's.
@@ -189,7 +189,7 @@ def choose_examples(run: TrainedRun, examples: Examples) -> list[dict[str, Any]]
     wrong = np.flatnonzero(predictions != labels)
     wrong = wrong[~np.isin(wrong, firsts)][:MISCLASSIFIED_EXAMPLES]
     return [
-        {"label": int(labels[n]), "guess": int(predictions[n]), "pixels": _base64(images[n].tobytes())}
+        {"label": int(labels[n]), "prediction": int(predictions[n]), "pixels": _base64(images[n].tobytes())}
         for n in [*firsts, *wrong]
     ]
 

@@ -16,18 +16,18 @@ const bars = makeBars($("bars"), classes);
 const elements = Object.fromEntries(
   ["scene", "seen", "heads", "lanes", "position", "count", "play", "story"].map((id) => [id, $(id)]),
 );
-const along = makeReading(elements, network, image, step, showAnswer);
+const along = makeReading(elements, network, image, step, showPrediction);
 const reader = makeReader(network, found);
 const pad = makePad($("pad"), image, changed);
 
-function showAnswer(index) {
+function showPrediction(index) {
   const probabilities = reading?.found[index];
   const end = !reading || index === reading.found.length - 1;
   const label = reading && leaderOf(probabilities);
   $("when").textContent = end ? "Prediction" : `After ${reading.stops[index]} of ${network.spec.steps} ${step.many}`;
-  $("guess").textContent = reading ? classes[label] : "?";
-  $("guess").classList.toggle("long", reading !== null && [...classes[label]].length > 2);
-  $("sure").textContent = reading ? percent(probabilities[label]) : "";
+  $("prediction").textContent = reading ? classes[label] : "?";
+  $("prediction").classList.toggle("long", reading !== null && [...classes[label]].length > 2);
+  $("probability").textContent = reading ? percent(probabilities[label]) : "";
   bars.show(probabilities ?? null);
 }
 
@@ -49,7 +49,7 @@ function found(newReading) {
   $("live").classList.remove("waits");
   $("reading").classList.remove("waits");
   along.show(reading);
-  showAnswer(reading ? reading.found.length - 1 : 0);
+  showPrediction(reading ? reading.found.length - 1 : 0);
   speak();
   if (playNext && reading && !calm.matches) along.start();
   playNext = false;
@@ -79,22 +79,22 @@ function showExample(example, passing) {
 
 function listExamples() {
   for (const example of data.examples) {
-    const wrong = example.label !== example.guess;
+    const wrong = example.label !== example.prediction;
     const button = element("button", "thumb");
     const canvas = button.appendChild(document.createElement("canvas"));
     paint(canvas, pixelsOf(example), image);
     const name = classes[example.label];
     button.type = "button";
-    button.title = wrong ? `${name}, predicted as ${classes[example.guess]}` : name;
+    button.title = wrong ? `${name}, predicted as ${classes[example.prediction]}` : name;
     button.setAttribute("aria-label", button.title);
     button.addEventListener("click", () => showExample(example, false));
     const item = document.createElement("li");
     item.append(button);
-    $(wrong ? "misread" : "thumbs").append(item);
+    $(wrong ? "misclassified" : "thumbs").append(item);
   }
   $("examples").hidden = data.examples.length === 0;
   $("right-part").hidden = $("thumbs").children.length === 0;
-  $("wrong-part").hidden = $("misread").children.length === 0;
+  $("wrong-part").hidden = $("misclassified").children.length === 0;
 }
 
 $("undo").addEventListener("click", pad.undo);
@@ -107,7 +107,7 @@ document.addEventListener("keydown", (event) => {
 
 /** Shows the example on which the prediction changes most often, until something is drawn. */
 function demonstrate() {
-  const right = data.examples.filter(({ label, guess }) => label === guess);
+  const right = data.examples.filter(({ label, prediction }) => label === prediction);
   if (right.length === 0) return changed(false);
   const stops = stopsOf(network.spec);
   const turns = reader.live ? right.map((each) => turnsOf(finish(network.along(pixelsOf(each), stops))).length) : [0];

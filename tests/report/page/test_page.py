@@ -120,7 +120,7 @@ def test_the_page_is_small_and_loads_nothing(whole_page, untrained):
 def test_a_page_without_figures_and_facts_has_no_empty_headings(untrained, open_page):
     page = open_page(make_page(untrained(Config())))
     assert page.locator("h2:visible").all_text_contents() == ["Drawing", "Prediction", "Row by row"]
-    assert page.locator("#guess").text_content() == "?"
+    assert page.locator("#prediction").text_content() == "?"
     assert page.locator("#invitation").is_visible()
     assert violations(page) == ""
 
@@ -146,7 +146,7 @@ def test_a_predicted_class_of_any_name_fits_a_narrow_screen(untrained, open_page
     for label, name in list(enumerate(HOSTILE))[-3:]:
         run.params["dense"]["bias"] = np.float32(50 * (np.arange(len(HOSTILE)) == label))
         page = open_page(make_page(run, examples=images), viewport={"width": 360, "height": 800})
-        assert page.locator("#guess").text_content() == name
+        assert page.locator("#prediction").text_content() == name
         assert width_of(page) == 360
         page.close()
 
@@ -183,7 +183,7 @@ def test_drawing_for_other_data(name, untrained, open_page, rng):
     )
     image = np.array(seen, np.float32).reshape(1, *shape)
     np.testing.assert_allclose(found, run.predict(image)[1][0], atol=1e-5)
-    assert page.locator("#guess").text_content() == classes[int(np.argmax(found))]
+    assert page.locator("#prediction").text_content() == classes[int(np.argmax(found))]
     assert page.locator(".bar").count() == page.locator(".head").count() == min(len(classes), 10)
     if name != "columns":  # here the input is the pad as it is
         rows = np.flatnonzero(image[0].reshape(*shape[:2], -1).max(axis=(1, 2)) > 0.5)
@@ -212,8 +212,8 @@ def test_correctly_classified_examples_are_chosen_first(untrained, rng):
     guesses, _ = run.predict(images)
     one, other = np.argsort(np.bincount(guesses, minlength=10))[-2:]
     unseen = min({0, 1, 2} - {one, other})
-    images = images[[np.flatnonzero(guesses == guess)[0] for guess in (one, other, one)]]
+    images = images[[np.flatnonzero(guesses == prediction)[0] for prediction in (one, other, one)]]
     chosen = choose_examples(run, Examples(images, np.array([other, other, unseen], np.int32), 10))
-    found = {(example["label"], example["guess"]) for example in chosen[:2]}
+    found = {(example["label"], example["prediction"]) for example in chosen[:2]}
     assert found == {(other, other), (unseen, one)}
-    assert [(example["label"], example["guess"]) for example in chosen[2:]] == [(other, one)]
+    assert [(example["label"], example["prediction"]) for example in chosen[2:]] == [(other, one)]

@@ -62,7 +62,10 @@ def page(open_page, untrained):
     return open_page(make_page(untrained(Config())))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+QUICK = ("the tutorial's", "gru", "layer norm", "refine gates", "permuted", "attention", "both ways")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NETWORKS])
 def test_javascript_matches_jax(name, page, rng):
     config, shape, classes = NETWORKS[name]
     params = drawn(config, shape, classes)
