@@ -265,7 +265,7 @@ def test_curves_in_braille():
 @pytest.mark.slow
 def test_the_lesson_runs(tmp_path, monkeypatch):
     program = ROOT / "scripts" / "look_inside.py"
-    code = program.read_text("utf-8").replace('PRESETS["smoke"]', "__import__('runs').TINY")  # which is compiled already
+    code = program.read_text("utf-8").replace('PRESETS["smoke"]', "__import__('runs').TINY")  # compiled already
     done = programs.run(code=code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "runs" / "look-inside"
