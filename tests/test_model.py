@@ -75,7 +75,7 @@ def test_both_forms_of_labels_give_the_same_loss(rng):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_loss_of_a_label_out_of_range_is_nan(rng, compiled):
+def test_loss_is_nan_for_a_label_outside_the_classes(rng, compiled):
     logits = rng.normal(size=(5, 3)).astype(np.float32)
     loss = jax.jit(model.softmax_cross_entropy) if compiled else model.softmax_cross_entropy
     losses = loss(logits, np.array([-1, 0, 2, 3, 1000]))
@@ -190,7 +190,7 @@ def test_dropout_mask_of_an_image_depends_on_its_key(rng):
         assert abs((mask > 0).mean() - 0.6) < 0.06
 
 
-def test_chrono_biases():
+def test_chrono_biases_spread_time_constants_over_the_steps():
     config = ModelConfig(hidden_features=(500,), chrono_steps=784)
     bias = np.asarray(model.init(config, jax.random.key(0))["rnn"]["layers"][0]["cell"]["dense_h"]["bias"])
     i, f, g, o = np.split(bias, 4)

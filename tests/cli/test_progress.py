@@ -41,7 +41,7 @@ def test_one_unbroken_line_an_epoch_without_a_terminal():
     assert text == "epoch  3/10  loss 0.2500  validation  98.66%  test 100.00%  1.5 s  36,190 examples/s\n"
 
 
-def test_progress_within_long_epochs(monkeypatch):
+def test_long_epochs_print_their_progress(monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
     text = shown(Console(file=io.StringIO()), loss=4e30)
     assert text.splitlines()[0] == "epoch 2/10  step 12  loss 4.000e+30  40,000 examples/s"
