@@ -7,6 +7,8 @@ const { classes } = network.spec;
 const { image, step } = data;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
+const DEMONSTRATION_MILLISECONDS = 300; // for the choice of the example at the beginning
+
 let reading = null; // the last one: {seen, stops, found}
 let pending = null; // the frame in which the drawing will be read
 let playNext = false;
@@ -44,10 +46,13 @@ function speak() {
   }, 700);
 }
 
+function setWaiting(waits) {
+  for (const part of [$("live"), $("reading")]) part.classList.toggle("waits", waits);
+}
+
 function found(newReading) {
   reading = newReading;
-  $("live").classList.remove("waits");
-  $("reading").classList.remove("waits");
+  setWaiting(false);
   along.show(reading);
   showPrediction(reading ? reading.found.length - 1 : 0);
   speak();
@@ -55,7 +60,7 @@ function found(newReading) {
   playNext = false;
 }
 
-function changed(drawing) {
+function changed() {
   $("invitation").hidden = !(pad.isEmpty() || pad.isPassing());
   $("undo").disabled = !pad.canUndo();
   $("clear").disabled = pad.isEmpty();
@@ -63,8 +68,8 @@ function changed(drawing) {
   if (pending !== null) cancelAnimationFrame(pending);
   pending = requestAnimationFrame(() => {
     pending = null;
-    if (reader.read(pad.input(), drawing)) return;
-    for (const part of [$("live"), $("reading")]) part.classList.add("waits");
+    setWaiting(true);
+    reader.read(pad.input());
   });
 }
 
@@ -105,12 +110,13 @@ document.addEventListener("keydown", (event) => {
   pad.undo();
 });
 
-/** Shows the example on which the prediction changes most often, until something is drawn. */
+/** Shows an example until something is drawn: of those that are read in time, that with the most changes. */
 function demonstrate() {
   const right = data.examples.filter(({ label, prediction }) => label === prediction);
-  if (right.length === 0) return changed(false);
-  const stops = stopsOf(network.spec);
-  const turns = reader.live ? right.map((each) => turnsOf(finish(network.along(pixelsOf(each), stops))).length) : [0];
+  if (right.length === 0) return changed();
+  const until = performance.now() + DEMONSTRATION_MILLISECONDS;
+  const found = right.map((each) => finish(network.along(pixelsOf(each), stopsOf(network.spec)), until) ?? []);
+  const turns = found.map((probabilities) => turnsOf(probabilities).length);
   showExample(right[turns.indexOf(Math.max(...turns))], true);
 }
 

@@ -229,18 +229,12 @@ function makeNetwork(spec, weights) {
     return found;
   }
 
-  /** The number of multiplications of `along`. */
-  function work(stops) {
-    const each = weights.length;
-    return spec.bidirectional ? each * stops.reduce((a, b) => a + b, 0) : each * stops.at(-1);
-  }
-
-  return { predict, along, work, spec };
+  return { predict, along, spec };
 }
 
-/** Runs a generator to its end, at once. */
-function finish(generator) {
+/** The result of a generator; undefined if it is not there at the time `until`. */
+function finish(generator, until = Infinity) {
   let next = generator.next();
-  while (!next.done) next = generator.next();
-  return next.value;
+  while (!next.done && performance.now() < until) next = generator.next();
+  return next.done ? next.value : undefined;
 }

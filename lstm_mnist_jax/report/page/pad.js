@@ -28,7 +28,7 @@ const EMPTY = Object.freeze({ picture: null, strokes: [], passing: false, captio
  * A pad on a canvas.
  *
  * image: {height, width, channels, form} of the network's images.
- * onChange(drawing): called after every change; `drawing` is true while a stroke is not finished.
+ * onChange(): called after every change.
  *
  * A state is {picture: pixels or null, strokes, passing, caption}; the first stroke replaces a passing picture.
  * States are never changed, for undo.
@@ -59,7 +59,7 @@ function makePad(canvas, image, onChange) {
   function push(state) {
     states.push(state);
     render();
-    onChange(false);
+    onChange();
   }
 
   function drawStrokes(context, strokes, factor) {
@@ -137,7 +137,7 @@ function makePad(canvas, image, onChange) {
     if (stroke.length > 1 && Math.hypot(point.x - last.x, point.y - last.y) < width / 500) return;
     stroke.push(point);
     render();
-    onChange(true);
+    onChange();
   }
 
   function end() {
@@ -176,7 +176,7 @@ function makePad(canvas, image, onChange) {
     if (event.pointerId !== pointer) return;
     pointer = stroke = null; // the system took the touch as a gesture
     render();
-    onChange(false);
+    onChange();
   });
 
   function move([dx, dy], draws) {
@@ -221,14 +221,14 @@ function makePad(canvas, image, onChange) {
     if (stroke !== null) drop();
     else if (states.length > 1) states.pop();
     render();
-    onChange(false);
+    onChange();
   }
 
   function clear() {
     drop();
     if (!isEmpty()) return push(EMPTY);
     render();
-    onChange(false);
+    onChange();
   }
 
   /** Shows an image of the network's size, [pixels * channels] from 0 to 1, which is the input as it is. */
