@@ -94,7 +94,7 @@ class Entry:
         diverged.
       best_epochs: the best epoch on validation of each run that did not diverge.
       selection_metric: the metric for the best epoch, see `Config.selection_metric`.
-      score: the mean of the metric's score, see `selection.score`; minus infinity where it is unknown.
+      score: the mean score by this metric, higher is better; minus infinity where it is unknown.
       accuracies: by split, the accuracies after the best epochs.
       diverged: the number of runs that diverged.
       examples: by split, the number of examples; None where the data cannot be loaded.

@@ -159,7 +159,8 @@ def _draw_probabilities(
     axes.set(ylabel="probability", ylim=(-0.02, 1.08), xlim=(1 - half, len(steps) + half))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.grid(alpha=FAINT)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=1.4, handletextpad=0.4, reverse=True)
+    spacing = {"handlelength": 1.6, "handletextpad": 0.4, "borderpad": 0.2}
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=FONT_SIZE - 2, reverse=True, **spacing)
 
 
 def _draw_map(figure: Any, axes: Any, scale: Any, name: str, values: np.ndarray) -> None:

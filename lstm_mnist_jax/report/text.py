@@ -153,8 +153,8 @@ def run_as_json(run: TrainedRun, diagnosis: Diagnosis) -> dict[str, Any]:
         "mistakes": [
             {
                 "example": int(example),
-                "is": names[diagnosis.labels[example]],
-                "said": names[diagnosis.predictions[example]],
+                "class": names[diagnosis.labels[example]],
+                "predicted": names[diagnosis.predictions[example]],
                 "probability": float(diagnosis.confidences[example]),
             }
             for example in diagnosis.mistakes

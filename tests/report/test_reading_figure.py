@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lstm_mnist_jax.report.reading import draw_reading
-from lstm_mnist_jax.report.style import file_bytes
+from lstm_mnist_jax.report.style import file_bytes, shown, styled
 
 NAMES = ("T-shirt/top", "Trouser", "$x$ <b>", "ankle boot, brown and worn", "数字")
 
@@ -20,7 +20,7 @@ def drawn(rng, shape=(28, 28), steps=28, classes=5, widths=(4, 7), cells=True, *
     states = [(rng.normal(size=(steps, n)), rng.normal(size=(steps, n)) if cells else None) for n in widths]
     names = NAMES if classes == 5 else tuple(f"class {n}" for n in range(classes))
     figure = draw_reading(image, probabilities, states, rng.normal(size=shape), names, **options)
-    return figure, probabilities, states
+    return figure, probabilities, states, names
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,21 @@ def drawn(rng, shape=(28, 28), steps=28, classes=5, widths=(4, 7), cells=True, *
     ],
 )
 def test_figure_shows_the_given_arrays(options, rng):
-    figure, probabilities, states = drawn(rng, **options)
+    figure, probabilities, states, names = drawn(rng, **options)
     assert isinstance(figure, Figure)
     assert all(file_bytes(figure, kind) for kind in ("png", "svg"))
     curves = next(axes for axes in figure.axes if axes.get_ylabel() == "probability")
     lines = [line.get_ydata() for line in curves.lines if len(line.get_ydata()) == len(probabilities)]
     for label in range(probabilities.shape[1]):
         assert any(np.array_equal(line, probabilities[:, label]) for line in lines)
-    named = [text.get_text() for text in curves.get_legend().get_texts()]
+    legend, by_name = curves.get_legend(), {line.get_label(): line.get_ydata() for line in curves.lines}
+    labels = {shown(name, 10): label for label, name in enumerate(names)}
+    named = [text.get_text() for text in legend.get_texts()]
     assert 1 <= len(named) <= 5
-    assert len(set(named)) == len(named) or options.get("classes") == 400
+    for name in named:
+        np.testing.assert_array_equal(by_name[name], probabilities[:, labels[name]])
+    with styled():
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
     maps = [axes.images[0].get_array() for axes in figure.axes if axes.get_ylabel().startswith("layer")]
     expected = [values.T for pair in states for values in pair if values is not None]
     assert len(maps) == len(expected)

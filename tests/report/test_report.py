@@ -125,6 +125,9 @@ def test_json_has_every_number(run_dir, tmp_path, capsys, empty_files):
     assert found["expected_calibration_error"] == diagnosis.calibration.expected_error
     assert found["confusion"] == diagnosis.confusion.tolist()
     assert [mistake["example"] for mistake in found["mistakes"]] == diagnosis.mistakes.tolist()
+    first = diagnosis.mistakes[0]
+    classes = str(diagnosis.labels[first]), str(diagnosis.predictions[first])
+    assert (found["mistakes"][0]["class"], found["mistakes"][0]["predicted"]) == classes
     assert {Path(path).name for path in found["pictures"]} == {path.name for path in into.iterdir()}
     assert not (run_dir / "plots").exists()
     assert found["html"] == str(page)

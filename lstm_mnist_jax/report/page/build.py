@@ -125,7 +125,7 @@ def make_page(
         "Step": step["one"].capitalize(),
         "steps": step["many"],
         "Steps": step["many"].capitalize(),
-        "Where": "Above" if step["sideways"] else "Left",
+        "Where": "Above" if step["sideways"] else "On the left",
         "credit": MNIST_CREDIT if run.folder.config.data.source == "mnist" and (chosen or pictures) else "",
     }
     rows = [f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts]
