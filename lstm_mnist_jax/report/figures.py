@@ -32,6 +32,9 @@ from lstm_mnist_jax.statistics import Share
 COLUMNS, ROWS = 6, 4
 """Of the grid of errors."""
 
+POINTS: dict[str, Any] = {"fmt": "o", "color": BLUE, "capsize": 3, "markersize": 5}
+"""Points with error bars."""
+
 
 def run_pictures(
     run: TrainedRun, columns: Mapping[str, np.ndarray], diagnosis: Diagnosis, dataset: Dataset
@@ -159,7 +162,7 @@ def _by_class(diagnosis: Diagnosis) -> Picture:
     with new_figure(1.1 + 0.28 * len(chosen)) as figure:
         axes = figure.subplots()
         values, lengths = _error_bars(shares)
-        axes.errorbar(values, range(len(chosen)), xerr=lengths, fmt="o", color=BLUE, capsize=3, markersize=5)
+        axes.errorbar(values, range(len(chosen)), xerr=lengths, **POINTS)
         axes.axvspan(100 * low, 100 * high, color=INK, alpha=FAINT / 2, lw=0)
         axes.axvline(100 * total.value, color=INK, linewidth=1, linestyle="--", label=f"all: {total.value:.2%}")
         axes.set_yticks(range(len(chosen)), [shown(names[label]) for label in chosen])
@@ -188,16 +191,8 @@ def _calibration(diagnosis: Diagnosis) -> Picture:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([0, 100], [0, 100], color=INK, linewidth=1, linestyle="--", label="perfect calibration")
         values, lengths = _error_bars([calibration.shares[number] for number in filled])
-        above.errorbar(
-            100 * calibration.confidence[filled],
-            values,
-            yerr=lengths,
-            fmt="o",
-            color=BLUE,
-            capsize=3,
-            markersize=5,
-            label="predictions of one bin, with 95 % confidence intervals",
-        )
+        label = "predictions of one bin, with 95 % confidence intervals"
+        above.errorbar(100 * calibration.confidence[filled], values, yerr=lengths, label=label, **POINTS)
         above.set(ylabel="accuracy, %", ylim=(-3, 103))
         above.grid()
         above.legend(loc="upper left")

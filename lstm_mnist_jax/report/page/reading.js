@@ -4,7 +4,6 @@
 const MOST_LANES = 10;
 const PLAY_MILLISECONDS = 3600; // from the first step to the last
 const HEAD_PIXELS = 9; // the width of a letter; names that are wider than their lanes are turned
-const SVG = "http://www.w3.org/2000/svg";
 
 /** The most probable class and where it changes: [{label, from}]. */
 function turnsOf(found) {
@@ -54,12 +53,6 @@ function makeReading(elements, network, image, step, onPosition) {
     return best.sort((a, b) => a - b);
   }
 
-  function draw(name, attributes) {
-    const made = document.createElementNS(SVG, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return svg.appendChild(made);
-  }
-
   /** A box from one time to another, across a lane; time runs down or sideways. */
   function box(from, to, across0, across1) {
     const [x0, x1, y0, y1] = step.sideways ? [from, to, across0, across1] : [across0, across1, from, to];
@@ -70,28 +63,23 @@ function makeReading(elements, network, image, step, onPosition) {
     const labels = lanesOf();
     const [along, across] = [steps, labels.length * 100];
     svg.setAttribute("viewBox", step.sideways ? `0 0 ${along} ${across}` : `0 0 ${across} ${along}`);
-    svg.replaceChildren();
     const longest = Math.max(...labels.map((label) => [...classes[label]].length));
     elements.heads.replaceChildren(...labels.map((label) => element("span", "head", classes[label])));
     scene.style.setProperty("--lanes", labels.length);
     const room = elements.heads.clientWidth / labels.length;
     elements.heads.classList.toggle("upright", !step.sideways && longest * HEAD_PIXELS > room);
-    let [leading, others, middles] = ["", "", ""];
+    const paths = { middle: "", others: "", leading: "" };
     for (const [lane, label] of labels.entries()) {
       const middle = 100 * lane + 50;
-      middles += step.sideways ? `M0 ${middle}H${along}` : `M${middle} 0V${along}`;
+      paths.middle += step.sideways ? `M0 ${middle}H${along}` : `M${middle} 0V${along}`;
       for (const [n, probabilities] of (reading?.found ?? []).entries()) {
         const half = 46 * probabilities[label];
         if (half < 0.1) continue;
         const piece = box(n ? reading.stops[n - 1] : 0, reading.stops[n], middle - half, middle + half);
-        if (label === reading.leaders[n]) leading += piece;
-        else others += piece;
+        paths[label === reading.leaders[n] ? "leading" : "others"] += piece;
       }
     }
-    draw("path", { class: "middle", d: middles });
-    draw("path", { class: "others", d: others });
-    draw("path", { class: "leading", d: leading });
-    draw("rect", { class: "veil" });
+    for (const [name, path] of Object.entries(paths)) svg.querySelector(`.${name}`).setAttribute("d", path);
     elements.heads.dataset.labels = labels.join(" ");
   }
 
