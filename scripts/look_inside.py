@@ -11,8 +11,8 @@ import numpy as np
 
 from lstm_mnist_jax import PRESETS, UserError, load_run, train
 from lstm_mnist_jax.inference import load_data
-from lstm_mnist_jax.report.contents import run_pictures
 from lstm_mnist_jax.report.diagnosis import diagnose
+from lstm_mnist_jax.report.figures import run_pictures
 from lstm_mnist_jax.report.terminal import bar, shades
 
 

@@ -142,7 +142,7 @@ def test_settings_are_ranked_by_the_selection_metric(opposed):
             [setting.members[0].member for setting in setting_results(members)],
             [entry.label for entry in entries],
         ]
-        assert any("the least loss" in note for note in notes) == (selection_metric == "loss")
+        assert any("the lowest loss" in note for note in notes) == (selection_metric == "loss")
     assert order["accuracy"] == [0, [0, 2], ["learning_rate 0.02", "learning_rate 0.03"]]
     assert order["loss"] == [2, [2, 0], ["learning_rate 0.03", "learning_rate 0.02"]]
     entries, notes = read_entries([folder.parent / name for name in order])
