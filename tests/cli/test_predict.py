@@ -18,7 +18,7 @@ from lstm_mnist_jax import inference, load, load_run
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.errors import DataError, RunError
 from lstm_mnist_jax.report.reading import draw_reading_of
-from lstm_mnist_jax.training.checkpoint import finished_steps
+from lstm_mnist_jax.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +286,8 @@ def test_errors_take_one_line(predict, digits_run, tiny_sweep, scans, tmp_path):
 
 def test_loading_while_training_replaces_the_checkpoint(digits_run, tmp_path, monkeypatch):
     shutil.copytree(digits_run, tmp_path / "run")
-    steps = finished_steps(tmp_path / "run" / "checkpoints")
-    read, tried = inference.checkpoint.load_state, []
+    steps = checkpoint.finished_steps(tmp_path / "run" / "checkpoints")
+    read, tried = checkpoint.load_state, []
 
     def read_too_late(path, like):
         tried.append(int(path.name))
@@ -295,7 +295,7 @@ def test_loading_while_training_replaces_the_checkpoint(digits_run, tmp_path, mo
             shutil.rmtree(path)
         return read(path, like)
 
-    monkeypatch.setattr(inference.checkpoint, "load_state", read_too_late)
+    monkeypatch.setattr(checkpoint, "load_state", read_too_late)
     assert load_run(tmp_path / "run", "last").step == steps[-2]
     assert tried == [steps[-1], steps[-2]]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / f"{steps[-2]:08d}" / "state")
