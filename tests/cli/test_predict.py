@@ -19,6 +19,7 @@ from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.errors import DataError, RunError
 from lstm_mnist_jax.report.reading import draw_reading_of
 from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.training.checkpoint import finished_steps
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +287,7 @@ def test_errors_take_one_line(predict, digits_run, tiny_sweep, scans, tmp_path):
 
 def test_loading_while_training_replaces_the_checkpoint(digits_run, tmp_path, monkeypatch):
     shutil.copytree(digits_run, tmp_path / "run")
-    steps = checkpoint.finished_steps(tmp_path / "run" / "checkpoints")
+    steps = finished_steps(tmp_path / "run" / "checkpoints")
     read, tried = checkpoint.load_state, []
 
     def read_too_late(path, like):
