@@ -18,6 +18,7 @@ from lstm_mnist_jax.cli.report import report
 from lstm_mnist_jax.config import OptimizerConfig
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.report.comparison import CURVES, comparison_pictures, draw_accuracies, draw_curves, read_entries
+from lstm_mnist_jax.report.page import build
 from lstm_mnist_jax.training.metrics import read_metrics
 
 
@@ -28,6 +29,12 @@ def folders(tiny_run, diverging_sweep, tmp_path_factory):
     train(dataclasses.replace(TINY, epochs=1, seed=7), root / "two")
     shutil.copytree(diverging_sweep, root / "sweep")
     return root
+
+
+@pytest.fixture
+def empty_figures(monkeypatch):
+    """Pages have no more of a figure than its id: to convert all of them takes seconds."""
+    monkeypatch.setattr(build, "themed_svg", lambda figure, prefix, label="": f'<svg id="{prefix}"/>')
 
 
 @pytest.mark.slow
@@ -189,7 +196,7 @@ def test_a_run_of_a_sweep_is_compared_as_a_run(folders):
 
 
 @pytest.mark.slow
-def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_path, capsys):
+def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_path, capsys, empty_figures):
     page = tmp_path / "page.html"
     assert report([*(str(folders / name) for name in ("two", "sweep", "one")), "--html", str(page)]) == 0
     entries, _ = read_entries([folders / "two", folders / "one"])
@@ -201,7 +208,7 @@ def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys):
+def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys, empty_figures):
     page = tmp_path / "page.html"
     assert report([str(folders / "sweep"), "--html", str(page), "--into", str(tmp_path / "plots")]) == 0
     assert "The page has the comparison, and the network of learning_rate 0.01" in capsys.readouterr().out
