@@ -1,34 +1,46 @@
-"""A trained run as a function of images."""
+"""A trained run as a function of images: predictions, also after each time step, states and saliency."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float32, Int
+from flax import nnx
+from jaxtyping import Array, Float, Float32, Int, Integer
 
-from lstm_mnist_jax import model, reading
+from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.data.picture_arrays import pictures_of
+from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
-from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.rnn.recurrence import AnyArray
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
-from lstm_mnist_jax.training.member import load_member
+from lstm_mnist_jax.training.member import load_checkpoint
 from lstm_mnist_jax.training.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
 BATCHES_AHEAD = 16
-"""How many batches a device holds at once, at most: enough that it never waits for the next."""
-
-ATTEMPTS = 10
-"""How often a checkpoint is looked for where a training puts newer ones into the place of older ones meanwhile."""
+"""At most so many batches are on a device at once: enough that it never waits for the next."""
 
 Normalised = Float32[np.ndarray, "n height width *channels"]
+
+
+class LayerStates(NamedTuple):
+    """The states of a recurrent layer after each step.
+
+    Attributes:
+      hidden: [batch, time, features], the outputs; of both directions, forward and backward concatenated.
+      cell: the cell states of an LSTM, of the same shape; None for cells without (GRU).
+    """
+
+    hidden: Float[AnyArray, "batch time features"]
+    cell: Float[AnyArray, "batch time features"] | None
 
 
 @dataclass(frozen=True)
@@ -36,7 +48,7 @@ class TrainedRun:
     """The model of one checkpoint of a run.
 
     Attributes:
-      folder: the run's folder, with its config and what it remembers of its data.
+      folder: the run's folder, with its config and the facts about its data.
       step: the step of the checkpoint.
       params: the model's parameters, for `lstm_mnist_jax.model.apply`.
       opt_state: the optimizer's state, as `lstm_mnist_jax.training.optimizer` has it.
@@ -67,8 +79,12 @@ class TrainedRun:
         images = self._checked(images)
         batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
         pending: list[jax.Array] = []
-        for batch in batches:  # several are sent off before the first is waited for
-            pending.append(self._probabilities(batch))
+        for batch in batches:  # several are queued before the first is waited for
+            # Padded to powers of two, and above 64 to multiples of it, so that few sizes are compiled.
+            count = len(batch)
+            missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
+            padded = np.pad(batch, [(0, missing), *[(0, 0)] * (batch.ndim - 1)]) if missing else batch
+            pending.append(_classify(self.params, padded, self.folder.config.model))
             if len(pending) >= BATCHES_AHEAD:
                 jax.block_until_ready(pending[-BATCHES_AHEAD])
         probabilities = np.concatenate(
@@ -78,18 +94,18 @@ class TrainedRun:
         return probabilities.argmax(axis=-1), probabilities
 
     def normalise(self, pictures: Iterable[np.ndarray], form: str | None = None) -> Normalised:
-        """Brings pictures of any size, dark on light or light on dark, to the form of the images of the run.
+        """Converts pictures of any size, dark on light or light on dark, to the form of the run's images.
 
         Args:
-          pictures: uint8 or floats from 0 to 1, [height, width] or [height, width, 3] each; an array of them too.
-          form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the run:
-            digit where its classes are digits on grey images, else whole.
+          pictures: uint8 or floats from 0 to 1, [height, width] or [height, width, 3] each, or an array of them.
+          form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is digit if the classes are
+            digits on grey images, else whole.
 
         Returns:
           float32 [n, height, width] or [n, height, width, channels], for `predict`.
 
         Raises:
-          DataError: a picture is of one colour, of another shape or type.
+          DataError: a picture has only one colour, or another shape or type.
         """
         shape = self.folder.data.image_shape
         normal = [
@@ -101,7 +117,7 @@ class TrainedRun:
 
     @property
     def form(self) -> str:
-        """The form that pictures are brought to, unless another is asked for."""
+        """The default form of `normalise`."""
         digits = set(self.class_names) <= set("0123456789")
         return "digit" if digits and len(self.folder.data.image_shape) == 2 else "whole"
 
@@ -111,17 +127,16 @@ class TrainedRun:
         Args:
           images: as for `predict`.
         """
-        logits = reading.logits_along(self.params, self._checked(images), self.folder.config.model)
+        logits = logits_along(self.params, self._checked(images), self.folder.config.model)
         return np.asarray(jax.nn.softmax(logits))
 
-    def states(self, images: np.ndarray) -> list[reading.LayerStates]:
+    def states(self, images: np.ndarray) -> list[LayerStates]:
         """Hidden and cell states of every layer after each time step, [n, time, features] each.
 
         Args:
           images: as for `predict`.
         """
-        found = reading.states(self.params, self._checked(images), self.folder.config.model)
-        return jax.tree.map(np.asarray, found)
+        return jax.tree.map(np.asarray, layer_states(self.params, self._checked(images), self.folder.config.model))
 
     def saliency(
         self, images: np.ndarray, labels: Int[np.ndarray, " n"] | None = None
@@ -130,23 +145,23 @@ class TrainedRun:
 
         Args:
           images: as for `predict`.
-          labels: the classes that are asked about; None is the most probable of each image.
+          labels: the classes; None is the most probable one of each image.
         """
         images = self._checked(images)
         if labels is None:
             labels, _ = self.predict(images)
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
-        return np.asarray(reading.saliency(self.params, images, np.asarray(labels), self.folder.config.model))
+        return np.asarray(saliency(self.params, images, np.asarray(labels), self.folder.config.model))
 
     @property
     def step_name(self) -> str:
-        """What the network reads in a time step, for people: row, column, pixel or just step."""
+        """What the network reads in a time step: row, column, pixel or step."""
         return model.task_of(self.folder.config.model).step_name(self.folder.data.image_shape)
 
     def history(self) -> dict[str, np.ndarray]:
-        """How it was trained: an array [epochs] for each field of `lstm_mnist_jax.training.metrics.EpochMetrics`, by
-        its name. `pandas.DataFrame` makes a table of it, with a row an epoch."""
+        """The metrics of all epochs: an array [epochs] for each field of
+        `lstm_mnist_jax.training.metrics.EpochMetrics`, by its name. `pandas.DataFrame` makes a table of it."""
         return as_columns(read_metrics(self.folder.metrics, self.folder.member or 0))
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
@@ -154,25 +169,17 @@ class TrainedRun:
         images = np.asarray(images)
         shape = self.folder.data.image_shape
         if images.shape[1:] != shape:
-            hint = "Add an axis: images[None]." if images.shape == shape else "normalise() brings pictures to it."
+            hint = "Add an axis: images[None]." if images.shape == shape else "normalise() converts pictures to it."
             raise DataError(
                 f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}. {hint}"
             )
         if np.issubdtype(images.dtype, np.floating):
-            if not ((images >= 0) & (images <= 1)).all():  # nor is NaN
-                raise DataError("Images of floats must hold numbers from 0 to 1 alone; divide by 255, or pass uint8.")
+            if not ((images >= 0) & (images <= 1)).all():  # NaN is not either
+                raise DataError("Images of floats must be between 0 and 1; divide by 255, or pass uint8.")
             return images.astype(np.float32)
         if images.dtype != np.uint8:
             raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
         return images
-
-    def _probabilities(self, images: np.ndarray) -> jax.Array:
-        # Few different sizes, so that few are compiled: powers of two, and beyond 64 its multiples.
-        count = len(images)
-        missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
-        if missing:
-            images = np.pad(images, [(0, missing), *[(0, 0)] * (images.ndim - 1)])
-        return _classify(self.params, images, self.folder.config.model)
 
     def export(
         self, format_name: str, path: Path | str, *, overwrite: bool = False, like: Path | str | None = None
@@ -183,7 +190,7 @@ class TrainedRun:
           format_name: tf1, torch, keras, flax, safetensors, onnx or stablehlo.
           path: the file, with the ending that belongs to the format; for tf1 the prefix of a checkpoint.
           overwrite: replace what is there.
-          like: for tf1, a checkpoint of the same network, whose names are taken rather than the tutorial's.
+          like: for tf1, a checkpoint of the same network, whose variable names are used instead of the tutorial's.
 
         Raises:
           WeightsError: the format is unknown, the name has another ending or is taken, or a package is missing.
@@ -194,7 +201,7 @@ class TrainedRun:
         exported = formats.Exported(
             config=config.model,
             params=self.params,
-            # The means of Adam belong to the parameters as they were trained, not to their own mean.
+            # Adam's moments belong to the trained weights, not to their EMA.
             opt_state=None if config.optimizer.ema_decay else self.opt_state,
             image_shape=self.folder.data.image_shape,
             class_names=self.class_names,
@@ -218,12 +225,12 @@ class TrainedRun:
           execution: on which devices.
           source: where the data is now; None is where it was.
           data_dir: where prepared TFDS data is now; None is where it was.
-          tta_shift_pixels: take the mean probabilities of each image moved by up to so many pixels either way
-            (test-time averaging): another model than the run's own, and (2 n + 1)^2 times the work.
+          tta_shift_pixels: test-time augmentation: the mean probabilities over shifts of each image by up to n pixels
+            each way. Another model than the run's, at (2 n + 1)^2 times the cost.
 
         Raises:
           DataError: the data cannot be loaded.
-          RunError: they are not those of the run.
+          RunError: it is not the data of the run.
           ConfigError: `tta_shift_pixels` is negative, or more than a quarter of the images.
         """
         config = self.folder.config
@@ -239,6 +246,88 @@ class TrainedRun:
 @partial(jax.jit, static_argnames="config")
 def _classify(params: model.Params, images: jax.Array, config: ModelConfig) -> jax.Array:
     return jax.nn.softmax(model.apply(params, images, config))
+
+
+@partial(jax.jit, static_argnames="config")
+def logits_along(params: model.Params, images: model.Images, config: ModelConfig) -> Float[Array, "batch time classes"]:
+    """The logits after each step, as if the image ended there.
+
+    With one direction, the dense layer is applied to the pooled hidden states up to each step. A bidirectional network
+    reads each prefix of the sequence anew, so the cost is quadratic in the number of steps.
+
+    Args:
+      params, images, config: as for `model.apply`.
+    """
+    network = model.bind(params, config, images.shape[1:])
+    sequences = network.sequences(images)
+    if not config.bidirectional:
+        outputs, _ = network.rnn(sequences)
+        return jnp.moveaxis(network.dense(network.pool_along(outputs)), 0, 1)
+    lengths = jnp.arange(1, len(sequences) + 1)
+    return jnp.moveaxis(jax.lax.map(partial(network.logits_until, sequences), lengths), 0, 1)
+
+
+@partial(jax.jit, static_argnames="config")
+def layer_states(params: model.Params, images: model.Images, config: ModelConfig) -> list[LayerStates]:
+    """Hidden and cell states of every layer, the lowest first, after each step.
+
+    Backward states are placed at the step whose input they have read last; they have read all later steps too.
+
+    Args:
+      params, images, config: as for `model.apply`.
+    """
+    network = model.bind(params, config, images.shape[1:])
+    inputs, found = network.sequences(images), []
+    for layer in network.rnn.layers:
+        rnns = [layer.forward_rnn, layer.backward_rnn] if config.bidirectional else [layer]
+        carries = [_carries(rnn.cell, inputs, rnn.reverse) for rnn in rnns]
+        inputs, *cells = (jnp.concatenate(parts, axis=-1) for parts in zip(*carries, strict=True))
+        found.append(LayerStates(jnp.moveaxis(inputs, 0, 1), jnp.moveaxis(cells[0], 0, 1) if cells else None))
+    return found
+
+
+def _carries(cell: Any, inputs: Array, reverse: bool) -> list[Array]:
+    """The output and, if there is one, the cell state after each step, [time, batch, features] each."""
+    graph, state = nnx.split(cell)
+
+    def step(carry: Any, row: Array) -> tuple[Any, list[Array]]:
+        carry, output = nnx.merge(graph, state, copy=True)(carry, row)
+        return carry, [output, *(carry[:1] if isinstance(carry, tuple) else ())]
+
+    return jax.lax.scan(step, cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0)), inputs, reverse=reverse)[1]
+
+
+@partial(jax.jit, static_argnames="config")
+def saliency(
+    params: model.Params,
+    images: Float[AnyArray, "batch height width *channels"],
+    labels: Integer[AnyArray, " batch"],
+    config: ModelConfig,
+) -> Float[Array, "batch height width *channels"]:
+    """The gradient of a class's log probability with respect to each pixel (Simonyan et al. 2014).
+
+    Args:
+      params, config: as for `model.apply`.
+      images: floats from 0 to 1.
+      labels: the class for each image.
+
+    Returns:
+      Of the images' shape: positive where a brighter pixel would make the class more probable.
+    """
+
+    def log_probability(images: Array) -> Array:
+        return -model.softmax_cross_entropy(model.apply(params, images, config), labels).sum()
+
+    return jax.grad(log_probability)(jnp.asarray(images))
+
+
+def require_finite(run: TrainedRun, probabilities: np.ndarray) -> None:
+    """Raises RunError if a run predicts NaN."""
+    if not np.isfinite(probabilities).all():
+        raise RunError(
+            f"The network of {run.folder.path} at step {run.step} predicts no numbers (NaN): its training diverged. "
+            "Choose an earlier --checkpoint."
+        )
 
 
 def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRun:
@@ -263,63 +352,27 @@ def load_run(path: Path | str, checkpoint_name: str | int = "best") -> TrainedRu
       ((5,), (5, 10))
     """
     folder = read_run(Path(path).expanduser())
-    for _ in range(ATTEMPTS - 1):
-        before = checkpoint.finished_steps(folder.checkpoints)
-        try:
-            return _load(folder, checkpoint_name)
-        except (RunError, OSError):
-            if checkpoint.finished_steps(folder.checkpoints) == before:
-                raise
-    return _load(folder, checkpoint_name)
-
-
-def _load(folder: RunFolder, checkpoint_name: str | int) -> TrainedRun:
-    directory = folder.checkpoints
-    steps = checkpoint.finished_steps(directory)
-    if not steps:
-        raise RunError(f"{directory} has no checkpoint. Train the run first, or go on with --resume.")
-    step, best = steps[-1], checkpoint_name == "best"
-    if str(checkpoint_name).isdecimal() and int(checkpoint_name) in steps:
-        step = int(checkpoint_name)
-    elif checkpoint_name not in ("best", "last"):
-        best = True  # of which `evaluate` prints the step
-    _refuse_damaged(directory, step)
-    stages, record = load_member(folder, step)
-    (status,) = record.members
-    if best and str(checkpoint_name) not in ("best", str(status.best_step)):
-        raise RunError(
-            f"{directory} has no checkpoint {checkpoint_name!r}; expected best, last, or one of the steps {steps}."
-        )
-    if best and status.best_step is not None:
-        return TrainedRun(folder, status.best_step, stages.best.trained, stages.best.opt_state)
-    return TrainedRun(folder, step, stages.newest.trained, stages.newest.opt_state)
-
-
-def _refuse_damaged(directory: Path, step: int) -> None:
-    path = checkpoint.checkpoint_path(directory, step)
-    if damage := checkpoint.find_damage(path):
-        others = [other for other in checkpoint.finished_steps(directory) if other != step]
-        raise RunError(f"Checkpoint {path} {damage}. Name another by its step: {others or 'there is none'}.")
+    step, state = load_checkpoint(folder, str(checkpoint_name))
+    return TrainedRun(folder, step, state.trained, state.opt_state)
 
 
 def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None = None) -> Dataset:
     """The data that a run was trained on.
 
     Args:
-      folder: the run's.
+      folder: of the run.
       source: where the data is now; None is where it was.
       data_dir: where prepared TFDS data is now; None is where it was.
 
     Raises:
-      DataError: they cannot be loaded.
-      RunError: they are not those of the run.
+      DataError: it cannot be loaded.
+      RunError: it is not the data of the run.
     """
     was = folder.config.data
     try:
-        moved = {"source": source or was.source, "data_dir": data_dir or was.data_dir}
-        dataset = load(**vars(was) | moved)
+        dataset = load(**vars(was) | {"source": source or was.source, "data_dir": data_dir or was.data_dir})
     except DataError as error:
-        moved_hint = "" if source else " If they have moved, say with --source where they are now."
-        raise DataError(f"The data of {folder.path} cannot be loaded. {error}{moved_hint}") from error
+        hint = "" if source else " If it has moved, give its new place with --source."
+        raise DataError(f"The data of {folder.path} cannot be loaded. {error}{hint}") from error
     folder.data.require_same(dataset, folder.path)
     return dataset

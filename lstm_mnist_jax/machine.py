@@ -1,4 +1,4 @@
-"""The machine at hand, in words."""
+"""A description of the machine."""
 
 import platform
 from pathlib import Path
@@ -15,7 +15,7 @@ def processor() -> str:
 
 
 def devices() -> str:
-    """What JAX computes on: the accelerators, or the processor and as many of its cores as are in use."""
+    """JAX's devices: the accelerators, or the processor and the number of its cores in use."""
     import jax
 
     shown = jax.devices()

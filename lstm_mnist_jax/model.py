@@ -32,7 +32,7 @@ CELL_NAMES = {"lstm": "LSTM", "gru": "GRU", "layer_norm_lstm": "LayerNorm-LSTM",
 
 
 def task_of(config: ModelConfig) -> Task:
-    """How a network reads an image."""
+    """The task of a network: how an image becomes a sequence."""
     return Task(config.task, config.sequence_length, config.permutation_seed)
 
 
@@ -61,14 +61,14 @@ class Classifier(nnx.Module):
         return self.dense(pooled if dropout_keys is None else pooled * last_mask)
 
     def sequences(self, images: Images) -> Float[Array, "time batch features"]:
-        """What the recurrent layers read of images."""
+        """The input sequences of the recurrent layers."""
         sequences = self.task.read(images)
         if jnp.issubdtype(sequences.dtype, jnp.integer):
             sequences = sequences.astype(jnp.float32) * (1 / 255)
         return sequences
 
     def _masks(self, keys: Array | None) -> list[Any]:
-        """Of what leaves each recurrent layer, [batch, features]: 0 or 1 / (1 - rate). Each image has its own key."""
+        """The dropout mask of each layer's outputs, [batch, features]: 0 or 1 / (1 - rate), from each image's key."""
         widths = [width * (2 if self.config.bidirectional else 1) for width in self.config.hidden_features]
         if keys is None:
             return [None] * len(widths)
@@ -81,18 +81,18 @@ class Classifier(nnx.Module):
         return jax.vmap(draw)(keys)
 
     def logits_until(self, sequences: Float[Array, "time batch features"], length: Integer[Array, ""]) -> Logits:
-        """The logits as if the sequences ended after `length` steps, 1 or more. Traceable: one program for all."""
+        """The logits of the sequences cut after `length` steps, 1 or more; `length` may be traced."""
         outputs, carries = self.rnn(sequences, seq_lengths=jnp.broadcast_to(length, sequences.shape[1:2]))
         counts = (jnp.arange(len(outputs)) < length)[:, None, None]
         return self.dense(self._pool(outputs, carries, counts))
 
     def _pool(self, outputs: Array, carries: list[Any], counts: Array | None = None) -> Array:
-        """What the dense layer reads, [batch, features].
+        """The pooled features for the dense layer, [batch, features].
 
         Args:
           outputs: of the last layer, [time, batch, features].
-          carries: the last of every layer.
-          counts: [time, 1, 1], which steps count; None is all.
+          carries: the final carries of every layer.
+          counts: [time, 1, 1], which steps are pooled; None is all.
         """
         match self.config.pooling:
             case "mean":
@@ -106,7 +106,7 @@ class Classifier(nnx.Module):
         return jnp.concatenate([c[-1] if isinstance(c, tuple) else c for c in directions], axis=-1)
 
     def pool_along(self, outputs: Float[Array, "time batch features"]) -> Float[Array, "time batch features"]:
-        """What the dense layer would read if the sequence ended after each step; of layers in one direction."""
+        """The pooled features of the sequence cut after each step; for layers in one direction."""
         match self.config.pooling:
             case "mean":
                 return jnp.cumsum(outputs, axis=0) / jnp.arange(1, len(outputs) + 1)[:, None, None]
@@ -127,13 +127,13 @@ class Classifier(nnx.Module):
 
 
 def _stack(config: ModelConfig) -> Callable[..., StackedRNN]:
-    """(in_features, hidden_features, rngs=...) to the recurrent layers."""
+    """The constructor of the recurrent layers: (in_features, hidden_features, rngs=...)."""
     options: dict[str, Any] = {"time_major": True, "bidirectional": config.bidirectional}
     steps = config.chrono_steps
     match config.cell:
         case "gru":
             if steps is not None:
-                options["bias_init"] = chrono(steps, "rfn")  # of its gates r, z, n the second keeps the memory
+                options["bias_init"] = chrono(steps, "rfn")  # of its gates r, z, n the second is the forget gate
             return partial(StackedRNN, nnx.GRUCell, **options)
         case "ur_lstm":
             return partial(StackedRNN, URLSTMCell, **options)
@@ -146,7 +146,7 @@ def _stack(config: ModelConfig) -> Callable[..., StackedRNN]:
 
 
 def describe_layers(config: ModelConfig) -> str:
-    """The layers for people: "LSTM 32 -> LSTM 64"."""
+    """The layers in words: "LSTM 32 -> LSTM 64"."""
     name = ("bidirectional " if config.bidirectional else "") + CELL_NAMES[config.cell]
     layers = " -> ".join(f"{name} {features}" for features in config.hidden_features)
     return layers if config.pooling == "last" else f"{layers} -> {config.pooling} over time"
@@ -222,7 +222,7 @@ def apply(
 
 
 def bind(params: Params, config: ModelConfig, image_shape: tuple[int, ...]) -> Classifier:
-    """The network as a module that holds these parameters: for more than its logits.
+    """The network as a module that holds these parameters, for its states and other methods.
 
     Args:
       params: the parameters, as `init` returns them.
@@ -248,14 +248,14 @@ def bind(params: Params, config: ModelConfig, image_shape: tuple[int, ...]) -> C
 
 @cache
 def _skeleton(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> tuple[Any, Any]:
-    """The static part of the module, everything but its parameters; and their shapes."""
+    """The static part of the module, without its parameters; and their shapes."""
     model = nnx.eval_shape(lambda: Classifier(config, image_shape, num_classes, rngs=nnx.Rngs(0)))
     graph, params = nnx.split(model, nnx.Param)
     return graph, jax.tree.map(lambda leaf: leaf.shape, nnx.to_pure_dict(params))
 
 
 def _mismatch(config: ModelConfig, image_shape: tuple[int, ...], found: Any, expected: Any) -> str:
-    """What to say of parameters whose shapes are not the expected ones."""
+    """The error message for parameters with unexpected shapes."""
 
     def by_name(shapes: Any) -> dict[str, Any]:
         leaves = jax.tree_util.tree_leaves_with_path(shapes, is_leaf=lambda node: isinstance(node, tuple))
@@ -294,6 +294,6 @@ def softmax_cross_entropy(
     if labels.ndim == logits.ndim:
         return optax.softmax_cross_entropy(logits, labels)
     classes = logits.shape[-1]
-    # Not optax's form for integers, which is less exact if the logits are large.
+    # Not optax's function for integer labels, which is less exact for large logits.
     losses = optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, classes, dtype=logits.dtype))
     return jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)

@@ -1,17 +1,16 @@
-"""Progress for people: a bar on a terminal, plain lines elsewhere, one line an epoch on both."""
+"""Progress of training: a bar on a terminal, plain lines elsewhere, one line an epoch on both."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_INTERVAL = 30.0
-"""Seconds between two lines of progress within an epoch, where there is no terminal for a bar."""
+"""Seconds between two lines of progress within an epoch, without a terminal."""
 
 
 class ProgressDisplay:
-    """Shows how a training goes. A context manager: the bar is there while it is entered."""
+    """Shows the progress of training. A context manager: the bar is shown within it."""
 
     def __init__(self, console: Console, epochs: int, steps_per_epoch: int, step: int) -> None:
         self._console = console
@@ -29,26 +28,18 @@ class ProgressDisplay:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            "training",
-            total=epochs * steps_per_epoch,
-            completed=step,
-            epoch=self._epoch(step),
-            loss="-",
-            rate="-",
-        )
+        total = epochs * steps_per_epoch
+        self._task = self._bar.add_task("", total=total, completed=step, epoch=self._epoch(step), loss="-", rate="-")
 
     def __enter__(self) -> "ProgressDisplay":
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def advance(self, step: int, loss: float, examples_per_second: float) -> None:
-        """Shows where the training stands: steps made, mean loss of the epoch so far, speed."""
+        """Shows the number of steps made, the mean loss of the epoch so far, and the speed."""
         epoch, rate = self._epoch(step), f"{examples_per_second:,.0f}"
         self._bar.update(self._task, completed=step, epoch=epoch, loss=loss_in_words(loss), rate=rate)
         if self._bar.disable and time.monotonic() - self._last_plain_line > PLAIN_INTERVAL:
@@ -64,10 +55,10 @@ class ProgressDisplay:
 
 
 def loss_in_words(loss: float) -> str:
-    """A loss for people, of a run that diverges as well."""
+    """A loss as text, short even if the run diverges."""
     return f"{loss:.4f}" if loss < 1000 else f"{loss:.3e}"
 
 
 def say(console: Console, line: str) -> None:
-    """Prints a line as it is: unstyled, and unbroken however narrow the terminal."""
+    """Prints a line without styles and line breaks."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)

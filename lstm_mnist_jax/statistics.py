@@ -16,7 +16,7 @@ class Mean:
       mean: of the values; NaN where there are none.
       half_width: of the 95 % confidence interval, mean +- half_width, by Student's t distribution (Student, "The
         Probable Error of a Mean", 1908). NaN where there are fewer than two.
-      count: how many values there are.
+      count: the number of values.
     """
 
     mean: float
@@ -48,11 +48,11 @@ Z95 = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Share:
-    """A proportion: how many of `count` independent trials succeeded.
+    """A proportion of independent trials.
 
     Attributes:
-      correct: how many succeeded.
-      count: how many there were.
+      correct: the number of successes.
+      count: the number of trials.
     """
 
     correct: int
@@ -66,13 +66,12 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of the probability: Wilson's score interval ("Probable Inference, the Law of
-        Succession, and Statistical Inference", 1927), which is also right near 1, where value +- 2 standard errors is
-        not. NaN where there was no trial. The same as scipy.stats.binomtest(correct, count).proportion_ci(method=
-        "wilson"), whose import takes half a second at the end of every run."""
+        Succession, and Statistical Inference", 1927), which is valid near 1 too. NaN where there was no trial. The same
+        as scipy.stats.binomtest(correct, count).proportion_ci(method="wilson"), whose import takes half a second."""
         if not self.count:
             return math.nan, math.nan
         n, p, z = self.count, self.value, Z95
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half_width = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        # The ends are exactly 0 and 1 where no trial or every trial succeeded; rounding would miss that.
+        # Exactly 0 and 1 where no trial or every trial succeeded, despite rounding.
         return 0.0 if self.correct == 0 else middle - half_width, 1.0 if self.correct == n else middle + half_width

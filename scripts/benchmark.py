@@ -1,4 +1,4 @@
-"""Speed and memory of this package's LSTM beside those of other libraries, on this machine: `--help` says more."""
+"""Speed and memory of this package's LSTM and of other libraries on this machine: see `--help`."""
 
 import json
 import sys
@@ -20,30 +20,30 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time this package's LSTM beside other libraries', on this machine: the same work, the same numbers, in turns.
+    """Time this package's LSTM and other libraries on this machine: the same work, in alternating rounds.
 
-    Every library runs in a process of its own. One that is not installed, crashes, or computes something else is
-    reported with the reason. Results: tables here, and all numbers as JSON. Ctrl-C writes what was measured so far. For
-    numbers worth quoting, let nothing else run meanwhile.
+    Every library runs in its own process. One that is not installed, crashes, or computes something else is reported
+    with the reason. Prints tables, and writes all numbers as JSON. Ctrl-C writes the results so far. For numbers to
+    quote, run nothing else meanwhile.
     """
 
     parts: tyro.conf.Positional[tuple[Literal["epoch", "layers", "inference", "memory", "compile"], ...]] = ()
-    """What to measure; none is all of them. They stand before the options."""
+    """What to measure; all parts by default. They come before the options."""
     full: bool = False
     """The full grid of layers: about 40 minutes instead of a few on two cores."""
     tiny: bool = False
-    """Sizes so small that the timings mean nothing: to see whether everything runs."""
+    """Very small sizes, to test the program: the timings mean nothing."""
     rounds: int = 5
-    """Turns of each library; medians are over them."""
+    """Rounds; medians are over them."""
     libraries: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--peers"])] = ()
     """Only these: ours, flax, torch, torch-compile, keras-jax, keras-torch, keras-tensorflow, tf1, cudnn, or the
-    dotted name of a module of your own (scripts/benchmarks/libraries/__init__.py says what it must have)."""
+    dotted name of a module of yours (see scripts/benchmarks/libraries/__init__.py)."""
     output: Path = Path("benchmark.json")
     """The file for all numbers."""
 
 
 def main() -> None:
-    """The program: exits with 0, with 2 after a mistake of the user's, with 130 after Ctrl-C."""
+    """Exits with 0, with 2 after an error of the user, with 130 after Ctrl-C."""
     arguments = tyro.cli(Arguments, prog="benchmark.py")
     try:
         interrupted = benchmark(arguments, Console())
@@ -73,13 +73,13 @@ def benchmark(arguments: Arguments, console: Console) -> bool:
         "interrupted": False,
     }
     if (busy := result["machine"]["busy"]) > environment.MAX_BUSY:
-        console.print(f"{busy:.0%} of the cores are in use by other programs: timings will be too long.")
+        console.print(f"{busy:.0%} of the cores are in use by other programs: the timings will be too long.")
     try:
         _measure(arguments, result, console)
     except KeyboardInterrupt:
         result["interrupted"] = True
     finally:
-        if result["peak"]:  # else nothing was measured: keep what the file holds
+        if result["peak"]:  # else nothing was measured, and the file is kept
             arguments.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
             console.print(f"written: {arguments.output}", markup=False, highlight=False, soft_wrap=True)
     report.show(result, console)

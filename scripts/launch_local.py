@@ -1,9 +1,9 @@
-"""Starts several processes of one training on this machine, as a cluster would on many: for trying it out.
+"""Starts several processes of one run on this machine, as a cluster does on many machines.
 
     python scripts/launch_local.py 2 train smoke --run-dir runs/two
 
-They run on the CPU, each with its share of the cores, unless JAX_PLATFORMS and --devices say otherwise. Where one
-fails, the others end by themselves within a minute; what is left then is ended here.
+They run on the CPU, each with its share of the cores, unless JAX_PLATFORMS and --devices are given. When one fails, the
+others end within a minute, or are killed after it.
 """
 
 import os
@@ -19,7 +19,7 @@ import psutil
 USAGE = "usage: python scripts/launch_local.py PROCESSES train|sweep [OPTIONS]"
 
 PATIENCE_SECONDS = 60.0
-"""How long the others may take to end after one has failed."""
+"""The time for the others to end after one has failed."""
 
 
 def main(arguments: list[str]) -> int:
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _wait(started: list[subprocess.Popen[bytes]]) -> int:
-    """Waits for all, and ends those that outlive a failed one for too long. The first exit code that is not 0."""
+    """Waits for all, and kills those that still run some time after a failure. The first exit code that is not 0."""
     failed_at, code = None, 0
     while any(process.poll() is None for process in started):
         codes = [process.returncode for process in started if process.returncode]

@@ -1,7 +1,7 @@
-"""A network looked into, from training to its mistakes: `python scripts/look_inside.py [RUN_DIR]`.
+"""A trained network, its predictions and its errors: `python scripts/look_inside.py [RUN_DIR]`.
 
-A worked example for teaching, to be read from top to bottom. It trains a small network, or takes the run that is there;
-asks it about test images; watches it change its mind while it reads one; and saves two figures in the run's plots/.
+A worked example for teaching, to be read from top to bottom. It trains a small network, or takes an existing run;
+classifies test images; prints the prediction after each row of one of them; and saves two figures in the run's plots/.
 """
 
 import sys
@@ -11,8 +11,8 @@ import numpy as np
 
 from lstm_mnist_jax import PRESETS, UserError, load_run, train
 from lstm_mnist_jax.inference import load_data
-from lstm_mnist_jax.report.contents import run_pictures
 from lstm_mnist_jax.report.diagnosis import diagnose
+from lstm_mnist_jax.report.figures import run_pictures
 from lstm_mnist_jax.report.terminal import bar, shades
 
 
@@ -23,42 +23,42 @@ def main(run_dir: Path) -> None:
     run = load_run(run_dir)  # with the weights that were best on validation
     names = run.class_names
 
-    # 2. How it learned: an array of each measure, a value an epoch. pandas.DataFrame(history) is a table of it.
+    # 2. The learning curves: an array of each metric, one value an epoch. pandas.DataFrame(history) makes a table.
     history = run.history()
     for epoch, loss, accuracy in zip(history["epoch"], history["train_loss"], history["test_accuracy"], strict=True):
         print(f"epoch {epoch}: training loss {loss:.4f}, test accuracy {accuracy:.2%}")
 
-    # 3. What it says of images: uint8 [n, height, width] go in; classes [n] and probabilities [n, classes] come out.
+    # 3. Predictions: from uint8 images [n, height, width] to classes [n] and probabilities [n, classes].
     test = (dataset := load_data(run.folder)).test
-    answers, probabilities = run.predict(test.images[:5])
-    for label, answer, given in zip(test.labels[:5], answers, probabilities, strict=True):
-        print(f"is {names[label]}, said {names[answer]}, {given[answer]:.1%} sure")
+    predictions, probabilities = run.predict(test.images[:5])
+    for label, predicted, given in zip(test.labels[:5], predictions, probabilities, strict=True):
+        print(f"label {names[label]}, predicted {names[predicted]} with probability {given[predicted]:.1%}")
 
-    # 4. Of all test images: how many are right, and what that says of images that nobody has seen yet.
+    # 4. The accuracy on all test images, and its confidence interval for new images.
     diagnosis = diagnose(run, dataset)
     low, high = diagnosis.accuracy.interval
     accuracy = f"{diagnosis.accuracy.value:.2%} of {len(test):,} are classified correctly"
     print(f"{accuracy}; 95 % confidence interval {low:.2%} to {high:.2%}")
-    for is_, said, count in diagnosis.confused[:3]:
-        print(f"{names[is_]} is taken for {names[said]}: {count} times")
+    for label, predicted, count in diagnosis.confused[:3]:
+        print(f"{names[label]} is classified as {names[predicted]}: {count} times")
 
-    # 5. The mistake that it was surest of, step by step: what it would say if the image ended there.
+    # 5. The error with the highest probability, step by step: the prediction if the image ended there.
     example = int(diagnosis.mistakes[0]) if len(diagnosis.mistakes) else 0
     image = test.images[example : example + 1]
     along = run.read_along(image)[0]  # [time, classes]
-    print(f"test image {example} is {names[test.labels[example]]}. Step by step, the network says:")
+    print(f"test image {example} is {names[test.labels[example]]}. Predictions step by step:")
     by_rows = run.step_name == "row" and image.ndim == 3
     for step, given in enumerate(along):
         best = given.argmax()
         row = shades(image[0, step] / 255) if by_rows else ""
         print(f"{row} {step + 1:3d}  {names[best]} {given[best]:6.1%} {bar(given[best], 16)}")
 
-    # 6. What it remembers meanwhile: of each layer, hidden and cell states, [n, time, features] each.
+    # 6. The hidden and cell states of each layer, [n, time, features] each.
     for number, layer in enumerate(run.states(image), 1):
         changes = np.abs(np.diff(layer.hidden[0], axis=0)).mean(axis=0)
-        print(f"layer {number}: of {len(changes)} units, unit {changes.argmax()} changes most while it reads")
+        print(f"layer {number}: of {len(changes)} units, unit {changes.argmax()} changes most")
 
-    # 7. The pictures of a report are matplotlib's figures: a notebook shows them as they are.
+    # 7. The figures of a report are matplotlib figures, which a notebook displays.
     (run_dir / "plots").mkdir(exist_ok=True)
     for picture in run_pictures(run, history, diagnosis, dataset):
         if picture.name in ("curves", "confusion"):

@@ -89,7 +89,7 @@ def read_runs(path: Path) -> list[Run]:
 
 
 def _undisturbed(seconds: list[float]) -> float:
-    """The time of all epochs, as if each had lasted as long as the median one."""
+    """The median epoch times the number of epochs."""
     return statistics.median(seconds) * len(seconds) if seconds else 0.0
 
 
@@ -102,7 +102,7 @@ def group_by_recipe(runs: Iterable[Run]) -> list[list[Run]]:
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         recipe = _recipe(run.config)
-        anywhere = replace(recipe, data=replace(recipe.data, source=""))  # the fingerprint says what the data are
+        anywhere = replace(recipe, data=replace(recipe.data, source=""))  # the fingerprint identifies the data
         groups.setdefault((anywhere, run.data.fingerprint), []).append(run)
     for group in groups.values():
         group.sort(key=lambda run: run.config.seed)
@@ -183,7 +183,7 @@ def _parameters(run: Run) -> int:
 
 
 def _span(values: Iterable[Any]) -> str:
-    """The least and the greatest of some values."""
+    """The least and the largest of some values."""
     known = sorted(values) or ["-"]
     return f"{known[0]}" if known[0] == known[-1] else f"{known[0]} to {known[-1]}"
 
@@ -206,7 +206,7 @@ def read_table(text: str) -> list[tuple[str, ...]]:
     header, *rows = [tuple(cell.strip().replace("\\|", "|") for cell in BAR.split(line)) for line in lines]
     if header != COLUMNS or any(len(cells) != len(COLUMNS) for cells in rows):
         raise UserError(
-            f"What stands between the marks is no table of the columns {', '.join(COLUMNS)}. Delete it (the marks "
+            f"The text between the marks is no table of the columns {', '.join(COLUMNS)}. Delete it (the marks "
             "stay), and name all folders that it came from."
         )
     return rows[1:]
@@ -228,7 +228,7 @@ def merge(old: Iterable[tuple[str, ...]], new: Iterable[tuple[str, ...]]) -> lis
         key = recipe(cells)
         rows += by_recipe.get(key, [cells])
         if key in by_recipe:
-            by_recipe[key] = []  # they stand in the first old row's place
+            by_recipe[key] = []  # they replace the first old row
     return [*rows, *(cells for rest in by_recipe.values() for cells in rest)]
 
 

@@ -27,7 +27,7 @@ LINE = re.compile(r"epoch +(\d+)/\d+ .*validation +([\d.]+)% +test +([\d.]+)%")
 
 
 class ProgramError(Exception):
-    """A program failed or printed no epoch; the message says why."""
+    """A program failed or printed no epoch; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Arguments:
     """Time a preset to its test accuracies, from the start of the process, beside the same recipe in PyTorch."""
 
     preset: tyro.conf.Positional[str] = "rows-fast"
-    """What is trained."""
+    """The preset to train."""
     accuracies: tuple[float, ...] = (98.0, 99.0)
     """Test accuracies in per cent; the time of each is that of the first epoch's line that shows it."""
     rounds: int = 3
@@ -45,7 +45,7 @@ class Arguments:
 
 
 def main() -> None:
-    """The program."""
+    """Times the programs, and prints and writes the results."""
     arguments, console = tyro.cli(Arguments, prog="time_to_accuracy.py"), Console()
     if arguments.preset not in PRESETS:
         sys.exit(f"time_to_accuracy.py: unknown preset {arguments.preset!r}; expected one of {', '.join(PRESETS)}.")

@@ -1,4 +1,4 @@
-"""A preset over rows in PyTorch, as somebody who knows PyTorch writes it, for scripts/time_to_accuracy.py.
+"""A preset over rows in idiomatic PyTorch, for scripts/time_to_accuracy.py.
 
     python scripts/torch_recipe.py rows-fast [SEED]
 
@@ -25,7 +25,7 @@ HERE = {
     AugmentationConfig: ("rotation_degrees", "scaling", "shear", "shift_pixels"),
     Config: ("tensorboard", "epochs", "batch_size", "data"),
 }
-"""What a preset may have of its own; everything else must be the default."""
+"""The fields in which a preset may differ from the defaults."""
 
 
 class Classifier(torch.nn.Module):

@@ -82,7 +82,7 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         (lambda: ModelConfig(dense_stddev=-1.0), "dense_stddev is -1.0"),
         (lambda: OptimizerConfig(weight_decay=-0.1), "weight_decay is -0.1"),
         (lambda: OptimizerConfig(ema_decay=1.0), "ema_decay is 1.0"),
-        (lambda: OptimizerConfig(clip_norm=0.0), "clip_norm is 0.0, expected above 0, or None"),
+        (lambda: OptimizerConfig(clip_norm=0.0), "clip_norm is 0.0, expected a number above 0, or None"),
         (lambda: OptimizerConfig(warmup_epochs=-1.0), "warmup_epochs is -1.0"),
         (lambda: OptimizerConfig(final_fraction=1.5), "final_fraction is 1.5, expected 0 to 1"),
         (
@@ -104,7 +104,7 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         (lambda: AugmentationConfig(erasing_size=0.0), "erasing_size is 0.0"),
     ],
 )
-def test_senseless_values_are_refused(make, message):
+def test_impossible_values_are_refused(make, message):
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)

@@ -52,16 +52,16 @@ def evaluate(arguments: Sequence[str]) -> int:
     if parsed.tta_shift_pixels:
         averaged = run.evaluate(parsed.execution, **moved, tta_shift_pixels=parsed.tta_shift_pixels)
     if parsed.json:
-        told: dict[str, Any] = {"run_dir": str(parsed.run_dir), "step": run.step}
-        told["splits"] = _as_json(run.class_names, evaluations)
+        found: dict[str, Any] = {"run_dir": str(parsed.run_dir), "step": run.step}
+        found["splits"] = _as_json(run.class_names, evaluations)
         if averaged is not None:
-            told |= {"tta_shift_pixels": parsed.tta_shift_pixels, "tta_splits": _as_json(run.class_names, averaged)}
-        print(json.dumps(told))
+            found |= {"tta_shift_pixels": parsed.tta_shift_pixels, "tta_splits": _as_json(run.class_names, averaged)}
+        print(json.dumps(found))
         return 0
     _print_evaluations(f"{parsed.run_dir}, checkpoint of step {run.step:,}", run.class_names, evaluations)
     if averaged is not None:
         count = (2 * parsed.tta_shift_pixels + 1) ** 2
-        title = f"not the model alone: averaged over {count} shifts of up to {parsed.tta_shift_pixels} pixels"
+        title = f"test-time augmentation: mean over {count} shifts of up to {parsed.tta_shift_pixels} pixels"
         _print_evaluations(title, run.class_names, averaged)
     return 0
 

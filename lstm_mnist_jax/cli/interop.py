@@ -1,4 +1,4 @@
-"""`lstm-mnist import` and `lstm-mnist export`: models of other programs, in and out."""
+"""`lstm-mnist import` and `lstm-mnist export`: models of other libraries."""
 
 import shlex
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from lstm_mnist_jax.progress import say
 
 @dataclass(frozen=True)
 class ImportArguments:
-    """Make a run of a model that another program trained: LSTM layers, the last output through one dense layer.
+    """Make a run of a model that another program trained: LSTM layers, with the last output through one dense layer.
 
     PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a .safetensors
     file of a PyTorch state_dict, Keras's .weights.h5, .keras or .h5, a .msgpack of a Flax tree, or .safetensors
@@ -25,7 +25,7 @@ class ImportArguments:
     """
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors"]]
-    """Which program's weights they are."""
+    """The format of the weights."""
     path: tyro.conf.Positional[Path]
     """The file, or the prefix of a checkpoint."""
     run_dir: Path | None = None
@@ -33,19 +33,19 @@ class ImportArguments:
     list: bool = False
     """Only list the arrays in the file: names, shapes and types."""
     ignore: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A pattern of names to leave out, such as 'model2/*'. Can be given again."""
+    """A pattern of names to leave out, such as 'model2/*'. Can be repeated."""
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Where nothing else tells the order of the LSTM layers: their names, each with --layer, from the input on."""
+    """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown."""
     forget_bias: float = ModelConfig.forget_bias
-    """tf1: what the cells added to their forget gates; no checkpoint says it."""
+    """tf1: what the cells added to their forget gates, which is not in a checkpoint."""
     seed: int = Config.seed
-    """Decides the order of the data where training goes on."""
+    """Seed of the order of the data, if the run is trained further."""
     epochs: int = Config.epochs
-    """Epochs in all, those before the import included."""
+    """Epochs in all, with those before the import."""
     batch_size: int = Config.batch_size
     """Examples a step."""
     selection_metric: Literal["accuracy", "loss"] = "accuracy"
-    """What makes an epoch the best on validation, where training goes on."""
+    """The metric for model selection on validation, if the run is trained further."""
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     execution: CommandExecution = field(default_factory=CommandExecution)
@@ -69,9 +69,9 @@ class ExportArguments:
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""
     overwrite: bool = False
-    """Replace what is at PATH."""
+    """Replace an existing file."""
     like: Path | None = None
-    """tf1: a checkpoint of the same network, whose names are taken rather than the tutorial's."""
+    """tf1: a checkpoint of the same network, whose names are taken instead of the tutorial's."""
 
 
 def import_(arguments: Sequence[str]) -> int:
@@ -81,7 +81,7 @@ def import_(arguments: Sequence[str]) -> int:
     if parsed.list and parsed.run_dir is not None:
         raise UserError("--list makes no run; leave out --run-dir.")
     if not parsed.list and parsed.run_dir is None:
-        raise UserError("Give --run-dir, the folder for the run, or --list, to see what the file holds.")
+        raise UserError("Give --run-dir, the folder for the run, or --list, to list the arrays of the file.")
     from lstm_mnist_jax.interop import formats
 
     if parsed.list:
@@ -122,10 +122,10 @@ def import_(arguments: Sequence[str]) -> int:
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
     say(
         console,
-        f"training would go on with learning rate {parsed.optimizer.learning_rate:g} and batches of "
+        f"training would continue with learning rate {parsed.optimizer.learning_rate:g} and batches of "
         f"{parsed.batch_size}; for others, import with --learning-rate and --batch-size",
     )
-    say(console, f"train it on, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
+    say(console, f"train it further, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
     return 0
 
 

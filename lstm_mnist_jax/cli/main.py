@@ -1,4 +1,4 @@
-"""The command `lstm-mnist COMMAND ...`: dispatches to a command and prints errors in one line."""
+"""The program `lstm-mnist COMMAND ...`: runs a command, and prints an error as one line."""
 
 import io
 import os
@@ -53,7 +53,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 after success, 2 after a user's mistake, 1 after an error of the program."""
+    """Runs a command and exits: 0 for success, 2 for an error of the user, 1 for a bug."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -89,7 +89,7 @@ def _run(words: list[str], debug: bool) -> int:
             traceback.print_exc()
         print(f"lstm-mnist: {error}", file=sys.stderr)
         return _failed(2)
-    except BrokenPipeError:  # whoever read what we print has enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _failed(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
@@ -107,7 +107,7 @@ def _run(words: list[str], debug: bool) -> int:
 
 
 def _failed(code: int) -> int:
-    """The exit code of a failure. One of several processes exits here: an orderly exit would wait for the others."""
+    """The exit code of a failure. One of several processes exits here: a normal exit would wait for the others."""
     if "jax" in sys.modules:
         from lstm_mnist_jax.training import processes
 

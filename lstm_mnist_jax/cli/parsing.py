@@ -1,4 +1,4 @@
-"""What the commands share: parsing of arguments, the compilation cache, and default names of run folders."""
+"""Shared by the commands: parsing of arguments, the compilation cache, and default names of run folders."""
 
 import itertools
 import time
@@ -14,7 +14,7 @@ from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.errors import UserError
 
 CACHE_BYTES = 1 << 30
-"""The most that the compilation cache may hold."""
+"""The maximum size of the compilation cache."""
 
 JAX_MIN_COMPILE_SECONDS = 1.0
 """JAX's default: programs that compile in less time are not cached."""
@@ -27,15 +27,11 @@ RENAMED = {
     "early-stop-epochs": "early-stopping-patience",
     "final-share": "final-fraction",
 }
-"""Options by their names in version 0.4, and what they are called now."""
+"""Options by their names in version 0.4, and their present names."""
 
 
 def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
-    """The arguments of a command, of a class named after it.
-
-    Raises:
-      UserError: an option has its name of version 0.4.
-    """
+    """The arguments of a command. Raises UserError where an option has its name of version 0.4."""
     for word in arguments:
         name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
         if word.startswith("--") and name in RENAMED:
@@ -50,12 +46,12 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
 def parse_with_preset(
     cls: type, arguments: Sequence[str], defaults: Callable[[str, Config], Any]
 ) -> tuple[Any, Config]:
-    """Parses in the light of the preset, or of what is to be resumed: these give the defaults.
+    """Parses the arguments of a command, with defaults from the preset, or from the run to resume.
 
     Args:
-      cls: the arguments of a command.
-      arguments: its words.
-      defaults: from the preset's name and a config to the defaults.
+      cls: the class of the arguments.
+      arguments: the words of the command line.
+      defaults: (name of the preset, config) -> the default arguments.
 
     Returns:
       The arguments, and the config that gave the defaults.
@@ -70,22 +66,18 @@ def parse_with_preset(
             raise UserError("--resume names the run folder already; leave out --run-dir.")
         if len(arguments) < given or parsed.preset != preset:
             raise UserError("A resumed run has its own config; leave out the preset.")
-        config = _config_of(parsed.resume.expanduser())
+        from lstm_mnist_jax.training.run_folder import read_run_folder  # imports JAX
+
+        config = read_run_folder(parsed.resume.expanduser()).config
     elif parsed.preset not in PRESETS:
         several = parsed.preset.replace(".", "").replace("-", "").replace("e", "").isdecimal()
         hint = " Several values of an option are for lstm-mnist sweep." if several else ""
         raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}.{hint}")
-    elif parsed.preset != preset:  # it stands behind the options
+    elif parsed.preset != preset:  # it follows the options
         preset, config = parsed.preset, PRESETS[parsed.preset]
     else:
         return parsed, config
     return parse(cls, arguments, defaults(preset, config)), config
-
-
-def _config_of(run_dir: Path) -> Config:
-    from lstm_mnist_jax.training.run_folder import read_run_folder
-
-    return read_run_folder(run_dir).config
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ class CommandExecution(Execution):
     """How to execute, on which devices. Changes no result beyond rounding."""
 
     compilation_cache: bool = True
-    """Keep compiled programs in the user's cache folder, for a quick start the next time."""
+    """Keep compiled programs in the user's cache folder, for a faster start the next time."""
 
 
 def use_compilation_cache(wanted: bool = True) -> None:
@@ -117,14 +109,14 @@ def use_compilation_cache(wanted: bool = True) -> None:
 
 
 def new_run_dir(preset: str) -> Path:
-    """A folder under runs/ that is not there yet."""
+    """A new folder name under runs/."""
     name = time.strftime(f"{preset}-%Y%m%d-%H%M%S")
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
 def console_of_first() -> Console:
-    """Where the first of several processes speaks, for all."""
+    """A console that prints in process 0 only."""
     from lstm_mnist_jax.training import processes
 
     return Console(quiet=not processes.is_first())

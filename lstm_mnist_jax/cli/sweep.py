@@ -34,14 +34,13 @@ Swept: Any = make_dataclass(
 )
 """An option for each field that can be swept."""
 
-
 KEPT = ("seed", "epochs", "batch_doubling_epochs", "selection_metric", "early_stopping_patience", "data", "checkpoints")
-"""What of the config is an option as in `lstm-mnist train`."""
+"""Fields of the config that are the same options as in `lstm-mnist train`."""
 
 
 @dataclass(frozen=True)
 class SweepArguments:
-    """Train many settings and seeds at once, in few compiled programs. The best is chosen on validation alone.
+    """Train many settings and seeds at once, in few compiled programs. The best is selected on validation.
 
     An option that is swept takes several values (those of --hidden-features with commas: 32,64 64,128), or for
     numbers one interval: uniform:LOW:HIGH or loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C
@@ -53,24 +52,24 @@ class SweepArguments:
     run_dir: Path | None = None
     """Folder for the sweep, new or empty. None makes one under runs/, named by preset and time."""
     resume: Path | None = None
-    """Go on with the sweep in this folder, as it was asked for; --epochs can make it longer."""
+    """Resume the sweep in this folder; --epochs can make it longer."""
     seeds: int = 1
-    """How many seeds each setting is trained with: --seed and those after it."""
+    """The number of seeds of each setting: --seed and those after it."""
     samples: int | None = None
-    """How many settings to draw from the intervals; with --optuna how many to try in all."""
+    """The number of settings to draw from the intervals; with --optuna the number of settings in all."""
     optuna: bool = False
-    """Let Optuna choose the settings, round by round, from how good the former were."""
+    """Let Optuna choose the settings, round by round, by the validation results so far."""
     swept: Swept = field(default_factory=Swept)
     seed: int = Config.seed
     """The first seed."""
     epochs: int = Config.epochs
-    """Epochs of every training."""
+    """Epochs of every run."""
     batch_doubling_epochs: tuple[int, ...] = ()
-    """Epochs after which the batch is twice as large."""
+    """Batch-size schedule: epochs after which the effective batch size doubles."""
     selection_metric: Literal["accuracy", "loss"] = "accuracy"
-    """What makes an epoch, and a setting, the best on validation."""
+    """The metric for model selection, of an epoch and of a setting, on validation."""
     early_stopping_patience: int | None = None
-    """Stop a training once so many epochs have brought nothing better on validation."""
+    """Early stopping: stop a run after this many epochs without a better one on validation."""
     data: DataConfig = field(default_factory=DataConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     execution: CommandExecution = field(default_factory=CommandExecution)
@@ -95,7 +94,7 @@ def sweep(arguments: Sequence[str]) -> int:
     else:
         asked = [*axes, *(name for name, value in options.items() if value != getattr(SweepArguments, name))]
         if asked:
-            raise UserError(f"A resumed sweep goes on as it was asked for; leave out --{asked[0].replace('_', '-')}.")
+            raise UserError(f"A resumed sweep keeps its settings; leave out --{asked[0].replace('_', '-')}.")
         found = read_run_folder(parsed.resume.expanduser()).space
         if found is None:
             raise UserError(f"{parsed.resume} is a single run: go on with lstm-mnist train --resume {parsed.resume}.")
@@ -105,10 +104,10 @@ def sweep(arguments: Sequence[str]) -> int:
 
 
 def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
-    """Sweeps, and tells what came of it; `parsed` are the arguments of `train` or of `sweep`."""
+    """Runs a sweep and prints its results; `parsed` are the arguments of `train` or of `sweep`."""
     from lstm_mnist_jax.sweeps import describe, sweep
     from lstm_mnist_jax.training.mesh import use_cpu_devices
-    from lstm_mnist_jax.training.selection import best_in_words
+    from lstm_mnist_jax.training.metrics import best_in_words
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, None)

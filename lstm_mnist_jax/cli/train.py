@@ -27,7 +27,7 @@ from lstm_mnist_jax.statistics import Share
 class TrainArguments:
     """Train a stacked LSTM. The result is a run folder: config, metrics, checkpoints, TensorBoard events.
 
-    Ctrl-C saves and stops; --resume goes on, to the same result as if it had never stopped.
+    Ctrl-C saves and stops; --resume continues, with the same result as without a stop.
     """
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
@@ -35,9 +35,9 @@ class TrainArguments:
     run_dir: Path | None = None
     """Folder for the run, new or empty. None makes one under runs/, named by preset and time."""
     resume: Path | None = None
-    """Go on with the run in this folder, with its own config; --epochs can make it longer."""
+    """Resume the run in this folder, with its own config; --epochs can make it longer."""
     seeds: int = 1
-    """Train so many seeds at once, --seed and those after it: a sweep, with means and 95 % confidence intervals."""
+    """Train this many seeds at once, --seed and those after it: a sweep, with means and 95 % confidence intervals."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     execution: CommandExecution = field(default_factory=CommandExecution)
     processes: Processes = field(default_factory=Processes)
@@ -52,7 +52,7 @@ def train(arguments: Sequence[str]) -> int:
 
     resume = parsed.resume is not None
     if resume and parsed.seeds != 1:
-        raise UserError("What is resumed has its seeds already; leave out --seeds.")
+        raise UserError("A resumed run or sweep has its seeds already; leave out --seeds.")
     if resume and (folder := read_run_folder(parsed.resume.expanduser())).is_sweep:
         assert folder.space is not None
         return run_sweep(parsed, parsed.config, folder.space)
@@ -62,7 +62,7 @@ def train(arguments: Sequence[str]) -> int:
         return run_sweep(parsed, parsed.config, Space(seeds=parsed.seeds))
     from lstm_mnist_jax.training import train
     from lstm_mnist_jax.training.mesh import use_cpu_devices
-    from lstm_mnist_jax.training.selection import best_in_words
+    from lstm_mnist_jax.training.metrics import best_in_words
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, parsed.config.batch_size)
@@ -89,18 +89,18 @@ def train(arguments: Sequence[str]) -> int:
             f"{100 * high:.2f})",
         )
     elif result.best_step is not None:
-        say(console, f"{best}: the weights of step {result.best_step:,}, from before")
+        say(console, f"{best}: the weights of step {result.best_step:,}, which were imported")
     if result.stopped_by is not None:
         say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
-    done = result.epochs[-1].epoch if result.epochs else 0  # imported weights may have begun later than at 0
+    done = result.epochs[-1].epoch if result.epochs else 0  # imported weights may begin later than at 0
     if done < parsed.config.epochs and result.trained:
         say(
             console,
-            f"stopped early: {parsed.config.early_stopping_patience} epochs brought nothing better on validation",
+            f"stopped early: {parsed.config.early_stopping_patience} epochs without a better one on validation",
         )
     complete = done >= parsed.config.epochs
-    # A rate that falls has ended where the run was to end, and what was stopped early waits for no epochs.
+    # A schedule of the learning rate ends with the run, and a run that stopped early needs no more epochs.
     can_go_on = parsed.config.optimizer.schedule == "constant" and complete
     if resume and not result.trained:
         option = "--early-stopping-patience" if not complete else "--epochs" if can_go_on else None
@@ -113,8 +113,8 @@ def train(arguments: Sequence[str]) -> int:
 
 def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bool) -> None:
     commands = {
-        f"report {run_dir} --html {run_dir}/report.html": "a page to draw on, with curves and mistakes",
-        f"predict {run_dir} PICTURE": "what is on a picture of yours",
+        f"report {run_dir} --html {run_dir}/report.html": "a page to draw on, with curves and errors",
+        f"predict {run_dir} PICTURE": "classify an image",
     }
     if can_go_on:
         commands[f"train --resume {run_dir} --epochs {2 * config.epochs}"] = "train for longer"

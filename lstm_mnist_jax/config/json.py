@@ -1,4 +1,4 @@
-"""Configs as JSON and back, strictly, and how two of them differ. Knows dataclasses, not what they mean."""
+"""Dataclasses as JSON and back, with strict types, and the differences between two of them."""
 
 import dataclasses
 import math
@@ -15,11 +15,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Any, path: str = "") -> Any:
-    """The inverse of `to_dict`.
-
-    Raises:
-      ConfigError: a field is missing, unknown or of the wrong type, naming it.
-    """
+    """The inverse of `to_dict`. Raises ConfigError where a field is missing, unknown or of the wrong type."""
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise ConfigError(f"{path or 'the config'} is {values!r}, expected an object of named values.")
@@ -31,7 +27,7 @@ def from_dict(cls: type, values: Any, path: str = "") -> Any:
 
 
 def from_value(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the type of a config's field, in which JSON lists and NumPy numbers find their place.
+    """`value` as the type of a config's field; takes JSON lists for tuples, and NumPy numbers.
 
     Raises:
       ConfigError: it cannot be of that type.

@@ -1,7 +1,7 @@
-"""All options: what a run is (`Config`, in `config.json` of a run folder), and how it is executed.
+"""All options and their defaults: the config of a run (`Config`, in its config.json), and how it is executed.
 
-Every default stands here and nowhere else. From a `Config` and the data a run can be repeated. How a run is executed
-(devices, processes) is not part of it and changes no result beyond rounding: see `Execution` and `Processes`.
+From a `Config` and the data a run can be repeated. How it is executed (devices, processes) is not part of the config
+and changes no result beyond rounding: see `Execution` and `Processes`.
 """
 
 import typing
@@ -13,17 +13,34 @@ from lstm_mnist_jax.errors import ConfigError
 
 
 class Checked:
-    """Gives each field its declared type, or raises ConfigError, before the checks of the class itself."""
+    """Gives each field its declared type, or raises ConfigError; then calls `check`."""
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, from_value(hint, getattr(self, name), name))
+        self.check()
 
+    def check(self) -> None:
+        """Raises ConfigError where a value is impossible."""
 
-def require(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raises ConfigError unless a field is as expected."""
-    if not condition:
-        raise ConfigError(f"{name} is {value}, expected {expected}.")
+    def require(self, condition: bool, name: str, expected: str) -> None:
+        """Raises ConfigError unless the field `name` is as expected."""
+        if not condition:
+            raise ConfigError(f"{name} is {getattr(self, name)}, expected {expected}.")
+
+    def require_positive(self, *names: str) -> None:
+        """Raises ConfigError unless each field is a number above 0, or None if it may be."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                kinds = typing.get_args(typing.get_type_hints(type(self))[name])
+                expected = "1 or more" if isinstance(value, int) else "a number above 0"
+                self.require(False, name, expected + ", or None" * (type(None) in kinds))
+
+    def require_fraction(self, *names: str) -> None:
+        """Raises ConfigError unless each field is at least 0 and below 1."""
+        for name in names:
+            self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -58,19 +75,17 @@ class ModelConfig(Checked):
     dense_stddev: float = 1.0
     """Standard deviation of the initial weights and biases of the dense layer."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         widths, chrono = self.hidden_features, self.chrono_steps
-        length = self.sequence_length
-        require(length is None or length > 0, "sequence_length", length, "1 or more, or None")
-        require(0 <= self.permutation_seed < 2**32, "permutation_seed", self.permutation_seed, "0 to 4294967295")
-        require(len(widths) > 0 and min(widths) > 0, "hidden_features", widths, "one or more widths, each 1 or more")
-        require(0 <= self.dropout_rate < 1, "dropout_rate", self.dropout_rate, "at least 0 and below 1")
-        require(chrono is None or chrono > 2, "chrono_steps", chrono, "3 or more, or None")
-        require(
-            chrono is None or self.cell != "ur_lstm", "chrono_steps", chrono, "None with ur_lstm, which has its own"
+        self.require_positive("sequence_length")
+        self.require(0 <= self.permutation_seed < 2**32, "permutation_seed", "0 to 4294967295")
+        self.require(len(widths) > 0 and min(widths) > 0, "hidden_features", "one or more widths, each 1 or more")
+        self.require_fraction("dropout_rate")
+        self.require(chrono is None or chrono > 2, "chrono_steps", "3 or more, or None")
+        self.require(
+            chrono is None or self.cell != "ur_lstm", "chrono_steps", "None with ur_lstm, which initializes its gates"
         )
-        require(self.dense_stddev >= 0, "dense_stddev", self.dense_stddev, "at least 0")
+        self.require(self.dense_stddev >= 0, "dense_stddev", "at least 0")
 
 
 @dataclass(frozen=True)
@@ -99,17 +114,12 @@ class OptimizerConfig(Checked):
     final_fraction: float = 0.0
     """The learning rate at the end of the schedule, one step after the last, as a fraction of the peak."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
-        require(0 <= self.b1 < 1, "b1", self.b1, "at least 0 and below 1")
-        require(0 <= self.b2 < 1, "b2", self.b2, "at least 0 and below 1")
-        require(self.epsilon > 0, "epsilon", self.epsilon, "a number above 0")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "at least 0 and below 1")
-        require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or None")
-        require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "at least 0")
-        require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "0 to 1")
+    def check(self) -> None:
+        self.require_positive("learning_rate", "epsilon", "clip_norm")
+        self.require_fraction("b1", "b2", "ema_decay")
+        self.require(self.weight_decay >= 0, "weight_decay", "at least 0")
+        self.require(self.warmup_epochs >= 0, "warmup_epochs", "at least 0")
+        self.require(0 <= self.final_fraction <= 1, "final_fraction", "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -137,15 +147,14 @@ class AugmentationConfig(Checked):
     mixup_alpha: float = 0.0
     """Mixup: pairs of images and labels are mixed in proportions drawn from Beta(alpha, alpha)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.rotation_degrees <= 180, "rotation_degrees", self.rotation_degrees, "0 to 180")
+    def check(self) -> None:
+        self.require(0 <= self.rotation_degrees <= 180, "rotation_degrees", "0 to 180")
         for name in ("scaling", "shear", "shift_pixels", "elastic_pixels", "mixup_alpha"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        require(self.elastic_spacing >= 1, "elastic_spacing", self.elastic_spacing, "1 or more")
+            self.require(getattr(self, name) >= 0, name, "at least 0")
+        self.require(self.elastic_spacing >= 1, "elastic_spacing", "1 or more")
         for name in ("flip_probability", "erasing_probability"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
-        require(0 < self.erasing_size <= 1, "erasing_size", self.erasing_size, "above 0, and at most 1")
+            self.require(0 <= getattr(self, name) <= 1, name, "0 to 1")
+        self.require(0 < self.erasing_size <= 1, "erasing_size", "above 0, and at most 1")
 
     @property
     def moves_pixels(self) -> bool:
@@ -166,17 +175,10 @@ class DataConfig(Checked):
     validation_examples: int = 5000
     """Examples that are taken from the front of the training examples for validation."""
     train_examples: int | None = None
-    """Train on the first so many of the remaining examples; None is all of them."""
+    """The number of remaining examples to train on, from the first; None is all of them."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.validation_examples > 0, "validation_examples", self.validation_examples, "1 or more")
-        require(
-            self.train_examples is None or self.train_examples > 0,
-            "train_examples",
-            self.train_examples,
-            "1 or more, or None for all",
-        )
+    def check(self) -> None:
+        self.require_positive("validation_examples", "train_examples")
 
 
 @dataclass(frozen=True)
@@ -186,12 +188,10 @@ class CheckpointConfig(Checked):
     checkpoint_minutes: float = 5.0
     """Save at each epoch's end, and in between whenever so many minutes have passed."""
     keep_checkpoints: int = 3
-    """How many of the newest checkpoints to keep."""
+    """The number of the newest checkpoints to keep."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "above 0")
-        require(self.keep_checkpoints > 0, "keep_checkpoints", self.keep_checkpoints, "1 or more")
+    def check(self) -> None:
+        self.require_positive("checkpoint_minutes", "keep_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -236,18 +236,16 @@ class Config(Checked):
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        require(self.epochs > 0, "epochs", self.epochs, "1 or more")
-        require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
-        ramp, patience, warmup = self.batch_doubling_epochs, self.early_stopping_patience, self.optimizer.warmup_epochs
-        rising = all(0 < epoch < self.epochs for epoch in ramp) and tuple(sorted(set(ramp))) == ramp
+    def check(self) -> None:
+        self.require(0 <= self.seed < 2**32, "seed", "0 to 4294967295")
+        self.require_positive("epochs", "batch_size", "early_stopping_patience")
+        self.require_fraction("label_smoothing")
+        epochs = self.batch_doubling_epochs
+        rising = all(0 < epoch < self.epochs for epoch in epochs) and tuple(sorted(set(epochs))) == epochs
         possible = f"rising epochs from 1 to {self.epochs - 1}" if self.epochs > 1 else "none in a run of one epoch"
-        require(rising, "batch_doubling_epochs", ramp, possible)
-        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
-        require(patience is None or patience > 0, "early_stopping_patience", patience, "1 or more, or None")
-        require(warmup <= self.epochs, "warmup_epochs", warmup, f"at most epochs, which is {self.epochs}")
+        self.require(rising, "batch_doubling_epochs", possible)
+        fits = self.optimizer.warmup_epochs <= self.epochs
+        self.optimizer.require(fits, "warmup_epochs", f"at most epochs, which is {self.epochs}")
 
 
 SWEEPABLE = (
@@ -275,18 +273,16 @@ class Execution(Checked):
     """
 
     devices: int | None = None
-    """How many devices share a batch: CPU cores, GPUs or TPU cores. None chooses."""
+    """The number of devices that share a batch: CPU cores, GPUs or TPU cores. None chooses."""
     device_data_limit: float = 4.0
     """GiB. Training images that take more stay in host memory and stream to the devices."""
     memory_limit: float | None = None
     """GiB of each device that the runs of a sweep may take. None is 80 % of what is free."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.devices is None or self.devices > 0, "devices", self.devices, "1 or more, or None")
-        memory = self.memory_limit
-        require(memory is None or memory > 0, "memory_limit", memory, "GiB, above 0, or None")
-        require(self.device_data_limit > 0, "device_data_limit", self.device_data_limit, "GiB, above 0")
+    def check(self) -> None:
+        self.require_positive("devices")
+        self.require(self.memory_limit is None or self.memory_limit > 0, "memory_limit", "GiB, above 0, or None")
+        self.require(self.device_data_limit > 0, "device_data_limit", "GiB, above 0")
 
 
 @dataclass(frozen=True)
@@ -298,28 +294,28 @@ class Processes(Checked):
     coordinator: str | None = None
     """HOST:PORT of process 0, which must be free there; the same for all."""
     num_processes: int | None = None
-    """How many processes there are. 1 by itself trains alone, whatever the environment says."""
+    """The number of processes. 1 by itself trains in this process alone, even in a job of several."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
     join_timeout: float = 300.0
     """Seconds to wait at the start until all have joined."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        told = {"coordinator": self.coordinator, "num_processes": self.num_processes, "process_id": self.process_id}
-        missing = [name for name, value in told.items() if value is None]
+    def check(self) -> None:
+        names = ("coordinator", "num_processes", "process_id")
+        missing = [name for name in names if getattr(self, name) is None]
         if self.num_processes == 1 and self.coordinator is None and not self.process_id:
-            return  # alone, whatever the environment says
-        if missing and len(missing) < len(told):
+            return  # a single process, even where the environment names others
+        if missing and len(missing) < len(names):
             raise ConfigError(
-                f"{', '.join(missing)} must be given as well: either all of {', '.join(told)}, or none of them."
+                f"{', '.join(missing)} must be given as well: either all of {', '.join(names)}, or none of them."
             )
-        require(self.join_timeout > 0, "join_timeout", self.join_timeout, "seconds, above 0")
+        self.require(self.join_timeout > 0, "join_timeout", "seconds, above 0")
         if self.coordinator is None or self.num_processes is None or self.process_id is None:
             return
         host, _, port = self.coordinator.rpartition(":")
-        valid = bool(host) and port.isdecimal() and 0 < int(port) < 65536
-        require(valid, "coordinator", repr(self.coordinator), "HOST:PORT, with a port from 1 to 65535")
-        require(self.num_processes > 0, "num_processes", self.num_processes, "1 or more")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            expected = "HOST:PORT, with a port from 1 to 65535"
+            raise ConfigError(f"coordinator is {self.coordinator!r}, expected {expected}.")
+        self.require_positive("num_processes")
         in_range = 0 <= self.process_id < self.num_processes
-        require(in_range, "process_id", self.process_id, f"0 to {self.num_processes - 1}, of {self.num_processes}")
+        self.require(in_range, "process_id", f"0 to {self.num_processes - 1}, of {self.num_processes}")

@@ -1,6 +1,6 @@
-"""What a sweep tries: values of a config's fields, listed or drawn.
+"""The space of a sweep: values of a config's fields, listed or drawn.
 
-A setting gives some fields of a config a value, by their names: {"learning_rate": 0.003, "hidden_features": (32, 64)}.
+A setting maps names of fields to values: {"learning_rate": 0.003, "hidden_features": (32, 64)}.
 """
 
 import itertools
@@ -8,7 +8,8 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,23 @@ from lstm_mnist_jax.errors import ConfigError
 
 Setting = dict[str, Any]
 
+SECTIONS = ("optimizer", "model", "augmentation")
+"""The parts of a config with fields that can be swept."""
+
 LONG = Config(epochs=1_000_000)
-"""A config that refuses no value that any other could have; each training's own says what it cannot have."""
+"""A config that takes every value that any other config takes; each run's own config checks the rest."""
 
 DIGITS = 4
-"""Significant digits of a drawn number, of a wide interval: as many as anybody types again."""
+"""Significant digits of a number drawn from a wide interval."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers between two, evenly distributed, or their logarithms.
+    """A uniform distribution over an interval, of numbers or of their logarithms.
 
     Attributes:
       low, high: the ends.
-      logarithmic: whether the logarithms are evenly distributed.
+      logarithmic: whether the logarithms are uniformly distributed.
     """
 
     low: float
@@ -40,13 +44,13 @@ class Interval:
     logarithmic: bool
 
     def draw(self, rng: np.random.Generator) -> float:
-        """One of the numbers."""
+        """Draws a number."""
         if self.logarithmic:
             return self.rounded(math.exp(rng.uniform(math.log(self.low), math.log(self.high))))
         return self.rounded(rng.uniform(self.low, self.high))
 
     def rounded(self, number: float) -> float:
-        """A number of the interval with few digits: thousands of them tell its ends apart."""
+        """A number of the interval, rounded to few digits; thousands of rounded numbers lie between its ends."""
         narrow = max(abs(self.low), abs(self.high)) / (self.high - self.low)
         digits = DIGITS + math.ceil(math.log10(max(1.0, narrow)))
         return min(max(float(f"{number:.{digits}g}"), self.low), self.high)
@@ -54,15 +58,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Space(Checked):
-    """The settings of a sweep, as they were asked for.
+    """The settings and seeds of a sweep. `space_of` makes one from Python values.
 
     Attributes:
       names: the fields that vary.
-      values: for each, what was asked for: values as `lstm-mnist sweep` takes them, or one interval,
-        "uniform:LOW:HIGH" or "loguniform:LOW:HIGH".
-      seeds: how many seeds each setting is trained with: the config's own and those after it.
-      samples: how many settings are drawn where there is an interval; with Optuna how many are tried in all.
-      optuna: let Optuna choose the settings, round by round, from how good the former were on validation.
+      values: for each, values as `lstm-mnist sweep` takes them, or one interval, "uniform:LOW:HIGH" or
+        "loguniform:LOW:HIGH".
+      seeds: the number of seeds of each setting: the config's own and those after it.
+      samples: the number of settings to draw, if there is an interval; with Optuna the number of settings in all.
+      optuna: let Optuna choose the settings, round by round, by the validation results so far.
     """
 
     names: tuple[str, ...] = ()
@@ -71,36 +75,28 @@ class Space(Checked):
     samples: int | None = None
     optuna: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.seeds < 1:
-            raise ConfigError(f"seeds is {self.seeds}, expected 1 or more.")
-        if self.samples is not None and self.samples < 1:
-            raise ConfigError(f"samples is {self.samples}, expected 1 or more.")
+    def check(self) -> None:
+        self.require_positive("seeds", "samples")
         intervals = [name for name, axis in self.axes().items() if isinstance(axis, Interval)]
         if intervals and self.samples is None:
-            raise ConfigError(f"{intervals[0]} is an interval: say with samples how many settings to draw.")
+            raise ConfigError(f"{intervals[0]} is an interval: set samples, the number of settings to draw.")
         if self.optuna and (self.samples is None or not self.names):
             raise ConfigError("Optuna needs something to vary, and samples, the number of settings to try.")
         if self.samples is not None and not intervals and not self.optuna:
             raise ConfigError("samples is for intervals (uniform:LOW:HIGH or loguniform:LOW:HIGH), but there is none.")
 
     def axes(self) -> dict[str, Interval | tuple[Any, ...]]:
-        """What each field may be.
-
-        Raises:
-          ConfigError: a field that cannot be varied, or what is no value of it.
-        """
+        """The values or the interval of each field. Raises ConfigError where one is impossible."""
         return {name: _parse(name, words) for name, words in zip(self.names, self.values, strict=True)}
 
     def describe(self) -> str:
-        """What was asked for, for people: "learning_rate 0.003 0.01, 4 seeds"."""
+        """The space in words: "learning_rate 0.003 0.01, 4 seeds"."""
         options = [f"{self.samples} samples"] * (self.samples is not None) + ["by Optuna"] * self.optuna
         axes = [f"{name} {' '.join(words)}" for name, words in zip(self.names, self.values, strict=True)]
         return ", ".join([*axes, *options, f"{self.seeds} seeds"])
 
     def settings(self, seed: int) -> list[Setting]:
-        """All settings of a sweep that is not Optuna's: every listed value with every other, and with every draw."""
+        """All settings of a sweep without Optuna: every combination of listed values, with every drawn one."""
         rng = np.random.default_rng(seed)
         axes = self.axes()
         intervals = {name: axis for name, axis in axes.items() if isinstance(axis, Interval)}
@@ -148,7 +144,7 @@ def _parse(name: str, words: tuple[str, ...]) -> Interval | tuple[Any, ...]:
         raise ConfigError(f"{name} cannot be swept; expected one of {', '.join(SWEEPABLE)}.")
     if not words:
         raise ConfigError(f"{name} has no value to try.")
-    hint = _hint_of(Config, name)
+    hint = _hint_of(name)
     if any(":" in word for word in words):
         if len(words) > 1:
             raise ConfigError(f"{name} is {' '.join(words)}, expected values, or one interval.")
@@ -178,8 +174,8 @@ def _parse_value(name: str, word: str, hint: Any) -> Any:
         if isinstance(error, ConfigError):
             raise
         expected = {int: "a whole number", float: "a number", bool: "true or false"}
-        told = expected.get(kinds[0], "whole numbers with commas between")
-        raise ConfigError(f"{name} is {word!r}, expected {told}{' or none' * (len(kinds) > 1)}.") from None
+        described = expected.get(kinds[0], "whole numbers with commas between")
+        raise ConfigError(f"{name} is {word!r}, expected {described}{' or none' * (len(kinds) > 1)}.") from None
 
 
 def _parse_interval(name: str, word: str, hint: Any) -> Interval:
@@ -187,7 +183,7 @@ def _parse_interval(name: str, word: str, hint: Any) -> Interval:
     if kind not in ("uniform", "loguniform") or len(ends) != 2:
         raise ConfigError(f"{name} is {word!r}, expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH.")
     if float not in (hint, *typing.get_args(hint)):
-        raise ConfigError(f"{name} is {word!r}, but its values are no fractions: list them.")
+        raise ConfigError(f"{name} is {word!r}, but an interval is for numbers with decimals: list its values.")
     low, high = (_parse_value(name, end, float) for end in ends)
     if low >= high or (kind == "loguniform" and low <= 0):
         positive = ", both above 0" if kind == "loguniform" else ""
@@ -198,51 +194,34 @@ def _parse_interval(name: str, word: str, hint: Any) -> Interval:
 
 
 def with_setting(config: Config, setting: Mapping[str, Any]) -> Config:
-    """The config with some fields set, by their names, wherever they stand in it.
-
-    Raises:
-      ConfigError: a value that the field cannot have.
-    """
-    return typing.cast(Config, _with_setting(config, setting))
-
-
-def _with_setting(config: Any, setting: Mapping[str, Any]) -> Any:
-    changed = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            changed[item.name] = _with_setting(value, setting)
-        elif item.name in setting:
-            changed[item.name] = setting[item.name]
-    return replace(config, **changed)
+    """The config with some fields set, by their names. Raises ConfigError where a value is impossible."""
+    parts = {}
+    for part in SECTIONS:
+        values = getattr(config, part)
+        parts[part] = replace(values, **{name: setting[name] for name in vars(values) if name in setting})
+    own = {name: setting[name] for name in vars(config) if name in setting}
+    return replace(config, **parts, **own)
 
 
 def setting_of(values: Mapping[str, Any]) -> Setting:
-    """A setting that was JSON in between, with the types of the config's fields.
-
-    Raises:
-      ConfigError: a field that cannot be swept, or what is no value of it.
-    """
+    """A setting read from JSON. Raises ConfigError where a field cannot be swept, or has an impossible value."""
     if unknown := sorted(values.keys() - set(SWEEPABLE)):
         raise ConfigError(f"{unknown[0]} cannot be swept; expected one of {', '.join(SWEEPABLE)}.")
-    return {name: from_value(_hint_of(Config, name), value, name) for name, value in values.items()}
+    return {name: from_value(_hint_of(name), value, name) for name, value in values.items()}
 
 
-def _hint_of(cls: type, name: str) -> Any:
-    """The type of a field, by its name, wherever it stands in a config."""
-    for field_name, hint in typing.get_type_hints(cls).items():
-        if field_name == name:
-            return hint
-        if is_dataclass(hint) and (found := _hint_of(typing.cast(type, hint), name)) is not None:
-            return found
-    return None
+@cache
+def _hint_of(name: str) -> Any:
+    """The type of a field, by its name, in whichever part of a config it is."""
+    hints = typing.get_type_hints(Config)
+    return next(hint for kind in (Config, *map(hints.get, SECTIONS)) if (hint := typing.get_type_hints(kind).get(name)))
 
 
 def describe(setting: Mapping[str, Any]) -> str:
-    """A setting for people: "learning_rate 0.003, hidden_features 32,64"."""
+    """A setting in words: "learning_rate 0.003, hidden_features 32,64"."""
     return ", ".join(f"{name} {show(value)}" for name, value in setting.items())
 
 
 def show(value: Any) -> str:
-    """A value as it is typed: all its digits, and no more."""
+    """A value as it is typed on the command line."""
     return _word(value).removesuffix(".0")

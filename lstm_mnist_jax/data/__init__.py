@@ -1,4 +1,4 @@
-"""Images in, arrays out. Knows no model and no training."""
+"""Data sets as arrays, their order in training, and data augmentation. Does not depend on the model."""
 
 from lstm_mnist_jax.data.dataset import Dataset, Examples
 from lstm_mnist_jax.data.sources import load

@@ -1,4 +1,4 @@
-"""Distortions of training images, on the device: each image by its own key. Traceable by JAX."""
+"""Data augmentation on the device, each image by its own key. Traceable by JAX."""
 
 import math
 
@@ -20,14 +20,14 @@ def augment(
     keys: Key[Array, " batch"],
     config: AugmentationConfig,
 ) -> Images:
-    """Distorts images, and scales them to 0 to 1.
+    """Augments images, and scales them to 0 to 1.
 
-    What is drawn for an image depends on its key alone. What moves in from outside is 0.
+    The random numbers of an image depend on its key alone. Pixels from outside the image are 0.
 
     Args:
-      images: of MNIST's kind, with a background of 0.
+      images: with a background of 0, as MNIST has.
       keys: one for each image.
-      config: what is done, and how strongly.
+      config: the augmentations and their strengths.
     """
     warp_keys, erase_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     shape = images.shape[1:3]
@@ -49,7 +49,7 @@ def mix(
     keys: Key[Array, " batch"],
     config: AugmentationConfig,
 ) -> tuple[Images, Float[Array, "batch classes"]]:
-    """Mixup (Zhang et al. 2018): each image and its label mixed with another, of which it gets the smaller share."""
+    """Mixup (Zhang et al. 2018): each image and its label mixed with another one, which has the smaller weight."""
     share = jax.vmap(lambda key: jax.random.beta(key, config.mixup_alpha, config.mixup_alpha))(keys)
     share = jnp.minimum(share, 1 - share)
 
@@ -61,7 +61,7 @@ def mix(
 
 
 def _sources(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> Array:
-    """Where each pixel of a distorted image comes from, in rows and in columns of the original: [2, height * width]."""
+    """The row and the column of the original from which each pixel is taken: [2, height * width]."""
     affine_key, elastic_key = jax.random.split(key)
     turn, stretch_y, stretch_x, slant, move_y, move_x, side = jax.random.uniform(affine_key, (7,), minval=-1.0)
     angle = turn * math.radians(config.rotation_degrees)
@@ -75,7 +75,7 @@ def _sources(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> 
     centre = np.array([(size - 1) / 2 for size in shape], np.float32)
     matrix = jnp.stack([to_rows, to_columns])
     offset = centre - matrix @ (centre + config.shift_pixels * jnp.stack([move_y, move_x]))
-    # A product, which XLA computes once: sums of its factors, pixel by pixel, it repeats wherever they are used.
+    # As a matrix product, which XLA computes once. Sums would be fused into all of their users and computed again.
     pixels = np.stack([*np.indices(shape).reshape(2, -1), np.ones(math.prod(shape))]).astype(np.float32)
     sources = jnp.matmul(jnp.column_stack([matrix, offset]), pixels, precision="highest")
     if config.elastic_pixels:
@@ -86,7 +86,7 @@ def _sources(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> 
 
 
 def _bumps(size: int, spacing: float) -> np.ndarray:
-    """[size, bumps]: smooth functions whose combination with independent numbers of variance 1 has variance 1."""
+    """[size, bumps]: smooth functions whose sum, weighted by independent numbers of variance 1, has variance 1."""
     count = math.ceil(size / spacing) + 3
     centres = (np.arange(count) - (count - 1) / 2) * spacing + (size - 1) / 2
     bumps = np.exp(-0.5 * ((np.arange(size)[:, None] - centres) / (SMOOTHNESS * spacing)) ** 2)
@@ -94,9 +94,9 @@ def _bumps(size: int, spacing: float) -> np.ndarray:
 
 
 def _sample(images: Array, sources: Array) -> Array:
-    """The images at fractional places [batch, 2, height * width], bilinearly, 0 to 1; outside, they are 0."""
+    """Bilinear interpolation of the images at [batch, 2, height * width], 0 to 1; outside, they are 0."""
     batch, height, width, *channels = images.shape
-    # The four neighbours of a place lie in one word, so that each is fetched once: fetching is what takes the time.
+    # The four neighbours of a place are packed into one word: one gather for each place, which takes most of the time.
     padded = jnp.pad(images, [(0, 0), (1, 1), (1, 1), *[(0, 0)] * len(channels)]).astype(jnp.uint32)
     above, below = padded[:, :-1], padded[:, 1:]
     words = above[:, :, :-1] | above[:, :, 1:] << 8 | below[:, :, :-1] << 16 | below[:, :, 1:] << 24
@@ -112,7 +112,7 @@ def _sample(images: Array, sources: Array) -> Array:
 
 
 def _kept(key: Array, shape: tuple[int, ...], config: AugmentationConfig) -> Array:
-    """[height, width], false within a random rectangle, if one is erased at all (Zhong et al. 2020)."""
+    """Random erasing (Zhong et al. 2020): [height, width], false within the rectangle, if one is erased."""
     whether, *draws = jax.random.uniform(key, (5,))
 
     def outside(size: int, length: Array, start: Array) -> Array:

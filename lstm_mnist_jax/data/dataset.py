@@ -1,4 +1,4 @@
-"""What a source gives: labelled images in three splits. Plain NumPy arrays, checked once, here."""
+"""A data set: labelled images in three splits, as NumPy arrays."""
 
 import hashlib
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Dataset:
     Attributes:
       train, validation, test: the splits.
       class_names: one name a class; `class_names[label]` names a label.
-      origin: where the data came from, for people.
+      origin: where the data came from, as text.
     """
 
     train: Examples
@@ -57,7 +57,7 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, Examples]:
-        """The splits by name, in the order in which people list them."""
+        """The splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @property
@@ -66,12 +66,12 @@ class Dataset:
         return self.train.images.shape[1:]
 
     def describe(self) -> str:
-        """Where the data came from, and the sizes of the splits, for people."""
+        """The origin and the sizes of the splits, as text."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
         return f"{self.origin} ({sizes})"
 
     def fingerprint(self) -> str:
-        """SHA-256 over every image and label of every split: two data sets that agree in it are the same."""
+        """SHA-256 over every image and label of every split."""
         return self._fingerprint
 
     @cached_property
@@ -85,7 +85,7 @@ class Dataset:
 
 
 def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: str) -> None:
-    """Raises DataError where a label names no class."""
+    """Raises DataError where a label is outside the classes."""
     outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
     if outside.size:
         raise DataError(

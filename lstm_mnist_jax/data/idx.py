@@ -1,30 +1,37 @@
-"""IDX files, the format in which MNIST is published, gzipped or not.
+"""IDX files, the format in which MNIST is published, and folders of them as data sets.
 
-Knows bytes and arrays; knows nothing of images, labels or where files come from. The format is described on
-MNIST's home page (LeCun, Cortes and Burges, "The MNIST database of handwritten digits"): two zero bytes, a
-byte for the element type, a byte for the number of dimensions, the dimensions as big-endian 32-bit integers,
-then the elements in C order, big-endian.
+The format is described on MNIST's home page (LeCun, Cortes and Burges, "The MNIST database of handwritten digits"):
+two zero bytes, a byte for the element type, a byte for the number of dimensions, the dimensions as big-endian 32-bit
+integers, then the elements in C order, big-endian. A file may be gzipped.
+
+EMNIST stores its images transposed, and names its classes in a mapping file.
 """
 
+import glob
 import gzip
 import io
+import itertools
 import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels
 from lstm_mnist_jax.errors import DataError
 
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
 READ_BLOCK = 1 << 24
 MAPPED_BYTES = 1 << 28
-"""An uncompressed file of bytes with more than so many is mapped into memory, which it may exceed, rather than read."""
+"""Larger uncompressed files of bytes are mapped into memory rather than read: they may be larger than it."""
 
 MAX_DIMENSIONS = 32
 MAX_EMPTY_SIZE = 1 << 24
-"""What no real file exceeds, and NumPy can always shape: an empty array's other sizes are not bounded by its data."""
+"""The largest dimension of an empty array: no data bound it, and NumPy can shape it."""
+
+TRAIN_PREFIX = "train"
+TEST_PREFIXES = ("t10k", "test")
 
 
 def read_idx(path: Path | str) -> np.ndarray:
@@ -43,14 +50,10 @@ def read_idx(path: Path | str) -> np.ndarray:
         with gzip.open(path) if gzipped else path.open("rb") as file:
             dtype, shape = _read_header(file.read(4), file, path)
             size = dtype.itemsize * math.prod(shape)
-            if (
-                not gzipped
-                and dtype.itemsize == 1
-                and size > MAPPED_BYTES
-                and path.stat().st_size == file.tell() + size
-            ):
+            mapped = not gzipped and dtype.itemsize == 1 and size > MAPPED_BYTES
+            if mapped and path.stat().st_size == file.tell() + size:
                 return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
-            data = _read_at_most(size + 1, file)  # one more than expected: a header that understates shows
+            data = _read_at_most(size + 1, file)  # one more byte than expected: a file that is too long is found
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -73,7 +76,7 @@ def write_idx(path: Path | str, array: np.ndarray) -> None:
     """Writes an array as an IDX file, gzipped where the name ends in .gz.
 
     Args:
-      path: the file; what is there is replaced.
+      path: the file; an existing one is replaced.
       array: of uint8, int8, int16, int32, float32 or float64.
 
     Raises:
@@ -96,8 +99,55 @@ def write_idx(path: Path | str, array: np.ndarray) -> None:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
+def is_idx_source(path: Path) -> bool:
+    """Whether `path` is a folder, or `folder/prefix` with files of that prefix."""
+    images = f"{glob.escape(path.name)}-{TRAIN_PREFIX}*-images*"
+    try:
+        return path.is_dir() or (path.name != "" and any(path.parent.glob(images)))
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def load_idx_folder(path: Path) -> Dataset:
+    """Loads the training and test files of a folder; the validation split is left empty.
+
+    The files are called `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+    `t10k-labels-idx1-ubyte` (or `test-...`), each with or without `.gz`, perhaps behind a prefix such as
+    `emnist-letters-`. A text file `classes.txt` beside them, one name a line, names the classes.
+
+    Args:
+      path: the folder, or `folder/prefix` where the folder holds several sets.
+
+    Raises:
+      DataError: a file is missing, damaged or does not fit the others.
+    """
+    folder, prefix = (path, "") if path.is_dir() else (path.parent, path.name + "-")
+    if not prefix:
+        prefix = _only_prefix(folder)
+    train_images, train_labels = _read_pair(folder, prefix, (TRAIN_PREFIX,))
+    test_images, test_labels = _read_pair(folder, prefix, TEST_PREFIXES)
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(
+            f"{folder}: training images are {_size(train_images)}, test images {_size(test_images)}; "
+            "both must be of one size."
+        )
+    is_emnist, mapping = prefix.startswith("emnist-"), folder / f"{prefix}mapping.txt"
+    if is_emnist:
+        train_images, test_images = train_images.swapaxes(1, 2), test_images.swapaxes(1, 2)
+    if is_emnist and mapping.exists():
+        class_names, first_label = _read_mapping(mapping)
+        train_labels, test_labels = train_labels - first_label, test_labels - first_label
+    else:
+        class_names = _read_class_names(folder, train_labels)
+    check_labels(train_labels, class_names, f"{folder}, training labels")
+    check_labels(test_labels, class_names, f"{folder}, test labels")
+    train = Examples(train_images, train_labels, len(class_names))
+    test = Examples(test_images, test_labels, len(class_names))
+    return Dataset(train, train[:0], test, class_names, origin=f"IDX files {folder / prefix.rstrip('-')}")
+
+
 def _read_at_most(size: int, file: io.BufferedIOBase) -> bytes:
-    """Reads block by block, so that a header which overstates costs no memory."""
+    """Reads block by block: a header that gives too large a size costs no memory."""
     blocks = []
     while size and (block := file.read(min(size, READ_BLOCK))):
         blocks.append(block)
@@ -116,5 +166,80 @@ def _read_header(magic: bytes, file: io.BufferedIOBase, path: Path) -> tuple[np.
         raise DataError(f"{path} is truncated: it ends within its header of {magic[3]} dimensions.")
     shape = tuple(np.frombuffer(sizes, ">u4").tolist())
     if len(shape) > MAX_DIMENSIONS or (0 in shape and max(shape) > MAX_EMPTY_SIZE):
-        raise DataError(f"{path} is damaged: its header tells of {len(shape)} dimensions {shape[:8]}.")
+        raise DataError(f"{path} is damaged: its header gives {len(shape)} dimensions {shape[:8]}.")
     return np.dtype(ELEMENT_TYPES[magic[2]]), shape
+
+
+def _read_pair(folder: Path, prefix: str, splits: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    image_file = _find(folder, prefix, splits, "images-idx3-ubyte")
+    label_file = _find(folder, prefix, splits, "labels-idx1-ubyte")
+    images, labels = read_idx(image_file), read_idx(label_file)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(
+            f"{image_file} holds {images.dtype} {_size(images, 0)}, expected uint8 images "
+            "[count, height, width], at least one. Is it a file of labels under the name of images?"
+        )
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise DataError(
+            f"{label_file} holds {labels.dtype} {_size(labels, 0)}, expected one integer an image. "
+            "Is it a file of images under the name of labels?"
+        )
+    if len(images) != len(labels):
+        raise DataError(
+            f"{image_file} has {len(images):,} images but {label_file.name} {len(labels):,} labels: "
+            "the two files do not belong together."
+        )
+    return images, labels.astype(np.int32)
+
+
+def _find(folder: Path, prefix: str, splits: tuple[str, ...], kind: str) -> Path:
+    stems = [f"{prefix}{split}-{kind}" for split in splits]
+    for stem, ending in itertools.product(stems, ("", ".gz")):
+        for name in (stem, stem.replace("-idx", ".idx")):
+            if (path := folder / f"{name}{ending}").exists():
+                return path
+    present = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
+    raise DataError(f"{folder} has no {stems[0]} or {stems[0]}.gz. It holds: {present}.")
+
+
+def _only_prefix(folder: Path) -> str:
+    """The prefix of the folder's one data set: '' for MNIST's own names."""
+    marker = f"{TRAIN_PREFIX}-images"
+    prefixes = {path.name.split(marker)[0] for path in folder.iterdir() if marker in path.name}
+    if "" in prefixes or not prefixes:
+        return ""
+    if len(prefixes) > 1:
+        choices = ", ".join(str(folder / prefix.rstrip("-")) for prefix in sorted(prefixes))
+        raise DataError(f"{folder} holds several data sets; name one of them: {choices}.")
+    return prefixes.pop()
+
+
+def _read_class_names(folder: Path, labels: np.ndarray) -> tuple[str, ...]:
+    names_file = folder / "classes.txt"
+    if names_file.exists():
+        try:
+            names = [line.strip() for line in names_file.read_text("utf-8").splitlines() if line.strip()]
+        except ValueError as error:
+            raise DataError(f"{names_file} is not UTF-8 text: {error}.") from error
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{names_file} names several classes {twice!r}.")
+        return tuple(names)
+    return tuple(str(label) for label in range(int(labels.max()) + 1))
+
+
+def _read_mapping(path: Path) -> tuple[tuple[str, ...], int]:
+    """EMNIST's mapping: a label and the ASCII code of its character (perhaps of both cases) a line."""
+    try:
+        rows = [[int(word) for word in line.split()] for line in path.read_text().splitlines() if line.strip()]
+        names = tuple("/".join(chr(code) for code in row[1:]) for row in rows)
+        labels = [row[0] for row in rows]
+    except (ValueError, IndexError, OverflowError) as error:
+        raise DataError(f"{path} is not a mapping of labels to ASCII codes: {error}.") from error
+    if not labels or labels != list(range(labels[0], labels[0] + len(labels))):
+        raise DataError(f"{path} does not number the classes one by one: {labels}.")
+    return names, labels[0]
+
+
+def _size(array: np.ndarray, first_axis: int = 1) -> str:
+    return " x ".join(map(str, array.shape[first_axis:]))

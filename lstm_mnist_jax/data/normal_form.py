@@ -1,9 +1,10 @@
-"""Pictures as a network knows them: MNIST's own normal form, and others.
+"""Preprocessing of images for prediction: to MNIST's normal form, or fitted to the size of the training images.
 
-MNIST's authors describe theirs (yann.lecun.com/exdb/mnist): a digit's largest side is brought to 20 pixels with
-anti-aliasing, its aspect kept, and it lies in 28 x 28 with its centre of mass in the middle, white on black.
-Plain arrays in and out. What is drawn on a report's page is brought to the same form by a twin of `digit` in
-JavaScript, in lstm_mnist_jax/report/page/: what changes here must change there.
+MNIST's normal form (yann.lecun.com/exdb/mnist): the larger side of a digit is scaled to 20 pixels with anti-aliasing,
+its aspect kept, and its centre of mass is in the middle of 28 x 28 pixels, white on black.
+
+A report's page preprocesses drawings by the same algorithm in JavaScript (lstm_mnist_jax/report/page/): a change here
+needs the same change there.
 """
 
 import math
@@ -12,53 +13,53 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from lstm_mnist_jax.data.picture_arrays import Picture, reduced
+from lstm_mnist_jax.data.pictures import Picture, reduced
 from lstm_mnist_jax.errors import DataError
 
 FORMS = ("digit", "whole", "plain")
 
 FACES = 20 / 28
-"""The share of the side of MNIST's images that a digit's largest side takes."""
+"""The larger side of a digit, as a fraction of the side of the image."""
 
 SOUGHT_SIZE = 256
-"""The longer side of the picture in which a digit is looked for, in pixels; larger ones are reduced."""
+"""Larger images are reduced to this length of the longer side, in pixels, before the digit is searched."""
 
 LEAST_CONTRAST = 0.06
-"""Between the ink and the paper, of 1: below, a picture is said to be of one colour."""
+"""The least contrast between ink and paper, of 1; below it, an image is of one colour."""
 
 EDGE = 0.25
-"""The share of the darkest ink at which a stroke's edge is taken to be."""
+"""The edge of a stroke, as a fraction of the darkest ink."""
 
 FAINT_EDGE = 0.01
-"""The same in a picture that is in normal form already, whose outermost pixels may be all but white."""
+"""The same for an image that is in normal form already, whose outermost pixels may be nearly white."""
 
 SURE = 6.0
-"""Standard deviations of noise, of the mean of 3 x 3 pixels, above which there is ink: noise is, one in 10^9 times."""
+"""The least mean of 3 x 3 pixels of ink, in standard deviations of the noise of such a mean."""
 
 EVENLY = 0.5
-"""The share of the unevenness of its border that a picture keeps when uneven light is taken off, if it was that."""
+"""The correction of uneven light is used where it reduces the deviations along the border at least to this fraction."""
 
 TAKEN_OFF = 2.0
-"""Standard deviations of what is left of the noise that are taken off what is left of the paper."""
+"""The noise that is subtracted after scaling, in standard deviations."""
 
 Normal = Float32[np.ndarray, "rows columns *channels"]
 
 
 def normalise(picture: Picture, image_shape: Sequence[int], form: str) -> Normal:
-    """A picture in the form that a network was trained on.
+    """An image, preprocessed as the training images are.
 
     Args:
       picture: from 0 to 1, [height, width] or [height, width, 3], of any size.
       image_shape: (height, width) or (height, width, channels) of the network's images.
-      form: "digit", something written, dark on light or light on dark, brought to MNIST's form; "whole", the
-        picture as it is, fitted in, and inverted where its border is light and the network's images are grey; or
-        "plain", of the right size and taken as it is.
+      form: "digit", handwriting, dark on light or light on dark, in MNIST's normal form; "whole", the whole image
+        scaled to fit, and inverted where its border is light and the network's images are grey; or "plain",
+        unchanged, of the right size.
 
     Returns:
       Floats from 0 to 1 of `image_shape`.
 
     Raises:
-      DataError: there is nothing to be seen, the size is wrong (plain), or the form unknown.
+      DataError: nothing is visible, the size is wrong (plain), or the form unknown.
     """
     height, width, *channels = image_shape
     if form == "plain":
@@ -76,10 +77,10 @@ def normalise(picture: Picture, image_shape: Sequence[int], form: str) -> Normal
 
 
 def digit(picture: Picture, height: int = 28, width: int = 28) -> Float32[np.ndarray, "rows columns"]:
-    """Something written, in MNIST's normal form. One that is in it already stays as it is.
+    """Handwriting in MNIST's normal form. An image in this form is unchanged.
 
     Raises:
-      DataError: nothing can be told from the paper.
+      DataError: no ink can be distinguished from the paper.
     """
     grey = _evenly_lit(_with_channels(reduced(picture, SOUGHT_SIZE), []))
     paper, noise = _paper(grey)
@@ -107,15 +108,12 @@ def digit(picture: Picture, height: int = 28, width: int = 28) -> Float32[np.nda
 
 
 def _cut_out(differences: np.ndarray, noise: float, edge: float) -> np.ndarray:
-    """The rectangle of what is written, lighter or darker than the paper: by how much each of its pixels is so.
+    """The bounding box of the ink, as the difference of each pixel from the paper, 0 or more for ink.
 
     Args:
-      differences: of the picture from its paper.
+      differences: of the image from its paper.
       noise: the standard deviation of the paper's noise.
-      edge: the share of the darkest ink at which ink begins.
-
-    Raises:
-      DataError: nothing can be told from the paper.
+      edge: of a stroke, as a fraction of the darkest ink.
     """
     strokes, means = differences, _means_of_nine(differences)
     if -means.min() > means.max():
@@ -123,21 +121,18 @@ def _cut_out(differences: np.ndarray, noise: float, edge: float) -> np.ndarray:
     peak = float(strokes.max())
     is_ink = (strokes > edge * peak) & (means > SURE * noise / 3)
     if peak < LEAST_CONTRAST or not is_ink.any():
-        why = "It is of one colour" if peak < LEAST_CONTRAST else "Its border is as uneven as what is within"
+        why = "It is of one colour" if peak < LEAST_CONTRAST else "Its border is as uneven as its inside"
         raise DataError(f"Nothing can be seen on the picture. {why}.")
     rows, columns = (np.flatnonzero(is_ink.any(axis=axis)) for axis in (1, 0))
     return strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _paper(grey: np.ndarray) -> tuple[float, float]:
-    """The brightness of the paper, and the standard deviation of its noise (0 where a program has drawn it).
-
-    The border is taken to be paper for the most part.
-    """
+    """The brightness of the paper, and the standard deviation of its noise, from the border, which is mostly paper."""
     border = _border(grey)
     middle = float(np.sort(border)[(len(border) - 1) // 2])
-    # The median difference of neighbours, in standard deviations: of normal noise, and of what remains of it on
-    # white or black paper, which cuts one half off.
+    # The median difference of neighbours, in standard deviations: of normal noise, and of noise that is clipped at
+    # white or black.
     is_cut = np.mean((border <= 0) | (border >= 1)) > 0.25
     median_difference = 0.394 if is_cut else 0.954
     noise = float(np.median(np.abs(np.diff(border)))) / median_difference if len(border) > 1 else 0.0
@@ -145,8 +140,7 @@ def _paper(grey: np.ndarray) -> tuple[float, float]:
 
 
 def _evenly_lit(grey: np.ndarray) -> np.ndarray:
-    """The picture without a light that falls from one side: less a plane through the middles of its four sides, if
-    its border is paper in that light. One that ink reaches is not, nor one that a program has drawn."""
+    """The image less a plane through the medians of its four sides, where that makes its border more even."""
     height, width = grey.shape
     down, right = (float(np.median(side[-1]) - np.median(side[0])) for side in (grey, grey.T))
     light = down * np.linspace(-0.5, 0.5, height)[:, None] + right * np.linspace(-0.5, 0.5, width)
@@ -156,7 +150,7 @@ def _evenly_lit(grey: np.ndarray) -> np.ndarray:
 
 
 def _means_of_nine(levels: np.ndarray) -> np.ndarray:
-    """The mean of each pixel and its neighbours, as far as there are any."""
+    """The mean of each pixel and its neighbours within the image."""
     sums, counts = (np.pad(array, 1) for array in (levels, np.ones_like(levels)))
     for _ in range(2):  # down the columns, and then along the rows
         sums, counts = ((array[:-2] + array[1:-1] + array[2:]).T for array in (sums, counts))
@@ -164,8 +158,8 @@ def _means_of_nine(levels: np.ndarray) -> np.ndarray:
 
 
 def resampling(before: int, after: int) -> Float32[np.ndarray, "after before"]:
-    """The matrix that resamples a line of `before` pixels to `after`: each a weighted mean, by a triangle as wide as
-    a pixel of the coarser line, which is linear interpolation upwards and anti-aliasing downwards."""
+    """The matrix that resamples a line of `before` pixels to `after`: linear interpolation when enlarging, and a
+    triangle filter (anti-aliasing) when reducing."""
     scale = before / after
     reach = max(1.0, scale)
     centres = (np.arange(after) + 0.5) * scale - 0.5
@@ -174,13 +168,13 @@ def resampling(before: int, after: int) -> Float32[np.ndarray, "after before"]:
 
 
 def _start(mass: np.ndarray, length: int) -> int:
-    """Where a line of ink begins, so that its centre of mass is the middle, as far as it has room."""
+    """The start of a line of ink that puts its centre of mass in the middle, or as near to it as there is room."""
     centre = float(np.arange(len(mass)) @ mass / mass.sum())
     return min(max(0, _rounded(length / 2 - centre)), length - len(mass))
 
 
 def _rounded(number: float) -> int:
-    """To the nearest integer, halves up, as JavaScript's Math.round has it."""
+    """To the nearest integer, halves up, as JavaScript's Math.round."""
     return math.floor(number + 0.5)
 
 
@@ -189,15 +183,13 @@ def _plain(picture: Picture, shape: tuple[int, ...]) -> Normal:
     if len(shape) == 2 or shape[2:] == (picture.shape[2] if picture.ndim == 3 else 1,):
         levels = _with_channels(picture, list(shape[2:]))
     if levels.shape != shape:
-        raise DataError(
-            f"The picture is {' x '.join(map(str, picture.shape))}, and as it is (form plain) it has to be "
-            f"{' x '.join(map(str, shape))}."
-        )
+        size, expected = (" x ".join(map(str, lengths)) for lengths in (picture.shape, shape))
+        raise DataError(f"The picture is {size}; in the form plain it has to be {expected}.")
     return levels.astype(np.float32)
 
 
 def _with_channels(picture: np.ndarray, channels: list[int]) -> np.ndarray:
-    """Grey ([]) or of so many channels, of which the first three are colours."""
+    """The image in grey ([]) or with so many channels."""
     if channels in ([], [1]):  # the luma of ITU-R BT.601
         grey = picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114], np.float32)
         return grey[..., None] if channels else grey
@@ -211,7 +203,7 @@ def _border(levels: np.ndarray) -> np.ndarray:
 
 
 def _fitted(levels: np.ndarray, height: int, width: int) -> Normal:
-    """The whole picture as large as it fits, its aspect kept, on its border's colour."""
+    """The whole image, scaled to fit, its aspect kept, on the colour of its border."""
     scale = min(height / levels.shape[0], width / levels.shape[1])
     tall, wide = (
         min(most, max(1, _rounded(scale * n))) for n, most in zip(levels.shape, (height, width), strict=False)

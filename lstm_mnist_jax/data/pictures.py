@@ -1,12 +1,13 @@
-"""Picture files in, arrays out: PNG, JPEG, BMP, GIF, WebP and .npy, whatever is in them.
+"""Image files as arrays: PNG, JPEG, BMP, GIF, WebP and .npy, and arrays that are images already.
 
-Nothing in a file is trusted: sizes are checked before anything is decoded, pickles are refused, and what a decoder
-stumbles over becomes a `DataError`. Knows no model, and not what a picture is to look like: see `normal_form`.
+Files are not trusted: sizes are checked before anything is decoded, pickles are refused, and every error of a decoder
+becomes a `DataError`. `normal_form` turns the result into what a network reads.
 """
 
 import contextlib
 import glob
 import io
+import math
 import os
 import sys
 import warnings
@@ -15,58 +16,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float32
 
-from lstm_mnist_jax.data.picture_arrays import (
-    KEPT_SIZE,
-    NPY,
-    Picture,
-    from_npy,
-    is_one_picture,
-    pictures_of,
-    require_pixels,
-    too_large,
-)
 from lstm_mnist_jax.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
+Picture = Float32[np.ndarray, "height width"] | Float32[np.ndarray, "height width 3"]
+"""From 0 (black) to 1 (white): grey, or red, green and blue."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+STDIN = "-"
 
 MAX_BYTES = 256 * 2**20
-"""Of a file."""
+"""The largest file."""
 
-STDIN = "-"
+MAX_PIXELS = 52_000_000
+"""The most pixels in a file. Decoding takes up to 20 bytes a pixel, so 1 GB at most."""
+
+KEPT_SIZE = 1024
+"""Larger images are reduced to this length of the longer side, in pixels, as soon as they are read."""
 
 
 def find_pictures(words: Sequence[str]) -> list[str]:
-    """The files that people mean: folders stand for the pictures in them, patterns for the files that they match.
-
-    A word that names nothing stays as it is, for `read_pictures` to say so.
-    """
+    """The image files in folders, the files that match patterns, and all other words as they are."""
     found: list[str] = []
     for word in words:
-        path = word if word == STDIN else os.path.expanduser(word)
+        path, matches = os.path.expanduser(word), []
         if word != STDIN and os.path.isdir(path):
-            inside = (file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES)
-            found += sorted(str(file) for file in inside if not os.path.isdir(file)) or [path]
-        elif word != STDIN and not os.path.lexists(path) and glob.has_magic(path):
-            matches = sorted(match for match in glob.glob(path, recursive=True) if not os.path.isdir(match))
-            found += matches or [path]
-        else:
-            found.append(path)
+            matches = [str(file) for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES]
+        elif not os.path.lexists(path) and glob.has_magic(path):
+            matches = glob.glob(path, recursive=True)
+        found += sorted(match for match in matches if not os.path.isdir(match)) or [path]
     return found
 
 
 def read_pictures(name: str) -> Iterator[tuple[str, Picture]]:
-    """The pictures of a file, with a name for each: one, or those of a .npy file with an axis more.
+    """The images in a file, each with a name. Only a .npy file can hold several.
 
     Args:
-      name: a file, or "-" for what comes on standard input.
+      name: a file, or "-" for standard input.
 
     Raises:
-      DataError: there is no such file, it is no picture, damaged, or too large.
+      DataError: there is no such file, or it is not an image, damaged, or too large.
     """
     try:
         content = _read_stdin() if name == STDIN else _read(name)
@@ -78,16 +72,46 @@ def read_pictures(name: str) -> Iterator[tuple[str, Picture]]:
         raise DataError(f"{shown} is empty.")
     if len(content) > MAX_BYTES:
         raise DataError(f"{shown} is larger than {MAX_BYTES // 2**20} MiB, too large for a picture.")
-    if not content.startswith(NPY):
+    if not content.startswith(np.lib.format.MAGIC_PREFIX):
         yield name, _decode(content, shown)
         return
-    array = from_npy(content, shown)
+    array = _from_npy(content, shown)
     for n, picture in enumerate(pictures_of(array, shown)):
-        yield (name if is_one_picture(array) else f"{name}[{n}]"), picture
+        yield (name if _is_one_picture(array) else f"{name}[{n}]"), picture
+
+
+def pictures_of(array: np.ndarray, shown: str = "The array") -> Iterator[Picture]:
+    """The images in an array, one after another.
+
+    Args:
+      array: uint8 (0 to 255), uint16 (0 to 65,535), bool, or floats from 0 to 1: [height, width], or [height, width,
+        3] in colour; and any number of these, [n, height, width] or [n, height, width, 3].
+      shown: the name of the array in errors.
+
+    Raises:
+      DataError: it is of another shape or type, empty, or holds other numbers.
+    """
+    _require_pictures(array.dtype, array.shape, shown)
+    if array.dtype.kind == "f" and not ((array >= 0) & (array <= 1)).all():  # nor is NaN
+        raise DataError(f"{shown} holds floats outside 0 to 1, or NaN. Divide by the largest, or save uint8.")
+    return map(_picture, [array] if _is_one_picture(array) else array)
+
+
+def reduced(array: np.ndarray, most: int) -> np.ndarray:
+    """The means over squares of pixels, of the smallest side that leaves at most `most` of them side by side."""
+    side = -(-max(array.shape[:2]) // most)
+    if side == 1:
+        return array.astype(np.float32, copy=False)
+    for axis, length in enumerate(array.shape[:2]):
+        starts = np.arange(0, length, side)
+        lengths = np.diff(starts, append=length).astype(np.float32)
+        sums = np.add.reduceat(array, starts, axis=axis, dtype=np.float32)
+        array = sums / lengths.reshape(-1, *[1] * (array.ndim - 1 - axis))
+    return array
 
 
 def printable(name: str) -> str:
-    """A file's name with escapes in the place of what would confuse a terminal."""
+    """A file's name with escapes for control characters and others that would confuse a terminal."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
@@ -108,6 +132,64 @@ def _read(name: str) -> bytes:
         raise DataError(f"There is no {what} {printable(name)}.") from error
 
 
+def _from_npy(content: bytes, shown: str) -> np.ndarray:
+    """The array of a .npy file of any format version, byte order and memory order. Nothing is copied or unpickled."""
+    file = io.BytesIO(content)
+    try:
+        major, _ = np.lib.format.read_magic(file)
+        # Version 3 differs from 2 in the names of fields alone, which no image has.
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that Python 2 wrote
+            shape, is_fortran, dtype = read_header(file)
+    except Exception as error:  # a header is a Python literal, which may hold anything
+        raise DataError(f"{shown} is a damaged .npy file: its header cannot be read.") from error
+    if dtype.hasobject:
+        raise DataError(f"{shown} holds Python objects, which are not read. Save numbers.")
+    if any(length < 0 for length in shape):
+        raise DataError(f"{shown} is a damaged .npy file: its header gives the shape {list(shape)}.")
+    _require_pictures(dtype, shape, shown)
+    _require_pixels(shape[:3], shown)
+    count, start = math.prod(shape), file.tell()
+    if (missing := count * dtype.itemsize - (len(content) - start)) > 0:
+        raise DataError(f"{shown} is a damaged .npy file: {missing:,} bytes of its numbers are missing.")
+    return np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _is_one_picture(array: np.ndarray) -> bool:
+    return array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3))
+
+
+def _require_pictures(dtype: np.dtype, shape: tuple[int, ...], shown: str) -> None:
+    if not (dtype.kind in "bf" or (dtype.kind == "u" and dtype.itemsize <= 2)):
+        raise DataError(
+            f"{shown} is of type {dtype}; expected uint8 (0 to 255), uint16 (0 to 65,535), bool, or floats from 0 to 1."
+        )
+    if len(shape) not in (2, 3, 4) or (len(shape) == 4 and shape[-1] not in (1, 3)):
+        raise DataError(
+            f"{shown} has shape {list(shape)}; expected [height, width], [height, width, 3], [n, height, width] or "
+            "[n, height, width, 3]."
+        )
+    if 0 in shape:
+        raise DataError(f"{shown} is empty: its shape is {list(shape)}.")
+
+
+def _require_pixels(lengths: Sequence[int], shown: str) -> None:
+    """Raises DataError before any memory is taken for more than `MAX_PIXELS`."""
+    if math.prod(map(int, lengths)) > MAX_PIXELS:  # Python's integers do not overflow
+        size = " x ".join(f"{length:,}" for length in lengths)
+        raise _too_large(shown, size if len(size) < 80 else "far too many")
+
+
+def _too_large(shown: str, size: str) -> DataError:
+    return DataError(f"{shown} is too large ({size} pixels; at most {MAX_PIXELS:,} are read). Save it smaller.")
+
+
+def _picture(array: np.ndarray) -> Picture:
+    levels = reduced(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array, KEPT_SIZE)
+    return levels / np.float32(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else levels
+
+
 def _decode(content: bytes, shown: str) -> Picture:
     from PIL import Image
 
@@ -115,8 +197,8 @@ def _decode(content: bytes, shown: str) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and of metadata, which do not matter
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                require_pixels(image.size, shown)
-                # Not so a camera's JPEG of several pictures (MPO): the first is the photograph.
+                _require_pixels(image.size, shown)
+                # Not so a camera's JPEG of several images (MPO): the first is the photograph.
                 if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
                     raise DataError(f"{shown} is animated. Save the picture of it that you mean, alone.")
                 return _as_levels(image, shown)
@@ -125,47 +207,40 @@ def _decode(content: bytes, shown: str) -> Picture:
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{shown} is no picture that can be read: expected {', '.join(FORMATS)} or .npy.") from error
     except Image.DecompressionBombError as error:
-        raise too_large(shown, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}") from error
-    except Exception as error:  # decoders raise whatever the bytes lead them into
+        raise _too_large(shown, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}") from error
+    except Exception as error:  # decoders raise errors of many types
         raise DataError(f"{shown} is damaged: {str(error) or type(error).__name__}.") from error
 
 
 def _as_levels(image: "Image.Image", shown: str) -> Picture:
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey
-        (picture,) = pictures_of(np.asarray(_turned(image)).clip(0, 65535).astype(np.uint16), shown)
+        (picture,) = pictures_of(np.asarray(_upright(image)).clip(0, 65535).astype(np.uint16), shown)
         return picture
     image.draft(None, (KEPT_SIZE, KEPT_SIZE))  # JPEG decodes to an eighth at once, for an eighth of the time
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-        image = _on_paper(_turned(_small(image.convert("RGBA"))))
-    else:
-        image = _turned(_small(image if image.mode in ("L", "RGB") else image.convert("RGB")))
-    levels = np.asarray(image, np.float32) / 255
-    if levels.ndim == 3 and (levels[..., :1] == levels).all():
-        levels = levels[..., 0]
-    return levels
-
-
-def _small(image: "Image.Image") -> "Image.Image":
+    transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
+    if transparent or image.mode not in ("L", "RGB"):
+        image = image.convert("RGBA" if transparent else "RGB")
     image.thumbnail((KEPT_SIZE, KEPT_SIZE), reducing_gap=2.0)
-    return image
+    image = _on_background(_upright(image)) if transparent else _upright(image)
+    levels = np.asarray(image, np.float32) / 255
+    return levels[..., 0] if levels.ndim == 3 and (levels[..., :1] == levels).all() else levels
 
 
-def _turned(image: "Image.Image") -> "Image.Image":
-    """As the camera was held."""
+def _upright(image: "Image.Image") -> "Image.Image":
+    """A photograph rotated as its EXIF data require."""
     from PIL import ImageOps
 
-    with contextlib.suppress(Exception):  # of damaged EXIF data; the picture is there all the same
+    with contextlib.suppress(Exception):  # of damaged EXIF data; the image is there all the same
         return ImageOps.exif_transpose(image)
     return image
 
 
-def _on_paper(image: "Image.Image") -> "Image.Image":
-    """A transparent picture on white, or where what is on it is light, on black."""
+def _on_background(image: "Image.Image") -> "Image.Image":
+    """A transparent image on white, or on black where its opaque pixels are light."""
     from PIL import Image
 
     pixels = np.asarray(image, np.float32) / 255
-    opacity = pixels[..., 3]
-    brightness = pixels[..., :3].mean(axis=-1)
+    opacity, brightness = pixels[..., 3], pixels[..., :3].mean(axis=-1)
     light = (brightness * opacity).sum() > 0.5 * opacity.sum()
-    paper = Image.new("RGBA", image.size, (0, 0, 0, 255) if light else (255, 255, 255, 255))
-    return Image.alpha_composite(paper, image).convert("RGB")
+    background = Image.new("RGBA", image.size, (0, 0, 0, 255) if light else (255, 255, 255, 255))
+    return Image.alpha_composite(background, image).convert("RGB")

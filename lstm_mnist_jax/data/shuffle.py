@@ -1,4 +1,4 @@
-"""The order in which training sees its examples: one permutation for each pass over them.
+"""The order of the training examples: one permutation for each pass over them.
 
 Sampling is that of the classic `read_data_sets().next_batch`: a stream of permutations of all examples, cut into
 batches. No example is dropped, each permutation holds every example once, and a batch may straddle two of them. The

@@ -1,7 +1,7 @@
-"""The named sources of labelled images, and how one of them becomes three splits.
+"""`load`: the named sources of labelled images.
 
-A source gives training and test examples (and, some, a validation split of its own); this file cuts the
-validation examples from the front of the training examples, as the classic `read_data_sets` did.
+Where a source has no validation split, it is cut from the front of the training examples, as by the classic
+`read_data_sets`.
 """
 
 from dataclasses import replace
@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from lstm_mnist_jax.data.dataset import Dataset
-from lstm_mnist_jax.data.idx_folder import is_idx_source, load_idx_folder
+from lstm_mnist_jax.data.idx import is_idx_source, load_idx_folder
 from lstm_mnist_jax.errors import DataError
 
 EMBEDDED_MNIST = Path(__file__).parent / "mnist"
 
 FASHION_MNIST = "fashion-mnist"
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where the package dataset-fashion-mnist of Debian and Ubuntu puts it."""
+"""The folder of the package dataset-fashion-mnist of Debian and Ubuntu."""
 FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -35,14 +35,13 @@ def load(
     """Loads a data set.
 
     Args:
-      source: "mnist" (embedded in the package, no network); "fashion-mnist" (a folder of this name, or what Debian's
-        package dataset-fashion-mnist installs); a folder of IDX files, gzipped or not, as
-        MNIST, Fashion-MNIST, KMNIST and EMNIST are published (`folder/prefix` where a folder holds several
-        sets, as EMNIST's does); or "tfds:NAME", an image classification set of TensorFlow Datasets that was
-        prepared in the array_record format. TensorFlow is not imported.
-      validation_examples: how many examples to move from the front of the training examples to the
-        validation split. Ignored where the source has a validation split of its own.
-      train_examples: how many of the remaining training examples to keep, from the front; None keeps all.
+      source: "mnist" (in the package, no network); "fashion-mnist" (a folder of this name, or what Debian's package
+        dataset-fashion-mnist installs); a folder of IDX files, gzipped or not, as MNIST, Fashion-MNIST, KMNIST and
+        EMNIST are published (`folder/prefix` where a folder holds several sets, as EMNIST's does); or "tfds:NAME", an
+        image classification set of TensorFlow Datasets, prepared in the array_record format.
+      validation_examples: the number of examples to move from the front of the training examples to the validation
+        split. Ignored where the source has a validation split.
+      train_examples: the number of the remaining training examples to keep, from the front; None keeps all.
       data_dir: the folder of prepared TFDS data; None is TFDS's own default. Ignored by other sources.
 
     Returns:
@@ -81,7 +80,7 @@ def load(
 
 @cache
 def _embedded_mnist() -> Dataset:
-    """Read once in a process (0.15 s, 55 MB), since nothing changes it: its arrays are read-only."""
+    """Read once in a process (0.15 s, 55 MB). Its arrays are read-only."""
     dataset = replace(load_idx_folder(EMBEDDED_MNIST), origin="MNIST, embedded in the package")
     for examples in (dataset.train, dataset.test):
         examples.images.flags.writeable = examples.labels.flags.writeable = False
@@ -100,7 +99,7 @@ def _load_system_fashion_mnist() -> Dataset:
 
 
 def absolute_source(source: str) -> str:
-    """The same source, whatever folder a program is started from later: folders become absolute."""
+    """The source with an absolute path, for programs that are started in another folder."""
     named = source == "mnist" or source.startswith("tfds:")
     return source if named or not is_idx_source(path := _expand(source)) else str(path.absolute())
 
@@ -117,7 +116,7 @@ def _split(dataset: Dataset, validation_examples: int, train_examples: int | Non
         if not 0 < validation_examples < len(dataset.train):
             raise DataError(
                 f"validation_examples is {validation_examples:,}, expected 1 to {len(dataset.train) - 1:,}: "
-                f"{dataset.origin}: {len(dataset.train):,} training examples are to be shared. A tenth is usual: "
+                f"{dataset.origin}: {len(dataset.train):,} training examples are to be split. A tenth is usual: "
                 f"--validation-examples {max(1, len(dataset.train) // 10)}."
             )
         dataset = replace(
@@ -134,6 +133,6 @@ def _split(dataset: Dataset, validation_examples: int, train_examples: int | Non
     if missing := [name for name, count in zip(dataset.class_names, counts, strict=False) if not count]:
         raise DataError(
             f"Of the {len(dataset.train):,} training examples of {dataset.origin}, none is of class "
-            f"{', '.join(missing[:10])}{' ...' * (len(missing) > 10)}. Train on more of them, or mend the labels."
+            f"{', '.join(missing[:10])}{' ...' * (len(missing) > 10)}. Train on more of them, or fix the labels."
         )
     return dataset

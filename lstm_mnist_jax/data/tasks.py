@@ -14,10 +14,10 @@ class Task(NamedTuple):
     """How an image becomes a sequence.
 
     Attributes:
-      name: rows (from the top), columns (from the left), pixels (row by row), or permuted (pixels in an order that
-        is drawn once for all images).
-      sequence_length: how many time steps, each of as many pixels; None is one a row, a column or a pixel.
-      permutation_seed: decides the order of permuted pixels.
+      name: rows (from the top), columns (from the left), pixels (row by row), or permuted (pixels in a random order,
+        the same for all images).
+      sequence_length: the number of time steps, of equally many pixels; None is one a row, a column or a pixel.
+      permutation_seed: of the order of permuted pixels.
     """
 
     name: str = "rows"
@@ -28,7 +28,7 @@ class Task(NamedTuple):
         """(time steps, features) of the sequences of images [height, width] or [height, width, channels].
 
         Raises:
-          ConfigError: so many steps do not divide the pixels.
+          ConfigError: the number of pixels is not a multiple of the number of steps.
         """
         height, width, *channels = image_shape
         pixels = height * width
@@ -37,13 +37,13 @@ class Task(NamedTuple):
             divisors = [n for n in range(1, pixels + 1) if pixels % n == 0]
             near = sorted(sorted(divisors, key=lambda n: abs(n - steps))[:6])
             raise ConfigError(
-                f"sequence_length is {steps}, but an image of {height} x {width} has {pixels} pixels, which so many "
-                f"steps cannot share evenly. Use one of {', '.join(map(str, near))}, or another divisor of {pixels}."
+                f"sequence_length is {steps}, but an image of {height} x {width} has {pixels} pixels, not a "
+                f"multiple of it. Use one of {', '.join(map(str, near))}, or another divisor of {pixels}."
             )
         return steps, pixels // steps * math.prod(channels)
 
     def permutation(self, image_shape: tuple[int, ...]) -> np.ndarray | None:
-        """int [height * width], which pixel comes when, of row after row; None where they are not permuted.
+        """int [height * width], the order of the pixels, numbered row by row; None where they are not permuted.
 
         It is `numpy.random.RandomState(seed).permutation`, whose results NumPy promises never to change (NEP 19).
         """
@@ -71,13 +71,13 @@ class Task(NamedTuple):
         return jnp.moveaxis(sequences.reshape(batch, steps, features), 1, 0)
 
     def step_name(self, image_shape: tuple[int, ...]) -> str:
-        """What a time step reads, for people: row, column or pixel; step where it is more or less than one."""
+        """What a time step reads: row, column or pixel; step where it reads more or less than one."""
         natural = self._replace(sequence_length=None).shape(image_shape)[0]
         name = {"permuted": "pixel"}.get(self.name, self.name.removesuffix("s"))
         return name if self.sequence_length in (None, natural) else "step"
 
     def describe(self, image_shape: tuple[int, ...]) -> str:
-        """For people: "28 rows of 28"."""
+        """As text: "28 rows of 28"."""
         steps, features = self.shape(image_shape)
         natural = self._replace(sequence_length=None).shape(image_shape)[0]
         what = {"permuted": "permuted pixels"}.get(self.name, self.name)

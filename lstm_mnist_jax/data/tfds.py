@@ -1,8 +1,7 @@
 """Image classification sets of TensorFlow Datasets, read without TensorFlow.
 
-TFDS reads sets that were prepared in the array_record format as random-access sources, with nothing but NumPy
-and an image decoder. Preparing most sets (downloading, parsing, writing them) is another matter: that needs the
-network and TensorFlow, once.
+TFDS reads sets that were prepared in the array_record format with NumPy and an image decoder alone. To prepare most
+sets (download, parse and write them, once) takes the network and TensorFlow.
 """
 
 from typing import Any
@@ -71,7 +70,7 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataError(
-            f"TensorFlow Datasets knows no set {name!r}, and none of that name is prepared in "
+            f"TensorFlow Datasets has no set {name!r}, and none of that name is prepared in "
             f"{data_dir or tfds.core.constants.DATA_DIR}. See https://www.tensorflow.org/datasets/catalog."
         ) from error
     except (AssertionError, ValueError, TypeError) as error:

@@ -1,7 +1,7 @@
-"""Weights and graphs of other programs, in and out.
+"""Weights and models of other libraries, imported and exported.
 
     from lstm_mnist_jax.interop import export, flax, keras, tf1, torch
 
-Each module turns this package's parameters into what its library has, and back, as plain arrays, for which that
-library is not needed. `formats` knows the files that hold such arrays.
+Each module converts this package's parameters to the arrays of its library, and back, without the library. `formats`
+reads and writes the files.
 """

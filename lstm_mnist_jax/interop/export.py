@@ -1,7 +1,7 @@
-"""The whole classifier as one file that runs without this package: an ONNX graph, or StableHLO of `jax.export`.
+"""The classifier as one file that runs without this package: an ONNX graph, or StableHLO of `jax.export`.
 
-Both take images as uint8 (0 to 255), [batch, height, width] or [batch, height, width, channels], of any batch size,
-and give `probabilities` and `logits`, float32 [batch, classes].
+Both take uint8 images (0 to 255), [batch, height, width] or [batch, height, width, channels], of any batch size, and
+return `probabilities` and `logits`, float32 [batch, classes].
 """
 
 import math
@@ -19,18 +19,18 @@ ONNX_GATES = "iofg"
 """ONNX's order of the gates, i, o, f, c, in this package's letters."""
 
 OPSET, IR_VERSION = 14, 8
-"""Old enough for every onnxruntime since 1.10; LSTM has not changed in what is used here."""
+"""For onnxruntime 1.10 and later."""
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def to_onnx(params: model.Params, image_shape: tuple[int, ...] = (28, 28), class_names: tuple[str, ...] = ()) -> bytes:
-    """The model as an ONNX file: a graph of ONNX's own LSTM operators. Needs the package onnx.
+    """The model as an ONNX file: a graph of ONNX's LSTM operators. Needs the package onnx.
 
     Args:
       params: the model's parameters.
       image_shape: (height, width) or (height, width, channels) of one image.
-      class_names: are written into the file's metadata, as `classes`, a line each.
+      class_names: written into the file's metadata, as `classes`, one a line.
     """
     onnx = require("onnx")
     helper, tensor = onnx.helper, onnx.numpy_helper.from_array
@@ -88,10 +88,10 @@ def to_onnx(params: model.Params, image_shape: tuple[int, ...] = (28, 28), class
 
 
 def to_stablehlo(params: model.Params, image_shape: tuple[int, ...] = (28, 28), *, config: ModelConfig) -> bytes:
-    """The model as a file of `jax.export`: versioned StableHLO, for CPU, CUDA and TPU, the parameters in it.
+    """The model with its parameters as a file of `jax.export`: versioned StableHLO for CPU, CUDA and TPU.
 
-    JAX alone reads it: `jax.export.deserialize(bytearray(data)).call(images)` gives a dictionary of probabilities and
-    logits. JAX promises to read what it wrote up to six months before.
+    JAX reads it: `jax.export.deserialize(bytearray(data)).call(images)` returns a dictionary of probabilities and
+    logits. JAX guarantees that it reads files that are up to six months old.
 
     Args:
       params: the parameters, as `model.init` returns them.

@@ -1,6 +1,6 @@
-"""Files of named arrays: safetensors, Keras's HDF5, Flax's msgpack. None of them is ever unpickled.
+"""Files of named arrays: safetensors, Keras's HDF5, Flax's msgpack. Nothing is unpickled.
 
-The libraries that read and write them are in the extra `interop`, and imported when they are needed.
+The libraries that read and write them are in the extra `interop`, and imported only when needed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 from lstm_mnist_jax.errors import WeightsError
 
 MAX_EXPANSION = 1032
-"""Deflate, the compression of HDF5 and ZIP, makes no more of a byte."""
+"""The largest ratio of sizes by Deflate, the compression of HDF5 and ZIP."""
 
 SAFETENSORS_DTYPES: dict[str, Any] = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_},
@@ -48,7 +48,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .safetensors file by name.
 
     Raises:
-      WeightsError: it is missing, damaged, or a pickle, which could run any program when it is opened.
+      WeightsError: it is missing, damaged, or a pickle.
     """
     safetensors = require("safetensors")
     data = _read(path)
@@ -70,17 +70,17 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes a .safetensors file. Raises WeightsError where that is not possible."""
+    """Writes a .safetensors file. Raises WeightsError."""
     safetensors = require("safetensors.numpy")
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_bytes(path, safetensors.save(contiguous, metadata))
 
 
 def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, dict[str, Any]]]]:
-    """The arrays of a file of Keras's by their paths in it, and the kind and config of each layer, if it tells them.
+    """The arrays of a Keras file by their paths in it, and the kind and config of each layer, if it has them.
 
     Args:
-      path: .weights.h5; a .keras archive, with such a file in it; or the .h5 of a whole model.
+      path: .weights.h5; a .keras archive, which contains such a file; or the .h5 of a whole model.
 
     Raises:
       WeightsError: it is missing or damaged.
@@ -93,14 +93,14 @@ def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, dict[s
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.shape is not None:
             if item.external or item.nbytes + sum(array.nbytes for array in found.values()) > most:
-                raise ValueError(f"{name} is said to have {item.nbytes} bytes, which are not in it")
+                raise ValueError(f"{name} has {item.nbytes} bytes, which are not in the file")
             found[str(name)] = item[()]
 
     try:
         if zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(item.file_size for item in archive.infolist()) > most:
-                    raise ValueError("it is said to hold more than it can")
+                    raise ValueError("its files are larger than it can hold")
                 data, config = archive.read("model.weights.h5"), archive.read("config.json").decode()
         with h5py.File(io.BytesIO(data)) as file:
             config = file.attrs.get("model_config", config)
@@ -108,12 +108,12 @@ def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, dict[s
         layers = json.loads(config).get("config", {})
         layers = layers.get("layers", []) if isinstance(layers, dict) else layers  # a list in old Sequential models
         return found, [(str(layer["class_name"]), dict(layer["config"])) for layer in layers]
-    except Exception as error:  # whatever HDF5 makes of damaged structures: OSError, KeyError, OverflowError, ...
+    except Exception as error:  # HDF5 raises OSError, KeyError, OverflowError, ... for damaged files
         raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {error}.") from error
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an HDF5 file. Raises WeightsError where that is not possible."""
+    """Writes an HDF5 file. Raises WeightsError."""
     h5py = require("h5py")
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
@@ -149,18 +149,14 @@ def write_msgpack(path: Path, tree: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, whole or not at all, and its folder where there is none.
-
-    Raises:
-      WeightsError: it cannot be written.
-    """
+    """Writes a file, whole or not at all, and makes its folder. Raises WeightsError."""
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(data)
         partial.replace(path)
     except FileExistsError as error:
-        raise WeightsError(f"{path} cannot be written: {path.parent} is no folder.") from error
+        raise WeightsError(f"{path} cannot be written: {path.parent} is not a folder.") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:

@@ -13,8 +13,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.stack import assemble, listing
-from lstm_mnist_jax.interop.weights import GATES, Arrays, Imported, Layer, from_params, to_params
+from lstm_mnist_jax.interop.weights import GATES, Arrays, Imported, Layer, assemble, from_params, listing, to_params
 from lstm_mnist_jax.model import Params
 
 Kind = Literal["linen", "nnx"]
@@ -28,10 +27,9 @@ def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
 
     Args:
       params: the model's parameters.
-      kind: "linen" gives {"params": {"OptimizedLSTMCell_0": ..., "Dense_0": ...}}, as a compact module of
-        `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells) and one `nn.Dense` has it; "nnx" gives the tree of
-        `lstm_mnist_jax.model.Classifier`, {"rnn": {"layers": {0: {"cell": ...}}}, "dense": ...}, which is how
-        this package keeps its parameters.
+      kind: "linen" gives {"params": {"OptimizedLSTMCell_0": ..., "Dense_0": ...}}, the tree of a compact module of
+        `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells) and one `nn.Dense`; "nnx" gives {"rnn": {"layers": {0:
+        {"cell": ...}}}, "dense": ...}, the tree of `lstm_mnist_jax.model.Classifier`.
     """
     if kind == "nnx":
         return to_params(from_params(params))
@@ -47,11 +45,11 @@ def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
 
 
 def from_tree(tree: Any) -> Params:
-    """The model's parameters from a tree of Flax, whatever its modules are called.
+    """The model's parameters from a tree of Flax. The modules may have any names.
 
     Args:
-      tree: nested dictionaries of arrays, with LSTM cells of Linen or NNX and one dense layer: what Linen's `init`
-        gives, or `nnx.state(module, nnx.Param)`. The layers follow each other in the order of their numbers.
+      tree: nested dictionaries of arrays, with LSTM cells of Linen or NNX and one dense layer: the result of Linen's
+        `init`, or of `nnx.state(module, nnx.Param)`. The layers are in the order of their numbers.
 
     Raises:
       WeightsError: it is of another network.
@@ -60,15 +58,7 @@ def from_tree(tree: Any) -> Params:
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
-    """What a flattened tree holds.
-
-    Args:
-      found: the arrays by their keys, joined by "/".
-      order: the names of the LSTM cells where neither names nor widths tell their order.
-
-    Raises:
-      WeightsError: it is of another network.
-    """
+    """The classifier in arrays by their keys, joined by "/"; for `order` see `assemble`. Raises WeightsError."""
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
     modules: dict[str, dict[str, str]] = {}
     for name in found:
@@ -81,8 +71,11 @@ def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
         if missing := [part for part in needed if part not in parts]:
             raise WeightsError(f"The LSTM cell {scope} lacks {', '.join(missing)}. {listing(found)}")
         arrays = [np.asarray(found[parts[part]]) for part in needed]
-        if len(needed) == len(PER_GATE):
-            arrays = [_joined(arrays[start : start + 4], scope, found) for start in range(0, 12, 4)]
+        if needed is PER_GATE:
+            gates = arrays[:4], arrays[4:8], arrays[8:]
+            if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in gates):
+                raise WeightsError(f"The gates of the LSTM cell {scope} are of different shapes. {listing(found)}")
+            arrays = [np.concatenate(part, axis=-1) for part in gates]
         if needed:
             layers[scope] = Layer(*arrays)
             taken |= {parts[part] for part in needed}
@@ -95,9 +88,3 @@ def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:
     """The leaves of nested dictionaries, by their joined keys."""
     return {separator.join(map(str, path)): leaf for path, leaf in flatten_dict(tree).items()}
-
-
-def _joined(gates: list[np.ndarray], scope: str, found: Arrays) -> np.ndarray:
-    if len({gate.shape for gate in gates}) > 1 or not gates[0].ndim:
-        raise WeightsError(f"The gates of the LSTM cell {scope} are of different shapes. {listing(found)}")
-    return np.concatenate(gates, axis=-1)

@@ -1,11 +1,11 @@
-"""The formats by name: how a file of each is read and written. What `lstm-mnist import` and `export` know."""
+"""The formats of `lstm-mnist import` and `export` by name: how files are read and written."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -13,23 +13,20 @@ from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch
-from lstm_mnist_jax.interop.stack import ignoring
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
-from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params
+from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
 from lstm_mnist_jax.model import Params
 
-T = TypeVar("T")
-
 NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
-"""What of a network matters to how it begins or is trained, not to what it is."""
+"""Fields that matter to initialization and training alone."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a file of TensorFlow 1 does not say, though its weights mean nothing without it.
+    """Constants of a TensorFlow 1 program that are not in its checkpoints.
 
     Attributes:
-      forget_bias: what its cells add to their forget gates.
+      forget_bias: what the cells add to their forget gates.
       b1, b2: of Adam.
     """
 
@@ -40,7 +37,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Exported:
-    """What a file can be made of.
+    """A model to export.
 
     Attributes:
       config: the network.
@@ -48,9 +45,9 @@ class Exported:
       opt_state: the optimizer's state; None where there is none.
       image_shape: (height, width) or (height, width, channels) of one image.
       class_names: one name a class.
-      settings: what readers of a TensorFlow 1 checkpoint will assume.
-      step: how many steps it was trained for.
-      like: for tf1, a checkpoint whose names are to be taken rather than the tutorial's.
+      settings: of the program that will read a TensorFlow 1 checkpoint.
+      step: the number of training steps.
+      like: for tf1, a checkpoint whose names are taken instead of the tutorial's.
     """
 
     config: ModelConfig
@@ -63,44 +60,48 @@ class Exported:
     like: Path | None = None
 
 
-def _read_tree(path: Path) -> Arrays:
-    leaves = flax.flatten(files.read_msgpack(path))
-    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
+IMPORT_FORMATS = ("tf1", "torch", "keras", "flax", "safetensors")
 
-
-def _read_keras(path: Path) -> Arrays:
-    return files.read_hdf5(path)[0]
-
-
-def _read_own(path: Path) -> Arrays:
-    return {name.replace(".", "/"): array for name, array in files.read_safetensors(path).items()}
-
-
-READERS: dict[str, Callable[[Path], Arrays]] = {
-    "tf1": read_checkpoint,
-    "torch": files.read_safetensors,
-    "keras": _read_keras,
-    "flax": _read_tree,
-    "safetensors": _read_own,
+EXPORT_ENDINGS = {
+    "tf1": "",
+    "torch": ".safetensors",
+    "keras": ".weights.h5",
+    "flax": ".msgpack",
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "stablehlo": ".stablehlo",
 }
-"""Path -> arrays by name, for each format that can be imported."""
+"""The ending of a file's name, for each format that can be exported."""
 
 
 def list_arrays(format_name: str, path: Path, ignore: Iterable[str] = ()) -> Arrays:
-    """The arrays in a file, by name. Raises WeightsError where there is none, or it is damaged."""
-    read_file = _of(READERS, format_name)
+    """The arrays in a file, by name. Raises WeightsError where it is missing or damaged."""
+    _require_one_of(IMPORT_FORMATS, format_name)
     with _hint(format_name, path):
-        return ignoring(read_file(path), ignore)
+        return ignoring(_read_file(format_name, path), ignore)
+
+
+def _read_file(format_name: str, path: Path) -> Arrays:
+    match format_name:
+        case "tf1":
+            return read_checkpoint(path)
+        case "keras":
+            return files.read_hdf5(path)[0]
+        case "flax":
+            leaves = flax.flatten(files.read_msgpack(path))
+            return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
+    arrays = files.read_safetensors(path)
+    return arrays if format_name == "torch" else {name.replace(".", "/"): array for name, array in arrays.items()}
 
 
 def locate(format_name: str, path: Path) -> Path:
-    """The file that a path means: of TensorFlow's checkpoints, the prefix. Raises WeightsError."""
+    """The file of a path; for tf1, the prefix of the checkpoint. Raises WeightsError."""
     return find_prefix(path) if format_name == "tf1" and not _kind(path) else path
 
 
 @contextmanager
 def _hint(format_name: str, path: Path) -> Iterator[None]:
-    """Adds to an error what kind of file it is, where it is one of another format."""
+    """Adds the format of the file to an error, where it is another one."""
     try:
         yield
     except WeightsError as error:
@@ -110,7 +111,7 @@ def _hint(format_name: str, path: Path) -> Iterator[None]:
 
 
 def _kind(path: Path) -> tuple[str, ...]:
-    """The formats that a file may be of, by its first bytes; none where they do not tell."""
+    """The possible formats of a file by its first bytes; none where these are unknown."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -132,16 +133,16 @@ def read(
     """The classifier in a file.
 
     Args:
-      format_name: one of `READERS`.
+      format_name: one of `IMPORT_FORMATS`.
       path: the file; for tf1, see `tf1.read`.
       ignore: patterns of names to leave out.
-      layers: the names of the LSTM layers from the input to the output, where nothing else tells their order.
-      settings: what a TensorFlow 1 checkpoint leaves open.
+      layers: the names of the LSTM layers from the input to the output, where nothing else determines their order.
+      settings: for tf1.
 
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
-    read_file = _of(READERS, format_name)
+    _require_one_of(IMPORT_FORMATS, format_name)
     with _hint(format_name, path):
         if format_name == "tf1":
             return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
@@ -150,63 +151,47 @@ def read(
             if architecture:
                 keras.check_architecture(architecture)
             return keras.from_arrays(ignoring(arrays, ignore), layers)
-        found = ignoring(read_file(path), ignore)
+        found = ignoring(_read_file(format_name, path), ignore)
         if format_name == "torch" and any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
         return (torch if format_name == "torch" else flax).from_arrays(found, layers)
 
 
-def _of(formats: dict[str, T], name: str) -> T:
+def _require_one_of(formats: Iterable[str], name: str) -> None:
     if name not in formats:
         raise WeightsError(f"Unknown format {name!r}; expected one of {', '.join(formats)}.")
-    return formats[name]
 
 
-def _write_tf1(path: Path, model: Exported) -> None:
-    # Saver's note of the latest checkpoint is left to whatever checkpoints the folder has already.
-    weights = from_params(model.params)
-    adam = None if model.opt_state is None else Adam.from_optax(model.opt_state)
-    tf1.write(path, weights, adam, like=model.like, step=model.step, **vars(model.settings))
-
-
-def _write_torch(path: Path, model: Exported) -> None:
-    files.write_safetensors(path, torch.to_state_dict(model.params), {"format": "pt"})
-
-
-def _write_own(path: Path, model: Exported) -> None:
-    metadata = {"program": "lstm-mnist-jax", "classes": "\n".join(model.class_names)}
-    files.write_safetensors(path, flax.flatten(flax.to_tree(model.params, "nnx"), "."), metadata)
-
-
-WRITERS: dict[str, tuple[str, Callable[[Path, Exported], None]]] = {
-    "tf1": ("", _write_tf1),
-    "torch": (".safetensors", _write_torch),
-    "keras": (".weights.h5", lambda path, model: files.write_hdf5(path, keras.to_arrays(model.params))),
-    "flax": (".msgpack", lambda path, model: files.write_msgpack(path, flax.to_tree(model.params))),
-    "safetensors": (".safetensors", _write_own),
-    "onnx": (
-        ".onnx",
-        lambda path, model: files.write_bytes(path, export.to_onnx(model.params, model.image_shape, model.class_names)),
-    ),
-    "stablehlo": (
-        ".stablehlo",
-        lambda path, model: files.write_bytes(
-            path, export.to_stablehlo(model.params, model.image_shape, config=model.config)
-        ),
-    ),
-}
-"""The ending of a file's name, and (path, model) -> None, for each format that can be exported."""
+def _write_file(format_name: str, path: Path, model: Exported) -> None:
+    params, shape = model.params, model.image_shape
+    match format_name:
+        case "tf1":
+            adam = None if model.opt_state is None else Adam.from_optax(model.opt_state)
+            tf1.write(path, from_params(params), adam, like=model.like, step=model.step, **vars(model.settings))
+        case "torch":
+            files.write_safetensors(path, torch.to_state_dict(params), {"format": "pt"})
+        case "keras":
+            files.write_hdf5(path, keras.to_arrays(params))
+        case "flax":
+            files.write_msgpack(path, flax.to_tree(params))
+        case "safetensors":
+            metadata = {"program": "lstm-mnist-jax", "classes": "\n".join(model.class_names)}
+            files.write_safetensors(path, flax.flatten(flax.to_tree(params, "nnx"), "."), metadata)
+        case "onnx":
+            files.write_bytes(path, export.to_onnx(params, shape, model.class_names))
+        case "stablehlo":
+            files.write_bytes(path, export.to_stablehlo(params, shape, config=model.config))
 
 
 def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
-    """All formats but one hold what the tutorial is: LSTMs over rows, the last output through a dense layer."""
+    """All formats but stablehlo hold LSTMs over rows, with the last output through a dense layer."""
     own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
     unusual = differences(ModelConfig(**own), config)
     if unusual:
-        told = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
+        fields = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
         raise WeightsError(
             f"Files for {format_name} hold LSTM layers in one direction that read rows, the last output through a "
-            f"dense layer; this model has {told}. Only stablehlo holds such a model."
+            f"dense layer; this model has {fields}. Only stablehlo holds such a model."
         )
 
 
@@ -214,16 +199,17 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     """Writes a file.
 
     Args:
-      format_name: one of `WRITERS`.
+      format_name: one of `EXPORT_ENDINGS`.
       path: its name; for tf1, the prefix of a checkpoint.
-      model: what to write.
-      overwrite: replace what is there.
+      model: the model.
+      overwrite: replace an existing file.
 
     Raises:
       WeightsError: the format cannot hold such a network, or the name has another ending, is taken, or cannot be
         written to.
     """
-    ending, write_file = _of(WRITERS, format_name)
+    _require_one_of(EXPORT_ENDINGS, format_name)
+    ending = EXPORT_ENDINGS[format_name]
     if format_name != "stablehlo":
         _refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
@@ -242,4 +228,4 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
         raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
     if is_taken and not overwrite:
         raise WeightsError(f"{path} exists already. Choose another name, or replace it with --overwrite.")
-    write_file(path, model)
+    _write_file(format_name, path, model)

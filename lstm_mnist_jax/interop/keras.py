@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.stack import assemble, check, listing
-from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, Weights, from_params, to_params
+from lstm_mnist_jax.interop.weights import (
+    Arrays,
+    Imported,
+    Layer,
+    Weights,
+    assemble,
+    check,
+    from_params,
+    listing,
+    to_params,
+)
 from lstm_mnist_jax.model import Params
 
 if TYPE_CHECKING:
@@ -23,13 +32,13 @@ PARTS = ("kernel", "recurrent_kernel", "bias")
 
 
 def to_model(params: Params, image_shape: tuple[int, int] = (28, 28)) -> "keras.Model":
-    """A Keras model with these parameters, on whatever backend Keras runs.
+    """A Keras model with these parameters, on any backend. Needs Keras 3.
 
-    It takes images as floats from 0 to 1, [batch, height, width], each row a time step, and gives logits
-    [batch, classes]. Needs Keras 3.
+    It takes images as floats from 0 to 1, [batch, height, width], each row a time step, and returns logits
+    [batch, classes].
 
     Raises:
-      WeightsError: the images' width is not what the parameters take.
+      WeightsError: the parameters belong to images of another width.
     """
     import keras
 
@@ -75,15 +84,7 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
-    """What a weights file holds: .weights.h5, or the weights in a .keras or an older .h5 file.
-
-    Args:
-      found: the arrays by their paths in the file.
-      order: the names of the LSTM layers where neither names nor widths tell their order.
-
-    Raises:
-      WeightsError: it is of another network.
-    """
+    """The classifier in arrays by their paths in a file; for `order` see `assemble`. Raises WeightsError."""
     rest = {name: array for name, array in found.items() if not name.startswith(("optimizer", "metrics/"))}
     cells: dict[str, dict[str, str]] = {}
     for name in rest:
@@ -112,18 +113,11 @@ LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "Activation": {"activation": ("linear", "softmax")},
     "Softmax": {"axis": (-1,)},
 }
-"""The layers that the classifier has, or does without, and the settings that it computes."""
+"""The layers that a model may have, and their settings."""
 
 
 def check_architecture(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuses a model that computes something else than the classifier does.
-
-    Args:
-      layers: the kind and the config of each layer, in their order.
-
-    Raises:
-      WeightsError: a layer, its settings, or its place are not those of the classifier.
-    """
+    """Raises WeightsError where a model, by the kind and the config of each layer, is another than the classifier."""
     for kind, config in layers:
         if kind not in LAYERS:
             raise WeightsError(f"The layer {config.get('name')} is a {kind}, which this classifier does not have.")

@@ -3,8 +3,8 @@
     lstm.weight_ih_l0 [4 hidden, in]    lstm.weight_hh_l0 [4 hidden, hidden]    lstm.bias_ih_l0, lstm.bias_hh_l0
     dense.weight [classes, hidden]      dense.bias [classes]
 
-PyTorch's gates are i, f, g, o as here; it adds two biases where one will do. One `nn.LSTM` has layers of one
-width; other stacks are an `nn.ModuleList` of them: lstm.0.weight_ih_l0, lstm.1.weight_ih_l0 and so on.
+PyTorch's gates are i, f, g, o as here; it adds two biases. The layers of an `nn.LSTM` have one width; other stacks are
+an `nn.ModuleList` of them: lstm.0.weight_ih_l0, lstm.1.weight_ih_l0 and so on.
 """
 
 import re
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.stack import assemble, listing
-from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, from_params, to_params
+from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, assemble, from_params, listing, to_params
 from lstm_mnist_jax.model import Params
 
 CELL = re.compile(r"(?:(.*)\.)?(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?")
@@ -25,7 +24,7 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 def to_state_dict(params: Params) -> dict[str, np.ndarray]:
     """The model's parameters as a state_dict of NumPy arrays.
 
-    Layers of one width make one `nn.LSTM`, `lstm`; others an `nn.ModuleList` of one-layer `nn.LSTM`s, `lstm`. The
+    `lstm` is one `nn.LSTM` where all layers have one width, otherwise an `nn.ModuleList` of one-layer `nn.LSTM`s. The
     output layer is `dense`. The biases are in `bias_ih`; `bias_hh` is zero.
     """
     weights = from_params(params)
@@ -43,28 +42,21 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Params:
     """The model's parameters from a state_dict.
 
     Args:
-      state_dict: tensors or arrays by name: those of one or more `nn.LSTM`s, each with its biases, and of one
-        `nn.Linear`, whatever the modules are called. The layers follow each other in the order of their numbers,
-        or else in that of the dictionary.
+      state_dict: tensors or arrays by name: of one or more `nn.LSTM`s with biases, and of one `nn.Linear`; the modules
+        may have any names. The layers are in the order of their numbers, or in that of the dictionary.
 
     Raises:
       WeightsError: it is of another network.
     """
-    arrays = {name: _numpy(tensor) for name, tensor in state_dict.items()}
+    arrays = {  # of tensors that require a gradient or are on a GPU, too
+        name: np.asarray(tensor.detach().cpu().float() if hasattr(tensor, "detach") else tensor)
+        for name, tensor in state_dict.items()
+    }
     return to_params(from_arrays(arrays, in_order=True).weights)
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = (), in_order: bool = False) -> Imported:
-    """What a state_dict of arrays holds.
-
-    Args:
-      found: the arrays by name.
-      order: the names of the LSTM layers, such as `lstm.l0`, where neither names nor widths tell their order.
-      in_order: whether the arrays are in the order in which the model has them.
-
-    Raises:
-      WeightsError: it is of another network.
-    """
+    """The classifier in a state_dict of arrays; for `order` and `in_order` see `assemble`. Raises WeightsError."""
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for name in found:
         if match := CELL.fullmatch(name):
@@ -91,8 +83,3 @@ def from_arrays(found: Arrays, order: Sequence[str] = (), in_order: bool = False
     taken = {name for cell in cells.values() for name in cell.values()}
     rest = {name: array for name, array in found.items() if name not in taken}
     return assemble(layers, rest, found, order=order, in_order=in_order, transposed=True)
-
-
-def _numpy(tensor: Any) -> np.ndarray:
-    """A tensor or an array as an array; one that is being trained, or lies on a GPU, included."""
-    return np.asarray(tensor.detach().cpu().float() if hasattr(tensor, "detach") else tensor)

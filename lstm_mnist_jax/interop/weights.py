@@ -1,16 +1,30 @@
-"""The weights of the classifier as plain arrays, layer by layer: what all formats are translated into and out of.
+"""The weights of the classifier as NumPy arrays, layer by layer: the common form of all formats.
 
-All arrays are NumPy's. A format only says which of its arrays is which, and in which order it keeps the gates.
+A format has the names of its arrays and its order of the gates. From these, `assemble` makes the classifier: it finds
+the order of the layers and the output layer, and checks that the shapes fit together.
 """
 
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.model import Params
+
+MAX_LISTED = 40
+"""The most names in an error."""
+
+MAX_NAME = 1000
+"""The longest name of an array."""
+
+MAX_PERMUTED = 7
+"""The most layers whose order is searched by their widths."""
 
 GATES = "ifgo"
 """The order of the gates here: input, forget, candidate (also called j or c), output."""
@@ -63,8 +77,8 @@ class Adam(NamedTuple):
     """The state of Adam.
 
     Attributes:
-      steps: how many it has made.
-      mu, nu: the running means of the gradient and of its square, arranged as the weights are.
+      steps: the number of steps it has made.
+      mu, nu: the first and second moments, in the arrangement of the weights.
     """
 
     steps: int
@@ -73,27 +87,27 @@ class Adam(NamedTuple):
 
     @staticmethod
     def from_optax(opt_state: Any) -> "Adam":
-        """The state of Adam within a state of optax's."""
+        """From the state of an optimizer of optax that contains Adam."""
         import optax
 
         count, mu, nu = (optax.tree.get(opt_state, name) for name in ("count", "mu", "nu"))
         return Adam(int(count), from_params(mu), from_params(nu))
 
     def to_optax(self) -> Any:
-        """The state of Adam as `optax.ScaleByAdamState`."""
+        """As `optax.ScaleByAdamState`."""
         import optax
 
         return optax.ScaleByAdamState(np.int32(self.steps), to_params(self.mu), to_params(self.nu))
 
 
 class Imported(NamedTuple):
-    """What was found in a file.
+    """The classifier in a file.
 
     Attributes:
       weights: the weights.
-      names: what each LSTM layer, and at the end the output layer, is called in the file.
+      names: the names in the file of the LSTM layers, and of the output layer.
       adam: the state of Adam, if the file has it.
-      step: how many steps the weights were trained for; 0 where the file does not tell.
+      step: the number of training steps; 0 where it is not known.
     """
 
     weights: Weights
@@ -108,42 +122,37 @@ class Imported(NamedTuple):
 
     @property
     def config(self) -> ModelConfig:
-        """The network that they belong to: LSTM layers of these widths over the rows of an image."""
+        """The network: LSTM layers of these widths over the rows of an image."""
         return ModelConfig(hidden_features=self.weights.hidden_features)
 
     def describe(self) -> list[str]:
-        """What was found, in lines for people."""
+        """The layers and the state of training, as lines of text."""
         widths = (self.weights.in_features, *self.weights.hidden_features)
         pairs = zip(self.names, widths, widths[1:], strict=False)
+
+        def steps(number: int) -> str:
+            return f"{number:,} step{'s' * (number != 1)}"
+
         return [
             *(f"LSTM {width_in} -> {width}: {name}" for name, width_in, width in pairs),
             f"output {widths[-1]} -> {self.weights.num_classes} classes: {self.names[-1]}",
-            "no state of an optimizer is taken: Adam starts afresh"
+            "no optimizer state: Adam starts from zero"
             if self.adam is None
-            else f"the state of Adam after {_steps(self.adam.steps)}",
-            f"trained for {_steps(self.step)}" if self.step else "for how many steps it was trained is not known",
+            else f"the state of Adam after {steps(self.adam.steps)}",
+            f"trained for {steps(self.step)}" if self.step else "the number of training steps is not known",
         ]
 
 
-def _steps(number: int) -> str:
-    return f"{number:,} step{'s' * (number != 1)}"
-
-
 def from_params(params: Params) -> Weights:
-    """The weights in the model's nested dictionary."""
+    """The weights in the model's parameters."""
+    params = jax.tree.map(np.asarray, params)
     cells = [params["rnn"]["layers"][number]["cell"] for number in sorted(params["rnn"]["layers"])]
-    return Weights(
-        tuple(
-            Layer(*map(np.asarray, (c["dense_i"]["kernel"], c["dense_h"]["kernel"], c["dense_h"]["bias"])))
-            for c in cells
-        ),
-        np.asarray(params["dense"]["kernel"]),
-        np.asarray(params["dense"]["bias"]),
-    )
+    layers = tuple(Layer(c["dense_i"]["kernel"], c["dense_h"]["kernel"], c["dense_h"]["bias"]) for c in cells)
+    return Weights(layers, params["dense"]["kernel"], params["dense"]["bias"])
 
 
 def to_params(weights: Weights) -> Params:
-    """The model's nested dictionary of these weights, in float32."""
+    """The model's parameters with these weights, in float32."""
     layers = {
         number: {"cell": {"dense_i": {"kernel": kernel}, "dense_h": {"kernel": recurrent_kernel, "bias": bias}}}
         for number, (kernel, recurrent_kernel, bias) in enumerate(weights.layers)
@@ -154,6 +163,145 @@ def to_params(weights: Weights) -> Params:
 
 
 def reorder_gates(array: np.ndarray, order: str, new_order: str) -> np.ndarray:
-    """Columns [..., 4 hidden] whose gates are in one order, in another; both permutations of "ifgo"."""
+    """Columns [..., 4 hidden] from one order of the gates to another; both permutations of "ifgo"."""
     gates = dict(zip(order, np.split(array, 4, axis=-1), strict=True))
     return np.concatenate([gates[gate] for gate in new_order], axis=-1)
+
+
+def check(imported: Imported, found: Arrays) -> Imported:
+    """Returns `imported` if its shapes fit together and all values are finite. Raises WeightsError."""
+    weights, names = imported.weights, imported.names
+    width = None
+    for name, (kernel, recurrent_kernel, bias) in zip(names, weights.layers, strict=False):
+        hidden = recurrent_kernel.shape[0] if recurrent_kernel.ndim else 0
+        if hidden and kernel.shape[1:] == recurrent_kernel.shape[1:] == (3 * hidden,):
+            raise WeightsError(f"The layer {name} is that of a GRU, expected an LSTM.")
+        shapes = kernel.shape[1:], recurrent_kernel.shape, bias.shape
+        if kernel.ndim != 2 or shapes != ((4 * hidden,), (hidden, 4 * hidden), (4 * hidden,)):
+            raise WeightsError(
+                f"The LSTM layer {name} does not fit together: weights {list(kernel.shape)} for its inputs, "
+                f"{list(recurrent_kernel.shape)} for its state, biases {list(bias.shape)}. {listing(found)}"
+            )
+        if width not in (None, len(kernel)):
+            raise WeightsError(
+                f"The LSTM layer {name} takes {len(kernel)} features, but the layer before gives {width}. The "
+                f"layers were read in the order {', '.join(names[:-1])}. {listing(found)}"
+            )
+        width = hidden
+    if weights.dense_kernel.shape != (width, *weights.dense_bias.shape):
+        raise WeightsError(
+            f"The output layer {names[-1]} has weights {list(weights.dense_kernel.shape)} and biases "
+            f"{list(weights.dense_bias.shape)}, but the last LSTM layer gives {width} features. {listing(found)}"
+        )
+    for name, arrays in zip(names, [*weights.layers, weights[1:]], strict=True):
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise WeightsError(f"The layer {name} holds values that are not finite numbers; it cannot be of use.")
+    return imported
+
+
+def output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
+    """The names of the only matrix and the only vector in `rest`: the output layer. Raises WeightsError."""
+    matrices = [name for name, array in rest.items() if len(array.shape) == 2]
+    vectors = [name for name, array in rest.items() if len(array.shape) == 1]
+    if len(matrices) == len(vectors) == 1 and len(rest) == 2:
+        return matrices[0], vectors[0]
+    if not matrices or not vectors:
+        raise WeightsError(
+            f"The output layer is missing: expected a matrix and a vector besides the LSTM layers, there are "
+            f"{', '.join(rest) or 'none'}. {listing(found)}"
+        )
+    raise WeightsError(
+        "Expected LSTM layers and one output layer, a matrix and a vector, but there is more besides the LSTM layers: "
+        f"{', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME. "
+        f"{listing(found)}"
+    )
+
+
+def assemble(
+    cells: Mapping[str, Layer],
+    rest: Arrays,
+    found: Arrays,
+    *,
+    order: Sequence[str] = (),
+    in_order: bool = False,
+    transposed: bool = False,
+) -> Imported:
+    """The classifier with these LSTM layers, and the output layer in `rest`.
+
+    Args:
+      cells: the LSTM layers, by their names in the file.
+      rest: all other arrays; scalars and other types than floats (counters, seeds) are ignored.
+      found: everything in the file, for errors.
+      order: the names of the LSTM layers from the user, where neither names nor widths determine their order.
+      in_order: whether `cells` is in the order of the model.
+      transposed: whether the output layer's weights are [classes, hidden].
+
+    Raises:
+      WeightsError: there is no output layer, or the layers do not fit together.
+    """
+    names = order_layers(cells, found, order, in_order)
+    rest = {name: array for name, array in rest.items() if array.shape and "float" in str(array.dtype)}
+    kernel, bias = output_layer(rest, found)
+    dense = np.asarray(rest[kernel])
+    dense_name = re.sub(r"[/.](kernel|weight|vars/0)$", "", kernel)
+    layers = tuple(cells[name] for name in names)
+    weights = Weights(layers, dense.T if transposed else dense, np.asarray(rest[bias]))
+    return check(Imported(weights, (*names, dense_name)), found)
+
+
+def order_layers(
+    cells: Mapping[str, Layer], found: Arrays, given: Sequence[str] = (), in_order: bool = False
+) -> list[str]:
+    """The names of LSTM layers from the input to the output: see `assemble`.
+
+    They are sorted if they differ by numbers alone, such as lstm_1 and lstm_2. Otherwise the order is the only one in
+    which the input width of each layer is the output width of the one before.
+    """
+    names = sorted(cells, key=_natural)
+    if given:
+        if sorted(given, key=_natural) != names:
+            raise WeightsError(f"--layer names {', '.join(given)}; the LSTM layers are {', '.join(names)}.")
+        return list(given)
+    if len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1:
+        return names
+    if in_order:
+        return list(cells)
+    widths = {name: (cell.kernel.shape[:1], cell.recurrent_kernel.shape[:1]) for name, cell in cells.items()}
+    fitting = [
+        order
+        for order in itertools.permutations(names if len(names) <= MAX_PERMUTED else ())
+        if all(widths[before][1] == widths[after][0] for before, after in itertools.pairwise(order))
+    ]
+    if len(fitting) > 1 or len(names) > MAX_PERMUTED:
+        raise WeightsError(
+            f"Neither names nor widths determine the order of the LSTM layers {', '.join(names)}. Name them "
+            f"from the input to the output: {' '.join(f'--layer {name}' for name in names)}. {listing(found)}"
+        )
+    return list(fitting[0]) if fitting else names
+
+
+def ignoring(found: Arrays, patterns: Iterable[str]) -> dict[str, Any]:
+    """The arrays whose names match none of these patterns of `fnmatch`. Raises WeightsError, also for absurd names."""
+    for name in found:
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise WeightsError(f"The file has an array with the name {name[:100]!r}, which no program gives.")
+    for pattern in patterns:
+        kept = {name: array for name, array in found.items() if not fnmatchcase(name, pattern)}
+        if len(kept) == len(found):
+            raise WeightsError(f"Nothing is called {pattern!r}, so it cannot be ignored. {listing(found)}")
+        found = kept
+    return dict(found)
+
+
+def listing(found: Arrays) -> str:
+    """The arrays of a file, as a sentence."""
+    if not found:
+        return "The file holds no arrays."
+    items = [f"{name} {list(array.shape)}" for name, array in found.items()]
+    more = f" and {len(items) - MAX_LISTED} more, which --list shows" if len(items) > MAX_LISTED else ""
+    return f"Found: {', '.join(items[:MAX_LISTED])}{more}."
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """The sort key by which cell_10 comes after cell_9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,9 +1,10 @@
-"""Runs and the settings of sweeps side by side: how accuracy grew, and where it ended. Chosen on validation alone."""
+"""Comparison of runs and of the settings of sweeps: accuracies, curves and figures. Validation alone ranks them."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,12 +12,33 @@ from jaxtyping import Float, Int
 from lstm_mnist_jax.config.space import describe
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.inference import load_data
+from lstm_mnist_jax.report.style import (
+    BLUE,
+    INK,
+    VERMILION,
+    Picture,
+    epoch_axis,
+    error_axis,
+    marker,
+    new_figure,
+    series_style,
+    shown,
+)
 from lstm_mnist_jax.statistics import Share, mean_of
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SPLITS = ("validation", "test")
+
+CURVES = 5
+"""The curves of so many entries are drawn: of the best."""
+
+RANKS = 24
+"""The accuracies of so many entries are drawn."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +46,9 @@ class Estimate:
     """An accuracy, 0 to 1, with its 95 % confidence interval.
 
     Attributes:
-      value: of one training, or the mean over several; NaN where there is none.
-      low, high: of the interval; NaN where it is not known.
-      kind: "binomial", of one training on so many examples; "Student's t", of the mean over seeds; "" for none.
+      value: of one run, or the mean over several; NaN where there is none.
+      low, high: the ends of the interval; NaN where it is unknown.
+      kind: "binomial", for one run, from the number of examples; "Student's t", for the mean over seeds; "" for none.
     """
 
     value: float
@@ -35,7 +57,7 @@ class Estimate:
     kind: str = ""
 
     def __str__(self) -> str:
-        """For people: "98.58% (98.33 to 98.79)", and of a mean "98.56% ± 0.15"."""
+        """As text: "98.58% (98.33 to 98.79)"; a mean: "98.56% ± 0.15"."""
         if math.isnan(self.value):
             return "-"
         if self.kind == "Student's t":
@@ -47,8 +69,8 @@ def estimate(accuracies: Sequence[float], examples: int | None) -> Estimate:
     """The accuracy of runs that differ in their seeds.
 
     Args:
-      accuracies: of each, 0 to 1.
-      examples: how many each was evaluated on, for the interval of a single one; None where it is not known.
+      accuracies: of each run, 0 to 1.
+      examples: the number of examples, for the interval of a single run; None where it is unknown.
     """
     if len(accuracies) > 1:
         mean = mean_of(accuracies)
@@ -61,21 +83,21 @@ def estimate(accuracies: Sequence[float], examples: int | None) -> Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What is compared: a run, or a setting of a sweep with its seeds.
+    """A run, or a setting of a sweep with its seeds.
 
     Attributes:
-      label: what it is called.
+      label: its name.
       folder: of the run or of the sweep.
       run: the path of the run, or of the best one of the setting.
       epochs: int [epochs].
-      curves: by split, the accuracy of each run after each epoch, [runs, epochs]; NaN where there is none, or
-        the run diverged.
-      best_epochs: of each run that did not diverge, the best on validation.
-      selection_metric: what makes it the best, see `Config.selection_metric`.
-      score: how good it was, see `selection.score`, on the mean; minus infinity where nothing is known.
-      accuracies: by split, the accuracy after it.
-      diverged: how many runs diverged.
-      examples: by split, how many there are; None where the data cannot be loaded.
+      curves: by split, the accuracy of each run after each epoch, [runs, epochs]; NaN where there is none, or the run
+        diverged.
+      best_epochs: the best epoch on validation of each run that did not diverge.
+      selection_metric: the metric for the best epoch, see `Config.selection_metric`.
+      score: the mean score by this metric, higher is better; minus infinity where it is unknown.
+      accuracies: by split, the accuracies after the best epochs.
+      diverged: the number of runs that diverged.
+      examples: by split, the number of examples; None where the data cannot be loaded.
     """
 
     label: str
@@ -110,7 +132,7 @@ def read_entries(
       source, data_dir: where their data are now, if they have moved.
 
     Returns:
-      The entries, the best on validation first and those that diverged last; and what people should know, a line each.
+      The entries, the best on validation first and those that diverged last; and notes, a line each.
 
     Raises:
       RunError: a folder is neither a run nor a sweep.
@@ -124,29 +146,27 @@ def read_entries(
         name = label if len(paths) > 1 or not folder.is_sweep else ""
         entries += [_of_setting(folder, result, examples, name) for result in setting_results(member_results(folder))]
     if len(fingerprints) > 1:
-        notes.append("They were not trained on the same data: their accuracies are of different questions.")
+        notes.append("They were not trained on the same data: their accuracies are not comparable.")
     return _in_order(entries, notes), notes
 
 
 def _in_order(entries: list[Entry], notes: list[str]) -> list[Entry]:
-    """Those with runs that diverged last; else by score, or by accuracy where the scores are of two kinds."""
-    kinds = {entry.selection_metric for entry in entries}
-    if kinds == {"loss"}:
-        notes.append("The best on validation is what has the least loss there.")
-    if len(kinds) > 1:
-        notes.append(
-            "Some chose their best epoch by accuracy on validation, some by loss; the order is that of accuracy."
-        )
+    """Those with runs that diverged last; else by score, or by accuracy where the metrics differ."""
+    metrics = {entry.selection_metric for entry in entries}
+    if metrics == {"loss"}:
+        notes.append("The best on validation is the one with the lowest loss there.")
+    if len(metrics) > 1:
+        notes.append("Some selected their best epoch by accuracy, some by loss; the order is by validation accuracy.")
 
     def rank(entry: Entry) -> tuple[bool, float]:
-        value = entry.score if len(kinds) == 1 else entry.result("validation").value
+        value = entry.score if len(metrics) == 1 else entry.result("validation").value
         return entry.diverged > 0, math.inf if math.isnan(value) else -value
 
     return sorted(entries, key=rank)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """The last parts of the paths, as many as distinguish them."""
     absolute = [path.absolute().parts for path in paths]
     for length in range(1, max(map(len, absolute)) + 1):
         labels = ["/".join(parts[-length:]) for parts in absolute]
@@ -166,20 +186,21 @@ def _examples(folder: RunFolder, source: str | None, data_dir: str | None, notes
 
 
 def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, int | None], label: str) -> Entry:
-    members = {member.member: row for row, member in enumerate(result.members)}
-    sound = {member.member for member in result.members if not member.diverged}
-    lines = [metrics for metrics in read_metrics(folder.metrics) if metrics.member in sound]
+    rows = {member.member: row for row, member in enumerate(result.members)}
+    sound = [member for member in result.members if not member.diverged]
+    numbers = {member.member for member in sound}
+    lines = [metrics for metrics in read_metrics(folder.metrics) if metrics.member in numbers]
     epochs = np.array(sorted({metrics.epoch for metrics in lines}), int)
-    curves = {split: np.full((len(members), len(epochs)), np.nan) for split in SPLITS}
+    curves = {split: np.full((len(rows), len(epochs)), np.nan) for split in SPLITS}
     for metrics in lines:
+        at = rows[metrics.member], int(np.searchsorted(epochs, metrics.epoch))
         for split in SPLITS:
-            column = int(np.searchsorted(epochs, metrics.epoch))
-            curves[split][members[metrics.member], column] = getattr(metrics, f"{split}_accuracy")
-    bests = [(m.best_epoch, m.best) for m in result.members if not m.diverged and m.best and m.best_epoch]
+            curves[split][at] = getattr(metrics, f"{split}_accuracy")
+    bests = [(member.best_epoch, member.best) for member in sound if member.best and member.best_epoch]
     setting = describe(result.setting) if folder.is_sweep else ""
     best = best_member(list(result.members))
     return Entry(
-        label=": ".join(filter(None, (label, setting))) or f"{len(members)} seeds",
+        label=": ".join(filter(None, (label, setting))) or f"{len(rows)} seeds",
         folder=folder.path,
         run=folder.path / str(best) if folder.is_sweep and best is not None else folder.path,
         epochs=epochs,
@@ -191,3 +212,92 @@ def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, in
         diverged=result.diverged,
         examples=examples,
     )
+
+
+def comparison_pictures(entries: Sequence[Entry]) -> list[Picture]:
+    """The figures of a comparison; none if no entry has a finished epoch.
+
+    Args:
+      entries: of `read_entries`.
+    """
+    known = [entry for entry in entries if entry.best_epochs]
+    if not known:
+        return []
+    best, ranked = known[0], known[:RANKS]
+    parts = "; ".join(
+        f"{entry.label}: validation {entry.result('validation')}, test {entry.result('test')}" for entry in ranked
+    )
+    of = f"The best {len(ranked)} of {len(known)}" if len(ranked) < len(known) else "All"
+    kinds = "Intervals are binomial for a single run and Student's t for a mean over seeds."
+    return [
+        Picture(
+            "comparison",
+            "Accuracy at the best epoch",
+            f"{of}, each run at its best epoch on validation, in percent with 95 % confidence intervals: {parts}. "
+            f"{kinds} The validation accuracy is biased upwards, since validation selected the epoch.",
+            draw_accuracies(ranked),
+        ),
+        Picture(
+            "comparison-curves",
+            "Validation accuracy by epoch",
+            f"Validation accuracy after each epoch of {'all' if len(known) <= CURVES else f'the best {CURVES}'}, with "
+            f"95 % confidence intervals. The best, {best.label}, reaches {best.result('validation')}. {kinds}",
+            draw_curves(known[:CURVES]),
+        ),
+    ]
+
+
+def draw_curves(entries: Sequence[Entry]) -> "Figure":
+    """Validation accuracy over the epochs, with 95 % confidence intervals, of entries with a finished epoch."""
+    with new_figure(4.2) as figure:
+        axes, seen = figure.subplots(), []
+        for number, entry in enumerate(entries):
+            along = entry.along("validation")
+            errors = 100 * (1 - np.array([estimate.value for estimate in along]))
+            style = series_style(number)
+            axes.plot(entry.epochs, errors, label=shown(entry.label, 60), **style, **marker(entry.epochs))
+            ends = np.array([[100 * (1 - estimate.low), 100 * (1 - estimate.high)] for estimate in along]).T
+            axes.fill_between(entry.epochs, *np.clip(ends, 0, 100), color=style["color"], alpha=0.13, lw=0)
+            seen += [*errors]
+        epoch_axis(axes, np.unique(np.concatenate([entry.epochs for entry in entries])))
+        error_axis(axes, seen)
+        axes.set_ylabel("validation accuracy, %")
+        figure.legend(loc="outside upper left", ncols=1)
+    return figure
+
+
+def draw_accuracies(entries: Sequence[Entry]) -> "Figure":
+    """Validation and test accuracy of entries at their best epoch, with confidence intervals and the seeds."""
+    rows = np.arange(len(entries))
+    points = [100 * accuracy for entry in entries for split in SPLITS for accuracy in entry.accuracies[split]]
+    with new_figure(1.2 + 0.4 * len(entries)) as figure:
+        axes = figure.subplots()
+        low, high = min(points), max(points)
+        limits, reach = np.array([[low], [high]]), max(1.0, high - low)  # intervals of two seeds may go from 0 to 100
+        for split, shift, form, color in (("validation", -0.14, "o", BLUE), ("test", 0.14, "s", VERMILION)):
+            results = [entry.result(split) for entry in entries]
+            values = 100 * np.array([result.value for result in results])
+            ends = 100 * np.array([[result.low, result.high] for result in results]).T
+            lengths = np.nan_to_num(np.abs(ends - values))
+            axes.errorbar(
+                values, rows + shift, xerr=lengths, fmt=form, color=color, capsize=3, markersize=5, label=split
+            )
+            near = ends[np.abs(ends - limits) <= reach]
+            low, high = min([low, *near]), max([high, *near])
+            for row, entry in enumerate(entries):
+                if len(entry.accuracies[split]) > 1:
+                    seeds = [100 * accuracy for accuracy in entry.accuracies[split]]
+                    axes.plot(seeds, [row + shift] * len(seeds), "|", color=color, markersize=9, markeredgewidth=1)
+        handles, labels = axes.get_legend_handles_labels()
+        if any(len(entry.accuracies["test"]) > 1 for entry in entries):
+            handles, labels = [*handles, *axes.plot([], [], "|", color=INK, markersize=9)], [*labels, "each seed"]
+        margin = 0.04 * max(high - low, 0.2)
+        axes.set_xlim(max(0, low - margin), min(100 + margin, high + margin))
+        axes.set_yticks(rows, [shown(entry.label, 40) for entry in entries])
+        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.set_xlabel("accuracy at the best epoch on validation, %, with its 95 % confidence interval")
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        figure.legend(handles, labels, loc="outside upper right", ncols=3)
+    return figure

@@ -1,4 +1,4 @@
-"""What a run gets right and wrong on a split, in numbers. Plain NumPy; knows no pictures."""
+"""Accuracy, confusion, calibration and errors of a run on a split, and its accuracy after each time step."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,25 +6,40 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from lstm_mnist_jax.data import Dataset
-from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.inference import TrainedRun, require_finite
+from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.statistics import Share
 
 SPLITS = ("test", "validation", "train")
 
 BINS = 15
-"""Of confidences, as Guo et al. (2017) have them."""
+"""Of confidences, as in Guo et al. (2017)."""
+
+MAX_CLASSES = 50
+"""Tables and figures show at most so many classes."""
+
+STEP_EXAMPLES = 1000
+"""The accuracy after each step is computed on at most so many examples, the first of a split,"""
+
+MIN_STEP_EXAMPLES = 100
+"""and not at all on fewer than these,"""
+
+MAX_STEPS = STEP_EXAMPLES * 784
+"""where reading them takes more than so many steps. (Bidirectional networks read each prefix anew.)"""
+
+STEP_BATCH = 250
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Whether answers are as often right as the network is sure of them; Guo et al., "On Calibration of Modern Neural
-    Networks" (2017). Confidences are put into bins of one width: bin m of M has those above (m-1)/M and up to m/M.
+    """Confidence and accuracy in bins of equal width: bin m of M holds the confidences above (m-1)/M and up to m/M; Guo
+    et al., "On Calibration of Modern Neural Networks" (2017).
 
     Attributes:
-      count, correct: int [bins], the answers of each bin, and those of them that are right.
-      confidence: [bins], the mean of the probabilities that the network gave its answers; NaN in an empty bin.
+      count, correct: int [bins], the predictions of each bin, and the correct ones of them.
+      confidence: [bins], the mean confidence; NaN in an empty bin.
     """
 
     count: Int[np.ndarray, " bins"]
@@ -33,22 +48,22 @@ class Calibration:
 
     @property
     def edges(self) -> Float[np.ndarray, " edges"]:
-        """Of the bins: one more than there are."""
+        """The edges of the bins, [bins + 1]."""
         return np.linspace(0, 1, len(self.count) + 1)
 
     @property
     def shares(self) -> list[Share]:
-        """Of right answers, in each bin."""
+        """The accuracy in each bin."""
         return [Share(int(right), int(count)) for right, count in zip(self.correct, self.count, strict=True)]
 
     @property
     def mean_confidence(self) -> float:
-        """Of all answers."""
+        """Of all predictions."""
         return float(np.nansum(self.confidence * self.count) / self.count.sum())
 
     @property
     def expected_error(self) -> float:
-        """The expected calibration error: the distance of confidence and accuracy, in the mean over all answers."""
+        """The expected calibration error: the mean of |accuracy - confidence| over all predictions."""
         filled = self.count > 0
         gaps = np.abs(self.correct[filled] / self.count[filled] - self.confidence[filled])
         return float((gaps * self.count[filled]).sum() / self.count.sum())
@@ -56,13 +71,13 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What a run says of every example of a split, and what follows from it.
+    """The predictions of a run on a split, and statistics of them.
 
     Attributes:
       split: test, validation or train.
-      class_names: `class_names[label]` names a label.
-      labels: int32 [n], what the examples are.
-      probabilities: float32 [n, classes], what the run gives each class.
+      class_names: `class_names[label]` is the name of a label.
+      labels: int32 [n], the true classes.
+      probabilities: float32 [n, classes], the predicted probabilities.
     """
 
     split: str
@@ -82,7 +97,7 @@ class Diagnosis:
 
     @cached_property
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
-        """How many examples of each class (row) were taken for each class (column)."""
+        """The confusion matrix: rows are true classes, columns predicted classes."""
         classes = len(self.class_names)
         pairs = np.bincount(self.labels * classes + self.predictions, minlength=classes**2)
         return pairs.reshape(classes, classes)
@@ -100,13 +115,13 @@ class Diagnosis:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy, in nats; no example counts for more than 87, where float32 ends."""
+        """Mean cross-entropy, in nats; an example counts for at most 87, where float32 ends."""
         given = self.probabilities[np.arange(len(self.labels)), self.labels]
         return float(-np.log(np.maximum(given, np.finfo(np.float32).tiny), dtype=np.float64).mean())
 
     @cached_property
     def calibration(self) -> Calibration:
-        """How sure the run is, and how often it is right then."""
+        """The confidence of the predictions compared with their accuracy."""
         bins = np.clip(np.ceil(self.confidences.astype(float) * BINS).astype(int) - 1, 0, BINS - 1)
         count = np.bincount(bins, minlength=BINS)
         correct = np.bincount(bins[self.predictions == self.labels], minlength=BINS)
@@ -115,20 +130,27 @@ class Diagnosis:
 
     @cached_property
     def mistakes(self) -> Int[np.ndarray, " mistakes"]:
-        """The examples that were taken for another class, by their place in the split: the most confident first."""
+        """The places in the split of the misclassified examples, the most confident first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(-self.confidences[wrong], kind="stable")]
 
     @cached_property
     def confused(self) -> list[tuple[int, int, int]]:
-        """(class, what it was taken for, how many examples), the most frequent first."""
+        """(true class, predicted class, number of examples) of all confused pairs, the most frequent first."""
         wrong = self.confusion - np.diag(self.confusion.diagonal())
-        pairs = [(int(is_), int(said), int(wrong[is_, said])) for is_, said in np.argwhere(wrong)]
+        pairs = [(int(true), int(predicted), int(wrong[true, predicted])) for true, predicted in np.argwhere(wrong)]
         return sorted(pairs, key=lambda pair: -pair[2])
+
+    @property
+    def shown_classes(self) -> list[int]:
+        """The classes that tables and figures show, in order: at most `MAX_CLASSES`, those with the most errors."""
+        wrong = self.confusion - np.diag(self.confusion.diagonal())
+        most = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")
+        return sorted(int(label) for label in most[:MAX_CLASSES])
 
 
 def diagnose(run: TrainedRun, dataset: Dataset, split: str = "test") -> Diagnosis:
-    """Asks a run about every example of a split.
+    """Classifies every example of a split.
 
     Args:
       run: of `lstm_mnist_jax.load_run`.
@@ -137,15 +159,53 @@ def diagnose(run: TrainedRun, dataset: Dataset, split: str = "test") -> Diagnosi
 
     Raises:
       ConfigError: there is no such split.
-      RunError: the network gives no numbers.
+      RunError: a probability is not finite: the training diverged.
     """
     if split not in SPLITS:
         raise ConfigError(f"split is {split!r}, expected one of {', '.join(SPLITS)}.")
     examples = dataset.splits[split]
     _, probabilities = run.predict(examples.images)
-    if not np.isfinite(probabilities).all():
-        raise RunError(
-            f"The network of {run.folder.path} at step {run.step} answers with what is no number (NaN): its training "
-            "diverged. Choose an earlier --checkpoint."
-        )
+    require_finite(run, probabilities)
     return Diagnosis(split, dataset.class_names, examples.labels, probabilities)
+
+
+@dataclass(frozen=True, eq=False)
+class StepAccuracy:
+    """Predictions after each time step.
+
+    Attributes:
+      examples: the number of examples.
+      correct: int [time], how many of them are classified correctly after each step.
+      given: [time], the mean probability of the true class.
+    """
+
+    examples: int
+    correct: Int[np.ndarray, " time"]
+    given: Float[np.ndarray, " time"]
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, " time"]:
+        """The accuracy after each step."""
+        return self.correct / self.examples
+
+    def first_step(self, accuracy: float) -> int | None:
+        """The first step, counted from 1, with this accuracy or more; None if there is none."""
+        reached = np.flatnonzero(self.accuracy >= accuracy)
+        return int(reached[0]) + 1 if len(reached) else None
+
+
+def step_accuracy(run: TrainedRun, examples: Examples) -> StepAccuracy | None:
+    """The accuracy after each time step on the first of some examples; None where it would take too long."""
+    config = run.folder.config.model
+    steps, _ = task_of(config).shape(run.folder.data.image_shape)
+    count = min(STEP_EXAMPLES, MAX_STEPS // (steps * steps if config.bidirectional else steps))
+    if count < MIN_STEP_EXAMPLES:
+        return None
+    examples = examples[:count]
+    correct, given = np.zeros(steps, int), np.zeros(steps)
+    for start in range(0, len(examples), STEP_BATCH):
+        part = examples[start : start + STEP_BATCH]
+        along = run.read_along(part.images)
+        correct += (along.argmax(axis=-1) == part.labels[:, None]).sum(axis=0)
+        given += along[np.arange(len(part)), :, part.labels].sum(axis=0)
+    return StepAccuracy(len(examples), correct, given / len(examples))

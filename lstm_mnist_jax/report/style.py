@@ -1,42 +1,69 @@
-"""How figures look: colours that colour-blind people can distinguish on light and dark; text, axes, images."""
+"""How figures look, on light and dark grounds and to colour-blind people; and how they are written to files."""
 
+import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lstm_mnist_jax.errors import RunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#1b1c1d"
-"""Of text, axes and marks without a meaning of their own. A themed picture has the page's text colour in its place."""
+"""The colour of text and axes. A page replaces it by its own text colour."""
 
 GROUND = "#ffffff"
-"""Behind pictures in files."""
+"""The background of figures in files."""
 
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#bd6c9b"
-"""Okabe and Ito, "Color Universal Design" (2008); the purple a little darker. Their yellow, orange and sky blue are not
-taken: on white they have less than three times its contrast, which WCAG 2.2 asks of graphics (1.4.11)."""
+"""Okabe and Ito, "Color Universal Design" (2008), the purple a little darker. Their yellow, orange and sky blue are
+left out: their contrast to white is below 3, the minimum of WCAG 2.2 for graphics (1.4.11)."""
 
 SERIES = (BLUE, VERMILION, GREEN, PURPLE)
 
 LINES = ("-", "--", ":", "-.")
-"""Series differ in these too, for whoever sees no colours. Beyond four, colours come again with other lines."""
+"""Series differ in their lines too, for readers who see no colours. After four, colours repeat with other lines."""
 
 FAINT = 0.18
-"""Opacity of grids and of what stands behind: of ink, so that it is right on any ground."""
+"""The opacity of grids and backgrounds, which are drawn in ink and so fit any ground."""
 
 FONT_SIZE = 10
-"""Points of text; nothing is below 8. Figures are made as wide as they are shown, so that they stay so."""
+"""Points of text; none is below 8. Figures are made as wide as they are shown."""
 
 FURTHER_FONTS = ("Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic", "Arial Unicode MS")
-"""For names of classes with letters that matplotlib's own font has not."""
+"""For class names with letters that matplotlib's own font lacks."""
 
 WIDTH = 7.0
-"""Inches of a picture."""
+"""Inches of a figure."""
+
+DPI = 160
+"""Of PNG files: sharp on screens with two pixels a point."""
+
+LOG_RATIO = 5
+"""Values whose maximum is more than so many times their minimum are drawn on a logarithmic axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure of a report.
+
+    Attributes:
+      name: the name of its files without the ending: small letters and hyphens, unique in the report.
+      title: a few words, for a heading.
+      caption: sentences with the main numbers of the figure, for readers who do not see it too.
+      figure: of matplotlib.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
 
 
 def series_style(number: int) -> dict[str, Any]:
@@ -46,7 +73,7 @@ def series_style(number: int) -> dict[str, Any]:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Matplotlib's settings while pictures are made and written; outside, they stay as the caller has them."""
+    """Matplotlib's settings while figures are drawn and written; the caller's settings are restored."""
     import matplotlib
 
     settings = {
@@ -78,22 +105,34 @@ def styled() -> Iterator[None]:
         "savefig.facecolor": GROUND,
         "svg.fonttype": "none",
         "text.color": INK,
-        "text.parse_math": False,  # a class may have a dollar sign in its name
+        "text.parse_math": False,  # a class name may contain dollar signs
         "xtick.color": INK,
         "xtick.labelsize": FONT_SIZE - 1,
         "ytick.color": INK,
         "ytick.labelsize": FONT_SIZE - 1,
     }
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name may have letters that no font here has: boxes in a PNG, and as they should be in a page.
+        # A name may have letters that no installed font has: boxes in a PNG, and correct in a page.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(settings)
         yield
 
 
+@contextmanager
+def new_figure(height: float, width: float = WIDTH) -> Iterator["Figure"]:
+    """A figure of so many inches, drawn with the settings of `styled`. At the end its layout is computed, once."""
+    from matplotlib.figure import Figure  # half a second
+
+    with styled():
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def _further_fonts() -> list[str]:
-    """Of `FURTHER_FONTS`, those that are here: matplotlib complains of others."""
+    """The installed ones of `FURTHER_FONTS`: matplotlib warns of others."""
     from matplotlib import font_manager
 
     known = {font.name for font in font_manager.fontManager.ttflist}
@@ -101,25 +140,25 @@ def _further_fonts() -> list[str]:
 
 
 def shown(name: str, most: int = 18) -> str:
-    """A name as it fits into a picture: printable, and cut where it is long."""
+    """A name as it fits into a figure: printable characters, at most `most`."""
     printable = "".join(character if character.isprintable() else " " for character in name).strip()
     return printable if len(printable) <= most else printable[: most - 1] + "…"
 
 
 ERRORS = (0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 40, 50, 70, 100)
-"""Percentages where an axis of errors has its marks."""
+"""The ticks of an axis of error rates, in percent."""
 
 MARKED_EPOCHS = 40
-"""Up to so many epochs each one is marked on a curve."""
+"""Curves of more epochs have no markers."""
 
 
 def error_axis(axes: Any, errors: Iterable[float]) -> None:
-    """Makes the y axis, of errors in percent, one of accuracies: logarithmic in the error, so that 99.0 and 99.5 are as
-    far apart as 98 and 99, but with a place for 100. Left the accuracy, right the error.
+    """Makes the y axis, of error rates in percent, one of accuracies: logarithmic in the error, so that 99.0 and 99.5
+    are as far apart as 98 and 99, and linear near 100. The left axis shows the accuracy, the right one the error.
 
     Args:
       axes: of matplotlib.
-      errors: all that are to be seen, in percent.
+      errors: all values to be shown, in percent.
     """
     known = [error for error in errors if np.isfinite(error)] or [0.0, 100.0]
     low, high = min(known), max(known)
@@ -141,7 +180,7 @@ def error_axis(axes: Any, errors: Iterable[float]) -> None:
 
 
 def epoch_axis(axes: Any, epochs: np.ndarray, label: bool = True) -> None:
-    """Makes the x axis one of whole epochs."""
+    """Makes the x axis an axis of whole epochs."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
@@ -153,56 +192,74 @@ def epoch_axis(axes: Any, epochs: np.ndarray, label: bool = True) -> None:
 
 
 def marker(epochs: np.ndarray) -> dict[str, Any]:
-    """How points of a curve are marked; none is where they would touch."""
+    """The markers of a curve, unless they would touch."""
     return {"marker": "o", "markersize": 3.5 if len(epochs) > 1 else 6} if len(epochs) <= MARKED_EPOCHS else {}
 
 
-def plain_log(axes: Any, which: str = "y") -> None:
-    """Makes an axis logarithmic, with numbers as people write them."""
+def log_scaled(values: np.ndarray) -> bool:
+    """Whether values are better shown on a logarithmic axis."""
+    return bool(values.min() > 0 and values.max() / values.min() > LOG_RATIO)
+
+
+def log_axis(axes: Any) -> None:
+    """Makes the y axis logarithmic, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    getattr(axes, f"set_{which}scale")("log")
-    axis = getattr(axes, f"{which}axis")
-    low, high = sorted(getattr(axes, f"get_{which}lim")())
+    axes.set_yscale("log")
+    low, high = sorted(axes.get_ylim())
     decades = np.log10(high / low)
-    axis.set_major_locator(LogLocator(subs=(1,) if decades > 3 else (1, 3) if decades > 1.2 else (1, 2, 3, 5, 7)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if decades > 3 else (1, 3) if decades > 1.2 else (1, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def draw_image(axes: Any, image: np.ndarray) -> None:
-    """Draws an image, uint8 or 0 to 1, [height, width] or with channels: three are colours, others' mean is drawn."""
+    """Draws an image, uint8 or 0 to 1, [height, width] or with channels: 3 are colours, of others the mean is drawn."""
     if image.ndim == 3 and image.shape[-1] != 3:
         image = image.mean(axis=-1)
-    top = 255 if image.dtype == np.uint8 or image.max() > 1 else 1
-    if image.ndim == 3:
-        axes.imshow(image if image.dtype == np.uint8 else image / top)
-    else:
-        axes.imshow(image, vmin=0, vmax=top)
+    axes.imshow(image, vmin=0, vmax=255 if image.dtype == np.uint8 or image.max() > 1 else 1)
     axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(visible=True, alpha=FAINT, color=INK)
+    axes.spines[:].set(visible=True, alpha=FAINT, color=INK)
 
 
-def settled(figure: Any) -> Any:
-    """The same figure, laid out once for all: it is written several times."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
+def write_pictures(pictures: Sequence[Picture], folder: Path) -> list[Path]:
+    """Writes each figure as NAME.png and NAME.svg. The folder is made; other files in it stay.
 
+    Returns:
+      The files.
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture of a report.
-
-    Attributes:
-      name: of its files, without the ending; made of small letters and hyphens, and the only one of this name.
-      title: a few words, for a heading.
-      caption: sentences that say with numbers what is to be seen; they serve those who do not see it, too.
-      figure: the picture.
+    Raises:
+      RunError: they cannot be written.
     """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture in pictures:
+            for kind in ("png", "svg"):
+                written.append(folder / f"{picture.name}.{kind}")
+                written[-1].write_bytes(file_bytes(picture.figure, kind))
+    except FileExistsError as error:
+        reason = f"{error.filename} is a file, expected a folder for the figures."
+        raise RunError(f"{reason} Choose another --into.") from error
+    except OSError as error:
+        reason = f"{error.filename or folder} cannot be written to: {error.strerror or error}."
+        raise RunError(f"{reason} Choose another folder with --into.") from error
+    return written
 
-    name: str
-    title: str
-    caption: str
-    figure: "Figure"
+
+def file_bytes(figure: "Figure", kind: str, *, transparent: bool = False) -> bytes:
+    """The contents of a PNG or SVG file of a figure, the same at every call.
+
+    Args:
+      figure: of matplotlib.
+      kind: png or svg.
+      transparent: without a background.
+    """
+    import matplotlib
+
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+    stream = io.BytesIO()
+    with styled():
+        matplotlib.rcParams["svg.hashsalt"] = "lstm-mnist-jax"  # the ids in an SVG stay the same
+        figure.savefig(stream, format=kind, dpi=DPI, transparent=transparent, metadata=metadata)
+    return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Pictures and curves of characters, for those without a screen. Plain strings; knows no console."""
+"""Images, bars and curves as strings of characters."""
 
 import math
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ BLANK = chr(0x2800)
 
 
 def shades(levels: Sequence[float] | np.ndarray, *, wide: bool = True, plain: bool = False) -> str:
-    """A line of pixels from 0 to 1.
+    """A row of pixels.
 
     Args:
-      levels: of the pixels.
-      wide: two characters each, so that they are about square.
+      levels: of the pixels, 0 to 1.
+      wide: two characters for a pixel, which is about square then.
       plain: in ASCII.
     """
     scale = PLAIN_SHADES if plain else SHADES
@@ -28,7 +28,7 @@ def shades(levels: Sequence[float] | np.ndarray, *, wide: bool = True, plain: bo
 
 
 def bar(share: float, width: int, *, plain: bool = False) -> str:
-    """A share of 1 as a bar, to an eighth of a character; in whole ones where it is plain ASCII."""
+    """A proportion as a bar, in eighths of a character; in whole ones of ASCII if `plain`."""
     if plain:
         return "#" * round(share * width)
     eighths = round(share * width * 8)
@@ -36,12 +36,12 @@ def bar(share: float, width: int, *, plain: bool = False) -> str:
 
 
 def curve(values: Sequence[float], width: int = 60, height: int = 6, *, logarithmic: bool = False) -> list[str]:
-    """A curve in Braille characters, lowest value at the bottom, with the range of what is drawn at the left.
+    """A curve in Braille characters, with the range of its values at the left.
 
     Args:
-      values: one a step, finite, one or more; where there are more than `2 * width`, the means of as many stretches.
+      values: finite, one or more; of more than `2 * width`, means of neighbours are drawn.
       width, height: in characters.
-      logarithmic: whether equal ratios are equally high; all values are above 0 then.
+      logarithmic: a logarithmic scale, for values above 0.
     """
     shown = np.asarray(values, float)
     shown = np.array([part.mean() for part in np.array_split(shown, min(len(shown), 2 * width))])
@@ -54,8 +54,8 @@ def curve(values: Sequence[float], width: int = 60, height: int = 6, *, logarith
     cells = np.zeros((height, width), int)
     previous = None
     for x, y in enumerate(4 * height - 1 - np.round(heights).astype(int)):
-        ends_of_stroke = (y, y if previous is None else previous)
-        for dot in range(min(ends_of_stroke), max(ends_of_stroke) + 1):
+        start = y if previous is None else previous
+        for dot in range(min(start, y), max(start, y) + 1):
             cells[dot // 4, x // 2] |= DOTS[dot % 4][x % 2]
         previous = y
     labels = [""] * height
@@ -66,14 +66,14 @@ def curve(values: Sequence[float], width: int = 60, height: int = 6, *, logarith
 
 
 def number(value: float) -> str:
-    """A number in four digits or so."""
+    """A number with about four digits."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """A share of 1, which is not said to be all or nothing unless it is."""
+    """A proportion in percent; 100 % and 0 % only if it is exactly 1 or 0."""
     shown, least = f"{share:.{digits}%}", 10.0 ** -(digits + 2)
     if shown == f"{1:.{digits}%}" and share < 1:
         return f">{1 - least:.{digits}%}"

@@ -1,10 +1,9 @@
-"""A sweep from its space of settings to its table of results."""
+"""Training of a sweep, from its space of settings to its table of results."""
 
-import json
 import signal
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +11,30 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from lstm_mnist_jax.config import Config, Execution, Processes
-from lstm_mnist_jax.config.space import Space, setting_of
+from lstm_mnist_jax.config.space import Space
 from lstm_mnist_jax.config.space import describe as describe_setting
-from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.sweeps import results
-from lstm_mnist_jax.sweeps.memory import fit, runs, size_of
-from lstm_mnist_jax.sweeps.plot import plot
+from lstm_mnist_jax.sweeps.plan import fit, runs, size_of, with_next_members
 from lstm_mnist_jax.sweeps.results import MemberResult, SettingResult
-from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import checkpoint, processes
-from lstm_mnist_jax.training.checkpoint import Record
-from lstm_mnist_jax.training.loop import has_ended, newest_sound_step, noted_signal, too_few_epochs
+from lstm_mnist_jax.training.loop import (
+    StopRequest,
+    TrainingLoop,
+    is_complete,
+    newest_sound_step,
+    noted_signal,
+    noted_stop_request,
+    refuse_fewer_epochs,
+)
 from lstm_mnist_jax.training.mesh import DATA_AXIS, describe
-from lstm_mnist_jax.training.program import TrainingProgram, refuse_streaming, shape_of
-from lstm_mnist_jax.training.run import begin, train_group
+from lstm_mnist_jax.training.program import TrainingProgram, refuse_streaming
+from lstm_mnist_jax.training.run import begin, load_same
 from lstm_mnist_jax.training.run_folder import (
     DataFacts,
-    Member,
     RunFolder,
     environment,
     environment_changes,
@@ -41,20 +44,18 @@ from lstm_mnist_jax.training.run_folder import (
     resume_run_folder,
     write_config,
 )
-from lstm_mnist_jax.training.signals import StopRequest
-from lstm_mnist_jax.training.start import begun
 from lstm_mnist_jax.training.step import count_steps
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended.
+    """The result of a sweep.
 
     Attributes:
       run_dir: its folder.
-      members: what came of every training so far.
-      settings: of every setting over its seeds, the best on validation first.
-      best: the number of the best training on validation, if any.
+      members: the result of every run so far.
+      settings: the result of every setting over its seeds, the best on validation first.
+      best: the number of the best run on validation, if any.
       trained: whether any step was made; a resumed sweep may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended it early, or None.
     """
@@ -106,43 +107,43 @@ def sweep(
       >>> len(result.members), len(result.settings), result.best in range(4)
       (4, 2, True)
     """
-    what = space.describe()
-    # The mesh is each group's own; this one is made because there may be no device, or not so many.
-    with begun(what, config, run_dir, resume, execution, together, console, None) as (config, run_dir, _):
-        return _sweep(config, space, run_dir, resume, execution, console or Console(quiet=True))
+    # Each group makes its own mesh; the session's is made because there may be no device, or not so many.
+    settings = (space.describe(), config, run_dir, resume, execution, together, console, None)
+    with processes.distributed_session(*settings) as (config, run_dir, _, console):
+        return _sweep(config, space, run_dir, resume, execution, console)
 
 
 def _sweep(
     config: Config, space: Space, run_dir: Path, resume: bool, execution: Execution, console: Console
 ) -> SweepResult:
     first = processes.is_first()
-    console = console if first else Console(quiet=True)
-    folder = _read_sweep(run_dir) if resume else None
+    folder = read_run_folder(run_dir) if resume else None
+    if folder is not None and not folder.is_sweep:
+        raise RunError(f"{run_dir} is a single run, not a sweep. Go on with: lstm-mnist train --resume {run_dir}")
     if folder is None and first:
         refuse_occupied(run_dir)
-    dataset = load(**vars(config.data))
-    processes.require_same(dataset.fingerprint(), f"The processes have different data at {config.data.source!r}.")
+    dataset = load_same(config)
     refuse_streaming(dataset, execution.device_data_limit)
     began, program = time.perf_counter(), None
     if folder is not None:
         folder = resume_run_folder(folder, config, dataset)
     else:
         folder = RunFolder(run_dir, config, DataFacts.of(dataset), environment(), space=space)
-        folder = _with_next_members(folder, dataset)
+        folder = with_next_members(folder, dataset)
         folder, program = fit(folder, 0, dataset, execution, console)  # before anything is written
     with ExitStack() as stack:
         if first:
             stack.enter_context(lock(run_dir))
             if not resume:
-                refuse_occupied(run_dir)  # somebody may have been here meanwhile
-        stop = stack.enter_context(StopRequest())
+                refuse_occupied(run_dir)  # another process may have made a run in it meanwhile
+        stop = stack.enter_context(noted_stop_request())
         say(console, f"sweep {run_dir}: {dataset.describe()}")
         for line in environment_changes(folder.environment):
             say(console, line)
         trained, stopped_by, group = False, None, 0
         while True:
             if group == len(folder.groups):
-                folder = _with_next_members(folder, dataset)
+                folder = with_next_members(folder, dataset)
                 if group == len(folder.groups):
                     break
             stopped_by = noted_signal(stop)  # a signal at the end of a group ends the sweep, unless it is the last
@@ -157,7 +158,7 @@ def _sweep(
     members = results.member_results(folder)
     if first:
         results.write_csv(folder, members)
-        plot(folder, members)
+        results.plot(folder, members)
         done = sum(results.is_done(folder.member_config(member.member), member) for member in members)
         title = f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s"
         title += "; means with 95 % confidence intervals, each seed at its best epoch on validation"
@@ -168,7 +169,7 @@ def _sweep(
         console.print(found, width=width, crop=False)
         for number in range(len(folder.members)):
             if (own := run_dir / str(number) / "config.json").is_file():
-                say(console, f"run {number} was resumed as a run of its own in {own.parent}: that path names it now")
+                say(console, f"run {number} was resumed in {own.parent}: that path names the longer run now")
     return SweepResult(
         run_dir=run_dir,
         members=members,
@@ -177,32 +178,6 @@ def _sweep(
         trained=trained,
         stopped_by=stopped_by,
     )
-
-
-def _read_sweep(path: Path) -> RunFolder:
-    folder = read_run_folder(path)
-    if not folder.is_sweep:
-        raise RunError(f"{path} is a single run, not a sweep. Go on with: lstm-mnist train --resume {path}")
-    return folder
-
-
-def _with_next_members(folder: RunFolder, dataset: Dataset) -> RunFolder:
-    """The folder with the members that come next, if any, in groups of one shape."""
-    assert folder.space is not None
-    known = results.setting_results(results.member_results(folder)) if folder.members else []
-    in_order = sorted(known, key=lambda result: result.members[0].member)
-    proposed = next_settings(folder.space, folder.config.seed, in_order)
-    settings = json.loads(processes.told_by_first(json.dumps(proposed)))
-    seeds = [(folder.config.seed + n) % 2**32 for n in range(folder.space.seeds)]
-    start = len(folder.members)
-    members = [Member(seed, setting_of(setting)) for setting in settings for seed in seeds]
-    folder = replace(folder, members=folder.members + tuple(members))
-    by_shape: dict[Config, list[int]] = {}
-    for member in range(start, len(folder.members)):
-        config = folder.member_config(member)
-        count_steps(config, dataset)  # what cannot be trained is refused before anything is
-        by_shape.setdefault(shape_of(config), []).append(member)
-    return replace(folder, groups=folder.groups + tuple(map(tuple, by_shape.values())))
 
 
 def _train_group(
@@ -214,50 +189,37 @@ def _train_group(
     console: Console,
     stop: StopRequest,
 ) -> tuple[RunFolder, int, bool]:
-    """Trains a group to its end, or until a signal.
-
-    Args:
-      folder, group: which group.
-      program: its program, if that is compiled already.
-      dataset, execution, console: as for `sweep`.
-      stop: notes signals.
+    """Trains a group to its end, or until a signal; `program` is its program, if that is compiled already.
 
     Returns:
-      The folder, where the group may have been split; how many steps were made; whether the group is complete.
+      The folder, where the group may have been split; the number of steps made; whether the group is complete.
     """
     directory = folder.checkpoints_of(group)
     began = time.perf_counter()
     step = newest_sound_step(directory, console)
     if step is not None:
         record = checkpoint.read_record(checkpoint.checkpoint_path(directory, step))
-        if is_over(record, folder, group, dataset):
+        config = folder.member_config(folder.groups[group][0])
+        per_epoch = count_steps(config, dataset)
+        refuse_fewer_epochs(folder, config.epochs, step, per_epoch)
+        if is_complete(config, step, record.members, per_epoch):
             return folder, 0, True
     if program is None:
         later = range(group, len(folder.groups))
         # Checkpoints are found by the numbers of their groups, which a split shifts.
-        begun = np.array(any(folder.checkpoints_of(number).exists() for number in later))
-        may_split = not processes.gather(begun)[0]
-        folder, program = fit(folder, group, dataset, execution, console, may_split)
+        started = np.array(any(folder.checkpoints_of(number).exists() for number in later))
+        folder, program = fit(folder, group, dataset, execution, console, not processes.gather(started)[0])
     if processes.is_first():
         write_config(folder)
     processes.wait_for_file(folder.path / "config.json")
-    stages, record = begin(folder, group, program, step, console)
-    _introduce(folder, group, program, time.perf_counter() - began, console)
-    loop, _ = train_group(folder, group, program, stages, record, console, stop)
+    states, record = begin(folder, group, program, step, console)
+    _print_group(folder, group, program, time.perf_counter() - began, console)
+    loop = TrainingLoop(folder, group, program, states, record, console)
+    loop.run(stop)
     return folder, loop.step - record.step, loop.is_complete
 
 
-def is_over(record: Record, folder: RunFolder, group: int, dataset: Dataset) -> bool:
-    """Whether there is nothing more to train in a group."""
-    config = folder.member_config(folder.groups[group][0])
-    per_epoch = count_steps(config, dataset)
-    if record.step > config.epochs * per_epoch:
-        raise too_few_epochs(folder, config.epochs, record.step, per_epoch)
-    ended = all(has_ended(config, record.step, member, per_epoch) for member in record.members)
-    return ended or record.step == config.epochs * per_epoch
-
-
-def _introduce(folder: RunFolder, group: int, program: TrainingProgram, seconds: float, console: Console) -> None:
+def _print_group(folder: RunFolder, group: int, program: TrainingProgram, seconds: float, console: Console) -> None:
     members = [folder.members[member] for member in folder.groups[group]]
     settings = {repr(member.setting) for member in members}
     of = f" of {len(settings)} settings" if len(settings) > 1 else ""
@@ -265,11 +227,11 @@ def _introduce(folder: RunFolder, group: int, program: TrainingProgram, seconds:
     layers = describe_layers(program.configs[0].model)
     names = folder.space.names if folder.space is not None else ()
     fixed = [name for name in names if len({repr(member.setting[name]) for member in members}) == 1]
-    told = f", {describe_setting({name: members[0].setting[name] for name in fixed})}" if part and fixed else ""
+    fixed_values = f", {describe_setting({name: members[0].setting[name] for name in fixed})}" if part and fixed else ""
     shares = program.mesh.shape[DATA_AXIS]
     shared = f", {shares} for each" if shares > 1 else ""
     say(
         console,
-        f"{part}{runs(len(members))} at once{of}{told}, {layers}, on {describe(program.mesh)}{shared}, "
+        f"{part}{runs(len(members))} at once{of}{fixed_values}, {layers}, on {describe(program.mesh)}{shared}, "
         f"{size_of(program.device_bytes())} of each device; ready in {seconds:.1f} s",
     )

@@ -1,11 +1,11 @@
 """Checkpoints: saved by orbax in the background, checked by SHA-256, the newest kept.
 
     checkpoints/00000859/state/         the latest states of all members and their best ones, as orbax writes them
-    checkpoints/00000859/record.json    the step, and of each member how good it was and which epoch was its best
+    checkpoints/00000859/record.json    the step, and of each member its score and its best epoch
     checkpoints/00000859/SHA256SUMS     of every file of the checkpoint; `sha256sum -c` reads it
 
-SHA256SUMS is written last, and whole. A checkpoint without it was never finished; one that does not agree with it
-is damaged. Both are passed over, and a resumed training says so.
+SHA256SUMS is written last and atomically. A checkpoint without it was never finished; one that does not agree with it
+is damaged. A resumed run skips both and prints so.
 """
 
 import hashlib
@@ -26,11 +26,10 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """How far a member had come when a checkpoint was saved.
+    """The status of a member when a checkpoint was saved.
 
     Attributes:
-      score: how good this very state is on validation, see `selection.score`; None where it was not evaluated, between
-        the ends of epochs.
+      score: of the saved state on validation, see `metrics.score`; None within an epoch, where it was not evaluated.
       best_step, best_score: of its best epoch so far (the earliest of equals), if any.
       diverged_at: the first step whose loss or gradient was not finite, if any.
     """
@@ -46,9 +45,9 @@ class Record:
     """What a checkpoint holds besides the states.
 
     Attributes:
-      step: how many steps were made.
-      places: how many states were saved, [places, ...]: those of the members, the last one's perhaps again.
-      epoch_seconds: seconds that the epoch so far was trained for.
+      step: the number of steps made.
+      places: the leading axis of the saved states: the members, the last one perhaps repeated.
+      epoch_seconds: training time of the epoch so far.
       members: the status of each member.
     """
 
@@ -61,7 +60,7 @@ class Record:
 class Checkpoints:
     """Writes the checkpoints of a run, or of a group of a sweep, one at a time, in the background. Close it at the end.
 
-    Of several processes each writes what it alone holds, and the first one the rest.
+    Of several processes, each writes what only it holds, and process 0 the rest.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -72,12 +71,8 @@ class Checkpoints:
         self._thread.submit(_orbax)  # a third of a second to import, while the first steps run
         self._pending: tuple[int, Future[None]] | None = None
 
-    def save(self, stages: Any, record: Record) -> None:
-        """Starts to save `Stages`, whose memory must not be donated meanwhile. Waits for the save before.
-
-        Raises:
-          RunError: the save before failed.
-        """
+    def save(self, states: Any, record: Record) -> None:
+        """Starts to save `LatestAndBest`, which may not be donated yet. Raises RunError if the last save failed."""
         ocp = _orbax()
         self.wait()
         path = checkpoint_path(self._directory, record.step)
@@ -85,7 +80,7 @@ class Checkpoints:
             if processes.is_first():
                 shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
                 path.mkdir(parents=True)
-            response = ocp.save_async(path / "state", stages)
+            response = ocp.save_async(path / "state", states)
         except OSError as error:
             raise self._failure(record.step, error) from error
         self._pending = record.step, self._thread.submit(self._finish, response, path, record)
@@ -96,11 +91,7 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk.
-
-        Raises:
-          RunError: it could not be written.
-        """
+        """Waits until the last save is on disk. Raises RunError where it could not be written."""
         if self._pending is None:
             return
         step, future = self._pending
@@ -111,7 +102,7 @@ class Checkpoints:
             raise self._failure(step, error) from error
 
     def close(self) -> None:
-        """Waits, and ends the background thread."""
+        """Waits for the last save, and ends the background thread."""
         try:
             self.wait()
         finally:
@@ -148,12 +139,12 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def finished_steps(directory: Path) -> list[int]:
-    """The steps of all checkpoints that were completely written, ascending. Says nothing of later damage."""
+    """The steps of all checkpoints that were completely written, ascending. Later damage is not checked."""
     return sorted(int(path.parent.name) for path in directory.glob(f"[0-9]*/{SUMS}") if path.parent.name.isdecimal())
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None if every file is as it was saved. Other files do not matter."""
+    """A description of a checkpoint's damage, or None if every file is as it was saved. Other files are ignored."""
     try:
         lines = (path / SUMS).read_text("utf-8").splitlines()
         expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
@@ -177,21 +168,20 @@ def read_record(path: Path) -> Record:
 
 
 def set_aside(directory: Path, newer_than: int) -> list[str]:
-    """Makes room behind a step, so that the training can go on there.
+    """Clears the checkpoints that are newer than a step, so that training can resume there.
 
-    What a save, or the removal of an old one, has left when it was cut short is removed; a damaged checkpoint is
-    renamed and kept.
+    Unfinished ones are removed, at older steps too; damaged ones are renamed and kept.
 
     Returns:
-      One line for each, saying what was wrong and what was done.
+      A line for each: what was wrong, and what was done.
     """
-    told = []
+    lines = []
     for path in sorted(directory.glob("[0-9]*")):
         if not path.name.isdecimal() or not path.is_dir():
             continue
         if not (path / SUMS).exists():
             shutil.rmtree(path)
-            told.append(f"Checkpoint {path.name} was never finished; its remains are removed.")
+            lines.append(f"Checkpoint {path.name} was never finished; its remains are removed.")
         elif int(path.name) > newer_than:
             damage = find_damage(path)
             aside = path.with_name(f"damaged-{path.name}")
@@ -200,12 +190,12 @@ def set_aside(directory: Path, newer_than: int) -> list[str]:
                 number += 1
                 aside = path.with_name(f"damaged-{path.name}-{number}")
             path.rename(aside)
-            told.append(f"Checkpoint {path.name} {damage}; it is set aside as {aside.name}.")
-    return told
+            lines.append(f"Checkpoint {path.name} {damage}; it is set aside as {aside.name}.")
+    return lines
 
 
 def newest_sound_step(directory: Path) -> int | None:
-    """The step of the newest checkpoint with every file as it was saved, or None."""
+    """The step of the newest undamaged checkpoint, or None."""
     for step in reversed(finished_steps(directory)):
         if find_damage(checkpoint_path(directory, step)) is None:
             return step

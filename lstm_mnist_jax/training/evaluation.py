@@ -1,4 +1,4 @@
-"""Evaluation of a whole split, exact over a last partial batch, on all devices of a mesh."""
+"""Evaluation of a whole split, with the last partial batch, on all devices of a mesh."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,15 +19,15 @@ from lstm_mnist_jax.training.feed import GIB, place
 from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS, make_mesh
 
 MAX_BATCH = 512
-"""Examples that a device classifies at once, at most."""
+"""The most examples that a device classifies at once."""
 
 PADDING_LABEL = -1
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]
-"""Of losses, and by class of right answers and of examples."""
+"""The sum of the losses; by class, the number of correctly classified examples, and of all examples."""
 
 ForEach = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Makes of a function of one member the function of several along a leading axis, as `jax.vmap` does."""
+"""Maps a function of one member over a leading axis of members, as `jax.vmap` does."""
 
 
 def the_only_one(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,11 +42,11 @@ def the_only_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What the model makes of a split.
+    """Loss and accuracy on a split.
 
     Attributes:
       loss: mean cross-entropy, in nats.
-      correct, count: int [classes], the examples of each class that were classified rightly, and all of them.
+      correct, count: int [classes], the correctly classified examples of each class, and all of them.
     """
 
     loss: float
@@ -55,12 +55,12 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """The share of all examples that were classified rightly, 0 to 1."""
+        """The fraction of correctly classified examples, 0 to 1."""
         return float(self.correct.sum() / self.count.sum())
 
 
 class Evaluator:
-    """Evaluates the parameters of one run, or of several at once, on a split that lies on the devices of a mesh."""
+    """Evaluates the parameters of one run, or of several at once, on a split on the devices of a mesh."""
 
     def __init__(
         self,
@@ -72,19 +72,22 @@ class Evaluator:
         each: ForEach | None = None,
         at_once: int = 1,
     ) -> None:
-        """Puts the split on the devices, each its share.
+        """Puts the split on the devices, a share on each.
 
         Args:
           config, examples: the network and the split.
           mesh: with a `MEMBER_AXIS` and a `DATA_AXIS`.
-          device_data_limit: GiB. Of images that take more, so much is put on the devices at a time.
-          shifts: the probabilities are the mean of those of the image moved by up to so many pixels either way.
-          each: makes of a function of one member that of a device's members; None where a device has one.
-          at_once: how many members a device evaluates at a time, sharing `MAX_BATCH`.
+          device_data_limit: GiB. Images that take more are put on the devices in pieces of this size.
+          shifts: test-time augmentation: the mean probabilities over shifts of up to this many pixels.
+          each: maps over a device's members; None where a device has one.
+          at_once: the number of members that a device evaluates at a time, sharing `MAX_BATCH`.
         """
         pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
         self._examples, self._size, self._mesh = examples, -(-len(examples) // pieces), mesh
-        batches, batch, self._padding = _batches(self._size, mesh.shape[DATA_AXIS], max(1, MAX_BATCH // at_once))
+        share = -(-self._size // mesh.shape[DATA_AXIS])  # of each device
+        batches = -(-share // max(1, MAX_BATCH // at_once))
+        batch = -(-share // batches)
+        padded = mesh.shape[DATA_AXIS] * batches * batch
         evaluate, run_each = _sums(config, examples.num_classes, batches, batch, shifts), each or the_only_one
         members, data = P(MEMBER_AXIS), P(DATA_AXIS)
 
@@ -97,12 +100,12 @@ class Evaluator:
             ),
             out_shardings=NamedSharding(mesh, P()),
         )
-        self._kept = self._piece(0) if pieces == 1 else None
         images, sharding = examples.images, NamedSharding(mesh, P(DATA_AXIS))
         self._abstract = (
-            jax.ShapeDtypeStruct((self._size + self._padding, *images.shape[1:]), images.dtype, sharding=sharding),
-            jax.ShapeDtypeStruct((self._size + self._padding,), examples.labels.dtype, sharding=sharding),
+            jax.ShapeDtypeStruct((padded, *images.shape[1:]), images.dtype, sharding=sharding),
+            jax.ShapeDtypeStruct((padded,), examples.labels.dtype, sharding=sharding),
         )
+        self._kept = self._piece(0) if pieces == 1 else None
         self._compiled: Future[Any] | None = None
 
     def compile(self, params: Any) -> None:
@@ -112,7 +115,7 @@ class Evaluator:
         background.shutdown(wait=False)
 
     def device_bytes(self) -> tuple[int, int]:
-        """What the split takes of a device's memory, and what the compiled program takes besides while it runs."""
+        """The memory of a device that the split takes, and that the compiled program takes while it runs."""
         assert self._compiled is not None
         data = sum(leaf.size * leaf.dtype.itemsize for leaf in self._abstract) // self._mesh.shape[DATA_AXIS]
         return data, self._compiled.result().memory_analysis().temp_size_in_bytes
@@ -131,9 +134,11 @@ class Evaluator:
         ]
 
     def _piece(self, start: int) -> tuple[jax.Array, jax.Array]:
-        part = self._examples[start : start + self._size]
-        padded = _padded(part, self._padding + self._size - len(part))
-        return place(padded, NamedSharding(self._mesh, P(DATA_AXIS)))
+        part, (images, labels) = self._examples[start : start + self._size], self._abstract
+        padding = len(labels) - len(part)
+        padded_images = np.pad(part.images, [(0, padding), *[(0, 0)] * (images.ndim - 1)])
+        padded_labels = np.pad(part.labels, (0, padding), constant_values=PADDING_LABEL)
+        return place((padded_images, padded_labels), labels.sharding)
 
 
 def evaluate_one(
@@ -152,20 +157,7 @@ def evaluate_one(
     }
 
 
-def _batches(examples: int, devices: int, most: int = MAX_BATCH) -> tuple[int, int, int]:
-    """In how many batches, of how many examples, each of the devices does its share, and how many are padding."""
-    share = -(-examples // devices)
-    batches = -(-share // most)
-    batch = -(-share // batches)
-    return batches, batch, devices * batches * batch - examples
-
-
-def _padded(examples: Examples, padding: int) -> tuple[np.ndarray, np.ndarray]:
-    images = np.pad(examples.images, [(0, padding), *[(0, 0)] * (examples.images.ndim - 1)])
-    return images, np.pad(examples.labels, (0, padding), constant_values=PADDING_LABEL)
-
-
-def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int, shifts: int = 0) -> Callable[..., Sums]:
+def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int, shifts: int) -> Callable[..., Sums]:
     """The function (params, images, labels) -> `Sums` over all devices, of each one's share."""
 
     def evaluate(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
@@ -191,7 +183,7 @@ def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int, shift
 
 
 def _logits(params: model.Params, images: jax.Array, config: ModelConfig, shifts: int) -> jax.Array:
-    """The class logits of images, or the logarithms of their mean probabilities over shifts."""
+    """The class logits of images, or the log of their mean probabilities over shifts."""
     if not shifts:
         return model.apply(params, images, config)
     around = [(0, 0), (shifts, shifts), (shifts, shifts), *[(0, 0)] * (images.ndim - 3)]

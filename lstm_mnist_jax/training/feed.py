@@ -1,6 +1,6 @@
-"""Where the batches of the compiled loop come from: the examples on the devices, or a stream from the host.
+"""The input pipeline: batches from examples on the devices, or a stream from the host.
 
-Either way, step n sees the examples that `data.shuffle` gives for it: a function of (seed, step) alone.
+Either way, step n gets the examples that `data.shuffle` gives for it: a function of (seed, step) alone.
 """
 
 import itertools
@@ -25,28 +25,28 @@ from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
 GIB = 1 << 30
 
 MAX_STEPS_AHEAD = 64
-"""Batches that are sent to the devices at once, at most: with more, the first waits longer and none comes sooner."""
+"""The most batches that are sent to the devices at once: with more, the first waits longer and none is faster."""
 
 THREADS = 8
 """Threads that gather batches."""
 
 Batches = tuple[Any, Any]
-"""What the compiled loop finds its batches in: what all members share, and what each has of its own, [members, ...]."""
+"""Arrays that hold the batches: those that all members share, and those of each member, [members, ...]."""
 
 BatchOf = Callable[[jax.Array, Any, Any], tuple[jax.Array, jax.Array]]
 """(step, shared, own) -> a device's share of the step's images and labels, within the compiled loop of a member."""
 
 
 def step_of(state: Any) -> int:
-    """How many steps a training state has made, without waiting for other processes."""
+    """The number of steps in a training state, read without waiting for other processes."""
     return int(np.asarray(state.step.addressable_shards[0].data)[0])
 
 
 class Resident:
-    """All examples on every device, whose loop picks its batches by permutations that are drawn once a pass."""
+    """All examples on every device; the compiled loop selects its batches by permutations, drawn once a pass."""
 
     def __init__(self, configs: Sequence[Config], examples: Examples, mesh: Mesh) -> None:
-        """Args: of each place its config, the training examples, and the devices."""
+        """Args: the config of each place, the training examples, and the devices."""
         batch_size, count = configs[0].batch_size, len(examples)
         share = batch_size // mesh.shape[DATA_AXIS]
         self._seeds = [config.seed for config in configs]
@@ -69,7 +69,7 @@ class Resident:
         self.abstract_batches: Batches = (*self._examples, np.int32(0)), (one, one)
 
     def device_bytes(self, members: int) -> int:
-        """What the examples, and the permutations of so many runs, take of a device's memory."""
+        """The memory of a device that the examples and the permutations of some members take."""
         # Three passes: the one before is still in use while the next is drawn.
         orders = 3 * members * self._count * np.dtype(self._dtype).itemsize
         return sum(array.nbytes for array in self._examples) + orders
@@ -125,7 +125,7 @@ class Streamed:
         return self._pieces, ()
 
     def device_bytes(self, members: int) -> int:
-        """What the pieces take of a device's memory: one in use, one on its way."""
+        """The memory of a device that two pieces take: one in use, one on its way."""
         return sum(2 * leaf.size * leaf.dtype.itemsize for leaf in self._pieces)
 
     def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
@@ -146,18 +146,18 @@ class Streamed:
 
 
 Feed = Resident | Streamed
-"""Where the batches of a program come from.
+"""The source of a program's batches.
 
-`take(state, n)` gives what the next n steps after `state` need, in pieces: (how many steps, `Batches`). `batch_of` is
-how the compiled loop finds a batch in that; `specs` and `abstract_batches` are how it lies on the devices.
+`take(state, n)` gives the batches of the next n steps after `state`, in pieces: (number of steps, `Batches`).
+`batch_of` selects a batch in the compiled loop; `specs` and `abstract_batches` describe the placement on the devices.
 """
 
 
 def make_feed(configs: Sequence[Config], examples: Examples, mesh: Mesh, device_data_limit: float) -> Feed:
-    """The feed of a program, from the devices where the images take `device_data_limit` GiB at most.
+    """The feed of a program, on the devices where the images take `device_data_limit` GiB at most.
 
     Args:
-      configs: of each place its config. One alone can stream: each member sees the examples in an order of its own.
+      configs: the config of each place. Only a single one can stream: each member has another order of the examples.
       examples, mesh: the training examples, and the devices.
       device_data_limit: GiB.
     """
@@ -170,7 +170,7 @@ def make_feed(configs: Sequence[Config], examples: Examples, mesh: Mesh, device_
 def _gather(
     config: Config, examples: Examples, step: int, share: int, ahead: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """This process's share of the batches from `step` on, so many of them gathered ahead."""
+    """This process's share of the batches from `step` on; `ahead` of them are gathered in advance."""
     count, start, lock = len(examples), jax.process_index() * share, threading.Lock()
 
     @lru_cache(maxsize=2)
@@ -196,7 +196,7 @@ def _gather(
 
 
 def place(arrays: Any, sharding: NamedSharding) -> Any:
-    """Puts arrays that every process holds on the devices of all."""
+    """Puts arrays that every process holds on the devices of all processes."""
     if jax.process_count() == 1:
         return jax.device_put(arrays, sharding)
     return jax.tree.map(

@@ -1,4 +1,4 @@
-"""A run that begins with weights from elsewhere rather than with drawn ones, perhaps with the state of Adam."""
+"""A run that begins with imported weights rather than with drawn ones, perhaps with the state of Adam."""
 
 import math
 import shutil
@@ -21,21 +21,21 @@ from lstm_mnist_jax.model import Params
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, evaluate_one
 from lstm_mnist_jax.training.mesh import make_mesh
-from lstm_mnist_jax.training.program import Stages, run_once
+from lstm_mnist_jax.training.metrics import score
+from lstm_mnist_jax.training.program import LatestAndBest, run_once
 from lstm_mnist_jax.training.run_folder import RunFolder, create_run_folder, lock, refuse_occupied, write_config
-from lstm_mnist_jax.training.selection import score
 from lstm_mnist_jax.training.step import count_steps, init_state
 
 
 @dataclass(frozen=True)
 class GivenWeights:
-    """What a run begins with.
+    """Imported weights.
 
     Attributes:
       params: the parameters.
       adam: the state of Adam; None starts it afresh.
-      step: how many training steps were made already.
-      origin: where all this came from, for people.
+      step: the number of training steps already made.
+      origin: where they were imported from, for messages.
     """
 
     params: Params
@@ -45,13 +45,13 @@ class GivenWeights:
 
 
 @dataclass(frozen=True)
-class BegunRun:
-    """A run before its first step here.
+class ImportedRun:
+    """A run before its first training step.
 
     Attributes:
       folder: the run's folder.
-      epochs_done: how many whole epochs the given steps make.
-      evaluations: how good the weights are on the validation and test examples.
+      epochs_done: the number of whole epochs in the given steps.
+      evaluations: of the weights on "validation" and "test".
     """
 
     folder: RunFolder
@@ -59,25 +59,27 @@ class BegunRun:
     evaluations: dict[str, Evaluation]
 
 
-def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, execution: Execution = Execution()) -> BegunRun:
-    """Makes a run folder that stands where `given` stands: it can be evaluated, used and trained on.
+def begin_run(
+    given: GivenWeights, config: Config, run_dir: Path | str, execution: Execution = Execution()
+) -> ImportedRun:
+    """Makes a run folder of imported weights, which can be evaluated, used and trained on.
 
     Args:
-      given: what the run begins with.
-      config: what is trained from here. The layers' widths are taken from the weights; where they were trained for
-        more epochs already, so is the number of epochs.
+      given: the weights.
+      config: the config to train with. The layers' widths are taken from the weights; where they were trained for more
+        epochs already, so is the number of epochs.
       run_dir: a new or empty folder.
       execution: on which devices to evaluate.
 
     Raises:
-      WeightsError: the weights do not take these data's images, or have another number of classes.
-      DataError, ConfigError: the data cannot be loaded, or too few for a batch.
-      RunError: the folder holds something, or cannot be written to.
+      WeightsError: the weights do not fit the data's images, or have another number of classes.
+      DataError, ConfigError: the data cannot be loaded, or is too few for a batch.
+      RunError: the folder is not empty, or cannot be written to.
     """
     run_dir = Path(run_dir).expanduser()
     refuse_occupied(run_dir)
-    unlike = replace(config.model, hidden_features=ModelConfig.hidden_features, forget_bias=ModelConfig.forget_bias)
-    if config.batch_doubling_epochs or unlike != ModelConfig():
+    others = replace(config.model, hidden_features=ModelConfig.hidden_features, forget_bias=ModelConfig.forget_bias)
+    if config.batch_doubling_epochs or others != ModelConfig():
         raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
     dataset = load(**vars(config.data))
     config = _fitting(config, given, dataset)
@@ -87,14 +89,9 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
     opt_state: Any = state.opt_state
     if given.adam is not None:
         opt_state = optax.tree.set(opt_state, **given.adam._asdict())
-    begun = state._replace(step=jnp.int32(given.step), params=given.params, opt_state=opt_state)
-    if state.average is not None:
-        begun = begun._replace(average=given.params)
-    state = jax.tree.map(
-        lambda leaf, new: jnp.asarray(new, leaf.dtype),
-        state,
-        begun,
-    )
+    average = None if state.average is None else given.params
+    first = state._replace(step=jnp.int32(given.step), params=given.params, opt_state=opt_state, average=average)
+    state = jax.tree.map(lambda leaf, new: jnp.asarray(new, leaf.dtype), state, first)
     with lock(run_dir):
         folder = create_run_folder(run_dir, config, dataset, given.origin)
         splits = {name: dataset.splits[name] for name in ("validation", "test")}
@@ -102,12 +99,12 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
         validation = evaluations["validation"]
         value = score(config, validation.loss, validation.accuracy)
         status = MemberStatus()
-        if math.isfinite(value):  # else anything that comes is better
+        if math.isfinite(value):  # else any epoch is better
             status = MemberStatus(value, given.step, value)
         members = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[None], tree))(state)
         try:
             with closing(Checkpoints(folder.checkpoints, config.checkpoints.keep_checkpoints)) as checkpoints:
-                checkpoints.save(Stages(members, members), Record(given.step, 1, 0.0, (status,)))
+                checkpoints.save(LatestAndBest(members, members), Record(given.step, 1, 0.0, (status,)))
             write_config(folder)  # last: a folder without it is no run
         except BaseException as error:
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
@@ -117,17 +114,17 @@ def begin_run(given: GivenWeights, config: Config, run_dir: Path | str, executio
                     f"{run_dir} cannot be written to: {reason}. Nothing is left of it; try again."
                 ) from error
             raise
-    return BegunRun(folder, given.step // count_steps(config, dataset), evaluations)
+    return ImportedRun(folder, given.step // count_steps(config, dataset), evaluations)
 
 
 def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:
-    """The config with what follows from the weights, if they and the data fit together."""
+    """The config with the widths and epochs of the weights. Raises WeightsError where they do not fit the data."""
     cells = [layer["cell"] for layer in given.params["rnn"]["layers"].values()]
     in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(given.params["dense"]["bias"])
     row, class_names = math.prod(dataset.image_shape[1:]), dataset.class_names
     if (in_features, classes) != (row, len(class_names)):
         raise WeightsError(
-            f"The weights take rows of {in_features} numbers and tell {classes} classes apart, but {dataset.origin} "
+            f"The weights take rows of {in_features} numbers and have {classes} classes, but {dataset.origin} "
             f"has rows of {row} and {len(class_names)} classes. Each row of an image is a time step here; name "
             "the data that they were trained on with --source."
         )

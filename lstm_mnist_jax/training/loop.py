@@ -1,15 +1,19 @@
-"""The loop that the host runs around the compiled steps, for one run or for several at once.
+"""The training loop on the host, for one run or for several at once.
 
-The devices run about a second of steps at a time; in between, the host shows progress, looks for signals and for
-numbers that are not finite, and saves. At the end of an epoch it evaluates. Nothing of what happens here, and no
-matter when, changes what is trained: that is a function of the configs and the data alone.
+The devices run about a second of steps at a time. In between, the host shows progress, checks for signals and for
+numbers that are not finite, and saves. At the end of an epoch it evaluates. The result does not depend on when the host
+does this: it is a function of the configs and the data alone.
 """
 
 import math
 import signal
+import threading
 import time
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,25 +27,54 @@ from lstm_mnist_jax.statistics import mean_of, percent
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation
-from lstm_mnist_jax.training.metrics import MEASURES, EpochMetrics, MetricsWriter
-from lstm_mnist_jax.training.optimizer import last_learning_rate
-from lstm_mnist_jax.training.program import Stages, TrainingProgram, copy_of
+from lstm_mnist_jax.training.metrics import MEASURES, EpochMetrics, MetricsWriter, score, score_of
+from lstm_mnist_jax.training.optimizer import schedule
+from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of
 from lstm_mnist_jax.training.run_folder import RunFolder
-from lstm_mnist_jax.training.selection import score, score_of
-from lstm_mnist_jax.training.signals import StopRequest
 
 CHUNK_SECONDS = 1.0
 """How long the devices run without the host."""
 
-FIRST_CHUNK = 1
-"""Steps in the first chunk, which finds out how long a step takes."""
+
+@dataclass
+class StopRequest:
+    """The signal that asks a run to stop, once there is one."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def noted_stop_request() -> Iterator[StopRequest]:
+    """While entered, the first SIGINT, SIGTERM or SIGHUP is noted; a second one ends the process at once.
+
+    At once, because unwinding would wait for a save under way; a checkpoint is made to survive that. A signal that
+    the process ignores (SIGHUP under nohup) stays ignored. Outside the main thread, where Python allows no
+    handlers, no signal is noted.
+    """
+    request, former = StopRequest(), dict[int, Any]()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.signal = number
+        for caught in former:
+            signal.signal(caught, signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            caught = getattr(signal, name, None)  # Windows has no SIGHUP
+            if caught is not None and signal.getsignal(caught) != signal.SIG_IGN:
+                former[caught] = signal.signal(caught, note)
+    try:
+        yield request
+    finally:
+        for caught, handler in former.items():
+            signal.signal(caught, handler)
 
 
 class TrainingLoop:
-    """Trains the members of a group to their last epoch, or to a signal.
+    """Trains the members of a group of a sweep, or the one run of a folder.
 
     Attributes:
-      step: how many steps were made.
+      step: the number of steps made.
       members: the status of each member.
     """
 
@@ -50,31 +83,43 @@ class TrainingLoop:
         folder: RunFolder,
         group: int,
         program: TrainingProgram,
-        stages: Stages,
+        states: LatestAndBest,
         record: Record,
-        checkpoints: Checkpoints,
-        writer: MetricsWriter | None,
-        display: ProgressDisplay,
+        console: Console,
     ) -> None:
         self.step, self.members = record.step, list(record.members)
         self._config, self._steps_per_epoch = program.configs[0], program.steps_per_epoch
-        self._folder, self._numbers, self._program, self._stages = folder, folder.groups[group], program, stages
-        self._epoch_seconds = record.epoch_seconds
-        self._checkpoints, self._writer, self._display = checkpoints, writer, display
+        self._folder, self._group, self._numbers = folder, group, folder.groups[group]
+        self._program, self._states = program, states
+        self._epoch_seconds, self._console = record.epoch_seconds, console
 
     @property
     def is_complete(self) -> bool:
         """Whether there is nothing more to train."""
-        ended = (has_ended(self._config, self.step, member, self._steps_per_epoch) for member in self.members)
-        return self.step >= self._config.epochs * self._steps_per_epoch or all(ended)
+        return is_complete(self._config, self.step, self.members, self._steps_per_epoch)
 
     def run(self, stop: StopRequest) -> signal.Signals | None:
-        """Trains to the end, or to the first Ctrl-C or SIGTERM that any of the processes gets.
+        """Trains to the last epoch, or to the first Ctrl-C or SIGTERM that any of the processes gets.
 
         Returns:
-          The signal, if any process got one, be it at the very end.
+          The signal, if any process got one, even after the last step.
         """
-        chunk, last_save, stopped_by = FIRST_CHUNK, time.monotonic(), 0
+        folder, config = self._folder, self._config
+        with ExitStack() as stack:
+            checkpoints = Checkpoints(folder.checkpoints_of(self._group), config.checkpoints.keep_checkpoints)
+            self._checkpoints, self._writer = stack.enter_context(closing(checkpoints)), None
+            if processes.is_first():
+                events = folder.tensorboard if config.tensorboard and not folder.is_sweep else None
+                writer = MetricsWriter(folder.metrics, events, self.step, self._numbers)
+                self._writer = stack.enter_context(closing(writer))
+            display = ProgressDisplay(self._console, config.epochs, self._steps_per_epoch, self.step)
+            self._display = stack.enter_context(display)
+            self._run(stop)
+            return noted_signal(stop)
+
+    def _run(self, stop: StopRequest) -> None:
+        # The first chunk measures how long a step takes.
+        chunk, last_save, stopped_by = 1, time.monotonic(), 0
         while not self.is_complete and not stopped_by:
             steps = min(chunk, self._steps_per_epoch - self.step % self._steps_per_epoch)
             began = time.perf_counter()
@@ -95,16 +140,14 @@ class TrainingLoop:
             if at_end or stopped_by or overdue:
                 self._save()
                 last_save = time.monotonic()
-        return noted_signal(stop)
 
     def _has_ended(self, step: int, member: MemberStatus) -> bool:
-        """Whether a member of a sweep had ended at a step, while others go on. A run ends as a whole."""
+        """Whether a member of a sweep had ended at a step, while others go on."""
         return self._folder.is_sweep and has_ended(self._config, step, member, self._steps_per_epoch)
 
     def _advance(self, steps: int) -> None:
-        """Trains for so many steps, and waits for them."""
-        newest = self._program.run_steps(self._stages.newest, steps)
-        self._stages = self._stages._replace(newest=newest)
+        newest = self._program.run_steps(self._states.newest, steps)
+        self._states = self._states._replace(newest=newest)
         self._summary = self._program.summarize(newest)
         self.step = self._summary.step
 
@@ -120,13 +163,13 @@ class TrainingLoop:
         self._checkpoints.raise_failure()
 
     def _end_epoch(self) -> None:
-        """Evaluates the members, prints and writes their metrics, and notes which are at their best."""
-        params = self._stages.newest.trained
+        """Evaluates the members, prints and writes their metrics, and notes which have improved."""
+        params = self._states.newest.trained
         validations, tests = (self._program.evaluate(split, params) for split in ("validation", "test"))
         better, before = np.zeros(len(self.members), bool), self.step - self._steps_per_epoch
-        # The schedule is the same for all members.
-        peak = self._config.optimizer.learning_rate
-        self._rate = last_learning_rate(self._config, self._steps_per_epoch, self.step) / peak
+        # Of the last step, as a fraction of the peak: the schedule is the same for all members.
+        rate_at = schedule(self._config.optimizer, self._steps_per_epoch, self._config.epochs)
+        self._rate = float(rate_at(self.step - 1))
         epochs = []
         for place, member in enumerate(self.members):
             if self._folder.is_sweep and is_stale(self._config, before, member.best_step, self._steps_per_epoch):
@@ -142,7 +185,7 @@ class TrainingLoop:
                     member = replace(member, best_step=self.step, best_score=value)
                 self.members[place] = replace(member, score=value)
             epochs.append(self._metrics(place, validations[place], tests[place]))
-        self._stages = self._program.choose(better, self._stages)
+        self._states = self._program.choose(better, self._states)
         if self._writer is not None:
             self._writer.write(epochs)
         self._display.say(epoch_line(epochs, self._folder, self._config.epochs, self._epoch_seconds))
@@ -152,8 +195,8 @@ class TrainingLoop:
         members = (member if at_end else replace(member, score=None) for member in self.members)
         record = Record(self.step, self._program.places, self._epoch_seconds, tuple(members))
         self._checkpoints.wait()  # else three copies would be in memory
-        # A copy: the training goes on in the memory of the original while it is written.
-        self._checkpoints.save(copy_of(self._stages), record)
+        # A copy: the next steps reuse the memory of the original while it is written.
+        self._checkpoints.save(copy_of(self._states), record)
 
     def _mark_diverged(self, place: int, step: int) -> None:
         """Notes that a member has diverged. A sweep goes on with the others; a run ends with RunError."""
@@ -166,7 +209,7 @@ class TrainingLoop:
         setting = f" ({describe(member.setting)})" if member.setting else ""
         self._display.say(
             f"seed {member.seed}{setting}: the loss or its gradient is not a finite number any more at step {step:,}; "
-            "the others go on"
+            "the other runs go on"
         )
 
     def _fail(self, step: int) -> None:
@@ -206,13 +249,19 @@ class TrainingLoop:
         return replace(metrics, **nothing) if diverged else metrics
 
 
+def is_complete(config: Config, step: int, members: Sequence[MemberStatus], steps_per_epoch: int) -> bool:
+    """Whether there is nothing more to train in a group: the last epoch is done, or all members have ended."""
+    ended = (has_ended(config, step, member, steps_per_epoch) for member in members)
+    return step >= config.epochs * steps_per_epoch or all(ended)
+
+
 def has_ended(config: Config, step: int, member: MemberStatus, steps_per_epoch: int) -> bool:
-    """Whether a member is not trained on: it diverged, or would have stopped early by itself."""
+    """Whether a member is not trained on: it diverged, or stopped early."""
     return member.diverged_at is not None or is_stale(config, step, member.best_step, steps_per_epoch)
 
 
 def is_stale(config: Config, step: int, best_step: int | None, steps_per_epoch: int) -> bool:
-    """Whether nothing better than at `best_step` was found for as long as early stopping waits."""
+    """Whether validation has not improved since `best_step` for as many epochs as early stopping waits."""
     patience = config.early_stopping_patience
     if patience is None or best_step is None or step % steps_per_epoch:  # within an epoch, chunks would decide
         return False
@@ -220,21 +269,22 @@ def is_stale(config: Config, step: int, best_step: int | None, steps_per_epoch: 
 
 
 def noted_signal(stop: StopRequest) -> signal.Signals | None:
-    """The signal that any of the processes got, if one did. All must ask."""
+    """The signal that any of the processes got, if one did. All processes must call this."""
     number = int(processes.gather(np.array(stop.signal or 0, np.int32)).max())
     return signal.Signals(number) if number else None
 
 
-def too_few_epochs(folder: RunFolder, epochs: int, step: int, steps_per_epoch: int) -> ConfigError:
-    """The error of a run that is to have fewer epochs than it has."""
-    done = -(-step // steps_per_epoch)
-    return ConfigError(
-        f"epochs is {epochs}, but {folder.path} was trained for {done} already. Ask for as many or more."
-    )
+def refuse_fewer_epochs(folder: RunFolder, epochs: int, step: int, steps_per_epoch: int) -> None:
+    """Raises ConfigError where a run is to have fewer epochs than it was trained for."""
+    if step > epochs * steps_per_epoch:
+        done = -(-step // steps_per_epoch)
+        raise ConfigError(
+            f"epochs is {epochs}, but {folder.path} was trained for {done} already. Ask for as many or more."
+        )
 
 
 def newest_sound_step(directory: Path, console: Console) -> int | None:
-    """The step of the checkpoint from which to go on, in all processes; None is the start. Makes room behind it."""
+    """The step of the checkpoint to resume from, in all processes; None is the start. Sets later ones aside."""
     step = None
     if processes.is_first():
         step = checkpoint.newest_sound_step(directory)
@@ -245,8 +295,8 @@ def newest_sound_step(directory: Path, console: Console) -> int | None:
 
 
 def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seconds: float) -> str:
-    """An epoch of a group for people: of the setting that is the best on validation so far, means over its seeds with
-    95 % confidence intervals."""
+    """The printed line of an epoch: of the best setting on validation, means over its seeds with 95 % confidence
+    intervals."""
     by_setting: dict[str, list[EpochMetrics]] = {}
     for each in metrics:
         if not each.diverged:

@@ -1,7 +1,7 @@
-"""The devices of a run, or of several: a mesh with an axis of runs, and one over which each batch is split.
+"""The devices of a run, or of several: a mesh with an axis of runs, and one of data parallelism.
 
-CPU cores count as devices. How many of them JAX shows is decided before JAX first touches a device, so
-`use_cpu_devices` belongs at the start of a program.
+CPU cores count as devices. Their number is fixed once JAX has started, so call `use_cpu_devices` at the start of a
+program.
 """
 
 import contextlib
@@ -16,32 +16,31 @@ from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.errors import ConfigError
 
 DATA_AXIS = "data"
-"""Over which the examples of a batch are split."""
+"""The axis over which the examples of a batch are split."""
 
 MEMBER_AXIS = "member"
-"""Over which the runs are split that are trained at once."""
+"""The axis over which the runs of a group are split."""
 
 MIN_EXAMPLES = {"cpu": 8}
 OTHER_MIN_EXAMPLES = 64
-"""Examples of a batch without which a device is not used by default: with fewer, a core spends more time on handing
-over gradients than it saves, and an accelerator's time goes into starting kernels."""
+"""The fewest examples of a batch for which a device is used by default: with fewer, exchanging gradients (on CPUs) or
+launching kernels (on accelerators) takes longer than is saved."""
 
 UNSET = -1
 """JAX's own default for the number of CPU devices."""
 
 
 def use_cpu_devices(execution: Execution, batch_size: int | None) -> None:
-    """Makes the CPU cores of a run JAX's devices, where nobody has chosen their number and JAX has not yet started.
+    """Makes the CPU cores of a run JAX's devices (JAX's default is one), unless JAX has already started.
 
-    JAX's default is one CPU device, whatever the machine has, and the number is fixed once JAX has started. No other
-    option of JAX is changed. What was set by JAX_NUM_CPU_DEVICES or jax.config stays.
+    No other option of JAX is changed. A number set by JAX_NUM_CPU_DEVICES or jax.config stays.
 
     Args:
-      execution: how many devices are wanted.
-      batch_size: examples that the devices are to share; None where each has enough to do.
+      execution: the number of devices.
+      batch_size: examples that the devices share; None for a whole batch each.
     """
     if jax.config.values["jax_num_cpu_devices"] == UNSET:
-        # Where JAX already shows its devices, it refuses; make_mesh says so if they are too few.
+        # JAX refuses once it has started; make_mesh reports it if the devices are too few.
         with contextlib.suppress(RuntimeError):
             count = execution.devices or (_cores() if batch_size is None else _default_count(_cores(), batch_size))
             jax.config.update("jax_num_cpu_devices", count)
@@ -51,10 +50,10 @@ def make_mesh(execution: Execution, batch_size: int | None, members: int | None 
     """The mesh of a run or of several: [members, devices of each], of every process.
 
     Args:
-      execution: how many devices are wanted; None is all that have enough to do.
+      execution: the number of devices; None is all that the batch is large enough for.
       batch_size: examples that the devices must share evenly; None where they need not.
-      members: how many runs of a sweep are trained at once; None is a run of its own. Where there are more devices than
-        members, several share the batches of each.
+      members: the number of runs of a sweep that are trained at once; None is a single run. Where there are more
+        devices than members, several share the batches of each.
 
     Raises:
       ConfigError: there are not so many devices, or they cannot share a batch evenly.
@@ -89,7 +88,7 @@ def make_mesh(execution: Execution, batch_size: int | None, members: int | None 
 
 
 def describe(mesh: Mesh) -> str:
-    """The devices of a mesh, for people: "2 x cpu"."""
+    """The devices of a mesh in words: "2 x cpu"."""
     device = mesh.devices.flat[0]
     name = f"{mesh.size} x {device.device_kind if device.platform != 'cpu' else 'cpu'}"
     return name + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else "")
@@ -105,10 +104,10 @@ def _devices() -> list[list[jax.Device]]:
         raise ConfigError(f"JAX finds no device: {error or 'no platform starts'}. {hint}") from error
     shown = [[device for device in devices if device.process_index == n] for n in range(jax.process_count())]
     if len(set(map(len, shown))) > 1:
-        told = ", ".join(f"process {number} has {len(own)}" for number, own in enumerate(shown))
+        counts = ", ".join(f"process {number} has {len(own)}" for number, own in enumerate(shown))
         raise ConfigError(
-            f"The processes have different numbers of devices: {told}. Give each as many: on CPUs with --devices, the "
-            "same for all, and without JAX_NUM_CPU_DEVICES."
+            f"The processes have different numbers of devices: {counts}. Give each as many: on CPUs with --devices, "
+            "the same for all, and without JAX_NUM_CPU_DEVICES."
         )
     return shown
 
@@ -118,13 +117,13 @@ def _each(processes: int) -> str:
 
 
 def _default_count(available: int, batch_size: int, platform: str = "cpu", processes: int = 1) -> int:
-    """The most devices of each process that share a batch evenly and have enough to do; one where none can."""
+    """The largest number of devices of each process that share a batch evenly, with enough examples for each."""
     share = max(1, batch_size // processes)
     most = min(available, max(1, share // MIN_EXAMPLES.get(platform, OTHER_MIN_EXAMPLES)))
     return max(n for n in range(1, most + 1) if n == 1 or batch_size % (n * processes) == 0)
 
 
 def _cores() -> int:
-    """Physical cores that this process may use."""
+    """The number of physical cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, psutil.cpu_count(logical=False) or usable)

@@ -14,12 +14,12 @@ from lstm_mnist_jax.config import Config, OptimizerConfig
 
 
 class OptimizerNumbers(NamedTuple):
-    """The numbers of an `OptimizerConfig`, as arrays where they differ between runs in one program.
+    """The hyperparameters of an `OptimizerConfig`, as arrays where they differ between runs in one program.
 
     Attributes:
       learning_rate, b1, b2, epsilon, weight_decay, ema_decay: see `OptimizerConfig`.
       clip_norm: the same; infinite for None.
-      b1_complement, b2_complement, ema_complement: 1 - b1 and so on, which float32 could not tell exactly from b1.
+      b1_complement, b2_complement, ema_complement: 1 - b1 and so on, more exact than computed from b1 in float32.
     """
 
     learning_rate: Any
@@ -50,7 +50,7 @@ NUMBERS = OptimizerNumbers._fields[:7]
 
 
 def shape_of(config: OptimizerConfig) -> OptimizerConfig:
-    """What must be the same for runs in one program: which steps the optimizer has, and its schedule."""
+    """The part that must be the same for runs in one program: the optimizer's transformations, and its schedule."""
     used: dict[str, Any] = {"weight_decay": 1.0, "ema_decay": 0.5, "clip_norm": 1.0}
     kept = {name: value for name, value in used.items() if getattr(config, name)}
     free = {name: getattr(OptimizerConfig, name) for name in NUMBERS if name not in used}
@@ -66,10 +66,10 @@ def make_optimizer(
     """The optimizer of a run.
 
     Args:
-      config: what it does.
-      numbers: the numbers to do it with; None is those of `config`.
-      rate: the learning rate now, as a share of the largest: see `schedule`.
-      every: of how many steps an update has the mean gradient: see `steps_an_update`; None is of one.
+      config: which transformations it has.
+      numbers: its hyperparameters; None is those of `config`.
+      rate: the current learning rate as a fraction of the peak, see `schedule`.
+      every: the number of steps whose mean gradient makes an update, see `steps_an_update`; None is one.
     """
     numbers = OptimizerNumbers.of(config) if numbers is None else numbers
     complements = numbers.b1_complement, numbers.b2_complement
@@ -87,7 +87,7 @@ def make_optimizer(
 
 
 def steps_an_update(config: Config, steps_per_epoch: int) -> Callable[[Any], Any] | None:
-    """How many steps make an update, as a function of how many updates were made; None where each step makes one."""
+    """The number of steps in an update, as a function of the number of updates made; None where it is always one."""
     if not config.batch_doubling_epochs:
         return None
     starts, updates = [], 0
@@ -102,7 +102,7 @@ def _are_matrices(params: optax.Params) -> Any:
 
 
 def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    """The learning rate at each step (from 0), as a share of the largest."""
+    """The learning rate at each step (from 0), as a fraction of the peak."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     falling = max(1, epochs * steps_per_epoch - warmup)
     after: optax.Schedule
@@ -115,14 +115,9 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> opta
             after = optax.constant_schedule(1.0)
     if not warmup:
         return after
-    # The first step's rate is not 0 but one warm-up step, and the last one's is the largest.
+    # The first step's rate is not 0 but one warm-up step, and the last one's is the peak.
     rising = optax.linear_schedule(1 / warmup, 1.0, warmup - 1) if warmup > 1 else optax.constant_schedule(1.0)
     return optax.join_schedules([rising, after], [warmup])
-
-
-def last_learning_rate(config: Config, steps_per_epoch: int, step: int) -> float:
-    """The learning rate of the last of so many steps."""
-    return config.optimizer.learning_rate * float(schedule(config.optimizer, steps_per_epoch, config.epochs)(step - 1))
 
 
 def scale_by_adam_epsilon_hat(
@@ -139,7 +134,7 @@ def scale_by_adam_epsilon_hat(
 
     Args:
       b1, b2, epsilon_hat: numbers, or arrays of them.
-      complements: 1 - b1 and 1 - b2, where they are known more exactly than they follow from arrays.
+      complements: 1 - b1 and 1 - b2, where these are known more exactly than computed in float32.
     """
     c1, c2 = (1 - b1, 1 - b2) if complements is None else complements
 

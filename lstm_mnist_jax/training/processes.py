@@ -1,4 +1,4 @@
-"""Several processes that train together: how they join, agree, and notice that one of them has failed."""
+"""Distributed training: processes join, compare their settings, and notice when one of them has failed."""
 
 import contextlib
 import importlib.util
@@ -8,17 +8,22 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
 import jaxlib
 import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
 
-from lstm_mnist_jax.config import Processes
+from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.config.json import to_dict
+from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
+from lstm_mnist_jax.progress import say
+from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.rendezvous import bind_address, refuse_difference, rendezvous
 from lstm_mnist_jax.version import __version__
 
@@ -46,6 +51,42 @@ MAX_REASON = 160
 """Characters of such an error that are printed."""
 
 
+@contextlib.contextmanager
+def distributed_session(
+    kind: str,
+    config: Config,
+    run_dir: Path | str,
+    resume: bool,
+    execution: Execution,
+    together: Processes,
+    console: Console | None,
+    batch_size: int | None,
+) -> Iterator[tuple[Config, Path, Mesh, Console]]:
+    """While entered, the processes have joined and agree on what is trained and where; they leave together.
+
+    Args:
+      kind: "one" for a run, or the space of a sweep: the same in all processes.
+      config, run_dir, resume, execution, together, console: see `train`.
+      batch_size: examples that the devices must share evenly; None where they need not.
+
+    Yields:
+      The config with the absolute path of the data, the run folder of process 0, the devices, and the console, which
+      prints in process 0 only.
+    """
+    run_dir = Path(run_dir).expanduser()
+    config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
+    facts = {"kind": kind, "config": config, "execution": execution, "resume": resume}
+    join(together, facts)
+    mesh = make_mesh(execution, batch_size)
+    with explain_process_failures():
+        compare(facts)
+        first_dir = Path(gather_text(str(run_dir))[0])
+        if console is not None and first_dir != run_dir:
+            say(console, f"the run folder is {first_dir}, as process 0 has it")
+        yield config, first_dir, mesh, console if console is not None and is_first() else Console(quiet=True)
+        wait_for_all()  # until everything is written
+
+
 def join(processes: Processes, facts: Mapping[str, Any]) -> None:
     """Joins the other processes of this run, if there are any. Comes before all other use of JAX.
 
@@ -54,7 +95,7 @@ def join(processes: Processes, facts: Mapping[str, Any]) -> None:
       facts: what must be the same in all of them, by name: dataclasses and plain values.
 
     Raises:
-      ConfigError: they do not fit together, or have not all come in time.
+      ConfigError: their settings differ, or they have not all joined in time.
     """
     if are_joined() or processes.num_processes == 1:
         return
@@ -86,7 +127,7 @@ def join(processes: Processes, facts: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _without_preemption_service() -> Iterator[None]:
-    """JAX's handler of SIGTERM would replace ours, which saves before a run ends, wherever the signal came."""
+    """Switches off JAX's handler of SIGTERM, which would replace ours, that saves before a run ends."""
     before = jax.config.values["jax_enable_preemption_service"]
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -96,19 +137,19 @@ def _without_preemption_service() -> Iterator[None]:
 
 
 def compare(facts: Mapping[str, Any]) -> None:
-    """Raises ConfigError where facts, as for `join`, or versions differ between the processes. All must ask."""
-    told = _flat({"version": __version__, "jax": jax.__version__, "jaxlib": jaxlib.__version__, **facts})
-    told["matmul precision"] = str(jax.config.values["jax_default_matmul_precision"])
-    first, *others = map(json.loads, told_by_all(json.dumps(told)))
+    """Raises ConfigError where facts, as for `join`, or versions differ. All processes must call this."""
+    own = _flat({"version": __version__, "jax": jax.__version__, "jaxlib": jaxlib.__version__, **facts})
+    own["matmul precision"] = str(jax.config.values["jax_default_matmul_precision"])
+    first, *others = map(json.loads, gather_text(json.dumps(own)))
     for number, other in enumerate(others, start=1):
         refuse_difference(first, other, number)
 
 
 def environment_names_others() -> bool:
-    """Whether SLURM, Open MPI or Kubernetes started more processes than this one. (Of TPUs JAX alone knows.)
+    """Whether SLURM, Open MPI or Kubernetes started other processes too. (JAX itself finds those of TPUs.)
 
     Raises:
-      ConfigError: an MPI did whose environment JAX cannot read.
+      ConfigError: a version of MPI did whose environment JAX cannot read.
     """
     if os.environ.get("SLURM_STEP_NODELIST"):
         return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1) > 1
@@ -124,7 +165,7 @@ def environment_names_others() -> bool:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dataclasses and dictionaries as one dictionary of dotted names to what their values look like."""
+    """Dataclasses and dictionaries as one dictionary of dotted names to values as text."""
     found: dict[str, str] = {}
     for name, value in values.items():
         inner = to_dict(value) if is_dataclass(value) else value
@@ -138,12 +179,12 @@ def are_joined() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once: the folder, the metrics, the lines for people."""
+    """Whether this is process 0, which writes the folder and the metrics, and prints."""
     return bool(jax.process_index() == 0)
 
 
 def gather(values: np.ndarray) -> np.ndarray:
-    """The values of all processes, [processes, ...]. All must ask, with arrays of one shape."""
+    """The values of all processes, [processes, ...]. All must call this, with arrays of one shape."""
     if jax.process_count() == 1:
         return values[None]
     from jax.experimental import multihost_utils
@@ -151,36 +192,21 @@ def gather(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(values))
 
 
-def told_by_all(text: str) -> list[str]:
-    """What each process says. All must ask."""
+def gather_text(text: str) -> list[str]:
+    """The texts of all processes. All must call this."""
     data = np.frombuffer(text.encode(), np.uint8)
     lengths = gather(np.array(data.size))
-    said = gather(np.pad(data, (0, int(lengths.max()) - data.size)))
-    return [bytes(row[:length]).decode() for row, length in zip(said, lengths, strict=True)]
-
-
-def told_by_first(text: str) -> str:
-    """What the first process says, whatever the others would. All must ask."""
-    return told_by_all(text)[0]
-
-
-def require_same(fact: str, message: str) -> None:
-    """Raises ConfigError with `message` where a fact differs between the processes. All must ask."""
-    if len(set(told_by_all(fact))) > 1:
-        raise ConfigError(message)
+    texts = gather(np.pad(data, (0, int(lengths.max()) - data.size)))
+    return [bytes(row[:length]).decode() for row, length in zip(texts, lengths, strict=True)]
 
 
 def wait_for_all() -> None:
-    """Returns when all processes have come here."""
+    """Returns when all processes have called it."""
     gather(np.array(0))
 
 
 def wait_for_file(path: Path) -> None:
-    """Returns when every process sees a file that the first one has written before it came here. All must ask.
-
-    Raises:
-      RunError: some do not see it, after a minute.
-    """
+    """Waits until all processes see a file of process 0; RunError after a minute. All must call this."""
     wait_for_all()
     deadline = time.monotonic() + VISIBLE_SECONDS
     while not path.exists() and time.monotonic() < deadline:
@@ -195,11 +221,7 @@ def wait_for_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def explain_process_failures() -> Iterator[None]:
-    """Within it, an error that is due to the failure of another process becomes one that says so.
-
-    Raises:
-      RunError: another process failed.
-    """
+    """While entered, errors that follow from the failure of another process become RunError."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError, TimeoutError) as error:
@@ -209,7 +231,7 @@ def explain_process_failures() -> Iterator[None]:
 
 
 def is_process_failure(error: BaseException) -> bool:
-    """Whether an error of XLA or of orbax is due to the failure of another process."""
+    """Whether an error of XLA or of orbax follows from the failure of another process."""
     if jax.process_count() == 1 or isinstance(error, UserError):
         return False
     message = str(error).strip()
@@ -220,7 +242,7 @@ def is_process_failure(error: BaseException) -> bool:
 
 
 def process_failure(error: BaseException) -> RunError:
-    """The error to raise in the place of one that is due to the failure of another process."""
+    """The error to raise in place of one that follows from the failure of another process."""
     reason = str(error).strip().partition("\n")[0]
     if len(reason) > MAX_REASON:
         reason = reason[:MAX_REASON] + " ..."
@@ -231,9 +253,9 @@ def process_failure(error: BaseException) -> RunError:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process after a failure: an orderly end would wait for the others, which wait for this one.
+    """Ends this process after a failure, without JAX's exit handlers: they would wait for the other processes.
 
-    JAX aborts the others once the first has gone, so those get time that are about to say what it has said itself.
+    JAX aborts the others once process 0 has gone, so it stays long enough for them to print the same error.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -33,11 +33,11 @@ ONE_BY_ONE = ("cpu",)
 
 
 class StepSummary(NamedTuple):
-    """What the host sees of the members after some steps.
+    """What the host fetches of the members after some steps.
 
     Attributes:
-      step: how many steps were made.
-      epoch_steps: how many of them the sums are over.
+      step: the number of steps made.
+      epoch_steps: the number of steps in the sums.
       loss, correct, gradient_norm: [members], see `EpochSums`.
       first_bad_step: [members], see `TrainState`.
     """
@@ -50,12 +50,12 @@ class StepSummary(NamedTuple):
     first_bad_step: np.ndarray
 
 
-class Stages(NamedTuple):
-    """The members at two stages, [places, ...].
+class LatestAndBest(NamedTuple):
+    """The latest and the best states of the members, [places, ...].
 
     Attributes:
       newest: the latest states.
-      best: the states at the end of each member's best epoch so far, the first state before there is one.
+      best: the states after each member's best epoch so far; the initial state before there is one.
     """
 
     newest: TrainState
@@ -70,11 +70,11 @@ class TrainingProgram:
     without one.
 
     Attributes:
-      configs: what each member trains.
+      configs: the config of each member.
       mesh: the devices, [members, devices of each].
-      init: () -> the first state of all members.
-      abstract_state: shapes, dtypes and placement of a state, [places, ...].
-      steps_per_epoch: how many whole batches the training examples fill.
+      init: () -> the initial states of all members.
+      abstract_state: shapes, dtypes and placement of the states, [places, ...].
+      steps_per_epoch: the number of whole batches in the training examples.
     """
 
     configs: tuple[Config, ...]
@@ -94,10 +94,10 @@ class TrainingProgram:
 
     def run_steps(self, state: TrainState, n: int) -> TrainState:
         """The states `n` steps later. `state` is donated: its memory is reused."""
-        # Programs in which CPU devices meet share one pool of threads: two at once can each wait for the other's. And
-        # of a stream no more than two pieces are to be on the devices: one in use, one on its way.
-        meet = self.mesh.shape[DATA_AXIS] > 1 and self.mesh.devices.flat[0].platform == "cpu"
-        waits = meet or isinstance(self._feed, Streamed)
+        # Programs in which CPU devices exchange data share one pool of threads: two at once could wait for each other.
+        # And of a stream no more than two pieces are to be on the devices: one in use, one on its way.
+        exchange = self.mesh.shape[DATA_AXIS] > 1 and self.mesh.devices.flat[0].platform == "cpu"
+        waits = exchange or isinstance(self._feed, Streamed)
         for steps, (shared, own) in self._feed.take(state, n):
             if waits:
                 jax.block_until_ready(state)
@@ -112,7 +112,7 @@ class TrainingProgram:
         return replace(self, _run_steps=self._run_steps.lower(*arguments).compile())
 
     def device_bytes(self) -> int:
-        """What this takes of each device's memory, once compiled: the data, the states, and the largest program."""
+        """The memory taken of each device, once compiled: the data, the states, and the largest program."""
         members = self.places // self.mesh.shape[MEMBER_AXIS]
         states = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.abstract_state))
         # Newest and best, and the copies of both that are saved.
@@ -122,7 +122,7 @@ class TrainingProgram:
         return states + self._feed.device_bytes(members) + sum(splits) + largest
 
     def summarize(self, state: TrainState) -> StepSummary:
-        """Waits for the members, and fetches what the host needs of them."""
+        """Waits for the steps, and fetches what the host needs of them."""
         small = (state.step, *state.epoch_sums, state.first_bad_step)
         if jax.process_count() > 1:  # others hold some of the members
             small = jax.device_put(small, NamedSharding(self.mesh, P()))
@@ -133,10 +133,10 @@ class TrainingProgram:
         """Evaluates every member on "validation" or "test", given the parameters of all, [places, ...]."""
         return self._evaluators[split](params)[: len(self.configs)]
 
-    def choose(self, better: np.ndarray, stages: Stages) -> Stages:
-        """The stages where the newest of some members, [members], is their best. `stages.best` is donated."""
+    def choose(self, better: np.ndarray, states: LatestAndBest) -> LatestAndBest:
+        """The states, with the newest as the best of some members, [members]. `states.best` is donated."""
         padded = np.pad(better, (0, self.places - len(better)))
-        return stages._replace(best=_choose(place(padded, self._members), stages.newest, stages.best))
+        return states._replace(best=_choose(place(padded, self._members), states.newest, states.best))
 
     def abstract_saved(self, places: int) -> TrainState:
         """Shapes, dtypes and placement for reading states that were saved with so many places, by other devices."""
@@ -148,7 +148,7 @@ class TrainingProgram:
         )
 
     def from_saved(self, saved: Any) -> Any:
-        """States that were saved, with a place for each member here."""
+        """Saved states, with a place for each member on these devices."""
         members = np.minimum(np.arange(self.places), len(self.configs) - 1)
         return jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[members], tree), out_shardings=self._members)(saved)
 
@@ -166,8 +166,8 @@ def make_program(
     """Puts the data on the devices and builds the functions that train the members on them.
 
     Args:
-      configs: what each member trains: the same but for `seed` and the hyperparameters of `optimizer`.
-      dataset: what they are trained on.
+      configs: the config of each member: the same but for `seed` and the hyperparameters of `optimizer`.
+      dataset: the data to train on.
       mesh: see `make_mesh`.
       device_data_limit: GiB. Training images that take more stay with the host and stream to the devices, which a
         single run can do.
@@ -202,7 +202,7 @@ def make_program(
         )
 
     shared_specs, own_specs = feed.specs
-    # The gradient is averaged by hand, once and flattened, so JAX need not track what varies over devices.
+    # The gradient is averaged explicitly, once and flattened, so JAX need not track which values vary over devices.
     sharded = jax.shard_map(
         run_steps,
         mesh=mesh,
@@ -235,14 +235,14 @@ def refuse_streaming(dataset: Dataset, device_data_limit: float) -> None:
     """Raises ConfigError where the training images take more than the limit: several runs cannot stream them."""
     if dataset.train.images.nbytes > device_data_limit * GIB:
         raise ConfigError(
-            f"The training images take {dataset.train.images.nbytes / GIB:.2g} GiB. Each run sees them in an order "
-            f"of its own, so they must lie on the devices, but device_data_limit is {device_data_limit:g} GiB. "
+            f"The training images take {dataset.train.images.nbytes / GIB:.2g} GiB. Each run reads them in another "
+            f"order, so they must be on the devices, but device_data_limit is {device_data_limit:g} GiB. "
             "Raise it with --device-data-limit, or train one run at a time."
         )
 
 
 def _for_each(members: int, mesh: Mesh) -> tuple[ForEach, int]:
-    """How a device runs its members, and how many at a time."""
+    """The function that runs the members of a device, and how many it runs at a time."""
     if members == 1:
         return the_only_one, 1
     if mesh.devices.flat[0].platform in ONE_BY_ONE:
@@ -251,12 +251,12 @@ def _for_each(members: int, mesh: Mesh) -> tuple[ForEach, int]:
 
 
 def run_once(mesh: Mesh) -> dict[str, Any]:
-    """Compiler options for a program that runs once: on CPUs, XLA would optimize it for longer than it runs."""
+    """Compiler options for a program that runs once: on CPUs, optimizing it would take longer than running it."""
     return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
 
 
 def shape_of(config: Config) -> Config:
-    """What must be the same for all members of a program: all but the seed and the hyperparameters."""
+    """The part of a config that must be the same for all members of a program: all but seed and hyperparameters."""
     return replace(config, seed=Config.seed, optimizer=optimizer_shape_of(config.optimizer))
 
 
@@ -269,7 +269,7 @@ def _choose(better: jax.Array, newest: TrainState, best: TrainState) -> TrainSta
 
 
 copy_of = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-"""A tree of arrays in memory of its own."""
+"""Copies a tree of arrays."""
 
 
 def member_state(state: TrainState, member: int) -> TrainState:

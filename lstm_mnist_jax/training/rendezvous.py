@@ -1,8 +1,8 @@
-"""A rendezvous of processes before JAX starts: all come to the coordinator's address and compare their settings.
+"""A rendezvous of processes before JAX starts: all connect to the coordinator's address and compare their settings.
 
-`jax.distributed.initialize` ends the process with a stack trace where anything is wrong. Here every process first
-connects to process 0 and sends its number and its settings, and all get the same answer: what is wrong, or that they
-can go on. One JSON object a line, over TCP: a greeting; {"joined": true} at once; {"fault": ...} when all have come.
+`jax.distributed.initialize` aborts the process with a stack trace on any error. Here every process first connects to
+process 0 and sends its number and its settings, and all get the same answer: an error, or that they can go on. One JSON
+object a line, over TCP: a greeting; {"joined": true} at once; {"fault": ...} when all have connected.
 """
 
 import contextlib
@@ -20,27 +20,25 @@ from lstm_mnist_jax.config import Processes
 from lstm_mnist_jax.errors import ConfigError
 
 ANSWER_SECONDS = 10.0
-"""How long process 0 may take to answer a greeting."""
+"""Seconds within which process 0 must answer a greeting."""
 
 MAX_GREETING = 1 << 16
-"""Bytes of a greeting, at most."""
+"""The most bytes of a greeting."""
 
 BIND_VARIABLE = "JAX_COORDINATOR_BIND_ADDRESS"
-"""The environment variable of JAX that names the address on which process 0 listens, where it is another one."""
+"""JAX's environment variable for the address on which process 0 listens, if it is not the coordinator's."""
 
 
 def rendezvous(processes: Processes, facts: Mapping[str, str]) -> None:
-    """Returns when all processes have come to the coordinator's address and agree.
+    """Returns when all processes have connected to process 0 and have the same settings.
 
     Args:
-      processes: the coordinator's address, and how many processes there are.
+      processes: the coordinator's address, the number of processes, and the number of this one.
       facts: settings that must be the same in all of them, by name.
 
     Raises:
-      ConfigError: the settings differ, or a process has not come in time.
+      ConfigError: the settings differ, or a process has not connected in time.
     """
-    assert processes.coordinator is not None
-    assert processes.num_processes is not None
     greeting = {"process_id": processes.process_id, "num_processes": processes.num_processes, **facts}
     deadline = time.monotonic() + processes.join_timeout
     if processes.process_id == 0:
@@ -51,16 +49,11 @@ def rendezvous(processes: Processes, facts: Mapping[str, str]) -> None:
 
 def bind_address(processes: Processes) -> str:
     """HOST:PORT on which process 0 listens: the coordinator's, unless JAX's environment variable names another."""
-    assert processes.coordinator is not None
-    return os.environ.get(BIND_VARIABLE) or processes.coordinator
+    return os.environ.get(BIND_VARIABLE) or str(processes.coordinator)
 
 
 def _listen(address: str, deadline: float) -> list[socket.socket]:
-    """Sockets that listen on every address of this machine that HOST:PORT means, and on no other.
-
-    Raises:
-      ConfigError: there is none, or the port is taken.
-    """
+    """Sockets on every address of this machine that HOST:PORT resolves to. Raises ConfigError where there is none."""
     host, port = _split(address)
     servers: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
@@ -81,7 +74,7 @@ def _listen(address: str, deadline: float) -> list[socket.socket]:
             raise ConfigError(
                 f"Process 0 cannot listen on {address}: {', '.join(sorted({str(entry[4][0]) for entry in found}))} is "
                 "no address of this machine. Start process 0 on the coordinator's machine. If the others reach this "
-                "machine by that address all the same (behind NAT, or a service of Kubernetes), set "
+                "machine by that address nevertheless (behind NAT, or a service of Kubernetes), set "
                 f"{BIND_VARIABLE}=HOST:PORT for process 0, with an address of this machine; 0.0.0.0:{port} is all."
             )
         stack.pop_all()
@@ -105,15 +98,14 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], deadline: float) -> None:
-    """Process 0's part."""
-    count = processes.num_processes
-    assert count is not None
+    """Process 0: waits until all others have connected, and sends them the result."""
+    count = processes.num_processes or 1
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
         servers = [stack.enter_context(server) for server in _listen(address, deadline)]
         for server in servers:
             server.setblocking(False)
             selector.register(server, selectors.EVENT_READ)
-        received: dict[socket.socket, bytes] = {}  # of those who have not said yet which process they are
+        received: dict[socket.socket, bytes] = {}  # of connections without a complete greeting
         joined: dict[socket.socket, Any] = {}
         fault = None
         try:
@@ -124,7 +116,7 @@ def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], de
                 for key, _ in ready:
                     connection: Any = key.fileobj
                     if connection in servers:
-                        with contextlib.suppress(OSError):  # it has gone again
+                        with contextlib.suppress(OSError):  # it has closed again
                             visitor = stack.enter_context(connection.accept()[0])
                             visitor.setblocking(False)
                             received[visitor] = b""
@@ -135,9 +127,9 @@ def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], de
                         continue
                     if connection in joined:
                         raise ConfigError(
-                            f"Process {joined[connection]} came and ended before all had come. Its messages say why."
+                            f"Process {joined[connection]} ended before all had connected. See its messages."
                         )
-                    if not isinstance(greeting.get("process_id"), int):  # a stranger
+                    if not isinstance(greeting.get("process_id"), int):  # another program
                         del received[connection]
                         selector.unregister(connection)
                         connection.close()
@@ -147,9 +139,7 @@ def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], de
                     joined[connection] = number
                     _send(connection, {"joined": True})
                     if repeated:
-                        raise ConfigError(
-                            f"Two processes came as process {number}. Each needs a --process-id of its own."
-                        )
+                        raise ConfigError(f"Two processes have the number {number}. Each needs another --process-id.")
                     refuse_difference(own, greeting, number)
         except ConfigError as error:
             fault = str(error)
@@ -160,7 +150,7 @@ def _wait_for_others(address: str, processes: Processes, own: dict[str, Any], de
 
 
 def _receive(connection: socket.socket, received: dict[socket.socket, bytes]) -> dict[str, Any] | None:
-    """The greeting, once all of it is there; None before. A greeting without a number is no greeting."""
+    """The greeting, once it is complete; None before. {} where the connection has closed or sent something else."""
     try:
         data = connection.recv(MAX_GREETING)
     except BlockingIOError:
@@ -175,13 +165,12 @@ def _receive(connection: socket.socket, received: dict[socket.socket, bytes]) ->
 
 
 def _absence(servers: list[socket.socket], address: str, processes: Processes, joined: set[Any]) -> str:
-    """What to say when some have not come in time."""
+    """The error where some processes have not connected in time."""
     host, port = _split(address)
-    count = processes.num_processes
-    assert count is not None
+    count = processes.num_processes or 1
     absent = sorted(set(range(1, count)) - joined)
     message = (
-        f"{len(absent)} of {count} processes have not come to port {port} within {processes.join_timeout:g} s: "
+        f"{len(absent)} of {count} processes have not connected to port {port} within {processes.join_timeout:g} s: "
         f"{', '.join(map(str, absent))}. Are they started, and can they reach this machine?"
     )
     local = [server.getsockname()[0] for server in servers]
@@ -194,18 +183,17 @@ def _absence(servers: list[socket.socket], address: str, processes: Processes, j
 
 
 def _join_process_0(processes: Processes, greeting: dict[str, Any], deadline: float) -> None:
-    """The part of the other processes."""
-    assert processes.coordinator is not None
-    reason: object = "nobody answered"
+    """The other processes: connects to process 0, sends the greeting, and waits for the result."""
+    reason: object = "no answer"
     while (left := deadline - time.monotonic()) > 0:
         answer = None
         try:
-            address = _split(processes.coordinator)
+            address = _split(str(processes.coordinator))
             with socket.create_connection(address, timeout=left) as connection, connection.makefile("rb") as lines:
                 _send(connection, greeting)
                 if _read(connection, lines, min(left, ANSWER_SECONDS)) is None:
-                    reason = "something listens there, but it is not process 0: is the port taken?"
-                else:  # it knows who is missing, and says so when its own patience ends
+                    reason = "another program listens there: is the port taken?"
+                else:  # after its own timeout it reports which processes are missing
                     answer = _read(connection, lines, processes.join_timeout + ANSWER_SECONDS)
         except OSError as error:
             reason = error.strerror or error
@@ -221,7 +209,7 @@ def _join_process_0(processes: Processes, greeting: dict[str, Any], deadline: fl
 
 
 def _send(connection: socket.socket, values: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # who is gone is noticed when it is waited for
+    with contextlib.suppress(OSError):  # a lost process is noticed when its greeting is awaited
         connection.sendall(json.dumps(values).encode() + b"\n")
 
 

@@ -1,8 +1,8 @@
-"""One run, from its config to its last checkpoint; and what it shares with the groups of a sweep."""
+"""Training of one run, from its config to its last checkpoint; and what it shares with the groups of a sweep."""
 
 import signal
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
-from lstm_mnist_jax.data import load
-from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import describe_layers, task_of
-from lstm_mnist_jax.progress import ProgressDisplay, say
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes
-from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
-from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, too_few_epochs
+from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
+from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
 from lstm_mnist_jax.training.member import make_run_of_member
 from lstm_mnist_jax.training.mesh import describe
-from lstm_mnist_jax.training.metrics import EpochMetrics, MetricsWriter, read_metrics
-from lstm_mnist_jax.training.program import Stages, TrainingProgram, copy_of, make_program
+from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
+from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,
     create_run_folder,
@@ -34,21 +34,19 @@ from lstm_mnist_jax.training.run_folder import (
     resume_run_folder,
     write_config,
 )
-from lstm_mnist_jax.training.signals import StopRequest
-from lstm_mnist_jax.training.start import begun
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training run ended.
+    """The result of a training run.
 
     Attributes:
       run_dir: the run's folder.
       epochs: the metrics of every epoch of the run, those before a resume included.
-      best: the epoch that is the best on validation, the earliest of equals; None before the first ends,
-        and where it was no epoch of this run but the weights that the run began with.
-      best_step: the step at which the best weights were reached.
-      test_examples: how many the test accuracies are of.
+      best: the best epoch on validation, the earliest of equals; None before the first ends, and where no epoch was
+        better than the imported weights that the run began with.
+      best_step: the step of the best weights.
+      test_examples: the number of test examples.
       trained: whether any step was made; a resumed run may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the run early, or None.
     """
@@ -101,34 +99,30 @@ def train(
       >>> len(result.epochs), result.best.step, result.test_examples
       (1, 10, 10000)
     """
-    batch_size = config.batch_size
-    with begun("one", config, run_dir, resume, execution, together, console, batch_size) as (config, run_dir, mesh):
-        return _train(config, run_dir, resume, mesh, execution.device_data_limit, console or Console(quiet=True))
+    settings = ("one", config, run_dir, resume, execution, together, console, config.batch_size)
+    with processes.distributed_session(*settings) as (config, run_dir, mesh, console):
+        return _train(config, run_dir, resume, mesh, execution.device_data_limit, console)
 
 
 def _train(
     config: Config, run_dir: Path, resume: bool, mesh: Mesh, device_data_limit: float, console: Console
 ) -> TrainingResult:
     first = processes.is_first()
-    if not first:
-        console = Console(quiet=True)
     former = read_run(run_dir) if resume else None
     if former is None and first:
         refuse_occupied(run_dir)
-    dataset = load(**vars(config.data))
-    processes.require_same(dataset.fingerprint(), f"The processes have different data at {config.data.source!r}.")
+    dataset = load_same(config)
     program = make_program([config], dataset, mesh, device_data_limit)
     with ExitStack() as stack:
         if former is not None and former.member is not None:
             resume_run_folder(former, config, dataset)  # refuses what cannot go on, before anything is written
             if jax.process_count() > 1:
                 raise RunError(
-                    f"{former.path} is a run of a sweep, of which one process has to make a run of its own. Resume it "
-                    "once with --num-processes 1; several processes can go on from there."
+                    f"{former.path} is a run of a sweep. Resume it once with --num-processes 1, which makes its run "
+                    "folder; several processes can go on from there."
                 )
-            make_run_of_member(former, config.epochs, program.steps_per_epoch)
-            former = read_run(former.path)
-        if first:
+            former = make_run_of_member(former, config.epochs, program.steps_per_epoch, stack)
+        elif first:
             stack.enter_context(lock(run_dir if former is None else former.path))  # of SWEEP/best, that of SWEEP/3
         if former is None:
             folder = create_run_folder(run_dir, config, dataset)
@@ -136,12 +130,12 @@ def _train(
             folder = resume_run_folder(former, config, dataset)
         say(console, f"run {folder.path}: {dataset.describe()}")
         began = time.perf_counter()
-        stages, record = begin(folder, 0, program, newest_sound_step(folder.checkpoints, console), console)
+        states, record = begin(folder, 0, program, newest_sound_step(folder.checkpoints, console), console)
         if first and (former is None or folder.config != former.config):
             write_config(replace(folder, environment=environment()))
         processes.wait_for_file(folder.path / "config.json")
         program = program.compile()
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(stages.newest.params))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(states.newest.params))
         task, layers = task_of(config.model).describe(dataset.image_shape), describe_layers(config.model)
         seconds = time.perf_counter() - began
         say(
@@ -150,9 +144,10 @@ def _train(
             f"on {describe(mesh)}; ready in {seconds:.1f} s",
         )
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
-            say(console, f"the recurrence is XLA's, not the quicker compiled one: {reason}")
-        stop = stack.enter_context(StopRequest())  # outermost: what is under way is saved before it ends
-        loop, noted = train_group(folder, 0, program, stages, record, console, stop)
+            say(console, f"the recurrence runs in XLA's loops, not in the faster compiled ones: {reason}")
+        stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
+        loop = TrainingLoop(folder, 0, program, states, record, console)
+        noted = loop.run(stop)
 
     epochs, best_step = read_metrics(folder.metrics), loop.members[0].best_step
     return TrainingResult(
@@ -166,10 +161,18 @@ def _train(
     )
 
 
+def load_same(config: Config) -> Dataset:
+    """Loads the data of a run, which must be the same in all processes."""
+    dataset = load(**vars(config.data))
+    if len(set(processes.gather_text(dataset.fingerprint()))) > 1:
+        raise ConfigError(f"The processes have different data at {config.data.source!r}.")
+    return dataset
+
+
 def begin(
     folder: RunFolder, group: int, program: TrainingProgram, step: int | None, console: Console
-) -> tuple[Stages, Record]:
-    """The states from which to train a group: those of the checkpoint of `step`, or the first ones."""
+) -> tuple[LatestAndBest, Record]:
+    """The states to train a group from: those of the checkpoint of `step`, or the initial ones."""
     directory = folder.checkpoints_of(group)
     if step is None:
         if folder.initial_weights is not None:
@@ -177,44 +180,19 @@ def begin(
                 f"There is no sound checkpoint in {directory}, and the run began with weights that are not in its "
                 f"folder any more ({folder.initial_weights}). Import them again, into a new folder."
             )
-        if any(metrics.member in folder.groups[group] for metrics in read_metrics(folder.metrics)):
+        if directory.exists():  # the first save makes it
             say(console, "There is no sound checkpoint: training starts at the first step.")
         state = program.init()
-        # Two buffers: the newest is donated to the next step.
-        stages = Stages(state, copy_of(state))
-        return stages, Record(0, program.places, 0.0, (MemberStatus(),) * len(folder.groups[group]))
+        # Two copies: the newest is donated to the next step.
+        states = LatestAndBest(state, copy_of(state))
+        return states, Record(0, program.places, 0.0, (MemberStatus(),) * len(folder.groups[group]))
     epochs_done, epochs = step // program.steps_per_epoch, program.configs[0].epochs
-    if step > epochs * program.steps_per_epoch:
-        raise too_few_epochs(folder, epochs, step, program.steps_per_epoch)
+    refuse_fewer_epochs(folder, epochs, step, program.steps_per_epoch)
     for line in environment_changes(folder.environment) if not folder.is_sweep else ():
         say(console, line)
     say(console, f"resumed at step {step:,}: {epochs_done} of {epochs} epochs are done")
     path = checkpoint.checkpoint_path(directory, step)
     record = checkpoint.read_record(path)
     state = program.abstract_saved(record.places)
-    saved = checkpoint.load_state(path, Stages(state, state))
-    return Stages(*program.from_saved(tuple(saved))), record
-
-
-def train_group(
-    folder: RunFolder,
-    group: int,
-    program: TrainingProgram,
-    stages: Stages,
-    record: Record,
-    console: Console,
-    stop: StopRequest,
-) -> tuple[TrainingLoop, signal.Signals | None]:
-    """Trains a group of members, or the one run of a folder, to its end or to a signal. Returns both."""
-    config, members = folder.config, folder.groups[group]
-    with ExitStack() as stack:
-        keep = config.checkpoints.keep_checkpoints
-        checkpoints = stack.enter_context(closing(Checkpoints(folder.checkpoints_of(group), keep)))
-        writer = None
-        if processes.is_first():
-            events = folder.tensorboard if config.tensorboard and not folder.is_sweep else None
-            writer = stack.enter_context(closing(MetricsWriter(folder.metrics, events, record.step, members)))
-        epochs, per_epoch = program.configs[0].epochs, program.steps_per_epoch
-        display = stack.enter_context(ProgressDisplay(console, epochs, per_epoch, record.step))
-        loop = TrainingLoop(folder, group, program, stages, record, checkpoints, writer, display)
-        return loop, loop.run(stop)
+    saved = checkpoint.load_state(path, LatestAndBest(state, state))
+    return LatestAndBest(*program.from_saved(tuple(saved))), record

@@ -1,8 +1,8 @@
-"""A run is a folder, and so is a sweep: what it holds, who may write to it, and what was trained there.
+"""The folder of a run or of a sweep: its files, its lock, and which run a path names.
 
-config.json       the resolved config, the data it was trained on, the versions and the machine it ran with; of a
-                  sweep also what was asked for, its members, and the groups that were trained as one program
-permutation.json  where pixels are permuted, and alike in all members, their order
+config.json       the resolved config, the data, the versions and the machine; of a sweep also its space, its members,
+                  and the groups that are trained as one program
+permutation.json  the order of permuted pixels, where all members have the same
 metrics.jsonl     one JSON object for each epoch of each member
 checkpoints/      see `checkpoint`; of a sweep in a folder for each group
 tensorboard/      event files of a run
@@ -31,8 +31,7 @@ from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
-from lstm_mnist_jax.training.metrics import read_metrics
-from lstm_mnist_jax.training.selection import score_of
+from lstm_mnist_jax.training.metrics import read_metrics, score_of
 from lstm_mnist_jax.version import __version__
 
 FORMAT = 7
@@ -43,22 +42,16 @@ VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 FORMER_SWEEP_FILE = "population.json"
 """In place of config.json in sweeps of version 0.4 and older."""
 
-OWN_LEFTOVERS = (
-    ".lock",
-    "permutation.json",
-    "permutation.json.partial",
-    "config.json.partial",
-)
-"""What a run that was killed before it began may have left."""
+OWN_LEFTOVERS = (".lock", "permutation.json", "permutation.json.partial", "config.json.partial")
+"""Files that a run may leave that was killed before its first step."""
 
 CHANGEABLE = ("epochs", "early_stopping_patience", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
-"""What may differ when a run is resumed: it changes nothing that was already trained. (The data may have moved;
-that they are the same data is checked by their fingerprint.)"""
+"""Fields that may differ when a run is resumed. (The data may have moved; its fingerprint is compared.)"""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a run remembers of its data, so that it can be used without them."""
+    """Properties of the data that a run keeps, to be used without the data."""
 
     origin: str
     image_shape: tuple[int, ...]
@@ -80,12 +73,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a sweep.
-
-    Attributes:
-      seed: its seed.
-      setting: what else of the config is its own.
-    """
+    """One run of a sweep: its seed, and the fields of the config that the sweep set."""
 
     seed: int
     setting: Setting
@@ -95,19 +83,19 @@ class Member:
 class RunFolder:
     """The paths of a run or of a sweep, and the contents of its config.json.
 
-    A run has one member and one group. A member of a sweep has a path as well, FOLDER/NUMBER, whether or not there is
-    such a folder: `member` is its number then, and `config` its own config.
+    A run has one member and one group. A member of a sweep has the path FOLDER/NUMBER, whether or not there is such a
+    folder: `member` is then its number, and `config` its own config.
 
     Attributes:
       path: the folder, or that of a member.
-      config: what is trained; of a sweep, what its members start from.
-      data: what it is trained on.
-      environment: what `environment` gave when config.json was written.
-      initial_weights: where the weights came from that the run began with; None where it drew them.
-      space: what a sweep was asked for; None for a run.
+      config: what is trained; of a sweep, the config that its members change.
+      data: the data that it is trained on.
+      environment: the result of `environment` when config.json was written.
+      initial_weights: the origin of imported initial weights; None where they were drawn.
+      space: the settings and seeds of a sweep; None for a run.
       members: the runs of a sweep, or the one run.
       groups: the numbers of the members that share a program, group by group.
-      member: which member of a sweep this is; None where it is not one.
+      member: the number of a member of a sweep; None for a run or a whole sweep.
     """
 
     path: Path
@@ -131,7 +119,7 @@ class RunFolder:
         return self.path if self.member is None else self.path.parent
 
     def member_config(self, member: int) -> Config:
-        """The config of a member of a sweep, as that of a run of its own."""
+        """The config of a member of a sweep, as for a single run."""
         if self.space is None or self.member is not None:
             return self.config
         chosen = self.members[member]
@@ -144,16 +132,16 @@ class RunFolder:
         return replace(self, path=self.path / str(member), config=self.member_config(member), member=member)
 
     def group_of(self, member: int) -> int:
-        """The group in which a member is trained."""
+        """The number of the group in which a member is trained."""
         return next(number for number, group in enumerate(self.groups) if member in group)
 
     def checkpoints_of(self, group: int) -> Path:
-        """Where the checkpoints of a group are."""
+        """The folder of the checkpoints of a group."""
         return self.home / "checkpoints" if self.space is None else self.home / "checkpoints" / str(group)
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints of the run are."""
+        """The folder of the checkpoints of the run."""
         return self.checkpoints_of(self.group_of(self.member or 0))
 
     @property
@@ -177,7 +165,7 @@ def read_run_folder(path: Path) -> RunFolder:
     if not file.is_file() and _may_name_member(path):
         folder = read_run_folder(path.parent)
         if folder.is_sweep:
-            if path.name == "best":  # which may have been resumed as a run of its own
+            if path.name == "best":  # which may have a folder, if it was resumed
                 return read_run_folder(path.parent / str(_best_member(folder)))
             return folder.of_member(int(path.name))
     if not path.is_dir():
@@ -233,11 +221,7 @@ def _may_name_member(path: Path) -> bool:
 
 
 def read_run(path: Path) -> RunFolder:
-    """Opens a run, or a member of a sweep.
-
-    Raises:
-      RunError: see `read_run_folder`; or it is a whole sweep.
-    """
+    """Opens a run, or a member of a sweep, by `read_run_folder`. Raises RunError for a whole sweep."""
     folder = read_run_folder(path)
     if folder.is_sweep:
         raise RunError(
@@ -248,7 +232,7 @@ def read_run(path: Path) -> RunFolder:
 
 
 def _best_member(folder: RunFolder) -> int:
-    """The member with the best epoch on validation, the earliest of equals, as metrics.jsonl has it."""
+    """The member with the best epoch on validation in metrics.jsonl, the earliest of equals."""
     epochs = [metrics for metrics in read_metrics(folder.metrics) if not metrics.diverged]
     if not epochs:
         raise RunError(f"No run of {folder.path} was evaluated yet. Name one by its number, or train on.")
@@ -272,11 +256,7 @@ def refuse_occupied(path: Path) -> None:
 
 
 def create_run_folder(path: Path, config: Config, dataset: Dataset, initial_weights: str | None = None) -> RunFolder:
-    """The folder of a new run.
-
-    Raises:
-      RunError: the folder holds a run, or anything else, already.
-    """
+    """The folder of a new run. Raises RunError where it is not empty."""
     refuse_occupied(path)
     one = (Member(config.seed, {}),)
     return RunFolder(path, config, DataFacts.of(dataset), environment(), initial_weights, members=one, groups=((0,),))
@@ -291,7 +271,7 @@ def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> Ru
     """
     changed = replace(folder, config=config)
     refuse_changes(folder.config, config)
-    for member in range(len(folder.members)):  # whose learning rate may fall though the config's does not
+    for member in range(len(folder.members)):  # whose learning rate may have a schedule though the config's has none
         refuse_changes(folder.member_config(member), changed.member_config(member))
     if folder.is_sweep and config.early_stopping_patience != folder.config.early_stopping_patience:
         raise ConfigError(
@@ -313,8 +293,8 @@ def refuse_changes(former: Config, config: Config) -> None:
             f"these {former.epochs} ({former.optimizer.schedule}): a longer run is another one: start a new run."
         )
     if refused:
-        told = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())
-        raise ConfigError(f"A resumed run keeps its config, but {told}. Leave this out, or start a new run.")
+        listed = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())
+        raise ConfigError(f"A resumed run keeps its config, but {listed}. Leave this out, or start a new run.")
 
 
 @contextmanager
@@ -325,8 +305,7 @@ def lock(path: Path) -> Iterator[None]:
       RunError: another process writes to it, or it cannot be made, or not have this name.
     """
     if "[" in str(path.absolute()):
-        # orbax looks for what it wrote with a glob of the whole path, where a bracket stands for something else;
-        # it would find nothing, and leave a checkpoint that nobody can read.
+        # orbax finds its files by a glob of the whole path, where a bracket is a pattern: no checkpoint would be read.
         raise RunError(f"{path.absolute()} has a '[' in its path, where no checkpoint can be saved. Choose another.")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -343,7 +322,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """When and on what: versions that decide the numbers, JAX's backend, what runs the recurrence, machine, date."""
+    """Versions that determine the results, JAX's backend, the kind of the recurrence's loops, machine and date."""
     own = {"lstm-mnist-jax": __version__, "python": platform.python_version(), "backend": jax.default_backend()}
     own["recurrence"] = "native" if own["backend"] == "cpu" and native.unavailable() is None else "xla"
     own |= {"machine": machine.devices(), "date": time.strftime("%Y-%m-%d")}
@@ -351,7 +330,7 @@ def environment() -> dict[str, str]:
 
 
 def environment_changes(then: dict[str, str]) -> list[str]:
-    """What has changed, of what decides the last bits, since `environment` gave `then`: a line for each."""
+    """A line for each difference from the environment `then` that can change the last bits."""
     now = environment()
     return [
         f"{name} was {then.get(name)} and is {now[name]}: expect differences of rounding."
@@ -361,11 +340,7 @@ def environment_changes(then: dict[str, str]) -> list[str]:
 
 
 def write_config(folder: RunFolder) -> None:
-    """Writes config.json, whole or not at all.
-
-    Raises:
-      RunError: it cannot be written.
-    """
+    """Writes config.json atomically, and permutation.json. Raises RunError where they cannot be written."""
     contents: dict[str, Any] = {
         "format": FORMAT,
         "config": to_dict(folder.config),
@@ -378,21 +353,16 @@ def write_config(folder: RunFolder) -> None:
     }
     try:
         if folder.space is None or not {"task", "permutation_seed"} & set(folder.space.names):
-            write_permutation(folder.path, folder.config, folder.data)
+            permutation = task_of(folder.config.model).permutation(folder.data.image_shape)
+            if permutation is not None:  # for programs that read a run without this package
+                write_atomically(folder.path / "permutation.json", json.dumps(permutation.tolist()) + "\n")
         write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
     except OSError as error:
         raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
-def write_permutation(path: Path, config: Config, data: DataFacts) -> None:
-    """Writes the order of permuted pixels into the folder `path`, for whoever reads a run without this program."""
-    permutation = task_of(config.model).permutation(data.image_shape)
-    if permutation is not None:
-        write_atomically(path / "permutation.json", json.dumps(permutation.tolist()) + "\n")
-
-
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a crash leaves the old one or the new one, never half of one; an error nothing new."""
+    """Writes a text file: a crash leaves the old one or the new one, an error the old one."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:

@@ -27,9 +27,9 @@ class EpochSums(NamedTuple):
     """Sums over the training steps of the epoch so far, zero at its start.
 
     Attributes:
-      steps: how many they are; fewer than the epoch has where a run began within one, with weights given to it.
-      loss, correct: of the steps' mean losses, and of the examples that were classified rightly.
-      gradient_norm: of the lengths of the steps' gradients, over all parameters, before any clipping.
+      steps: the number of steps; fewer than in an epoch where imported weights began within one.
+      loss, correct: of the steps' mean losses, and of the correctly classified examples.
+      gradient_norm: of the norms of the steps' gradients, over all parameters, before any clipping.
     """
 
     steps: jax.Array
@@ -39,16 +39,16 @@ class EpochSums(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that training changes: a run is resumed from this alone.
+    """The whole state of training: a run is resumed from this alone.
 
     Attributes:
-      step: int32, how many steps were made.
+      step: int32, the number of steps made.
       params: the model's parameters.
       opt_state: the optimizer's state.
-      key: decides what is drawn at every step: augmentation and dropout.
+      key: of the random numbers at every step: augmentation and dropout.
       epoch_sums: over the current epoch, or the one just completed.
       first_bad_step: the first step whose loss or gradient was not finite; -1 if there was none.
-      average: the running mean of the parameters, if there is one.
+      average: the EMA of the weights, if there is one.
     """
 
     step: jax.Array
@@ -61,12 +61,12 @@ class TrainState(NamedTuple):
 
     @property
     def trained(self) -> model.Params:
-        """What is evaluated and used: the mean of the parameters, or themselves."""
+        """The parameters that are evaluated and used: the EMA of the weights if there is one."""
         return self.params if self.average is None else self.average
 
 
 def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int) -> TrainState:
-    """The state before the first step: everything in it follows from the arguments."""
+    """The state before the first step: a function of the arguments."""
     params_key, key = jax.random.split(jax.random.key(seed))
     params = model.init(config.model, params_key, image_shape, num_classes)
     return TrainState(
@@ -81,19 +81,19 @@ def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, s
 
 
 def count_steps(config: Config, dataset: Dataset) -> int:
-    """How many steps an epoch has: the whole batches that the training examples fill.
+    """The number of steps in an epoch: of whole batches in the training examples.
 
     Raises:
       ConfigError: the images cannot be cut into so many time steps, or be shifted so far; the batch is larger than the
-        training set, or the run longer than positions can count.
+        training set, or the run too long for int32 positions in the data.
     """
     examples, batch_size = len(dataset.train), config.batch_size
     model.task_of(config.model).shape(dataset.image_shape)
     height, width, *_ = dataset.image_shape
     if config.augmentation.shift_pixels >= min(height, width):
         raise ConfigError(
-            f"shift_pixels is {config.augmentation.shift_pixels:g}, but images are {height} x {width}: nothing would "
-            "be left in some. A few pixels are usual."
+            f"shift_pixels is {config.augmentation.shift_pixels:g}, but images are {height} x {width}: some would be "
+            "shifted out of view. A few pixels are usual."
         )
     if batch_size > examples:
         raise ConfigError(
@@ -109,14 +109,14 @@ def count_steps(config: Config, dataset: Dataset) -> int:
 def make_train_step(
     config: Config, steps_per_epoch: int, shares: int, batch_of: BatchOf
 ) -> Callable[[TrainState, OptimizerNumbers, Any, Any], TrainState]:
-    """One step of a training run, as a function of (state, numbers of the optimizer, shared, own).
+    """One step of a training run, as a function of (state, hyperparameters of the optimizer, shared, own).
 
     It runs on one device, within a `shard_map` over `DATA_AXIS`, on its share of the batch.
 
     Args:
-      config: what is trained.
-      steps_per_epoch: how many steps its epochs have.
-      shares: how many devices share a batch.
+      config: the config of the run.
+      steps_per_epoch: the number of steps in an epoch.
+      shares: the number of devices that share a batch.
       batch_of: (step, shared, own) -> this device's share of the step's images and labels, see `feed.Batches`.
     """
     rate_at = schedule(config.optimizer, steps_per_epoch, config.epochs)
@@ -136,7 +136,7 @@ def make_train_step(
         images, labels = batch_of(state.step, shared, own)
         targets, dropout_keys = labels, None
         if draws:
-            # Of each place in the batch, so that nothing depends on the number of devices.
+            # A key for each place in the batch: the result does not depend on the number of devices.
             step_key = jax.random.fold_in(state.key, state.step)
             places = jax.lax.axis_index(DATA_AXIS) * share + jnp.arange(share)
             keys = jax.vmap(lambda place: jax.random.split(jax.random.fold_in(step_key, place), 3))(places)
@@ -147,12 +147,12 @@ def make_train_step(
                 jax.nn.one_hot(labels, state.params["dense"]["bias"].size), config.label_smoothing
             )
         if config.augmentation.mixup_alpha:
-            # With the batch from its other end: what is there lies on the device that is as far from the last.
+            # Mixes the batch with itself in reverse order: device d holds the partners of device shares - 1 - d.
             mirrored = [(device, shares - 1 - device) for device in range(shares)]
             others = [jnp.flip(jax.lax.ppermute(part, DATA_AXIS, mirrored), axis=0) for part in (images, targets)]
             images, targets = mix(images, targets, others[0], others[1], mix_keys, config.augmentation)
         (loss, correct), gradient = loss_and_gradient(state.params, images, labels, targets, dropout_keys)
-        # One vector, so that the devices meet once a step.
+        # One vector, for one all-reduce a step.
         flat, unflatten = ravel_pytree((loss, correct.astype(jnp.float32), gradient))
         flat = jax.lax.pmean(flat, DATA_AXIS)
         loss, correct, gradient = unflatten(flat)
@@ -182,7 +182,7 @@ def make_train_step(
 
 
 def averaged(average: model.Params, params: model.Params, step: Any, numbers: OptimizerNumbers) -> model.Params:
-    """The running mean with new parameters, which weigh more at first, as in TensorFlow's with `num_updates`."""
+    """The EMA of the weights after a step; its decay grows at first, as TensorFlow's does with `num_updates`."""
     share = jnp.maximum(numbers.ema_complement, 9 / (10.0 + step))
     return optax.incremental_update(params, average, share)
 

@@ -1,1 +1,1 @@
-"""What scripts/benchmark.py runs: this package's LSTM beside those of other libraries, each in a process of its own."""
+"""The parts of scripts/benchmark.py. Each library runs in its own process."""

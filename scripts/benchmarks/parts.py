@@ -1,6 +1,6 @@
-"""The parts of the benchmark: what is compared in each, with which libraries, at which sizes.
+"""The parts of the benchmark: their work, libraries and sizes.
 
-A part fills its result as it goes, so that Ctrl-C keeps what was measured before.
+A part adds to its result as it goes, so Ctrl-C keeps the results so far.
 """
 
 from collections.abc import Callable
@@ -71,11 +71,11 @@ class Run:
 
     Attributes:
       size, rounds: how much, how often.
-      wanted: the libraries that were asked for; None is those that a part has by default.
+      wanted: the libraries from the command line; None is the default of each part.
       platform: where JAX computes: cpu, gpu or tpu.
       start: what all libraries start an epoch from.
       show: prints a line of progress.
-      could_not_run: grows by a line for everything that was not measured.
+      could_not_run: a line for everything that was not measured.
     """
 
     size: Size
@@ -91,7 +91,7 @@ class Run:
         return replace(self.size.epoch, start=self.start)
 
     def reporter(self, what: str) -> Report:
-        """The function that records which library could not do `what`, and why: once for each library and reason."""
+        """The function that records why a library could not do `what`, once for each library and reason."""
 
         def report(library: str, why: str) -> None:
             if not any((line["library"], line["why"]) == (library, why) for line in self.could_not_run):
@@ -107,7 +107,7 @@ class Run:
             return compare(workers, work, self.wanted or libraries, self.rounds, self.reporter(what), repeats)
 
     def in_fresh_processes(self, what: str, libraries: tuple[str, ...], rounds: int, *request: Any) -> Result:
-        """Asks each library once a round, in a process that has done nothing else."""
+        """The answers of each library, one a round, each from a new process."""
         self.show(what)
         values: dict[str, list[float]] = {library: [] for library in self.wanted or libraries}
         for _, library in product(range(rounds), list(values)):
@@ -122,7 +122,7 @@ class Run:
 
 
 def peak(run: Run, result: Result) -> None:
-    """The best rate of a float32 matrix product, by whichever library."""
+    """The best rate of a float32 matrix product over the libraries."""
     wanted = run.wanted or ("ours", "torch")
     libraries = ("numpy", *(library for library in ("ours", "torch") if library in wanted))
     best = replace(run, wanted=libraries, rounds=min(run.rounds, 5))  # the best, unlike the median, needs few rounds

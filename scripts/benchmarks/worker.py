@@ -1,7 +1,7 @@
-"""A library in a process of its own: `Worker` is the parent's side, `Server` the process's.
+"""A library in its own process: `Worker` is the parent's side, `Server` the process's.
 
-Between two requests the process waits and does nothing. What a library prints goes to a log, whose last line is quoted
-when the process ends unasked.
+Between two requests the process waits. Output of a library goes to a log, whose last line is in the error when the
+process ends unexpectedly.
 """
 
 import ctypes
@@ -24,14 +24,14 @@ from benchmarks.libraries import ENVIRONMENT, MODULES, Job, Unavailable
 from benchmarks.work import Epoch, Start, Work
 
 TIMEOUT = 1800.0
-"""Seconds after which a library that does not answer is given up."""
+"""Seconds to wait for the answer of a library."""
 
 TRIAL_SECONDS = 0.1
 """How long a setting is tried."""
 
 
 class LibraryError(Exception):
-    """A library could not do what it was asked; the message says why."""
+    """A library failed; the message has the reason."""
 
 
 class Worker:
@@ -97,7 +97,7 @@ def serve(library: str, environment: dict[str, str], connection: Connection, log
     """The process of a library: answers requests until there are no more."""
     os.setsid()  # Ctrl-C is the parent's
     os.environ |= environment
-    sys.path.append(str(Path.cwd()))  # where a module of the user's own may be
+    sys.path.append(str(Path.cwd()))  # for modules of the user
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)

@@ -54,7 +54,7 @@ def run_dir(trained):
 
 @pytest.fixture(scope="module")
 def falling(tmp_path_factory):
-    """What is printed by a training whose learning rate falls. The preset stands last."""
+    """The output of a run with a learning rate schedule. The preset is the last word."""
     options = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine"]
     words = ["train", *options, "--run-dir", tmp_path_factory.mktemp("cli") / "falling", "smoke"]
     done = programs.run(words)
@@ -63,7 +63,7 @@ def falling(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_lines_that_a_training_prints(trained):
+def test_lines_that_train_prints(trained):
     run_dir, lines = trained
     assert lines[0] == f"run {run_dir}: MNIST, embedded in the package (1,000 train, 200 validation, 10,000 test)"
     beginning = "28 rows of 28 -> LSTM 4 -> LSTM 6 -> 10 classes, 862 parameters, on 2 x cpu; ready in "
@@ -80,7 +80,7 @@ def test_lines_that_a_training_prints(trained):
 
 
 @pytest.mark.slow
-def test_commands_that_a_training_suggests_succeed(trained, tmp_path):
+def test_commands_that_are_printed_after_training_succeed(command_line, trained, tmp_path):
     run_dir, lines = trained
     copy = tmp_path / "a run"
     shutil.copytree(run_dir, copy)
@@ -90,7 +90,7 @@ def test_commands_that_a_training_suggests_succeed(trained, tmp_path):
     picture = tmp_path / "digit.npy"
     np.save(picture, load().test.images[0])
     for _, *words in commands:
-        done = programs.run([picture if word == "PICTURE" else word for word in words])
+        done = command_line(*(picture if word == "PICTURE" else word for word in words))
         assert done.returncode == 0, done.stderr
     assert "epoch 6/6" in done.stdout
     assert 100_000 < (copy / "report.html").stat().st_size < 1_000_000
@@ -111,7 +111,7 @@ def test_help_names_every_command_and_preset(command_line):
             assert word in done.stdout
 
 
-def test_python_m_tells_the_version():
+def test_python_m_prints_the_version():
     done = interpreter("-m", "lstm_mnist_jax", "--version")
     assert done.returncode == 0
     assert done.stdout.strip() == __version__
@@ -167,7 +167,7 @@ def test_the_preset_may_stand_last(falling):
 
 
 @pytest.mark.slow
-def test_all_cores_that_have_enough_to_do_are_used_unless_told_otherwise(tmp_path, monkeypatch):
+def test_all_cores_with_enough_examples_are_used_by_default(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     expected = mesh._default_count(mesh._cores(), PRESETS["smoke"].batch_size)
@@ -194,7 +194,7 @@ def test_evaluate_prints_json(command_line, run_dir):
     assert list(found["splits"]["train"]["accuracy_by_class"]) == list("0123456789")
 
 
-def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
+def test_resuming_a_complete_run_prints_that_it_is_complete(command_line, run_dir):
     done = command_line("train", "--resume", run_dir)
     assert done.returncode == 0
     assert "complete after 3 epochs; train longer with --epochs" in done.stdout
@@ -223,7 +223,7 @@ def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
         (["train", "--device-data-limit", "0"], "device_data_limit is 0.0, expected GiB, above 0"),
         (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["sweep", "--learning-rate", "fast"], "learning_rate is 'fast', expected a number"),
-        (["sweep", "--learning-rate", "uniform:0.1:1"], "say with samples how many settings to draw"),
+        (["sweep", "--learning-rate", "uniform:0.1:1"], "set samples, the number of settings to draw"),
         (["sweep", "--hidden-features", "32", "0"], "hidden_features is (0,), expected one or more widths"),
         (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
         (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "2 runs at once would take"),
@@ -236,7 +236,7 @@ def test_resuming_a_complete_run_says_that_it_is(command_line, run_dir):
         (["train", "--resume", "nowhere/3"], "nowhere/3 is not a run folder: there is no such folder"),
     ],
 )
-def test_mistakes_are_explained_in_a_line_with_exit_code_2(command_line, tmp_path, monkeypatch, arguments, message):
+def test_user_errors_are_one_line_with_exit_code_2(command_line, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     done = command_line(*arguments)
     assert done.returncode == 2, done.stdout
@@ -246,15 +246,13 @@ def test_mistakes_are_explained_in_a_line_with_exit_code_2(command_line, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path):
-    done = programs.run(["train", "smoke", *TINY_OPTIONS, "--seeds", "3", "--run-dir", tmp_path / "seeds"])
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"epoch 1/3  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test", done.stdout)
-    assert "3 of 3 runs done" in done.stdout
+def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, tiny_sweep, tmp_path):
     rates = ["--seeds", "2", "--learning-rate", "0.003", "0.02", "--hidden-features", "3", "4,6"]
     grid = tmp_path / "grid"
-    done = programs.run(["sweep", "smoke", *TINY_DATA, *rates, "--run-dir", grid])
+    done = command_line("sweep", "smoke", *TINY_DATA, *rates, "--run-dir", grid)
     assert done.returncode == 0, done.stderr
+    epoch = r"epoch 1/3  best of 2: learning_rate [\d.]+  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test"
+    assert re.search(epoch, done.stdout.replace(", hidden_features 3", ""))
     assert "group 2 of 2: 4 runs at once of 2 settings, hidden_features 4,6" in done.stdout
     assert "8 of 8 runs done" in done.stdout
     assert f"the best run is {grid}/best" in done.stdout
@@ -267,7 +265,7 @@ def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path
     assert found["step"] == 45
     assert found["splits"]["test"]["accuracy"] == last["test_accuracy"]
     before = {path.name for path in grid.iterdir()}
-    done = programs.run(["train", "--resume", grid / "5", "--epochs", "4"])
+    done = command_line("train", "--resume", grid / "5", "--epochs", "4")
     assert done.returncode == 0, done.stderr
     assert "resumed at step 45: 3 of 4 epochs are done" in done.stdout
     assert "epoch 4/4" in done.stdout
@@ -276,14 +274,16 @@ def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path
     assert (config["config"]["seed"], config["config"]["epochs"], config["space"]) == (1, 4, None)
     assert config["config"]["optimizer"]["learning_rate"] == 0.02
     assert config["config"]["model"]["hidden_features"] == [3]
+    seeds = shutil.copytree(tiny_sweep, tmp_path / "seeds")
     for command in ("train", "sweep"):
-        done = command_line(command, "--resume", tmp_path / "seeds")
+        done = command_line(command, "--resume", seeds)
         assert done.returncode == 0, done.stderr
         assert "complete after 3 epochs; train longer with --epochs" in done.stdout
-    done = programs.run(["sweep", "--resume", tmp_path / "seeds", "--epochs", "4"])
+    done = command_line("sweep", "--resume", seeds, "--epochs", "4")
     assert "epoch 4/4" in done.stdout
+    assert "3 of 3 runs done" in done.stdout
     for words, message in [
-        (["train", "--resume", tmp_path / "seeds", "--seeds", "3"], "leave out --seeds"),
+        (["train", "--resume", seeds, "--seeds", "3"], "leave out --seeds"),
         (["sweep", "--resume", grid, "--b1", "0.8"], "leave out --b1"),
         (["sweep", "--resume", grid / "5"], f"is a single run: go on with lstm-mnist train --resume {grid}/5"),
     ]:
@@ -293,7 +293,7 @@ def test_a_sweep_from_the_first_epoch_to_a_run_of_its_own(command_line, tmp_path
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "train --resume", "export onnx"])
-def test_a_whole_sweep_or_a_missing_run_of_it_is_no_run(command_line, tiny_sweep, tmp_path, command):
+def test_a_whole_sweep_or_a_missing_run_of_it_is_refused(command_line, tiny_sweep, tmp_path, command):
     """`train --resume` takes a whole sweep."""
     rest = [tmp_path / "digit.npy"] if command.startswith(("predict", "export")) else []
     cases = [(tiny_sweep / "99", f"{tiny_sweep} has no run 99, expected 0 to 2.")]
@@ -353,7 +353,7 @@ def test_extract_names_its_successor():
     assert "extract" not in lstm_mnist_jax.__all__
 
 
-def test_every_number_of_the_optimizer_can_be_swept(command_line, monkeypatch):
+def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     done = command_line("sweep", "--help")
     for name in [*leaf_names(to_dict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
@@ -388,7 +388,7 @@ def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_ot
     assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
 
 
-def test_unexpected_exceptions_are_called_faults_of_the_program(command_line, monkeypatch):
+def test_unexpected_exceptions_are_reported_as_bugs(command_line, monkeypatch):
     def broken(arguments):
         raise KeyError("boom")
 
@@ -399,7 +399,7 @@ def test_unexpected_exceptions_are_called_faults_of_the_program(command_line, mo
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_has_enough_is_no_error(run_dir, tmp_path):
+def test_a_pipe_closed_by_its_reader_is_no_error(run_dir, tmp_path):
     np.save(tmp_path / "many.npy", load().test.images[:600])  # whose answers do not fit into a pipe
     program = programs.Program(["predict", run_dir, tmp_path / "many.npy", "--json"])
     assert program.stdout.readline().startswith('{"file')
@@ -412,7 +412,7 @@ def test_a_reader_that_has_enough_is_no_error(run_dir, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], []])
-def test_output_that_nobody_reads_is_no_error(words):
+def test_closed_standard_output_is_no_error(words):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed_pipe:

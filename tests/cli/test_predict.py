@@ -1,4 +1,4 @@
-"""`lstm-mnist predict`: pictures in, answers out, whatever else lies among them."""
+"""`lstm-mnist predict`: pictures in, predictions out."""
 
 import json
 import logging
@@ -18,6 +18,7 @@ from lstm_mnist_jax import inference, load, load_run
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.errors import DataError, RunError
 from lstm_mnist_jax.report.reading import draw_reading_of
+from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import finished_steps
 
 
@@ -56,7 +57,7 @@ def scans(tmp_path, unseen):
     return folder, [*names, *(f"{folder / 'more' / '5.npy'}[{n}]" for n in range(3))]
 
 
-def test_a_table_for_people(predict, scans, run):
+def test_table(predict, scans, run):
     folder, names = scans
     code, printed, errors = predict(folder)
     assert (code, errors) == (0, "")
@@ -65,7 +66,7 @@ def test_a_table_for_people(predict, scans, run):
         assert line.count("%") == 3
 
 
-def test_json_lines_for_programs(predict, scans, run, unseen):
+def test_json_lines(predict, scans, run, unseen):
     folder, names = scans
     (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:300])
     np.save(folder / "more" / "even.npy", np.full((2, 9, 9), 0.5))
@@ -94,7 +95,8 @@ def test_json_lines_for_programs(predict, scans, run, unseen):
         assert any(word in answers[name]["error"] for word in why.split("|"))
 
 
-def test_the_runs_of_a_sweep_answer_each_for_itself(predict, tiny_sweep, unseen, tmp_path):
+@pytest.mark.slow
+def test_runs_of_a_sweep(predict, tiny_sweep, unseen, tmp_path):
     np.save(tmp_path / "digit.npy", unseen.images[0])
     found = {}
     for name in ("0", "1", "2", "best"):
@@ -118,6 +120,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_standard_input(digits_run, scans):
     folder, _ = scans
     (folder / "empty").touch()
@@ -130,8 +133,7 @@ def test_standard_input(digits_run, scans):
         assert answer.get("label") == ("7" if code == 0 else None)
 
 
-def test_many_pictures_are_answered_in_their_order(predict, unseen, run, tmp_path, monkeypatch):
-    """Several at once, and never many: the network sees no batch beyond what is held."""
+def test_many_pictures_are_classified_in_order_and_in_small_batches(predict, unseen, run, tmp_path, monkeypatch):
     np.save(tmp_path / "many.npy", unseen.images[:300])
     (tmp_path / "broken.png").write_bytes(b"none")
     sizes, unwatched = [], type(run).predict
@@ -146,7 +148,8 @@ def test_many_pictures_are_answered_in_their_order(predict, unseen, run, tmp_pat
     assert answers[:300] == answers[301:]
 
 
-def test_scanned_digits_are_recognised_as_the_originals_are(run, unseen, rng):
+@pytest.mark.slow
+def test_accuracy_on_scanned_digits(run, unseen, rng):
     images, labels = unseen.images[:400], unseen.labels[:400]
     scans = [scan(image, int(rng.integers(28, 300)), rng) for image in images]
     originals = (run.predict(images)[0] == labels).mean()
@@ -154,10 +157,10 @@ def test_scanned_digits_are_recognised_as_the_originals_are(run, unseen, rng):
     assert originals > 0.85
     assert scanned > originals - 0.015
     squeezed = np.stack([np.asarray(Image.fromarray(one).resize((28, 28))) for one in scans])
-    assert (run.predict(squeezed)[0] == labels).mean() < 0.6  # which is what the form is for
+    assert (run.predict(squeezed)[0] == labels).mean() < 0.6  # without the normal form
 
 
-def test_what_the_network_sees(predict, scans):
+def test_show_prints_the_input_of_the_network(predict, scans):
     folder, _ = scans
     _, printed, _ = predict(folder / "0.png", "--show")
     rows = printed.splitlines()[-28:]
@@ -167,7 +170,7 @@ def test_what_the_network_sees(predict, scans):
     np.testing.assert_array_equal(seen, np.minimum(4, (image * 5).astype(int)))
 
 
-def test_reading_along_in_the_terminal(predict, scans, run, unseen):
+def test_explain_prints_the_prediction_after_each_row(predict, scans, run, unseen):
     folder, names = scans
     _, printed, _ = predict(folder / "more" / "5.npy", "--explain")
     start = next(n for n, line in enumerate(printed.splitlines()) if f"{names[5]}, read as 28 rows of 28" in line)
@@ -179,7 +182,7 @@ def test_reading_along_in_the_terminal(predict, scans, run, unseen):
         assert int(label) == along[step].argmax()
 
 
-def test_drawings_replace_nothing(predict, scans, tmp_path):
+def test_figures_replace_no_file(predict, scans, tmp_path):
     folder, _ = scans
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     shutil.copy(folder / "0.png", folder / "more" / "0.png")
@@ -197,7 +200,7 @@ def test_drawings_replace_nothing(predict, scans, tmp_path):
     assert "is a file; name a folder" in errors
 
 
-def test_from_python(run, unseen, rng):
+def test_python_functions(run, unseen, rng):
     image = unseen.images[0]
     figure = draw_reading_of(run, image, true_label=7, title="the first")
     assert isinstance(figure, Figure)
@@ -206,7 +209,7 @@ def test_from_python(run, unseen, rng):
     np.testing.assert_allclose(along[:, -1], run.predict(image[None])[1], atol=1e-5)
     with pytest.raises(DataError, match=r"got \[28, 28\]. Add an axis: images\[None\]"):
         run.predict(image)
-    with pytest.raises(DataError, match=r"got \[1, 30, 30\]. normalise\(\) brings pictures to it"):
+    with pytest.raises(DataError, match=r"got \[1, 30, 30\]. normalise\(\) converts pictures to it"):
         run.predict(rng.uniform(size=(1, 30, 30)))
     pictures = [np.pad(image, 40), 1 - np.repeat(np.kron(image, np.ones((3, 3)))[..., None], 3, axis=-1) / 255]
     normal = run.normalise(pictures)
@@ -216,7 +219,6 @@ def test_from_python(run, unseen, rng):
 
 
 def test_a_second_single_image_compiles_nothing(run, unseen, caplog):
-    """That is why it takes a tenth of a millisecond; scripts/benchmark.py measures how long it takes."""
     config = run.folder.config
     config = replace(config, model=replace(config.model, forget_bias=0.5))  # which no test has compiled before
     run = replace(run, folder=replace(run.folder, config=config))
@@ -228,13 +230,13 @@ def test_a_second_single_image_compiles_nothing(run, unseen, caplog):
         assert caplog.text == ""
 
 
-def test_a_run_that_diverged_is_told(predict, run, scans, monkeypatch):
+def test_a_run_that_diverged_is_refused(predict, run, scans, monkeypatch):
     folder, _ = scans
     diverged = replace(run, params=jax.tree.map(lambda leaf: leaf * np.nan, run.params))
     monkeypatch.setattr(inference, "load_run", lambda *_: diverged)
     code, printed, errors = predict(folder / "0.png", "--json")
     assert (code, printed) == (2, "")
-    assert "no number (NaN): its training diverged" in errors
+    assert "no numbers (NaN): its training diverged" in errors
 
 
 def test_file_names_with_markup_control_characters_and_invalid_bytes(predict, digits_run, scans, tmp_path):
@@ -254,7 +256,7 @@ def test_file_names_with_markup_control_characters_and_invalid_bytes(predict, di
     assert [json.loads(line)["file"] for line in printed.splitlines()] == [*map(str, pictures)]
 
 
-def test_mistakes_are_explained_in_one_line(predict, digits_run, tiny_sweep, scans, tmp_path):
+def test_errors_take_one_line(predict, digits_run, tiny_sweep, scans, tmp_path):
     folder, _ = scans
     picture, run_dir = folder / "0.png", tmp_path / "runs" / "digits"
     shutil.copytree(digits_run, run_dir)
@@ -283,10 +285,10 @@ def test_mistakes_are_explained_in_one_line(predict, digits_run, tiny_sweep, sca
         assert errors.count("\n") == 1
 
 
-def test_a_checkpoint_that_a_training_replaces_meanwhile_is_looked_for_again(digits_run, tmp_path, monkeypatch):
+def test_loading_while_training_replaces_the_checkpoint(digits_run, tmp_path, monkeypatch):
     shutil.copytree(digits_run, tmp_path / "run")
     steps = finished_steps(tmp_path / "run" / "checkpoints")
-    read, tried = inference.checkpoint.load_state, []
+    read, tried = checkpoint.load_state, []
 
     def read_too_late(path, like):
         tried.append(int(path.name))
@@ -294,7 +296,7 @@ def test_a_checkpoint_that_a_training_replaces_meanwhile_is_looked_for_again(dig
             shutil.rmtree(path)
         return read(path, like)
 
-    monkeypatch.setattr(inference.checkpoint, "load_state", read_too_late)
+    monkeypatch.setattr(checkpoint, "load_state", read_too_late)
     assert load_run(tmp_path / "run", "last").step == steps[-2]
     assert tried == [steps[-1], steps[-2]]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / f"{steps[-2]:08d}" / "state")

@@ -1,4 +1,4 @@
-"""What people see: a bar where there is a terminal, plain lines where there is none."""
+"""Progress: a bar on a terminal, plain lines elsewhere."""
 
 import dataclasses
 import io
@@ -30,30 +30,30 @@ def shown(console, step=12, loss=0.123456, rate=40_000.0):
     return console.file.getvalue()
 
 
-def test_a_terminal_gets_a_bar_with_epoch_step_loss_speed_and_time_left():
+def test_bar_with_epoch_step_loss_speed_and_time_left():
     text = shown(Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None))
     for part in ("epoch 2/10", "12/100", "loss 0.1235", "40,000 examples/s", "left"):
         assert part in text, part
 
 
-def test_elsewhere_there_is_one_line_an_epoch_however_narrow():
+def test_one_unbroken_line_an_epoch_without_a_terminal():
     text = shown(Console(file=io.StringIO(), width=40))
     assert text == "epoch  3/10  loss 0.2500  validation  98.66%  test 100.00%  1.5 s  36,190 examples/s\n"
 
 
-def test_long_epochs_tell_where_they_are(monkeypatch):
+def test_long_epochs_print_their_progress(monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
     text = shown(Console(file=io.StringIO()), loss=4e30)
     assert text.splitlines()[0] == "epoch 2/10  step 12  loss 4.000e+30  40,000 examples/s"
 
 
-def test_names_are_printed_as_they_are():
+def test_markup_in_names_is_printed_as_text():
     console = Console(file=io.StringIO(), width=40)
     progress.say(console, "run runs/[/b] 12 " + 60 * "x")
     assert console.file.getvalue() == "run runs/[/b] 12 " + 60 * "x" + "\n"
 
 
-def test_an_epoch_of_a_sweep_is_that_of_its_best_setting_with_means_over_seeds():
+def test_epoch_line_of_a_sweep_has_the_best_setting_with_means_over_seeds():
     slow, fast = {"learning_rate": 0.003}, {"learning_rate": 0.02}
     members = [Member(seed, setting) for setting in (slow, fast) for seed in (0, 1)]
     accuracies = (0.90, 0.92, 0.95, 0.97)

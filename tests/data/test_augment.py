@@ -22,7 +22,7 @@ def images(rng):
     return rng.integers(0, 256, (200, 12, 9), np.uint8)
 
 
-def test_nothing_asked_for_is_nothing_done(images):
+def test_without_augmentation_images_are_only_scaled(images):
     np.testing.assert_allclose(augment(images, KEYS, AugmentationConfig()), images / 255, rtol=1e-6)
 
 
@@ -78,7 +78,7 @@ def angle_of(covariance):
         ({"shear": 0.4}, lambda mass, centre, cov: cov[0, 1] / cov[0, 0], -0.4, 0.4),
     ],
 )  # fmt: skip
-def test_an_upright_bar_is_moved_as_far_as_the_config_says(config, measure, low, high):
+def test_shifts_shears_and_rotations_reach_the_limits_of_the_config(config, measure, low, high):
     bar = np.zeros((200, 40, 40), np.uint8)
     bar[:, 12:28, 17:23] = 255
     found = measure(*moments(np.asarray(augment(bar, KEYS, AugmentationConfig(**config)), np.float64)))
@@ -92,7 +92,7 @@ def test_an_upright_bar_is_moved_as_far_as_the_config_says(config, measure, low,
     assert abs(found.mean()) < 0.15 * high
 
 
-def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth():
+def test_elastic_displacements_have_the_given_deviation_and_are_smooth():
     bumps = _bumps(28, 6.0)
     np.testing.assert_allclose((bumps**2).sum(axis=1), 1, rtol=1e-5)
     nearness = bumps @ bumps.T
@@ -104,7 +104,7 @@ def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth():
     assert 0.5 < centre.std(axis=0).min() < centre.std(axis=0).max() < 1.1
 
 
-def test_mirroring_swaps_left_and_right_of_so_many_images(images):
+def test_flips_have_the_given_probability(images):
     found = np.asarray(augment(images, KEYS, AugmentationConfig(flip_probability=0.3)))
     kept = np.abs(found - images / 255).max((1, 2)) < 1e-4
     swapped = np.abs(found - images[:, :, ::-1] / 255).max((1, 2)) < 1e-4
@@ -114,7 +114,7 @@ def test_mirroring_swaps_left_and_right_of_so_many_images(images):
     np.testing.assert_allclose(everything, images[:, :, ::-1] / 255, atol=1e-4)
 
 
-def test_erasing_blanks_one_rectangle_of_so_many_images():
+def test_random_erasing_blanks_one_rectangle_with_the_given_probability():
     white = np.full((200, 12, 9), 255, np.uint8)
     erased = np.asarray(augment(white, KEYS, AugmentationConfig(erasing_probability=0.5, erasing_size=0.5))) == 0
     assert 70 < erased.any((1, 2)).sum() < 120
@@ -125,7 +125,7 @@ def test_erasing_blanks_one_rectangle_of_so_many_images():
         assert columns.sum() <= 5
 
 
-def test_what_is_drawn_for_an_image_depends_on_its_key_alone(images):
+def test_augmentation_depends_on_the_key_of_the_image_alone(images):
     config = AugmentationConfig(10.0, 0.1, 0.1, 2.0, 1.0, erasing_probability=0.5)
     together = np.asarray(augment(images, KEYS, config))
     turned_round = augment(images[::-1], KEYS[::-1], config)
@@ -134,7 +134,7 @@ def test_what_is_drawn_for_an_image_depends_on_its_key_alone(images):
     assert np.abs(together - others).max(axis=(1, 2)).min() > 0.1
 
 
-def test_mixup_keeps_the_larger_share_and_mixes_labels_alike(images):
+def test_mixup_keeps_the_larger_weight_and_mixes_labels_alike(images):
     floats, labels = images.astype(np.float32) / 255, np.eye(4, dtype=np.float32)[np.arange(200) % 4]
     mixed, targets = mix(floats, labels, floats[::-1], labels[::-1], KEYS, AugmentationConfig(mixup_alpha=0.4))
     mixed, targets = np.asarray(mixed), np.asarray(targets)

@@ -23,7 +23,7 @@ def test_known_bytes(tmp_path):
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(sorted(CODES)), gzipped=st.booleans())
-def test_any_array_is_read_as_it_was_written(tmp_path_factory, data, kind, gzipped):
+def test_arrays_round_trip(tmp_path_factory, data, kind, gzipped):
     array = data.draw(arrays.arrays(np.dtype(kind), arrays.array_shapes(min_dims=1, max_dims=4, min_side=0)))
     file = tmp_path_factory.mktemp("idx") / "file"
     content = idx_bytes(array)
@@ -36,7 +36,7 @@ def test_any_array_is_read_as_it_was_written(tmp_path_factory, data, kind, gzipp
         assert unpacked(file.with_name(name).read_bytes()) == content
 
 
-def test_what_cannot_be_written_is_said(tmp_path):
+def test_unsupported_arrays_and_paths_are_refused(tmp_path):
     with pytest.raises(DataError, match="cannot hold int64; expected one of uint8"):
         write_idx(tmp_path / "a", np.zeros(3, np.int64))
     with pytest.raises(DataError, match="cannot be written"):
@@ -69,8 +69,8 @@ def test_damage_gives_a_clear_error_or_the_same_array(tmp_path_factory, data, gz
         (b"", "not an IDX file: it starts with the bytes (none)"),
         (b"\x89PNG\r\n\x1a\n", "not an IDX file: it starts with the bytes 89 50 4e 47"),
         (bytes.fromhex("00000901"), "ends within its header"),
-        (bytes.fromhex("00000846") + bytes.fromhex("00000001") * 70 + b"x", "its header tells of 70 dimensions"),
-        (bytes.fromhex("00000803 00000000 ffffffff ffffffff"), "its header tells of 3 dimensions"),
+        (bytes.fromhex("00000846") + bytes.fromhex("00000001") * 70 + b"x", "its header gives 70 dimensions"),
+        (bytes.fromhex("00000803 00000000 ffffffff ffffffff"), "its header gives 3 dimensions"),
         (
             bytes.fromhex("00000801 00000003 05"),
             "shorter than its header says: 3 elements need 3 bytes, found only 1",
@@ -84,7 +84,7 @@ def test_damage_gives_a_clear_error_or_the_same_array(tmp_path_factory, data, gz
         (gzip.compress(idx_bytes(np.arange(9)[:, None].astype("u1")), mtime=0)[:-9], "damaged or truncated gzip"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, content, message):
+def test_damaged_files_are_refused(tmp_path, content, message):
     file = tmp_path / "file"
     file.write_bytes(content)
     with pytest.raises(DataError) as caught:

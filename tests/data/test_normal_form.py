@@ -38,7 +38,7 @@ def test_a_scanned_digit_is_the_digit(size, most, digits, rng):
 
 @pytest.mark.parametrize("paper", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("noise", [0.02, 0.1])
-def test_noise_is_no_ink(paper, noise, rng):
+def test_noise_is_not_ink(paper, noise, rng):
     """Of paper that is black or white one half of the noise is cut off, and yet it is known for what it is."""
     picture = np.full((200, 200), paper)
     picture[60:140, 80:120] = picture[121:140, 80:130] = 0.9 if paper < 0.5 else 0.1
@@ -46,12 +46,12 @@ def test_noise_is_no_ink(paper, noise, rng):
     clean, found = (digit(levels.astype(np.float32)) for levels in (picture, noisy))
     assert np.abs(found - clean).mean() < 0.06  # a wrong rectangle would be 0.2
     assert found[0].max() == 0
-    with pytest.raises(DataError, match="as uneven as what is within"):
+    with pytest.raises(DataError, match="as uneven as its inside"):
         digit(np.clip(paper + rng.normal(0, noise, (200, 200)), 0, 1).astype(np.float32))
 
 
 @pytest.mark.parametrize(("down", "right"), [(0.4, 0), (0, -0.4), (-0.25, 0.25)])
-def test_light_from_one_side_is_no_ink(down, right, digits, rng):
+def test_uneven_light_is_not_ink(down, right, digits, rng):
     """As a lamp beside the paper gives it."""
     rows, columns = np.meshgrid(np.linspace(-0.5, 0.5, 168), np.linspace(-0.5, 0.5, 168), indexing="ij")
     differences = []
@@ -63,14 +63,14 @@ def test_light_from_one_side_is_no_ink(down, right, digits, rng):
     assert np.mean(differences) < 0.06  # of evenly lit ones it is 0.03, with the light for ink 0.12 and more
 
 
-def test_a_digit_that_reaches_the_border_is_cut_out_all_the_same():
+def test_a_digit_that_touches_the_border():
     """Its ink covers most of one side, which is not the light."""
     picture = np.zeros((60, 40), np.float32)
     picture[:8] = picture[:, 16:24] = 1
     np.testing.assert_allclose(digit(picture), digit(np.pad(picture, 20)), atol=1e-6)
 
 
-def test_what_vanishes_in_a_digits_size_is_said():
+def test_ink_too_thin_for_the_size_of_a_digit_is_refused():
     picture = np.full((256, 256), 120, np.float32) / 255
     for start in (40, 216):
         picture[start - 6 : start + 9, start - 6 : start + 9] = 0

@@ -13,8 +13,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from lstm_mnist_jax import load
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.data.picture_arrays import KEPT_SIZE, MAX_PIXELS, pictures_of, reduced
-from lstm_mnist_jax.data.pictures import find_pictures, printable, read_pictures
+from lstm_mnist_jax.data.pictures import (
+    KEPT_SIZE,
+    MAX_PIXELS,
+    find_pictures,
+    pictures_of,
+    printable,
+    read_pictures,
+    reduced,
+)
 from lstm_mnist_jax.errors import DataError
 
 
@@ -39,12 +46,12 @@ def greyed(picture):
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "gif"])
-def test_lossless_files_are_what_was_written(suffix, tmp_path, digits):
+def test_lossless_formats_round_trip(suffix, tmp_path, digits):
     np.testing.assert_allclose(read(written(tmp_path / f"a.{suffix}", digits[0])), digits[0] / np.float32(255))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
-def test_lossy_files_are_nearly_so(suffix, tmp_path, digits):
+def test_lossy_formats_round_trip_approximately(suffix, tmp_path, digits):
     picture = read(written(tmp_path / f"a.{suffix}", digits[0], quality=95))
     assert np.abs(greyed(picture) - digits[0] / 255).mean() < 0.02
 
@@ -69,7 +76,7 @@ def test_modes_of_colour(tmp_path, rng):
 
 
 @pytest.mark.parametrize(("stroke", "paper"), [(0, 1), (255, 0)])
-def test_transparency_is_paper(stroke, paper, tmp_path):
+def test_transparent_pixels_are_background(stroke, paper, tmp_path):
     pixels = np.full((9, 7, 4), stroke, np.uint8)
     pixels[..., 3] = 0
     pixels[2:5, 3, 3] = 255
@@ -82,7 +89,7 @@ def test_transparency_is_paper(stroke, paper, tmp_path):
     np.testing.assert_allclose(read(tmp_path / "p.png"), expected)
 
 
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     image = Image.fromarray(np.arange(63, dtype=np.uint8).reshape(9, 7))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -97,7 +104,7 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
     np.testing.assert_allclose(read(tmp_path / "c.png"), turned)
 
 
-def test_of_several_photographs_in_a_file_the_first_counts(tmp_path, digits):
+def test_the_first_of_several_photographs_in_a_file_is_read(tmp_path, digits):
     first, second = (Image.fromarray(digits[n]).resize((60, 60)) for n in (0, 1))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second], quality=95)
     assert np.abs(greyed(read(tmp_path / "a.jpg")) - np.asarray(first) / 255).mean() < 0.02
@@ -115,7 +122,7 @@ def test_large_pictures_are_reduced(kind, tmp_path):
     np.testing.assert_allclose(picture[at], expected, atol=1e-6)
 
 
-def test_a_thin_line_of_a_large_array_is_still_there():
+def test_thin_lines_survive_the_reduction_of_large_arrays():
     picture = np.zeros((2050, 1500), np.uint8)
     picture[:, 701] = 255
     found = reduced(picture, 1024)
@@ -207,7 +214,7 @@ def text_bomb():
         (saved(np.zeros((5, 5), "M8[s]")), "of type datetime64"),
     ],
 )
-def test_what_is_wrong_is_said(content, message, tmp_path):
+def test_files_that_are_not_images_are_refused(content, message, tmp_path):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_pictures(str(tmp_path / "a")))
@@ -225,7 +232,7 @@ def test_arrays_of_any_version_order_and_type(version, order, kind, tmp_path, di
     np.testing.assert_allclose(found, levels > 0.5 if kind == "?" else levels, atol=1e-3 if kind == "<f2" else 1e-6)
 
 
-def test_files_that_are_none(tmp_path):
+def test_missing_files_are_refused(tmp_path):
     for name, message in (("a.png", "There is no file"), ("*.png", "no file that matches"), ("", "holds no pictures")):
         with pytest.raises(DataError, match=message):
             list(read_pictures(str(tmp_path / name)))
@@ -252,7 +259,7 @@ def test_folders_and_patterns(tmp_path):
     assert find_pictures(["~nobody-of-this-name/a.png"]) == ["~nobody-of-this-name/a.png"]
 
 
-def test_names_are_printed_without_harm():
+def test_control_characters_in_names_are_escaped():
     assert printable("ä 数.png") == "ä 数.png"
     assert printable("a\n\x1b[2J\udc80") == "a\\n\\x1b[2J\\udc80"
 
@@ -301,9 +308,9 @@ def originals_of(digits):
 
 
 @pytest.mark.slow
-def test_damaged_files_are_told_or_read(digits, rng, tmp_path):
+def test_damaged_files_are_refused_or_read(digits, rng, tmp_path):
     """Nothing but a DataError may come of a file, whatever is in it."""
-    file, told, read_all = tmp_path / "a", 0, 0
+    file, refused, read_all = tmp_path / "a", 0, 0
     for n, content in enumerate(mutations(originals_of(digits), rng, 3500)):
         file.write_bytes(content)
         try:
@@ -314,8 +321,8 @@ def test_damaged_files_are_told_or_read(digits, rng, tmp_path):
                 assert 0 <= image.min() <= image.max() <= 1
             read_all += 1
         except DataError:
-            told += 1
-    assert told > 1000
+            refused += 1
+    assert refused > 1000
     assert read_all > 200
 
 
@@ -342,11 +349,11 @@ print((peak() - before) // 1024)
 
 
 def peak_of(path):
-    """What was said of a file by a process of its own, and how many MiB it took."""
+    """The outcome of a file in a new process, and the MiB of memory that it took."""
     done = programs.run([path], code=LARGEST)
     assert done.returncode == 0, done.stderr
-    said, peak = done.stdout.splitlines()
-    return said, int(peak)
+    outcome, peak = done.stdout.splitlines()
+    return outcome, int(peak)
 
 
 @pytest.mark.slow
@@ -372,8 +379,8 @@ def test_memory_is_bounded(tmp_path):
     (tmp_path / "f.png").write_bytes(png(20_000, 20_000, bytes(1000)))
     (tmp_path / "g.png").write_bytes(png(8_000, 9_000, bytes(8_001) * 9_000))
     for name in ("a.png", "b.jpg", "e.npy"):
-        said, peak = peak_of(tmp_path / name)
-        assert said == "read"
+        outcome, peak = peak_of(tmp_path / name)
+        assert outcome == "read"
         assert peak < 1000
     for name, size in (
         ("c.png", "more than 1"),
@@ -381,8 +388,8 @@ def test_memory_is_bounded(tmp_path):
         ("f.png", "more than 1"),
         ("g.png", "8,000 x 9,000 p"),
     ):
-        said, peak = peak_of(tmp_path / name)
-        assert f"too large ({size}" in said
+        outcome, peak = peak_of(tmp_path / name)
+        assert f"too large ({size}" in outcome
         assert peak < 50
 
 

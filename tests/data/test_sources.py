@@ -80,14 +80,14 @@ def test_a_file_of_class_names(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"), [("a\nb\na\n", "names several classes 'a'"), ("caf\xe9\nb\nc", "is not UTF-8")]
 )
-def test_class_names_that_are_none(tmp_path, names, message):
+def test_invalid_class_names_are_refused(tmp_path, names, message):
     write_folder(tmp_path)
     (tmp_path / "classes.txt").write_bytes(names.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         load(tmp_path, validation_examples=5)
 
 
-def test_emnist_is_turned_upright_and_named_by_its_mapping(tmp_path):
+def test_emnist_is_transposed_and_named_by_its_mapping(tmp_path):
     content = write_folder(
         tmp_path, "emnist-letters-", "test",
         train_labels=np.arange(20, dtype=np.uint8) % 3 + 1, test_labels=np.arange(8, dtype=np.uint8) % 3 + 1,
@@ -99,7 +99,7 @@ def test_emnist_is_turned_upright_and_named_by_its_mapping(tmp_path):
     np.testing.assert_array_equal(found.validation.images[2], content["emnist-letters-train-images-idx3-ubyte"][2].T)
 
 
-def test_a_folder_of_several_sets_asks_which(tmp_path):
+def test_a_folder_of_several_sets_is_refused_with_their_names(tmp_path):
     write_folder(tmp_path, "emnist-digits-", "test")
     write_folder(tmp_path, "emnist-mnist-", "test")
     with pytest.raises(DataError, match=r"holds several data sets; name one of them: .*emnist-digits, .*emnist-mnist"):
@@ -122,7 +122,7 @@ def test_a_folder_of_several_sets_asks_which(tmp_path):
         ({"train_images": np.zeros((0, 4, 3), np.uint8), "train_labels": np.zeros(0, np.uint8)}, "at least one"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_together_is_said(tmp_path, changed, message):
+def test_files_that_do_not_belong_together_are_refused(tmp_path, changed, message):
     write_folder(tmp_path, **changed)
     with pytest.raises(DataError) as caught:
         load(str(tmp_path), validation_examples=5)
@@ -156,7 +156,7 @@ def test_unknown_sources(source, tmp_path, monkeypatch):
         ({"validation_examples": 5, "train_examples": -1}, "train_examples is -1"),
     ],
 )
-def test_impossible_sizes(tmp_path, options, message):
+def test_invalid_sizes_are_refused(tmp_path, options, message):
     write_folder(tmp_path)
     with pytest.raises(DataError, match=message):
         load(str(tmp_path), **options)
@@ -169,7 +169,7 @@ def test_a_class_without_training_examples_is_refused(tmp_path):
         load(tmp_path, validation_examples=2)
 
 
-def test_fashion_mnist_is_found_where_debian_puts_it_or_in_a_folder_of_its_name(tmp_path, monkeypatch):
+def test_fashion_mnist_in_debians_folder_or_a_folder_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lstm_mnist_jax.data.sources.SYSTEM_FASHION_MNIST", tmp_path / "none")
     with pytest.raises(DataError, match=r"Fashion-MNIST is not here.* dataset-fashion-mnist .*--source"):

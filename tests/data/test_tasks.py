@@ -10,7 +10,7 @@ IMAGES = np.arange(2 * 4 * 6, dtype=np.uint8).reshape(2, 4, 6)
 COLOURED = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
 
 
-def test_rows_columns_and_pixels_are_read_as_they_are_called():
+def test_rows_columns_and_pixels():
     first = IMAGES[0]
     np.testing.assert_array_equal(Task().read(IMAGES)[:, 0], first)
     np.testing.assert_array_equal(Task("columns").read(IMAGES)[:, 0], first.T)
@@ -31,7 +31,7 @@ def test_channels_stay_with_their_pixel(name):
     np.testing.assert_array_equal(read.reshape(*alone[0].shape, 3), np.stack(alone, axis=-1))
 
 
-def test_a_permutation_is_its_seeds_own_and_loses_no_pixel():
+def test_permutations_differ_by_seed_and_keep_all_pixels():
     task = Task("permuted", permutation_seed=1)
     order = task.permutation((4, 6))
     np.testing.assert_array_equal(order, np.random.RandomState(1).permutation(24))

@@ -109,12 +109,12 @@ class TestPreparedSets:
         [
             ("tfds:toy_ragged", "expected images of one size"),
             ("tfds:toy_unlabelled", "is not an image classification set: its features are ['image', 'label']"),
-            ("tfds:toy_nothing", "knows no set 'toy_nothing', and none of that name is prepared"),
+            ("tfds:toy_nothing", "has no set 'toy_nothing', and none of that name is prepared"),
             ("tfds:", "tfds: cannot be opened"),
             ("tfds:mnist", 'download_and_prepare()"'),
             ("tfds:mnist", "pip install tensorflow-cpu"),
             ("tfds:mnist:9.9.9", "9.9.9"),
         ],
     )
-    def test_what_cannot_be_used_is_said(self, loaded, name, message):
+    def test_unsuitable_sets_are_refused(self, loaded, name, message):
         assert message in loaded[name]["error"]

@@ -1,5 +1,7 @@
 """The README and the pages of docs/: their commands and programs, and how to run them."""
 
+import contextlib
+import io
 import os
 import re
 import shlex
@@ -7,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import programs
+
+from lstm_mnist_jax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,7 +76,7 @@ def run_installed(words: list[str], folder: Path) -> str:
 
 
 def run(line: str, folder: Path, *options: str) -> str:
-    """The output of `lstm-mnist ...` or `python scripts/...`, without the start of an interpreter.
+    """The output of `lstm-mnist ...` in this process, which keeps compiled programs, or of `python scripts/...`.
 
     Args:
       line: the command.
@@ -79,8 +84,22 @@ def run(line: str, folder: Path, *options: str) -> str:
       options: added to the command, for less work.
     """
     program, *words = shlex.split(line, comments=True)
-    assert program in ("lstm-mnist", "python")
-    return _output_of(programs.run([*words, *options], code=SCRIPT if program == "python" else None, cwd=folder))
+    words += options
+    if program == "python":
+        return _output_of(programs.run(words, code=SCRIPT, cwd=folder))
+    assert program == "lstm-mnist"
+    output, errors, code = io.StringIO(), io.StringIO(), None
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "unraisablehook", sys.unraisablehook),  # which the program replaces
+    ):
+        try:
+            main(words)
+        except SystemExit as end:
+            code = end.code
+    return _output_of(subprocess.CompletedProcess(words, code or 0, output.getvalue(), errors.getvalue()))
 
 
 def run_program(text: str, folder: Path) -> str:

@@ -1,28 +1,21 @@
-"""Every command and program of docs/runs.md runs, in the order of the page."""
+"""Every command and program of docs/runs.md runs."""
 
 import re
 import shlex
 
 import pytest
-from pages import blocks, commands, run, run_installed, run_program
+from pages import commands, python_programs, run, run_installed, run_program
 
 
 @pytest.mark.slow
 def test_train_evaluate_predict_report(folder):
-    outputs = {}
-    for block in blocks("runs"):
-        if block.language == "python":
-            program = block.text
-            if "labels, probabilities" in program:
-                program += "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n"
-            assert run_program(program, folder) == ""
-        elif block.language == "sh":
-            for line in block.text.splitlines():
-                words = shlex.split(line, comments=True)
-                # The installed command, and the script, each once in a new interpreter.
-                new_interpreter = not outputs or words[1] == "scripts/train.py"
-                outputs[line] = run_installed(words, folder) if new_interpreter else run(line, folder)
-    trained, resumed, evaluated, _, script, predicted, reported, compared, lesson = map(outputs.get, commands("runs"))
+    first, *commands_before, predict, report, compare, lesson = commands("runs")
+    outputs = [run_installed(shlex.split(first, comments=True), folder)]  # once as it is installed
+    outputs += [run(line, folder) for line in commands_before]
+    checks = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n"
+    assert run_program("\n".join(python_programs("runs")) + checks, folder) == ""
+    outputs += [run(line, folder) for line in (predict, report, compare, lesson)]
+    trained, resumed, evaluated, _, script, predicted, reported, compared, lesson = outputs
     assert "best on validation: epoch" in trained
     assert "epoch 3/3" in resumed
     assert re.search("test", evaluated)

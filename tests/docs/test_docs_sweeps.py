@@ -53,7 +53,7 @@ def test_commands_of_the_recipes_page(folder):
     train, evaluate, table = first.splitlines()
     less_work = ["--epochs", "2", "--train-examples", "6400"]  # not a minute of a core
     assert "best on validation" in run(train, folder, *less_work)
-    assert "not the model alone: averaged over 9 shifts of up to 1 pixels" in run(evaluate, folder)
+    assert "test-time augmentation: mean over 9 shifts of up to 1 pixels" in run(evaluate, folder)
     assert "lstm-mnist train rows-fast" in run(table, folder)
 
 

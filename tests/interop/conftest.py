@@ -8,7 +8,7 @@ from stacks import STACKS
 from lstm_mnist_jax.config import ModelConfig
 
 
-@pytest.fixture(params=STACKS, ids=str)
+@pytest.fixture(params=[*(pytest.param(stack, marks=pytest.mark.slow) for stack in STACKS[:-1]), STACKS[-1]], ids=str)
 def config(request):
     return ModelConfig(hidden_features=request.param)
 

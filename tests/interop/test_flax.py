@@ -118,7 +118,7 @@ def test_trees_of_other_networks_are_refused():
         flax.from_tree({"params": {"Dense_0": {"kernel": np.zeros((2, 3))}}})
 
 
-def test_a_state_of_nnx_is_taken_as_it_is(state):
+def test_an_nnx_state_is_accepted(state):
     assert_close(flax.from_tree(state), flax.from_tree(nnx.to_pure_dict(state)), atol=0)
 
 

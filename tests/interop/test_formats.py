@@ -15,9 +15,9 @@ from lstm_mnist_jax.interop import flax, formats, keras, torch
 
 
 @pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors", "tf1"])
-def test_every_file_is_read_as_it_was_written(params, config, tmp_path, format_name):
+def test_files_round_trip(params, config, tmp_path, format_name):
     exported = formats.Exported(ModelConfig(), params, None, (6, 5), tuple("abc"), formats.Settings())
-    path = tmp_path / "new folder" / f"model{formats.WRITERS[format_name][0]}"
+    path = tmp_path / "new folder" / f"model{formats.EXPORT_ENDINGS[format_name]}"
     formats.write(format_name, path, exported)
     assert_close(formats.read(format_name, path).params, params, atol=0 if format_name != "tf1" else 1e-6)
     assert formats.list_arrays(format_name, path)
@@ -28,10 +28,10 @@ def test_every_file_is_read_as_it_was_written(params, config, tmp_path, format_n
 
 
 @pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors"])
-def test_damaged_and_missing_files_are_told(tmp_path, format_name):
+def test_damaged_and_missing_files_are_refused(tmp_path, format_name):
     with pytest.raises(WeightsError, match=r"none.bin cannot be read: No such file"):
         formats.read(format_name, tmp_path / "none.bin")
-    path = tmp_path / f"model{formats.WRITERS[format_name][0]}"
+    path = tmp_path / f"model{formats.EXPORT_ENDINGS[format_name]}"
     drawn = torch.from_state_dict(state_dict())
     formats.write(format_name, path, formats.Exported(ModelConfig(), drawn, None, (6, 5), ("a",), formats.Settings()))
     data = path.read_bytes()
@@ -53,7 +53,7 @@ def test_pickles_are_never_opened(tmp_path):
 
 
 @pytest.mark.parametrize(("format_name", "name"), [("keras", "model.h5"), ("torch", "model.pt"), ("onnx", ".onnx")])
-def test_names_that_readers_would_not_take_are_refused(tmp_path, format_name, name):
+def test_wrong_endings_are_refused(tmp_path, format_name, name):
     exported = formats.Exported(
         ModelConfig(), torch.from_state_dict(state_dict()), None, (6, 5), ("a",), formats.Settings()
     )
@@ -104,15 +104,17 @@ def test_absurd_names_are_refused(tmp_path, name):
             call("torch", tmp_path / "model.safetensors")
 
 
-def test_unknown_formats_are_told():
+def test_unknown_formats_are_refused():
     for call in (formats.read, formats.list_arrays):
         with pytest.raises(WeightsError, match="Unknown format 'onnx'; expected one of tf1, torch"):
             call("onnx", Path("model.onnx"))
 
 
-def test_files_of_other_formats_are_recognised(params, tmp_path):
+def test_errors_name_the_format_of_the_file(params, tmp_path):
     exported = formats.Exported(ModelConfig(), params, None, (6, 5), ("a",), formats.Settings())
-    paths = {name: tmp_path / f"{name}{formats.WRITERS[name][0]}" for name in ("torch", "keras", "flax", "safetensors")}
+    paths = {
+        name: tmp_path / f"{name}{formats.EXPORT_ENDINGS[name]}" for name in ("torch", "keras", "flax", "safetensors")
+    }
     for name, path in paths.items():
         formats.write(name, path, exported)
     for wrong, name, message in [
@@ -122,9 +124,9 @@ def test_files_of_other_formats_are_recognised(params, tmp_path):
         ("torch", "safetensors", "has the names of this package, not of PyTorch: import safetensors"),
         ("keras", "flax", "cannot be read as Keras's weights"),
     ]:
-        with pytest.raises(WeightsError, match=message) as told:
+        with pytest.raises(WeightsError, match=message) as error:
             formats.read(wrong, paths[name])
-        assert str(told.value).count("looks like") == ("looks like" in message)
+        assert str(error.value).count("looks like") == ("looks like" in message)
 
 
 def test_a_file_gives_the_config_of_its_network(params, config, images, tmp_path):

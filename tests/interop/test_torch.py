@@ -96,7 +96,7 @@ def named(widths):
     return arrays | head
 
 
-def test_the_order_of_layers_is_never_guessed(tmp_path):
+def test_an_undetermined_order_of_layers_is_refused(tmp_path):
     by_width = named({"rnn": 4, "middle": 6, "last": 3})
     assert torch.from_arrays(dict(sorted(by_width.items()))).names[:3] == ("rnn.l0", "middle.l0", "last.l0")
     by_number = named({f"lstm{number}": 5 for number in range(1, 12)})
@@ -106,14 +106,14 @@ def test_the_order_of_layers_is_never_guessed(tmp_path):
     np.testing.assert_array_equal(live, open_["lower.weight_ih_l0"].T)
     path = tmp_path / "model.safetensors"
     save_file(open_, path)
-    with pytest.raises(WeightsError, match=r"names nor their widths tell.*--layer higher.l0 --layer lower.l0"):
+    with pytest.raises(WeightsError, match=r"names nor widths determine.*--layer higher.l0 --layer lower.l0"):
         formats.read("torch", path)
     assert formats.read("torch", path, layers=["lower.l0", "higher.l0"]).names[0] == "lower.l0"
     with pytest.raises(WeightsError, match=r"--layer names lower.l0; the LSTM layers are higher.l0, lower.l0"):
         formats.read("torch", path, layers=["lower.l0"])
 
 
-def test_the_order_of_many_layers_is_asked_for_at_once():
+def test_the_order_of_many_layers_is_not_searched():
     """Twenty layers have more orders than can be tried."""
-    with pytest.raises(WeightsError, match="names nor their widths tell"):
+    with pytest.raises(WeightsError, match="names nor widths determine"):
         torch.from_arrays(named({f"layer_{letter}": 5 for letter in "qwertzuiopasdfghjkly"}))

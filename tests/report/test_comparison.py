@@ -1,4 +1,4 @@
-"""Runs and sweeps side by side: what is compared, with which intervals, in which order."""
+"""Comparison of runs and sweeps: entries, intervals, order, figures and pages."""
 
 import base64
 import dataclasses
@@ -17,8 +17,8 @@ from lstm_mnist_jax import load_run, space_of, sweep, train
 from lstm_mnist_jax.cli.report import report
 from lstm_mnist_jax.config import OptimizerConfig
 from lstm_mnist_jax.errors import RunError, UserError
-from lstm_mnist_jax.report.comparison import read_entries
-from lstm_mnist_jax.report.comparison_figures import CURVES, comparison_pictures, draw_accuracies, draw_curves
+from lstm_mnist_jax.report.comparison import CURVES, comparison_pictures, draw_accuracies, draw_curves, read_entries
+from lstm_mnist_jax.report.page import build
 from lstm_mnist_jax.training.metrics import read_metrics
 
 
@@ -31,8 +31,14 @@ def folders(tiny_run, diverging_sweep, tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def empty_figures(monkeypatch):
+    """Pages have no more of a figure than its id: to convert all of them takes seconds."""
+    monkeypatch.setattr(build, "themed_svg", lambda figure, prefix, label="": f'<svg id="{prefix}"/>')
+
+
 @pytest.mark.slow
-def test_runs_have_binomial_and_seeds_students_intervals(folders):
+def test_single_runs_have_wilson_intervals_and_seeds_students_t(folders):
     entries, notes = read_entries([folders / "one", folders / "two", folders / "sweep"])
     assert notes == []
     by_label = {entry.label: entry for entry in entries}
@@ -67,7 +73,7 @@ def test_the_best_on_validation_comes_first_and_the_diverged_last(folders):
     assert str(last.result("test")) == "-"
 
 
-def test_pictures_show_every_accuracy_and_only_known_ones(folders):
+def test_figures_show_every_accuracy(folders):
     entries, _ = read_entries([folders / "one", folders / "two", folders / "sweep"])
     known = [entry for entry in entries if entry.best_epochs]
     figure = draw_accuracies(known)
@@ -94,7 +100,7 @@ def test_pictures_show_every_accuracy_and_only_known_ones(folders):
     assert comparison_pictures([entry for entry in entries if not entry.best_epochs]) == []
 
 
-def test_a_run_without_an_epoch_is_listed_all_the_same(folders, tmp_path):
+def test_a_run_without_a_finished_epoch_is_listed_last(folders, tmp_path):
     shutil.copytree(folders / "one", tmp_path / "new")
     (tmp_path / "new" / "metrics.jsonl").unlink()
     entries, _ = read_entries([tmp_path / "new", folders / "one"])
@@ -103,7 +109,7 @@ def test_a_run_without_an_epoch_is_listed_all_the_same(folders, tmp_path):
     assert len(comparison_pictures(entries)) == 2
 
 
-def test_data_that_are_gone_cost_the_intervals_alone(folders, tmp_path):
+def test_without_the_data_single_runs_have_no_interval(folders, tmp_path):
     shutil.copytree(folders / "one", tmp_path / "moved")
     file = tmp_path / "moved" / "config.json"
     file.write_text(file.read_text().replace('"source": "mnist"', '"source": "/gone/mnist"'))
@@ -111,12 +117,12 @@ def test_data_that_are_gone_cost_the_intervals_alone(folders, tmp_path):
     (moved,) = [entry for entry in entries if entry.label == "moved"]
     assert moved.result("test").kind == ""
     assert len(notes) == 1
-    assert "say with --source where they are now" in notes[0]
+    assert "give its new place with --source" in notes[0]
     assert read_entries([tmp_path / "moved", folders / "two"], source="mnist")[1] == []
     assert len(comparison_pictures(entries)) == 2
 
 
-def test_labels_tell_folders_of_one_name_apart(folders, tmp_path):
+def test_labels_distinguish_folders_of_one_name(folders, tmp_path):
     shutil.copytree(folders / "one", tmp_path / "one")
     entries, _ = read_entries([folders / "one", tmp_path / "one"])
     assert {entry.label for entry in entries} == {f"{folders.name}/one", f"{tmp_path.name}/one"}
@@ -126,14 +132,14 @@ def test_labels_tell_folders_of_one_name_apart(folders, tmp_path):
         read_entries([folders / "one", tmp_path])
 
 
-def test_the_verb_compares(folders, tmp_path, capsys):
+def test_report_of_several_runs_compares_them(folders, tmp_path, capsys):
     words = [str(folders / name) for name in ("one", "two", "sweep")]
     assert report(words) == 0
-    told = capsys.readouterr().out
-    assert "For pictures of the comparison, say with --into" in told
-    assert "sweep: learning_rate 0.01" in told
-    assert "binomial (Wilson)" in told
-    assert "Student's t" in told
+    printed = capsys.readouterr().out
+    assert "For figures of the comparison, name a folder with --into" in printed
+    assert "sweep: learning_rate 0.01" in printed
+    assert "binomial (Wilson)" in printed
+    assert "Student's t" in printed
     assert report([*words, "--into", str(tmp_path / "pictures"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {file.name for file in (tmp_path / "pictures").iterdir()} == {
@@ -143,22 +149,21 @@ def test_the_verb_compares(folders, tmp_path, capsys):
     assert found["compared"][-1]["test"] == {"accuracy": None, "interval_95": None, "kind": None, "each": []}
 
 
-def test_a_sweep_alone_is_compared_within_itself(folders, capsys):
+def test_report_of_a_sweep_compares_its_settings(folders, capsys):
     assert report([str(folders / "sweep")]) == 0
-    told = capsys.readouterr().out
-    assert "learning_rate 0.01" in told
+    assert "learning_rate 0.01" in capsys.readouterr().out
     assert (folders / "sweep" / "plots" / "comparison.svg").exists()
     shutil.rmtree(folders / "sweep" / "plots")
 
 
 @pytest.mark.slow
-def test_a_sweep_that_diverged_altogether_is_told(tmp_path, capsys):
+def test_report_of_a_sweep_that_diverged(tmp_path, capsys):
     diverging = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=DIVERGING))
     sweep(diverging, space_of({}, seeds=3), tmp_path / "diverged")
     assert report([str(tmp_path / "diverged")]) == 0
-    told = capsys.readouterr().out
-    assert "3 diverged" in told
-    assert "There is nothing to draw" in told
+    printed = capsys.readouterr().out
+    assert "3 diverged" in printed
+    assert "There is nothing to draw" in printed
     assert not (tmp_path / "diverged" / "plots").exists()
 
 
@@ -171,7 +176,7 @@ def test_a_sweep_that_diverged_altogether_is_told(tmp_path, capsys):
         (["sweep", "sweep/4"], "has no run 4, expected 0 to 3"),
     ],
 )
-def test_what_a_comparison_cannot_do_is_said(folders, words, message):
+def test_wrong_arguments_of_a_comparison(folders, words, message):
     names = [str(folders / word) if word.startswith(("one", "two", "sweep")) else word for word in words]
     with pytest.raises(UserError, match=message):
         report(names)
@@ -191,12 +196,11 @@ def test_a_run_of_a_sweep_is_compared_as_a_run(folders):
 
 
 @pytest.mark.slow
-def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_path, capsys):
+def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_path, capsys, empty_figures):
     page = tmp_path / "page.html"
     assert report([*(str(folders / name) for name in ("two", "sweep", "one")), "--html", str(page)]) == 0
-    told = capsys.readouterr().out
     entries, _ = read_entries([folders / "two", folders / "one"])
-    assert f"the network of {entries[0].label}" in told
+    assert f"the network of {entries[0].label}" in capsys.readouterr().out
     text = page.read_text("utf-8")
     assert "picture-comparison-curves" in text
     assert "picture-confusion" in text
@@ -204,11 +208,10 @@ def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys):
+def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys, empty_figures):
     page = tmp_path / "page.html"
     assert report([str(folders / "sweep"), "--html", str(page), "--into", str(tmp_path / "plots")]) == 0
-    told = capsys.readouterr().out
-    assert "the page has the comparison, and the network of learning_rate 0.01" in told
+    assert "The page has the comparison, and the network of learning_rate 0.01" in capsys.readouterr().out
     results = {member: read_metrics(folders / "sweep" / "metrics.jsonl", member) for member in (0, 1)}
     best = max(results, key=lambda member: max(epoch.validation_accuracy for epoch in results[member]))
     run = load_run(folders / "sweep" / "best")

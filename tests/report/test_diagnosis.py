@@ -1,4 +1,4 @@
-"""What a run gets right and wrong, against what each number is by its definition."""
+"""Statistics of a run's predictions, against their definitions."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ def run(tiny_run):
     return load_run(tiny_run)
 
 
-def test_the_interval_of_a_share_is_scipys():
+def test_wilson_interval_matches_scipy():
     for correct, count in [(0, 1), (1, 1), (0, 12), (12, 12), (7, 12), (9_858, 10_000), (9_999, 10_000)]:
         expected = binomtest(correct, count).proportion_ci(method="wilson")
         assert Share(correct, count).interval == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -55,14 +55,14 @@ def test_confusion_counts_every_example(made_up):
     assert counts == sorted(counts, reverse=True)
 
 
-def test_mistakes_come_by_confidence(made_up):
+def test_mistakes_are_sorted_by_confidence(made_up):
     wrong = [n for n in range(300) if made_up.probabilities[n].argmax() != made_up.labels[n]]
     assert sorted(made_up.mistakes.tolist()) == wrong
     sure = made_up.probabilities[made_up.mistakes].max(axis=1)
     assert (np.diff(sure) <= 0).all()
 
 
-def test_calibration_is_guo_et_als(made_up):
+def test_calibration_matches_guo_et_al(made_up):
     confidence = made_up.probabilities.max(axis=1).astype(float)
     right = made_up.probabilities.argmax(axis=1) == made_up.labels
     error, counts = 0.0, []
@@ -77,21 +77,21 @@ def test_calibration_is_guo_et_als(made_up):
     assert [share.count for share in made_up.calibration.shares] == counts
 
 
-def test_one_who_is_as_sure_as_right_is_calibrated():
+def test_calibration_error_of_known_cases():
     probabilities = np.tile(np.array([[0.75, 0.25]], np.float32), (400, 1))
     labels = np.repeat([0, 1], [300, 100]).astype(np.int32)
     assert Diagnosis("test", ("a", "b"), labels, probabilities).calibration.expected_error == pytest.approx(0)
     assert Diagnosis("test", ("a", "b"), 1 - labels, probabilities).calibration.expected_error == pytest.approx(0.5)
 
 
-def test_certain_answers_have_a_bin_and_a_finite_loss():
+def test_predictions_of_probability_1_have_a_bin_and_a_finite_loss():
     wrong = Diagnosis("test", ("a", "b"), np.array([1], np.int32), np.array([[1, 0]], np.float32))
     assert wrong.calibration.count.tolist() == [0] * (BINS - 1) + [1]
     assert wrong.loss == pytest.approx(-math.log(np.finfo(np.float32).tiny))
 
 
 @pytest.mark.parametrize("split", ["test", "validation", "train"])
-def test_numbers_are_those_of_the_evaluation(run, split):
+def test_diagnosis_matches_evaluation(run, split):
     diagnosis, evaluation = diagnose(run, load_data(run.folder), split), run.evaluate()[split]
     assert diagnosis.accuracy.value == evaluation.accuracy
     assert [share.correct for share in diagnosis.by_class] == evaluation.correct.tolist()
@@ -99,7 +99,7 @@ def test_numbers_are_those_of_the_evaluation(run, split):
     assert (diagnosis.split, len(diagnosis.labels)) == (split, evaluation.count.sum())
 
 
-def test_history_is_a_column_of_each_measure(run):
+def test_history_has_a_column_for_each_metric(run):
     history = run.history()
     lines = [dataclasses.asdict(metrics) for metrics in read_metrics(run.folder.metrics)]
     assert list(history) == [name for name in lines[0] if name != "member"]
@@ -108,7 +108,7 @@ def test_history_is_a_column_of_each_measure(run):
         assert values.dtype == (np.int64 if name in ("epoch", "step") else np.float64)
 
 
-def test_history_of_a_run_of_a_sweep_is_its_own(tiny_sweep):
+def test_history_of_a_run_of_a_sweep(tiny_sweep):
     history = load_run(tiny_sweep / "2").history()
     of_sweep = read_metrics(tiny_sweep / "metrics.jsonl")
     assert history["epoch"].tolist() == [1, 2, 3]
@@ -122,16 +122,16 @@ def test_history_of_a_run_without_an_epoch_is_empty(run, tmp_path):
     assert fresh.history()["epoch"].dtype == np.int64
 
 
-def test_what_cannot_be_diagnosed_is_said(run):
+def test_errors_name_the_wrong_split_divergence_and_missing_data(run):
     dataset = load_data(run.folder)
     with pytest.raises(ConfigError, match="split is 'tset', expected one of test, validation, train"):
         diagnose(run, dataset, "tset")
     params = {**run.params, "dense": {name: value * np.nan for name, value in run.params["dense"].items()}}
-    with pytest.raises(RunError, match="answers with what is no number"):
+    with pytest.raises(RunError, match=r"predicts no numbers \(NaN\): its training diverged"):
         diagnose(dataclasses.replace(run, params=params), dataset)
     gone = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, source="/gone/mnist"))
     folder = dataclasses.replace(run.folder, config=gone)
-    with pytest.raises(DataError, match="If they have moved, say with --source where they are now"):
+    with pytest.raises(DataError, match="If it has moved, give its new place with --source"):
         load_data(folder)
     assert load_data(folder, source="mnist").fingerprint() == dataset.fingerprint()
     fewer = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, train_examples=600))

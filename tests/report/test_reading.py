@@ -1,4 +1,4 @@
-"""Reading along against images that really end there, states against NumPy, saliency against finite differences."""
+"""Predictions after each step against shorter images, states against NumPy, saliency against finite differences."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import numpy_lstm
 import pytest
 from parameters import drawn
 
-from lstm_mnist_jax import model, reading
+from lstm_mnist_jax import inference, model
 from lstm_mnist_jax.config import ModelConfig
 
 NETWORKS = [
@@ -36,7 +36,9 @@ def what_the_model_computes(params, images, config):
 
 
 @pytest.fixture(
-    params=NETWORKS, ids=lambda c: f"{c.cell}-{c.pooling}-{'both' if c.bidirectional else 'one'}", scope="module"
+    params=[*NETWORKS[:5], *(pytest.param(config, marks=pytest.mark.slow) for config in NETWORKS[5:])],
+    ids=lambda c: f"{c.cell}-{c.pooling}-{'both' if c.bidirectional else 'one'}",
+    scope="module",
 )
 def network(request):
     """A network, images, and what the model computes of them."""
@@ -46,16 +48,16 @@ def network(request):
     return config, params, images, what_the_model_computes(params, images, config)
 
 
-def test_logits_along_are_those_of_images_that_end_there(network):
+def test_logits_along_match_shorter_images(network):
     config, params, images, (expected, _, _) = network
-    along = reading.logits_along(params, images, config)
+    along = inference.logits_along(params, images, config)
     assert along.shape == (4, ROWS, 3)
     np.testing.assert_allclose(along, expected, atol=2e-6)
 
 
-def test_states_are_those_of_the_layers(network):
+def test_states_match_the_layers(network):
     config, params, images, (_, outputs, carries) = network
-    found = reading.states(params, images, config)
+    found = inference.layer_states(params, images, config)
     assert [layer.hidden.shape[-1] for layer in found] == [
         width * (1 + config.bidirectional) for width in config.hidden_features
     ]
@@ -67,24 +69,24 @@ def test_states_are_those_of_the_layers(network):
             np.testing.assert_allclose(layer.cell[:, -1], carry[0], atol=2e-6)
 
 
-def test_states_are_numpys(rng):
+def test_states_match_numpy(rng):
     config = ModelConfig(hidden_features=(7, 4))
     params = drawn(config)
     images = rng.integers(0, 256, (4, 6, 5), np.uint8)
     inputs = images.transpose(1, 0, 2) / 255
-    for layer, found in enumerate(reading.states(params, images, config)):
+    for layer, found in enumerate(inference.layer_states(params, images, config)):
         cell, zeros = params["rnn"]["layers"][layer]["cell"], np.zeros((4, config.hidden_features[layer]))
         weights = cell["dense_i"]["kernel"], cell["dense_h"]["kernel"], cell["dense_h"]["bias"]
-        inputs, memories = numpy_lstm.lstm(inputs, *weights, zeros, zeros)
+        inputs, cells = numpy_lstm.lstm(inputs, *weights, zeros, zeros)
         np.testing.assert_allclose(found.hidden, inputs.transpose(1, 0, 2), atol=2e-6)
-        np.testing.assert_allclose(found.cell, memories.transpose(1, 0, 2), atol=2e-6)
+        np.testing.assert_allclose(found.cell, cells.transpose(1, 0, 2), atol=2e-6)
 
 
-def test_saliency_is_the_slope_of_the_log_probability(rng):
+def test_saliency_matches_finite_differences(rng):
     config = NETWORKS[0]
     params = drawn(config)
     images, labels = rng.uniform(0.2, 0.8, (2, 6, 5)).astype(np.float32), np.array([1, 2], np.int32)
-    slopes = reading.saliency(params, images, labels, config)
+    slopes = inference.saliency(params, images, labels, config)
 
     def log_probability(pixels):
         logits = numpy_lstm.classify(params, 255 * pixels)

@@ -1,12 +1,11 @@
-"""The picture of a reading: that it shows the numbers that it was given, of networks and images of all kinds."""
+"""The figure of one image, read step by step: shows the given arrays, for images and networks of all kinds."""
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lstm_mnist_jax.report.files import file_bytes
-from lstm_mnist_jax.report.reading_figure import draw_reading
-from lstm_mnist_jax.report.style import styled
+from lstm_mnist_jax.report.reading import draw_reading
+from lstm_mnist_jax.report.style import file_bytes, shown, styled
 
 NAMES = ("T-shirt/top", "Trouser", "$x$ <b>", "ankle boot, brown and worn", "数字")
 
@@ -21,7 +20,7 @@ def drawn(rng, shape=(28, 28), steps=28, classes=5, widths=(4, 7), cells=True, *
     states = [(rng.normal(size=(steps, n)), rng.normal(size=(steps, n)) if cells else None) for n in widths]
     names = NAMES if classes == 5 else tuple(f"class {n}" for n in range(classes))
     figure = draw_reading(image, probabilities, states, rng.normal(size=shape), names, **options)
-    return figure, probabilities, states
+    return figure, probabilities, states, names
 
 
 @pytest.mark.parametrize(
@@ -35,15 +34,22 @@ def drawn(rng, shape=(28, 28), steps=28, classes=5, widths=(4, 7), cells=True, *
         {"shape": (1, 9), "steps": 9},
     ],
 )
-def test_what_is_drawn_is_what_was_given(options, rng, tmp_path):
-    figure, probabilities, states = drawn(rng, **options)
+def test_figure_shows_the_given_arrays(options, rng):
+    figure, probabilities, states, names = drawn(rng, **options)
     assert isinstance(figure, Figure)
-    for kind in ("png", "svg"):
-        (tmp_path / f"a.{kind}").write_bytes(file_bytes(figure, kind))
+    assert all(file_bytes(figure, kind) for kind in ("png", "svg"))
     curves = next(axes for axes in figure.axes if axes.get_ylabel() == "probability")
     lines = [line.get_ydata() for line in curves.lines if len(line.get_ydata()) == len(probabilities)]
     for label in range(probabilities.shape[1]):
         assert any(np.array_equal(line, probabilities[:, label]) for line in lines)
+    legend, by_name = curves.get_legend(), {line.get_label(): line.get_ydata() for line in curves.lines}
+    labels = {shown(name, 10): label for label, name in enumerate(names)}
+    named = [text.get_text() for text in legend.get_texts()]
+    assert 1 <= len(named) <= 5
+    for name in named:
+        np.testing.assert_array_equal(by_name[name], probabilities[:, labels[name]])
+    with styled():
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
     maps = [axes.images[0].get_array() for axes in figure.axes if axes.get_ylabel().startswith("layer")]
     expected = [values.T for pair in states for values in pair if values is not None]
     assert len(maps) == len(expected)
@@ -54,28 +60,10 @@ def test_what_is_drawn_is_what_was_given(options, rng, tmp_path):
 
 
 @pytest.mark.parametrize("true_label", [None, 0, 1])
-def test_the_title_says_what_was_guessed(true_label, rng):
+def test_title_has_the_prediction(true_label, rng):
     probabilities = np.full((3, 2), 0.5, np.float32)
     probabilities[-1] = 0.25, 0.75
     states = [(rng.normal(size=(3, 2)), None)]
     figure = draw_reading(np.eye(3), probabilities, states, np.zeros((3, 3)), ("a", "b"), true_label=true_label)
-    told = {None: "read as b, probability 75.0%", 0: "read as b, probability 75.0%; it is a"}
-    expected = told.get(true_label, "read as b, probability 75.0%, which is right")
-    assert expected in [text.get_text() for text in figure.texts]
-
-
-@pytest.mark.slow
-def test_names_stand_at_their_lines_and_clear_of_each_other(rng):
-    for _ in range(20):
-        figure, probabilities, _ = drawn(rng)
-        with styled():
-            figure.canvas.draw()
-            curves = next(axes for axes in figure.axes if axes.get_ylabel() == "probability")
-            boxes = [text.get_window_extent() for text in curves.texts]
-        assert 1 <= len(boxes) <= 5
-        for n, box in enumerate(boxes):
-            assert not any(box.shrunk(0.9, 0.8).overlaps(other.shrunk(0.9, 0.8)) for other in boxes[:n])
-            assert box.x1 <= figure.bbox.x1
-        for text in curves.texts:
-            step, height = text.xy
-            assert height in probabilities[round(step) - 1]
+    ending = {None: "", 0: "; it is a", 1: ", which is right"}[true_label]
+    assert f"predicted b, probability 75.0%{ending}" in [text.get_text() for text in figure.texts]

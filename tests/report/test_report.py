@@ -1,34 +1,38 @@
-"""`lstm-mnist report` of a run: what it prints and writes, what it leaves alone, and what it says of mistakes."""
+"""`lstm-mnist report` of a run: text, JSON, figures, and errors."""
 
 import dataclasses
+import io
 import json
-import os
 import re
+import runpy
 import shutil
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-import jax
 import numpy as np
 import programs
 import pytest
-from runs import TINY
+from parameters import drawn
+from rich.console import Console
 
-from lstm_mnist_jax import load_run, model, train
+from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.cli.report import report
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError, UserError
-from lstm_mnist_jax.inference import TrainedRun
-from lstm_mnist_jax.report.contents import run_pictures
-from lstm_mnist_jax.report.diagnosis import Diagnosis, diagnose
-from lstm_mnist_jax.report.files import file_bytes, themed_svg
-from lstm_mnist_jax.report.knowing import read_many
+from lstm_mnist_jax.inference import TrainedRun, load_data
+from lstm_mnist_jax.report import style
+from lstm_mnist_jax.report.diagnosis import Diagnosis, diagnose, step_accuracy
+from lstm_mnist_jax.report.figures import run_pictures
+from lstm_mnist_jax.report.page.build import themed_svg
+from lstm_mnist_jax.report.style import file_bytes
 from lstm_mnist_jax.report.terminal import BLANK, curve
+from lstm_mnist_jax.report.text import print_run
 from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["curves", "confusion", "classes", "calibration", "mistakes", "knowing"]
+NAMES = ["curves", "confusion", "classes", "calibration", "mistakes", "accuracy-by-step"]
 NAMES += ["reading-usual", "reading-unsure", "reading-mistake"]
 
 
@@ -37,14 +41,24 @@ def run_dir(tiny_run, tmp_path):
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
+@pytest.fixture
+def empty_files(monkeypatch):
+    """Figures are drawn, and their files stay empty: to write all of them takes seconds."""
+    monkeypatch.setattr(style, "file_bytes", lambda figure, kind: b"")
+
+
+def load(run_dir):
+    return load_data(load_run(run_dir).folder)
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def untrained(tmp_path, shape, class_names, rng, **config):
-    """A run whose network answers as it was drawn, and 60 images of noise for it."""
+    """A run with drawn parameters, and 60 images of noise for it."""
     network = ModelConfig(hidden_features=(4,), **config)
-    params = model.init(network, jax.random.key(0), shape, len(class_names))
+    params = drawn(network, shape, len(class_names))
     splits = [
         Examples(
             rng.integers(0, 256, (60, *shape)).astype(np.uint8),
@@ -61,46 +75,36 @@ def untrained(tmp_path, shape, class_names, rng, **config):
 NO_EPOCHS = {"epoch": np.zeros(0, int), "step": np.zeros(0, int)}
 
 
-def test_pictures_and_words_of_a_run_which_then_goes_on_as_before(run_dir, tiny_run, tmp_path, capsys):
+def test_figures_and_text_of_a_run(run_dir, capsys):
     before = contents(run_dir)
     assert report([str(run_dir)]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     files = contents(run_dir)
     assert {path: files[path] for path in before} == before  # nothing but plots/ is new
     new = {path.relative_to(run_dir).as_posix() for path in files.keys() - before.keys()}
     assert new == {f"plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     diagnosis = diagnose(load_run(run_dir), load(run_dir))
-    assert f"{diagnosis.accuracy.value:.2%} of 10,000 test examples" in told
-    assert "95 % confidence interval" in told
-    assert any(BLANK < character < chr(0x2900) for character in told)  # a curve
+    assert f"{diagnosis.accuracy.value:.2%} of 10,000 test examples" in printed
+    assert "95 % confidence interval" in printed
+    assert any(BLANK < character < chr(0x2900) for character in printed)  # a curve
     is_, said, count = diagnosis.confused[0]
-    assert f"  {is_} taken for {said}: {count:,} of " in told
-    assert f"9 pictures, each as PNG and SVG, in {run_dir / 'plots'}" in told
-    longer = dataclasses.replace(TINY, epochs=4)
-    unreported = shutil.copytree(tiny_run, tmp_path / "unreported")
-    expected, found = (train(longer, folder, resume=True).epochs for folder in (unreported, run_dir))
-    assert [epoch.validation_loss for epoch in found] == [epoch.validation_loss for epoch in expected]
-
-
-def load(run_dir):
-    from lstm_mnist_jax.inference import load_data
-
-    return load_data(load_run(run_dir).folder)
+    assert f"  {is_} predicted as {said}: {count:,} of " in printed
+    assert f"9 figures, each as PNG and SVG, in {run_dir / 'plots'}" in printed
 
 
 @pytest.mark.slow
-def test_a_run_of_a_sweep_is_reported_into_a_folder_of_its_own_and_can_be_resumed(tiny_sweep, tmp_path, capsys):
+def test_report_of_a_run_of_a_sweep_which_can_be_resumed_after_it(tiny_sweep, tmp_path, capsys, empty_files):
     sweep = Path(shutil.copytree(tiny_sweep, tmp_path / "sweep"))
     before, best = contents(sweep), load_run(sweep / "best").folder.member
     assert report([str(sweep / "best")]) == 0
-    told, files = capsys.readouterr().out, contents(sweep)
+    printed, files = capsys.readouterr().out, contents(sweep)
     assert {path: files[path] for path in before} == before
     new = {path.relative_to(sweep).as_posix() for path in files.keys() - before.keys()}
     assert new == {f"{best}/plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     run = load_run(sweep / str(best))
-    assert f"{diagnose(run, load(sweep / str(best))).accuracy.value:.2%} of 10,000 test examples" in told
-    assert f"in {sweep / str(best) / 'plots'}" in told
-    # With the pictures in its folder, it is still a run of the sweep, and can become a run of its own.
+    assert f"{diagnose(run, load(sweep / str(best))).accuracy.value:.2%} of 10,000 test examples" in printed
+    assert f"in {sweep / str(best) / 'plots'}" in printed
+    # With the figures in its folder, it is still a run of the sweep, and can be resumed alone.
     train(dataclasses.replace(run.folder.config, epochs=4), sweep / "best", resume=True)
     assert load_run(sweep / str(best)).folder.member is None
     assert load_run(sweep / "best").folder.path == sweep / str(best)
@@ -109,7 +113,7 @@ def test_a_run_of_a_sweep_is_reported_into_a_folder_of_its_own_and_can_be_resume
 
 
 @pytest.mark.slow
-def test_json_has_every_number_and_no_word_beside(run_dir, tmp_path, capsys):
+def test_json_has_every_number(run_dir, tmp_path, capsys, empty_files):
     page, into = tmp_path / "pages" / "page.html", tmp_path / "pictures"
     words = ["--split", "validation", "--checkpoint", "last", "--into", str(into), "--html", str(page), "--json"]
     assert report([str(run_dir), *words]) == 0
@@ -121,6 +125,9 @@ def test_json_has_every_number_and_no_word_beside(run_dir, tmp_path, capsys):
     assert found["expected_calibration_error"] == diagnosis.calibration.expected_error
     assert found["confusion"] == diagnosis.confusion.tolist()
     assert [mistake["example"] for mistake in found["mistakes"]] == diagnosis.mistakes.tolist()
+    first = diagnosis.mistakes[0]
+    classes = str(diagnosis.labels[first]), str(diagnosis.predictions[first])
+    assert (found["mistakes"][0]["class"], found["mistakes"][0]["predicted"]) == classes
     assert {Path(path).name for path in found["pictures"]} == {path.name for path in into.iterdir()}
     assert not (run_dir / "plots").exists()
     assert found["html"] == str(page)
@@ -129,13 +136,13 @@ def test_json_has_every_number_and_no_word_beside(run_dir, tmp_path, capsys):
     assert f"{diagnosis.accuracy.value:.2%} of 200 validation examples" in text
 
 
-def test_captions_tell_what_the_pictures_show(run_dir):
+def test_captions_and_figures_have_the_same_numbers(run_dir):
     run, dataset = load_run(run_dir), load(run_dir)
     diagnosis, columns = diagnose(run, dataset), run.history()
     pictures = {picture.name: picture for picture in run_pictures(run, columns, diagnosis, dataset)}
     assert list(pictures) == NAMES
     assert f"{columns['test_accuracy'][-1]:.2%}" in pictures["curves"].caption
-    assert f"are taken for another class, most often {diagnosis.confused[0][0]} for" in pictures["confusion"].caption
+    assert f"are misclassified, most often {diagnosis.confused[0][0]} as" in pictures["confusion"].caption
     low, high = diagnosis.accuracy.interval
     assert f"a 95 % confidence interval from {low:.2%} to {high:.2%}" in pictures["classes"].caption
     assert f"{diagnosis.calibration.expected_error:.2%}" in pictures["calibration"].caption
@@ -147,61 +154,59 @@ def test_captions_tell_what_the_pictures_show(run_dir):
     assert len(pictures["mistakes"].figure.axes) == 24
     first = pictures["mistakes"].figure.axes[0]
     np.testing.assert_array_equal(first.images[0].get_array(), dataset.test.images[diagnosis.mistakes[0]])
-    assert f"said {diagnosis.predictions[diagnosis.mistakes[0]]}\n" in first.get_title()
+    assert f"predicted {diagnosis.predictions[diagnosis.mistakes[0]]}\n" in first.get_title()
 
 
-def test_how_soon_it_knows_is_what_it_says_of_parts(run_dir):
-    run, test = load_run(run_dir), load(run_dir).test[:300]
-    knowing = read_many(run, test)
+def test_accuracy_after_each_step(tiny_run):
+    run, test = load_run(tiny_run), load(tiny_run).test[:300]
+    found = step_accuracy(run, test)
     along = run.read_along(test.images)
-    np.testing.assert_allclose(knowing.accuracy, (along.argmax(axis=-1) == test.labels[:, None]).mean(axis=0))
+    np.testing.assert_allclose(found.accuracy, (along.argmax(axis=-1) == test.labels[:, None]).mean(axis=0))
     right = [along[n, :, label] for n, label in enumerate(test.labels)]
-    np.testing.assert_allclose(knowing.given, np.mean(right, axis=0), rtol=1e-5)
-    assert knowing.first_step(0.0) == 1
-    assert knowing.first_step(1.01) is None
+    np.testing.assert_allclose(found.given, np.mean(right, axis=0), rtol=1e-5)
+    assert found.first_step(0.0) == 1
+    assert found.first_step(1.01) is None
 
 
-OF_THE_NETWORK = ("knowing", "reading")
-"""How the names of those pictures begin that show the network; the others show its answers alone."""
+OF_THE_NETWORK = ("accuracy-by-step", "reading")
+"""The beginnings of the names of those figures that depend on the network; the others depend on its predictions."""
 
 
 @pytest.mark.parametrize(
-    ("config", "written"),
+    ("config", "classes", "written"),
     [
-        ({"bidirectional": True}, ("",)),
-        ({"pooling": "mean", "cell": "gru"}, OF_THE_NETWORK),
-        ({"task": "pixels"}, OF_THE_NETWORK),
+        ({"bidirectional": True}, 60, ("",)),
+        ({"pooling": "mean", "cell": "gru"}, 5, OF_THE_NETWORK),
+        ({"task": "pixels"}, 5, OF_THE_NETWORK),
     ],
 )
 @pytest.mark.slow
-def test_other_networks_colours_and_many_classes(tmp_path, rng, config, written):
-    names = tuple(f"class $ & <{number}>, 猫, whose name is long" for number in range(60))
+def test_figures_of_other_networks_colours_and_many_classes(tmp_path, rng, config, classes, written):
+    names = tuple(f"class $ & <{number}>, 猫, whose name is long" for number in range(classes))
     run, dataset = untrained(tmp_path, (8, 6, 3), names, rng, **config)
     pictures = run_pictures(run, NO_EPOCHS, diagnose(run, dataset), dataset)
     assert pictures[0].name == "confusion"
-    assert "the 50 of 60 classes with the most mistakes" in pictures[0].caption
+    assert ("the 50 of 60 classes with the most errors" in pictures[0].caption) == (classes == 60)
     chosen = [picture for picture in pictures if picture.name.startswith(written)]
-    assert {"knowing", "reading-mistake"} <= {picture.name for picture in chosen}
+    assert {"accuracy-by-step", "reading-mistake"} <= {picture.name for picture in chosen}
     for number, picture in enumerate(chosen):
         assert file_bytes(picture.figure, "png").startswith(b"\x89PNG")
         texts = "".join(ElementTree.fromstring(themed_svg(picture.figure, f"p{number}")).itertext())
-        assert ("class $ & <" in texts) == (picture.name not in ("calibration", "knowing")), picture.name
+        assert ("class $ & <" in texts) == (picture.name not in ("calibration", "accuracy-by-step")), picture.name
 
 
 @pytest.mark.slow
-def test_a_network_without_a_mistake_has_no_picture_of_one(tmp_path, rng):
+def test_figures_without_an_error(tmp_path, rng):
     run, dataset = untrained(tmp_path, (5, 4), ("a", "b"), rng)
     probabilities = np.eye(2, dtype=np.float32)[dataset.test.labels] * 0.8 + 0.1
     diagnosis = Diagnosis("test", ("a", "b"), dataset.test.labels, probabilities)
     pictures = run_pictures(run, NO_EPOCHS, diagnosis, dataset)
     assert {picture.name for picture in pictures}.isdisjoint({"mistakes", "reading-mistake", "curves"})
-    assert "Of 60 test examples, none is taken for another class." in pictures[0].caption
-    for picture in pictures:
-        file_bytes(picture.figure, "svg")
+    assert "Of 60 test examples, none is misclassified." in pictures[0].caption
 
 
 @pytest.mark.slow
-def test_a_run_of_one_epoch_and_one_of_none_whose_data_have_moved(run_dir, capsys):
+def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, empty_files):
     lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run_dir / "metrics.jsonl").write_text(lines[0])
     assert report([str(run_dir), "--checkpoint", "15"]) == 0
@@ -211,7 +216,7 @@ def test_a_run_of_one_epoch_and_one_of_none_whose_data_have_moved(run_dir, capsy
     # And its data have moved.
     file = run_dir / "config.json"
     file.write_text(file.read_text().replace('"source": "mnist"', '"source": "/gone/mnist"'))
-    with pytest.raises(DataError, match="If they have moved, say with --source"):
+    with pytest.raises(DataError, match="If it has moved, give its new place with --source"):
         report([str(run_dir)])
     assert report([str(run_dir), "--source", "mnist", "--into", str(run_dir / "other")]) == 0
     assert "No epoch was finished: there are no curves." in capsys.readouterr().out
@@ -232,7 +237,7 @@ def test_a_run_of_one_epoch_and_one_of_none_whose_data_have_moved(run_dir, capsy
         (["RUN", "--html", "RUN/checkpoints"], RunError, "checkpoints is a folder. Name a file, such as"),
     ],
 )
-def test_mistakes_are_explained(run_dir, tmp_path, words, error, message):
+def test_wrong_arguments(run_dir, words, error, message, empty_files):
     with pytest.raises(error, match=message):
         report([word.replace("RUN", str(run_dir)) for word in words])
 
@@ -243,16 +248,14 @@ def test_a_run_without_a_checkpoint_is_refused(run_dir):
         report([str(run_dir)])
 
 
-@pytest.mark.slow
-def test_a_terminal_without_braille_gets_no_curves(tiny_run, tmp_path):
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
-    done = programs.run(["report", tiny_run, "--into", tmp_path / "plots"], env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.isascii()
-    assert "most confused:" in done.stdout
+def test_an_ascii_terminal_gets_no_curves(tiny_run):
+    run, output = load_run(tiny_run), io.BytesIO()
+    console = Console(file=io.TextIOWrapper(output, "ascii", write_through=True), width=60)
+    print_run(console, run, run.history(), diagnose(run, load(tiny_run)))  # anything else cannot be encoded
+    assert b"most confused:" in output.getvalue()
 
 
-def test_curves_of_characters():
+def test_curves_in_braille():
     assert curve([1.0, 2.0, 3.0], 2, 2) == ["3 ┤" + BLANK + "⣸", "1 ┤⣰⠃"]
     flat = curve([5.0] * 300, 10, 3)
     assert flat == ["  ┤", "  ┤", "5 ┤" + "⣀" * 10]
@@ -263,9 +266,10 @@ def test_curves_of_characters():
 
 
 @pytest.mark.slow
-def test_the_worked_example_runs(tmp_path):
-    program = (ROOT / "scripts" / "look_inside.py").read_text("utf-8")
-    done = programs.run(code=program, cwd=tmp_path)
+def test_the_lesson_runs(tmp_path, monkeypatch):
+    program = ROOT / "scripts" / "look_inside.py"
+    code = program.read_text("utf-8").replace('PRESETS["smoke"]', "__import__('runs').TINY")  # compiled already
+    done = programs.run(code=code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "runs" / "look-inside"
     assert {path.name for path in (run_dir / "plots").iterdir()} == {"curves.png", "confusion.png"}
@@ -274,6 +278,6 @@ def test_the_worked_example_runs(tmp_path):
     diagnosis = diagnose(load_run(run_dir), load(run_dir))
     assert int(along[-1][2]) == diagnosis.predictions[diagnosis.mistakes[0]]
     assert f"{diagnosis.accuracy.value:.2%} of 10,000 are classified correctly" in done.stdout
-    failed = programs.run([tmp_path], code=program)
-    assert failed.returncode == 1
-    assert "is not a run folder" in failed.stderr
+    monkeypatch.setattr(sys, "argv", [str(program), str(tmp_path)])
+    with pytest.raises(SystemExit, match="is not a run folder"):
+        runpy.run_path(str(program), run_name="__main__")

@@ -1,4 +1,4 @@
-"""The look of pictures: contrast on light and dark ground, files that stay the same, SVG that a page decides upon."""
+"""The look of figures: contrast on light and dark, reproducible files, SVG with the colours of the page."""
 
 import itertools
 import re
@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lstm_mnist_jax.report.files import file_bytes, themed_svg, write_pictures
-from lstm_mnist_jax.report.style import GROUND, INK, SERIES, Picture, error_axis, series_style, settled, shown, styled
+from lstm_mnist_jax.report.page.build import themed_svg
+from lstm_mnist_jax.report.style import (
+    GROUND,
+    INK,
+    SERIES,
+    Picture,
+    error_axis,
+    file_bytes,
+    new_figure,
+    series_style,
+    shown,
+    styled,
+    write_pictures,
+)
 
 DARK = "#1a1c20"
 """As light as the ground of a dark page may be."""
@@ -29,14 +41,13 @@ def contrast(one, other):
 
 
 def seen_by(color, matrix):
-    """A colour as one sees it who lacks a kind of cones (Viénot et al. 1999, in linear RGB)."""
+    """A colour as dichromats see it (Viénot et al. 1999, in linear RGB)."""
     linear = np.array([int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]) ** 2.2
     return np.clip(np.array(matrix) @ linear, 0, 1) ** (1 / 2.2)
 
 
 def draw():
-    with styled():
-        figure = Figure(figsize=(3, 2), layout="constrained")
+    with new_figure(2.0, 3.0) as figure:
         left, right = figure.subplots(1, 2)
         left.plot([1, 2], [3, 4], label="a & b", **series_style(0))
         left.scatter([1, 2], [3, 4], color="black")
@@ -44,7 +55,7 @@ def draw():
         left.grid()
         left.set_title("what is 5 < 6 and $x$?")
         right.imshow(np.eye(4))
-        return settled(figure)
+    return figure
 
 
 @pytest.mark.parametrize("ground", [GROUND, DARK])
@@ -54,7 +65,7 @@ def test_colours_stand_out_on_light_and_on_dark(ground):
     assert contrast(INK, GROUND) >= 7
 
 
-def test_colours_are_told_apart_without_one_kind_of_cones():
+def test_dichromats_distinguish_the_colours():
     deuteranopia = [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]
     protanopia = [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]
     for matrix in (np.eye(3), deuteranopia, protanopia):
@@ -64,7 +75,7 @@ def test_colours_are_told_apart_without_one_kind_of_cones():
     assert len(set(looks)) == 16
 
 
-def test_a_themed_picture_leaves_ink_ground_and_fonts_to_the_page():
+def test_svg_for_a_page_takes_text_colour_and_font_from_it():
     svg = themed_svg(draw(), "one", "two lines & a point")
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img"
@@ -81,7 +92,7 @@ def test_a_themed_picture_leaves_ink_ground_and_fonts_to_the_page():
     assert "<metadata" not in svg
 
 
-def test_ids_of_several_pictures_are_all_different_and_all_found():
+def test_ids_in_svg_are_unique_and_all_references_resolve():
     ids, wanted = [], []
     for prefix in ("one", "two"):
         svg = themed_svg(draw(), prefix)
@@ -93,16 +104,16 @@ def test_ids_of_several_pictures_are_all_different_and_all_found():
     assert set(wanted) <= set(ids)
 
 
-def test_files_are_on_a_light_ground_and_the_same_every_time():
+def test_files_have_a_light_ground_and_are_reproducible():
     figure = draw()
     for kind in ("png", "svg"):
         assert file_bytes(figure, kind) == file_bytes(draw(), kind)
     assert f"fill: {GROUND}" in file_bytes(figure, "svg").decode()
-    themed_svg(figure, "one")  # changes nothing of the figure
+    themed_svg(figure, "one")  # does not change the figure
     assert file_bytes(figure, "png") == file_bytes(draw(), "png")
 
 
-def test_settings_of_the_caller_count_for_nothing_and_stay():
+def test_matplotlib_settings_of_the_caller_have_no_effect_and_are_restored():
     expected = file_bytes(draw(), "png")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "text.usetex": True}):
         assert file_bytes(draw(), "png") == expected
@@ -110,7 +121,7 @@ def test_settings_of_the_caller_count_for_nothing_and_stay():
         assert matplotlib.rcParams["text.usetex"]
 
 
-def test_others_files_in_the_folder_stay(tmp_path):
+def test_other_files_in_the_folder_stay(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     written = write_pictures([Picture("a-picture", "A picture", "Of nothing.", draw())], tmp_path)
     assert written == [tmp_path / "a-picture.png", tmp_path / "a-picture.svg"]
@@ -119,7 +130,7 @@ def test_others_files_in_the_folder_stay(tmp_path):
 
 
 @pytest.mark.parametrize("errors", [[0.4, 1.2, 2.0], [0.0, 0.0], [0.5], [3.0, 88.0], [float("nan")]])
-def test_the_axis_of_accuracies_is_labelled_right(errors):
+def test_tick_labels_of_the_accuracy_axis(errors):
     with styled():
         figure = Figure()
         axes = figure.subplots()
@@ -137,7 +148,7 @@ def test_the_axis_of_accuracies_is_labelled_right(errors):
         assert len(labels) >= 2
 
 
-def test_names_fit_into_pictures():
+def test_names_are_shortened_to_printable_characters():
     assert shown("a\x07b\n") == "a b"
     assert shown("x" * 18) == "x" * 18
     assert shown("x" * 40, 10) == "x" * 9 + "…"

@@ -1,13 +1,14 @@
-"""scripts/results.py: which runs make a row, what stands in it, and what is refused."""
+"""scripts/results.py: the runs of a row, its cells, and what is refused."""
 
 import dataclasses
 import json
 import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
-import programs
 import pytest
 from runs import TINY
 
@@ -15,7 +16,7 @@ from lstm_mnist_jax import train
 from lstm_mnist_jax.config import PRESETS, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.training.metrics import read_metrics
-from results import COLUMNS, commands, group_by_recipe, merge, read_runs, read_table, row, to_markdown
+from results import COLUMNS, commands, group_by_recipe, main, merge, read_runs, read_table, row, to_markdown
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +82,7 @@ def test_a_preset_needs_no_option(runs, name):
     assert commands([dataclasses.replace(runs[0], config=PRESETS[name])]) == [f"lstm-mnist train {name}"]
 
 
-def test_fashion_mnist_is_one_set_wherever_it_lies(runs):
+def test_fashion_mnist_in_any_folder_is_one_data_set(runs):
     here = PRESETS["fashion"]
     elsewhere = dataclasses.replace(here, seed=1, data=dataclasses.replace(here.data, source="/data/fashion-mnist"))
     for configs, options in (([elsewhere], " --seed 1"), ([elsewhere, here], " --seeds 2")):
@@ -100,7 +101,8 @@ def test_the_time_is_that_of_undisturbed_epochs(tiny_run, tmp_path):
     assert read_runs(tiny_run)[0].seconds == pytest.approx(3 * statistics.median(seconds))
 
 
-def test_a_run_of_a_sweep_took_its_share_of_the_time(tiny_sweep, tmp_path):
+@pytest.mark.slow
+def test_the_time_of_a_run_of_a_sweep_is_its_share(tiny_sweep, tmp_path):
     sweep = tmp_path / "sweep"
     shutil.copytree(tiny_sweep, sweep)
     (run,), members = read_runs(sweep / "1"), read_runs(sweep)
@@ -145,6 +147,7 @@ def test_a_run_that_stopped_early_is_complete(tmp_path):
     assert read_runs(tmp_path / "run")[0].best_epoch < 30
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_counted_and_unfinished_sweeps_refused(diverging_sweep, tmp_path):
     shutil.copytree(diverging_sweep, tmp_path / "sweep")
     good, bad = group_by_recipe(read_runs(tmp_path / "sweep"))
@@ -166,9 +169,15 @@ def test_runs_that_began_with_given_weights_are_refused(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_writes_the_table_into_a_page(tiny_run, diverging_sweep, tmp_path):
+def test_the_script_writes_the_table_into_a_page(tiny_run, diverging_sweep, tmp_path, monkeypatch, capsys):
     def results(*arguments):
-        return programs.run(arguments, code=(ROOT / "scripts" / "results.py").read_text("utf-8"))
+        monkeypatch.setattr(sys, "argv", ["results.py", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     done = results(tiny_run)
     assert done.returncode == 0, done.stderr
@@ -202,7 +211,7 @@ def test_the_runs_that_are_kept_make_rows_of_the_table():
     assert {row(group) for group in group_by_recipe(runs)} <= set(read_table(text))
 
 
-def test_rows_measured_anew_take_the_place_of_the_old():
+def test_new_rows_replace_old_rows_of_the_same_recipe():
     def of(preset, seeds, test):
         command = f"`lstm-mnist train {preset} --permutation-seed 3{seeds}`"
         return ("rows", "MNIST", *[test] * (len(COLUMNS) - 3), command)

@@ -33,12 +33,12 @@ def test_epochs_are_timed_from_the_start_of_the_process(tmp_path):
 
 
 @pytest.mark.parametrize(("program", "message"), [("print(1)", "it printed no epoch"), ("raise OSError('why')", "why")])
-def test_a_process_that_fails_says_why(program, message):
+def test_a_failed_process_is_reported_with_its_error(program, message):
     with pytest.raises(ProgramError, match=message):
         timed([sys.executable, "-c", program], None)
 
 
-def test_medians_count_those_that_never_came_there():
+def test_medians_count_runs_that_never_reached_the_accuracy():
     assert median_and_spread([3.0, 1.0, 2.0]) == "2.0 [1.0, 3.0]"
     assert median_and_spread([3.0, None]) == "3.0 [3.0, 3.0], 1 never"
     assert median_and_spread([None]) == "never"
@@ -64,6 +64,7 @@ torch_recipe.main("rows")
 """
 
 
+@pytest.mark.slow
 def test_the_recipe_in_pytorch_augments_alike_and_refuses_what_it_does_not_do():
     pytest.importorskip("torch")
     done = subprocess.run(
@@ -77,7 +78,7 @@ def test_the_recipe_in_pytorch_augments_alike_and_refuses_what_it_does_not_do():
 
 
 @pytest.mark.slow
-def test_what_cannot_be_timed_is_reported(tmp_path, monkeypatch):
+def test_errors_before_the_first_round_are_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "rocm")  # of the processes that are started
     for words, message in (

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, how damage of every kind is found, what a failed save says."""
+"""Checkpoints: retention, detection of damage, failed saves."""
 
 import json
 import shutil
@@ -109,8 +109,8 @@ def test_resume_steps_back_over_damage_and_loses_nothing(tmp_path):
     (tmp_path / "00000040" / "record.json").write_text("{}")
     (tmp_path / "00000050" / "state").mkdir(parents=True)  # a save that was cut short
     assert checkpoint.newest_sound_step(tmp_path) == 30
-    told = checkpoint.set_aside(tmp_path, newer_than=30)
-    assert told == [
+    lines = checkpoint.set_aside(tmp_path, newer_than=30)
+    assert lines == [
         "Checkpoint 00000040 has a damaged file, record.json; it is set aside as damaged-00000040.",
         "Checkpoint 00000050 was never finished; its remains are removed.",
     ]
@@ -123,7 +123,7 @@ def test_a_state_of_another_kind_is_refused(tmp_path):
         checkpoint.load_state(tmp_path / "00000010", abstract(STATE))
 
 
-def test_a_save_that_fails_says_so_and_leaves_the_others(tmp_path):
+def test_a_failed_save_is_an_error_and_keeps_the_other_checkpoints(tmp_path):
     save_epochs(tmp_path, 1)
     with closing(Checkpoints(tmp_path, 3)) as checkpoints:
         (tmp_path / "00000020").write_text("a file in the way")

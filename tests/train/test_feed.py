@@ -113,7 +113,7 @@ def test_large_uncompressed_files_are_mapped_and_trained_on(tmp_path, monkeypatc
     assert leaves(streamed.run_steps(streamed.init(), 5)) == leaves(resident.run_steps(resident.init(), 5))
 
 
-def test_a_limit_that_makes_no_sense_is_refused():
+def test_an_impossible_limit_is_refused():
     with pytest.raises(ConfigError, match=r"device_data_limit is 0\.0, expected GiB, above 0"):
         Execution(device_data_limit=0.0)
 

@@ -18,12 +18,12 @@ from lstm_mnist_jax.training import mesh
     ("available", "batch_size", "expected"),
     [(1, 64, 1), (2, 64, 2), (3, 64, 2), (8, 64, 8), (64, 64, 8), (2, 65, 1), (4, 96, 4), (8, 7, 1), (6, 90, 6)],
 )
-def test_the_default_count_divides_the_batch_and_gives_each_enough_to_do(available, batch_size, expected):
+def test_the_default_number_of_devices_divides_the_batch_with_enough_examples_each(available, batch_size, expected):
     assert mesh._default_count(available, batch_size) == expected
 
 
 @pytest.mark.parametrize(("available", "batch_size", "expected"), [(8, 64, 1), (8, 512, 8), (4, 1024, 4), (2, 127, 1)])
-def test_accelerators_are_used_where_each_has_more_to_do(available, batch_size, expected):
+def test_accelerators_need_more_examples_each(available, batch_size, expected):
     assert mesh._default_count(available, batch_size, "gpu") == expected
 
 
@@ -114,6 +114,7 @@ for name in ("compilation_cache_dir", "compilation_cache_max_size", "persistent_
 """
 
 
+@pytest.mark.slow
 def test_commands_cache_compiled_programs_in_the_users_folder_unless_another_is_set(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PERSISTENT", "JAX_COMPIL"))}
     for own, expected in [

@@ -90,12 +90,12 @@ def test_gradients_are_clipped_over_all_parameters():
         ({"schedule": "linear", "warmup_epochs": 0.1}, {0: 1, 1: 1}),
     ],
 )
-def test_schedules_rise_and_fall_as_they_say(config, shares):
+def test_schedules_follow_their_formulas(config, shares):
     rate = schedule(OptimizerConfig(**config), steps_per_epoch=10, epochs=10)
     assert {step: float(rate(step)) for step in shares} == pytest.approx(shares, abs=2e-6)
 
 
-def test_a_batch_ramp_doubles_the_steps_of_an_update():
+def test_batch_doubling_doubles_the_steps_of_an_update():
     every = steps_an_update(Config(batch_doubling_epochs=(2, 6)), steps_per_epoch=10)
     # Epochs 0 and 1: 20 updates; 2 to 5: 40 steps are 20 updates of two; then of four.
     assert [int(every(made)) for made in (0, 19, 20, 39, 40, 100)] == [1, 1, 2, 2, 4, 4]
@@ -113,7 +113,7 @@ def test_steps_that_make_one_update_average_their_gradients(rng):
     np.testing.assert_allclose(now["w"], step_of(config, mean, params)["w"], rtol=1e-5)
 
 
-def test_trainings_share_a_program_whose_optimizers_do_the_same_steps():
+def test_runs_share_a_program_if_their_optimizers_have_the_same_transformations():
     base = OptimizerConfig(weight_decay=0.1)
     assert shape_of(base) == shape_of(OptimizerConfig(learning_rate=1.0, b2=0.9, epsilon=1e-3, weight_decay=0.5))
     kept = {"weight_decay": 0.1}

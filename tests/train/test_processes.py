@@ -1,4 +1,4 @@
-"""Several processes that train together: real ones, on the loopback, that agree, are killed, and resume."""
+"""Distributed training: processes on the loopback that join, are killed, and resume."""
 
 import dataclasses
 import importlib.util
@@ -20,10 +20,11 @@ from programs import Program
 from runs import TINY, TINY_OPTIONS
 
 from lstm_mnist_jax import load_run, train
-from lstm_mnist_jax.config import Processes
+from lstm_mnist_jax.config import Execution, Processes
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.sweeps import Space, sweep
 from lstm_mnist_jax.training import checkpoint, processes
+from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.rendezvous import _listen, rendezvous
 
@@ -42,7 +43,7 @@ def free_port():
 
 
 def start_two(*words, variables=({}, {})):
-    """`lstm-mnist WORDS` in two processes that were told of each other."""
+    """`lstm-mnist WORDS` in two processes joined by --coordinator."""
     together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
     return [
         Program([*words, *together, "--process-id", number], env=environment() | variables[number])
@@ -64,15 +65,15 @@ def ends_of(programs):
 
 
 def run_two(*words, **options):
-    """Runs two processes to a good end, in which the first one alone speaks. Returns what it said."""
+    """Runs two processes to a successful end. Returns the output of process 0; the other prints nothing."""
     first, second = ends_of(start_two(*words, **options))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "lstm-mnist:" not in first.stderr + second.stderr
-    assert said_by(second) == []
+    assert lines_of(second) == []
     return first.stdout
 
 
-def said_by(end):
+def lines_of(end):
     return [line for line in end.stdout.splitlines() if "[Gloo]" not in line]  # XLA's own line
 
 
@@ -115,8 +116,8 @@ def test_two_processes_of_a_slurm_job_train_what_one_does_and_resume_as_any_numb
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "on 2 x cpu in 2 processes" in first.stdout
     assert first.stdout.count("epoch 1/1") == 1
-    assert said_by(second) == []
-    # Now they are told of each other.
+    assert lines_of(second) == []
+    # Now joined by --coordinator.
     run_two("train", "--resume", tmp_path / "run", "--epochs", TINY.epochs)
     assert_same_run(tmp_path / "run", tiny_run)
     assert train(dataclasses.replace(TINY, epochs=TINY.epochs + 1), tmp_path / "run", resume=True).trained
@@ -128,8 +129,8 @@ def test_two_processes_resume_what_one_has_saved_and_stream_each_its_share(tiny_
     shutil.copytree(tiny_run, run_dir)
     for step in (30, 45):
         shutil.rmtree(checkpoint.checkpoint_path(run_dir / "checkpoints", step))
-    said = run_two("train", "--resume", run_dir, "--device-data-limit", 1e-4)
-    assert "resumed at step 15: 1 of 3 epochs are done" in said
+    output = run_two("train", "--resume", run_dir, "--device-data-limit", 1e-4)
+    assert "resumed at step 15: 1 of 3 epochs are done" in output
     assert_same_run(run_dir, tiny_run)
 
 
@@ -146,8 +147,7 @@ def test_a_sweep_over_two_processes_is_that_of_one(tiny_sweep, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_kill_of_one_ends_both_with_a_message_and_sigterm_to_one_saves_and_ends_both(tiny_run, tmp_path, number):
+def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves_and_ends_both(tiny_run, tmp_path):
     run_dir = tmp_path / "run"
     checkpoints = run_dir / "checkpoints"
 
@@ -158,25 +158,27 @@ def test_a_kill_of_one_ends_both_with_a_message_and_sigterm_to_one_saves_and_end
         assert [process.poll() for process in pair] == [None, None]
 
     words = ["train", *TINY_OPTIONS, "--epochs", 5000, "--checkpoint-minutes", 1e-6, "--run-dir", run_dir]
-    pair = start_two(*words)
-    wait_until(lambda: len(checkpoint.finished_steps(checkpoints)) >= 2, pair)
-    pair[number].kill()
-    ends = ends_of(pair)
-    assert ends[number].returncode == -signal.SIGKILL
-    assert ends[1 - number].returncode != 0
-    message = ends[1 - number].stderr
-    assert re.search("Another of the 2 processes ended|another task died", message), message
-    step = checkpoint.newest_sound_step(checkpoints)
-    assert step is not None
+    step = 0
+    for number in (0, 1):
+        pair = start_two(*(["train", "--resume", run_dir] if number else words))
+        wait_until(lambda step=step: checkpoint.finished_steps(checkpoints)[-1:] > [step + 1], pair)
+        pair[number].kill()
+        ends = ends_of(pair)
+        assert ends[number].returncode == -signal.SIGKILL
+        assert ends[1 - number].returncode != 0
+        message = ends[1 - number].stderr
+        assert re.search("Another of the 2 processes ended|another task died", message), message
+        assert checkpoint.newest_sound_step(checkpoints) > step
+        step = checkpoint.newest_sound_step(checkpoints)
 
     pair = start_two("train", "--resume", run_dir)
     wait_until(lambda: any(step < metrics["step"] for metrics in metrics_of(run_dir)[2:]), pair)
-    pair[number].send_signal(signal.SIGTERM)
+    pair[1].send_signal(signal.SIGTERM)
     first, second = ends_of(pair)
     assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
     assert f"resumed at step {step:,}:" in first.stdout
     assert f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}" in first.stdout
-    assert said_by(second) == []
+    assert lines_of(second) == []
     assert "lstm-mnist:" not in first.stderr + second.stderr
     saved = checkpoint.newest_sound_step(checkpoints)
     assert saved > step
@@ -216,7 +218,7 @@ def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scr
 
 
 @pytest.mark.slow
-def test_a_mistake_of_the_first_ends_both(tmp_path):
+def test_an_error_of_process_0_ends_both(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("")
     first, second = ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run"))
@@ -225,22 +227,19 @@ def test_a_mistake_of_the_first_ends_both(tmp_path):
     assert second.returncode != 0
 
 
-@pytest.mark.slow
-def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
-    pair = start_two("train", *TINY_OPTIONS, "--batch-size", 63, "--run-dir", tmp_path / "run")
-    for end in ends_of(pair):
-        assert end.returncode == 2, end.stderr
-        assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stderr
-        assert "--batch-size 62 or 64" in end.stderr
+def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr("lstm_mnist_jax.training.mesh._devices", lambda: [[device] for device in jax.devices()[:2]])
+    with pytest.raises(ConfigError, match=r"A batch of 63 cannot be shared evenly by 2 devices.*--batch-size 62 or 64"):
+        make_mesh(Execution(), 63)
 
 
 @pytest.mark.slow
-def test_processes_that_show_different_devices_are_told(tmp_path):
+def test_processes_with_different_numbers_of_devices_are_refused(tmp_path):
     variables = ({"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "2"})
     for end in ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run", variables=variables)):
         assert end.returncode == 2, end.stderr
-        told = "different numbers of devices: process 0 has 1, process 1 has 2. Give each as many"
-        assert told in end.stderr
+        message = "different numbers of devices: process 0 has 1, process 1 has 2. Give each as many"
+        assert message in end.stderr
 
 
 def processes_of(number, count=2, timeout=5.0, port=0, host="127.0.0.1"):
@@ -249,13 +248,13 @@ def processes_of(number, count=2, timeout=5.0, port=0, host="127.0.0.1"):
 
 def rendezvous_of(*greetings):
     """The error of each process, [(processes, facts)], at their rendezvous; None where there is none."""
-    said = [None] * len(greetings)
+    errors = [None] * len(greetings)
 
     def one(place, together, facts):
         try:
             rendezvous(together, facts)
         except ConfigError as error:
-            said[place] = str(error)
+            errors[place] = str(error)
 
     threads = [threading.Thread(target=one, args=(n, *greeting)) for n, greeting in enumerate(greetings)]
     for thread in threads:
@@ -263,62 +262,62 @@ def rendezvous_of(*greetings):
     for thread in threads:
         thread.join(timeout=30)
         assert not thread.is_alive()
-    return said
+    return errors
 
 
-def test_those_who_agree_meet_in_any_order():
+def test_processes_with_the_same_settings_join_in_any_order():
     port = free_port()
     facts = {"the config": "same"}
     assert rendezvous_of(*((processes_of(n, 4, port=port), facts) for n in (2, 3, 0, 1))) == [None] * 4
 
 
-def test_another_config_is_said_to_all():
+def test_all_processes_report_a_different_config():
     port = free_port()
     configs = enumerate(("one", "two"))
-    said = rendezvous_of(*((processes_of(n, port=port), {"the config": config}) for n, config in configs))
+    errors = rendezvous_of(*((processes_of(n, port=port), {"the config": config}) for n, config in configs))
     message = "The processes differ: the config is one for process 0 and two for process 1. Start all with the same"
-    assert said == [said[0]] * 2
-    assert said[0].startswith(f"{message} command (but for --process-id)")
+    assert errors == [errors[0]] * 2
+    assert errors[0].startswith(f"{message} command (but for --process-id)")
 
 
-def test_another_number_of_processes_is_said():
+def test_all_processes_report_a_different_number_of_processes():
     port = free_port()
-    said = rendezvous_of((processes_of(0, 2, port=port), {}), (processes_of(2, 3, port=port), {}))
-    assert said == [said[0]] * 2
-    assert "num_processes is 2 for process 0 and 3 for process 2" in said[0]
+    errors = rendezvous_of((processes_of(0, 2, port=port), {}), (processes_of(2, 3, port=port), {}))
+    assert errors == [errors[0]] * 2
+    assert "num_processes is 2 for process 0 and 3 for process 2" in errors[0]
 
 
-def test_two_processes_of_one_number_are_told():
+def test_two_processes_with_one_number_are_refused():
     port = free_port()
-    said = rendezvous_of(*((processes_of(n, 3, port=port), {}) for n in (0, 1, 1)))
-    assert said[0] == "Two processes came as process 1. Each needs a --process-id of its own."
-    assert said == [said[0]] * 3
+    errors = rendezvous_of(*((processes_of(n, 3, port=port), {}) for n in (0, 1, 1)))
+    assert errors[0] == "Two processes have the number 1. Each needs another --process-id."
+    assert errors == [errors[0]] * 3
 
 
-def test_who_is_missing_is_named():
+def test_missing_processes_are_named():
     port = free_port()
-    said = rendezvous_of((processes_of(0, 4, 1.0, port), {}), (processes_of(2, 4, 5.0, port), {}))
-    assert said[0] == said[1]
-    assert "2 of 4 processes have not come" in said[0]
-    assert "within 1 s: 1, 3" in said[0]
+    errors = rendezvous_of((processes_of(0, 4, 0.3, port), {}), (processes_of(2, 4, 5.0, port), {}))
+    assert errors[0] == errors[1]
+    assert "2 of 4 processes have not connected" in errors[0]
+    assert "within 0.3 s: 1, 3" in errors[0]
 
 
-def test_an_unreachable_coordinator_is_said_in_time():
+def test_an_unreachable_coordinator_is_reported_in_time():
     for coordinator in (f"127.0.0.1:{free_port()}", "nowhere.invalid:4567"):
         began = time.monotonic()
-        with pytest.raises(ConfigError, match=f"Process 0 was not reached at {coordinator} within 1 s"):
-            rendezvous(Processes(coordinator, 2, 1, join_timeout=1.0), {})
+        with pytest.raises(ConfigError, match=f"Process 0 was not reached at {coordinator} within 0.2 s"):
+            rendezvous(Processes(coordinator, 2, 1, join_timeout=0.2), {})
         assert time.monotonic() - began < 20  # a resolver has its own patience
 
 
-def test_a_port_in_use_is_said():
+def test_a_port_in_use_is_reported():
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
         port = server.getsockname()[1]
         with pytest.raises(ConfigError, match=f"Process 0 cannot listen on 127.0.0.1:{port} .*in use"):
             rendezvous(processes_of(0, port=port), {})
 
 
-def test_strangers_at_the_port_do_not_matter():
+def test_other_clients_at_the_port_are_ignored():
     port = free_port()
 
     def stranger():
@@ -345,7 +344,7 @@ def test_strangers_at_the_port_do_not_matter():
 
 
 @pytest.mark.parametrize("words", [b"", b'{"process_id": '], ids=["nothing", "half a line"])
-def test_a_visitor_who_stays_silent_holds_nobody_up(words):
+def test_a_silent_client_does_not_delay_the_processes(words):
     port = free_port()
     first = threading.Thread(target=rendezvous, args=(processes_of(0, timeout=60.0, port=port), {}))
     first.start()
@@ -385,7 +384,7 @@ def test_a_process_that_ends_before_all_have_come_ends_the_wait():
         other.sendall(b'{"process_id": 2, "num_processes": 3}\n')
         assert other.recv(100) == b'{"joined": true}\n'
     first.join(timeout=20)
-    assert errors == ["Process 2 came and ended before all had come. Its messages say why."]
+    assert errors == ["Process 2 ended before all had connected. See its messages."]
 
 
 LOOPBACK = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
@@ -417,13 +416,13 @@ def test_a_coordinators_address_of_another_machine_is_refused_with_what_to_do(mo
     port = free_port()
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1 is no address of this machine.*JAX_COORDINATOR_BIND_ADDRESS"):
         rendezvous(processes_of(0, port=port, host="192.0.2.1"), {})
-    # An address behind NAT: the environment variable says where to listen.
+    # An address behind NAT: the environment variable names the address to listen on.
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"127.0.0.1:{port}")
     first = processes_of(0, 2, port=port, host="192.0.2.1")
     assert rendezvous_of((first, {}), (processes_of(1, port=port), {})) == [None, None]
 
 
-def test_a_name_that_is_known_only_after_a_while(monkeypatch):
+def test_a_host_name_that_resolves_only_after_a_while(monkeypatch):
     resolve, tried = socket.getaddrinfo, []
 
     def late(host, *rest, **options):
@@ -438,7 +437,7 @@ def test_a_name_that_is_known_only_after_a_while(monkeypatch):
     assert rendezvous_of((first, {}), (second, {})) == [None, None]
 
 
-def test_a_name_that_means_the_loopback_here_is_named_where_nobody_comes(monkeypatch):
+def test_a_timeout_names_a_host_name_that_resolves_to_the_loopback(monkeypatch):
     resolve = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **options: resolve("127.0.0.1", *rest, **options))
     with pytest.raises(ConfigError, match=r"On this machine, node1 is 127\.0\.0\.1, which no other machine reaches"):
@@ -493,7 +492,7 @@ def test_only_errors_of_communication_count_as_the_failure_of_another_process(mo
         ({"join_timeout": 0.0}, "join_timeout is 0.0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_impossible_options_of_processes_are_refused(options, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         Processes(**options)
 
@@ -520,7 +519,7 @@ def test_which_environments_name_other_processes(monkeypatch, variables, expecte
     assert processes.environment_names_others() is expected
 
 
-def test_an_mpi_that_jax_cannot_read_is_told(monkeypatch):
+def test_an_mpi_version_that_jax_cannot_read_is_refused(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")):
             monkeypatch.delenv(name)

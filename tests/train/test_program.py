@@ -1,4 +1,4 @@
-"""Populations: every member is the training that it would be alone."""
+"""Programs of several members: every member is the run that it would be alone."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ SETS = {"plain": MEMBERS, "with every option": WITH_EVERY_OPTION}
 
 @pytest.fixture(scope="module")
 def trained_alone():
-    """Of each member of a set, the state of a training of its own after 25 steps, and its evaluation on validation."""
+    """Of each member of a set, the state of a single run after 25 steps, and its evaluation on validation."""
     known = {}
 
     def find(name, dataset):
@@ -89,16 +89,16 @@ def fetched(state):
         pytest.param("with every option", 2, "one after another", marks=[needs_two_devices, pytest.mark.slow]),
     ],
 )
-def test_every_member_is_the_training_that_it_would_be_alone(
+def test_every_member_is_the_run_that_it_would_be_alone(
     tiny_dataset, trained_alone, monkeypatch, members, devices, each
 ):
     if each == "vmap":
         monkeypatch.setattr("lstm_mnist_jax.training.program.ONE_BY_ONE", ())
-    population = make_program(SETS[members], tiny_dataset, mesh_of(devices)).compile()
-    state = population.init()
+    program = make_program(SETS[members], tiny_dataset, mesh_of(devices)).compile()
+    state = program.init()
     for steps in (5, 20):
-        state = population.run_steps(state, steps)
-    found = population.evaluate("validation", state.trained)
+        state = program.run_steps(state, steps)
+    found = program.evaluate("validation", state.trained)
     state, expected = fetched(state), trained_alone(members, tiny_dataset)
     assert len(found) == len(expected)
     for n, (alone, evaluation) in enumerate(expected):
@@ -111,8 +111,8 @@ def test_every_member_is_the_training_that_it_would_be_alone(
 
 
 def test_members_differ(tiny_dataset):
-    population = make_program(MEMBERS, tiny_dataset, mesh_of(1))
-    losses = population.run_steps(population.init(), 10).epoch_sums.loss
+    program = make_program(MEMBERS, tiny_dataset, mesh_of(1))
+    losses = program.run_steps(program.init(), 10).epoch_sums.loss
     assert len(np.unique(losses)) == 3
 
 
@@ -129,6 +129,6 @@ def test_members_of_other_shapes_are_refused(tiny_dataset, other, message):
         make_program([CONFIG, dataclasses.replace(CONFIG, **other)], tiny_dataset, mesh_of(1))
 
 
-def test_a_population_of_nobody_is_refused(tiny_dataset):
+def test_a_program_without_members_is_refused(tiny_dataset):
     with pytest.raises(ConfigError, match="no config is given"):
         make_program([], tiny_dataset, mesh_of(1))

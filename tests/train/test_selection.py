@@ -1,4 +1,4 @@
-"""What is best on validation: one notion for runs, sweeps, early stops, comparisons and the table of results."""
+"""Model selection on validation, the same in runs, sweeps, early stopping, comparisons and tables of results."""
 
 import csv
 import dataclasses
@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-from types import SimpleNamespace
 
 import jax
 import pytest
@@ -18,12 +17,11 @@ from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConf
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.statistics import mean_of
+from lstm_mnist_jax.sweeps.plan import next_settings
 from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
-from lstm_mnist_jax.sweeps.search import next_settings
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
-from lstm_mnist_jax.training.metrics import read_metrics
+from lstm_mnist_jax.training.metrics import read_metrics, score
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
-from lstm_mnist_jax.training.selection import best_epoch
 from results import read_runs
 
 OVERFITTING = Config(
@@ -59,29 +57,27 @@ def run(tmp_path_factory):
         ("loss", [math.nan, math.inf, 5.0, math.nan], [0.9, 0.9, 0.1, 0.9], 2),
     ],
 )
-def test_the_best_is_the_highest_accuracy_or_the_least_loss(selection_metric, losses, accuracies, expected):
-    epochs = [
-        SimpleNamespace(validation_loss=loss, validation_accuracy=accuracy)
-        for loss, accuracy in zip(losses, accuracies, strict=True)
+def test_model_selection_by_accuracy_or_by_loss(selection_metric, losses, accuracies, expected):
+    scores = [
+        score(Config(selection_metric=selection_metric), *epoch) for epoch in zip(losses, accuracies, strict=True)
     ]
-    config = Config(selection_metric=selection_metric)
-    assert best_epoch(config, epochs) is epochs[expected]
-    assert best_epoch(config, []) is None
+    assert scores.index(max(scores)) == expected
 
 
-def test_a_run_keeps_what_has_the_least_loss(run):
+@pytest.mark.slow
+def test_a_run_keeps_the_weights_with_the_lowest_loss(run):
     best = least_loss(run.epochs)
     assert best.validation_accuracy < max(epoch.validation_accuracy for epoch in run.epochs)  # or nothing is shown
     assert run.best == best
     assert load_run(run.run_dir).step == run.best_step == best.step
-    (told,) = read_runs(run.run_dir)
-    assert (told.best_epoch, told.test) == (best.epoch, best.test_accuracy)
+    (row,) = read_runs(run.run_dir)
+    assert (row.best_epoch, row.test) == (best.epoch, best.test_accuracy)
     (entry,), _ = read_entries([run.run_dir])
     assert entry.best_epochs == (best.epoch,)
 
 
 @pytest.mark.slow
-def test_an_early_stop_waits_for_a_lower_loss(run, tmp_path):
+def test_early_stopping_waits_for_a_lower_loss(run, tmp_path):
     stopped = train(
         dataclasses.replace(OVERFITTING, early_stopping_patience=3), tmp_path / "run", execution=Execution(devices=1)
     )
@@ -91,7 +87,7 @@ def test_an_early_stop_waits_for_a_lower_loss(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_members_of_a_sweep_stop_at_and_keep_what_has_the_least_loss(run, tmp_path, capsys):
+def test_members_of_a_sweep_stop_early_and_are_selected_by_loss(run, tmp_path, capsys):
     folder = tmp_path / "sweep"
     patient = dataclasses.replace(OVERFITTING, early_stopping_patience=3)
     found = sweep(patient, TWO_SETTINGS, folder, console=Console(width=100))
@@ -106,7 +102,7 @@ def test_members_of_a_sweep_stop_at_and_keep_what_has_the_least_loss(run, tmp_pa
     with (folder / "results.csv").open() as file:
         losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
     assert losses == [member.best.validation_loss for member in found.members]
-    assert [member.best_epoch for member in found.members] == [told.best_epoch for told in read_runs(folder)]
+    assert [member.best_epoch for member in found.members] == [row.best_epoch for row in read_runs(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +131,7 @@ def opposed(two_settings, tmp_path):
     return make
 
 
-def test_settings_stand_in_the_order_of_what_decides(opposed):
+def test_settings_are_ranked_by_the_selection_metric(opposed):
     order = {}
     for selection_metric in ("accuracy", "loss"):
         folder = opposed(selection_metric)
@@ -146,7 +142,7 @@ def test_settings_stand_in_the_order_of_what_decides(opposed):
             [setting.members[0].member for setting in setting_results(members)],
             [entry.label for entry in entries],
         ]
-        assert any("the least loss" in note for note in notes) == (selection_metric == "loss")
+        assert any("the lowest loss" in note for note in notes) == (selection_metric == "loss")
     assert order["accuracy"] == [0, [0, 2], ["learning_rate 0.02", "learning_rate 0.03"]]
     assert order["loss"] == [2, [2, 0], ["learning_rate 0.03", "learning_rate 0.02"]]
     entries, notes = read_entries([folder.parent / name for name in order])
@@ -154,7 +150,7 @@ def test_settings_stand_in_the_order_of_what_decides(opposed):
     assert any("the order is that of accuracy" in note for note in notes)
 
 
-def test_optuna_is_told_of_losses_and_of_what_diverged():
+def test_optuna_gets_losses_and_diverged_settings():
     pytest.importorskip("optuna")
     nothing = mean_of([])
     space = space_of({"learning_rate": ["loguniform:0.001:1"]}, samples=40, optuna=True)
@@ -168,7 +164,7 @@ def test_optuna_is_told_of_losses_and_of_what_diverged():
 
 
 @pytest.mark.slow
-def test_weights_from_elsewhere_whose_loss_is_no_number_are_no_best(run, tmp_path):
+def test_imported_weights_with_a_loss_of_nan_are_never_the_best(run, tmp_path):
     params = jax.tree.map(lambda leaf: 1e38 * leaf, load_run(run.run_dir).params)
     given = GivenWeights(params, None, 0, "huge weights")
     begin_run(given, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run")
@@ -177,13 +173,14 @@ def test_weights_from_elsewhere_whose_loss_is_no_number_are_no_best(run, tmp_pat
     assert load_run(tmp_path / "run").step == 0
 
 
-def test_the_command_line_says_what_decided(command_line, tmp_path):
+def test_the_command_line_prints_the_selection_metric(command_line, tmp_path):
     words = ["--selection-metric", "loss", "--epochs", "1", "--run-dir", tmp_path / "run"]
     done = command_line("train", "smoke", *TINY_OPTIONS, *words)
     assert done.returncode == 0, done.stderr
     assert re.search(r"best on validation by loss: epoch 1, validation [\d.]+% \(loss \d\.\d{4}\), test", done.stdout)
 
 
-def test_a_resumed_run_keeps_what_it_calls_the_best(run):
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_selection_metric(run):
     with pytest.raises(ConfigError, match="selection_metric is loss in the run, accuracy was asked for"):
         train(dataclasses.replace(OVERFITTING, selection_metric="accuracy", epochs=21), run.run_dir, resume=True)

@@ -105,20 +105,21 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
-def test_chunks_do_not_matter_to_the_last_bit(tiny_dataset, devices):
+def test_the_number_of_steps_a_call_changes_no_bit(tiny_dataset, devices):
     whole = train(tiny_dataset, 50, devices=devices)
     assert_same(whole, train(tiny_dataset, 1, 15, 1, 16, 17, 0, devices=devices))
     assert_same(whole, train(tiny_dataset, *[5] * 10, devices=devices))
 
 
+@pytest.mark.slow
 @needs_two_devices
 def test_calls_may_follow_one_another_without_waiting(tiny_dataset):
-    """More of them than XLA's CPU devices could run at a time: each would wait for threads that others hold."""
+    """More calls than XLA's CPU devices could run at a time: each would wait for threads that others hold."""
     training = program_of(tiny_dataset, devices=2)
     state = training.init()
-    for _ in range(300):
+    for _ in range(100):
         state = training.run_steps(state, 1)
-    assert_same(state, train(tiny_dataset, 300, devices=2))
+    assert_same(state, train(tiny_dataset, 100, devices=2))
 
 
 @needs_two_devices
@@ -206,7 +207,7 @@ def test_the_optimizer_state_is_optax(tiny_dataset):
 ALL = Config(
     batch_size=8,
     label_smoothing=0.1,
-    model=ModelConfig(hidden_features=(4, 6), bidirectional=True, dropout_rate=0.2),
+    model=ModelConfig(hidden_features=(4, 6), dropout_rate=0.2),
     optimizer=OptimizerConfig(weight_decay=0.1, ema_decay=0.9, clip_norm=1.0, schedule="cosine", warmup_epochs=0.5),
     augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
 )
@@ -214,7 +215,7 @@ ALL = Config(
 
 @pytest.mark.slow
 @needs_two_devices
-def test_what_is_drawn_in_a_step_does_not_depend_on_the_number_of_devices(tiny_dataset):
+def test_random_numbers_do_not_depend_on_the_number_of_devices(tiny_dataset):
     one, two = (train(tiny_dataset, 40, config=ALL, devices=devices) for devices in (1, 2))
     for name in ("params", "average"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), getattr(one, name), getattr(two, name))
@@ -222,12 +223,12 @@ def test_what_is_drawn_in_a_step_does_not_depend_on_the_number_of_devices(tiny_d
 
 
 @pytest.mark.slow
-def test_chunks_do_not_matter_to_what_is_drawn(tiny_dataset):
+def test_random_numbers_do_not_depend_on_the_number_of_steps_a_call(tiny_dataset):
     assert_same(train(tiny_dataset, 20, config=ALL), train(tiny_dataset, 1, 15, 4, config=ALL))
 
 
 def first_step(dataset, step=0, **changes):
-    """Loss and change of the parameters of a step over the whole set, undistorted unless `changes` say otherwise."""
+    """Loss and change of the parameters of a step over the whole set, without augmentation unless in `changes`."""
     training = program_of(dataset, dataclasses.replace(CONFIG, batch_size=130, **changes))
     state = training.init()
     before = jax.device_get(state.params)
@@ -236,8 +237,8 @@ def first_step(dataset, step=0, **changes):
 
 
 @pytest.mark.slow
-def test_steps_draw_anew(tiny_dataset):
-    """The same images in every batch: without distortions, the same loss with the same parameters."""
+def test_every_step_has_its_own_augmentation(tiny_dataset):
+    """The same images in every batch: without augmentation, the same loss with the same parameters."""
     plain, shifted = (
         [first_step(tiny_dataset, step, **changes)[0] for step in range(3)]
         for changes in ({}, {"augmentation": AugmentationConfig(shift_pixels=2.0)})
@@ -246,7 +247,7 @@ def test_steps_draw_anew(tiny_dataset):
     assert np.ptp(shifted) > 1e-3
 
 
-def test_labels_are_smoothed_by_their_share(tiny_dataset):
+def test_label_smoothing_follows_its_formula(tiny_dataset):
     params = program_of(tiny_dataset).init().params
     logits = numpy_lstm.classify(params, tiny_dataset.train.images)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -261,7 +262,7 @@ def test_labels_are_smoothed_by_their_share(tiny_dataset):
     {"augmentation": AugmentationConfig(mixup_alpha=1.0)},
     {"model": dataclasses.replace(CONFIG.model, dropout_rate=0.3)},
 ])  # fmt: skip
-def test_what_is_mixed_or_dropped_is_seen_by_the_loss(tiny_dataset, changes):
+def test_mixup_and_dropout_change_the_loss(tiny_dataset, changes):
     assert abs(first_step(tiny_dataset, **changes)[0] - first_step(tiny_dataset)[0]) > 1e-3
 
 
@@ -272,7 +273,7 @@ def test_the_learning_rate_is_that_of_the_step(tiny_dataset):
 
 
 @pytest.mark.slow
-def test_the_average_of_the_parameters_follows_its_formula(tiny_dataset):
+def test_the_ema_of_the_weights_follows_its_formula(tiny_dataset):
     config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(ema_decay=0.7))
     training = program_of(tiny_dataset, config)
     state = training.init()
@@ -289,7 +290,7 @@ def test_the_average_of_the_parameters_follows_its_formula(tiny_dataset):
 
 
 @pytest.mark.slow
-def test_a_batch_ramp_halves_the_updates_and_changes_no_epoch(tiny_dataset):
+def test_batch_doubling_halves_the_updates_and_changes_no_epoch(tiny_dataset):
     ramp = dataclasses.replace(CONFIG, batch_doubling_epochs=(1,))
     plain, ramped = (train(tiny_dataset, 16, config=config).params for config in (CONFIG, ramp))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, ramped)
@@ -322,7 +323,7 @@ def test_steps_that_do_not_fit_the_images_are_refused_before_anything_is_compile
         make_program([config], tiny_dataset, mesh_of(1))
 
 
-def test_images_are_not_moved_out_of_themselves(tiny_dataset):
+def test_shifts_larger_than_the_image_are_refused(tiny_dataset):
     config = dataclasses.replace(CONFIG, augmentation=AugmentationConfig(shift_pixels=5.0))
     with pytest.raises(ConfigError, match="shift_pixels is 5, but images are 6 x 5"):
         make_program([config], tiny_dataset, mesh_of(1))

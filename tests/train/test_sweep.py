@@ -25,7 +25,7 @@ from lstm_mnist_jax.sweeps import run as sweeps_run
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import MetricsWriter, read_metrics
-from lstm_mnist_jax.training.run_folder import Member, read_run_folder, write_config
+from lstm_mnist_jax.training.run_folder import Member, lock, read_run_folder, write_config
 
 THREE_SEEDS = Space(seeds=3)
 ONE_DEVICE = Execution(devices=1)
@@ -86,6 +86,7 @@ def three_seeds_of_one_layer(tmp_path_factory):
     return sweep(ONE_LAYER, THREE_SEEDS, tmp_path_factory.mktemp("sweeps") / "seeds")
 
 
+@pytest.mark.slow
 def test_every_seed_is_the_run_that_it_would_be_alone(three_seeds, tmp_path):
     assert [(member.seed, member.epochs, member.diverged) for member in three_seeds.members] == [
         (0, 3, False),
@@ -133,6 +134,23 @@ def test_a_member_is_resumed_as_the_run_would_have_been(tiny_sweep, tmp_path):
     assert load_run(folder / "2").folder.config.epochs == 3
     assert not train(longer, folder / "1", resume=True, execution=ONE_DEVICE).trained
     assert not sweep(TINY, THREE_SEEDS, folder, resume=True).trained
+
+
+@pytest.mark.slow
+def test_two_processes_that_resume_one_run_of_a_sweep_make_one_folder(tiny_sweep, tmp_path, monkeypatch):
+    run_dir = shutil.copytree(tiny_sweep, tmp_path / "sweep") / "1"
+    longer = dataclasses.replace(TINY, seed=1, epochs=4)
+    results = []
+
+    def lock_after_another_process(path):
+        monkeypatch.undo()
+        results.append(train(longer, run_dir, resume=True, execution=ONE_DEVICE))
+        return lock(path)
+
+    monkeypatch.setattr("lstm_mnist_jax.training.member.lock", lock_after_another_process)
+    results.append(train(longer, run_dir, resume=True, execution=ONE_DEVICE))
+    assert [result.trained for result in results] == [True, False]
+    assert results[1].epochs == results[0].epochs == read_metrics(run_dir / "metrics.jsonl")
 
 
 def test_metrics_of_each_member_and_their_mean_with_its_confidence_interval(three_seeds):
@@ -260,31 +278,29 @@ def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_sec
 
 
 @pytest.fixture(scope="module")
-def populations_on_one_device():
+def programs_on_one_device():
     """Of one, two and three members."""
     dataset = load(**vars(ONE_LAYER.data))
-    populations = []
+    programs = []
     for members in (1, 2, 3):
         configs = [dataclasses.replace(ONE_LAYER, seed=seed) for seed in range(members)]
         mesh = make_mesh(ONE_DEVICE, ONE_LAYER.batch_size, members)
-        populations.append(make_program(configs, dataset, mesh).compile())
-    return populations
+        programs.append(make_program(configs, dataset, mesh).compile())
+    return programs
 
 
 @pytest.mark.slow
-def test_the_estimate_of_memory_holds_the_states_and_the_programs(populations_on_one_device):
-    estimates = [population.device_bytes() for population in populations_on_one_device]
-    states = populations_on_one_device[-1].init()._replace(key=())
+def test_the_estimate_of_memory_holds_the_states_and_the_programs(programs_on_one_device):
+    estimates = [program.device_bytes() for program in programs_on_one_device]
+    states = programs_on_one_device[-1].init()._replace(key=())
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) / 3
     assert estimates[2] - estimates[1] == pytest.approx(estimates[1] - estimates[0], rel=0.2)
     assert 4 * state <= estimates[1] - estimates[0] < 6 * state  # four of each member, one after another on a CPU
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_into_memory_is_trained_in_parts(
-    three_seeds_of_one_layer, populations_on_one_device, tmp_path
-):
-    one, two = (population.device_bytes() for population in populations_on_one_device[:2])
+def test_what_does_not_fit_into_memory_is_trained_in_parts(three_seeds_of_one_layer, programs_on_one_device, tmp_path):
+    one, two = (program.device_bytes() for program in programs_on_one_device[:2])
     limit = (two + (two - one) / 2) / 2**30
     execution = Execution(devices=1, memory_limit=limit)
     result = sweep(ONE_LAYER, THREE_SEEDS, tmp_path / "parts", execution=execution)
@@ -341,8 +357,8 @@ def test_draws_are_within_their_intervals_and_the_same_again():
         ({"learning_rate": "loguniform:0:1"}, {"samples": 2}, "expected LOW < HIGH, both above 0"),
         ({"b1": "uniform:0:1"}, {"samples": 2}, "b1 is 1.0, expected at least 0 and below 1"),
         ({"learning_rate": "uniform:0.1:nan"}, {"samples": 2}, "learning_rate is nan, expected a finite number"),
-        ({"batch_size": "uniform:1:9"}, {"samples": 2}, "its values are no fractions: list them"),
-        ({"learning_rate": "uniform:0.1:1"}, {}, "say with samples how many settings to draw"),
+        ({"batch_size": "uniform:1:9"}, {"samples": 2}, "an interval is for numbers with decimals: list its values"),
+        ({"learning_rate": "uniform:0.1:1"}, {}, "set samples, the number of settings to draw"),
         ({"learning_rate": ["uniform:0.1:1", "3"]}, {"samples": 2}, "expected values, or one interval"),
         ({"learning_rate": [0.1]}, {"samples": 2}, "samples is for intervals"),
         ({"learning_rate": [0.1]}, {"seeds": 0}, "seeds is 0, expected 1 or more"),
@@ -350,12 +366,12 @@ def test_draws_are_within_their_intervals_and_the_same_again():
         ({}, {"optuna": True, "samples": 3}, "Optuna needs something to vary"),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(axes, options, message):
+def test_impossible_spaces_are_refused(axes, options, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         space_of(axes, **options)
 
 
-def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path):
+def test_impossible_members_are_refused_before_training(tmp_path):
     for axes, message in (
         ({"batch_size": [50, 1001]}, "batch_size is 1,001, but there are only 1,000"),
         ({"sequence_length": [28, 27]}, "sequence_length is 27, but an image of 28 x 28 has 784 pixels"),
@@ -368,7 +384,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path):
 @pytest.mark.slow
 def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
-    monkeypatch.setattr("lstm_mnist_jax.sweeps.search.ROUND", 2)
+    monkeypatch.setattr("lstm_mnist_jax.sweeps.plan.ROUND", 2)
     axes = {"learning_rate": "loguniform:1e-3:1e-1", "hidden_features": TWO_NETWORKS}
     space = space_of(axes, samples=3, seeds=3, optuna=True)
     config = dataclasses.replace(TINY, epochs=1)
@@ -419,6 +435,7 @@ def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_doe
     assert [member.epochs for member in resumed.members] == [1] * 6
 
 
+@pytest.mark.slow
 def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
     pytest.importorskip("optuna")
     config = dataclasses.replace(TINY, epochs=1)
@@ -427,7 +444,7 @@ def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
     assert sorted(member.setting["learning_rate"] for member in result.members) == [0.003, 0.01, 0.03]
 
 
-def test_the_first_to_write_owns_the_folder(tmp_path, monkeypatch):
+def test_a_folder_that_another_process_takes_meanwhile_is_refused(tmp_path, monkeypatch):
     fit = sweeps_run.fit
 
     def fit_while_another_begins(*arguments, **options):
@@ -453,7 +470,7 @@ def test_members_have_paths(three_seeds):
         load_run(three_seeds.run_dir / "1.5")
 
 
-def test_a_sweep_is_not_a_run_and_a_run_no_sweep(three_seeds, tiny_run, tmp_path):
+def test_a_sweep_is_refused_as_a_run_and_a_run_as_a_sweep(three_seeds, tiny_run, tmp_path):
     with pytest.raises(RunError, match=r"is a sweep of 3 runs. Name one of them: .*best .*, or .*0 to .*2, as results"):
         load_run(three_seeds.run_dir)
     with pytest.raises(RunError, match=r"is a sweep of 3 runs"):
@@ -495,7 +512,8 @@ def test_a_damaged_sweep_is_refused(three_seeds, tmp_path, change, message):
         read_run_folder(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(three_seeds, tmp_path):
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(three_seeds, tmp_path):
     run_dir = shutil.copytree(three_seeds.run_dir, tmp_path / "run")
     newest = checkpoint.checkpoint_path(run_dir / "checkpoints" / "0", 45)
     (newest / "record.json").write_text("{}")
@@ -567,7 +585,7 @@ def test_the_order_of_the_pixels_is_kept_where_all_members_have_it(three_seeds, 
         assert (tmp_path / name / "permutation.json").exists() == (name == "one")
 
 
-def test_a_falling_learning_rate_belongs_to_its_number_of_epochs(tiny_run, tiny_sweep, tmp_path):
+def test_runs_with_a_learning_rate_schedule_cannot_be_extended(tiny_run, tiny_sweep, tmp_path):
     falling = OptimizerConfig(schedule="cosine")
     run = read_run_folder(shutil.copytree(tiny_run, tmp_path / "run"))
     write_config(dataclasses.replace(run, config=dataclasses.replace(run.config, optimizer=falling)))

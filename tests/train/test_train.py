@@ -1,4 +1,4 @@
-"""Whole trainings: what a run folder holds, resuming to the last bit, signals, kills, full disks, divergence."""
+"""Whole runs: the files of a run folder, resuming to the last bit, signals, kills, full disks, divergence."""
 
 import dataclasses
 import gzip
@@ -26,7 +26,7 @@ from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program, member_state
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import read_metrics
-from lstm_mnist_jax.training.program import Stages
+from lstm_mnist_jax.training.program import LatestAndBest
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
 TIMES = ("seconds", "examples_per_second")
@@ -52,7 +52,7 @@ def run_dir(tiny_run, tmp_path):
 
 @pytest.fixture
 def stop_at(monkeypatch):
-    """Makes the trainings of this test get SIGTERM at a step."""
+    """Makes the runs of this test get SIGTERM at a step."""
     run_steps, stop = TrainingProgram.run_steps, None
 
     def run_some(self, state, n):
@@ -135,15 +135,15 @@ def test_stopped_by_signals_made_longer_and_resumed_it_is_the_same_run(tiny_run,
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
-    """Kills while steps are made and checkpoints written, until four resumed trainings were killed too."""
-    options = ["train", *TINY_OPTIONS, "--epochs", 30, "--checkpoint-minutes", 1e-6]
-    whole = programs.run([*options, "--run-dir", tmp_path / "whole"])
-    assert whole.returncode == 0, whole.stderr
+    """Kills while steps are made and checkpoints written, until four resumed runs were killed too."""
+    config = dataclasses.replace(TINY, epochs=20)
+    train(config, tmp_path / "whole")
+    options = ["train", *TINY_OPTIONS, "--epochs", config.epochs, "--checkpoint-minutes", 1e-6]
     moments = random.Random(0)
     run_dir, resumed_at = tmp_path / "killed", []
     while len(resumed_at) < 4:
         program = Program(["train", "--resume", run_dir] if run_dir.exists() else [*options, "--run-dir", run_dir])
-        ready, epochs = False, moments.randint(0, 2)  # it is killed after so many, within the next
+        ready, epochs = False, moments.randint(0, 1)  # it is killed after so many, within the next
         for line in program.stdout:
             if line.startswith("resumed at step"):
                 resumed_at.append(int(line.split()[3].rstrip(":").replace(",", "")))
@@ -151,19 +151,18 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
             epochs -= line.startswith("epoch")
             if ready and epochs <= 0:
                 break
-        time.sleep(moments.uniform(0, 0.2))
+        time.sleep(moments.uniform(0, 0.15))
         assert program.poll() is None, f"over before it was killed, having resumed at {resumed_at}"
         program.kill()
         program.communicate()
     assert resumed_at == sorted(resumed_at)
-    rest = programs.run(["train", "--resume", run_dir])
-    assert rest.returncode == 0, rest.stderr
+    assert train(config, run_dir, resume=True).trained
     assert outcome(run_dir) == outcome(tmp_path / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_saves_and_prints_the_command_to_resume(tmp_path, number):
     program = Program(["train", *TINY_OPTIONS, "--epochs", 100_000, "--run-dir", tmp_path / "run"])
     for line in program.stdout:
         if line.startswith("epoch"):
@@ -176,18 +175,19 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     assert checkpoint.newest_sound_step(tmp_path / "run" / "checkpoints") is not None
 
 
-def test_resuming_over_damaged_checkpoints_says_so_and_ends_the_same(tiny_run, run_dir, capsys):
+def test_resuming_over_damaged_checkpoints_reports_them_and_gives_the_same_result(tiny_run, run_dir, capsys):
     from rich.console import Console
 
     for step in (30, 45):
         (run_dir / "checkpoints" / f"{step:08d}" / "record.json").write_text("{}")
     train(TINY, run_dir, resume=True, console=Console())
-    told = capsys.readouterr().out
-    assert "Checkpoint 00000045 has a damaged file, record.json; it is set aside as damaged-00000045." in told
-    assert "resumed at step 15: 1 of 3 epochs are done" in told
+    printed = capsys.readouterr().out
+    assert "Checkpoint 00000045 has a damaged file, record.json; it is set aside as damaged-00000045." in printed
+    assert "resumed at step 15: 1 of 3 epochs are done" in printed
     assert outcome(run_dir) == outcome(tiny_run)
 
 
+@pytest.mark.slow
 def test_without_any_sound_checkpoint_it_starts_again(tiny_run, run_dir):
     for sums in run_dir.rglob(checkpoint.SUMS):
         sums.write_text("")
@@ -199,7 +199,15 @@ def test_of_equal_epochs_the_earliest_is_the_best(tmp_path):
     unchanged = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=1e-30))
     result = train(unchanged, tmp_path / "run")
     assert len({metrics.validation_accuracy for metrics in result.epochs}) == 1
-    assert (result.best.epoch, load_run(tmp_path / "run").step) == (1, 15)
+    best = load_run(tmp_path / "run")
+    assert (result.best.epoch, best.step) == (1, 15)
+    # The checkpoint before a damaged one holds the same best weights.
+    (tmp_path / "run" / "checkpoints" / "00000045" / "record.json").write_text("{}")
+    again = load_run(tmp_path / "run")
+    assert again.step == 15
+    jax.tree.map(np.testing.assert_array_equal, again.params, best.params)
+    with pytest.raises(RunError, match="has a damaged file"):
+        load_run(tmp_path / "run", "last")
 
 
 @pytest.mark.slow
@@ -236,7 +244,7 @@ def test_a_path_where_orbax_cannot_save_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_a_damaged_checkpoint_is_not_used_in_silence(run_dir, name):
+def test_a_damaged_checkpoint_is_refused(run_dir, name):
     (run_dir / "checkpoints" / "00000045" / "record.json").write_text("")
     with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Name another by its step: \["):
         load_run(run_dir, name)
@@ -252,6 +260,7 @@ def test_a_resumed_run_keeps_its_config(run_dir):
     assert outcome(run_dir) == before
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_data(run_dir, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(Path(lstm_mnist_jax.__file__).parent / "data" / "mnist", moved)
@@ -296,7 +305,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tiny_run, tmp_path):
         ),
     ],
 )
-def test_what_is_no_run_folder_is_refused(tmp_path, contents, message):
+def test_folders_without_a_valid_config_are_refused(tmp_path, contents, message):
     if contents is not None:
         (tmp_path / "config.json").write_text(contents)
     for use in (load_run, lambda path: train(TINY, path, resume=True)):
@@ -308,9 +317,9 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(run_
     sound = checkpoint.load_state
 
     def poisoned(path, abstract_state):
-        stages = sound(path, abstract_state)
-        stages.newest.params["dense"]["bias"] = stages.newest.params["dense"]["bias"] * np.nan
-        return stages
+        states = sound(path, abstract_state)
+        states.newest.params["dense"]["bias"] = states.newest.params["dense"]["bias"] * np.nan
+        return states
 
     monkeypatch.setattr(checkpoint, "load_state", poisoned)
     with pytest.raises(RunError, match=r"not a finite number any more at step 45 \(epoch 4\).* that of step 45"):
@@ -329,7 +338,7 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(run_
         (12_000, "The checkpoint of step 15 could not be"),
     ],
 )
-def test_a_disk_that_takes_no_more_is_an_error_and_loses_nothing(tmp_path, bytes_a_file, message):
+def test_a_full_disk_is_an_error_and_loses_no_checkpoint(tmp_path, bytes_a_file, message):
     """Files that cannot grow stand for a full disk: the config, then the metrics, then the checkpoint fails."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_a_file}, {bytes_a_file}));"
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -381,13 +390,13 @@ def test_predictions_are_those_that_the_evaluation_counts(tiny_run):
         np.array([["a"]]),
     ],
 )
-def test_images_that_are_none_are_refused(tiny_run, images):
+def test_arrays_that_are_not_images_are_refused(tiny_run, images):
     with pytest.raises(UserError, match="Images"):
         load_run(tiny_run).predict(images)
 
 
 @pytest.mark.parametrize("name", ["worst", 16, "1e3"])
-def test_checkpoints_that_are_none_are_refused(tiny_run, name):
+def test_missing_checkpoints_are_refused(tiny_run, name):
     with pytest.raises(
         RunError, match=r"has no checkpoint .* expected best, last, or one of the steps \[15, 30, 45\]"
     ) as caught:
@@ -408,12 +417,12 @@ RECIPE = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """The result of a training with everything, never interrupted."""
+    """The result of a run with every option, never interrupted."""
     return train(RECIPE, tmp_path_factory.mktemp("recipe") / "run")
 
 
 @pytest.mark.slow
-def test_the_result_of_a_training_is_what_its_folder_holds(recipe):
+def test_the_returned_result_is_that_of_the_folder(recipe):
     assert recipe.trained
     assert recipe.stopped_by is None
     assert recipe.epochs == read_metrics(recipe.run_dir / "metrics.jsonl")
@@ -433,12 +442,12 @@ def test_a_recipe_with_everything_resumes_to_the_last_bit(recipe, tmp_path, stop
 
 
 @pytest.mark.slow
-def test_what_is_evaluated_and_loaded_is_the_mean_of_the_parameters(recipe):
+def test_the_ema_of_the_weights_is_evaluated_and_loaded(recipe):
     run = load_run(recipe.run_dir, "last")
     program = make_program([RECIPE], load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
     path = checkpoint.checkpoint_path(recipe.run_dir / "checkpoints", run.step)
     shapes = program.abstract_saved(1)
-    state = member_state(checkpoint.load_state(path, Stages(shapes, shapes)).newest, 0)
+    state = member_state(checkpoint.load_state(path, LatestAndBest(shapes, shapes)).newest, 0)
     jax.tree.map(np.testing.assert_array_equal, run.params, state.average)
     found = run.evaluate()["test"].loss
     assert found == pytest.approx(recipe.epochs[-1].test_loss, rel=1e-5)
@@ -453,7 +462,7 @@ def test_a_run_over_permuted_pixels_holds_their_order(recipe):
 
 
 @pytest.mark.slow
-def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
+def test_early_stopping_once_validation_has_not_improved(tmp_path):
     patient = dataclasses.replace(TINY, epochs=60, early_stopping_patience=1)
     result = train(patient, tmp_path / "run")
     accuracies = [metrics.validation_accuracy for metrics in result.epochs]
@@ -468,7 +477,7 @@ def test_a_training_stops_early_once_validation_has_not_improved(tmp_path):
 
 
 @pytest.mark.slow
-def test_averages_over_shifts_are_the_means_of_their_probabilities(tiny_run):
+def test_test_time_augmentation_is_the_mean_of_probabilities(tiny_run):
     run = load_run(tiny_run)
     test = load(**vars(TINY.data)).test
     padded = np.pad(test.images, [(0, 0), (1, 1), (1, 1)])

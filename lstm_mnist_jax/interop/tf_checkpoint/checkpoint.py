@@ -1,4 +1,4 @@
-"""A checkpoint as people name it: a prefix, one of its files, or a folder; of either format."""
+"""Finds, reads and writes checkpoints of both formats by a prefix, one of their files, or a folder."""
 
 import glob
 import re
@@ -13,15 +13,15 @@ import numpy as np
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import write_bytes
 from lstm_mnist_jax.interop.tf_checkpoint.bundle import bundle_of, read_bundle
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Variable
 from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import read_tensor_slices
-from lstm_mnist_jax.interop.tf_checkpoint.variable import Variable
 
 T = TypeVar("T")
 
 SHARD = f"{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 
 STATE_FILE = "checkpoint"
-"""Where a Saver notes, in a folder, which of its checkpoints is the latest."""
+"""The file in a folder with the name of its latest checkpoint."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Variable]:
@@ -35,12 +35,12 @@ def read_checkpoint(path: Path) -> dict[str, Variable]:
       WeightsError: there is no such checkpoint, or it is damaged or of a kind that is not supported; a damaged
         variable raises it when it is read.
     """
-    prefix = _told(f"{path}", lambda: find_prefix(path))
+    prefix = _checked(f"{path}", lambda: find_prefix(path))
     index = prefix.with_name(prefix.name + ".index")
     read = partial(read_bundle, prefix) if index.is_file() else partial(read_tensor_slices, _v1_shards(prefix))
-    variables = _told(f"The checkpoint {prefix}", read)
+    variables = _checked(f"The checkpoint {prefix}", read)
     return {
-        name: replace(item, read=partial(_told, f"The variable {name} of the checkpoint {prefix}", item.read))
+        name: replace(item, read=partial(_checked, f"The variable {name} of the checkpoint {prefix}", item.read))
         for name, item in sorted(variables.items())
     }
 
@@ -48,10 +48,10 @@ def read_checkpoint(path: Path) -> dict[str, Variable]:
 def write_checkpoint(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
     """Writes a checkpoint that `tf.train.load_checkpoint` and `Saver.restore` read, each file whole or not at all.
 
-    Where the folder has a `checkpoint` file, that goes on naming its own latest one.
+    An existing `checkpoint` file in the folder is not changed.
 
     Args:
-      prefix: as for `Saver.save`: a folder, which is made where there is none, and a name.
+      prefix: as for `Saver.save`: a folder, which is created, and a name.
       variables: arrays by name.
 
     Raises:
@@ -67,11 +67,7 @@ def write_checkpoint(prefix: Path, variables: Mapping[str, np.ndarray]) -> None:
 
 
 def find_prefix(path: Path) -> Path:
-    """The prefix of the checkpoint that a path means: see `read_checkpoint`.
-
-    Raises:
-      WeightsError: there is none.
-    """
+    """The prefix of the checkpoint of a path: see `read_checkpoint`. Raises WeightsError where there is none."""
     if path.is_dir():
         return _latest(path)
     if path.name == STATE_FILE and path.is_file():
@@ -83,7 +79,7 @@ def find_prefix(path: Path) -> Path:
     near = sorted(file.name.removesuffix(".index") for file in path.parent.glob("*.index"))
     there = f"There are {', '.join(near)} in {path.parent}" if near else f"There is none in {path.parent}"
     raise WeightsError(
-        f"{path} is no TensorFlow checkpoint: there is no {prefix.name}.index. {there}. Expected what was given to "
+        f"{path} is not a TensorFlow checkpoint: there is no {prefix.name}.index. {there}. Expected what was given to "
         "Saver.save, with the step that it added, such as model.ckpt or model.ckpt-8590."
     )
 
@@ -96,7 +92,7 @@ def _latest(folder: Path) -> Path:
         state = ""
     if match := re.search(r'^model_checkpoint_path: "(.*)"$', state, re.MULTILINE):
         named = Path(match[1].replace('\\"', '"').replace("\\\\", "\\"))
-        # Absolute where it was saved, and the folder may have moved since.
+        # An absolute path may be that of another machine.
         path = folder / named if (folder / named).parent.is_dir() else folder / named.name
         if not path.is_dir():
             return find_prefix(path)
@@ -108,20 +104,20 @@ def _latest(folder: Path) -> Path:
 
 
 def _v1_shards(prefix: Path) -> list[Path]:
-    """The files of a checkpoint of the older format; none where it is not one."""
+    """The files of a checkpoint of the older format; none where it is of another format."""
     if prefix.is_file():
         return [prefix]
     shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}-{SHARD}"))
     return shards if shards and len(shards) == int(shards[0].name[-5:]) else []
 
 
-def _told(what: str, read: Callable[[], T]) -> T:
-    """What `read` gives, or an error for people."""
+def _checked(what: str, read: Callable[[], T]) -> T:
+    """The result of `read`. Its errors become WeightsErrors that name the file."""
     try:
         return read()
     except WeightsError:
         raise
     except OSError as error:
         raise WeightsError(f"{what} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, OverflowError, MemoryError) as error:  # Malformed, and what NumPy makes of absurd sizes
+    except (ValueError, OverflowError, MemoryError) as error:  # Malformed, and NumPy's errors for absurd sizes
         raise WeightsError(f"{what} is damaged or unsupported: {error}. Try another copy of it.") from error

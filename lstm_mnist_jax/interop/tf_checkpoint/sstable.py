@@ -2,15 +2,16 @@
 
     data block ... data block, metaindex block, index block, footer (48 bytes, the last 8 a magic number)
 
-A block holds entries (bytes shared with the key before, bytes of its own, size of the value; then those bytes),
-the positions at which keys begin anew, and their number; behind it come its compression and its checksum. The
-index block's values are the places of the data blocks. See https://github.com/google/leveldb, doc/table_format.md.
+A block holds entries (the number of bytes shared with the previous key, of other bytes of the key, and of the value;
+then the other bytes and the value), the positions of entries with a whole key, and their number; after it come its
+compression and its checksum. The values of the index block are the positions and sizes of the data blocks. See
+https://github.com/google/leveldb, doc/table_format.md.
 """
 
 from collections.abc import Iterable, Iterator
 
-from lstm_mnist_jax.interop.tf_checkpoint.libraries import decompress_snappy, masked_crc32c
-from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, read_varint, varint
+from lstm_mnist_jax.interop.files import require
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, read_varint, varint
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_SIZE = 48
@@ -19,7 +20,13 @@ UNCOMPRESSED, SNAPPY = 0, 1
 BLOCK_SIZE = 1 << 18
 RESTART_INTERVAL = 16
 MAX_KEYS = 100
-"""So many times a table's own size its keys may have; TensorFlow writes every 16th key in full."""
+"""The largest size of all keys, in sizes of the table. Keys share their beginnings; every 16th is whole."""
+
+MASK_DELTA = 0xA282EAD8
+"""TensorFlow stores rotated checksums plus this, so that a checksum of data that contain checksums is still good."""
+
+MAX_EXPANSION = 22
+"""The largest ratio of sizes by Snappy: an element of 3 bytes makes 64."""
 
 
 def is_table(data: bytes) -> bool:
@@ -48,7 +55,7 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             if last_key is not None and key <= last_key:
                 raise Malformed("its keys are not in order")
             key_bytes += len(key)
-            if key_bytes > MAX_KEYS * len(data):  # keys share beginnings, which can be made to grow without end
+            if key_bytes > MAX_KEYS * len(data):
                 raise Malformed("its keys are too long")
             yield key, value
             last_key = key
@@ -95,7 +102,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * restarts
     if len(block) < 4 or end < 0:
-        raise Malformed("a block is shorter than it says")
+        raise Malformed("a block is shorter than its header says")
     position, key = 0, b""
     while position < end:
         shared, position = read_varint(block, position)
@@ -128,3 +135,21 @@ def _append_block(output: bytearray, entries: list[tuple[bytes, bytes]], restart
     block.append(UNCOMPRESSED)
     output += block + masked_crc32c(bytes(block)).to_bytes(4, "little")
     return handle
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The CRC-32C (Castagnoli) of `data`, masked as TensorFlow stores it."""
+    crc = require("google_crc32c").value(data)
+    return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
+
+
+def decompress_snappy(data: bytes) -> bytes:
+    """Decompresses Snappy's raw format. Raises Malformed."""
+    cramjam = require("cramjam")
+    try:
+        size = cramjam.snappy.decompress_raw_len(data)
+        if size > MAX_EXPANSION * len(data):  # before that much memory is taken
+            raise Malformed(f"{len(data)} compressed bytes cannot hold {size}")
+        return bytes(cramjam.snappy.decompress_raw(data))
+    except cramjam.DecompressionError as error:
+        raise Malformed(str(error)) from error

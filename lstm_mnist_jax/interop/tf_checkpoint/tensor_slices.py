@@ -1,6 +1,6 @@
 """TensorFlow's oldest checkpoints ("V1"): one file, or several shards, each a table of SavedTensorSlices messages.
 
-The first entry, of the empty key, tells the shapes; each of the others holds one slice of one variable. From
+The entry of the empty key has the shapes; each other entry is a slice of a variable. From
 tensorflow/core/util/saved_tensor_slice.proto.
 """
 
@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_mnist_jax.interop.tf_checkpoint import variable, wire
+from lstm_mnist_jax.interop.tf_checkpoint import protobuf
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Extent, Malformed, Variable, integer, messages
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import read_table
-from lstm_mnist_jax.interop.tf_checkpoint.variable import Extent, Variable
-from lstm_mnist_jax.interop.tf_checkpoint.wire import Malformed, integer, messages
 
 # SavedTensorSlices, SavedTensorSliceMeta, SavedSliceMeta and SavedSlice
 META, DATA = 1, 2
@@ -21,7 +20,7 @@ TENSORS = 1
 NAME, SHAPE, DTYPE, EXTENTS = 1, 2, 3, 4
 SLICE_EXTENTS, SLICE_VALUES = 2, 3
 
-# TensorProto: the field in which the values of a type lie, and how they are encoded there
+# TensorProto: the field and the encoding of the values of each type
 CONTENT = 4
 FIXED = {"float32": 5, "complex64": 9, "float64": 6, "complex128": 12}
 VARINT = dict.fromkeys(("int32", "int16", "uint16", "int8", "uint8"), 7) | {"int64": 10, "bool": 11}
@@ -30,37 +29,32 @@ UNSIGNED = {"uint32": 16, "uint64": 17}
 
 
 def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
-    """The variables of a checkpoint by name. `numpy.asarray` decodes one.
-
-    Raises:
-      Malformed: a file is damaged, or of a kind that is not supported.
-      OSError: it cannot be read.
-    """
+    """The variables of a checkpoint by name; `numpy.asarray` decodes one. Raises Malformed and OSError."""
     metas: list[bytes] = []
     slices: list[bytes] = []
     for shard in shards:
         for key, value in read_table(shard.read_bytes()):
-            fields = wire.parse(value)
+            fields = protobuf.parse(value)
             metas += messages(fields, META) if not key else []
             slices += messages(fields, DATA)
     if not metas:
-        raise Malformed("it does not say which variables it holds")
+        raise Malformed("it has no list of its variables")
     shapes: dict[str, tuple[tuple[int, ...], int]] = {}
     for meta in metas:
-        for tensor in messages(wire.parse(meta), TENSORS):
-            fields = wire.parse(tensor)
+        for tensor in messages(protobuf.parse(meta), TENSORS):
+            fields = protobuf.parse(tensor)
             name = _text(messages(fields, NAME))
-            shapes[name] = variable.parse_shape((messages(fields, SHAPE) or [b""])[-1]), integer(fields, DTYPE)
+            shapes[name] = protobuf.parse_shape((messages(fields, SHAPE) or [b""])[-1]), integer(fields, DTYPE)
     parts: dict[str, list[tuple[tuple[Extent, ...], bytes]]] = {name: [] for name in shapes}
     for part in slices:
-        fields = wire.parse(part)
+        fields = protobuf.parse(part)
         name = _text(messages(fields, NAME))
         if name not in shapes:
-            raise Malformed(f"it has a slice of {name}, of which it does not tell the shape")
-        extents = variable.parse_extents((messages(fields, SLICE_EXTENTS) or [b""])[-1], shapes[name][0])
+            raise Malformed(f"it has a slice of {name}, but no shape of it")
+        extents = protobuf.parse_extents((messages(fields, SLICE_EXTENTS) or [b""])[-1], shapes[name][0])
         parts[name].append((extents, (messages(fields, SLICE_VALUES) or [b""])[-1]))
     return {
-        name: Variable(shape, variable.dtype_name(number), partial(_read, shape, number, parts[name]))
+        name: Variable(shape, protobuf.dtype_name(number), partial(_read, shape, number, parts[name]))
         for name, (shape, number) in shapes.items()
     }
 
@@ -73,16 +67,16 @@ def _text(values: list[bytes]) -> str:
 
 
 def _read(shape: tuple[int, ...], number: int, parts: list[tuple[tuple[Extent, ...], bytes]]) -> np.ndarray:
-    dtype = variable.require_dtype(number)
+    dtype = protobuf.require_dtype(number)
     decoders = [
         (extents, partial(_decode, dtype, tuple(length for _, length in extents), values)) for extents, values in parts
     ]
-    return variable.join_slices(shape, dtype, decoders)
+    return protobuf.join_slices(shape, dtype, decoders)
 
 
 def _decode(dtype: np.dtype, shape: tuple[int, ...], tensor: bytes) -> np.ndarray:
     """The values in a TensorProto."""
-    fields = wire.parse(tensor)
+    fields = protobuf.parse(tensor)
     if content := b"".join(messages(fields, CONTENT)[-1:]):
         values = _from_bytes(content, dtype)
     elif dtype.name in FIXED:
@@ -104,7 +98,7 @@ def _from_bytes(data: bytes, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(data, dtype)
 
 
-def _varints(values: list[wire.Field]) -> list[int]:
+def _varints(values: list[protobuf.Field]) -> list[int]:
     """Repeated numbers, packed or one by one."""
     numbers = []
     for value in values:
@@ -113,6 +107,6 @@ def _varints(values: list[wire.Field]) -> list[int]:
             continue
         position = 0
         while position < len(value):
-            number, position = wire.read_varint(value, position)
+            number, position = protobuf.read_varint(value, position)
             numbers.append(number)
     return numbers

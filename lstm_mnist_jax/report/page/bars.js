@@ -1,16 +1,16 @@
-// The probabilities as bars with numbers: of all classes, or where they are many of the most probable ones.
+// The probabilities as bars with numbers: of all classes, or of the most probable ones of many.
 
 const MOST_BARS = 10; // of classes that are more than MANY
 const MANY = 12;
 
-/** A share of 1 as people read it; no guess is said to be certain, or impossible. */
+/** A probability in percent; only 0 and 1 would be 0 % and 100 %. */
 function percent(share) {
   if (share >= 0.9995) return "> 99.9 %";
   if (share < 0.0005) return "< 0.1 %";
   return `${(100 * share).toFixed(1)} %`;
 }
 
-/** Which class is the most probable. */
+/** The most probable class. */
 const leaderOf = (probabilities) => probabilities.indexOf(probabilities.reduce((a, b) => Math.max(a, b)));
 
 function element(name, className, text = "") {
@@ -20,7 +20,7 @@ function element(name, className, text = "") {
   return made;
 }
 
-/** Bars in a list element: show(probabilities), or show(null) where there is nothing to be guessed. */
+/** Bars in a list element: show(probabilities), or show(null) without a prediction. */
 function makeBars(list, classes) {
   const all = classes.length <= MANY;
   const rows = Array.from({ length: all ? classes.length : MOST_BARS }, () => {

@@ -1,4 +1,4 @@
-// The page: puts its parts together. `window.lstm` below is for the console, and for tests.
+// The page, made of its parts. `window.lstm` below is for the console and for tests.
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
@@ -7,8 +7,10 @@ const { classes } = network.spec;
 const { image, step } = data;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-let reading = null; // what was read last: {seen, stops, found}
-let pending = null; // the frame in which what is drawn will be read
+const DEMONSTRATION_MILLISECONDS = 300; // for the choice of the example at the beginning
+
+let reading = null; // the last one: {seen, stops, found}
+let pending = null; // the frame in which the drawing will be read
 let playNext = false;
 let waitingToSpeak = null;
 
@@ -16,46 +18,49 @@ const bars = makeBars($("bars"), classes);
 const elements = Object.fromEntries(
   ["scene", "seen", "heads", "lanes", "position", "count", "play", "story"].map((id) => [id, $(id)]),
 );
-const along = makeReading(elements, network, image, step, showAnswer);
+const along = makeReading(elements, network, image, step, showPrediction);
 const reader = makeReader(network, found);
 const pad = makePad($("pad"), image, changed);
 
-function showAnswer(index) {
+function showPrediction(index) {
   const probabilities = reading?.found[index];
   const end = !reading || index === reading.found.length - 1;
   const label = reading && leaderOf(probabilities);
-  $("when").textContent = end ? "Its guess" : `After ${reading.stops[index]} of ${network.spec.steps} ${step.many}`;
-  $("guess").textContent = reading ? classes[label] : "?";
-  $("guess").classList.toggle("long", reading !== null && [...classes[label]].length > 2);
-  $("sure").textContent = reading ? percent(probabilities[label]) : "";
+  $("when").textContent = end ? "Prediction" : `After ${reading.stops[index]} of ${network.spec.steps} ${step.many}`;
+  $("prediction").textContent = reading ? classes[label] : "?";
+  $("prediction").classList.toggle("long", reading !== null && [...classes[label]].length > 2);
+  $("probability").textContent = reading ? percent(probabilities[label]) : "";
   bars.show(probabilities ?? null);
 }
 
-/** Tells those who listen, once nothing has changed for a moment. */
+/** Announces the prediction to screen readers, once nothing has changed for a moment. */
 function speak() {
   clearTimeout(waitingToSpeak);
   waitingToSpeak = setTimeout(() => {
-    if (pad.isPassing()) return; // nobody asked
+    if (pad.isPassing()) return; // the example at the beginning
     if (!reading) return void ($("spoken").textContent = "The pad is empty.");
     const probabilities = reading.found.at(-1);
     const [first, second] = Array.from(classes.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
-    const told = (label) => `${classes[label]}, ${percent(probabilities[label])}`;
-    $("spoken").textContent = `It says ${told(first)}${second === undefined ? "" : `; then ${told(second)}`}.`;
+    const words = (label) => `${classes[label]}, ${percent(probabilities[label])}`;
+    $("spoken").textContent = `Prediction: ${words(first)}${second === undefined ? "" : `; then ${words(second)}`}.`;
   }, 700);
+}
+
+function setWaiting(waits) {
+  for (const part of [$("live"), $("reading")]) part.classList.toggle("waits", waits);
 }
 
 function found(newReading) {
   reading = newReading;
-  $("live").classList.remove("waits");
-  $("reading").classList.remove("waits");
+  setWaiting(false);
   along.show(reading);
-  showAnswer(reading ? reading.found.length - 1 : 0);
+  showPrediction(reading ? reading.found.length - 1 : 0);
   speak();
   if (playNext && reading && !calm.matches) along.start();
   playNext = false;
 }
 
-function changed(drawing) {
+function changed() {
   $("invitation").hidden = !(pad.isEmpty() || pad.isPassing());
   $("undo").disabled = !pad.canUndo();
   $("clear").disabled = pad.isEmpty();
@@ -63,8 +68,8 @@ function changed(drawing) {
   if (pending !== null) cancelAnimationFrame(pending);
   pending = requestAnimationFrame(() => {
     pending = null;
-    if (reader.ask(pad.input(), drawing)) return;
-    for (const part of [$("live"), $("reading")]) part.classList.add("waits");
+    setWaiting(true);
+    reader.read(pad.input());
   });
 }
 
@@ -73,28 +78,28 @@ function pixelsOf(example) {
 }
 
 function showExample(example, passing) {
-  playNext = !passing; // at first the answer is seen, not the beginning of a reading
+  playNext = !passing; // at the beginning the result is shown, not its replay
   pad.show(pixelsOf(example), { caption: `An example: ${classes[example.label]}`, passing });
 }
 
 function listExamples() {
   for (const example of data.examples) {
-    const wrong = example.label !== example.guess;
+    const wrong = example.label !== example.prediction;
     const button = element("button", "thumb");
     const canvas = button.appendChild(document.createElement("canvas"));
     paint(canvas, pixelsOf(example), image);
     const name = classes[example.label];
     button.type = "button";
-    button.title = wrong ? `${name}, read as ${classes[example.guess]}` : name;
+    button.title = wrong ? `${name}, predicted as ${classes[example.prediction]}` : name;
     button.setAttribute("aria-label", button.title);
     button.addEventListener("click", () => showExample(example, false));
     const item = document.createElement("li");
     item.append(button);
-    $(wrong ? "misread" : "thumbs").append(item);
+    $(wrong ? "misclassified" : "thumbs").append(item);
   }
   $("examples").hidden = data.examples.length === 0;
   $("right-part").hidden = $("thumbs").children.length === 0;
-  $("wrong-part").hidden = $("misread").children.length === 0;
+  $("wrong-part").hidden = $("misclassified").children.length === 0;
 }
 
 $("undo").addEventListener("click", pad.undo);
@@ -105,12 +110,13 @@ document.addEventListener("keydown", (event) => {
   pad.undo();
 });
 
-/** Begins with the example on which the network changes its mind most often, until something is drawn. */
+/** Shows an example until something is drawn: of those that are read in time, that with the most changes. */
 function demonstrate() {
-  const right = data.examples.filter(({ label, guess }) => label === guess);
-  if (right.length === 0) return changed(false);
-  const stops = stopsOf(network.spec);
-  const turns = reader.live ? right.map((each) => turnsOf(finish(network.along(pixelsOf(each), stops))).length) : [0];
+  const right = data.examples.filter(({ label, prediction }) => label === prediction);
+  if (right.length === 0) return changed();
+  const until = performance.now() + DEMONSTRATION_MILLISECONDS;
+  const found = right.map((each) => finish(network.along(pixelsOf(each), stopsOf(network.spec)), until) ?? []);
+  const turns = found.map((probabilities) => turnsOf(probabilities).length);
   showExample(right[turns.indexOf(Math.max(...turns))], true);
 }
 
@@ -118,10 +124,10 @@ listExamples();
 demonstrate();
 
 /**
- * show(pixels): shows an image of the network's own size on the pad, as `predict` in Python takes it: row after row,
- * the channels of a pixel side by side, from 0 to 1.
- * settled(): resolves with what is then seen and read: {seen, stops, found}, or null.
- * network(spec, weights): another network, as description.py describes it, its weights in base64: {predict, along}.
+ * show(pixels): shows an image of the network's size on the pad, as `predict` in Python takes it: row after row, the
+ * channels of a pixel side by side, from 0 to 1.
+ * settled(): resolves with the reading when the network has finished: {seen, stops, found}, or null.
+ * network(spec, weights): another network, of `describe` in build.py, its weights in base64: {predict, along}.
  * digit(picture, height, width), whole(...): see normal_form.js.
  */
 window.lstm = Object.freeze({

@@ -1,8 +1,11 @@
-// The network in plain JavaScript: from pixels to the class probabilities after each step that it reads.
+// The network: from pixels to the class probabilities after each step.
 //
-// Twin of lstm_mnist_jax/model.py and rnn/cells.py, whose names the parameters have. Sums are float64, weights the
-// float32 of the checkpoint. What takes long is a generator that yields after every time step, so that whoever runs it
-// can let the page breathe (see `finish` and main.js). Knows arrays; knows nothing of the page.
+// The same as lstm_mnist_jax/model.py and rnn/cells.py, whose parameter names it uses. Sums are float64, weights the
+// float32 of the checkpoint. What takes long is a generator that yields after every time step, so that the page can
+// respond meanwhile (see `finish` and reader.js).
+
+/** Decodes base64. */
+const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
 const sigmoid = (z) => 1 / (1 + Math.exp(-z));
 
@@ -33,17 +36,21 @@ function layerNorm(x, scale, bias) {
 }
 
 /**
- * What a step does with its gates, for each kind of cell: update(projected, recurrent, h, c, get) overwrites the output
- * h and the memory c. `projected` is x W and every bias, `recurrent` is h U; both hold the gates one after another.
+ * One step of each kind of cell: update(projected, recurrent, h, c, get) overwrites the output h and the cell state c.
+ * `projected` is x W and every bias, `recurrent` is h U; both hold the gates one after another.
  */
 const UPDATES = {
-  lstm(projected, recurrent, h, c) {
+  lstm(projected, recurrent, h, c, get) {
     const width = h.length;
+    const scale = get("norm_h.scale"); // of the layer-norm LSTM
+    if (scale) layerNorm(recurrent, scale);
     for (let n = 0; n < width; n++) {
       const at = (gate) => projected[gate * width + n] + recurrent[gate * width + n];
       c[n] = sigmoid(at(1)) * c[n] + sigmoid(at(0)) * Math.tanh(at(2));
-      h[n] = sigmoid(at(3)) * Math.tanh(c[n]);
+      h[n] = sigmoid(at(3));
     }
+    const normed = scale ? layerNorm(c.slice(), get("norm_c.scale"), get("norm_c.bias")) : c;
+    for (let n = 0; n < width; n++) h[n] *= Math.tanh(normed[n]);
   },
   gru(projected, recurrent, h) {
     const width = h.length;
@@ -53,17 +60,6 @@ const UPDATES = {
       const candidate = Math.tanh(projected[2 * width + n] + r * recurrent[2 * width + n]);
       h[n] = candidate + z * (h[n] - candidate);
     }
-  },
-  layer_norm_lstm(projected, recurrent, h, c, get) {
-    const width = h.length;
-    layerNorm(recurrent, get("norm_h.scale"));
-    for (let n = 0; n < width; n++) {
-      const at = (gate) => projected[gate * width + n] + recurrent[gate * width + n];
-      c[n] = sigmoid(at(1)) * c[n] + sigmoid(at(0)) * Math.tanh(at(2));
-      h[n] = sigmoid(at(3));
-    }
-    const normed = layerNorm(Float64Array.from(c), get("norm_c.scale"), get("norm_c.bias"));
-    for (let n = 0; n < width; n++) h[n] *= Math.tanh(normed[n]);
   },
   ur_lstm(projected, recurrent, h, c) {
     const width = h.length;
@@ -77,6 +73,7 @@ const UPDATES = {
     }
   },
 };
+UPDATES.layer_norm_lstm = UPDATES.lstm;
 
 /** One layer in one direction: `get(name)` is a parameter of its cell, or undefined. */
 function makeLayer(cell, get) {
@@ -88,12 +85,13 @@ function makeLayer(cell, get) {
 
   function project(x) {
     const projected = addProduct(new Float64Array(gates * width), x, kernel);
-    if (cell === "layer_norm_lstm") layerNorm(projected, get("norm_i.scale"));
+    const scale = get("norm_i.scale");
+    if (scale) layerNorm(projected, scale);
     for (const bias of biases) for (let n = 0; n < projected.length; n++) projected[n] += bias[n];
     return projected;
   }
 
-  /** The outputs after each step, in the order of the inputs, whichever way they are read. */
+  /** The outputs after each step, in the order of the inputs. */
   function* read(inputs, backwards) {
     const h = new Float64Array(width);
     const c = new Float64Array(width);
@@ -121,7 +119,7 @@ function softmax(logits) {
 function makePool(pooling, width, attention) {
   const sum = new Float64Array(width).fill(pooling === "max" ? -Infinity : 0);
   let total = 0; // of the weights in `sum`
-  let greatest = -Infinity; // score so far: the weights are relative to it, so that none overflows
+  let peak = -Infinity; // the highest score so far: the weights are relative to it, against overflow
   function add(output) {
     if (pooling === "last") sum.set(output);
     if (pooling === "max") for (let n = 0; n < width; n++) sum[n] = Math.max(sum[n], output[n]);
@@ -129,9 +127,9 @@ function makePool(pooling, width, attention) {
     let weight = 1;
     if (pooling === "attention") {
       const [score] = addProduct(new Float64Array(1), output, attention);
-      const rescaled = Math.exp(Math.min(0, greatest - score));
-      greatest = Math.max(greatest, score);
-      weight = Math.exp(score - greatest);
+      const rescaled = Math.exp(Math.min(0, peak - score));
+      peak = Math.max(peak, score);
+      weight = Math.exp(score - peak);
       total *= rescaled;
       for (let n = 0; n < width; n++) sum[n] *= rescaled;
     }
@@ -143,11 +141,11 @@ function makePool(pooling, width, attention) {
 }
 
 /**
- * The network that description.py describes.
+ * The network that `describe` in build.py describes.
  *
- * spec: cell, layers (how many), bidirectional, pooling, steps, order (which pixel of the image, row after row, comes
- * when; null is as they lie), channels, classes (names), and parameters ([name, length] one after another).
- * weights: Float32Array, all parameters in that order.
+ * spec: cell, layers (their number), bidirectional, pooling, steps, order (the pixels of the image, counted row after
+ * row, in the order of reading; null is row after row), channels, classes (names), parameters ([name, length]).
+ * weights: Float32Array, all parameters in this order.
  */
 function makeNetwork(spec, weights) {
   const parameters = new Map();
@@ -196,7 +194,7 @@ function makeNetwork(spec, weights) {
 
   function pooledOf(read) {
     if (spec.pooling === "last" && spec.bidirectional) {
-      const last = read.at(-1).slice(); // forwards; what reads backwards ends at the first step
+      const last = read.at(-1).slice(); // the backward direction ends at the first step
       last.set(read[0].subarray(forwardWidth), forwardWidth);
       return last;
     }
@@ -212,7 +210,7 @@ function makeNetwork(spec, weights) {
 
   /**
    * The probabilities after each of `stops` (1 to steps, ascending), as if the image ended there.
-   * In one direction one reading tells all; in both, each beginning is read anew.
+   * One direction needs one pass; both need a pass for each stop.
    */
   function* along(pixels, stops) {
     const inputs = sequence(pixels);
@@ -231,18 +229,12 @@ function makeNetwork(spec, weights) {
     return found;
   }
 
-  /** Multiplications of reading along at these stops. */
-  function work(stops) {
-    const each = weights.length;
-    return spec.bidirectional ? each * stops.reduce((a, b) => a + b, 0) : each * stops.at(-1);
-  }
-
-  return { predict, along, work, spec };
+  return { predict, along, spec };
 }
 
-/** Runs a generator to its end, at once. */
-function finish(generator) {
+/** The result of a generator; undefined if it is not there at the time `until`. */
+function finish(generator, until = Infinity) {
   let next = generator.next();
-  while (!next.done) next = generator.next();
-  return next.value;
+  while (!next.done && performance.now() < until) next = generator.next();
+  return next.done ? next.value : undefined;
 }

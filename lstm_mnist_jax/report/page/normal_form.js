@@ -1,17 +1,16 @@
-// What is drawn, in the form that the network was trained on.
+// A drawing in the form of the images that the network was trained on.
 //
-// Twin of lstm_mnist_jax/data/normal_form.py for what a pad gives: white ink on black paper without noise, in at most
-// 256 x 256 pixels. A picture is {height, width, levels}: levels from 0 to 1, row after row. Knows arrays; knows
-// nothing of the page.
+// The same as lstm_mnist_jax/data/normal_form.py for white ink on black without noise, in at most 256 x 256 pixels. A
+// picture is {height, width, levels}: levels from 0 to 1, row after row.
 
-const FACES = 20 / 28; // the share of the side of MNIST's images that a digit's largest side takes
-const LEAST_CONTRAST = 0.06; // of ink: below, there is nothing to be seen
-const EDGE = 0.25; // the share of the brightest ink at which a stroke's edge is taken to be
+const FACES = 20 / 28; // the longer side of a digit, as a fraction of the side of MNIST's images
+const LEAST_CONTRAST = 0.06; // of ink; less is an empty picture
+const EDGE = 0.25; // where a stroke ends, as a fraction of the brightest ink
 const FAINT_EDGE = 0.01; // the same in a picture that is in normal form already
 
 const peakOf = (levels) => levels.reduce((a, b) => Math.max(a, b), 0);
 
-/** For each of `after` pixels [first pixel before, weights]: a weighted mean by a triangle, which sums to 1. */
+/** For each of `after` pixels, [first of `before` pixels, weights]: a triangle filter, whose weights sum to 1. */
 function resampling(before, after) {
   const scale = before / after;
   const reach = Math.max(1, scale);
@@ -26,7 +25,7 @@ function resampling(before, after) {
   });
 }
 
-/** A picture brought to another size. */
+/** Resizes a picture. */
 function resampled({ height, width, levels }, tall, wide) {
   const narrow = new Float64Array(height * wide);
   for (const [x, [first, weights]] of resampling(width, wide).entries()) {
@@ -43,7 +42,7 @@ function resampled({ height, width, levels }, tall, wide) {
   return { height: tall, width: wide, levels: found };
 }
 
-/** The rectangle of what is written; `edge` is the share of the brightest ink at which it begins. */
+/** Crops a picture to its ink: to levels above `edge` times the brightest. */
 function cutOut({ width, levels }, edge) {
   const peak = peakOf(levels);
   let [top, bottom, left, right] = [Infinity, -1, Infinity, -1];
@@ -61,7 +60,7 @@ function cutOut({ width, levels }, edge) {
   return found;
 }
 
-/** Where a line of ink begins, so that its centre of mass is the middle, as far as it has room. */
+/** Where to place a profile of ink in `length` pixels: its centre of mass in the middle, as far as it fits. */
 function start(mass, length) {
   let sum = 0;
   let moment = 0;
@@ -73,7 +72,7 @@ function start(mass, length) {
   return Math.min(length - mass.length, Math.max(0, wanted));
 }
 
-/** Something written, in MNIST's normal form: [height * width] from 0 to 1; null where nothing is written. */
+/** A digit in MNIST's normal form: [height * width] from 0 to 1; null if the picture is empty. */
 function digit(picture, height, width) {
   if (peakOf(picture.levels) < LEAST_CONTRAST) return null;
   const side = Math.round(FACES * Math.min(height, width));
@@ -99,7 +98,7 @@ function digit(picture, height, width) {
   return normal;
 }
 
-/** The picture as it is, reduced to the size of the network's images; null where nothing is on it. */
+/** The whole picture, resized to the network's images; null if it is empty. */
 function whole(picture, height, width) {
   if (peakOf(picture.levels) < LEAST_CONTRAST) return null;
   return resampled(picture, height, width).levels.map((level) => Math.min(1, Math.max(0, level)));

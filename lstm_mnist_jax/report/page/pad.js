@@ -1,11 +1,26 @@
-// The drawing pad: strokes of mouse, finger, pen or keyboard, on black or on a picture, and what the network is to see
-// of them. Knows the canvas and the normal form; knows no network.
+// The drawing pad: strokes of a mouse, finger, pen or keyboard, on black or on an image; and the network's input made of
+// them. An image is {height, width, channels}; its pixels are numbers from 0 to 1, row after row, the channels of a pixel
+// side by side.
 
-const PEN = 0.095; // the stroke's width as a share of the pad's smaller side: about as bold as MNIST's
-const INK_SIDE = 256; // pixels of the longer side of the picture that is brought to the normal form, at most
-const KEY_STEP = 1 / 28; // of the pad's smaller side, a press of an arrow key
+const PEN = 0.095; // the width of a stroke as a fraction of the pad's smaller side: about that of MNIST
+const INK_SIDE = 256; // at most so many pixels has the longer side of the picture that is brought to the normal form
+const KEY_STEP = 1 / 28; // of the pad's smaller side, for a press of an arrow key
 const PASSING_OPACITY = 0.45;
 const ARROWS = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
+
+/** Paints pixels on a canvas, which becomes as large as the image; tint(pixel, [r, g, b]) may change the colours. */
+function paint(canvas, pixels, { height, width, channels }, tint = (_, color) => color) {
+  canvas.width = width;
+  canvas.height = height;
+  const context = canvas.getContext("2d");
+  const data = context.createImageData(width, height);
+  for (let pixel = 0; pixel < height * width; pixel++) {
+    const level = (channel) => 255 * (pixels ? pixels[pixel * channels + Math.min(channel, channels - 1)] : 0);
+    data.data.set(tint(pixel, [level(0), level(1), level(2)]), 4 * pixel);
+    data.data[4 * pixel + 3] = 255;
+  }
+  context.putImageData(data, 0, 0);
+}
 
 const EMPTY = Object.freeze({ picture: null, strokes: [], passing: false, caption: "" });
 
@@ -13,22 +28,22 @@ const EMPTY = Object.freeze({ picture: null, strokes: [], passing: false, captio
  * A pad on a canvas.
  *
  * image: {height, width, channels, form} of the network's images.
- * onChange(drawing): after every change; `drawing` tells that a stroke is not finished.
+ * onChange(): called after every change.
  *
- * A state is {picture: pixels or null, strokes, passing, caption}; a passing picture makes way for the first stroke.
- * States are never changed, so that each can be gone back to.
+ * A state is {picture: pixels or null, strokes, passing, caption}; the first stroke replaces a passing picture.
+ * States are never changed, for undo.
  */
 function makePad(canvas, image, onChange) {
   const { height, width, channels, form } = image;
   const states = [EMPTY];
   const cursor = { x: width / 2, y: height / 2, down: false };
   const scale = Math.max(1, Math.floor(INK_SIDE / Math.max(height, width)));
-  const sharpness = 3 * scale; // of the canvas that is looked at
+  const sharpness = 3 * scale; // pixels of the visible canvas for each pixel of an image
   const inkCanvas = document.createElement("canvas");
   [inkCanvas.width, inkCanvas.height] = [width * scale, height * scale];
   const inkContext = inkCanvas.getContext("2d", { willReadFrequently: true });
   const small = document.createElement("canvas");
-  let stroke = null; // the one that is being drawn
+  let stroke = null; // the unfinished one
   let pointer = null;
   canvas.width = width * sharpness;
   canvas.height = height * sharpness;
@@ -44,7 +59,7 @@ function makePad(canvas, image, onChange) {
   function push(state) {
     states.push(state);
     render();
-    onChange(false);
+    onChange();
   }
 
   function drawStrokes(context, strokes, factor) {
@@ -55,7 +70,7 @@ function makePad(canvas, image, onChange) {
       context.beginPath();
       context.moveTo(points[0].x * factor, points[0].y * factor);
       for (let n = 1; n < points.length - 1; n++) {
-        const [here, next] = [points[n], points[n + 1]]; // a curve from middle to middle, bent towards the points
+        const [here, next] = [points[n], points[n + 1]]; // a curve from midpoint to midpoint
         context.quadraticCurveTo(
           here.x * factor, here.y * factor, ((here.x + next.x) / 2) * factor, ((here.y + next.y) / 2) * factor,
         );
@@ -97,7 +112,7 @@ function makePad(canvas, image, onChange) {
     return { height: inkCanvas.height, width: inkCanvas.width, levels };
   }
 
-  /** What the network is to see, [pixels * channels]; null where there is nothing. */
+  /** The network's input, [pixels * channels]; null if the pad is empty. */
   function input() {
     const { picture, strokes } = shown();
     if (strokes.length === 0) return picture;
@@ -114,7 +129,7 @@ function makePad(canvas, image, onChange) {
 
   function begin(point) {
     stroke = [point];
-    extend({ x: point.x + 0.01, y: point.y }); // a line without length would leave no dot
+    extend({ x: point.x + 0.01, y: point.y }); // a line of length 0 is not drawn
   }
 
   function extend(point) {
@@ -122,7 +137,7 @@ function makePad(canvas, image, onChange) {
     if (stroke.length > 1 && Math.hypot(point.x - last.x, point.y - last.y) < width / 500) return;
     stroke.push(point);
     render();
-    onChange(true);
+    onChange();
   }
 
   function end() {
@@ -159,9 +174,9 @@ function makePad(canvas, image, onChange) {
   });
   canvas.addEventListener("pointercancel", (event) => {
     if (event.pointerId !== pointer) return;
-    pointer = stroke = null; // the system took the finger for a gesture of its own
+    pointer = stroke = null; // the system took the touch as a gesture
     render();
-    onChange(false);
+    onChange();
   });
 
   function move([dx, dy], draws) {
@@ -198,7 +213,7 @@ function makePad(canvas, image, onChange) {
   canvas.addEventListener("blur", () => pointer === null && lift());
 
   function drop() {
-    pointer = stroke = null; // what a pointer still does until it is lifted is no stroke any more
+    pointer = stroke = null; // the pointer draws nothing more until it is lifted
     cursor.down = false;
   }
 
@@ -206,26 +221,27 @@ function makePad(canvas, image, onChange) {
     if (stroke !== null) drop();
     else if (states.length > 1) states.pop();
     render();
-    onChange(false);
+    onChange();
   }
 
   function clear() {
     drop();
     if (!isEmpty()) return push(EMPTY);
     render();
-    onChange(false);
+    onChange();
   }
 
-  /** Shows an image of the network's own size, [pixels * channels] from 0 to 1, which the network sees as it is. */
+  /** Shows an image of the network's size, [pixels * channels] from 0 to 1, which is the input as it is. */
   function show(pixels, { caption = "", passing = false } = {}) {
     drop();
-    if (passing) states.pop(); // there is nothing before it
+    if (passing) states.pop(); // it is not undone
     push({ ...EMPTY, picture: Float64Array.from(pixels), passing, caption });
   }
 
   const isEmpty = () => shown().picture === null && shown().strokes.length === 0;
   const canUndo = () => stroke !== null || states.length > 1;
-  const { isPassing, caption } = { isPassing: () => shown().passing, caption: () => shown().caption };
+  const isPassing = () => shown().passing;
+  const caption = () => shown().caption;
   render();
   return { undo, clear, show, input, isEmpty, isPassing, canUndo, caption };
 }

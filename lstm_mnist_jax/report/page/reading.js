@@ -1,12 +1,11 @@
-// Reading along: what the network has seen after so many steps, beside a lane for each class, as broad as it is
-// probable. Time runs down beside the image, or where columns are read, to the right below it.
+// The prediction step by step: the part of the input that has been read, and a lane for each class, as wide as it is
+// probable. Time runs down beside the image, or if columns are read, to the right below it.
 
 const MOST_LANES = 10;
 const PLAY_MILLISECONDS = 3600; // from the first step to the last
-const HEAD_PIXELS = 9; // of a letter above a lane, so that names without room stand upright
-const SVG = "http://www.w3.org/2000/svg";
+const HEAD_PIXELS = 9; // the width of a letter; names that are wider than their lanes are turned
 
-/** Which class leads a reading, and from which place on: [{label, from}]. */
+/** The most probable class and where it changes: [{label, from}]. */
 function turnsOf(found) {
   const turns = [];
   for (const [from, probabilities] of found.entries()) {
@@ -16,20 +15,20 @@ function turnsOf(found) {
   return turns;
 }
 
-/** The story of a reading in words. */
+/** The predictions in words. */
 function storyOf(found, stops, classes, step) {
   const turns = turnsOf(found);
   const changes = turns.length - 1;
-  if (changes === 0) return `It says ${classes[turns[0].label]} from the first ${step.one} to the last.`;
-  const told = turns.slice(-6);
-  const first = told.length < turns.length ? `… ${classes[told[0].label]}` : classes[told[0].label];
-  const rest = told.slice(1).map(({ label, from }) => `from ${step.one} ${stops[from]} on ${classes[label]}`);
-  return `It changes its mind ${changes === 1 ? "once" : `${changes} times`}: ${[first, ...rest].join(", ")}.`;
+  if (changes === 0) return `The prediction is ${classes[turns[0].label]} from the first ${step.one} to the last.`;
+  const last = turns.slice(-6);
+  const first = last.length < turns.length ? `… ${classes[last[0].label]}` : classes[last[0].label];
+  const rest = last.slice(1).map(({ label, from }) => `from ${step.one} ${stops[from]} on ${classes[label]}`);
+  return `The prediction changes ${changes === 1 ? "once" : `${changes} times`}: ${[first, ...rest].join(", ")}.`;
 }
 
 /**
  * elements: scene, seen (canvas), heads, lanes (with an svg), position (slider), count, play, story.
- * network: of makeNetwork; image, step: of the page's data; onPosition(index): the reading is shown after stops[index].
+ * network: of makeNetwork; image, step: of the page's data; onPosition(index): called when stops[index] is shown.
  */
 function makeReading(elements, network, image, step, onPosition) {
   const { order, classes, steps } = network.spec;
@@ -54,13 +53,7 @@ function makeReading(elements, network, image, step, onPosition) {
     return best.sort((a, b) => a - b);
   }
 
-  function draw(name, attributes) {
-    const made = document.createElementNS(SVG, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return svg.appendChild(made);
-  }
-
-  /** A box from one time to another, across a lane: in the svg time runs down, or sideways. */
+  /** A box from one time to another, across a lane; time runs down or sideways. */
   function box(from, to, across0, across1) {
     const [x0, x1, y0, y1] = step.sideways ? [from, to, across0, across1] : [across0, across1, from, to];
     return `M${x0.toFixed(2)} ${y0.toFixed(2)}H${x1.toFixed(2)}V${y1.toFixed(2)}H${x0.toFixed(2)}Z`;
@@ -70,28 +63,23 @@ function makeReading(elements, network, image, step, onPosition) {
     const labels = lanesOf();
     const [along, across] = [steps, labels.length * 100];
     svg.setAttribute("viewBox", step.sideways ? `0 0 ${along} ${across}` : `0 0 ${across} ${along}`);
-    svg.replaceChildren();
     const longest = Math.max(...labels.map((label) => [...classes[label]].length));
     elements.heads.replaceChildren(...labels.map((label) => element("span", "head", classes[label])));
     scene.style.setProperty("--lanes", labels.length);
     const room = elements.heads.clientWidth / labels.length;
     elements.heads.classList.toggle("upright", !step.sideways && longest * HEAD_PIXELS > room);
-    let [leading, others, middles] = ["", "", ""];
+    const paths = { middle: "", others: "", leading: "" };
     for (const [lane, label] of labels.entries()) {
       const middle = 100 * lane + 50;
-      middles += step.sideways ? `M0 ${middle}H${along}` : `M${middle} 0V${along}`;
+      paths.middle += step.sideways ? `M0 ${middle}H${along}` : `M${middle} 0V${along}`;
       for (const [n, probabilities] of (reading?.found ?? []).entries()) {
         const half = 46 * probabilities[label];
         if (half < 0.1) continue;
         const piece = box(n ? reading.stops[n - 1] : 0, reading.stops[n], middle - half, middle + half);
-        if (label === reading.leaders[n]) leading += piece;
-        else others += piece;
+        paths[label === reading.leaders[n] ? "leading" : "others"] += piece;
       }
     }
-    draw("path", { class: "middle", d: middles });
-    draw("path", { class: "others", d: others });
-    draw("path", { class: "leading", d: leading });
-    draw("rect", { class: "veil" });
+    for (const [name, path] of Object.entries(paths)) svg.querySelector(`.${name}`).setAttribute("d", path);
     elements.heads.dataset.labels = labels.join(" ");
   }
 
@@ -156,7 +144,7 @@ function makeReading(elements, network, image, step, onPosition) {
     frame = requestAnimationFrame(tick);
   }
 
-  /** Shows a reading {seen, stops, found} at its end, or null where there is nothing to be read. */
+  /** Shows the end of a reading {seen, stops, found}; null is an empty pad. */
   function show(shown) {
     pause();
     reading = shown && { ...shown, leaders: shown.found.map(leaderOf) };
@@ -165,7 +153,7 @@ function makeReading(elements, network, image, step, onPosition) {
     position.max = reading ? reading.stops.length : 1;
     elements.story.textContent = reading
       ? storyOf(reading.found, reading.stops, classes, step)
-      : "Nothing is drawn, so there is nothing to be read.";
+      : "The pad is empty.";
     drawLanes();
     drawPosition();
   }

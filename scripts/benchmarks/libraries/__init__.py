@@ -35,7 +35,7 @@ ENVIRONMENT["tf1"] = {"TF_USE_LEGACY_KERAS": "1"}
 
 
 class Unavailable(Exception):
-    """A library cannot do a work on this machine; the message says why."""
+    """A library cannot do a work on this machine; the message has the reason."""
 
 
 @dataclass(frozen=True)

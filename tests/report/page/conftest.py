@@ -1,4 +1,4 @@
-"""Pages in a real Chromium: without a network, and with a test failing for whatever the browser complains of."""
+"""Pages in Chromium, offline. A test fails if the browser reports an error or a warning."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def browser():
 @pytest.fixture(scope="module")
 def open_page(browser, tmp_path_factory):
     """open_page(html, **options of a browser context) gives the page, opened as a file, offline."""
-    contexts, complaints = [], []
+    contexts, errors = [], []
 
     def opened(html: str, **options):
         path = tmp_path_factory.mktemp("page") / "page.html"
@@ -42,32 +42,32 @@ def open_page(browser, tmp_path_factory):
 
         def check_request(request):
             if request.url != path.as_uri() and not request.url.startswith("data:"):
-                complaints.append(f"the page asked for {request.url}")
+                errors.append(f"the page asked for {request.url}")
 
         def check_message(message):
             if message.type in ("error", "warning"):
-                complaints.append(f"console: {message.text}")
+                errors.append(f"console: {message.text}")
 
         page.on("request", check_request)
         page.on("console", check_message)
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("pageerror", lambda error: errors.append(f"error: {error}"))
         page.goto(path.as_uri())
         return page
 
-    opened.complaints = complaints
+    opened.errors = errors
     yield opened
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert errors == []
 
 
 @pytest.fixture(autouse=True)
-def no_complaints(request):
-    """Each test that opened a page answers for it."""
+def no_browser_errors(request):
+    """Fails the test whose page had an error."""
     yield
     if "open_page" in request.fixturenames:
-        complaints = request.getfixturevalue("open_page").complaints
-        found, complaints[:] = list(complaints), []
+        errors = request.getfixturevalue("open_page").errors
+        found, errors[:] = list(errors), []
         assert found == []
 
 

@@ -1,17 +1,16 @@
-"""The network in JavaScript against JAX: probabilities and reading along, for all that the package trains."""
+"""The network in JavaScript against JAX: probabilities, also after each step, of all kinds of networks."""
 
 import base64
 
-import jax
 import numpy as np
 import pytest
 from parameters import drawn
 from scipy.special import softmax
 
-from lstm_mnist_jax import reading
+from lstm_mnist_jax import inference
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.report.page import description, make_page
+from lstm_mnist_jax.report.page.build import describe, make_page
 
 NETWORKS = {
     "the tutorial's": (ModelConfig(), (28, 28), 10),
@@ -63,19 +62,19 @@ def page(open_page, untrained):
     return open_page(make_page(untrained(Config())))
 
 
-logits_along = jax.jit(reading.logits_along, static_argnames="config")
+QUICK = ("the tutorial's", "gru", "layer norm", "refine gates", "permuted", "attention", "both ways")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_javascript_computes_what_jax_computes(name, page, rng):
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NETWORKS])
+def test_javascript_matches_jax(name, page, rng):
     config, shape, classes = NETWORKS[name]
     params = drawn(config, shape, classes)
     images = rng.integers(0, 256, (3, *shape), np.uint8)
     images[0, : shape[0] // 2] = 0
-    spec, weights = description.describe(config, params, shape, tuple(map(str, range(classes))))
+    spec, weights = describe(config, params, shape, tuple(map(str, range(classes))))
     pixels = (images.reshape(3, -1) / 255).tolist()
     found = page.evaluate(ASK, [spec, base64.b64encode(weights.tobytes()).decode(), pixels])
-    expected = softmax(np.asarray(logits_along(params, images, config)), axis=-1)
+    expected = softmax(np.asarray(inference.logits_along(params, images, config)), axis=-1)
     assert np.ptp(expected[:, -1], axis=0).max() > 1e-3  # images are distinguished
     np.testing.assert_allclose([probabilities for probabilities, _ in found], expected[:, -1], atol=1e-5)
     np.testing.assert_allclose([along for _, along in found], expected, atol=1e-5)

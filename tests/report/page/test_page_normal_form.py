@@ -1,4 +1,4 @@
-"""The normal form in JavaScript against Python's, on digits of all sizes, and on what is no digit."""
+"""The normal form in JavaScript against Python's, on digits of all sizes and on empty pictures."""
 
 import base64
 
@@ -49,7 +49,7 @@ SHEETS = [
 
 
 @pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: "x".join(map(str, sheet["size"])))
-def test_digits_are_brought_to_the_form_that_python_brings_them_to(sheet, page):
+def test_normal_form_of_digits_matches_python(sheet, page):
     for image in load().test.images[:4]:
         picture = drawn(image, **sheet)
         np.testing.assert_allclose(in_javascript(page, picture), digit(picture), atol=1e-5)
@@ -67,7 +67,7 @@ def test_whole_pictures(page):
         np.testing.assert_allclose(in_javascript(page, picture, "whole"), expected, atol=1e-5)
 
 
-def test_nothing_is_written_on_black_paper(page):
+def test_normal_form_of_an_empty_picture(page):
     picture = np.full((30, 20), 0.05, np.float32)
     with pytest.raises(DataError, match="of one colour"):
         digit(picture)

@@ -1,4 +1,4 @@
-"""The report for a terminal: key numbers, curves of characters, tables. For those without a screen, all that counts."""
+"""The report as text for a terminal, and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,48 +12,45 @@ from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.model import describe_layers, task_of
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.comparison import SPLITS, Entry
-from lstm_mnist_jax.report.diagnosis import Diagnosis
-from lstm_mnist_jax.report.diagnosis_figures import MAX_CLASSES, SPREAD, drawn_classes
+from lstm_mnist_jax.report.diagnosis import MAX_CLASSES, Diagnosis
+from lstm_mnist_jax.report.style import log_scaled
 from lstm_mnist_jax.report.terminal import curve, number
 
 PAIRS = 5
-"""Pairs of classes that are told as the most confused."""
+"""The most confused pairs of classes: so many are printed."""
 
 CURVES = 3
-"""Entries of a comparison whose curves are drawn."""
+"""The curves of so many entries of a comparison are drawn."""
 
 ENTRIES = 40
-"""Entries of a comparison that are listed."""
+"""So many entries of a comparison are listed."""
 
 
 def facts(run: TrainedRun, columns: Mapping[str, np.ndarray], diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    """(name, value): what is to be said of a run first."""
-    config, total = run.folder.config, diagnosis.accuracy
-    calibration = diagnosis.calibration
+    """(name, value): the main facts about a run."""
+    config, total, calibration = run.folder.config, diagnosis.accuracy, diagnosis.calibration
     low, high = total.interval
     at = np.flatnonzero(columns["step"] == run.step)
     where = f"epoch {columns['epoch'][at[0]]} of {config.epochs}, " if len(at) else ""
+    sequence = task_of(config.model).describe(run.folder.data.image_shape)
     return [
         ("data", config.data.source.rstrip("/").rsplit("/")[-1]),
-        (
-            "network",
-            f"{task_of(config.model).describe(run.folder.data.image_shape)} -> {describe_layers(config.model)}",
-        ),
+        ("network", f"{sequence} -> {describe_layers(config.model)}"),
         ("checkpoint", f"{where}step {run.step:,}"),
         ("accuracy", f"{total.value:.2%} of {total.count:,} {diagnosis.split} examples"),
         ("95 % confidence interval", f"{low:.2%} to {high:.2%} (binomial, Wilson)"),
         ("loss", f"{diagnosis.loss:.4f} nats"),
-        ("sure of its answers", f"{calibration.mean_confidence:.2%} in the mean"),
+        ("mean confidence", f"{calibration.mean_confidence:.2%}"),
         ("calibration error", f"{calibration.expected_error:.2%} (expected, {len(calibration.count)} bins)"),
     ]
 
 
 def print_run(console: Console, run: TrainedRun, columns: Mapping[str, np.ndarray], diagnosis: Diagnosis) -> None:
-    """Tells of a run: numbers, curves, classes, what is confused."""
+    """Prints facts, curves, the accuracy by class and the most confused classes."""
     say(console, str(run.folder.path))
-    told = facts(run, columns, diagnosis)
-    width = max(len(name) for name, _ in told)
-    for name, value in told:
+    lines = facts(run, columns, diagnosis)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
         say(console, f"  {name:{width}}  {value}")
     if len(columns["epoch"]):
         _print_curve(console, "training loss", columns["epoch"], columns["train_loss"])
@@ -62,46 +59,44 @@ def print_run(console: Console, run: TrainedRun, columns: Mapping[str, np.ndarra
         say(console, "No epoch was finished: there are no curves.")
     console.print(_classes(diagnosis))
     if not diagnosis.confused:
-        say(console, f"No mistake in {diagnosis.accuracy.count:,} {diagnosis.split} examples.")
+        say(console, f"No error in {diagnosis.accuracy.count:,} {diagnosis.split} examples.")
         return
     say(console, "most confused:")
     counts, names = diagnosis.confusion.sum(axis=1), diagnosis.class_names
-    for is_, said, count in diagnosis.confused[:PAIRS]:
-        say(console, f"  {names[is_]} taken for {names[said]}: {count:,} of {counts[is_]:,}")
+    for true, predicted, count in diagnosis.confused[:PAIRS]:
+        say(console, f"  {names[true]} predicted as {names[predicted]}: {count:,} of {counts[true]:,}")
 
 
 def _print_curve(console: Console, title: str, epochs: np.ndarray, values: np.ndarray) -> None:
-    """Where a terminal has the characters, and there is more than a point."""
+    """Prints a curve of two or more points, if the terminal has the characters."""
     known = np.isfinite(values)
     epochs, values = epochs[known], values[known]
     if len(values) < 2 or not (console.encoding or "").lower().startswith("utf"):
         return
     say(console, f"{title}, epochs {epochs[0]} to {epochs[-1]}; at the end {number(values[-1])}")
     width = min(60, max(20, console.width - 14))
-    logarithmic = bool(values.min() > 0 and values.max() / values.min() > SPREAD)
-    for line in curve([float(value) for value in values], width, 5, logarithmic=logarithmic):
+    for line in curve([float(value) for value in values], width, 5, logarithmic=log_scaled(values)):
         say(console, f"  {line}")
 
 
 def _classes(diagnosis: Diagnosis) -> Table:
     table = Table()
-    for title in ("class", "examples", "accuracy", "95 % confidence interval", "most often taken for"):
-        table.add_column(title, justify="left" if title in ("class", "most often taken for") else "right")
-    chosen, names = drawn_classes(diagnosis), diagnosis.class_names
+    for title in ("class", "examples", "accuracy", "95 % confidence interval", "most often predicted as"):
+        table.add_column(title, justify="left" if title in ("class", "most often predicted as") else "right")
+    chosen, names = diagnosis.shown_classes, diagnosis.class_names
     for label in chosen:
         share = diagnosis.by_class[label]
         low, high = share.interval
-        taken = next((f"{names[said]} ({count:,})" for is_, said, count in diagnosis.confused if is_ == label), "")
-        interval = f"{100 * low:.2f} to {100 * high:.2f}"
-        cells = (f"{share.value:.2%}", interval) if share.count else ("-", "-")
-        table.add_row(Text(names[label]), f"{share.count:,}", *cells, Text(taken))
+        wrong = next((f"{names[given]} ({count:,})" for true, given, count in diagnosis.confused if true == label), "")
+        cells = (f"{share.value:.2%}", f"{100 * low:.2f} to {100 * high:.2f}") if share.count else ("-", "-")
+        table.add_row(Text(names[label]), f"{share.count:,}", *cells, Text(wrong))
     if len(chosen) < len(names):
-        table.caption = f"the {MAX_CLASSES} of {len(names)} classes with the most mistakes"
+        table.caption = f"the {MAX_CLASSES} of {len(names)} classes with the most errors"
     return table
 
 
 def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence[str]) -> None:
-    """Tells how runs and settings compare: accuracies with their intervals, curves of the best."""
+    """Prints the accuracies with their intervals, and the curves of the best entries."""
     table = Table()
     table.add_column("", overflow="fold")
     for title in ("seeds", "best\nepoch", "validation", "test"):
@@ -118,11 +113,11 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
     kinds = {entry.result(split).kind for entry in entries for split in SPLITS}
     say(
         console,
-        "Each training at its best epoch on validation, whose own accuracy therefore flatters; the best on validation "
-        "first. 95 % confidence intervals:",
+        "Each run at its best epoch on validation, which biases its validation accuracy upwards; the best on "
+        "validation first. 95 % confidence intervals:",
     )
     if "binomial" in kinds:
-        say(console, "  (a to b) of a single training: binomial (Wilson), of its many examples; other seeds vary more")
+        say(console, "  (a to b) of a single run: binomial (Wilson), from the number of examples; seeds vary more")
     if "Student's t" in kinds:
         say(console, "  ± of several seeds: Student's t, of their mean")
     for note in notes:
@@ -132,8 +127,8 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
         _print_curve(console, f"{entry.label}: validation accuracy, %", entry.epochs, values)
 
 
-def as_json(run: TrainedRun, diagnosis: Diagnosis) -> dict[str, Any]:
-    """The numbers of a run for programs."""
+def run_as_json(run: TrainedRun, diagnosis: Diagnosis) -> dict[str, Any]:
+    """The numbers of a run as JSON."""
     names, total, calibration = diagnosis.class_names, diagnosis.accuracy, diagnosis.calibration
     return {
         "run_dir": str(run.folder.path),
@@ -146,19 +141,43 @@ def as_json(run: TrainedRun, diagnosis: Diagnosis) -> dict[str, Any]:
         "mean_confidence": calibration.mean_confidence,
         "expected_calibration_error": calibration.expected_error,
         "classes": [
-            {"class": name, "examples": share.count, "accuracy": share.value, "interval_95": list(share.interval)}
-            if share.count
-            else {"class": name, "examples": 0, "accuracy": None, "interval_95": None}
+            {
+                "class": name,
+                "examples": share.count,
+                "accuracy": share.value if share.count else None,
+                "interval_95": list(share.interval) if share.count else None,
+            }
             for name, share in zip(names, diagnosis.by_class, strict=True)
         ],
         "confusion": diagnosis.confusion.tolist(),
         "mistakes": [
             {
                 "example": int(example),
-                "is": names[diagnosis.labels[example]],
-                "said": names[diagnosis.predictions[example]],
+                "class": names[diagnosis.labels[example]],
+                "predicted": names[diagnosis.predictions[example]],
                 "probability": float(diagnosis.confidences[example]),
             }
             for example in diagnosis.mistakes
         ],
+    }
+
+
+def entry_as_json(entry: Entry) -> dict[str, Any]:
+    """The numbers of an entry of a comparison as JSON."""
+    results = {split: entry.result(split) for split in entry.accuracies}
+    return {
+        "label": entry.label,
+        "folder": str(entry.folder),
+        "runs": len(entry.curves["test"]),
+        "diverged": entry.diverged,
+        "best_epochs": list(entry.best_epochs),
+        "selection_metric": entry.selection_metric,
+    } | {
+        split: {
+            "accuracy": None if np.isnan(result.value) else result.value,
+            "interval_95": [result.low, result.high] if result.kind else None,
+            "kind": result.kind or None,
+            "each": list(entry.accuracies[split]),
+        }
+        for split, result in results.items()
     }
