@@ -21,9 +21,9 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -529,43 +529,60 @@ void Parallel(Pool& pool, Index threads, Index count, Index group, std::int64_t 
 }
 
 #if defined(__linux__)
-// The processors of this process's control group (0: not limited), by one file of the group or of those around it.
-double Quota(const std::string& folder, const std::string& group) {
+// Reads a file that holds a number, or two of them; whether there are as many.
+bool ReadNumbers(const std::string& path, double* one, double* two = nullptr) {
+  std::FILE* file = std::fopen(path.c_str(), "r");
+  if (file == nullptr) return false;
+  const bool found = std::fscanf(file, "%lf", one) == 1 && (two == nullptr || std::fscanf(file, "%lf", two) == 1);
+  std::fclose(file);
+  return found;
+}
+
+// The least number of processors that a control group, or one of those around it, may use; 0: there is no limit.
+double Quota(const std::string& folder, std::string group) {
   double least = 0;
-  for (std::string path = group;; path.resize(path.rfind('/'))) {
-    double quota = 0, period = 0;
-    std::ifstream both(folder + path + "/cpu.max");  // "max 100000" or "50000 100000"
-    std::ifstream first(folder + path + "/cpu.cfs_quota_us"), second(folder + path + "/cpu.cfs_period_us");
-    if ((both >> quota >> period) || (first >> quota && second >> period)) {
-      if (quota > 0 && period > 0) least = least == 0 ? quota / period : std::min(least, quota / period);
+  for (;; group.resize(group.rfind('/'))) {
+    const std::string path = folder + group;
+    double quota = 0, period = 0;  // "max 100000" or "50000 100000"; or in two files, -1 for no limit
+    if ((ReadNumbers(path + "/cpu.max", &quota, &period) ||
+         (ReadNumbers(path + "/cpu.cfs_quota_us", &quota) && ReadNumbers(path + "/cpu.cfs_period_us", &period))) &&
+        quota > 0 && period > 0) {
+      least = least == 0 ? quota / period : std::min(least, quota / period);
     }
-    if (path.rfind('/') == std::string::npos) return least;
+    if (group.rfind('/') == std::string::npos) return least;
   }
+}
+
+// The same for the groups of this process.
+double Quota() {
+  double least = 0;
+  std::FILE* groups = std::fopen("/proc/self/cgroup", "r");  // lines of "number:controllers:/path"
+  if (groups == nullptr) return least;
+  char text[4096];
+  while (std::fgets(text, sizeof(text), groups) != nullptr) {
+    const std::string line(text, std::strcspn(text, "\n"));
+    const std::size_t one = line.find(':'), two = line.find(':', one + 1);
+    if (one == std::string::npos || two == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(one + 1, two - one - 1) + ",", path = line.substr(two + 1);
+    if (controllers != ",," && controllers.find(",cpu,") == std::string::npos) continue;
+    for (const char* folder : {"/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"}) {
+      const double found = Quota(folder, path == "/" ? "" : path);
+      if (found > 0) least = least == 0 ? found : std::min(least, found);
+    }
+  }
+  std::fclose(groups);
+  return least;
 }
 #endif
 
 // How many processors this process may keep busy: those that it may run on, within the quota of its control group (of
-// a container, say), as it is when the process asks first.
+// a container, say), as it was when the process asked first.
 Index Processors() {
   Index processors = std::numeric_limits<Index>::max();
 #if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) processors = CPU_COUNT(&set);
-  static const double quota = [] {
-    double least = 0;
-    std::ifstream groups("/proc/self/cgroup");  // lines of "number:controllers:/path"
-    for (std::string line; std::getline(groups, line);) {
-      const std::size_t one = line.find(':'), two = line.find(':', one + 1);
-      if (one == std::string::npos || two == std::string::npos) continue;
-      const std::string controllers = "," + line.substr(one + 1, two - one - 1) + ",", path = line.substr(two + 1);
-      if (controllers != ",," && controllers.find(",cpu,") == std::string::npos) continue;
-      for (const char* folder : {"/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"}) {
-        const double found = Quota(folder, path == "/" ? "" : path);
-        if (found > 0) least = least == 0 ? found : std::min(least, found);
-      }
-    }
-    return least;
-  }();
+  static const double quota = Quota();
   if (quota > 0) processors = std::min(processors, static_cast<Index>(quota));
 #endif
   return std::max<Index>(processors, 1);
