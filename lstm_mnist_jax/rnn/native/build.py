@@ -65,6 +65,9 @@ LOCK_TIMEOUT = 60.0
 FAILED_SECONDS = 24 * 3600.0
 """For how long a failure is remembered."""
 
+COMPILER_BYTES = 64 << 20
+"""Room for the files of a compiler; GCC 12 writes 3 MB."""
+
 QUICK_SECONDS = 2.0
 """A failure that took less is not remembered: to try again costs little."""
 
@@ -214,7 +217,8 @@ def _acquire(fcntl: Any, file: Any) -> None:
 def _build(compiler: list[str], folders: list[Path], name: str) -> ctypes.CDLL:
     """Compiles the library, puts it into the first folder from which it can be loaded, and loads it."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="lstm_mnist_jax-", ignore_cleanup_errors=True) as temporary:
+    base = _roomy(folders)
+    with tempfile.TemporaryDirectory(prefix="lstm_mnist_jax-", dir=base, ignore_cleanup_errors=True) as temporary:
         try:
             path = Path(temporary) / "lstm.so"
             _compile(compiler, path)
@@ -228,6 +232,19 @@ def _build(compiler: list[str], folders: list[Path], name: str) -> ctypes.CDLL:
             if time.monotonic() - began > QUICK_SECONDS:
                 _remember(folders, name, _one_line(str(error)))
             raise
+
+
+def _roomy(folders: list[Path]) -> Path:
+    """The first folder with room for a compiler's temporary files: the system's for such files, or one of `folders`."""
+    tried = []
+    with contextlib.suppress(OSError):
+        tried.append(Path(tempfile.gettempdir()))
+    for folder in [*tried, *folders]:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= COMPILER_BYTES:
+                return folder
+    raise BuildError(f"no room for a compiler's files in {', '.join(map(str, [*tried, *folders]))}")
 
 
 def _publish(path: Path, folder: Path, name: str) -> Path:
@@ -282,7 +299,7 @@ def _compile(compiler: list[str], path: Path) -> None:
         command = [*compiler, *FLAGS, *machine_flags, "-isystem", _include(), str(SOURCE), "-o", str(path)]
         # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
         with tempfile.TemporaryFile(dir=path.parent) as errors:
-            code = _run(command, errors, end - time.monotonic())
+            code = _run(command, path.parent, errors, end - time.monotonic())
             errors.seek(0)
             error = errors.read().decode(errors="replace").strip() or f"exit code {code}"
         if code == 0:
@@ -295,10 +312,15 @@ def _compile(compiler: list[str], path: Path) -> None:
     raise BuildError(f"{' '.join(compiler)} failed: {_one_line(first)[:300]}")
 
 
-def _run(command: list[str], errors: Any, timeout: float) -> int:
+def _run(command: list[str], folder: Path, errors: Any, timeout: float) -> int:
     """The exit code of a compiler. It ends with all that it has started, also where this process is interrupted."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        env={**os.environ, "TMPDIR": str(folder)},  # where it leaves no files when it is killed
+        start_new_session=True,
     )
     try:
         return process.wait(max(timeout, 0))
