@@ -165,7 +165,10 @@ def _find(folders: list[Path], name: str) -> ctypes.CDLL | None:
       BuildError: there is none, and the compiler has failed within the last day.
     """
     for folder in folders:
-        for path in sorted(folder.glob(f"lstm-{name}-*.so")):
+        paths: list[Path] = []
+        with contextlib.suppress(OSError):
+            paths = sorted(folder.glob(f"lstm-{name}-*.so"))
+        for path in paths:
             with contextlib.suppress(OSError):  # also where the folder's file system runs no programs
                 if path.stem.rpartition("-")[2] == _content(path):
                     return ctypes.CDLL(str(path))
