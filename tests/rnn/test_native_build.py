@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 import programs
 import pytest
@@ -16,6 +17,7 @@ needs_kernel = pytest.mark.skipif(
 PROBE = """
 import numpy as np
 from lstm_mnist_jax.rnn import lstm, native
+{before}
 print(native.unavailable())
 x = np.ones((2, 2, 2), "f"); w = np.ones((2, 8), "f"); z = np.zeros((2, 2), "f")
 assert np.isfinite(lstm(x, w, w, w[0], (z, z)).h).all()
@@ -26,9 +28,21 @@ except ValueError as error:
 """
 
 
-def start(cache, **environment):
+@pytest.fixture(autouse=True)
+def temporary_files(tmp_path, monkeypatch):
+    """Libraries that do not fit into the cache folder go to the folder for temporary files: each test has its own."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def start(cache, *before, **environment):
+    """A process that says why it has no kernel, and that all runs without; `before` are lines of Python."""
     variables = {"LSTM_MNIST_JAX_NATIVE": "1", "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
-    return programs.Program(code=PROBE, env={**os.environ, **variables, **environment})
+    lines = ["from lstm_mnist_jax.rnn.native import build", "build.tempfile.tempdir = None", *before]
+    code = PROBE.replace("{before}", "\n".join(lines))
+    return programs.Program(code=code, env={**os.environ, **variables, **environment})
 
 
 def finish(process):
@@ -36,6 +50,10 @@ def finish(process):
     assert process.returncode == 0, errors
     assert errors == ""
     return output.splitlines()
+
+
+def libraries(cache):
+    return list((cache / "lstm_mnist_jax" / "native").glob("*.so"))
 
 
 REMEMBER = """#!/bin/sh
@@ -63,7 +81,7 @@ def compiler(tmp_path_factory):
         ({"LSTM_MNIST_JAX_NATIVE": "0"}, "LSTM_MNIST_JAX_NATIVE=0"),
         ({"CXX": "/nowhere/c++"}, "/nowhere/c++"),
         ({"CXX": "false"}, "false failed"),
-        ({"CXX": "true"}, "OSError"),
+        ({"CXX": "true"}, "true wrote no file"),
         ({"CXX": "c++ 'a"}, "No closing quotation"),
     ],
     ids=["turned off", "no compiler", "a compiler that fails", "a compiler that writes nothing", "half a quotation"],
@@ -81,7 +99,7 @@ def test_without_a_kernel_everything_runs_and_the_reason_is_told(tmp_path, envir
 def test_two_builders_at_once_leave_one_library(tmp_path, compiler):
     processes = [start(tmp_path, CXX=compiler) for _ in range(2)]
     assert [finish(process) for process in processes] == [["None"], ["None"]]
-    (library,) = (tmp_path / "lstm_mnist_jax" / "native").iterdir()
+    (library,) = libraries(tmp_path)
     # The next process takes what is there, and asks no compiler for it.
     written = library.stat().st_mtime_ns
     assert finish(start(tmp_path, CXX=compiler)) == ["None"]
@@ -90,20 +108,114 @@ def test_two_builders_at_once_leave_one_library(tmp_path, compiler):
 
 @pytest.mark.slow
 @needs_kernel
-def test_a_damaged_library_is_made_anew(tmp_path, compiler):
-    folder = tmp_path / "lstm_mnist_jax" / "native"
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_library_that_ends_too_early_is_made_anew(tmp_path, compiler, share):
     assert finish(start(tmp_path, CXX=compiler)) == ["None"]
-    (library,) = folder.iterdir()
-    library.write_bytes(b"no library")
+    (library,) = libraries(tmp_path)
+    whole = library.read_bytes()
+    os.truncate(library, int(share * len(whole)))
     assert finish(start(tmp_path, CXX=compiler)) == ["None"]
-    assert library.stat().st_size > 10_000
+    assert [path.read_bytes() for path in libraries(tmp_path)] == [whole]
 
 
 @pytest.mark.slow
 @needs_kernel
-def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(tmp_path, compiler):
+def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(tmp_path, temporary_files, compiler):
     (tmp_path / "file").write_text("")
     assert finish(start(tmp_path / "file", CXX=compiler)) == ["None"]
+    (library,) = temporary_files.rglob("*.so")
+    assert finish(start(tmp_path / "file", "build._compile = None", CXX=compiler)) == ["None"]
+    # What another user may have put there is not loaded.
+    library.parent.chmod(0o777)
+    _, errors = start(tmp_path / "file", "build._compile = None", CXX=compiler).communicate()
+    assert "'NoneType' object is not callable" in errors
+
+
+NO_PROGRAMS = """
+load = build.ctypes.CDLL
+def load_elsewhere(path):
+    if "/lstm_mnist_jax/native/" in path:
+        raise OSError("failed to map segment from shared object")
+    return load(path)
+build.ctypes.CDLL = load_elsewhere
+"""
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_a_cache_folder_from_which_nothing_can_be_loaded_is_no_obstacle(tmp_path, temporary_files, compiler):
+    assert finish(start(tmp_path, NO_PROGRAMS, CXX=compiler)) == ["None"]
+    assert list(temporary_files.rglob("*.so"))
+    assert finish(start(tmp_path, NO_PROGRAMS, "build._compile = None", CXX=compiler)) == ["None"]
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_a_compiler_with_arguments(tmp_path, compiler):
+    assert finish(start(tmp_path, CXX=f"env A=b {compiler}")) == ["None"]
+
+
+def test_a_full_disk(tmp_path):
+    first, _ = finish(start(tmp_path, "build.COMPILER_BYTES = 1 << 62", CXX="false"))
+    assert first.startswith("no room for a compiler's files in ")
+
+
+HANGS = """#!/bin/sh
+echo $$ >> "$0.pids"
+sleep 300 &
+echo $! >> "$0.pids"
+wait
+"""
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """A compiler that does not end; nor does a process that it starts."""
+    script = tmp_path / "hanging"
+    script.write_text(HANGS)
+    script.chmod(0o755)
+    return script
+
+
+def test_a_compiler_that_does_not_end_is_waited_for_once_a_day(tmp_path, hanging):
+    short = "build.TIMEOUT = 2.5"
+    process = start(tmp_path, short, "import warnings; warnings.simplefilter('default')", CXX=str(hanging))
+    output, errors = process.communicate()
+    reason = f"{hanging} did not finish within 2.5 seconds"
+    assert output.startswith(reason)
+    assert errors.count("RuntimeWarning") == 1
+    assert reason in errors
+    assert "LSTM_MNIST_JAX_NATIVE=0" in errors
+    pids = hanging.with_name("hanging.pids").read_text().split()
+    statuses = [Path("/proc", pid, "status") for pid in pids]
+    assert not [path for path in statuses if path.exists() and "State:\tZ" not in path.read_text()]
+
+    first, _ = finish(start(tmp_path, short, CXX=str(hanging)))
+    assert first.startswith(f"{reason} (remembered for a day; to try again, remove ")
+    assert hanging.with_name("hanging.pids").read_text().split() == pids
+    (note,) = tmp_path.rglob("*.failed")
+    then = time.time() - 25 * 3600
+    os.utime(note, (then, then))
+    first, _ = finish(start(tmp_path, short, CXX=str(hanging)))
+    assert first == reason
+
+
+def test_a_process_that_compiles_is_waited_for_unless_it_is_killed(tmp_path, hanging):
+    killed = start(tmp_path, CXX=str(hanging))
+    pids = hanging.with_name("hanging.pids")
+    end = time.monotonic() + 60
+    while not pids.exists() or len(pids.read_text().split()) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    first, _ = finish(start(tmp_path, "build.LOCK_TIMEOUT = 0.5", CXX=str(hanging)))
+    assert first == "another process has been compiling it for 0.5 seconds; the next can use it"
+    killed.kill()
+    killed.communicate()
+    for pid in pids.read_text().split():
+        os.kill(int(pid), 9)
+    hanging.write_text("#!/bin/sh\nexit 3\n")
+    first, _ = finish(start(tmp_path, CXX=str(hanging)))
+    assert first == f"{hanging} failed: exit code 3"
 
 
 @pytest.mark.slow

@@ -1,6 +1,18 @@
 """Compiles `lstm.cc` on the user's machine, once, and finds the result again.
 
-Knows compilers, files and the processor's name; knows nothing of what the program computes.
+Depends on compilers, files and the processor's name; not on what the program computes.
+
+The library is in the user's cache folder, or, where nothing can be written or run from there, in a folder of this user
+within the system's folder for temporary files. There are three files, whose names begin with a hash of all that the
+library is made from:
+
+- `lstm-NAME-CONTENT.so`: the library. CONTENT is a hash of the file. It is checked before the file is loaded:
+  a library that ends too early would end the process (SIGBUS).
+- `lstm-NAME.lock`: locked (`flock`) by the process that compiles. The system unlocks it when that process ends.
+- `lstm-NAME.failed`: why the compiler failed. For a day, no process tries again.
+
+Whether a process has a library is decided once, at its first use: its results do not change while it runs. Therefore
+the first process waits for its compiler, and does not begin with XLA's loops.
 """
 
 import contextlib
@@ -10,11 +22,16 @@ import os
 import platform
 import shlex
 import shutil
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -37,13 +54,22 @@ MACHINE_FLAGS = (
 """The first that the compiler takes: some know only one of the first two words, by architecture, and a C++ library
 within spares that of the process, which may be older than the compiler's."""
 
-LIBRARY_BEGINS = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
-"""The first bytes of a library on Linux and on macOS."""
-
 KEPT_SECONDS = 90 * 24 * 3600.0
 
-TIMEOUT = 120
-"""Seconds for the compiler; it takes about 5."""
+TIMEOUT = 240.0
+"""Seconds for the compiler. It takes about 5; on a machine with ten times as many busy processes as processors, 120."""
+
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another process that compiles the same library."""
+
+FAILED_SECONDS = 24 * 3600.0
+"""For how long a failure is remembered."""
+
+COMPILER_BYTES = 64 << 20
+"""Room for the files of a compiler; GCC 12 writes 3 MB."""
+
+QUICK_SECONDS = 2.0
+"""A failure that took less is not remembered: to try again costs little."""
 
 
 class BuildError(Exception):
@@ -69,17 +95,14 @@ def library() -> tuple[ctypes.CDLL, str]:
             [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, _include(), platform.machine(), _processor()]
         )
         name = hashlib.sha256(source + b"\0" + key.encode()).hexdigest()[:16]
-        folder = user_cache_folder() / "native"
-        path = folder / f"lstm-{name}.so"
-        if path.exists() and path.read_bytes()[:4] in LIBRARY_BEGINS:  # what is none is made anew
-            return ctypes.CDLL(str(path)), name
-        with _writable(folder) as folder:
-            path = folder / path.name
-            _compile(compiler, path)
-            _remove_old(folder)
-            return ctypes.CDLL(str(path)), name
+        folders = list(_folders())
+        found = _find(folders, name)
+        if found is None:
+            with _lock(folders, name):
+                found = _find(folders, name) or _build(compiler, folders, name)  # another process may have built it
+        return found, name
     except (OSError, ValueError) as error:  # ValueError: $CXX with a quotation that does not end
-        raise BuildError(f"{type(error).__name__}: {error}".replace("\n", " ")) from error
+        raise BuildError(_one_line(f"{type(error).__name__}: {error}")) from error
 
 
 def user_cache_folder() -> Path:
@@ -117,51 +140,197 @@ def _processor() -> str:
     return f"{platform.processor()} {platform.node()}"
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _folders() -> Iterator[Path]:
+    """The folders for the library, the best first."""
+    cache = user_cache_folder()
+    if cache.is_absolute():  # it is not where this user has no home
+        yield cache / "native"
+    if hasattr(os, "getuid"):
+        with contextlib.suppress(OSError):  # there may be no folder for temporary files
+            folder = Path(tempfile.gettempdir()) / f"lstm_mnist_jax-{os.getuid()}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()  # everyone can write there: what another user has made is not loaded
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+                yield folder
+
+
+def _find(folders: list[Path], name: str) -> ctypes.CDLL | None:
+    """The library, if it is there, whole, and can be loaded.
+
+    Raises:
+      BuildError: there is none, and the compiler has failed within the last day.
+    """
+    for folder in folders:
+        paths: list[Path] = []
+        with contextlib.suppress(OSError):
+            paths = sorted(folder.glob(f"lstm-{name}-*.so"))
+        for path in paths:
+            with contextlib.suppress(OSError):  # also where the folder's file system runs no programs
+                if path.stem.rpartition("-")[2] == _content(path):
+                    return ctypes.CDLL(str(path))
+                path.unlink()
+    for folder in folders:
+        note = folder / f"lstm-{name}.failed"
+        with contextlib.suppress(OSError):
+            if abs(time.time() - note.stat().st_mtime) < FAILED_SECONDS:
+                reason = _one_line(note.read_text(errors="replace"))
+                raise BuildError(f"{reason} (remembered for a day; to try again, remove {note})")
+    return None
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 @contextlib.contextmanager
-def _writable(folder: Path):  # type: ignore[no-untyped-def]
-    """The folder, or, where nothing can be written there, one that lives until the library is loaded."""
+def _lock(folders: list[Path], name: str) -> Iterator[None]:
+    """One process at a time compiles; where no file can be locked, as many as like.
+
+    Raises:
+      BuildError: another process holds the lock for too long.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl
+
+                folder.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context((folder / f"lstm-{name}.lock").open("w"))
+                _acquire(fcntl, file)
+                break
+        yield
+
+
+def _acquire(fcntl: Any, file: Any) -> None:
+    end = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                message = f"another process has been compiling it for {LOCK_TIMEOUT:g} seconds; the next can use it"
+                raise BuildError(message) from None
+            time.sleep(0.1)
+
+
+def _build(compiler: list[str], folders: list[Path], name: str) -> ctypes.CDLL:
+    """Compiles the library, puts it into the first folder from which it can be loaded, and loads it."""
+    began = time.monotonic()
+    base = _roomy(folders)
+    with tempfile.TemporaryDirectory(prefix="lstm_mnist_jax-", dir=base, ignore_cleanup_errors=True) as temporary:
+        try:
+            path = Path(temporary) / "lstm.so"
+            _compile(compiler, path)
+            for folder in folders:
+                with contextlib.suppress(OSError):
+                    found = ctypes.CDLL(str(_publish(path, folder, name)))
+                    _remove_old(folder)
+                    return found
+            return ctypes.CDLL(str(path))  # which stays loaded when the file is gone
+        except (BuildError, OSError) as error:
+            if time.monotonic() - began > QUICK_SECONDS:
+                _remember(folders, name, _one_line(str(error)))
+            raise
+
+
+def _roomy(folders: list[Path]) -> Path:
+    """The first folder with room for a compiler's temporary files: the system's for such files, or one of `folders`."""
+    tried = []
+    with contextlib.suppress(OSError):
+        tried.append(Path(tempfile.gettempdir()))
+    for folder in [*tried, *folders]:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= COMPILER_BYTES:
+                return folder
+    raise BuildError(f"no room for a compiler's files in {', '.join(map(str, [*tried, *folders]))}")
+
+
+def _publish(path: Path, folder: Path, name: str) -> Path:
+    """Copies the library into the folder, under its final name only when all of it is on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    published = folder / f"lstm-{name}-{_content(path)}.so"
+    _write(published, path.read_bytes())
+    return published
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file beside `path` and renames it: `path` is never half of it."""
+    handle, temporary = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".tmp", dir=path.parent)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-            yield Path(temporary)
-    else:
-        yield folder
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _remember(folders: list[Path], name: str, reason: str) -> None:
+    """Notes a failure, so that no other process waits for the same, and warns of it, this once."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / f"lstm-{name}.failed", reason.encode())
+            break
+    # Where warnings are errors, this one is still none: everything runs, with XLA's loops.
+    with contextlib.suppress(RuntimeWarning):
+        message = f"LSTMs run on slower loops, without the compiled kernel: {reason}. {SWITCH}=0 turns the kernel off."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def _remove_old(folder: Path) -> None:
-    """Removes libraries that nobody has loaded for long: each release of JAX or of this package leaves one."""
-    for path in folder.glob("lstm-*.so"):
+    """Removes files that nobody has used for long: each release of JAX or of this package leaves some."""
+    for path in folder.glob("lstm-*"):
         with contextlib.suppress(OSError):
-            stat = path.stat()
-            if time.time() - max(stat.st_atime, stat.st_mtime) > KEPT_SECONDS:
+            found = path.stat()
+            if time.time() - max(found.st_atime, found.st_mtime) > KEPT_SECONDS:
                 path.unlink()
 
 
 def _compile(compiler: list[str], path: Path) -> None:
-    """Compiles beside `path`, then renames: whoever else does the same at the same time finds a whole file."""
-    handle, temporary = tempfile.mkstemp(suffix=".so", prefix=path.stem, dir=path.parent)
-    os.close(handle)
+    end = time.monotonic() + TIMEOUT
+    error = ""
+    for machine_flags in MACHINE_FLAGS:
+        command = [*compiler, *FLAGS, *machine_flags, "-isystem", _include(), str(SOURCE), "-o", str(path)]
+        # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
+        with tempfile.TemporaryFile(dir=path.parent) as errors:
+            code = _run(command, path.parent, errors, end - time.monotonic())
+            errors.seek(0)
+            error = errors.read().decode(errors="replace").strip() or f"exit code {code}"
+        if code == 0:
+            if not path.exists():
+                raise BuildError(f"{' '.join(compiler)} wrote no file")
+            path.chmod(0o755)
+            return
+    lines = error.splitlines()
+    first = next((line for line in lines if "error" in line.lower()), lines[0])
+    raise BuildError(f"{' '.join(compiler)} failed: {_one_line(first)[:300]}")
+
+
+def _run(command: list[str], folder: Path, errors: Any, timeout: float) -> int:
+    """The exit code of a compiler. It ends with all that it has started, also where this process is interrupted."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        env={**os.environ, "TMPDIR": str(folder)},  # where it leaves no files when it is killed
+        start_new_session=True,
+    )
     try:
-        errors = []
-        for machine_flags in MACHINE_FLAGS:
-            command = [*compiler, *FLAGS, *machine_flags, "-isystem", _include(), str(SOURCE), "-o", temporary]
-            try:
-                done = subprocess.run(
-                    command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=TIMEOUT
-                )
-            except subprocess.TimeoutExpired:
-                raise BuildError(f"{compiler[0]} did not finish within {TIMEOUT} seconds") from None
-            if done.returncode == 0:
-                os.chmod(temporary, 0o755)
-                os.replace(temporary, path)
-                return
-            errors.append(done.stderr.strip() or f"exit code {done.returncode}")
-        lines = errors[-1].splitlines()
-        first = next((line for line in lines if "error" in line.lower()), lines[0])
-        raise BuildError(f"{' '.join(compiler)} failed: {first.strip()[:300]}")
+        return process.wait(max(timeout, 0))
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{command[0]} did not finish within {TIMEOUT:g} seconds") from None
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        if process.returncode is None:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

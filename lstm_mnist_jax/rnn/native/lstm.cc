@@ -18,16 +18,23 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
-#include <thread>
+#include <string>
 #include <utility>
 #include <vector>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -485,44 +492,158 @@ void RunBackward(const Backward& job, const float* panels, const Part& part) {
 
 // ---------------------------------------------------------------------------------------------------- threads
 
-INLINE void Pause(Index turn) {
-  if (turn >= 100) return std::this_thread::yield();  // there may be more threads than processors
+INLINE void Pause() {
 #if defined(__SSE2__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
 #endif
 }
 
+std::int64_t Nanoseconds() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Until then threads do not share steps: the system took the processor from one of them in the middle of a task, and
+// the calling thread had to wait for it. After a wait of w they do not share for kAlone w, so at most 1/kAlone of the
+// time is lost to such waits, however busy the machine is.
+std::atomic<std::int64_t> alone_until{0};
+constexpr std::int64_t kAlone = 32;
+
 // Runs task(0), ..., task(count - 1) on the calling thread and, as far as they are free, those of the pool. The tasks
 // come in groups of so many: none begins before those of the group before have ended. The calling thread takes tasks
-// like any other, and everyone waits only for tasks that have begun: a pool whose every thread is in here cannot wait
-// for itself.
-void Parallel(ffi::ThreadPool& pool, Index threads, Index count, Index group, const std::function<void(Index)>& task) {
+// like any other. A task is taken only when it can begin, so a thread that the system stops while it waits holds up
+// nobody, and a pool whose every thread is in here cannot wait for itself.
+//
+// `patience`: so many nanoseconds the calling thread waits, without sleep, for tasks that other threads have begun.
+// If these take longer, it does the rest of the tasks alone, and sets `alone_until`. 0: it sleeps at once, and that it
+// waits is no reason to be alone.
+template <typename Pool>
+void Parallel(Pool& pool, Index threads, Index count, Index group, std::int64_t patience,
+              const std::function<void(Index)>& task) {
   threads = std::min({threads, count, group});
   if (threads <= 1) {
     for (Index n = 0; n < count; ++n) task(n);
     return;
   }
   struct Shared {
-    std::atomic<Index> next{0}, done{0};
+    alignas(64) std::atomic<Index> next{0}, done{0};
+    std::atomic<bool> alone{false}, asleep{false};
     std::mutex mutex;
-    std::condition_variable finished;
+    std::condition_variable wake;
+
+    // The tasks that must have ended before the next one can begin; all of them, where there is no next one.
+    static Index Before(Index n, Index count, Index group) { return n < count ? n / group * group : count; }
+    // Whether a wait of so many turns, since `start` (0: not yet known), has lasted for `limit` nanoseconds.
+    static bool TooLong(Index turn, std::int64_t limit, std::int64_t* start) {
+      Pause();
+      if (turn < 100) return limit == 0;
+      if (*start == 0) *start = Nanoseconds();
+      return Nanoseconds() - *start >= limit;
+    }
   };
   // A thread may come when all is done and the caller gone: it then touches `shared` alone, which it keeps alive.
   auto shared = std::make_shared<Shared>();
-  auto work = [shared, count, group, &task] {
-    for (Index n; (n = shared->next.fetch_add(1)) < count;) {
-      for (Index turn = 0; shared->done.load() < n / group * group; ++turn) Pause(turn);
-      task(n);
-      if (shared->done.fetch_add(1) + 1 == count) {
-        std::lock_guard<std::mutex> lock(shared->mutex);
-        shared->finished.notify_all();
+  auto help = [shared, count, group, patience, &task] {
+    std::int64_t start = 0;
+    for (Index turn = 0; !shared->alone.load();) {
+      Index n = shared->next.load();
+      if (n >= count) return;
+      if (shared->done.load() < Shared::Before(n, count, group)) {
+        if (Shared::TooLong(turn++, patience, &start)) return;  // the caller has no processor: it needs no help
+        continue;
       }
+      if (!shared->next.compare_exchange_weak(n, n + 1)) continue;
+      task(n);
+      shared->done.fetch_add(1);
+      if (shared->asleep.load()) {
+        std::lock_guard<std::mutex> lock(shared->mutex);
+        shared->wake.notify_all();
+      }
+      turn = start = 0;
     }
   };
-  for (Index n = 1; n < threads; ++n) pool.Schedule(decltype(work)(work));
-  work();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->finished.wait(lock, [&] { return shared->done.load() == count; });
+  for (Index n = 1; n < threads; ++n) pool.Schedule(decltype(help)(help));
+  for (;;) {
+    Index n = shared->next.load();
+    const Index before = Shared::Before(n, count, group);
+    std::int64_t start = 0;
+    for (Index turn = 0; shared->done.load() < before; ++turn) {
+      if (!Shared::TooLong(turn, patience, &start)) continue;
+      std::unique_lock<std::mutex> lock(shared->mutex);
+      shared->asleep.store(true);
+      shared->wake.wait(lock, [&] { return shared->done.load() >= before; });
+      shared->asleep.store(false);
+      if (patience == 0) break;
+      shared->alone.store(true);
+      const std::int64_t now = Nanoseconds();
+      alone_until.store(now + kAlone * (now - start));
+    }
+    if (n >= count) return;
+    if (!shared->next.compare_exchange_weak(n, n + 1)) continue;
+    task(n);
+    shared->done.fetch_add(1);
+  }
+}
+
+#if defined(__linux__)
+// Reads a file that holds a number, or two of them; whether there are as many.
+bool ReadNumbers(const std::string& path, double* one, double* two = nullptr) {
+  std::FILE* file = std::fopen(path.c_str(), "r");
+  if (file == nullptr) return false;
+  const bool found = std::fscanf(file, "%lf", one) == 1 && (two == nullptr || std::fscanf(file, "%lf", two) == 1);
+  std::fclose(file);
+  return found;
+}
+
+// The least number of processors that a control group, or one of those around it, may use; 0: there is no limit.
+double Quota(const std::string& folder, std::string group) {
+  double least = 0;
+  for (;; group.resize(group.rfind('/'))) {
+    const std::string path = folder + group;
+    double quota = 0, period = 0;  // "max 100000" or "50000 100000"; or in two files, -1 for no limit
+    if ((ReadNumbers(path + "/cpu.max", &quota, &period) ||
+         (ReadNumbers(path + "/cpu.cfs_quota_us", &quota) && ReadNumbers(path + "/cpu.cfs_period_us", &period))) &&
+        quota > 0 && period > 0) {
+      least = least == 0 ? quota / period : std::min(least, quota / period);
+    }
+    if (group.rfind('/') == std::string::npos) return least;
+  }
+}
+
+// The same for the groups of this process.
+double Quota() {
+  double least = 0;
+  std::FILE* groups = std::fopen("/proc/self/cgroup", "r");  // lines of "number:controllers:/path"
+  if (groups == nullptr) return least;
+  char text[4096];
+  while (std::fgets(text, sizeof(text), groups) != nullptr) {
+    const std::string line(text, std::strcspn(text, "\n"));
+    const std::size_t one = line.find(':'), two = line.find(':', one + 1);
+    if (one == std::string::npos || two == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(one + 1, two - one - 1) + ",", path = line.substr(two + 1);
+    if (controllers != ",," && controllers.find(",cpu,") == std::string::npos) continue;
+    for (const char* folder : {"/sys/fs/cgroup", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified"}) {
+      const double found = Quota(folder, path == "/" ? "" : path);
+      if (found > 0) least = least == 0 ? found : std::min(least, found);
+    }
+  }
+  std::fclose(groups);
+  return least;
+}
+#endif
+
+// How many processors this process may keep busy: those that it may run on, within the quota of its control group (of
+// a container, say), as it was when the process asked first.
+Index Processors() {
+  Index processors = std::numeric_limits<Index>::max();
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) processors = CPU_COUNT(&set);
+  static const double quota = Quota();
+  if (quota > 0) processors = std::min(processors, static_cast<Index>(quota));
+#endif
+  return std::max<Index>(processors, 1);
 }
 
 // Scratch memory of the calling thread, kept for its next call unless it is large.
@@ -562,8 +683,17 @@ class Scratch {
 constexpr Index kChunkWork = 1 << 20;
 // ...and rows enough that the weights are not read for a single tile.
 constexpr Index kChunkRows = 2 * kForwardRows;
+// Rows that are better divided than computed by one thread, where threads cannot share the units of each step.
+constexpr Index kAloneRows = 4;
 // Threads that share the units of each step meet after it: at least this many multiplications and additions between.
 constexpr Index kStepWork = 1 << 16;
+
+// They are asked to share so many at a time: with threads that were stopped before, they can share again.
+constexpr Index kSharedWork = 1 << 28;
+
+// How long to wait for the part of a step that another thread does, in nanoseconds: far longer than it takes, and far
+// shorter than the system lets another process run.
+constexpr std::int64_t Patience(Index work) { return 100'000 + work / 4; }
 
 struct Sizes {
   Index instances, time, batch, hidden;
@@ -571,36 +701,56 @@ struct Sizes {
 
 // Runs pack(instance, unit, panels), then run(instance, panels, part), for all of these and for all parts of `steps`
 // steps; blocks of `units` hidden units are not divided.
-template <typename Pack, typename Run>
-ffi::Error Split(ffi::ThreadPool& pool, Index threads, const Sizes& s, Index steps, Index units, Index panel_size,
+//
+// `threads`: 0 is as many as are worth it; otherwise at most so many, on a busy machine too.
+template <typename Pool, typename Pack, typename Run>
+ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index units, Index panel_size,
                  const Pack& pack, const Run& run) {
-  if (threads <= 0) threads = std::max<Index>(pool.num_threads(), 1);
+  const bool is_free = threads <= 0;
+  if (is_free) threads = std::max<Index>(pool.num_threads(), 1);
   const Index step_work = 4 * s.hidden * s.hidden * s.batch, work = step_work * std::max<Index>(steps, 1);
   if (s.instances * work < 2 * kChunkWork) threads = 1;
   Scratch panels(s.instances * panel_size);
   if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
   const Index blocks = Ceil(s.hidden, units);
-  Parallel(pool, threads, s.instances * blocks, s.instances * blocks, [&](Index n) {
+  auto pack_block = [&](Index n) {
     pack(n / blocks, n % blocks * units, panels.get() + n / blocks * panel_size);
-  });
-  Index chunks = 1;
-  if (threads > s.instances) {
-    chunks = std::min({Ceil(threads, s.instances), s.batch / kChunkRows, work / kChunkWork});
-    chunks = std::max<Index>(chunks, 1);
-  }
-  const Index sharing = std::min({threads, blocks, step_work / kStepWork});
-  if (s.instances == 1 && sharing >= 2 * chunks) {  // rows too few for so many threads: they share the units
-    Parallel(pool, sharing, steps * blocks, blocks, [&](Index n) {
-      const Index step = n / blocks, unit = n % blocks * units;
-      run(0, panels.get(), Part{0, s.batch, step, step + 1, unit, std::min(unit + units, s.hidden)});
+  };
+  // How many threads divide the rows of an instance, of which each takes at least so many.
+  auto chunks_of = [&](Index rows) {
+    if (threads <= s.instances) return Index{1};
+    return std::max<Index>(std::min({Ceil(threads, s.instances), s.batch / rows, work / kChunkWork}), 1);
+  };
+  auto run_rows = [&](Index chunks, Index begin, Index end) {
+    Parallel(pool, threads, s.instances * chunks, s.instances * chunks, 0, [&](Index n) {
+      const Index instance = n / chunks, chunk = n % chunks;
+      run(instance, panels.get() + instance * panel_size,
+          Part{s.batch * chunk / chunks, s.batch * (chunk + 1) / chunks, begin, end, 0, s.hidden});
     });
+  };
+  const Index chunks = chunks_of(kChunkRows), sharing = std::min({threads, blocks, step_work / kStepWork});
+  if (s.instances > 1 || sharing < 2 * chunks) {
+    Parallel(pool, threads, s.instances * blocks, s.instances * blocks, 0, pack_block);
+    run_rows(chunks, 0, steps);
     return ffi::Error::Success();
   }
-  Parallel(pool, threads, s.instances * chunks, s.instances * chunks, [&](Index n) {
-    const Index instance = n / chunks, chunk = n % chunks;
-    run(instance, panels.get() + instance * panel_size,
-        Part{s.batch * chunk / chunks, s.batch * (chunk + 1) / chunks, 0, steps, 0, s.hidden});
-  });
+  // Rows too few for so many threads: they share the units of each step, while each has a processor.
+  const Index most = is_free ? std::min(sharing, Processors()) : sharing;
+  auto is_alone = [&] { return most == 1 || (is_free && Nanoseconds() < alone_until.load()); };
+  const std::int64_t patience = Patience(step_work / blocks);
+  Parallel(pool, is_alone() ? 1 : most, blocks, blocks, patience, pack_block);
+  const Index some = std::max<Index>(kSharedWork / step_work, 1);
+  for (Index begin = 0; begin < steps; begin += some) {
+    const Index end = std::min(begin + some, steps);
+    if (is_alone()) {
+      run_rows(chunks_of(kAloneRows), begin, end);
+      continue;
+    }
+    Parallel(pool, most, (end - begin) * blocks, blocks, patience, [&](Index n) {
+      const Index step = begin + n / blocks, unit = n % blocks * units;
+      run(0, panels.get(), Part{0, s.batch, step, step + 1, unit, std::min(unit + units, s.hidden)});
+    });
+  }
   return ffi::Error::Success();
 }
 
