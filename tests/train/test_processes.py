@@ -20,11 +20,10 @@ from programs import Program
 from runs import TINY, TINY_OPTIONS
 
 from lstm_mnist_jax import load_run, train
-from lstm_mnist_jax.config import Execution, Processes
+from lstm_mnist_jax.config import Processes
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.sweeps import Space, sweep
 from lstm_mnist_jax.training import checkpoint, processes
-from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.rendezvous import _listen, rendezvous
 
@@ -171,18 +170,20 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
         assert checkpoint.newest_sound_step(checkpoints) > step
         step = checkpoint.newest_sound_step(checkpoints)
 
-    pair = start_two("train", "--resume", run_dir)
-    wait_until(lambda: any(step < metrics["step"] for metrics in metrics_of(run_dir)[2:]), pair)
-    pair[1].send_signal(signal.SIGTERM)
-    first, second = ends_of(pair)
-    assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
-    assert f"resumed at step {step:,}:" in first.stdout
-    assert f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}" in first.stdout
-    assert lines_of(second) == []
-    assert "lstm-mnist:" not in first.stderr + second.stderr
-    saved = checkpoint.newest_sound_step(checkpoints)
-    assert saved > step
-    assert checkpoint.finished_steps(checkpoints)[-1] == saved
+    for number in (0, 1):
+        pair = start_two("train", "--resume", run_dir)
+        wait_until(lambda step=step: any(step < metrics["step"] for metrics in metrics_of(run_dir)[2:]), pair)
+        pair[number].send_signal(signal.SIGTERM)
+        first, second = ends_of(pair)
+        assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
+        assert f"resumed at step {step:,}:" in first.stdout
+        assert f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}" in first.stdout
+        assert lines_of(second) == []
+        assert "lstm-mnist:" not in first.stderr + second.stderr
+        saved = checkpoint.newest_sound_step(checkpoints)
+        assert saved > step
+        assert checkpoint.finished_steps(checkpoints)[-1] == saved
+        step = saved
     for a, b in zip(metrics_of(run_dir)[:2], metrics_of(tiny_run)[:2], strict=True):
         assert a == pytest.approx(b, rel=1e-3)  # later epochs drift apart by rounding, as any two orders of sums do
 
@@ -227,10 +228,13 @@ def test_an_error_of_process_0_ends_both(tmp_path):
     assert second.returncode != 0
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
-    monkeypatch.setattr("lstm_mnist_jax.training.mesh._devices", lambda: [[device] for device in jax.devices()[:2]])
-    with pytest.raises(ConfigError, match=r"A batch of 63 cannot be shared evenly by 2 devices.*--batch-size 62 or 64"):
-        make_mesh(Execution(), 63)
+@pytest.mark.slow
+def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
+    pair = start_two("train", *TINY_OPTIONS, "--batch-size", 63, "--run-dir", tmp_path / "run")
+    for end in ends_of(pair):
+        assert end.returncode == 2, end.stderr
+        assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stderr
+        assert "--batch-size 62 or 64" in end.stderr
 
 
 @pytest.mark.slow
