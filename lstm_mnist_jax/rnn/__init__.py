@@ -18,6 +18,7 @@ from lstm_mnist_jax.rnn.layers import RNN
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import LSTMCarry, LSTMStates, lstm
 from lstm_mnist_jax.rnn.stack import GRU, LSTM, StackedRNN
+from lstm_mnist_jax.rnn.weights import load_keras, load_torch, to_keras, to_torch
 
 __all__ = [
     "GRU",
@@ -36,6 +37,10 @@ __all__ = [
     "URLSTMCell",
     "chrono",
     "gated",
+    "load_keras",
+    "load_torch",
     "lstm",
+    "to_keras",
+    "to_torch",
     "uniform_gates",
 ]

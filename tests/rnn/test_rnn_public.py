@@ -22,7 +22,7 @@ CELLS = [
     "URLSTMCell",
 ]
 TUPLES = ["LSTMCarry", "LSTMStates"]
-FUNCTIONS = ["chrono", "gated", "lstm", "uniform_gates"]
+FUNCTIONS = ["chrono", "gated", "load_keras", "load_torch", "lstm", "to_keras", "to_torch", "uniform_gates"]
 METHODS = ["__init__", "__call__", "initialize_carry", "project", "update", "zero_carries"]
 
 

@@ -1,0 +1,576 @@
+"""Weights of bare layers from and to PyTorch and Keras: against their equations, and against both libraries."""
+
+import inspect
+import os
+import re
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lstm_mnist_jax.rnn import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LayerNormLSTMCell,
+    ProjectedLSTMCell,
+    StackedRNN,
+    load_keras,
+    load_torch,
+    to_keras,
+    to_torch,
+)
+
+IN, TIME, BATCH = 3, 4, 2
+
+keras_is_noisy = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def layer_of(kind, widths=(5,), **options):
+    return {"LSTM": LSTM, "GRU": GRU}[kind](IN, widths, rngs=nnx.Rngs(0), **options)
+
+
+def torch_shapes(kind, widths=(5,), *, projection=None, bidirectional=False, bias=True, in_features=IN):
+    """Names and shapes of the parameters, in the order of torch.nn.LSTM and torch.nn.GRU."""
+    gates, shapes, features = {"LSTM": 4, "GRU": 3}[kind], {}, in_features
+    for number, width in enumerate(widths):
+        output = projection or width
+        for suffix in ("", "_reverse")[: 1 + bidirectional]:
+            end = f"l{number}{suffix}"
+            shapes |= {f"weight_ih_{end}": (gates * width, features), f"weight_hh_{end}": (gates * width, output)}
+            if bias:
+                shapes |= {f"bias_ih_{end}": (gates * width,), f"bias_hh_{end}": (gates * width,)}
+            if projection:
+                shapes[f"weight_hr_{end}"] = (projection, width)
+        features = output * (1 + bidirectional)
+    return shapes
+
+
+def drawn(shapes, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
+
+
+def torch_state(kind, widths=(5,), **options):
+    return drawn(torch_shapes(kind, widths, **options))
+
+
+def torch_outputs(kind, state_dict, inputs):
+    """The outputs of torch.nn.LSTM and torch.nn.GRU (batch_first=True), from the equations of their documentation."""
+    states = {name: np.asarray(array, np.float64) for name, array in state_dict.items()}
+    outputs, number = np.asarray(inputs, np.float64), 0
+    while f"weight_ih_l{number}" in states:
+        both = []
+        for suffix in ("", "_reverse"):
+            end = f"l{number}{suffix}"
+            if f"weight_ih_{end}" not in states:
+                continue
+            weight_ih, weight_hh = states[f"weight_ih_{end}"], states[f"weight_hh_{end}"]
+            zeros = np.zeros(len(weight_ih))
+            bias_ih, bias_hh = states.get(f"bias_ih_{end}", zeros), states.get(f"bias_hh_{end}", zeros)
+            gates = {"LSTM": 4, "GRU": 3}[kind]
+            c, h = np.zeros((len(outputs), len(weight_ih) // gates)), np.zeros((len(outputs), weight_hh.shape[1]))
+            hs = np.zeros((*outputs.shape[:2], weight_hh.shape[1]))
+            for t in range(TIME)[:: -1 if suffix else 1]:
+                x_gates = np.split(outputs[:, t] @ weight_ih.T + bias_ih, gates, axis=-1)
+                h_gates = np.split(h @ weight_hh.T + bias_hh, gates, axis=-1)
+                if kind == "LSTM":
+                    i, f, g, o = (x_gate + h_gate for x_gate, h_gate in zip(x_gates, h_gates, strict=True))
+                    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+                    h = sigmoid(o) * np.tanh(c)
+                    h = h @ states[f"weight_hr_{end}"].T if f"weight_hr_{end}" in states else h
+                else:
+                    r, z = sigmoid(x_gates[0] + h_gates[0]), sigmoid(x_gates[1] + h_gates[1])
+                    n = np.tanh(x_gates[2] + r * h_gates[2])
+                    h = (1 - z) * n + z * h
+                hs[:, t] = h
+            both.append(hs)
+        outputs, number = np.concatenate(both, axis=-1), number + 1
+    return outputs
+
+
+def keras_shapes(kind, widths=(5,), *, bidirectional=False, bias=True, reset_after=True):
+    """For each layer, the shapes of its get_weights()."""
+    gates, features, layers = {"LSTM": 4, "GRU": 3}[kind], IN, []
+    for width in widths:
+        bias_shape = (2, gates * width) if kind == "GRU" and reset_after else (gates * width,)
+        one = [(features, gates * width), (width, gates * width), *[bias_shape] * bias]
+        layers.append(one * (1 + bidirectional))
+        features = width * (1 + bidirectional)
+    return layers
+
+
+def keras_weights(kind, widths=(5,), **options):
+    """For each layer, its get_weights(), drawn."""
+    layers = keras_shapes(kind, widths, **options)
+    return [list(drawn(dict(enumerate(shapes)), seed=number).values()) for number, shapes in enumerate(layers)]
+
+
+def keras_outputs(kind, layers, inputs, bidirectional=False, bias=True, reset_after=True):
+    """The outputs of Keras's LSTM and GRU (return_sequences=True), gates i, f, c, o and z, r, h."""
+    outputs = np.asarray(inputs, np.float64)
+    for weights in layers:
+        directions = [weights[: 2 + bias], weights[2 + bias :]][: 1 + bidirectional]
+        both = []
+        for backward, (kernel, recurrent_kernel, *rest) in enumerate(directions):
+            kernel, recurrent_kernel = kernel.astype(np.float64), recurrent_kernel.astype(np.float64)
+            b = rest[0].astype(np.float64) if rest else np.zeros(kernel.shape[1])
+            b, d = b if b.ndim == 2 else (b, 0 * b)
+            c = h = np.zeros((len(outputs), len(recurrent_kernel)))
+            hs = np.zeros((*outputs.shape[:2], len(recurrent_kernel)))
+            for t in range(TIME)[:: -1 if backward else 1]:
+                x = outputs[:, t] @ kernel + b
+                if kind == "LSTM":
+                    i, f, candidate, o = np.split(x + h @ recurrent_kernel, 4, axis=-1)
+                    c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
+                    h = sigmoid(o) * np.tanh(c)
+                else:
+                    x_z, x_r, x_h = np.split(x, 3, axis=-1)
+                    inner_z, inner_r, inner_h = np.split(h @ recurrent_kernel + d, 3, axis=-1)
+                    z, r = sigmoid(x_z + inner_z), sigmoid(x_r + inner_r)
+                    inner_h = r * inner_h if reset_after else (r * h) @ np.split(recurrent_kernel, 3, axis=-1)[2]
+                    h = z * h + (1 - z) * np.tanh(x_h + inner_h)
+                hs[:, t] = h
+            both.append(hs)
+        outputs = np.concatenate(both, axis=-1)
+    return outputs
+
+
+@nnx.jit
+def outputs_of(layer, inputs):
+    outputs = layer(inputs)
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def inputs_of(seed=1):
+    return np.random.default_rng(seed).standard_normal((BATCH, TIME, IN)).astype(np.float32)
+
+
+def params_of(layer):
+    return jax.tree.leaves(nnx.state(layer, nnx.Param))
+
+
+def assert_same(one, other):
+    one, other = (dict(enumerate(part)) if isinstance(part, list) else part for part in (one, other))
+    assert list(one) == list(other)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=str(name))
+
+
+TORCH_CASES = {
+    "LSTM": ("LSTM", (5,), {}),
+    "LSTM of 3 layers": ("LSTM", (5, 5, 5), {}),
+    "LSTM of 2 layers in both directions": ("LSTM", (5, 5), {"bidirectional": True}),
+    "LSTM with a projection of 2 layers in both directions": ("LSTM", (5, 5), {"projection": 2, "bidirectional": True}),
+    "LSTM with a projection without biases": ("LSTM", (5,), {"projection": 2, "bias": False}),
+    "LSTM of 2 layers without biases": ("LSTM", (5, 5), {"bias": False}),
+    "GRU of 3 layers": ("GRU", (5, 5, 5), {}),
+    "GRU of 2 layers in both directions": ("GRU", (5, 5), {"bidirectional": True}),
+    "GRU without biases": ("GRU", (5,), {"bias": False}),
+}
+
+
+def own_options(options):
+    names = {"projection": "projection_features", "bias": "use_bias"}
+    return {names.get(name, name): value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("case", TORCH_CASES)
+def test_the_equations_of_torch(case):
+    kind, widths, options = TORCH_CASES[case]
+    state_dict, inputs = torch_state(kind, widths, **options), inputs_of()
+    layer = layer_of(kind, widths, **own_options(options))
+    load_torch(layer, state_dict)
+    np.testing.assert_allclose(outputs_of(layer, inputs), torch_outputs(kind, state_dict, inputs), atol=2e-6)
+    exported = to_torch(layer)
+    assert {name: array.shape for name, array in exported.items()} == torch_shapes(kind, widths, **options)
+    assert list(exported) == list(state_dict)
+    for name, array in exported.items():
+        folded = kind == "LSTM" and "bias" in name
+        other = state_dict[name.replace("_ih", "_hh")] if folded else 0
+        expected = 0 * array if folded and "_hh" in name else state_dict[name] + other
+        np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-7, err_msg=name)
+    other = layer_of(kind, widths, **own_options(options))
+    load_torch(other, exported)
+    assert_same(params_of(other), params_of(layer))
+
+
+KERAS_CASES = {
+    "LSTM of 2 layers": ("LSTM", (5, 4), {}),
+    "LSTM of 2 layers in both directions": ("LSTM", (5, 4), {"bidirectional": True}),
+    "LSTM without biases": ("LSTM", (5,), {"bias": False}),
+    "GRU of 2 layers": ("GRU", (5, 4), {}),
+    "GRU of 2 layers in both directions": ("GRU", (5, 4), {"bidirectional": True}),
+    "GRU without biases": ("GRU", (5,), {"bias": False}),
+    "GRU with reset_after=False in both directions": ("GRU", (5,), {"reset_after": False, "bidirectional": True}),
+    "GRU with reset_after=False without biases": ("GRU", (5,), {"reset_after": False, "bias": False}),
+}
+
+
+@pytest.mark.parametrize("case", KERAS_CASES)
+def test_the_equations_of_keras(case):
+    kind, widths, options = KERAS_CASES[case]
+    layers, inputs = keras_weights(kind, widths, **options), inputs_of()
+    layer = layer_of(kind, widths, **own_options(options))
+    load_keras(layer, layers)
+    np.testing.assert_allclose(outputs_of(layer, inputs), keras_outputs(kind, layers, inputs, **options), atol=2e-6)
+    flat = [array for weights in layers for array in weights]
+    assert_same(to_keras(layer), flat)
+    other = layer_of(kind, widths, **own_options(options))
+    load_keras(other, flat)
+    assert_same(params_of(other), params_of(layer))
+
+
+CELLS = [("LSTM", nnx.OptimizedLSTMCell), ("LSTM", ProjectedLSTMCell), ("GRU", nnx.GRUCell), ("GRU", GRUCell)]
+
+
+@pytest.mark.parametrize(("kind", "cell"), CELLS)
+def test_one_cell_in_rnn(kind, cell):
+    state_dict, inputs, rnn = torch_state(kind), inputs_of(), RNN(cell(IN, 5, rngs=nnx.Rngs(0)))
+    if cell is nnx.GRUCell:
+        before = params_of(rnn)
+        with pytest.raises(
+            ValueError, match=r"bias_hh_l0 is not zero in the last gate \(n\).*Use GRU, or RNN\(GRUCell"
+        ):
+            load_torch(rnn, state_dict)
+        assert_same(params_of(rnn), before)
+        state_dict["bias_hh_l0"][10:] = 0
+    load_torch(rnn, state_dict)
+    expected = torch_outputs(kind, state_dict, inputs)
+    np.testing.assert_allclose(outputs_of(rnn, inputs), expected, atol=2e-6)
+    layer = layer_of(kind)
+    load_torch(layer, to_torch(rnn))
+    np.testing.assert_allclose(outputs_of(layer, inputs), expected, atol=2e-6)
+    load_keras(layer, to_keras(rnn))
+    np.testing.assert_allclose(outputs_of(layer, inputs), expected, atol=2e-6)
+    load_keras(rnn, to_keras(layer) if kind == "LSTM" else to_keras(rnn))
+    np.testing.assert_allclose(outputs_of(rnn, inputs), expected, atol=2e-6)
+
+
+def test_keras_weights_with_a_recurrent_bias_do_not_fit_flaxs_gru_cell():
+    weights = keras_weights("GRU")[0]
+    with pytest.raises(ValueError, match=r"load_keras: bias\[1\] is not zero in the last gate \(n\).*Use GRU"):
+        load_keras(RNN(nnx.GRUCell(IN, 5, rngs=nnx.Rngs(0))), weights)
+
+
+def test_layers_of_different_widths_are_a_module_list_of_torch():
+    lstm = layer_of("LSTM", (5, 4))
+    state_dict = {
+        f"rnn.{number}.{name}": array
+        for number, (width, features) in enumerate([(5, IN), (4, 5)])
+        for name, array in torch_state("LSTM", (width,), in_features=features).items()
+    }
+    for prefix in (None, "rnn", "rnn."):
+        load_torch(lstm, state_dict, prefix=prefix)
+        assert list(to_torch(lstm, prefix="rnn")) == list(state_dict)
+        np.testing.assert_array_equal(lstm.layers[1].cell.dense_i.kernel, state_dict["rnn.1.weight_ih_l0"].T)
+    apart = {name.replace("rnn.1.", "rnn.3."): array for name, array in state_dict.items()}
+    load_torch(layer_of("LSTM", (5, 4)), apart)  # something else is number 1
+    joined = {re.sub(r"rnn\.(\d)\.(.*)_l0", r"\2_l\1", name): array for name, array in state_dict.items()}
+    other = layer_of("LSTM", (5, 4))
+    load_torch(other, joined)
+    assert_same(params_of(other), params_of(lstm))
+
+
+def test_a_prefix_is_found_or_chosen():
+    wanted, other = torch_state("LSTM"), torch_state("LSTM")
+    other["weight_ih_l0"] = other["weight_ih_l0"] + 1
+    model = {f"encoder.lstm.{name}": array for name, array in wanted.items()}
+    lstm = layer_of("LSTM")
+    load_torch(lstm, model)
+    np.testing.assert_array_equal(lstm.layers[0].cell.dense_i.kernel, wanted["weight_ih_l0"].T)
+    model["dense.weight"] = np.zeros((2, 5))
+    with pytest.raises(ValueError, match=r"left over dense.weight.* prefix='encoder.lstm.' reads only the names that"):
+        load_torch(lstm, model)
+    load_torch(lstm, model, prefix="encoder.lstm")
+    model |= {f"decoder.{name}": array for name, array in other.items()}
+    with pytest.raises(ValueError, match=r"several modules: 'encoder.lstm.', 'decoder.'. Choose one: prefix='encoder"):
+        load_torch(lstm, model)
+    with pytest.raises(ValueError, match=r"no names that start with 'coder.'.*there are 'encoder.lstm.', 'decoder.'"):
+        load_torch(lstm, model, prefix="coder")
+    load_torch(lstm, model, prefix="decoder.")
+    np.testing.assert_array_equal(lstm.layers[0].cell.dense_i.kernel, other["weight_ih_l0"].T)
+    assert list(to_torch(lstm, prefix="decoder")) == [f"decoder.{name}" for name in wanted]
+    with pytest.raises(ValueError, match=r"left over dense.weight. Leave out what is not of this layer"):
+        load_torch(lstm, wanted | {"dense.weight": np.zeros(2)})
+
+
+def without(state_dict, name):
+    return {key: array for key, array in state_dict.items() if key != name}
+
+
+REFUSED_BY_TORCH = [
+    (without(torch_state("LSTM"), "weight_hh_l0"), r"LSTM \(1 layer, one direction, biases\): missing weight_hh_l0\."),
+    (torch_state("LSTM", bias=False), r"missing bias_ih_l0, bias_hh_l0. It has bias=False: use .* use_bias=False"),
+    (torch_state("LSTM", (5, 5)), r"left over weight_ih_l1, .*It has 2 layers: hidden_features takes one width for"),
+    (torch_state("LSTM", bidirectional=True), r"left over weight_ih_l0_reverse, .* bidirectional=True"),
+    (torch_state("LSTM", projection=2), r"left over weight_hr_l0. It has proj_size: use .*projection_features"),
+    (torch_state("GRU"), r"weight_ih_l0 \[4 hidden, in\] of shape \(20, 3\), got \(15, 3\). 15 is 3 \* 5: .* of a GRU"),
+    (torch_state("LSTM", (6,)), r"weight_ih_l0 \[4 hidden, in\] of shape \(20, 3\), got \(24, 3\)"),
+    (torch_state("LSTM") | {"bias_hh_l0": np.zeros((20, 1))}, r"bias_hh_l0 \[4 hidden\] of .* got \(20, 1\)"),
+    (torch_state("LSTM") | {"bias_hh_l0": np.zeros(20, int)}, "expected bias_hh_l0 to be floats, got int64"),
+    (torch_state("LSTM") | {"bias_hh_l0": "zero"}, "expected bias_hh_l0 to be floats, got <U4"),
+    (torch_state("LSTM") | {"bias_hh_l0": [[1.0], 2.0]}, "cannot read bias_hh_l0 as a NumPy array: .*detach"),
+    (torch_state("LSTM") | {"bias_hh_l0": np.full(20, 1e300)}, r"at .layers\[0\].cell .* 1e\+300, beyond .*float32"),
+    ({"dense.weight": np.zeros((3, 3))}, "found no weight_ih_l0 in the state_dict, which has dense.weight"),
+    ({}, "found no weight_ih_l0 in the state_dict, which has nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state_dict", "message"), REFUSED_BY_TORCH)
+def test_a_state_dict_that_does_not_fit_changes_nothing(state_dict, message):
+    layer = layer_of("LSTM")
+    before = params_of(layer)
+    with pytest.raises(ValueError, match=message):
+        load_torch(layer, state_dict)
+    assert_same(params_of(layer), before)
+
+
+def test_a_wrong_last_layer_leaves_the_first_unchanged():
+    lstm = layer_of("LSTM", (5, 5), bidirectional=True)
+    before = params_of(lstm)
+    state_dict = torch_state("LSTM", (5, 5), bidirectional=True)
+    with pytest.raises(ValueError, match=r"bias_hh_l1_reverse \[4 hidden\] of shape \(20,\), got \(19,\)"):
+        load_torch(lstm, state_dict | {"bias_hh_l1_reverse": np.zeros(19)})
+    weights = [array for part in keras_weights("LSTM", (5, 5), bidirectional=True) for array in part]
+    with pytest.raises(
+        ValueError, match=r"expected bias of layer 1, backward \[4 hidden\] of shape \(20,\), got \(19,"
+    ):
+        load_keras(lstm, [*weights[:-1], np.zeros(19)])
+    assert_same(params_of(lstm), before)
+    with pytest.raises(ValueError, match=r"missing weight_ih_l1, .*It has 1 layer: hidden_features takes one width"):
+        load_torch(lstm, torch_state("LSTM", bidirectional=True))
+    with pytest.raises(ValueError, match=r"missing weight_ih_l0_reverse, .*It has one direction"):
+        load_torch(lstm, torch_state("LSTM", (5, 5)))
+    with pytest.raises(ValueError, match=r"left over bias_ih_l0, bias_hh_l0. It has biases: use .* use_bias=True"):
+        load_torch(layer_of("LSTM", use_bias=False), torch_state("LSTM"))
+
+
+FLAT = [array for part in keras_weights("LSTM", (5, 5)) for array in part]
+REFUSED_BY_KERAS = [
+    (FLAT[:3], r"expected 6 arrays \(2 layers, one direction, biases\), .*got 3, of shapes \(3, 20\), \(5, 20\)"),
+    ([*FLAT, np.zeros((5, 2)), np.zeros(2)], r"got 8, .* Leave out the arrays of other layers, such as Dense"),
+    ([*FLAT[:2], *FLAT[3:5]], r"got 4, .* Without biases, use LSTM or GRU with use_bias=False"),
+    ([FLAT[:3]], r"or a list for each layer with \[3, 3\] arrays; got lists of \[3\]"),
+    ([FLAT[:3], *FLAT[3:]], "got a list of both lists and arrays"),
+    ([FLAT[1], FLAT[0], *FLAT[2:]], r"kernel of layer 0 \[in, 4 hidden\] of shape \(3, 20\), got \(5, 20\)"),
+    ([*FLAT[:5], np.zeros(20, bool)], "expected bias of layer 1 to be floats, got bool"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("weights", "message"), REFUSED_BY_KERAS)
+def test_a_list_that_does_not_fit_changes_nothing(weights, message):
+    layer = layer_of("LSTM", (5, 5))
+    before = params_of(layer)
+    with pytest.raises(ValueError, match=message):
+        load_keras(layer, weights)
+    assert_same(params_of(layer), before)
+
+
+def test_the_forms_of_the_gru_are_not_mixed_up():
+    after, before = layer_of("GRU"), layer_of("GRU", reset_after=False)
+    with pytest.raises(ValueError, match=r"\[2, 3 hidden\] of shape \(2, 15\), got \(15,\).* reset_after=False\)"):
+        load_keras(after, to_keras(before))
+    with pytest.raises(ValueError, match=r"\[3 hidden\] of shape \(15,\), got \(2, 15\).* reset_after=True\)"):
+        load_keras(before, to_keras(after))
+    with pytest.raises(ValueError, match=r"expected kernel \[in, 3 hidden\] of .* 20 is 4 \* 5: .* of an LSTM"):
+        load_keras(after, keras_weights("LSTM")[0])
+    for function in (to_torch, lambda layer: load_torch(layer, torch_state("GRU"))):
+        with pytest.raises(
+            ValueError, match=r"reset_after=False: its reset gate multiplies h .*Use GRU\(reset_after=T"
+        ):
+            function(before)
+
+
+def test_layers_that_the_other_library_does_not_have_are_refused():
+    rngs = nnx.Rngs(0)
+    relu = RNN(nnx.OptimizedLSTMCell(IN, 5, activation_fn=nnx.relu, rngs=rngs))
+    with pytest.raises(ValueError, match=r"to_torch: the cell at .cell has a gate_fn or an activation_fn of its own"):
+        to_torch(relu)
+    load_keras(relu, keras_weights("LSTM")[0])  # of an LSTM(5, activation="relu")
+    with pytest.raises(ValueError, match="projection_features, which Keras's LSTM does not have"):
+        to_keras(layer_of("LSTM", projection_features=2))
+    norm = StackedRNN(LayerNormLSTMCell, IN, 5, rngs=rngs)
+    for function in (to_torch, to_keras):
+        with pytest.raises(
+            ValueError, match=r"no LayerNormLSTMCell, as the cell at .layers\[0\].cell is; expected nnx.Opt"
+        ):
+            function(norm)
+        with pytest.raises(ValueError, match="got Linear: of a model, give the layer itself"):
+            function(nnx.Linear(2, 3, rngs=rngs))
+        with pytest.raises(ValueError, match=r"got GRUCell: give RNN\(cell\)"):
+            function(nnx.GRUCell(2, 3, rngs=rngs))
+    lstm = layer_of("LSTM")
+    lstm.layers[0].cell.dense_i = nnx.LoRALinear(IN, 20, lora_rank=2, rngs=rngs)
+    with pytest.raises(ValueError, match=r"expected dense_i of the cell at .*nnx.Linear with a matrix; got LoRALinear"):
+        to_torch(lstm)
+
+
+def test_a_whole_module_is_no_list_of_arrays():
+    class Module:
+        state_dict = get_weights = staticmethod(dict)
+
+    with pytest.raises(ValueError, match=r"load_torch reads its state_dict\(\); got Module"):
+        inspect.unwrap(load_torch)(layer_of("LSTM"), Module())
+    with pytest.raises(ValueError, match=r"load_keras reads its get_weights\(\); got Module"):
+        inspect.unwrap(load_keras)(layer_of("LSTM"), Module())
+    with pytest.raises(ValueError, match="load_keras reads a list of arrays, as get_weights"):
+        inspect.unwrap(load_keras)(layer_of("LSTM"), {})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64, np.float32], ids=lambda kind: kind.__name__)
+def test_every_float_dtype_becomes_that_of_the_parameters(dtype):
+    state_dict = drawn(torch_shapes("GRU"), dtype)
+    weights = to_keras(layer_of("GRU"))
+    for param_dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        gru = layer_of("GRU", param_dtype=param_dtype)
+        load_torch(gru, {name: jnp.asarray(array) for name, array in state_dict.items()})
+        load_torch(gru, state_dict)
+        assert {param.dtype for param in params_of(gru)} == {jnp.dtype(param_dtype)}
+        kernel = gru.layers[0].cell.dense_i.kernel[...]
+        np.testing.assert_array_equal(kernel, state_dict["weight_ih_l0"].T.astype(param_dtype))
+        exported = {array.dtype for array in [*to_torch(gru).values(), *to_keras(gru)]}
+        assert exported == {np.dtype(np.float32 if param_dtype == jnp.bfloat16 else param_dtype)}
+        load_keras(gru, [array.astype(dtype) for array in weights])
+        assert {param.dtype for param in params_of(gru)} == {jnp.dtype(param_dtype)}
+
+
+def test_values_that_are_not_finite_are_kept():
+    state_dict = torch_state("GRU")
+    state_dict["bias_hh_l0"][[0, 14]] = np.nan, -np.inf
+    gru = layer_of("GRU", param_dtype=jnp.float16)
+    load_torch(gru, state_dict)
+    np.testing.assert_array_equal(to_torch(gru)["bias_hh_l0"], state_dict["bias_hh_l0"].astype(np.float16))
+
+
+def test_arrays_are_copies_both_ways():
+    layer, weights = layer_of("LSTM"), keras_weights("LSTM")[0]
+    load_keras(layer, weights)
+    weights[0][:] = 7
+    exported = to_keras(layer)
+    exported[0][:] = 7  # writeable, and contiguous for torch.from_numpy
+    assert exported[0].flags.c_contiguous
+    assert not (to_torch(layer)["weight_ih_l0"] == 7).any()
+
+
+def test_parameters_stay_on_their_devices():
+    layer, devices = layer_of("LSTM"), jax.devices()
+    mesh = jax.sharding.Mesh(np.array(devices), ("hidden",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "hidden"))
+    kernel = layer.layers[0].cell.dense_i.kernel
+    kernel.set_value(jax.device_put(kernel[...], sharding))
+    load_torch(layer, torch_state("LSTM"))
+    assert kernel[...].sharding == sharding
+    assert not layer.layers[0].cell.dense_h.kernel[...].committed
+
+
+def test_a_layer_without_values_is_loaded_but_not_exported():
+    layer = nnx.eval_shape(lambda: layer_of("LSTM"))
+    with pytest.raises(ValueError, match=r"at .layers\[0\].cell has no weights yet, but ShapeDtypeStructs. Load or"):
+        to_torch(layer)
+    state_dict, inputs = torch_state("LSTM"), inputs_of()
+    load_torch(layer, state_dict)
+    np.testing.assert_allclose(outputs_of(layer, inputs), torch_outputs("LSTM", state_dict, inputs), atol=2e-6)
+
+
+def with_gradient(layer, inputs, cotangent):
+    """The outputs, and the layer with the gradient of (outputs * cotangent).sum() as its parameters."""
+
+    def loss(layer, inputs):
+        outputs, _ = layer(inputs)
+        return (outputs * cotangent).sum(), outputs
+
+    (_, outputs), gradient = nnx.value_and_grad(loss, has_aux=True)(layer, inputs)
+    of_gradient = nnx.clone(layer)
+    nnx.update(of_gradient, gradient)
+    return outputs, of_gradient
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("case", TORCH_CASES)
+def test_torch_itself_computes_the_same(case):
+    torch = pytest.importorskip("torch")
+    kind, widths, options = TORCH_CASES[case]
+    theirs = {"projection": "proj_size"}
+    module = getattr(torch.nn, kind)(
+        IN,
+        widths[0],
+        len(widths),
+        batch_first=True,
+        **{theirs.get(name, name): value for name, value in options.items()},
+    )
+    with torch.no_grad():
+        for parameter, array in zip(module.parameters(), torch_state(kind, widths, **options).values(), strict=True):
+            parameter.copy_(torch.from_numpy(array))
+    layer, inputs = layer_of(kind, widths, **own_options(options)), inputs_of()
+    load_torch(layer, module.state_dict())
+    expected, _ = module(torch.from_numpy(inputs))
+    cotangent = np.random.default_rng(2).standard_normal(expected.shape).astype(np.float32)
+    outputs, of_gradient = with_gradient(layer, inputs, cotangent)
+    np.testing.assert_allclose(outputs, expected.detach().numpy(), atol=1e-5)
+    (expected * torch.from_numpy(cotangent)).sum().backward()
+    gradients = to_torch(of_gradient)
+    for name, parameter in module.named_parameters():
+        name = name.replace("bias_hh", "bias_ih") if kind == "LSTM" else name  # each bias has the gradient of the sum
+        np.testing.assert_allclose(gradients[name], parameter.grad.numpy(), atol=1e-5, rtol=1e-5, err_msg=name)
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in to_torch(layer).items()})
+    np.testing.assert_allclose(outputs, module(torch.from_numpy(inputs))[0].detach().numpy(), atol=1e-5)
+
+
+def test_tensors_of_torch():
+    torch = pytest.importorskip("torch")
+    module, lstm = torch.nn.LSTM(IN, 5), layer_of("LSTM")
+    with pytest.raises(
+        ValueError, match=r"cannot read weight_ih_l0 as a NumPy array: .*give tensor.detach\(\).cpu\(\)"
+    ):
+        load_torch(lstm, dict(module.named_parameters()))
+    with pytest.raises(ValueError, match=r"in bfloat16 tensor.detach\(\).cpu\(\).float\(\)"):
+        load_torch(lstm, module.bfloat16().state_dict())
+    for changed in (module.half(), module.double()):
+        load_torch(lstm, changed.state_dict())
+        expected = changed.weight_ih_l0.detach().numpy().T.astype(np.float32)
+        np.testing.assert_array_equal(lstm.layers[0].cell.dense_i.kernel, expected)
+    with pytest.raises(ValueError, match=r"load_torch reads its state_dict\(\); got LSTM"):
+        inspect.unwrap(load_torch)(lstm, module)
+
+
+@pytest.mark.slow
+@keras_is_noisy
+@pytest.mark.parametrize("case", KERAS_CASES)
+def test_keras_itself_computes_the_same(case):
+    keras = pytest.importorskip("keras")
+    kind, widths, options = KERAS_CASES[case]
+    options = dict(options)
+    bidirectional, bias = options.pop("bidirectional", False), options.pop("bias", True)
+    layers = [getattr(keras.layers, kind)(width, return_sequences=True, use_bias=bias, **options) for width in widths]
+    layers = [keras.layers.Bidirectional(layer) for layer in layers] if bidirectional else layers
+    network = keras.Sequential([keras.Input((TIME, IN)), *layers])
+    network.set_weights([array for part in keras_weights(kind, widths, **KERAS_CASES[case][2]) for array in part])
+    layer, inputs = layer_of(kind, widths, use_bias=bias, bidirectional=bidirectional, **options), inputs_of()
+    load_keras(layer, [part.get_weights() for part in layers])
+    expected = keras.ops.convert_to_numpy(network(inputs))
+    cotangent = np.random.default_rng(2).standard_normal(expected.shape).astype(np.float32)
+    outputs, of_gradient = with_gradient(layer, inputs, cotangent)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+    if keras.backend.backend() == "jax":
+        variables = [variable.value for variable in network.trainable_variables]
+        seeds = [variable.value for variable in network.non_trainable_variables]
+        gradients = jax.grad(lambda values: (network.stateless_call(values, seeds, inputs)[0] * cotangent).sum())(
+            variables
+        )
+        for own, their in zip(to_keras(of_gradient), gradients, strict=True):
+            np.testing.assert_allclose(own, their, atol=1e-5, rtol=1e-5)
+    network.set_weights(to_keras(layer))
+    np.testing.assert_allclose(outputs, keras.ops.convert_to_numpy(network(inputs)), atol=1e-5)
+    load_keras(layer, network.get_weights())
+    assert_same(to_keras(layer), network.get_weights())
