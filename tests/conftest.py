@@ -35,13 +35,13 @@ jaxtyping.install_import_hook("lstm_mnist_jax", "beartype.beartype")
 import jax
 import numpy as np
 import pytest
-from runs import DIVERGING, TINY, made_once
 
 from lstm_mnist_jax import train
 from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
+from runs import DIVERGING, TINY, made_once
 
 # JAX makes many objects that live long: the default thresholds have the collector look at all of them again and again.
 gc.set_threshold(100_000, 50, 100)

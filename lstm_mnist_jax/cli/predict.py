@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.cli.parsing import parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import OutputConsole, parse, use_compilation_cache
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.terminal import bar, percent, shades
@@ -212,7 +212,7 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
         return
     from lstm_mnist_jax.data.pictures import printable
 
-    console = Console()
+    console = OutputConsole()
     if not console.is_terminal:
         console.width = 10_000  # in a file or a pipe, each picture is one line
     table = Table()

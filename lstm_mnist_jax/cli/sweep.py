@@ -7,16 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from lstm_mnist_jax.cli.parsing import (
     CommandExecution,
+    TrainingConsole,
     console_of_first,
+    given_options,
     new_run_dir,
     parse_with_preset,
     use_compilation_cache,
 )
-from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Processes
+from lstm_mnist_jax.config import (
+    SWEEPABLE,
+    AugmentationConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Processes,
+)
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
 
@@ -27,12 +37,14 @@ if TYPE_CHECKING:
 Swept: Any = make_dataclass(
     "Swept",
     [
-        (name, Annotated[tuple[str, ...], tyro.conf.arg(help="Swept; see lstm-mnist train --help.")], ())
+        (name, Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: the preset's)")], ())
         for name in SWEEPABLE
     ],
     frozen=True,
+    namespace={"documented_by": (OptimizerConfig, ModelConfig, AugmentationConfig, Config)},
 )
 """An option for each field that can be swept."""
+Swept.__module__, Swept.__doc__ = __name__, "Each takes several values, or for numbers one interval."
 
 KEPT = ("seed", "epochs", "batch_doubling_epochs", "selection_metric", "early_stopping_patience", "data", "checkpoints")
 """Fields of the config that are the same options as in `lstm-mnist train`."""
@@ -87,7 +99,10 @@ def sweep(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.config.space import Space
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    axes = {name: words for name, words in vars(parsed.swept).items() if words}
+    given = given_options(arguments)
+    axes = {name: words for name, words in vars(parsed.swept).items() if name.replace("_", "-") in given}
+    if empty := [name for name, words in axes.items() if not words]:
+        raise UserError(f"--{empty[0].replace('_', '-')} has no value to try.")
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
         space = Space(tuple(axes), tuple(axes.values()), **options)
@@ -111,7 +126,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, None)
-    console = Console()
+    console = TrainingConsole()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(f"{parsed.preset}-sweep")
     result = sweep(
         config,

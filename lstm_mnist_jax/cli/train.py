@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lstm_mnist_jax.cli.parsing import (
     CommandExecution,
+    TrainingConsole,
     console_of_first,
     new_run_dir,
     parse_with_preset,
@@ -66,7 +67,7 @@ def train(arguments: Sequence[str]) -> int:
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, parsed.config.batch_size)
-    console = Console()
+    console = TrainingConsole()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(parsed.preset)
     result = train(
         parsed.config,

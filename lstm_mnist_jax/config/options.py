@@ -307,7 +307,8 @@ class Processes(Checked):
             return  # a single process, even where the environment names others
         if missing and len(missing) < len(names):
             raise ConfigError(
-                f"{', '.join(missing)} must be given as well: either all of {', '.join(names)}, or none of them."
+                f"{', '.join(missing)} must be given as well: the coordinator, the number of processes and the "
+                "number of this process belong together."
             )
         self.require(self.join_timeout > 0, "join_timeout", "seconds, above 0")
         if self.coordinator is None or self.num_processes is None or self.process_id is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import is_idx_source, load_idx_folder
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, did_you_mean
 
 EMBEDDED_MNIST = Path(__file__).parent / "mnist"
 
@@ -71,9 +71,11 @@ def load(
     elif source == FASHION_MNIST:
         dataset = _load_system_fashion_mnist()
     else:
+        reason = "it is a file" if _is_file(path) else "there is no folder of this name"
+        nearest = did_you_mean(source, ("mnist", FASHION_MNIST))
         raise DataError(
-            f"Unknown data source {source!r}: there is no folder of this name. Expected 'mnist', "
-            "'fashion-mnist', a folder of IDX files, or 'tfds:NAME' (such as tfds:kmnist)."
+            f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files, or "
+            f"'tfds:NAME' (such as tfds:kmnist){nearest}"
         )
     return _split(dataset, validation_examples, train_examples)
 
@@ -109,6 +111,13 @@ def _expand(source: str) -> Path:
         return Path(source).expanduser()
     except RuntimeError:  # ~nobody
         return Path(source)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _split(dataset: Dataset, validation_examples: int, train_examples: int | None) -> Dataset:

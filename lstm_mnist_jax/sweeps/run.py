@@ -108,7 +108,7 @@ def sweep(
       (4, 2, True)
     """
     # Each group makes its own mesh; the session's is made because there may be no device, or not so many.
-    settings = (space.describe(), config, run_dir, resume, execution, together, console, None)
+    settings = (space.describe(), config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, _, console):
         return _sweep(config, space, run_dir, resume, execution, console)
 

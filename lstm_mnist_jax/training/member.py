@@ -80,7 +80,8 @@ def _refuse_damaged(folder: RunFolder, step: int) -> None:
     path = checkpoint.checkpoint_path(folder.checkpoints, step)
     if damage := checkpoint.find_damage(path):
         others = [other for other in checkpoint.finished_steps(folder.checkpoints) if other != step]
-        raise RunError(f"Checkpoint {path} {damage}. Name another by its step: {others or 'there is none'}.")
+        use = f"Use --checkpoint {' or '.join(map(str, reversed(others)))}." if others else "There is no other one."
+        raise RunError(f"Checkpoint {path} {damage}. {use}")
 
 
 def read_status(folder: RunFolder, step: int) -> tuple[MemberStatus, float]:

@@ -169,7 +169,8 @@ def read_run_folder(path: Path) -> RunFolder:
                 return read_run_folder(path.parent / str(_best_member(folder)))
             return folder.of_member(int(path.name))
     if not path.is_dir():
-        raise RunError(f"{path} is not a run folder: there is no such folder.")
+        reason = "it is a file. Give the folder of a run." if path.is_file() else "there is no such folder."
+        raise RunError(f"{path} is not a run folder: {reason}")
     if not file.is_file():
         if (path / FORMER_SWEEP_FILE).is_file():
             raise RunError(

@@ -4,9 +4,9 @@ import re
 
 import pytest
 from pages import blocks, commands, python_programs, read, run, run_program
-from runs import TINY_OPTIONS
 
 from lstm_mnist_jax import load_run
+from runs import TINY_OPTIONS
 
 LESS_WORK = ["--epochs", "1", "--train-examples", "1000"]
 

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import optax
 import pytest
-from runs import TINY
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.interop import formats, torch
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
 from lstm_mnist_jax.training.run_folder import read_run_folder
+from runs import TINY
 
 OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
 CELL = "rnn/multi_rnn_cell/cell_{}/basic_lstm_cell"

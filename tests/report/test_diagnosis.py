@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from runs import TINY
 from scipy.stats import binomtest
 
 from lstm_mnist_jax import load_run
@@ -14,6 +13,7 @@ from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.report.diagnosis import BINS, Diagnosis, diagnose
 from lstm_mnist_jax.statistics import Share
 from lstm_mnist_jax.training.metrics import read_metrics
+from runs import TINY
 
 
 @pytest.fixture

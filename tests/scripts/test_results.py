@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import TINY
 
 from lstm_mnist_jax import train
 from lstm_mnist_jax.config import PRESETS, OptimizerConfig
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.training.metrics import read_metrics
 from results import COLUMNS, commands, group_by_recipe, main, merge, read_runs, read_table, row, to_markdown
+from runs import TINY
 
 ROOT = Path(__file__).parents[2]
 

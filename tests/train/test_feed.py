@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from idx_files import write_folder
-from runs import TINY
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Config, Execution, ModelConfig
@@ -18,6 +17,7 @@ from lstm_mnist_jax.training import feed, make_program
 from lstm_mnist_jax.training.evaluation import Evaluator
 from lstm_mnist_jax.training.feed import GIB, Resident, Streamed, make_feed
 from lstm_mnist_jax.training.mesh import make_mesh
+from runs import TINY
 
 CONFIG = Config(batch_size=8, epochs=3, model=ModelConfig(hidden_features=(4, 6)))
 QUARTER = 1000 / GIB

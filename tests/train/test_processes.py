@@ -17,7 +17,6 @@ import jax
 import numpy as np
 import pytest
 from programs import Program
-from runs import TINY, TINY_OPTIONS
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Execution, Processes
@@ -27,6 +26,7 @@ from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.rendezvous import _listen, rendezvous
+from runs import TINY, TINY_OPTIONS
 
 LAUNCH = Path(__file__).parents[2] / "scripts" / "launch_local.py"
 END_SECONDS = 120

@@ -10,7 +10,6 @@ import shutil
 import jax
 import pytest
 from rich.console import Console
-from runs import TINY_OPTIONS
 
 from lstm_mnist_jax import Execution, load_run, space_of, sweep, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
@@ -23,6 +22,7 @@ from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
 from lstm_mnist_jax.training.metrics import read_metrics, score
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from results import read_runs
+from runs import TINY_OPTIONS
 
 OVERFITTING = Config(
     epochs=20,

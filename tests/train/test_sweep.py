@@ -12,7 +12,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-from runs import DIVERGING, TINY
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, OptimizerConfig
@@ -26,6 +25,7 @@ from lstm_mnist_jax.training import TrainingProgram, checkpoint, make_program
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import MetricsWriter, read_metrics
 from lstm_mnist_jax.training.run_folder import Member, lock, read_run_folder, write_config
+from runs import DIVERGING, TINY
 
 THREE_SEEDS = Space(seeds=3)
 ONE_DEVICE = Execution(devices=1)
@@ -341,6 +341,8 @@ def test_draws_are_within_their_intervals_and_the_same_again():
     [
         ({"speed": [1]}, {}, "speed cannot be swept; expected one of learning_rate, b1"),
         ({"seed": [1]}, {}, "seed cannot be swept"),
+        ({"learing_rate": [1]}, {}, "label_smoothing; did you mean learning_rate?"),
+        ({"learning_rate": 0.1}, {}, "learning_rate is 0.1, expected a list of values, or an interval as text"),
         ({"learning_rate": []}, {}, "learning_rate has no value to try"),
         ({"learning_rate": ["fast"]}, {}, "learning_rate is 'fast', expected a number"),
         ({"learning_rate": [0.1, -1]}, {}, "learning_rate is -1.0, expected a number above 0"),

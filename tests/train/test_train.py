@@ -16,7 +16,6 @@ import numpy as np
 import programs
 import pytest
 from programs import Program
-from runs import TINY, TINY_OPTIONS
 
 import lstm_mnist_jax
 from lstm_mnist_jax import load_run, train
@@ -28,6 +27,7 @@ from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.program import LatestAndBest
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
+from runs import TINY, TINY_OPTIONS
 
 TIMES = ("seconds", "examples_per_second")
 
@@ -224,7 +224,7 @@ def test_a_smaller_patience_ends_a_run_that_is_resumed_within_an_epoch(tmp_path,
 
 
 def test_a_run_cannot_become_shorter_than_it_is(run_dir):
-    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already"):
+    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already. Use --epochs 3 or more"):
         train(dataclasses.replace(TINY, epochs=2), run_dir, resume=True)
     assert read_run_folder(run_dir).config == TINY
 
@@ -246,7 +246,7 @@ def test_a_path_where_orbax_cannot_save_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_a_damaged_checkpoint_is_refused(run_dir, name):
     (run_dir / "checkpoints" / "00000045" / "record.json").write_text("")
-    with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Name another by its step: \["):
+    with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Use --checkpoint 30 or 15\."):
         load_run(run_dir, name)
 
 
