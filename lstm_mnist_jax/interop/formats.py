@@ -27,7 +27,8 @@ class Settings:
 
     Attributes:
       forget_bias: what the cells add to their forget gates.
-      b1, b2: of Adam.
+      b1: Adam's decay of the first moment.
+      b2: Adam's decay of the second moment.
     """
 
     forget_bias: float = ModelConfig.forget_bias
