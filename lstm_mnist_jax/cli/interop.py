@@ -42,7 +42,7 @@ class ImportArguments:
     epochs: int = Config.epochs
     """Epochs in all, with those before the import."""
     batch_size: int = Config.batch_size
-    """Examples a step."""
+    """Examples per step."""
     selection_metric: Literal["accuracy", "loss"] = "accuracy"
     """The metric for model selection on validation, if the run is trained further."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -52,7 +52,7 @@ class ImportArguments:
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Write a run's model as a file of another program.
+    """Write a run's model in the file format of another library.
 
     The endings: none for tf1 (FILE is the prefix of a checkpoint), .safetensors for torch (a state_dict) and
     safetensors (this package's own names), .weights.h5 for keras, .msgpack for flax (a tree of Linen), .onnx, and
@@ -60,7 +60,7 @@ class ExportArguments:
     """
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo"]]
-    """The program to write for."""
+    """The format to write."""
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]

@@ -47,7 +47,7 @@ def report(arguments: Sequence[str]) -> int:
     """`lstm-mnist report`."""
     parsed = parse(ReportArguments, arguments)
     if not parsed.run_dirs:
-        raise UserError("There is no run. Name the folder of one, or several to compare.")
+        raise UserError("No run folder is given. Give one, or several to compare.")
     if parsed.html is not None and parsed.html.expanduser().is_dir():
         raise RunError(f"--html {parsed.html} is a folder. Name a file, such as {parsed.html / 'report.html'}.")
     if parsed.into is not None and parsed.into.expanduser().is_file():

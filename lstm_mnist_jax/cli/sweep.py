@@ -56,7 +56,7 @@ class SweepArguments:
 
     An option that is swept takes several values (those of --hidden-features with commas: 32,64 64,128), or for
     numbers one interval: uniform:LOW:HIGH or loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C
-    saves and stops; --resume goes on.
+    saves a checkpoint and stops; --resume continues.
     """
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
@@ -112,7 +112,8 @@ def sweep(arguments: Sequence[str]) -> int:
             raise UserError(f"A resumed sweep keeps its settings; leave out --{asked[0].replace('_', '-')}.")
         found = read_run_folder(parsed.resume.expanduser()).space
         if found is None:
-            raise UserError(f"{parsed.resume} is a single run: go on with lstm-mnist train --resume {parsed.resume}.")
+            run_dir = parsed.resume
+            raise UserError(f"{run_dir} is a single run: continue it with lstm-mnist train --resume {run_dir}.")
         space = found
     kept = {name: getattr(parsed, name) for name in KEPT}
     return run_sweep(parsed, replace(config, **kept), space)
@@ -145,7 +146,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         so_far = " so far" if result.stopped_by is not None else ""
         say(console, f"{best_in_words(config)}{so_far}: run {best.member} ({setting}), epoch {best.best_epoch}")
     if result.stopped_by is not None:
-        say(console, f"stopped and saved; go on with: lstm-mnist sweep --resume {quoted}")
+        say(console, f"stopped and saved; continue with: lstm-mnist sweep --resume {quoted}")
         return 128 + result.stopped_by
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one

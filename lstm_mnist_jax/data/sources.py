@@ -125,7 +125,7 @@ def _split(dataset: Dataset, validation_examples: int, train_examples: int | Non
         if not 0 < validation_examples < len(dataset.train):
             raise DataError(
                 f"validation_examples is {validation_examples:,}, expected 1 to {len(dataset.train) - 1:,}: "
-                f"{dataset.origin}: {len(dataset.train):,} training examples are to be split. A tenth is usual: "
+                f"{dataset.origin} has {len(dataset.train):,} training examples. A tenth is usual: "
                 f"--validation-examples {max(1, len(dataset.train) // 10)}."
             )
         dataset = replace(
@@ -135,7 +135,8 @@ def _split(dataset: Dataset, validation_examples: int, train_examples: int | Non
         if not 0 < train_examples <= len(dataset.train):
             raise DataError(
                 f"train_examples is {train_examples:,}, expected 1 to {len(dataset.train):,}: "
-                f"so many of {dataset.origin} are left for training. --train-examples None takes all."
+                f"{dataset.origin} has this many training examples after the validation split. --train-examples None "
+                "takes all."
             )
         dataset = replace(dataset, train=dataset.train[:train_examples])
     counts = np.bincount(dataset.train.labels, minlength=dataset.train.num_classes)

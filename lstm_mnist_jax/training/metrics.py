@@ -143,7 +143,7 @@ class MetricsWriter:
         except OSError as error:
             raise RunError(
                 f"{self._path.parent} could not be written to: {error.strerror or error}. Checkpoints are kept; make "
-                "room, then go on with --resume."
+                "room, then continue with --resume."
             ) from error
 
     def close(self) -> None:

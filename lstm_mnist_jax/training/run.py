@@ -146,7 +146,7 @@ def _train(
         if line := hint(mesh, execution, config.batch_size):
             say(console, line)
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
-            say(console, f"the recurrence runs in XLA's loops, not in the faster compiled ones: {reason}")
+            say(console, f"the recurrence runs in XLA, not in the faster C++ kernel: {reason}")
         stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
         loop = TrainingLoop(folder, 0, program, states, record, console)
         noted = loop.run(stop)

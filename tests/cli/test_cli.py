@@ -77,7 +77,7 @@ def test_lines_that_train_prints(trained):
         r"\(95 % confidence interval of 10,000 images: [\d.]+ to [\d.]+\)",
         lines[5],
     )
-    assert lines[6] == f"saved in {run_dir}; what next:"
+    assert lines[6] == f"saved in {run_dir}; next steps:"
     assert len(lines) == 10
 
 
@@ -311,7 +311,7 @@ def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, ti
     for words, message in [
         (["train", "--resume", seeds, "--seeds", "3"], "leave out --seeds"),
         (["sweep", "--resume", grid, "--b1", "0.8"], "leave out --b1"),
-        (["sweep", "--resume", grid / "5"], f"is a single run: go on with lstm-mnist train --resume {grid}/5"),
+        (["sweep", "--resume", grid / "5"], f"is a single run: continue it with lstm-mnist train --resume {grid}/5"),
     ]:
         done = command_line(*words)
         assert done.returncode == 2
@@ -367,7 +367,7 @@ def test_folders_of_version_0_4_are_refused_with_the_version_that_reads_them(com
         done = command_line(*words, run)
         assert done.returncode == 2
         assert "is a run folder of format 6; this version of lstm-mnist-jax reads format 7" in done.stderr
-        assert "It was written by version 0.4.0: use that one with it" in done.stderr
+        assert "It was written by version 0.4.0: use that version, or start" in done.stderr
     done = command_line("train", "smoke", "--run-dir", sweep)
     assert done.returncode == 2
     assert "already holds a run" in done.stderr

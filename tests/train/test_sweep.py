@@ -477,7 +477,7 @@ def test_a_sweep_is_refused_as_a_run_and_a_run_as_a_sweep(three_seeds, tiny_run,
         load_run(three_seeds.run_dir)
     with pytest.raises(RunError, match=r"is a sweep of 3 runs"):
         train(TINY, three_seeds.run_dir, resume=True)
-    with pytest.raises(RunError, match=r"is a single run, not a sweep. Go on with: lstm-mnist train --resume"):
+    with pytest.raises(RunError, match=r"is a single run, not a sweep. Continue with: lstm-mnist train --resume"):
         sweep(TINY, THREE_SEEDS, tiny_run, resume=True)
     with pytest.raises(RunError, match=r"has no config.json"):
         read_run_folder(tmp_path)

@@ -171,7 +171,7 @@ def test_a_signal_saves_and_prints_the_command_to_resume(tmp_path, number):
     output, errors = program.communicate(timeout=60)
     assert program.returncode == 128 + number, errors
     assert errors == ""
-    assert output.splitlines()[-1].endswith(f"go on with: lstm-mnist train --resume {tmp_path / 'run'}")
+    assert output.splitlines()[-1].endswith(f"continue with: lstm-mnist train --resume {tmp_path / 'run'}")
     assert checkpoint.newest_sound_step(tmp_path / "run" / "checkpoints") is not None
 
 
@@ -282,7 +282,7 @@ def test_a_run_folder_in_use_is_refused(tmp_path):
 
 
 def test_a_folder_with_something_in_it_is_refused_and_kept(tiny_run, tmp_path):
-    with pytest.raises(RunError, match=r"already holds a run\. Go on with it by --resume"):
+    with pytest.raises(RunError, match=r"already holds a run\. Continue it with --resume"):
         train(TINY, tiny_run)
     (tmp_path / "thesis.tex").write_text("irreplaceable")
     with pytest.raises(RunError, match="holds other files"):
