@@ -603,5 +603,5 @@ def test_runs_with_a_learning_rate_schedule_cannot_be_extended(tiny_run, tiny_sw
     for go_on in (lambda: sweep(falling_longer, THREE_SEEDS, tmp_path / "seeds", resume=True),
                   lambda: sweep(longer, either, tmp_path / "either", resume=True),
                   lambda: train(falling_longer, tmp_path / "run", resume=True)):  # fmt: skip
-        with pytest.raises(ConfigError, match=r"epochs is 3 in the run, 4 was asked for. Its learning rate falls over"):
+        with pytest.raises(ConfigError, match=r"epochs is 3 in the run, 4 was asked for. Its learning-rate schedule"):
             go_on()
