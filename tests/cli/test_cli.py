@@ -400,8 +400,9 @@ def test_help_texts_have_no_line_breaks_of_the_source(command_line, monkeypatch)
 
 
 def test_help_names_folders_and_files(command_line):
-    assert "RUN_DIR FILE" in command_line("export", "--help").stdout.replace("\n", " ")
-    assert "evaluate [-h] [OPTIONS] RUN_DIR" in command_line("evaluate", "--help").stdout
+    for command, names in {"export": ["RUN_DIR", "FILE"], "evaluate": ["RUN_DIR"]}.items():
+        text = command_line(command, "--help").stdout
+        assert re.findall(r"^│ ([A-Z_]+) ", text, re.MULTILINE) == names
 
 
 def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
