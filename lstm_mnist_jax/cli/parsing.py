@@ -191,8 +191,9 @@ def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> st
     if "(required)" in printed:
         names = [field.name.upper() for field in dataclasses.fields(cls) if _default(field, None) is tyro.MISSING]
         return f"An argument is missing, expected {command} {' '.join(names)}. See {command} --help."
-    lines = [line.strip("│ ") for line in printed.splitlines() if not line.startswith(("╭", "╰"))]
-    return " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
+    title, *lines = (line.strip("│╭╮╰╯─- ") for line in printed.splitlines())
+    message = " ".join(line for line in lines if line).split("For full helptext")[0].strip()
+    return f"{title}: {message}"
 
 
 def _problem(hint: Any, word: str) -> str | None:
