@@ -4,6 +4,9 @@ Each message says what was wrong, where, what was expected and what to do. The c
 and exits with code 2. From Python they are ordinary `ValueError`s.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """The base class of the errors below: an argument, a file or a setting is wrong. The message is for people.
@@ -32,3 +35,10 @@ class RunError(UserError):
 
 class WeightsError(UserError):
     """Weights in a file are missing or damaged, belong to another network, or do not fit together."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The end of a message: "; did you mean ...?", with the choice nearest to a mistyped word, or a full stop."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    nearest = difflib.get_close_matches(word.lower(), by_lower, 1)
+    return f"; did you mean {by_lower[nearest[0]]}?" if nearest else "."

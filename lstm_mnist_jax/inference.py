@@ -307,7 +307,8 @@ def saliency(
     """The gradient of a class's log probability with respect to each pixel (Simonyan et al. 2014).
 
     Args:
-      params, config: as for `model.apply`.
+      params: as for `model.apply`.
+      config: as for `model.apply`.
       images: floats from 0 to 1.
       labels: the class for each image.
 

@@ -123,7 +123,7 @@ def test_impossible_values_are_refused(make, message):
         (lambda d: d["optimizer"].update(learning_rate=-1), "learning_rate is -1"),
         (
             lambda d: d["model"].update(task="row"),
-            "model.task is 'row', expected one of rows, columns, pixels, permuted",
+            "model.task is 'row', expected one of rows, columns, pixels, permuted; did you mean rows?",
         ),
         (
             lambda d: d["optimizer"].update(schedule=3),
@@ -142,6 +142,7 @@ def test_json_that_is_no_config_is_refused(change, message):
 
 WITHOUT_TYPE_CHECKS = """
 import numpy as np
+from lstm_mnist_jax import space_of, sweep, train
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.errors import ConfigError
 
@@ -151,6 +152,11 @@ assert type(config.batch_size) is int
 for wrong in ({"epochs": 1.5}, {"tensorboard": "yes"}, {"seed": None}):
     try:
         Config(**wrong)
+    except ConfigError as error:
+        print(error)
+for function in (train, lambda config, folder: sweep(config, space_of({}), folder)):
+    try:
+        function("smoke", "nowhere")
     except ConfigError as error:
         print(error)
 """
@@ -164,6 +170,7 @@ def test_values_of_other_types_become_those_of_the_fields_or_are_refused():
         "epochs is 1.5, expected int.",
         "tensorboard is 'yes', expected bool.",
         "seed is None, expected int.",
+        *2 * ["The config is 'smoke', expected a Config, such as PRESETS['smoke']."],
     ]
 
 

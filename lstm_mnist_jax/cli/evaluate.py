@@ -4,14 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.cli.parsing import CommandExecution, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, use_compilation_cache
 from lstm_mnist_jax.progress import say
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 class EvaluateArguments:
     """Evaluate a trained run: loss, accuracy and accuracy by class, on each split of its data."""
 
-    run_dir: tyro.conf.Positional[Path]
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""
@@ -85,7 +84,7 @@ def _by_class(evaluation: "Evaluation") -> list[float | None]:
 
 
 def _print_evaluations(title: str, class_names: tuple[str, ...], evaluations: "dict[str, Evaluation]") -> None:
-    console = Console()
+    console = OutputConsole()
     say(console, title)
     table = Table()
     table.add_column("")

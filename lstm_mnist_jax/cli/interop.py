@@ -4,12 +4,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
-from lstm_mnist_jax.cli.parsing import CommandExecution, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, use_compilation_cache
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
@@ -43,7 +42,7 @@ class ImportArguments:
     epochs: int = Config.epochs
     """Epochs in all, with those before the import."""
     batch_size: int = Config.batch_size
-    """Examples a step."""
+    """Examples per step."""
     selection_metric: Literal["accuracy", "loss"] = "accuracy"
     """The metric for model selection on validation, if the run is trained further."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -53,18 +52,18 @@ class ImportArguments:
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """Write a run's model as a file of another program.
+    """Write a run's model in the file format of another library.
 
-    The endings: none for tf1 (PATH is the prefix of a checkpoint), .safetensors for torch (a state_dict) and
+    The endings: none for tf1 (FILE is the prefix of a checkpoint), .safetensors for torch (a state_dict) and
     safetensors (this package's own names), .weights.h5 for keras, .msgpack for flax (a tree of Linen), .onnx, and
     .stablehlo (of jax.export).
     """
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo"]]
-    """The program to write for."""
-    run_dir: tyro.conf.Positional[Path]
+    """The format to write."""
+    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
-    path: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The file to write."""
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""
@@ -112,7 +111,7 @@ def import_(arguments: Sequence[str]) -> int:
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, config.batch_size)
     run = begin_run(given, config, parsed.run_dir, parsed.execution)
-    console = Console()
+    console = OutputConsole()
     for line in [given.origin, *imported.describe()]:
         say(console, line)
     for name, evaluation in run.evaluations.items():
@@ -135,10 +134,10 @@ def export(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.inference import load_run
 
     run = load_run(parsed.run_dir, parsed.checkpoint)
-    run.export(parsed.format, parsed.path, overwrite=parsed.overwrite, like=parsed.like)
+    run.export(parsed.format, parsed.file, overwrite=parsed.overwrite, like=parsed.like)
     forget_bias = f", for cells with forget_bias {run.folder.config.model.forget_bias:g}"
     print(
-        f"{parsed.path}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
+        f"{parsed.file}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
         + (forget_bias if parsed.format == "tf1" else "")
     )
     return 0

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -15,8 +16,18 @@ from lstm_mnist_jax.cli.predict import predict
 from lstm_mnist_jax.cli.report import report
 from lstm_mnist_jax.cli.sweep import sweep
 from lstm_mnist_jax.cli.train import train
-from lstm_mnist_jax.config import PRESETS
-from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.config import (
+    PRESETS,
+    AugmentationConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    Execution,
+    ModelConfig,
+    OptimizerConfig,
+    Processes,
+)
+from lstm_mnist_jax.errors import ConfigError, DataError, UserError, did_you_mean
 from lstm_mnist_jax.version import __version__
 
 HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.
@@ -30,8 +41,8 @@ usage: lstm-mnist COMMAND [OPTIONS]
                      classify images
   report RUN_DIR ... curves, errors and figures of a run; a comparison of several; --html for a page to draw on
   import FORMAT PATH --run-dir RUN_DIR
-                     make a run of weights of tf1, torch, keras, flax or safetensors
-  export FORMAT RUN_DIR PATH
+                     make a run folder from weights of tf1, torch, keras, flax or safetensors
+  export FORMAT RUN_DIR FILE
                      write a run's model for tf1, torch, keras, flax, safetensors, onnx or stablehlo
 
 A run of a sweep is named by its path wherever RUN_DIR is taken: SWEEP/NUMBER or SWEEP/best.
@@ -78,7 +89,8 @@ def _run(words: list[str], debug: bool) -> int:
             )
         if command not in COMMANDS:
             known = ", ".join(COMMANDS)
-            raise UserError(f"Unknown command {command!r}; expected one of {known}. See lstm-mnist --help.")
+            nearest = did_you_mean(command, COMMANDS)
+            raise UserError(f"Unknown command {command!r}; expected one of {known}{nearest} See lstm-mnist --help.")
         if not debug:
             _quieten_libraries()
         code = COMMANDS[command](words[1:])
@@ -87,7 +99,7 @@ def _run(words: list[str], debug: bool) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"lstm-mnist: {error}", file=sys.stderr)
+        print(f"lstm-mnist: {_with_options(error)}", file=sys.stderr)
         return _failed(2)
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,6 +116,18 @@ def _run(words: list[str], debug: bool) -> int:
             file=sys.stderr,
         )
         return _failed(1)
+
+
+def _with_options(error: UserError) -> str:
+    """The message of an error, with options (--batch-size) in place of the fields of a config (batch_size)."""
+    if not isinstance(error, ConfigError | DataError):
+        return str(error)
+    classes = (Config, DataConfig, ModelConfig, OptimizerConfig, AugmentationConfig, CheckpointConfig)
+    fields = {name for cls in (*classes, Execution, Processes) for name in cls.__dataclass_fields__}
+    fields |= {"seeds", "samples"}
+    long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
+    pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | must )"
+    return re.sub(pattern, lambda found: "--" + (found[1] or found[2]).replace("_", "-"), str(error))
 
 
 def _failed(code: int) -> int:

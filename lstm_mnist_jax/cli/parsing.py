@@ -1,9 +1,19 @@
-"""Shared by the commands: parsing of arguments, the compilation cache, and default names of run folders."""
+"""Shared by the commands: parsing of arguments, the compilation cache, the console, and names of run folders."""
 
+import ast
+import contextlib
+import dataclasses
+import inspect
+import io
 import itertools
+import os
+import sys
 import time
+import types
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from lstm_mnist_jax.config import PRESETS, Config, Execution
-from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.errors import UserError, did_you_mean
 
 CACHE_BYTES = 1 << 30
 """The maximum size of the compilation cache."""
@@ -36,11 +46,195 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
         name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
         if word.startswith("--") and name in RENAMED:
             raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
-    command = cls.__name__.removesuffix("Arguments").lower()
+    command = f"lstm-mnist {cls.__name__.removesuffix('Arguments').lower()}"
     options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        cls, prog=f"lstm-mnist {command}", args=list(arguments), config=(tyro.conf.OmitArgPrefixes,), **options
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            parsed, unknown = tyro.cli(
+                cls,
+                prog=command,
+                description=inspect.getdoc(cls),
+                args=list(arguments),
+                config=(tyro.conf.OmitArgPrefixes,),
+                registry=REGISTRY,
+                return_unknown_args=True,
+                **options,
+            )
+    except _Refusal as refusal:
+        raise refusal.error from None
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise UserError(_fault(cls, command, arguments, printed.getvalue())) from None
+    for word in unknown:
+        if word.startswith("--"):
+            nearest = did_you_mean(word.split("=")[0], [f"--{name}" for name in _options(cls)])
+            raise UserError(f"Unknown option {word}{nearest} See {command} --help.")
+    if unknown:
+        hint = _flag_before(cls, arguments, unknown[0]) or f"See {command} --help."
+        raise UserError(f"Unexpected argument {unknown[0]!r}. {hint}")
+    return parsed
+
+
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.struct_rule
+def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    """Help texts without the line breaks of the source, and errors without a frame."""
+    cls: Any = info.type
+    if not dataclasses.is_dataclass(cls) or not cls.__module__.startswith(__package__.split(".")[0]):
+        return None
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = tuple(
+        tyro.constructors.StructFieldSpec(
+            name=field.name,
+            type=hints[field.name],
+            default=_default(field, info.default),
+            helptext=partial(_help, cls, field.name, hints[field.name]),
+        )
+        for field in dataclasses.fields(cls)
     )
+    return tyro.constructors.StructConstructorSpec(partial(_make, cls), fields)
+
+
+def _default(field: "dataclasses.Field[Any]", given: Any) -> Any:
+    if hasattr(given, field.name):
+        return getattr(given, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
+
+
+class _Refusal(Exception):
+    """Carries a UserError through tyro, which frames a ValueError and exits."""
+
+    def __init__(self, error: UserError) -> None:
+        self.error = error
+
+
+def _make(cls: Any, **values: Any) -> Any:
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise _Refusal(error) from error
+
+
+def _help(cls: Any, field: str, hint: Any) -> str | None:
+    """The docstring below a field, or of its class, in one line.
+
+    The fields of a class with `documented_by` have the docstrings of the fields of those classes.
+    """
+    hint, *_ = typing.get_args(hint) or (hint,)
+    if dataclasses.is_dataclass(hint):
+        return inspect.getdoc(hint)
+    owner = next(o for o in getattr(cls, "documented_by", cls.__mro__) if field in inspect.get_annotations(o))
+    return _field_docstrings(owner.__module__).get((owner.__name__, field))
+
+
+@cache
+def _field_docstrings(module: str) -> dict[tuple[str, str], str]:
+    """The docstrings below the fields of the classes of a module."""
+    found = {}
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    for owner in [node for node in body if isinstance(node, ast.ClassDef)]:
+        for field, below in itertools.pairwise(owner.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                text = ast.literal_eval(below.value)
+                found[owner.name, ast.unparse(field.target)] = " ".join(text.split())
+    return found
+
+
+def _options(cls: type) -> dict[str, Any]:
+    """The types of the options of a command, by their names without dashes."""
+    positional = typing.get_args(tyro.conf.Positional[int])[1]
+    found = dict[str, Any]()
+    for name, annotated in typing.get_type_hints(cls, include_extras=True).items():
+        hint, *markers = typing.get_args(annotated) if hasattr(annotated, "__metadata__") else (annotated,)
+        if dataclasses.is_dataclass(hint):
+            found |= _options(typing.cast(type, hint))
+        elif positional not in markers:
+            found[name.replace("_", "-")] = hint
+    return found
+
+
+def given_options(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The options among the words of a command line, by their names without dashes, each with the words after it."""
+    found, words = dict[str, list[str]](), list[str]()
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            words = found[name.replace("_", "-")] = [value] if equals else []
+        else:
+            words.append(argument)
+    return found
+
+
+def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> str:
+    """What is wrong with the arguments that could not be parsed; if it is not found, what tyro printed."""
+    hints = list(typing.get_type_hints(cls).items())
+    name, hint = hints[0]
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    if choices and arguments and not arguments[0].startswith("-") and arguments[0] not in choices:
+        return f"{name} is {_problem(hint, arguments[0])}"
+    for name, words in given_options(arguments).items():
+        hint = _options(cls).get(name, str)
+        if hint is bool:
+            continue
+        several = typing.get_origin(hint) is tuple
+        if not words and not several:
+            return f"--{name} has no value, expected {_described(hint)}."
+        for word in words if several else words[:1]:
+            if problem := _problem(typing.get_args(hint)[0] if several else hint, word):
+                return f"--{name} is " + (f"{word!r}, expected {_described(hint)}." if several else problem)
+    if "(required)" in printed:
+        names = [field.name.upper() for field in dataclasses.fields(cls) if _default(field, None) is tyro.MISSING]
+        return f"An argument is missing, expected {command} {' '.join(names)}. See {command} --help."
+    title, *lines = (line.strip("│╭╮╰╯─- ") for line in printed.splitlines())
+    message = " ".join(line for line in lines if line).split("For full helptext")[0].strip()
+    return f"{title}: {message}"
+
+
+def _problem(hint: Any, word: str) -> str | None:
+    """Why a word is no value of a type, if it is none: "'ten', expected an integer."."""
+    kinds = _kinds(hint)
+    choices = typing.get_args(kinds[0]) if typing.get_origin(kinds[0]) is typing.Literal else ()
+    if (types.NoneType in kinds and word == "None") or word in choices:
+        return None
+    number = next((kind for kind in kinds if kind in (int, float)), None)
+    if number is not None:
+        with contextlib.suppress(ValueError):
+            number(word)
+            return None
+    elif not choices:
+        return None
+    return f"{word!r}, expected {_described(hint)}{did_you_mean(word, choices)}"
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _described(hint: Any) -> str:
+    kinds = _kinds(hint)
+    if typing.get_origin(kinds[0]) is typing.Literal:
+        described = f"one of {', '.join(typing.get_args(kinds[0]))}"
+    elif typing.get_origin(kinds[0]) is tuple:
+        described = "integers separated by spaces, such as 32 64"
+    else:
+        described = {int: "an integer", float: "a number", Path: "a path"}.get(kinds[0], "text")
+    return described + " or None" * (types.NoneType in kinds)
+
+
+def _flag_before(cls: type, arguments: Sequence[str], word: str) -> str | None:
+    """A hint where a word follows an option that takes no value."""
+    flags = [name for name, hint in _options(cls).items() if hint is bool]
+    for name, words in given_options(arguments).items():
+        if name.removeprefix("no-") in flags and words[:1] == [word]:
+            return f"--{name} takes no value: leave out {word!r}."
+    return None
 
 
 def parse_with_preset(
@@ -56,23 +250,28 @@ def parse_with_preset(
     Returns:
       The arguments, and the config that gave the defaults.
     """
-    preset, given = "tutorial", len(arguments)
-    if arguments and arguments[0] in PRESETS:
+    preset, comes_first = "tutorial", bool(arguments) and arguments[0] in PRESETS
+    if comes_first:
         preset, *arguments = arguments
     config = PRESETS[preset]
     parsed = parse(cls, arguments, defaults(preset, config))
     if parsed.resume is not None:
         if parsed.run_dir is not None:
             raise UserError("--resume names the run folder already; leave out --run-dir.")
-        if len(arguments) < given or parsed.preset != preset:
+        if comes_first or parsed.preset != preset:
             raise UserError("A resumed run has its own config; leave out the preset.")
         from lstm_mnist_jax.training.run_folder import read_run_folder  # imports JAX
 
         config = read_run_folder(parsed.resume.expanduser()).config
     elif parsed.preset not in PRESETS:
+        if hint := _flag_before(cls, arguments, parsed.preset):
+            raise UserError(hint)
         several = parsed.preset.replace(".", "").replace("-", "").replace("e", "").isdecimal()
         hint = " Several values of an option are for lstm-mnist sweep." if several else ""
-        raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}.{hint}")
+        nearest = did_you_mean(parsed.preset, PRESETS)
+        raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}{nearest}{hint}")
+    elif parsed.preset != preset and comes_first:
+        raise UserError(f"There are two presets, {preset} and {parsed.preset}; name one.")
     elif parsed.preset != preset:  # it follows the options
         preset, config = parsed.preset, PRESETS[parsed.preset]
     else:
@@ -115,8 +314,24 @@ def new_run_dir(preset: str) -> Path:
     return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
 
 
-def console_of_first() -> Console:
+class OutputConsole(Console):
+    """A console where a closed output raises BrokenPipeError, which `main` handles."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class TrainingConsole(Console):
+    """A console for training, which a closed output does not end."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        print("lstm-mnist: the output is closed; the training run goes on without it", file=sys.stderr)
+
+
+def console_of_first() -> TrainingConsole:
     """A console that prints in process 0 only."""
     from lstm_mnist_jax.training import processes
 
-    return Console(quiet=not processes.is_first())
+    return TrainingConsole(quiet=not processes.is_first())

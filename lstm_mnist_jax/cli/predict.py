@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.cli.parsing import parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import OutputConsole, parse, use_compilation_cache
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.terminal import bar, percent, shades
@@ -40,7 +40,7 @@ BAR = 20
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """Classify pictures with a trained run: PNG, JPEG, BMP, GIF, WebP or .npy, of any size, dark on light or light on
+    """Classify images with a trained run: PNG, JPEG, BMP, GIF, WebP or .npy, of any size, dark on light or light on
     dark. Files that cannot be read are reported on standard error, the others classified; the exit code is 1 then."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
@@ -50,16 +50,16 @@ class PredictArguments:
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""
     form: Literal["digit", "whole", "plain"] | None = None
-    """How a picture becomes an image of the run's size: digit (cropped, scaled and centred as in MNIST), whole (resized
+    """How a file's image is brought to the run's size: digit (cropped, scaled and centred as in MNIST), whole (resized
     to fit), plain (unchanged, of the right size). None is digit where the classes are digits, else whole."""
     json: bool = False
-    """Print a JSON object for each picture, one a line, instead of a table."""
+    """Print one JSON object per image, one per line, instead of a table."""
     show: bool = False
-    """Print each picture as the network reads it."""
+    """Print each image as the network reads it."""
     explain: bool = False
-    """Print each picture with the prediction after each step."""
+    """Print each image with the prediction after each step."""
     explain_into: Path | None = None
-    """A folder for a figure of each picture: saliency, the probabilities after each step, the states of all layers."""
+    """A folder for figures, one per image: saliency, the probabilities after each step, the states of all layers."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def predict(arguments: Sequence[str]) -> int:
     if not parsed.images:
         if parsed.run_dir.is_file():
             raise UserError(f"{parsed.run_dir} is a file. Name the folder of a run before the pictures.")
-        raise UserError("There is no picture. Name files, folders or patterns after the run, or - for standard input.")
+        raise UserError("No image is given. Give files, folders or patterns after the run, or - for standard input.")
     if parsed.json and (parsed.show or parsed.explain):
         raise UserError("--show and --explain print text; leave out --json.")
     if not parsed.run_dir.expanduser().is_dir():
@@ -212,7 +212,7 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
         return
     from lstm_mnist_jax.data.pictures import printable
 
-    console = Console()
+    console = OutputConsole()
     if not console.is_terminal:
         console.width = 10_000  # in a file or a pipe, each picture is one line
     table = Table()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.cli.parsing import parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import OutputConsole, parse, use_compilation_cache
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.progress import say
 
@@ -47,7 +47,7 @@ def report(arguments: Sequence[str]) -> int:
     """`lstm-mnist report`."""
     parsed = parse(ReportArguments, arguments)
     if not parsed.run_dirs:
-        raise UserError("There is no run. Name the folder of one, or several to compare.")
+        raise UserError("No run folder is given. Give one, or several to compare.")
     if parsed.html is not None and parsed.html.expanduser().is_dir():
         raise RunError(f"--html {parsed.html} is a folder. Name a file, such as {parsed.html / 'report.html'}.")
     if parsed.into is not None and parsed.into.expanduser().is_file():
@@ -58,7 +58,7 @@ def report(arguments: Sequence[str]) -> int:
 
     use_compilation_cache()
     use_cpu_devices(Execution(devices=1), None)
-    paths, console = [path.expanduser() for path in parsed.run_dirs], Console(quiet=parsed.json)
+    paths, console = [path.expanduser() for path in parsed.run_dirs], OutputConsole(quiet=parsed.json)
     is_comparison = len(paths) > 1 or read_run_folder(paths[0]).is_sweep
     found = _compare(console, paths, parsed) if is_comparison else _report(console, paths[0], parsed)
     if parsed.json:

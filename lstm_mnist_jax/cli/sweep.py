@@ -7,16 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from lstm_mnist_jax.cli.parsing import (
     CommandExecution,
+    TrainingConsole,
     console_of_first,
+    given_options,
     new_run_dir,
     parse_with_preset,
     use_compilation_cache,
 )
-from lstm_mnist_jax.config import SWEEPABLE, CheckpointConfig, Config, DataConfig, Processes
+from lstm_mnist_jax.config import (
+    SWEEPABLE,
+    AugmentationConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Processes,
+)
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
 
@@ -27,12 +37,14 @@ if TYPE_CHECKING:
 Swept: Any = make_dataclass(
     "Swept",
     [
-        (name, Annotated[tuple[str, ...], tyro.conf.arg(help="Swept; see lstm-mnist train --help.")], ())
+        (name, Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: the preset's)")], ())
         for name in SWEEPABLE
     ],
     frozen=True,
+    namespace={"documented_by": (OptimizerConfig, ModelConfig, AugmentationConfig, Config)},
 )
 """An option for each field that can be swept."""
+Swept.__module__, Swept.__doc__ = __name__, "Each takes several values, or for numbers one interval."
 
 KEPT = ("seed", "epochs", "batch_doubling_epochs", "selection_metric", "early_stopping_patience", "data", "checkpoints")
 """Fields of the config that are the same options as in `lstm-mnist train`."""
@@ -44,7 +56,7 @@ class SweepArguments:
 
     An option that is swept takes several values (those of --hidden-features with commas: 32,64 64,128), or for
     numbers one interval: uniform:LOW:HIGH or loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C
-    saves and stops; --resume goes on.
+    saves a checkpoint and stops; --resume continues.
     """
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
@@ -87,7 +99,10 @@ def sweep(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.config.space import Space
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    axes = {name: words for name, words in vars(parsed.swept).items() if words}
+    given = given_options(arguments)
+    axes = {name: words for name, words in vars(parsed.swept).items() if name.replace("_", "-") in given}
+    if empty := [name for name, words in axes.items() if not words]:
+        raise UserError(f"--{empty[0].replace('_', '-')} has no value to try.")
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
         space = Space(tuple(axes), tuple(axes.values()), **options)
@@ -97,7 +112,8 @@ def sweep(arguments: Sequence[str]) -> int:
             raise UserError(f"A resumed sweep keeps its settings; leave out --{asked[0].replace('_', '-')}.")
         found = read_run_folder(parsed.resume.expanduser()).space
         if found is None:
-            raise UserError(f"{parsed.resume} is a single run: go on with lstm-mnist train --resume {parsed.resume}.")
+            run_dir = parsed.resume
+            raise UserError(f"{run_dir} is a single run: continue it with lstm-mnist train --resume {run_dir}.")
         space = found
     kept = {name: getattr(parsed, name) for name in KEPT}
     return run_sweep(parsed, replace(config, **kept), space)
@@ -111,7 +127,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, None)
-    console = Console()
+    console = TrainingConsole()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(f"{parsed.preset}-sweep")
     result = sweep(
         config,
@@ -130,7 +146,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         so_far = " so far" if result.stopped_by is not None else ""
         say(console, f"{best_in_words(config)}{so_far}: run {best.member} ({setting}), epoch {best.best_epoch}")
     if result.stopped_by is not None:
-        say(console, f"stopped and saved; go on with: lstm-mnist sweep --resume {quoted}")
+        say(console, f"stopped and saved; continue with: lstm-mnist sweep --resume {quoted}")
         return 128 + result.stopped_by
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from lstm_mnist_jax.cli.parsing import (
     CommandExecution,
+    TrainingConsole,
     console_of_first,
     new_run_dir,
     parse_with_preset,
@@ -66,7 +67,7 @@ def train(arguments: Sequence[str]) -> int:
 
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, parsed.config.batch_size)
-    console = Console()
+    console = TrainingConsole()
     run_dir = parsed.resume or parsed.run_dir or new_run_dir(parsed.preset)
     result = train(
         parsed.config,
@@ -91,7 +92,7 @@ def train(arguments: Sequence[str]) -> int:
     elif result.best_step is not None:
         say(console, f"{best}: the weights of step {result.best_step:,}, which were imported")
     if result.stopped_by is not None:
-        say(console, f"stopped and saved; go on with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
+        say(console, f"stopped and saved; continue with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
     done = result.epochs[-1].epoch if result.epochs else 0  # imported weights may begin later than at 0
     if done < parsed.config.epochs and result.trained:
@@ -106,14 +107,14 @@ def train(arguments: Sequence[str]) -> int:
         option = "--early-stopping-patience" if not complete else "--epochs" if can_go_on else None
         longer = f"; train longer with {option}" if option else ""
         say(console, f"complete after {done} epochs{longer}")
-    say(console, f"saved in {run_dir}; what next:")
+    say(console, f"saved in {run_dir}; next steps:")
     _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), can_go_on)
     return 0
 
 
 def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bool) -> None:
     commands = {
-        f"report {run_dir} --html {run_dir}/report.html": "a page to draw on, with curves and errors",
+        f"report {run_dir} --html {run_dir}/report.html": "HTML page: draw a digit, see curves and errors",
         f"predict {run_dir} PICTURE": "classify an image",
     }
     if can_go_on:

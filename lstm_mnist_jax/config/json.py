@@ -6,7 +6,7 @@ import types
 import typing
 from typing import Any
 
-from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -38,8 +38,10 @@ def from_value(hint: Any, value: Any, path: str) -> Any:
         element = typing.get_args(hint)[0]
         return tuple(from_value(element, item, path) for item in value)
     if typing.get_origin(hint) is typing.Literal:
+        choices = tuple(map(str, typing.get_args(hint)))
         if value not in typing.get_args(hint):
-            raise ConfigError(f"{path} is {value!r}, expected one of {', '.join(map(str, typing.get_args(hint)))}.")
+            nearest = did_you_mean(str(value), choices)
+            raise ConfigError(f"{path} is {value!r}, expected one of {', '.join(choices)}{nearest}")
         return value
     accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if hasattr(value, "item") and not getattr(value, "shape", None):  # a NumPy number

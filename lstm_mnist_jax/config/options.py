@@ -51,10 +51,10 @@ class ModelConfig(Checked):
     """How an image is read: rows from the top, columns from the left, pixels row by row, or pixels in an order
     that permutation_seed draws once for all images."""
     sequence_length: int | None = None
-    """Time steps of a sequence, each of as many pixels; None is a row, a column or a pixel each. Of 28 rows, 14 steps
-    read two each, 56 half a one."""
+    """Number of time steps, each with the same number of pixels; None is one row, column or pixel per step. With 28
+    rows, 14 gives two rows per step, 56 half a row."""
     permutation_seed: int = 0
-    """Decides the order of permuted pixels, by NumPy's RandomState(seed).permutation."""
+    """Seed of the order of permuted pixels, by NumPy's RandomState(seed).permutation."""
     cell: Literal["lstm", "gru", "layer_norm_lstm", "ur_lstm"] = "lstm"
     """The recurrent cell: LSTM, GRU, LSTM with layer normalization, or LSTM with refine gates (UR-LSTM)."""
     hidden_features: tuple[int, ...] = (32, 64)
@@ -68,10 +68,10 @@ class ModelConfig(Checked):
     """Dropout in training, between layers and before the output: the probability that a feature is dropped, for all
     time steps of a sequence."""
     forget_bias: float = 1.0
-    """Initial bias of the forget gates, where chrono_steps does not decide it. (GRU and UR-LSTM have none.)"""
+    """Initial bias of the forget gates, unless chrono_steps is set. (GRU and UR-LSTM have none.)"""
     chrono_steps: int | None = None
     """Chrono initialization (Tallec and Ollivier 2018): gate biases for dependencies of 1 to this many steps. None
-    leaves it."""
+    turns it off."""
     dense_stddev: float = 1.0
     """Standard deviation of the initial weights and biases of the dense layer."""
 
@@ -131,7 +131,7 @@ class AugmentationConfig(Checked):
     scaling: float = 0.0
     """Scale each axis by a factor of up to 1 + this."""
     shear: float = 0.0
-    """Shear sideways by up to this many pixels a row."""
+    """Shear sideways by up to this many pixels per row."""
     shift_pixels: float = 0.0
     """Translate by up to this many pixels along each axis."""
     flip_probability: float = 0.0
@@ -165,7 +165,7 @@ class AugmentationConfig(Checked):
 
 @dataclass(frozen=True)
 class DataConfig(Checked):
-    """The images, and which of them train and validate."""
+    """The images, and how they are split into training and validation."""
 
     source: str = "mnist"
     """mnist (embedded), fashion-mnist (where Debian installs it, or a folder of this name), a folder of IDX files, or
@@ -186,7 +186,7 @@ class CheckpointConfig(Checked):
     """When checkpoints are saved, and how many are kept. Each holds the latest and the best weights."""
 
     checkpoint_minutes: float = 5.0
-    """Save at each epoch's end, and in between whenever so many minutes have passed."""
+    """Save after each epoch, and also after this many minutes."""
     keep_checkpoints: int = 3
     """The number of the newest checkpoints to keep."""
 
@@ -217,7 +217,7 @@ class Config(Checked):
     epochs: int = 10
     """Passes over the training set."""
     batch_size: int = 64
-    """Examples a step, over all devices."""
+    """Examples per step, over all devices together."""
     batch_doubling_epochs: tuple[int, ...] = ()
     """Batch-size schedule: epochs after which the effective batch size doubles, by gradient accumulation over two,
     four, ... steps."""
@@ -273,11 +273,11 @@ class Execution(Checked):
     """
 
     devices: int | None = None
-    """The number of devices that share a batch: CPU cores, GPUs or TPU cores. None chooses."""
+    """The number of devices that share a batch: CPU cores, GPUs or TPU cores. None chooses it."""
     device_data_limit: float = 4.0
-    """GiB. Training images that take more stay in host memory and stream to the devices."""
+    """Limit in GiB: larger training sets stay in host memory and are streamed to the devices."""
     memory_limit: float | None = None
-    """GiB of each device that the runs of a sweep may take. None is 80 % of what is free."""
+    """Memory in GiB per device for the runs of a sweep. None is 80 % of the free memory."""
 
     def check(self) -> None:
         self.require_positive("devices")
@@ -288,13 +288,13 @@ class Execution(Checked):
 @dataclass(frozen=True)
 class Processes(Checked):
     """The processes of a distributed run, on several machines or one. SLURM, Open MPI, indexed jobs of Kubernetes and
-    Cloud TPU provide these values; elsewhere each process is given them.
+    Cloud TPU provide these values; elsewhere pass them to each process.
     """
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, which must be free there; the same for all."""
+    """HOST:PORT of process 0, the same for all processes; the port must be free."""
     num_processes: int | None = None
-    """The number of processes. 1 by itself trains in this process alone, even in a job of several."""
+    """The number of processes. 1 without the other options trains alone, even in a job of several."""
     process_id: int | None = None
     """The number of this process, from 0."""
     join_timeout: float = 300.0
@@ -307,7 +307,8 @@ class Processes(Checked):
             return  # a single process, even where the environment names others
         if missing and len(missing) < len(names):
             raise ConfigError(
-                f"{', '.join(missing)} must be given as well: either all of {', '.join(names)}, or none of them."
+                f"{', '.join(missing)} must be given as well: the coordinator, the number of processes and the "
+                "number of this process belong together."
             )
         self.require(self.join_timeout > 0, "join_timeout", "seconds, above 0")
         if self.coordinator is None or self.num_processes is None or self.process_id is None:

@@ -7,7 +7,7 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from lstm_mnist_jax.config.json import from_value
 from lstm_mnist_jax.config.options import SWEEPABLE, Checked, Config
-from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
 Setting = dict[str, Any]
 
@@ -129,10 +129,17 @@ def space_of(axes: Mapping[str, Any], *, seeds: int = 1, samples: int | None = N
       >>> len(space_of({"learning_rate": "loguniform:0.001:0.1"}, samples=8).settings(seed=0))
       8
     """
-    words = {
-        name: (axis,) if isinstance(axis, str) else tuple(_word(value) for value in axis) for name, axis in axes.items()
-    }
+    words = dict[str, tuple[str, ...]]()
+    for name, axis in axes.items():
+        if not isinstance(axis, Iterable):
+            raise ConfigError(f"{name} is {axis!r}, expected a list of values, or an interval as text.")
+        words[name] = (axis,) if isinstance(axis, str) else tuple(map(_word, axis))
     return Space(tuple(words), tuple(words.values()), seeds, samples, optuna)
+
+
+def _not_sweepable(name: str) -> ConfigError:
+    nearest = did_you_mean(name, SWEEPABLE)
+    return ConfigError(f"{name} cannot be swept; expected one of {', '.join(SWEEPABLE)}{nearest}")
 
 
 def _word(value: Any) -> str:
@@ -141,7 +148,7 @@ def _word(value: Any) -> str:
 
 def _parse(name: str, words: tuple[str, ...]) -> Interval | tuple[Any, ...]:
     if name not in SWEEPABLE:
-        raise ConfigError(f"{name} cannot be swept; expected one of {', '.join(SWEEPABLE)}.")
+        raise _not_sweepable(name)
     if not words:
         raise ConfigError(f"{name} has no value to try.")
     hint = _hint_of(name)
@@ -206,7 +213,7 @@ def with_setting(config: Config, setting: Mapping[str, Any]) -> Config:
 def setting_of(values: Mapping[str, Any]) -> Setting:
     """A setting read from JSON. Raises ConfigError where a field cannot be swept, or has an impossible value."""
     if unknown := sorted(values.keys() - set(SWEEPABLE)):
-        raise ConfigError(f"{unknown[0]} cannot be swept; expected one of {', '.join(SWEEPABLE)}.")
+        raise _not_sweepable(unknown[0])
     return {name: from_value(_hint_of(name), value, name) for name, value in values.items()}
 
 

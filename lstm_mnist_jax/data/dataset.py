@@ -33,6 +33,10 @@ class Examples:
     def __getitem__(self, selection: slice) -> "Examples":
         return Examples(self.images[selection], self.labels[selection], self.num_classes)
 
+    def fingerprint(self) -> str:
+        """SHA-256 over every image and label."""
+        return _digest({"": self})
+
     @property
     def one_hot_labels(self) -> Float32[np.ndarray, "n classes"]:
         """The labels as float32 [n, num_classes], 1 at the class and 0 elsewhere."""
@@ -44,7 +48,9 @@ class Dataset:
     """Three splits of one data set.
 
     Attributes:
-      train, validation, test: the splits.
+      train: the training split.
+      validation: the validation split, for model selection.
+      test: the test split.
       class_names: one name a class; `class_names[label]` names a label.
       origin: where the data came from, as text.
     """
@@ -76,12 +82,16 @@ class Dataset:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for name, examples in self.splits.items():
-            digest.update(f"{name} {examples.images.shape}".encode())
-            digest.update(np.ascontiguousarray(examples.images).data)
-            digest.update(np.ascontiguousarray(examples.labels).data)
-        return digest.hexdigest()
+        return _digest(self.splits)
+
+
+def _digest(splits: dict[str, Examples]) -> str:
+    digest = hashlib.sha256()
+    for name, examples in splits.items():
+        digest.update(f"{name} {examples.images.shape}".encode())
+        digest.update(np.ascontiguousarray(examples.images).data)
+        digest.update(np.ascontiguousarray(examples.labels).data)
+    return digest.hexdigest()
 
 
 def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from lstm_mnist_jax.data.pictures import Picture, reduced
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, did_you_mean
 
 FORMS = ("digit", "whole", "plain")
 
@@ -67,7 +67,7 @@ def normalise(picture: Picture, image_shape: Sequence[int], form: str) -> Normal
     if form == "digit" and not channels:
         return digit(picture, height, width)
     if form not in FORMS:
-        raise DataError(f"Unknown form {form!r}; expected one of {', '.join(FORMS)}.")
+        raise DataError(f"Unknown form {form!r}; expected one of {', '.join(FORMS)}{did_you_mean(form, FORMS)}")
     if form == "digit":
         raise DataError(f"The form of digits is grey, but this network reads {channels[0]} channels; use whole.")
     levels = _with_channels(picture, channels)

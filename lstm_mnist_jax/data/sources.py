@@ -12,7 +12,7 @@ import numpy as np
 
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import is_idx_source, load_idx_folder
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, did_you_mean
 
 EMBEDDED_MNIST = Path(__file__).parent / "mnist"
 
@@ -71,9 +71,11 @@ def load(
     elif source == FASHION_MNIST:
         dataset = _load_system_fashion_mnist()
     else:
+        reason = "it is a file" if _is_file(path) else "there is no folder of this name"
+        nearest = did_you_mean(source, ("mnist", FASHION_MNIST))
         raise DataError(
-            f"Unknown data source {source!r}: there is no folder of this name. Expected 'mnist', "
-            "'fashion-mnist', a folder of IDX files, or 'tfds:NAME' (such as tfds:kmnist)."
+            f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files, or "
+            f"'tfds:NAME' (such as tfds:kmnist){nearest}"
         )
     return _split(dataset, validation_examples, train_examples)
 
@@ -111,12 +113,19 @@ def _expand(source: str) -> Path:
         return Path(source)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def _split(dataset: Dataset, validation_examples: int, train_examples: int | None) -> Dataset:
     if len(dataset.validation) == 0:
         if not 0 < validation_examples < len(dataset.train):
             raise DataError(
                 f"validation_examples is {validation_examples:,}, expected 1 to {len(dataset.train) - 1:,}: "
-                f"{dataset.origin}: {len(dataset.train):,} training examples are to be split. A tenth is usual: "
+                f"{dataset.origin} has {len(dataset.train):,} training examples. A tenth is usual: "
                 f"--validation-examples {max(1, len(dataset.train) // 10)}."
             )
         dataset = replace(
@@ -126,7 +135,8 @@ def _split(dataset: Dataset, validation_examples: int, train_examples: int | Non
         if not 0 < train_examples <= len(dataset.train):
             raise DataError(
                 f"train_examples is {train_examples:,}, expected 1 to {len(dataset.train):,}: "
-                f"so many of {dataset.origin} are left for training. --train-examples None takes all."
+                f"{dataset.origin} has this many training examples after the validation split. --train-examples None "
+                "takes all."
             )
         dataset = replace(dataset, train=dataset.train[:train_examples])
     counts = np.bincount(dataset.train.labels, minlength=dataset.train.num_classes)

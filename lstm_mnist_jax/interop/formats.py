@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
-from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.errors import WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
@@ -27,7 +27,8 @@ class Settings:
 
     Attributes:
       forget_bias: what the cells add to their forget gates.
-      b1, b2: of Adam.
+      b1: Adam's decay of the first moment.
+      b2: Adam's decay of the second moment.
     """
 
     forget_bias: float = ModelConfig.forget_bias
@@ -159,7 +160,9 @@ def read(
 
 def _require_one_of(formats: Iterable[str], name: str) -> None:
     if name not in formats:
-        raise WeightsError(f"Unknown format {name!r}; expected one of {', '.join(formats)}.")
+        raise WeightsError(
+            f"Unknown format {name!r}; expected one of {', '.join(formats)}{did_you_mean(name, formats)}"
+        )
 
 
 def _write_file(format_name: str, path: Path, model: Exported) -> None:

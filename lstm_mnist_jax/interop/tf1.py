@@ -69,7 +69,8 @@ def read(
         It is added to the biases.
       ignore: patterns of names to leave out, such as `model2/*`.
       order: the names of the cells, where neither names nor widths determine their order.
-      b1, b2: Adam's. The number of steps is computed from their powers, which a checkpoint holds.
+      b1: Adam's. The number of steps is computed from the powers of b1 and b2, which a checkpoint holds.
+      b2: Adam's.
 
     Raises:
       WeightsError: there is no such checkpoint, it is damaged, or holds another network.
@@ -114,7 +115,8 @@ def to_variables(
       weights: the weights.
       adam: the state of Adam.
       forget_bias: what the cells that read them will add to their forget gates.
-      b1, b2: Adam's.
+      b1: Adam's.
+      b2: Adam's.
       like: the variables of a checkpoint of the same network, whose names are taken instead of the tutorial's. Other
         variables than the model's and Adam's stay as they are.
       step: the new value of `global_step` in `like`, if there is one.
@@ -145,7 +147,8 @@ def write(
       weights: the weights.
       adam: the state of Adam.
       like: a checkpoint of the same network, whose names are taken.
-      step, **options: `step`, `forget_bias`, `b1` and `b2` of `to_variables`.
+      step: as of `to_variables`.
+      **options: `forget_bias`, `b1` and `b2` of `to_variables`.
 
     Raises:
       WeightsError: it cannot be written, or `like` cannot be read or is of another network.

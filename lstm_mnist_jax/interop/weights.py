@@ -78,7 +78,8 @@ class Adam(NamedTuple):
 
     Attributes:
       steps: the number of steps it has made.
-      mu, nu: the first and second moments, in the arrangement of the weights.
+      mu: the first moment, in the arrangement of the weights.
+      nu: the second moment, in the arrangement of the weights.
     """
 
     steps: int

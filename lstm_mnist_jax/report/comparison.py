@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lstm_mnist_jax.config.space import describe
+from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.inference import load_data
 from lstm_mnist_jax.report.style import (
@@ -138,15 +139,17 @@ def read_entries(
       RunError: a folder is neither a run nor a sweep.
     """
     labels, notes = _labels(paths), list[str]()
-    entries, fingerprints = list[Entry](), set[str]()
+    entries, folders, datasets = list[Entry](), list[RunFolder](), list[Dataset | None]()
     for path, label in zip(paths, labels, strict=True):
         folder = read_run_folder(path)
-        fingerprints.add(folder.data.fingerprint)
-        examples = _examples(folder, source, data_dir, notes)
+        dataset = _dataset(folder, source, data_dir, notes)
+        folders.append(folder)
+        datasets.append(dataset)
+        examples = {split: None if dataset is None else len(dataset.splits[split]) for split in SPLITS}
         name = label if len(paths) > 1 or not folder.is_sweep else ""
         entries += [_of_setting(folder, result, examples, name) for result in setting_results(member_results(folder))]
-    if len(fingerprints) > 1:
-        notes.append("They were not trained on the same data: their accuracies are not comparable.")
+    if len({folder.data.fingerprint for folder in folders}) > 1:
+        notes.append(_difference(datasets))
     return _in_order(entries, notes), notes
 
 
@@ -176,13 +179,26 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     raise UserError(f"{twice} is named twice. Name each run once.")
 
 
-def _examples(folder: RunFolder, source: str | None, data_dir: str | None, notes: list[str]) -> dict[str, int | None]:
+def _dataset(folder: RunFolder, source: str | None, data_dir: str | None, notes: list[str]) -> Dataset | None:
     try:
-        splits = load_data(folder, source, data_dir).splits
+        return load_data(folder, source, data_dir)
     except UserError as error:
         notes.append(f"{error} Without them, single runs have no intervals.")
-        return dict.fromkeys(SPLITS)
-    return {split: len(splits[split]) for split in SPLITS}
+        return None
+
+
+def _difference(datasets: Sequence[Dataset | None]) -> str:
+    """A note on data sets that are not all the same: which of their splits differ."""
+    loaded = [dataset for dataset in datasets if dataset is not None]
+    if len(loaded) < len(datasets):
+        return "The runs used different data, or different parts of it: compare their accuracies with care."
+    differing = [
+        split for split in loaded[0].splits if len({dataset.splits[split].fingerprint() for dataset in loaded}) > 1
+    ]
+    evaluated = [split for split in differing if split in SPLITS]
+    if evaluated:
+        return f"The runs have different {' and '.join(evaluated)} images: accuracies on these are not comparable."
+    return "The runs were trained on different images; their validation and test images are the same."
 
 
 def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, int | None], label: str) -> Entry:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from lstm_mnist_jax.data import Dataset, Examples
-from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.errors import ConfigError, did_you_mean
 from lstm_mnist_jax.inference import TrainedRun, require_finite
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.statistics import Share
@@ -162,7 +162,7 @@ def diagnose(run: TrainedRun, dataset: Dataset, split: str = "test") -> Diagnosi
       RunError: a probability is not finite: the training diverged.
     """
     if split not in SPLITS:
-        raise ConfigError(f"split is {split!r}, expected one of {', '.join(SPLITS)}.")
+        raise ConfigError(f"split is {split!r}, expected one of {', '.join(SPLITS)}{did_you_mean(split, SPLITS)}")
     examples = dataset.splits[split]
     _, probabilities = run.predict(examples.images)
     require_finite(run, probabilities)

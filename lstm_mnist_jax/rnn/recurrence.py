@@ -121,8 +121,7 @@ def lstm(
       unroll: time steps per iteration of the loop, where XLA runs the loop.
       return_cell_states: whether to return the cell state c after every step. Writing it takes time.
       backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if it
-        is available and faster. Other platforms run XLA. Use "xla" for `jax.export` on a CPU, and where `jit` (not
-        `shard_map`) partitions a batch over several CPU devices: XLA can neither export nor partition the kernel.
+        is available and faster. Other platforms run XLA. Use "xla" for `jax.export` on a CPU, which refuses the kernel.
       resets: booleans [time, batch]: where True, the carry is `reset_carry` before this step. None is never.
       reset_carry: (c, h) as `initial_carry`; None is `initial_carry`.
 

@@ -72,7 +72,10 @@ def next_settings(space: Space, seed: int, results: list[SettingResult]) -> list
     try:
         import optuna
     except ImportError:
-        raise ConfigError("Optuna is not installed: pip install -e '.[optuna]'.") from None
+        raise ConfigError(
+            "Optuna is not installed: pip install 'lstm-mnist-jax[optuna]', or pip install -e '.[optuna]' in a "
+            "checkout."
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Constant liar: pending trials of a round count as bad ones, so that they are not all the same.
     sampler = optuna.samplers.TPESampler(seed=(seed + len(results)) % 2**32, constant_liar=True)

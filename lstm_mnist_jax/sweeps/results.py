@@ -60,7 +60,8 @@ class SettingResult:
       setting: the fields of the config that the sweep set.
       members: its runs.
       score: the mean of their scores; minus infinity where there is none.
-      validation, test: mean accuracy, 0 to 1, with its 95 % confidence interval.
+      validation: mean accuracy on validation, 0 to 1, with its 95 % confidence interval.
+      test: mean accuracy on test, 0 to 1, with its 95 % confidence interval.
       diverged: the number of runs that diverged.
     """
 

@@ -108,7 +108,7 @@ def sweep(
       (4, 2, True)
     """
     # Each group makes its own mesh; the session's is made because there may be no device, or not so many.
-    settings = (space.describe(), config, run_dir, resume, execution, together, console, None)
+    settings = (space.describe(), config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, _, console):
         return _sweep(config, space, run_dir, resume, execution, console)
 
@@ -119,7 +119,7 @@ def _sweep(
     first = processes.is_first()
     folder = read_run_folder(run_dir) if resume else None
     if folder is not None and not folder.is_sweep:
-        raise RunError(f"{run_dir} is a single run, not a sweep. Go on with: lstm-mnist train --resume {run_dir}")
+        raise RunError(f"{run_dir} is a single run, not a sweep. Continue with: lstm-mnist train --resume {run_dir}")
     if folder is None and first:
         refuse_occupied(run_dir)
     dataset = load_same(config)

@@ -129,7 +129,7 @@ class Checkpoints:
         full = "The disk is full: make room" if "No space left" in reason else "Fix this"
         return RunError(
             f"The checkpoint of step {step} could not be written to {self._directory}: {reason}. "
-            f"Earlier checkpoints are untouched. {kept} {full}, then go on with --resume."
+            f"Earlier checkpoints are untouched. {kept} {full}, then continue with --resume."
         )
 
 

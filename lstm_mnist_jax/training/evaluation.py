@@ -46,7 +46,8 @@ class Evaluation:
 
     Attributes:
       loss: mean cross-entropy, in nats.
-      correct, count: int [classes], the correctly classified examples of each class, and all of them.
+      correct: int [classes], the correctly classified examples of each class.
+      count: int [classes], all examples of each class.
     """
 
     loss: float

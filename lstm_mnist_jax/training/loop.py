@@ -279,7 +279,7 @@ def refuse_fewer_epochs(folder: RunFolder, epochs: int, step: int, steps_per_epo
     if step > epochs * steps_per_epoch:
         done = -(-step // steps_per_epoch)
         raise ConfigError(
-            f"epochs is {epochs}, but {folder.path} was trained for {done} already. Ask for as many or more."
+            f"epochs is {epochs}, but {folder.path} was trained for {done} already. Use --epochs {done} or more."
         )
 
 

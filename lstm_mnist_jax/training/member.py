@@ -47,7 +47,7 @@ def _load(folder: RunFolder, name: str) -> tuple[int, TrainState]:
     directory = folder.checkpoints
     steps = checkpoint.finished_steps(directory)
     if not steps:
-        raise RunError(f"{directory} has no checkpoint. Train the run first, or go on with --resume.")
+        raise RunError(f"{directory} has no checkpoint. Train the run first, or continue with --resume.")
     if name == "last" or (name.isdecimal() and int(name) in steps):
         step = saved_step = steps[-1] if name == "last" else int(name)
         _refuse_damaged(folder, step)
@@ -80,7 +80,8 @@ def _refuse_damaged(folder: RunFolder, step: int) -> None:
     path = checkpoint.checkpoint_path(folder.checkpoints, step)
     if damage := checkpoint.find_damage(path):
         others = [other for other in checkpoint.finished_steps(folder.checkpoints) if other != step]
-        raise RunError(f"Checkpoint {path} {damage}. Name another by its step: {others or 'there is none'}.")
+        use = f"Use --checkpoint {' or '.join(map(str, reversed(others)))}." if others else "There is no other one."
+        raise RunError(f"Checkpoint {path} {damage}. {use}")
 
 
 def read_status(folder: RunFolder, step: int) -> tuple[MemberStatus, float]:
@@ -149,7 +150,7 @@ def make_run_of_member(folder: RunFolder, epochs: int, steps_per_epoch: int, sta
     if step is None:
         raise RunError(
             f"Run {folder.path} was not trained yet, or is damaged: there is no sound checkpoint in "
-            f"{folder.checkpoints}. Go on with: lstm-mnist sweep --resume {folder.home}"
+            f"{folder.checkpoints}. Continue with: lstm-mnist sweep --resume {folder.home}"
         )
     status, seconds = read_status(folder, step)
     known = [metrics for metrics in read_metrics(folder.metrics, folder.member) if not metrics.diverged]

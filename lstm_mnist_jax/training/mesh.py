@@ -94,6 +94,26 @@ def describe(mesh: Mesh) -> str:
     return name + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else "")
 
 
+def hint(mesh: Mesh, execution: Execution, batch_size: int) -> str | None:
+    """A line for a run whose devices are too many or too few for this machine; None where they are not."""
+    count, device = mesh.size // jax.process_count(), mesh.devices.flat[0]
+    if device.platform == "cpu" and count > _cores():
+        return f"{count} devices share {_cores()} CPU core(s), which is slower than --devices {_cores()}"
+    if execution.devices is not None or jax.process_count() > 1:
+        return None
+    available = len(jax.local_devices())
+    if device.platform == "cpu" and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        available = _cores()
+    most = min(available, batch_size // MIN_EXAMPLES.get(device.platform, OTHER_MIN_EXAMPLES))
+    if 2 * count > most:
+        return None
+    below, above = batch_size // most * most, -(-batch_size // most) * most
+    return (
+        f"{count} of {most} devices is used: a batch of {batch_size} cannot be shared evenly. More are used with "
+        f"--batch-size {below} or {above}"
+    )
+
+
 def _devices() -> list[list[jax.Device]]:
     """The devices of each process."""
     try:

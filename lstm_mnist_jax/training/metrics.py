@@ -27,10 +27,15 @@ class EpochMetrics:
 
     Attributes:
       member: the number of the run in a sweep; 0 for a single run.
-      epoch, step: counted from the start of the run, after the epoch.
-      train_loss, train_accuracy: over the epoch's training steps, each with the weights that it started from.
+      epoch: the number of the epoch, from 1.
+      step: the number of steps from the start of the run to the end of the epoch.
+      train_loss: over the epoch's training steps, each with the weights that it started from.
+      train_accuracy: over the same steps.
       gradient_norm: the mean norm of the steps' gradients, over all parameters, before any clipping.
-      validation_loss, validation_accuracy, test_loss, test_accuracy: over the whole split, after the epoch.
+      validation_loss: over the whole validation split, after the epoch.
+      validation_accuracy: over the whole validation split, after the epoch.
+      test_loss: over the whole test split, after the epoch.
+      test_accuracy: over the whole test split, after the epoch.
       learning_rate: of the epoch's last step.
       seconds: time of the epoch's training steps, without compilation and evaluation. Of runs that are trained at once,
         an equal share each.
@@ -138,7 +143,7 @@ class MetricsWriter:
         except OSError as error:
             raise RunError(
                 f"{self._path.parent} could not be written to: {error.strerror or error}. Checkpoints are kept; make "
-                "room, then go on with --resume."
+                "room, then continue with --resume."
             ) from error
 
     def close(self) -> None:

@@ -60,24 +60,24 @@ def distributed_session(
     execution: Execution,
     together: Processes,
     console: Console | None,
-    batch_size: int | None,
 ) -> Iterator[tuple[Config, Path, Mesh, Console]]:
     """While entered, the processes have joined and agree on what is trained and where; they leave together.
 
     Args:
-      kind: "one" for a run, or the space of a sweep: the same in all processes.
+      kind: "one" for a run, whose devices share its batches; or the space of a sweep. The same in all processes.
       config, run_dir, resume, execution, together, console: see `train`.
-      batch_size: examples that the devices must share evenly; None where they need not.
 
     Yields:
       The config with the absolute path of the data, the run folder of process 0, the devices, and the console, which
       prints in process 0 only.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(f"The config is {config!r}, expected a Config, such as PRESETS['smoke'].")
     run_dir = Path(run_dir).expanduser()
     config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
     facts = {"kind": kind, "config": config, "execution": execution, "resume": resume}
     join(together, facts)
-    mesh = make_mesh(execution, batch_size)
+    mesh = make_mesh(execution, config.batch_size if kind == "one" else None)
     with explain_process_failures():
         compare(facts)
         first_dir = Path(gather_text(str(run_dir))[0])

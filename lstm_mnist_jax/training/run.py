@@ -20,7 +20,7 @@ from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
 from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
 from lstm_mnist_jax.training.member import make_run_of_member
-from lstm_mnist_jax.training.mesh import describe
+from lstm_mnist_jax.training.mesh import describe, hint
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import (
@@ -99,20 +99,20 @@ def train(
       >>> len(result.epochs), result.best.step, result.test_examples
       (1, 10, 10000)
     """
-    settings = ("one", config, run_dir, resume, execution, together, console, config.batch_size)
+    settings = ("one", config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, mesh, console):
-        return _train(config, run_dir, resume, mesh, execution.device_data_limit, console)
+        return _train(config, run_dir, resume, mesh, execution, console)
 
 
 def _train(
-    config: Config, run_dir: Path, resume: bool, mesh: Mesh, device_data_limit: float, console: Console
+    config: Config, run_dir: Path, resume: bool, mesh: Mesh, execution: Execution, console: Console
 ) -> TrainingResult:
     first = processes.is_first()
     former = read_run(run_dir) if resume else None
     if former is None and first:
         refuse_occupied(run_dir)
     dataset = load_same(config)
-    program = make_program([config], dataset, mesh, device_data_limit)
+    program = make_program([config], dataset, mesh, execution.device_data_limit)
     with ExitStack() as stack:
         if former is not None and former.member is not None:
             resume_run_folder(former, config, dataset)  # refuses what cannot go on, before anything is written
@@ -143,8 +143,10 @@ def _train(
             f"{task} -> {layers} -> {len(dataset.class_names)} classes, {parameters:,} parameters, "
             f"on {describe(mesh)}; ready in {seconds:.1f} s",
         )
+        if line := hint(mesh, execution, config.batch_size):
+            say(console, line)
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
-            say(console, f"the recurrence runs in XLA's loops, not in the faster compiled ones: {reason}")
+            say(console, f"the recurrence runs in XLA, not in the faster C++ kernel: {reason}")
         stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
         loop = TrainingLoop(folder, 0, program, states, record, console)
         noted = loop.run(stop)

@@ -169,7 +169,8 @@ def read_run_folder(path: Path) -> RunFolder:
                 return read_run_folder(path.parent / str(_best_member(folder)))
             return folder.of_member(int(path.name))
     if not path.is_dir():
-        raise RunError(f"{path} is not a run folder: there is no such folder.")
+        reason = "it is a file. Give the folder of a run." if path.is_file() else "there is no such folder."
+        raise RunError(f"{path} is not a run folder: {reason}")
     if not file.is_file():
         if (path / FORMER_SWEEP_FILE).is_file():
             raise RunError(
@@ -188,7 +189,7 @@ def read_run_folder(path: Path) -> RunFolder:
         writer = contents.get("environment", {}).get("lstm-mnist-jax", "unknown")
         raise RunError(
             f"{path} is a run folder of format {number}; this version of lstm-mnist-jax reads format {FORMAT}. "
-            f"It was written by version {writer}: use that one with it, or train anew."
+            f"It was written by version {writer}: use that version, or start a new run."
         )
     try:
         config = from_dict(Config, contents["config"])
@@ -243,11 +244,11 @@ def _best_member(folder: RunFolder) -> int:
 def refuse_occupied(path: Path) -> None:
     """Raises RunError where a folder for a new run holds a run, or anything else, already."""
     if (path / "config.json").exists() or (path / FORMER_SWEEP_FILE).exists():
-        raise RunError(f"{path} already holds a run. Go on with it by --resume {path}, or choose another --run-dir.")
+        raise RunError(f"{path} already holds a run. Continue it with --resume {path}, or choose another --run-dir.")
     if _may_name_member(path):
         raise RunError(
             f"{path} is in the run folder {path.parent}, where such a name is that of a run of a sweep. Choose another "
-            f"--run-dir, or go on with that run by --resume {path}."
+            f"--run-dir, or continue that run with --resume {path}."
         )
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
@@ -289,8 +290,9 @@ def refuse_changes(former: Config, config: Config) -> None:
     refused = {name: values for name, values in changed.items() if not name.startswith(CHANGEABLE)}
     if config.epochs != former.epochs and former.optimizer.schedule != "constant":
         raise ConfigError(
-            f"epochs is {former.epochs} in the run, {config.epochs} was asked for. Its learning rate falls over just "
-            f"these {former.epochs} ({former.optimizer.schedule}): a longer run is another one: start a new run."
+            f"epochs is {former.epochs} in the run, {config.epochs} was asked for. Its learning-rate schedule "
+            f"({former.optimizer.schedule}) covers {former.epochs} epochs, so it cannot be resumed for more. Start a "
+            f"new run with --epochs {config.epochs}."
         )
     if refused:
         listed = "; ".join(f"{name} is {old} in the run, {new} was asked for" for name, (old, new) in refused.items())

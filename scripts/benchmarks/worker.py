@@ -111,11 +111,16 @@ def serve(library: str, environment: dict[str, str], connection: Connection, log
             server = server or Server(library)
             answer = getattr(server, request)(*arguments)
         except (Unavailable, ImportError) as error:
-            answer = LibraryError(str(error))
+            answer = LibraryError(_with_install_hint(error))
         except Exception as error:
             traceback.print_exc()
             answer = LibraryError(_describe(error))
         connection.send(answer)
+
+
+def _with_install_hint(error: Exception) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return f"{error}: pip install -e '.[bench]' installs it" if missing in ("keras", "torch") else str(error)
 
 
 class Server:

@@ -20,8 +20,12 @@ from runs import TINY_OPTIONS
 import lstm_mnist_jax
 from lstm_mnist_jax import __version__, load
 from lstm_mnist_jax.cli import main as cli
-from lstm_mnist_jax.config import PRESETS
+from lstm_mnist_jax.cli import parsing
+from lstm_mnist_jax.cli.evaluate import EvaluateArguments
+from lstm_mnist_jax.cli.parsing import OutputConsole, TrainingConsole
+from lstm_mnist_jax.config import PRESETS, SWEEPABLE
 from lstm_mnist_jax.config.json import to_dict
+from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import mesh
 
 TINY_DATA = TINY_OPTIONS[:-3]
@@ -75,7 +79,7 @@ def test_lines_that_train_prints(trained):
         r"\(95 % confidence interval of 10,000 images: [\d.]+ to [\d.]+\)",
         lines[5],
     )
-    assert lines[6] == f"saved in {run_dir}; what next:"
+    assert lines[6] == f"saved in {run_dir}; next steps:"
     assert len(lines) == 10
 
 
@@ -204,33 +208,56 @@ def test_resuming_a_complete_run_prints_that_it_is_complete(command_line, run_di
     ("arguments", "message"),
     [
         (["trane"], "Unknown command 'trane'; expected one of train, sweep, evaluate"),
+        (["trian"], "import, export; did you mean train? See lstm-mnist --help."),
         (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
-        (["train", "--epoch", "3"], "--epochs"),
-        (["train", "--epochs", "three"], "invalid literal"),
-        (["train", "--epochs", "0"], "epochs is 0, expected 1 or more"),
-        (["train", "--learning-rate", "-1"], "learning_rate is -1.0, expected a number above 0"),
-        (["train", "--hidden-features", "32", "0"], "hidden_features is (32, 0)"),
+        (["train", "smok"], "; did you mean smoke?"),
+        (["train", "smoke", "rows"], "There are two presets, smoke and rows; name one."),
+        (["sweep", "smoke", "--seeds", "2", "rows"], "There are two presets, smoke and rows; name one."),
+        (["train", "--epochs", "3", "smoke", "rows"], "Unexpected argument 'rows'. See lstm-mnist train --help."),
+        (["train", "smoke", "--learning-rate", "1", "2"], "Several values of an option are for lstm-mnist sweep."),
+        (["train", "smoke", "--bidirectional", "true"], "--bidirectional takes no value: leave out 'true'."),
+        (["evaluate", "here", "--json", "true"], "--json takes no value: leave out 'true'."),
+        (["train", "--epoch", "3"], "Unknown option --epoch; did you mean --epochs? See lstm-mnist train --help."),
+        (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
+        (["train", "--epochs"], "--epochs has no value, expected an integer."),
+        (["train", "--train-examples", "all"], "--train-examples is 'all', expected an integer or None."),
+        (["train", "--learning-rate=fast"], "--learning-rate is 'fast', expected a number."),
+        (["train", "--hidden-features", "32,64"], "is '32,64', expected integers separated by spaces, such as 32 64."),
+        (["train", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
+        (["predict", "a", "b", "--form", "digits"], "expected one of digit, whole, plain or None; did you mean digit?"),
+        (["export", "pytorch", "a", "b"], "format is 'pytorch', expected one of tf1, torch, keras, flax, safetensors,"),
+        (["train", "--epochs", "0"], "--epochs is 0, expected 1 or more"),
+        (["train", "--dropout-rate", "1.5"], "--dropout-rate is 1.5, expected at least 0 and below 1."),
+        (["train", "--validation-examples", "0"], "--validation-examples is 0, expected 1 or more."),
+        (["train", "--devices", "0"], "--devices is 0, expected 1 or more, or None."),
+        (["train", "--learning-rate", "-1"], "--learning-rate is -1.0, expected a number above 0"),
+        (["train", "--hidden-features", "32", "0"], "--hidden-features is (32, 0)"),
         (["train", "--batch-size", "56000"], "there are only 55,000 training examples"),
         (["train", "--devices", "2", "--batch-size", "65"], "cannot be shared evenly by 2 devices"),
         (["train", "--source", "fashion"], "Unknown data source 'fashion'"),
-        (["train", "--validation-examples", "60000"], "validation_examples is 60,000"),
+        (["train", "--validation-examples", "60000"], "--validation-examples is 60,000"),
+        (["train", "--source", SCRIPT], "Unknown data source '" + str(SCRIPT) + "': it is a file. Expected 'mnist'"),
+        (["train", "--source", "minst"], "; did you mean mnist?"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
         (["train", "smoke", "--resume", "here"], "leave out the preset"),
         (["train", "--run-dir", "run[1]"], "has a '[' in its path"),
         (["train", "--seeds", "0"], "seeds is 0, expected 1 or more"),
-        (["train", "--num-processes", "2"], "coordinator, process_id must be given as well"),
-        (["train", "--device-data-limit", "0"], "device_data_limit is 0.0, expected GiB, above 0"),
+        (["train", "--num-processes", "2"], "--coordinator, --process-id must be given as well"),
+        (["train", "--device-data-limit", "0"], "--device-data-limit is 0.0, expected GiB, above 0"),
+        (["sweep", "smoke", "--learning-rate"], "--learning-rate has no value to try."),
+        (["sweep", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
         (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
-        (["sweep", "--learning-rate", "fast"], "learning_rate is 'fast', expected a number"),
+        (["sweep", "--learning-rate", "fast"], "--learning-rate is 'fast', expected a number"),
         (["sweep", "--learning-rate", "uniform:0.1:1"], "set samples, the number of settings to draw"),
-        (["sweep", "--hidden-features", "32", "0"], "hidden_features is (0,), expected one or more widths"),
+        (["sweep", "--hidden-features", "32", "0"], "--hidden-features is (0,), expected one or more widths"),
         (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
         (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "2 runs at once would take"),
         (["sweep", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["extract", "nowhere", "--run-dir", "there"], "a run of a sweep is named by its path, SWEEP/NUMBER or"),
         (["extract"], "The command extract is gone since 0.5.0"),
-        (["evaluate"], "Missing"),
+        (["evaluate"], "An argument is missing, expected lstm-mnist evaluate RUN_DIR. See lstm-mnist evaluate --help."),
+        (["evaluate", SCRIPT], "is not a run folder: it is a file. Give the folder of a run."),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
         (["evaluate", "nowhere/best"], "nowhere/best is not a run folder: there is no such folder"),
         (["train", "--resume", "nowhere/3"], "nowhere/3 is not a run folder: there is no such folder"),
@@ -240,7 +267,8 @@ def test_user_errors_are_one_line_with_exit_code_2(command_line, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     done = command_line(*arguments)
     assert done.returncode == 2, done.stdout
-    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
 
@@ -285,7 +313,7 @@ def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, ti
     for words, message in [
         (["train", "--resume", seeds, "--seeds", "3"], "leave out --seeds"),
         (["sweep", "--resume", grid, "--b1", "0.8"], "leave out --b1"),
-        (["sweep", "--resume", grid / "5"], f"is a single run: go on with lstm-mnist train --resume {grid}/5"),
+        (["sweep", "--resume", grid / "5"], f"is a single run: continue it with lstm-mnist train --resume {grid}/5"),
     ]:
         done = command_line(*words)
         assert done.returncode == 2
@@ -341,7 +369,7 @@ def test_folders_of_version_0_4_are_refused_with_the_version_that_reads_them(com
         done = command_line(*words, run)
         assert done.returncode == 2
         assert "is a run folder of format 6; this version of lstm-mnist-jax reads format 7" in done.stderr
-        assert "It was written by version 0.4.0: use that one with it" in done.stderr
+        assert "It was written by version 0.4.0: use that version, or start" in done.stderr
     done = command_line("train", "smoke", "--run-dir", sweep)
     assert done.returncode == 2
     assert "already holds a run" in done.stderr
@@ -351,6 +379,38 @@ def test_extract_names_its_successor():
     with pytest.raises(ImportError, match="take the path of a run of a sweep"):
         from lstm_mnist_jax import extract  # noqa: F401
     assert "extract" not in lstm_mnist_jax.__all__
+
+
+def test_paths_with_the_name_of_a_field_stay_as_they_are_in_messages(command_line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source in ("a/batch_size", "batch_size", "epochs"):
+        done = command_line("train", "--source", source)
+        assert f"Unknown data source {source!r}: there is no folder" in done.stderr
+
+
+def test_help_texts_have_no_line_breaks_of_the_source(command_line, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def help_of(command):
+        return " ".join(command_line(command, "--help").stdout.replace("│", " ").split())
+
+    assert "by gradient accumulation over two, four, ... steps. (default: )" in help_of("train")
+    assert "Train a stacked LSTM." in help_of("train")
+    assert "Adam, as TensorFlow 1 computes it" in help_of("train")
+    assert "Learning rate; with a schedule, its peak. (default: the preset's)" in help_of("sweep")
+    assert help_of("sweep").count("(default: the preset's)") == len(SWEEPABLE)
+
+
+def test_help_names_folders_and_files(command_line):
+    for command, names in {"export": ["RUN_DIR", "FILE"], "evaluate": ["RUN_DIR"]}.items():
+        text = command_line(command, "--help").stdout
+        assert re.findall(r"^[│ ] +([A-Z_]+) ", text, re.MULTILINE) == names
+
+
+def test_errors_of_other_kinds_have_the_words_of_the_parser():
+    frame = "╭─ Value error ─╮\n│ It does not   │\n│ work.         │\n│ ──── │\n│ For full helptext, see │\n╰──╯\n"
+    found = parsing._fault(EvaluateArguments, "lstm-mnist evaluate", ["run"], frame)
+    assert found == "Value error: It does not work."
 
 
 def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
@@ -409,6 +469,31 @@ def test_a_pipe_closed_by_its_reader_is_no_error(run_dir, tmp_path):
     while program.poll() is None:  # it has closed its streams
         time.sleep(0.01)
     assert program.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.slow
+def test_training_goes_on_when_its_output_is_closed(tmp_path):
+    program = programs.Program(["train", "smoke", *TINY_OPTIONS, "--run-dir", tmp_path / "run"])
+    assert program.stdout.readline().startswith("run ")
+    program.stdout.close()
+    assert program.stderr.read() == "lstm-mnist: the output is closed; the training run goes on without it\n"
+    program.stderr.close()
+    while program.poll() is None:
+        time.sleep(0.01)
+    assert program.returncode == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_consoles_with_closed_output(capfd):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed_pipe:
+        with pytest.raises(BrokenPipeError):
+            say(OutputConsole(file=closed_pipe), "a line")
+        console = TrainingConsole(file=closed_pipe)
+        say(console, "a line")
+        say(console, "another")
+    assert capfd.readouterr() == ("", "lstm-mnist: the output is closed; the training run goes on without it\n")
 
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], []])

@@ -263,7 +263,7 @@ def test_errors_take_one_line(predict, digits_run, tiny_sweep, scans, tmp_path):
     (tmp_path / "new").mkdir()
     shutil.copy(run_dir / "config.json", tmp_path / "new")
     for where, words, code, message in (
-        (run_dir, [], 2, "There is no picture"),
+        (run_dir, [], 2, "No image is given"),
         (tmp_path / "none", [picture], 2, "is not a run folder: there is no such folder"),
         (picture, [], 2, "Name the folder of a run before the pictures"),
         (run_dir.parent, [picture], 2, f"It holds runs: {run_dir}"),

@@ -5,7 +5,7 @@ from pages import python_programs, run_program
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", python_programs("layers"), ids=["call", "weights", "train"])
+@pytest.mark.parametrize("program", python_programs("layers"), ids=["call", "last", "weights", "train"])
 def test_programs_of_the_layers_page(program, tmp_path):
     assert run_program(program, tmp_path) == ""
 

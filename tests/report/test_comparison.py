@@ -15,7 +15,9 @@ from scipy.stats import binomtest, t
 
 from lstm_mnist_jax import load_run, space_of, sweep, train
 from lstm_mnist_jax.cli.report import report
-from lstm_mnist_jax.config import OptimizerConfig
+from lstm_mnist_jax.config import Config, OptimizerConfig
+from lstm_mnist_jax.config.json import from_dict
+from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.report.comparison import CURVES, comparison_pictures, draw_accuracies, draw_curves, read_entries
 from lstm_mnist_jax.report.page import build
@@ -165,6 +167,31 @@ def test_report_of_a_sweep_that_diverged(tmp_path, capsys):
     assert "3 diverged" in printed
     assert "There is nothing to draw" in printed
     assert not (tmp_path / "diverged" / "plots").exists()
+
+
+def test_notes_name_the_splits_that_differ(tiny_run, tmp_path):
+    def copy(name, config, known=True):
+        shutil.copytree(tiny_run, tmp_path / name)
+        file = tmp_path / name / "config.json"
+        contents = json.loads(file.read_text())
+        contents["config"]["data"] |= config
+        data = from_dict(Config, contents["config"]).data
+        contents["data"]["fingerprint"] = load(**vars(data)).fingerprint() if known else "unknown"
+        file.write_text(json.dumps(contents))
+        return tmp_path / name
+
+    fewer = copy("fewer", {"train_examples": 900})
+    validation = copy("validation", {"validation_examples": 300})
+    missing = copy("missing", {"source": "nowhere"}, known=False)
+    assert read_entries([tiny_run, fewer])[1] == [
+        "The runs were trained on different images; their validation and test images are the same."
+    ]
+    assert read_entries([tiny_run, validation])[1] == [
+        "The runs have different validation images: accuracies on these are not comparable."
+    ]
+    assert read_entries([tiny_run, missing])[1][-1] == (
+        "The runs used different data, or different parts of it: compare their accuracies with care."
+    )
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, e
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        ([], UserError, "There is no run. Name the folder of one"),
+        ([], UserError, "No run folder is given. Give one"),
         (["nowhere"], RunError, "nowhere is not a run folder"),
         (["RUN", "--split", "tset"], ConfigError, "split is 'tset', expected one of test, validation, train"),
         (["RUN", "--checkpoint", "7"], RunError, "has no checkpoint '7'; expected best, last"),

@@ -18,7 +18,7 @@ import benchmark
 from benchmarks.parts import SIZES, wins
 from benchmarks.rounds import differs, summary
 from benchmarks.work import Epoch, Layer, Product, lstm_flops
-from benchmarks.worker import LibraryError, Worker
+from benchmarks.worker import LibraryError, Worker, _with_install_hint
 from lstm_mnist_jax.rnn import native
 
 ROOT = Path(__file__).parents[2]
@@ -303,6 +303,13 @@ def test_a_failure_keeps_the_previous_results(tmp_path, monkeypatch):
     assert done.returncode == 2
     assert "This package itself does not run here: " in done.stderr
     assert (tmp_path / "benchmark.json").read_text() == "before"
+
+
+def test_a_missing_library_comes_with_the_command_that_installs_it():
+    missing = ModuleNotFoundError("No module named 'torch'", name="torch")
+    assert _with_install_hint(missing) == "No module named 'torch': pip install -e '.[bench]' installs it"
+    missing = ModuleNotFoundError("No module named 'mine'", name="mine")
+    assert _with_install_hint(missing) == "No module named 'mine'"
 
 
 def test_a_worker_with_nothing_loaded_reports_it():

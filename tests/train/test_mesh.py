@@ -43,6 +43,36 @@ def test_more_devices_than_there_are():
         mesh.make_mesh(Execution(devices=1000), 1000)
 
 
+@pytest.mark.parametrize(
+    ("cores", "devices", "batch_size", "expected"),
+    [
+        (
+            2,
+            None,
+            63,
+            "1 of 2 devices is used: a batch of 63 cannot be shared evenly. More are used with",
+        ),
+        (
+            8,
+            None,
+            65,
+            "1 of 8 devices is used: a batch of 65 cannot be shared evenly. More are used with",
+        ),
+        (1, None, 63, None),
+        (2, None, 9, None),  # too few for two
+        (2, 1, 63, None),  # as asked
+        (0.5, 1, 64, "1 devices share 0.5 CPU core(s), which is slower than --devices 0.5"),
+    ],
+)
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts CPU cores")
+def test_hint_at_devices_that_are_too_many_or_too_few(monkeypatch, cores, devices, batch_size, expected):
+    monkeypatch.setattr(mesh, "_cores", lambda: cores)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
+    one = mesh.make_mesh(Execution(devices=1), batch_size)
+    found = mesh.hint(one, Execution(devices=devices), batch_size)
+    assert found == expected or (found is not None and expected is not None and found.startswith(expected))
+
+
 def test_every_device_of_the_mesh_is_on_the_data_axis():
     found = mesh.make_mesh(Execution(devices=1), 64)
     assert found.axis_names == ("member", "data")

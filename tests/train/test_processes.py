@@ -177,7 +177,7 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
         first, second = ends_of(pair)
         assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
         assert f"resumed at step {step:,}:" in first.stdout
-        assert f"stopped and saved; go on with: lstm-mnist train --resume {run_dir}" in first.stdout
+        assert f"stopped and saved; continue with: lstm-mnist train --resume {run_dir}" in first.stdout
         assert lines_of(second) == []
         assert "lstm-mnist:" not in first.stderr + second.stderr
         saved = checkpoint.newest_sound_step(checkpoints)

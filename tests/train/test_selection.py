@@ -147,7 +147,7 @@ def test_settings_are_ranked_by_the_selection_metric(opposed):
     assert order["loss"] == [2, [2, 0], ["learning_rate 0.03", "learning_rate 0.02"]]
     entries, notes = read_entries([folder.parent / name for name in order])
     assert [entry.result("validation").value for entry in entries] == pytest.approx([0.9, 0.9, 0.8, 0.8])
-    assert any("the order is that of accuracy" in note for note in notes)
+    assert any("the order is by validation accuracy" in note for note in notes)
 
 
 def test_optuna_gets_losses_and_diverged_settings():

@@ -341,6 +341,8 @@ def test_draws_are_within_their_intervals_and_the_same_again():
     [
         ({"speed": [1]}, {}, "speed cannot be swept; expected one of learning_rate, b1"),
         ({"seed": [1]}, {}, "seed cannot be swept"),
+        ({"learing_rate": [1]}, {}, "label_smoothing; did you mean learning_rate?"),
+        ({"learning_rate": 0.1}, {}, "learning_rate is 0.1, expected a list of values, or an interval as text"),
         ({"learning_rate": []}, {}, "learning_rate has no value to try"),
         ({"learning_rate": ["fast"]}, {}, "learning_rate is 'fast', expected a number"),
         ({"learning_rate": [0.1, -1]}, {}, "learning_rate is -1.0, expected a number above 0"),
@@ -475,7 +477,7 @@ def test_a_sweep_is_refused_as_a_run_and_a_run_as_a_sweep(three_seeds, tiny_run,
         load_run(three_seeds.run_dir)
     with pytest.raises(RunError, match=r"is a sweep of 3 runs"):
         train(TINY, three_seeds.run_dir, resume=True)
-    with pytest.raises(RunError, match=r"is a single run, not a sweep. Go on with: lstm-mnist train --resume"):
+    with pytest.raises(RunError, match=r"is a single run, not a sweep. Continue with: lstm-mnist train --resume"):
         sweep(TINY, THREE_SEEDS, tiny_run, resume=True)
     with pytest.raises(RunError, match=r"has no config.json"):
         read_run_folder(tmp_path)
@@ -601,5 +603,5 @@ def test_runs_with_a_learning_rate_schedule_cannot_be_extended(tiny_run, tiny_sw
     for go_on in (lambda: sweep(falling_longer, THREE_SEEDS, tmp_path / "seeds", resume=True),
                   lambda: sweep(longer, either, tmp_path / "either", resume=True),
                   lambda: train(falling_longer, tmp_path / "run", resume=True)):  # fmt: skip
-        with pytest.raises(ConfigError, match=r"epochs is 3 in the run, 4 was asked for. Its learning rate falls over"):
+        with pytest.raises(ConfigError, match=r"epochs is 3 in the run, 4 was asked for. Its learning-rate schedule"):
             go_on()

@@ -171,7 +171,7 @@ def test_a_signal_saves_and_prints_the_command_to_resume(tmp_path, number):
     output, errors = program.communicate(timeout=60)
     assert program.returncode == 128 + number, errors
     assert errors == ""
-    assert output.splitlines()[-1].endswith(f"go on with: lstm-mnist train --resume {tmp_path / 'run'}")
+    assert output.splitlines()[-1].endswith(f"continue with: lstm-mnist train --resume {tmp_path / 'run'}")
     assert checkpoint.newest_sound_step(tmp_path / "run" / "checkpoints") is not None
 
 
@@ -224,7 +224,7 @@ def test_a_smaller_patience_ends_a_run_that_is_resumed_within_an_epoch(tmp_path,
 
 
 def test_a_run_cannot_become_shorter_than_it_is(run_dir):
-    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already"):
+    with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already. Use --epochs 3 or more"):
         train(dataclasses.replace(TINY, epochs=2), run_dir, resume=True)
     assert read_run_folder(run_dir).config == TINY
 
@@ -246,7 +246,7 @@ def test_a_path_where_orbax_cannot_save_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["best", "last"])
 def test_a_damaged_checkpoint_is_refused(run_dir, name):
     (run_dir / "checkpoints" / "00000045" / "record.json").write_text("")
-    with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Name another by its step: \["):
+    with pytest.raises(RunError, match=r"has a damaged file, record\.json\. Use --checkpoint 30 or 15\."):
         load_run(run_dir, name)
 
 
@@ -282,7 +282,7 @@ def test_a_run_folder_in_use_is_refused(tmp_path):
 
 
 def test_a_folder_with_something_in_it_is_refused_and_kept(tiny_run, tmp_path):
-    with pytest.raises(RunError, match=r"already holds a run\. Go on with it by --resume"):
+    with pytest.raises(RunError, match=r"already holds a run\. Continue it with --resume"):
         train(TINY, tiny_run)
     (tmp_path / "thesis.tex").write_text("irreplaceable")
     with pytest.raises(RunError, match="holds other files"):
