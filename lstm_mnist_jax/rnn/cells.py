@@ -7,8 +7,10 @@ Depends on Flax's modules; not on loops.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.nn import initializers
 from jax.nn.initializers import Initializer, lecun_normal, zeros
@@ -16,7 +18,7 @@ from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.gated import Gates
 from lstm_mnist_jax.rnn.initializers import uniform_gates
-from lstm_mnist_jax.rnn.products import state_dtype
+from lstm_mnist_jax.rnn.products import project_differentiably, state_dtype, vary_alike
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 
@@ -140,7 +142,13 @@ class GatedCell(nnx.RNNCellBase):
         Returns:
           [..., num_gates * hidden], biases included.
         """
-        return self.dense_i(jnp.asarray(inputs))
+        inputs = jnp.asarray(inputs)
+        if inputs.ndim != 3 or not is_plain(self.dense_i):
+            return self.dense_i(inputs)
+        kernel, bias = self.dense_i.kernel[...], self.dense_i.bias
+        inputs, kernel = promote_dtype((inputs, kernel), dtype=self.dense_i.dtype)
+        outputs = project_differentiably(*vary_alike((inputs, kernel)))
+        return outputs if bias is None else outputs + bias[...].astype(outputs.dtype)
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         """One time step. A subclass defines it.
@@ -535,6 +543,17 @@ class URLSTMCell(GatedCell):
         kept = f * (f + 2 * sigmoid(r) * (1 - f))
         c = u + kept * (c - u)
         return c, sigmoid(o) * jnp.tanh(c)
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a dense layer is a plain matrix product: not if it was replaced, as LoRA does."""
+    return (
+        type(layer) is nnx.Linear
+        and layer.promote_dtype is promote_dtype
+        and layer.dot_general is jax.lax.dot_general
+        and layer.precision is None
+        and layer.preferred_element_type is None
+    )
 
 
 def gru_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:

@@ -16,8 +16,9 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_mnist_jax.rnn.cells import GatedCell, GRUCell, ProjectedLSTMCell, gru_update, lstm_update
+from lstm_mnist_jax.rnn.cells import GatedCell, GRUCell, ProjectedLSTMCell, gru_update, is_plain, lstm_update
 from lstm_mnist_jax.rnn.gated import Gates, Update
+from lstm_mnist_jax.rnn.products import project_differentiably, vary_alike
 
 FAST_DTYPES = (jnp.float32, jnp.float64, jnp.bfloat16)
 
@@ -34,6 +35,7 @@ class Equations:
       project: inputs [rows, in] to [rows, gates].
       update: see `gated`.
       params: what `update` reads.
+      recurrent_bias: of the recurrent product, [gates].
       projection: kernel [hidden, output] of a projected output.
       lstm: input kernel and bias, if this is the LSTM that `recurrence.lstm` computes.
     """
@@ -45,6 +47,7 @@ class Equations:
     project: Callable[[Array], Array]
     update: Update
     params: Any = field(default_factory=dict)
+    recurrent_bias: Array | None = None
     projection: Array | None = None
     lstm: tuple[Array, Array] | None = None
 
@@ -103,15 +106,7 @@ def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype:
 
 def _are_plain(cell: Any) -> bool:
     """Whether the dense layers of a cell are plain matrix products."""
-    layers = [cell.dense_i, cell.dense_h, *([cell.dense_p] if hasattr(cell, "dense_p") else [])]
-    return all(
-        type(layer) is nnx.Linear  # replaced, as LoRA does
-        and layer.promote_dtype is promote_dtype
-        and layer.dot_general is jax.lax.dot_general
-        and layer.precision is None
-        and layer.preferred_element_type is None
-        for layer in layers
-    )
+    return all(map(is_plain, [cell.dense_i, cell.dense_h, *([cell.dense_p] if hasattr(cell, "dense_p") else [])]))
 
 
 def _has_own_activations(cell: Any) -> bool:
@@ -127,7 +122,7 @@ def _of_flax(cell: Any, kernel: Array, bias: Array, update: Update, parts: int) 
         widths=(cell.hidden_features,) * parts,
         kernel=jnp.asarray(cell.dense_h.kernel[...], kernel.dtype),
         num_gates=kernel.shape[1] // cell.hidden_features,
-        project=lambda inputs: inputs @ kernel + bias,
+        project=lambda inputs: project_differentiably(*vary_alike((inputs, kernel))) + bias,
         update=update,
     )
 
@@ -157,21 +152,12 @@ def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> 
 def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
     if not cell.reset_after:
         return None  # its step has a product of its own
-    hidden = cell.hidden_features
     bias, recurrent_bias = (
-        jnp.zeros(3 * hidden, dtype) if layer.bias is None else jnp.asarray(layer.bias[...], dtype)
+        jnp.zeros(3 * cell.hidden_features, dtype) if layer.bias is None else jnp.asarray(layer.bias[...], dtype)
         for layer in (cell.dense_i, cell.dense_h)
     )
-    # To the gates r and z, both biases are added; in n, the reset gate multiplies the recurrent one.
-    bias = bias + recurrent_bias.at[2 * hidden :].set(0)
     equations = _of_flax(cell, jnp.asarray(cell.dense_i.kernel[...], dtype), bias, _update_gru, parts=1)
-    if cell.dense_h.bias is None:
-        return equations
-    return replace(equations, update=_update_gru_with_bias, params=recurrent_bias[2 * hidden :])
-
-
-def _update_gru_with_bias(bias: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    return gru_update(carry, projected, (*recurrent[:2], recurrent[2] + bias.astype(recurrent[2].dtype)))
+    return replace(equations, recurrent_bias=None if cell.dense_h.bias is None else recurrent_bias)
 
 
 def _gated(cell: Any, dtype: Any) -> Equations | None:

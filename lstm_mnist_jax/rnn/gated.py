@@ -41,6 +41,7 @@ def gated(
     recurrent_kernel: Annotated[AnyArray, "outputs gates_hidden"],
     initial_carry: tuple[Annotated[AnyArray, "batch _"], ...],
     *,
+    recurrent_bias: Annotated[AnyArray, "gates_hidden"] | None = None,
     projection: Annotated[AnyArray, "hidden outputs"] | None = None,
     recurrent_mask: Annotated[AnyArray, "batch outputs"] | None = None,
     zoneout: tuple[AnyArray | float, ...] | None = None,
@@ -52,7 +53,7 @@ def gated(
 ) -> tuple[tuple[Any, ...], Carry]:
     """Runs a gated recurrence over a batch of sequences. Differentiable in reverse mode in every array but the masks.
 
-        recurrent_t = h_{t-1} U        carry_t = update(params, carry_{t-1}, projected_t, recurrent_t)
+        recurrent_t = h_{t-1} U + d        carry_t = update(params, carry_{t-1}, projected_t, recurrent_t)
 
     Args:
       update: (params, carry, projected, recurrent) -> carry, for one time step. `projected` and `recurrent` are tuples
@@ -63,6 +64,7 @@ def gated(
       recurrent_kernel: U, floats [outputs, gates * hidden], the gates side by side. The products are computed in its
         dtype; if that is narrower than float32, the carries are float32.
       initial_carry: before the first step: a tuple of floats [batch, features] with h [batch, outputs] last.
+      recurrent_bias: d, floats [gates * hidden]; None is zero.
       projection: P, floats [hidden, outputs]: if given, the output is h = m P.
       recurrent_mask: floats [batch, outputs] by which h is multiplied before the product with U, at every step.
       zoneout: for each part of the carry, either booleans [time, batch, features], true where that part keeps its value
@@ -105,7 +107,7 @@ def gated(
             jnp.asarray(resets, bool)[..., None],
             tuple(jnp.asarray(part, dtype) for part in reset_carry or initial_carry),
         )
-    given: Any = params, projected, recurrent_kernel, projection, carry, masks, after
+    given: Any = params, projected, recurrent_kernel, recurrent_bias, projection, carry, masks, after
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
     settings = _Settings(update, reverse, unroll, return_carries)
     return with_automatic_axes(partial(_compiled, settings), arrays.projected[0], 0, 1, (0, -1))(arrays)
@@ -129,6 +131,7 @@ class _Arrays(NamedTuple):
     params: Any
     projected: Gates
     kernel: Array
+    bias: Any
     projection: Any
     carry: Carry
     masks: Any
@@ -145,6 +148,10 @@ def _compiled(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Ca
 def _split(packed: Array, like: Gates) -> Gates:
     """Gates that are side by side in one array, as a tuple of arrays."""
     return tuple(jnp.split(packed, len(like), axis=-1))
+
+
+def _plus(recurrent: Array, bias: Any) -> Array:
+    return recurrent if bias is None else recurrent + bias.astype(recurrent.dtype)
 
 
 def _masked(h: Array, mask: Any) -> Array:
@@ -175,13 +182,13 @@ def _gated(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry
 
 def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
     """As `gated`; and what entered the projection, if there is one, where all parts are wanted."""
-    params, projected, kernel, projection, carry, (recurrent_mask, zoneout), resets = arrays
+    params, projected, kernel, bias, projection, carry, (recurrent_mask, zoneout), resets = arrays
 
     def step(carry: Carry, xs: Any) -> Any:
         projected, zones, reset = xs
         if resets is not None:
             carry = tuple(jnp.where(reset, new, old) for new, old in zip(resets[1], carry, strict=True))
-        recurrent = product(_masked(carry[-1], recurrent_mask), kernel)
+        recurrent = _plus(product(_masked(carry[-1], recurrent_mask), kernel), bias)
         # Not left to JAX, which may be told to promote nothing (jax_numpy_dtype_promotion="strict").
         projected = tuple(gate.astype(recurrent.dtype) for gate in projected)
         after = settings.update(params, carry, projected, _split(recurrent, projected))
@@ -216,12 +223,12 @@ def _gated_fwd(settings: _Settings, arrays: Any) -> tuple[Any, Any]:
 
 def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
     arrays, carries, unprojected = residuals
-    params, projected, kernel, projection, initial, (recurrent_mask, zoneout), resets = arrays
+    params, projected, kernel, bias, projection, initial, (recurrent_mask, zoneout), resets = arrays
     before = tuple(shift(first, part, settings.reverse) for first, part in zip(initial, carries, strict=True))
     if resets is not None:
         before = tuple(jnp.where(resets[0], new, old) for new, old in zip(resets[1], before, strict=True))
     recurring = _masked(before[-1], recurrent_mask)
-    recurrent = _split(product(recurring, kernel), projected)
+    recurrent = _split(_plus(product(recurring, kernel), bias), projected)
     used, d_last = jax.tree.map(
         lambda d: None if isinstance(d, SymbolicZero) else d,
         cotangents,
@@ -267,7 +274,9 @@ def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_A
     )
     d_projection = None if projection is None else outer(unprojected, d_outputs.astype(projection.dtype))
     d_kernel = outer(recurring, d_recurrent)
-    return (_Arrays(d_params, d_projected, d_kernel, d_projection, d_initial, None, resets and (None, d_reset)),)
+    d_bias = None if bias is None else jnp.sum(d_recurrent, (0, 1)).astype(bias.dtype)
+    d_resets = resets and (None, d_reset)
+    return (_Arrays(d_params, d_projected, d_kernel, d_bias, d_projection, d_initial, None, d_resets),)
 
 
 _gated.defvjp(_gated_fwd, _gated_bwd, symbolic_zeros=True)

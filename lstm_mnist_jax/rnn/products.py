@@ -30,6 +30,25 @@ def project(inputs: Array, kernel: Array) -> Array:
     return inputs @ kernel
 
 
+@jax.custom_vjp
+def project_differentiably(inputs: Array, kernel: Array) -> Array:
+    """As `project`, where JAX differentiates it: its own gradient of a product with three axes takes twice as long."""
+    return project(inputs, kernel)
+
+
+def _project_fwd(inputs: Array, kernel: Array) -> Any:
+    return project(inputs, kernel), (inputs, kernel)
+
+
+def _project_bwd(arrays: Any, d_outputs: Array) -> Any:
+    inputs, kernel = arrays
+    inputs, d_outputs = vary_alike((inputs, d_outputs))
+    return project(d_outputs, kernel.T), outer(inputs, d_outputs)
+
+
+project_differentiably.defvjp(_project_fwd, _project_bwd)
+
+
 def product(rows: Array, kernel: Array) -> Array:
     """rows @ kernel, multiplied in the kernel's dtype, added up and given in that of the states."""
     return jnp.matmul(rows.astype(kernel.dtype), kernel, preferred_element_type=state_dtype(kernel.dtype))

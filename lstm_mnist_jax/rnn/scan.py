@@ -209,6 +209,7 @@ def _scan(
     else:
         projected = tuple(jnp.split(equations.project(inputs), equations.num_gates, axis=-1))
         options |= {"return_carries": lengths is not None, "projection": equations.projection}
+        options |= {"recurrent_bias": equations.recurrent_bias}
         options |= {"recurrent_mask": mask, "zoneout": zoneout}
         carries, last = gated(equations.update, equations.params, projected, equations.kernel, carry, **options)
     if lengths is not None:
