@@ -155,13 +155,14 @@ def _plus(recurrent: Array, bias: Any) -> Array:
 
 
 def _masked(h: Array, mask: Any) -> Array:
-    return h if mask is None else h * mask
+    return h if mask is None else h * mask.astype(h.dtype)
 
 
 def _kept(kept: Array, before: Array, after: Array) -> Array:
     """Zoneout: where to keep the value before, or how much of it."""
     if kept.dtype == bool:
         return jnp.where(kept, before, after)
+    kept = kept.astype(before.dtype)
     return kept * before + (1 - kept) * after
 
 

@@ -15,12 +15,17 @@ from flax import nnx
 from jax import Array
 
 from lstm_mnist_jax.rnn import scan
+from lstm_mnist_jax.rnn.cells import GatedCell, GRUCell
 from lstm_mnist_jax.rnn.equations import CellSpec, cell_spec, is_hashable
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
-DEFAULT_STATE_AXES = nnx.StateAxes([(..., nnx.Carry)])
+ZERO_CARRIES = {
+    cell.initialize_carry
+    for cell in (GatedCell, GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.SimpleCell, nnx.GRUCell)
+}
+"""The methods that make a carry of zeros, unless the cell has a `carry_init`."""
 
 
 class RNN(nnx.RNN):
@@ -111,6 +116,7 @@ class RNN(nnx.RNN):
         if backend == "native" and noise is not None:
             raise ValueError('RNN has no noise with backend="native"; leave it to "auto".')
         self.noise, self.remat, self.backend = noise, remat, backend
+        self.has_flax_options = state_axes is not None or broadcast_rngs is not None
 
     def __call__(
         self,
@@ -216,8 +222,8 @@ class RNN(nnx.RNN):
 
     def _spec(self, inputs: Any) -> CellSpec | None:
         """The cell on its fast path; None where Flax's scan runs it."""
-        plain = self.broadcast_rngs is None and self.state_axes == DEFAULT_STATE_AXES
-        spec = cell_spec(self.cell, inputs.dtype) if plain and self.backend != "flax" else None
+        is_fast = not self.has_flax_options and self.backend != "flax"
+        spec = cell_spec(self.cell, inputs.dtype) if is_fast else None
         if spec is None and (self.noise is not None or self.remat is not None):
             raise ValueError(
                 f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
@@ -233,19 +239,11 @@ class RNN(nnx.RNN):
 
     def _own_carry(self, in_step: tuple[Any, ...], rngs: Any) -> Any:
         """The carry with which the cell starts by itself."""
-
-        def draw(key: Array) -> Any:
-            return self.cell.initialize_carry(in_step, nnx.Rngs(carry=key))
-
-        # Zeros take no random numbers. Drawing some all the same would change the stream's state, which Flax forbids
-        # where `jit` closes over the layer.
-        jaxpr = jax.make_jaxpr(draw)(jax.random.key(0)).jaxpr
-        wanted = {id(variable) for variable in jaxpr.outvars}
-        for equation in reversed(jaxpr.eqns):
-            if any(id(variable) in wanted for variable in equation.outvars):
-                wanted.update(map(id, equation.invars))
-        if id(jaxpr.invars[0]) not in wanted:
-            return draw(jax.random.key(0))
+        # Zeros take no random numbers. Flax's cells draw some all the same, which changes the stream's state: Flax
+        # forbids that where `jit` closes over the layer.
+        starts_with_zeros = type(self.cell).initialize_carry in ZERO_CARRIES
+        if starts_with_zeros and getattr(self.cell, "carry_init", None) is None:
+            return self.cell.initialize_carry(in_step, nnx.Rngs(0))
         rngs = self.rngs if rngs is None else rngs
         rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
         return self.cell.initialize_carry(in_step, rngs)

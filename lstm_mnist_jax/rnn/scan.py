@@ -131,7 +131,25 @@ def run_flax(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
     )
     scan = nnx.split_rngs(splits=1, only=broadcast_rngs, squeeze=True)(scan)
     last, outputs = scan(cell, initial, (jnp.arange(inputs.shape[0]), inputs, resets))
-    return last, _in_the_order_of_the_inputs(call, arrays, outputs), nnx.state(cell, nnx.Not(nnx.Param))
+    # The scan writes every state, changed or not. Parameters that are only read must not be written, which Flax forbids
+    # where `jit` closes over the cell.
+    changed = nnx.state(cell) if _writes_parameters(call, arrays, inputs) else nnx.state(cell, nnx.Not(nnx.Param))
+    return last, _in_the_order_of_the_inputs(call, arrays, outputs), changed
+
+
+def _writes_parameters(call: Call, arrays: Arrays, inputs: Array) -> bool:
+    """Whether a step of the cell changes an `nnx.Param`."""
+    found = []
+
+    def step(params: Any, states: Any, carry: Any, inputs: Array) -> None:
+        cell = nnx.merge(call.graph, params, states)
+        before = jax.tree.leaves(nnx.state(cell, nnx.Param))
+        cell(carry, inputs)
+        after = jax.tree.leaves(nnx.state(cell, nnx.Param))
+        found.append(any(new is not old for new, old in zip(after, before, strict=True)))
+
+    jax.eval_shape(step, arrays.params, arrays.states, arrays.initial_carry, inputs[0])
+    return found[0]
 
 
 # Compiled here, so that calls outside `jit` compile once and not each time.

@@ -320,8 +320,8 @@ def _is_variable(part: Any) -> bool:
 
 
 def _as_tuples(carries: Any) -> Any:
-    """With plain tuples for lists and named tuples."""
-    return tuple(map(_as_tuples, carries)) if isinstance(carries, tuple | list) else carries
+    """With plain tuples for lists, Flax's lists, and named tuples."""
+    return tuple(map(_as_tuples, carries)) if isinstance(carries, tuple | list | nnx.List) else carries
 
 
 class LSTM(StackedRNN):

@@ -16,7 +16,7 @@ from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_mnist_jax.rnn import xla_loops
 from lstm_mnist_jax.rnn.native import build
@@ -159,7 +159,8 @@ def _compiled(loop: Loop) -> Callable[..., Any]:
 
 @loop_p.def_impl
 def _(*flat: Array, loop: Loop, kernel: Any) -> Any:
-    return _compiled(loop)(*flat)
+    with jax.disable_jit(False):
+        return _compiled(loop)(*flat)
 
 
 def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
@@ -279,7 +280,17 @@ def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Ca
         return " -> ".join(", ".join(axes) for axes in axes_of(arguments))
 
     def partition(mesh: Any, arguments: Any, results: Any) -> Any:
-        networks, _, batch, *_ = (*tuple(arguments[0].sharding.spec), None, None, None)
+        first = arguments[0]
+        if isinstance(first.sharding, NamedSharding):
+            networks, _, batch, *_ = (*tuple(first.sharding.spec), None, None, None)
+        else:  # of no mesh: then a mesh of as many parts
+            parts = [
+                -(-size // part)
+                for size, part in zip(first.shape, first.sharding.shard_shape(first.shape), strict=True)
+            ]
+            devices = np.array(sorted(first.sharding.device_set, key=lambda device: device.id))
+            mesh = Mesh(devices.reshape(parts[0], parts[2], -1), ("networks", "batch", "copies"))
+            networks, batch = "networks", "batch"
         split = {"n": networks, "b": batch}
 
         def shardings(names: list[str]) -> tuple[NamedSharding, ...]:

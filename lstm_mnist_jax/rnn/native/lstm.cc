@@ -274,7 +274,9 @@ void ForwardRowsWithResets(const Forward& job, const ForwardStep& step, const bo
     const Index from = (row + r) * hidden;
     const bool reset = resets[row + r];
     std::memcpy(h + r * hidden, (reset ? job.resets.h : step.h) + from, hidden * sizeof(float));
-    std::memcpy(c + r * hidden, (reset ? job.resets.c : step.c) + from, hidden * sizeof(float));
+    // Of c, the units of this tile alone: where c is kept in place, other threads write the others.
+    const Index count = std::min(kWidth, hidden - unit);
+    std::memcpy(c + r * hidden + unit, (reset ? job.resets.c : step.c) + from + unit, count * sizeof(float));
   }
   const Index states = row * hidden, gates = 4 * states;
   const ForwardStep moved{step.projected + gates, step.bias, h, c, step.new_h + states, step.new_c + states,
