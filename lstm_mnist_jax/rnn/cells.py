@@ -180,7 +180,7 @@ class GatedCell(nnx.RNNCellBase):
             after = (*after[:-1], self.dense_p(after[-1]))
         return tuple(new.astype(old.dtype) for new, old in zip(after, carry, strict=True)), after[-1]
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
+    def initialize_carry(self, input_shape: tuple[Any, ...], rngs: Any = None, carry_init: Any = None) -> Any:
         """The carry before the first step: zeros, unless `carry_init` draws it.
 
         Args:
@@ -344,7 +344,7 @@ class GRUCell(GatedCell):
         (after,), output = super().__call__((carry,), inputs)
         return after, output
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None) -> Any:
+    def initialize_carry(self, input_shape: tuple[Any, ...], rngs: Any = None, carry_init: Any = None) -> Any:
         (h,) = super().initialize_carry(input_shape, rngs, carry_init)
         return h
 

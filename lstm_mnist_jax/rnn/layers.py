@@ -6,7 +6,7 @@ Depends on Flax's modules and on the recurrences; not on data sets, configs or t
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class RNN(nnx.RNN):
 
     def __init__(
         self,
-        cell: nnx.RNNCellBase,
+        cell: nnx.Module,
         *,
         time_major: bool = False,
         return_carry: bool = False,
@@ -97,7 +97,7 @@ class RNN(nnx.RNN):
         ):
             raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {cell!r}.")
         super().__init__(
-            cell,
+            cast(nnx.RNNCellBase, cell),
             time_major=time_major,
             return_carry=return_carry,
             reverse=reverse,

@@ -135,6 +135,20 @@ def test_second_derivatives(rng):
     assert_close(*penalties(inputs), 1e-4)
 
 
+@needs_kernel
+def test_jacobians_of_gradients_of_several_results(rng):
+    """vmap of derivatives of the loop itself: their axes of results must not be taken for those of time."""
+    inputs, *weights = arguments(rng, 3, 2, 2, 5)
+
+    def jacobian(backend):
+        def few(x):
+            return jnp.sin(lstm(x, *weights, backend=backend).h.reshape(-1))[:3]
+
+        return jax.jacfwd(jax.jacrev(few))(inputs)
+
+    assert_close(jacobian("native"), jacobian("xla"), 1e-5)
+
+
 def loops(rng, time, batch, hidden):
     """What the forward and the backward loop take."""
     states = [np.float32(rng.normal(size=(batch, hidden))) for _ in range(4)]

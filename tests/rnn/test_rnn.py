@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from lstm_mnist_jax.rnn import RNN, CoupledLSTMCell
+from lstm_mnist_jax.rnn import GRU, LSTM, RNN, CoupledLSTMCell
 
 INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
 LENGTHS = np.array([7, 3, 1])
@@ -175,3 +175,110 @@ def test_inputs_that_do_not_fit_the_cell_are_refused():
     cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="expected inputs of 5 features, got 4"):
         RNN(cell)(INPUTS[..., :4])
+
+
+class Counter(nnx.GRUCell):
+    """Counts its steps in a parameter."""
+
+    def __init__(self):
+        super().__init__(3, 4, rngs=nnx.Rngs(0))
+        self.steps = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, carry, inputs):
+        self.steps[...] += 1
+        return super().__call__(carry, inputs)
+
+
+class RandomCarry(nnx.GRUCell):
+    """Draws its initial carry from the stream that it is given, as Flax gives it."""
+
+    def initialize_carry(self, input_shape, rngs=None, carry_init=None):
+        return jax.random.normal(rngs(), (*input_shape[:-1], self.hidden_features))
+
+
+class OwnCarry(nnx.GRUCell):
+    """Draws its initial carry from a stream of its own."""
+
+    def __init__(self):
+        super().__init__(3, 4, rngs=nnx.Rngs(0))
+        self.own = nnx.Rngs(carry=1)
+
+    def initialize_carry(self, input_shape, rngs=None, carry_init=None):
+        return jax.random.normal(self.own.carry(), (*input_shape[:-1], self.hidden_features))
+
+
+def test_parameters_that_a_cell_writes_are_kept():
+    cell = Counter()
+    RNN(cell)(np.ones((2, 5, 3), np.float32))
+    assert cell.steps[...] == 5
+
+
+@pytest.mark.parametrize("make", [lambda: RandomCarry(3, 4, rngs=nnx.Rngs(0)), OwnCarry])
+def test_random_initial_carries_are_those_of_flax(make):
+    inputs = np.ones((2, 5, 3), np.float32)
+    ours, theirs = RNN(make()), nnx.RNN(make())
+    for _ in range(2):
+        np.testing.assert_allclose(ours(inputs), theirs(inputs), atol=1e-6)
+
+
+def test_a_cell_without_the_base_class_runs():
+    class Cell(nnx.Module):
+        num_feature_axes = 1
+
+        def initialize_carry(self, input_shape, rngs=None):
+            return jnp.zeros(input_shape[:-1])
+
+        def __call__(self, carry, inputs):
+            return carry + inputs.sum(-1), carry
+
+    inputs = np.ones((2, 5, 3), np.float32)
+    np.testing.assert_array_equal(RNN(Cell())(inputs), nnx.RNN(Cell())(inputs))
+
+
+@pytest.mark.parametrize("cell", [nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell])
+def test_zeros_take_no_random_numbers_in_a_closure_under_jit(cell):
+    rnn = RNN(cell(3, 4, rngs=nnx.Rngs(0)))
+    assert jax.jit(lambda inputs: rnn(inputs))(np.ones((2, 5, 3), np.float32)).shape == (2, 5, 4)
+
+
+def test_forward_mode_names_the_backend():
+    rnn = RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)))
+    inputs = jnp.ones((2, 5, 3))
+    with pytest.raises(TypeError, match='need backend="flax"'):
+        jax.jvp(rnn, (inputs,), (inputs,))
+
+
+@pytest.mark.parametrize("backend", ["auto", "xla"])
+def test_without_jit_the_numbers_are_the_same(backend):
+    rnn = RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), backend=backend)
+    inputs = np.ones((2, 3, 3), np.float32)
+    with jax.disable_jit():
+        found = rnn(inputs)
+    np.testing.assert_allclose(found, rnn(inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": jnp.bfloat16}, {"recurrent_dropout_rate": 0.1, "zoneout_rates": 0.1}]
+)
+def test_strict_dtype_promotion(options):
+    stack = GRU(3, 4, **options, rngs=nnx.Rngs(0))
+    with jax.numpy_dtype_promotion("strict"):
+        nnx.grad(lambda stack: stack(np.ones((2, 5, 3), np.float32))[0].astype(jnp.float32).sum())(stack)
+
+
+@pytest.mark.parametrize("layer", [LSTM, GRU])
+def test_export_with_symbolic_batch_and_time(layer):
+    batch, time = jax.export.symbolic_shape("batch, time")
+    stack = layer(3, 4, backend="xla", rngs=nnx.Rngs(0))
+    shapes = jax.ShapeDtypeStruct((batch, time, 3), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    exported = jax.export.export(jax.jit(lambda inputs, lengths: stack(inputs, seq_lengths=lengths)[0]))(*shapes)
+    inputs, lengths = np.ones((2, 5, 3), np.float32), np.array([5, 2], np.int32)
+    np.testing.assert_allclose(exported.call(inputs, lengths), stack(inputs, seq_lengths=lengths)[0], atol=1e-6)
+
+
+def test_nan_in_the_padding_passes_debug_nans():
+    inputs = np.ones((2, 5, 3), np.float32)
+    inputs[1, 2:] = np.nan
+    with jax.debug_nans(True):
+        outputs, _ = LSTM(3, 4, rngs=nnx.Rngs(0))(inputs, seq_lengths=[5, 2])
+    assert np.isfinite(outputs).all()

@@ -60,6 +60,14 @@ def test_sharded_inputs(rng, kind, spec, layer, options):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), again, wanted)
 
 
+def test_inputs_without_a_sharding_under_a_mesh():
+    stack = LSTM(FEATURES, 5, rngs=nnx.Rngs(0))
+    with jax.set_mesh(mesh_of(AxisType.Auto)):
+        outputs, _ = jax.jit(stack)(np.ones((BATCH, TIME, FEATURES), np.float32))
+    wanted, _ = stack(np.ones((BATCH, TIME, FEATURES), np.float32))
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("layer", [LSTM, GRU])
 def test_calls_outside_jit_keep_the_sharding_of_explicit_axes(layer):
     mesh = mesh_of(AxisType.Explicit)
