@@ -82,10 +82,10 @@ def cell_spec(cell: Any, inputs_dtype: DTypeLike) -> CellSpec | None:
     return find(graph, structure, kinds, jnp.dtype(inputs_dtype))
 
 
-def is_hashable(call: Any) -> bool:
-    """Whether a cell without its arrays can be the key of a cache: not if an attribute of it is a dict, say."""
+def is_hashable(key: Any) -> bool:
+    """Whether what holds a cell without its arrays can be the key of a cache: not if an attribute of it is a dict."""
     try:
-        hash(call)
+        hash(key)
     except TypeError:
         return False
     return True

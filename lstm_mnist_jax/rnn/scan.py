@@ -172,6 +172,7 @@ def _in_the_order_of_reading(call: Call, arrays: Arrays) -> tuple[Array, Array |
 
 
 def _in_the_order_of_the_inputs(call: Call, arrays: Arrays, outputs: Any) -> Any:
+    """Time-major outputs in the order of the scan, in the order and layout that the call asks for."""
     lengths = arrays.seq_lengths
     if lengths is not None:
         outputs = jax.tree.map(partial(_without_padding, seq_lengths=lengths), outputs)
