@@ -41,7 +41,8 @@ class RNN(nnx.RNN):
     - Outputs past the end of a sequence are zero. (Flax returns there what the cell computes from the padding.)
     - In bfloat16, matrix products are computed in bfloat16, and states are kept in float32 between the steps.
       The final carry has the dtype of the initial carry. The zeros that are the default have the cell's `param_dtype`.
-    - The fast path is differentiable in reverse mode, any number of times. `jax.jvp` needs `backend="flax"`.
+    - The fast path is differentiable in reverse mode, any number of times, and then in forward mode (`jax.hessian`).
+      `jax.jvp` of the layer itself needs `backend="flax"`.
 
     Examples:
       >>> import jax.numpy as jnp
