@@ -258,11 +258,11 @@ class RNN(nnx.RNN):
         if type(self.cell).initialize_carry not in ZERO_CARRIES:
             return carry, None
         own: Any = jax.eval_shape(lambda: self.cell.initialize_carry(in_step, nnx.Rngs(0)))
+        structure: Any
+        own, structure = jax.tree.flatten(own)
         parts = jax.tree.leaves(carry)
-        wanted = jax.tree.structure(own)
-        return wanted.unflatten(parts) if len(parts) == wanted.num_leaves else carry, tuple(
-            part.shape[-1] for part in jax.tree.leaves(own)
-        )
+        carry = structure.unflatten(parts) if len(parts) == len(own) else carry
+        return carry, tuple(part.shape[-1] for part in own)
 
     def _own_carry(self, in_step: tuple[Any, ...], rngs: Any) -> Any:
         """The carry with which the cell starts by itself."""

@@ -57,7 +57,7 @@ class RecurrentNoise(nnx.Module):
         Raises:
           ValueError: a rate is outside [0, 1).
         """
-        if np.ndim(zoneout_rates) == 1:
+        if isinstance(zoneout_rates, list | np.ndarray):
             zoneout_rates = tuple(zoneout_rates)
         rates = zoneout_rates if isinstance(zoneout_rates, tuple) else (zoneout_rates,)
         if not all(

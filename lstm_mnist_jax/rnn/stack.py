@@ -162,12 +162,13 @@ class StackedRNN(nnx.Module):
         for option, value in (("bidirectional", bidirectional), ("time_major", time_major)):
             if isinstance(value, str):
                 raise ValueError(f"{name} needs {option} to be True or False; got {value!r}.")
-        for option, value in (("dtype", dtype), ("param_dtype", param_dtype)):
-            if value is not None and not jnp.issubdtype(value, jnp.floating):
-                raise ValueError(f"{name} needs a {option} of floats, such as jnp.bfloat16; got {value!r}.")
+        for option, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
+            if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+                raise ValueError(f"{name} needs a {option} of floats, such as jnp.bfloat16; got {kind!r}.")
         if isinstance(cell, nnx.Module):
-            kind = type(cell).__name__
-            raise ValueError(f"{name} makes a cell for each layer: give it the class {kind}, not a cell.")
+            raise ValueError(
+                f"{name} makes a cell for each layer: give it the class {type(cell).__name__}, not a cell."
+            )
         self.in_features, self.hidden_features = in_features, widths
         self.bidirectional, self.time_major = bidirectional, time_major
         self.dtype, self.param_dtype = dtype, param_dtype
