@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
@@ -89,15 +90,11 @@ class Adam(NamedTuple):
     @staticmethod
     def from_optax(opt_state: Any) -> "Adam":
         """From the state of an optimizer of optax that contains Adam."""
-        import optax
-
         count, mu, nu = (optax.tree.get(opt_state, name) for name in ("count", "mu", "nu"))
         return Adam(int(count), from_params(mu), from_params(nu))
 
     def to_optax(self) -> Any:
         """As `optax.ScaleByAdamState`."""
-        import optax
-
         return optax.ScaleByAdamState(np.int32(self.steps), to_params(self.mu), to_params(self.nu))
 
 

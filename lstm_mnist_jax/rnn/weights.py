@@ -174,8 +174,8 @@ def load_keras(layer: nnx.Module, weights: Sequence[Any]) -> None:
     `reset_after=False`. The gates are in Keras's order: i, f, c, o or z, r, h. A `Bidirectional` layer has the arrays
     of the forward layer, then those of the backward layer.
 
-    The list does not hold Keras's activations, its `merge_mode`, and, without biases, its `reset_after`: make the layer
-    with those of the Keras layer. (`LSTM` and `GRU` have sigmoid and tanh, and concatenate the directions.)
+    The list does not hold Keras's activations, its `merge_mode` and, without biases, its `reset_after`: make the layer
+    with the same. `LSTM` and `GRU` have sigmoid and tanh, and concatenate the directions.
 
     Args:
       layer: as for `load_torch`, without projections. Its parameters are set in place, in their own dtype.
@@ -197,12 +197,13 @@ def load_keras(layer: nnx.Module, weights: Sequence[Any]) -> None:
       1.0
     """
     cells = _cells_for_keras("load_keras", layer)
-    arrays = iter(_keras_list(cells, weights))
+    arrays = _keras_arrays(cells, weights)
     new = []
     for cell in cells:
         own = {}
         for part, axes in _keras_axes(cell).items():
-            array = _checked("load_keras", f"{part} of {cell.name}", next(arrays), axes, cell)
+            name = f"{part} of {cell.name}"
+            array = _checked("load_keras", name, arrays[name], axes, cell)
             own[part] = reorder_gates(array, KERAS_GATES[cell.gates], cell.gates)
         if "bias" in own and own["bias"].ndim == 2:
             own["bias"], own["recurrent_bias"] = own["bias"]
@@ -219,8 +220,7 @@ def to_keras(layer: nnx.Module) -> list[np.ndarray]:
       layer: as for `load_keras`.
 
     Returns:
-      New arrays: see `load_keras` for their order and shapes. The dtype is that of the parameters; bfloat16, which
-      NumPy does not have, becomes float32.
+      New arrays: see `load_keras` for their order and shapes, `to_torch` for their dtype.
 
     Raises:
       ValueError: Keras has no such layer: an LSTM with a projection.
@@ -434,34 +434,23 @@ def _arguments(names: Iterable[str]) -> list[str]:
     ]
 
 
-def _keras_list(cells: list[Cell], weights: Any) -> list[Any]:
-    """The arrays of all cells in one list, as many as the cells have."""
+def _keras_arrays(cells: list[Cell], weights: Any) -> dict[str, Any]:
+    """The arrays of all cells, by what messages call them."""
     if isinstance(weights, str | Mapping) or not isinstance(weights, Sequence):
         way = "its get_weights()" if hasattr(weights, "get_weights") else "a list of arrays, as get_weights() returns"
         raise ValueError(f"load_keras reads {way}; got {type(weights).__name__}.")
-    parts = list(_keras_axes(cells[0]))
-    counts = [0] * (cells[-1].layer + 1)
-    for cell in cells:
-        counts[cell.layer] += len(_keras_axes(cell))
-    lengths = [len(part) if isinstance(part, list | tuple) else None for part in weights]
-    if lengths == counts:
-        return [array for part in weights for array in part]
-    if lengths == [None] * sum(counts):
-        return list(weights)
-    got = [
-        str(getattr(part, "shape", type(part).__name__)) if length is None else f"a list of {length}"
-        for part, length in zip(weights, lengths, strict=True)
-    ]
-    hint = ""
-    if "bias" in parts and lengths == [None] * 2 * len(cells):
-        hint = " Without biases, use LSTM or GRU with use_bias=False."
-    elif len(weights) > sum(counts):
-        hint = " Leave out the arrays of other layers, such as Dense."
-    raise ValueError(
-        f"load_keras expected {sum(counts)} arrays, {', '.join(parts)} of each layer and direction "
-        f"({cells[-1].layer + 1} layers, {len(cells)} cells), or a list for each layer with {counts} arrays; "
-        f"got {len(weights)}: {_listed(got)}.{hint}"
-    )
+    flat = [array for part in weights for array in (part if isinstance(part, list | tuple) else [part])]
+    names = [f"{part} of {cell.name}" for cell in cells for part in _keras_axes(cell)]
+    if len(flat) != len(names):
+        hint = " Leave out the arrays of other layers, such as Dense." if len(flat) > len(names) else ""
+        if len(flat) == 2 * len(cells):
+            hint = " Without biases, use LSTM or GRU with use_bias=False."
+        shapes = [str(getattr(array, "shape", type(array).__name__)) for array in flat]
+        raise ValueError(
+            f"load_keras expected {len(names)} arrays, of each layer and direction {', '.join(_keras_axes(cells[0]))}; "
+            f"got {len(flat)}, of shapes {_listed(shapes)}.{hint}"
+        )
+    return dict(zip(names, flat, strict=True))
 
 
 def _checked(function: str, name: str, value: Any, axes: str, cell: Cell) -> np.ndarray:

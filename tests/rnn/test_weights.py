@@ -327,12 +327,12 @@ ONE_LAYER = [
     ({}, "found no weight_ih_l0 in the state_dict, which has nothing"),
 ]  # fmt: skip
 TWO_LAYERS = [
-    (FLAT[:3], r"expected 6 arrays, kernel, recurrent_kernel, bias of each layer and direction \(2 layers, 2 cells\), "
-               r"or .*; got 3: \(3, 20\), \(5, 20\), \(20,\)\.$"),
-    ([*FLAT, np.zeros((5, 2)), np.zeros(2)], r"got 8: .* Leave out the arrays of other layers, such as Dense"),
-    ([*FLAT[:2], *FLAT[3:5]], r"got 4: .* Without biases, use LSTM or GRU with use_bias=False"),
-    ([FLAT[:3]], r"or a list for each layer with \[3, 3\] arrays; got 1: a list of 3\.$"),
-    ([FLAT[:3], *FLAT[3:]], r"got 4: a list of 3, \(5, 20\), \(5, 20\), \(20,\)\.$"),
+    (FLAT[:3], r"expected 6 arrays, of each layer and direction kernel, recurrent_kernel, bias; got 3, of shapes "
+               r"\(3, 20\), \(5, 20\), \(20,\)\.$"),
+    ([*FLAT, np.zeros((5, 2)), np.zeros(2)], r"got 8, .* Leave out the arrays of other layers, such as Dense"),
+    ([*FLAT[:2], *FLAT[3:5]], r"got 4, .* Without biases, use LSTM or GRU with use_bias=False"),
+    ([FLAT[:3]], r"expected 6 .*; got 3, of shapes \(3, 20\), \(5, 20\), \(20,\)\.$"),
+    ([FLAT[:2], *FLAT[3:]], r"got 5, of shapes \(3, 20\), \(5, 20\), \(5, 20\), \(5, 20\), \(20,\)\.$"),
     ([FLAT[1], FLAT[0], *FLAT[2:]], r"kernel of the cell at .layers\[0\].cell \[in, 4 hidden\] of .*, got \(5, 20\)"),
     ([*FLAT[:5], np.zeros(20, bool)], r"expected bias of the cell at .layers\[1\].cell to be floats, got bool"),
 ]  # fmt: skip
