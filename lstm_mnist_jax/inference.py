@@ -20,8 +20,8 @@ from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
+from lstm_mnist_jax.training.checkpoint import load_checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
-from lstm_mnist_jax.training.member import load_checkpoint
 from lstm_mnist_jax.training.metrics import as_columns, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 

@@ -19,9 +19,9 @@ from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
 from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
-from lstm_mnist_jax.training.member import make_run_of_member
 from lstm_mnist_jax.training.mesh import describe, hint
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
+from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import (
     RunFolder,

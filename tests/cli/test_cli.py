@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,6 @@ from lstm_mnist_jax.cli import parsing
 from lstm_mnist_jax.cli.evaluate import EvaluateArguments
 from lstm_mnist_jax.cli.parsing import OutputConsole, TrainingConsole
 from lstm_mnist_jax.config import PRESETS, SWEEPABLE
-from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import mesh
 
@@ -130,7 +130,7 @@ def test_every_field_of_the_config_is_an_option_with_the_presets_default(command
     monkeypatch.setenv("COLUMNS", "200")
     done = command_line("train", preset, "--help")
     assert done.returncode == 0
-    for name in [*leaf_names(to_dict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
+    for name in [*leaf_names(asdict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
         assert f"--{name.replace('_', '-')}" in done.stdout, name
     assert f"(default: {PRESETS[preset].epochs})" in done.stdout
     assert f"(default: {' '.join(map(str, PRESETS[preset].model.hidden_features))})" in done.stdout
@@ -416,7 +416,7 @@ def test_errors_of_other_kinds_have_the_words_of_the_parser():
 def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     done = command_line("sweep", "--help")
-    for name in [*leaf_names(to_dict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
+    for name in [*leaf_names(asdict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
         assert f"--{name.replace('_', '-')} [STR" in done.stdout
 
 

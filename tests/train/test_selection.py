@@ -17,10 +17,10 @@ from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConf
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.statistics import mean_of
-from lstm_mnist_jax.sweeps.plan import next_settings
-from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
+from lstm_mnist_jax.sweeps import next_settings
 from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
 from lstm_mnist_jax.training.metrics import read_metrics, score
+from lstm_mnist_jax.training.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from results import read_runs
 
