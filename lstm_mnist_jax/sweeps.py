@@ -25,32 +25,12 @@ from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.progress import say
-from lstm_mnist_jax.training import checkpoint, mesh, processes, results
+from lstm_mnist_jax.training import checkpoint, loop, mesh, processes, results, run_folder
 from lstm_mnist_jax.training.feed import GIB
-from lstm_mnist_jax.training.loop import (
-    StopRequest,
-    TrainingLoop,
-    is_complete,
-    newest_sound_step,
-    noted_signal,
-    noted_stop_request,
-    refuse_fewer_epochs,
-)
 from lstm_mnist_jax.training.program import TrainingProgram, make_program, refuse_streaming, shape_of
 from lstm_mnist_jax.training.results import MemberResult, SettingResult
 from lstm_mnist_jax.training.run import begin, load_same
-from lstm_mnist_jax.training.run_folder import (
-    DataFacts,
-    Member,
-    RunFolder,
-    environment,
-    environment_changes,
-    lock,
-    read_run_folder,
-    refuse_occupied,
-    resume_run_folder,
-    write_config,
-)
+from lstm_mnist_jax.training.run_folder import Member, RunFolder
 from lstm_mnist_jax.training.step import count_steps
 
 __all__ = ["SWEEPABLE", "MemberResult", "SettingResult", "Space", "SweepResult", "describe", "space_of", "sweep"]
@@ -135,28 +115,28 @@ def _sweep(
     config: Config, space: Space, run_dir: Path, resume: bool, execution: Execution, console: Console
 ) -> SweepResult:
     first = processes.is_first()
-    folder = read_run_folder(run_dir) if resume else None
+    folder = run_folder.read_run_folder(run_dir) if resume else None
     if folder is not None and not folder.is_sweep:
         raise RunError(f"{run_dir} is a single run, not a sweep. Continue with: lstm-mnist train --resume {run_dir}")
     if folder is None and first:
-        refuse_occupied(run_dir)
+        run_folder.refuse_occupied(run_dir)
     dataset = load_same(config)
     refuse_streaming(dataset, execution.device_data_limit)
     began, program = time.perf_counter(), None
     if folder is not None:
-        folder = resume_run_folder(folder, config, dataset)
+        folder = run_folder.resume_run_folder(folder, config, dataset)
     else:
-        folder = RunFolder(run_dir, config, DataFacts.of(dataset), environment(), space=space)
+        folder = RunFolder(run_dir, config, run_folder.DataFacts.of(dataset), run_folder.environment(), space=space)
         folder = with_next_members(folder, dataset)
         folder, program = fit(folder, 0, dataset, execution, console)  # before anything is written
     with ExitStack() as stack:
         if first:
-            stack.enter_context(lock(run_dir))
+            stack.enter_context(run_folder.lock(run_dir))
             if not resume:
-                refuse_occupied(run_dir)  # another process may have made a run in it meanwhile
-        stop = stack.enter_context(noted_stop_request())
+                run_folder.refuse_occupied(run_dir)  # another process may have made a run in it meanwhile
+        stop = stack.enter_context(loop.noted_stop_request())
         say(console, f"sweep {run_dir}: {dataset.describe()}")
-        for line in environment_changes(folder.environment):
+        for line in run_folder.environment_changes(folder.environment):
             say(console, line)
         trained, stopped_by, group = False, None, 0
         while True:
@@ -164,13 +144,13 @@ def _sweep(
                 folder = with_next_members(folder, dataset)
                 if group == len(folder.groups):
                     break
-            stopped_by = noted_signal(stop)  # a signal at the end of a group ends the sweep, unless it is the last
+            stopped_by = loop.noted_signal(stop)  # a signal at the end of a group ends the sweep, unless it is the last
             if stopped_by is not None:
                 break
             folder, steps, complete = _train_group(folder, group, program, dataset, execution, console, stop)
             trained |= steps > 0
             if not complete:
-                stopped_by = noted_signal(stop)
+                stopped_by = loop.noted_signal(stop)
                 break
             group, program = group + 1, None
     members = results.member_results(folder)
@@ -220,7 +200,7 @@ def _train_group(
     dataset: Dataset,
     execution: Execution,
     console: Console,
-    stop: StopRequest,
+    stop: loop.StopRequest,
 ) -> tuple[RunFolder, int, bool]:
     """Trains a group to its end, or until a signal; `program` is its program, if that is compiled already.
 
@@ -229,13 +209,13 @@ def _train_group(
     """
     directory = folder.checkpoints_of(group)
     began = time.perf_counter()
-    step = newest_sound_step(directory, console)
+    step = loop.newest_sound_step(directory, console)
     if step is not None:
         record = checkpoint.read_record(checkpoint.checkpoint_path(directory, step))
         config = folder.member_config(folder.groups[group][0])
         per_epoch = count_steps(config, dataset)
-        refuse_fewer_epochs(folder, config.epochs, step, per_epoch)
-        if is_complete(config, step, record.members, per_epoch):
+        loop.refuse_fewer_epochs(folder, config.epochs, step, per_epoch)
+        if loop.is_complete(config, step, record.members, per_epoch):
             return folder, 0, True
     if program is None:
         later = range(group, len(folder.groups))
@@ -243,13 +223,13 @@ def _train_group(
         started = np.array(any(folder.checkpoints_of(number).exists() for number in later))
         folder, program = fit(folder, group, dataset, execution, console, not processes.gather(started)[0])
     if processes.is_first():
-        write_config(folder)
+        run_folder.write_config(folder)
     processes.wait_for_file(folder.path / "config.json")
     states, record = begin(folder, group, program, step, console)
     _print_group(folder, group, program, time.perf_counter() - began, console)
-    loop = TrainingLoop(folder, group, program, states, record, console)
-    loop.run(stop)
-    return folder, loop.step - record.step, loop.is_complete
+    training = loop.TrainingLoop(folder, group, program, states, record, console)
+    training.run(stop)
+    return folder, training.step - record.step, training.is_complete
 
 
 def _print_group(folder: RunFolder, group: int, program: TrainingProgram, seconds: float, console: Console) -> None:

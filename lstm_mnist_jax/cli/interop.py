@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
@@ -88,7 +88,6 @@ def import_(arguments: Sequence[str]) -> int:
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
     from lstm_mnist_jax.training import GivenWeights, begin_run
-    from lstm_mnist_jax.training.mesh import use_cpu_devices
 
     config = Config(
         seed=parsed.seed,
@@ -108,8 +107,7 @@ def import_(arguments: Sequence[str]) -> int:
         step=imported.step,
         origin=f"imported from {parsed.format}: {path.absolute()}",
     )
-    use_compilation_cache(parsed.execution.compilation_cache)
-    use_cpu_devices(parsed.execution, config.batch_size)
+    start_jax(parsed.execution, config.batch_size)
     run = begin_run(given, config, parsed.run_dir, parsed.execution)
     console = OutputConsole()
     for line in [given.origin, *imported.describe()]:

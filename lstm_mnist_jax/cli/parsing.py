@@ -61,11 +61,13 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
                 return_unknown_args=True,
                 **options,
             )
-    except _Refusal as refusal:
-        raise refusal.error from None
     except SystemExit as end:
         if not end.code:  # --help
             raise
+        cause: BaseException | None = end
+        while (cause := cause and cause.__context__) is not None:
+            if isinstance(cause, UserError):  # of a dataclass, which tyro would print in a frame
+                raise cause from None
         raise UserError(_fault(cls, command, arguments, printed.getvalue())) from None
     for word in unknown:
         if word.startswith("--"):
@@ -82,7 +84,7 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @REGISTRY.struct_rule
 def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-    """Help texts without the line breaks of the source, and errors without a frame."""
+    """Help texts without the line breaks of the source."""
     cls: Any = info.type
     if not dataclasses.is_dataclass(cls) or not cls.__module__.startswith(__package__.split(".")[0]):
         return None
@@ -96,7 +98,7 @@ def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.
         )
         for field in dataclasses.fields(cls)
     )
-    return tyro.constructors.StructConstructorSpec(partial(_make, cls), fields)
+    return tyro.constructors.StructConstructorSpec(typing.cast(Any, cls), fields)
 
 
 def _default(field: "dataclasses.Field[Any]", given: Any) -> Any:
@@ -105,20 +107,6 @@ def _default(field: "dataclasses.Field[Any]", given: Any) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return tyro.MISSING if field.default is dataclasses.MISSING else field.default
-
-
-class _Refusal(Exception):
-    """Carries a UserError through tyro, which frames a ValueError and exits."""
-
-    def __init__(self, error: UserError) -> None:
-        self.error = error
-
-
-def _make(cls: Any, **values: Any) -> Any:
-    try:
-        return cls(**values)
-    except UserError as error:
-        raise _Refusal(error) from error
 
 
 def _help(cls: Any, field: str, hint: Any) -> str | None:
@@ -261,17 +249,23 @@ class CommandExecution(Execution):
     """Keep compiled programs in the user's cache folder, for a faster start the next time."""
 
 
-def use_compilation_cache(wanted: bool = True) -> None:
-    """Sets JAX's compilation cache for the whole process: for commands, not for library functions.
+def start_jax(execution: Execution, batch_size: int | None = None) -> None:
+    """Sets JAX's compilation cache and the number of CPU devices: for commands, not for library functions.
 
     A folder, or a minimal compile time, that JAX's environment variables or its config already set stays.
+
+    Args:
+      execution: the number of devices, and for a `CommandExecution` whether there is a cache.
+      batch_size: examples that the devices share; None for a whole batch each.
     """
     import jax
 
     from lstm_mnist_jax.rnn.native.build import user_cache_folder
+    from lstm_mnist_jax.training.mesh import use_cpu_devices
 
+    use_cpu_devices(execution, batch_size)
     options = jax.config.values
-    if not wanted:
+    if isinstance(execution, CommandExecution) and not execution.compilation_cache:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if options["jax_compilation_cache_dir"] is None:

@@ -60,7 +60,7 @@ def from_text(hint: Any, text: str, path: str) -> Any:
     """
     kinds = _kinds(hint)
     kind, choices = kinds[0], typing.get_args(kinds[0])
-    if types.NoneType in kinds and text in ("None", "none"):
+    if types.NoneType in kinds and text == "None":
         return None
     try:
         if kind in (int, float):

@@ -57,15 +57,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Space(Checked):
-    """The settings and seeds of a sweep. `space_of` makes one from Python values.
+    """The settings and seeds of a sweep. `space_of` makes one from Python values and describes them.
 
     Attributes:
-      names: the fields that vary.
-      values: for each, values as `lstm-mnist sweep` takes them, or one interval, "uniform:LOW:HIGH" or
-        "loguniform:LOW:HIGH".
-      seeds: the number of seeds of each setting: the config's own and those after it.
-      samples: the number of settings to draw, if there is an interval; with Optuna the number of settings in all.
-      optuna: let Optuna choose the settings, round by round, by the validation results so far.
+      names, values: the fields that vary, and for each its values or one interval, as `lstm-mnist sweep` takes them.
+      seeds, samples, optuna: see `space_of`.
     """
 
     names: tuple[str, ...] = ()
@@ -155,7 +151,7 @@ def _parse(name: str, words: tuple[str, ...]) -> Interval | tuple[Any, ...]:
         if len(words) > 1:
             raise ConfigError(f"{name} is {' '.join(words)}, expected values, or one interval.")
         return _parse_interval(name, words[0], hint)
-    values = tuple(from_text(hint, word, name) for word in words)
+    values = tuple(from_text(hint, "None" if word.lower() == "none" else word, name) for word in words)
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} names a value twice: {' '.join(words)}. More --seeds try one again.")
     for value in values:

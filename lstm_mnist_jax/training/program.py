@@ -32,24 +32,6 @@ ONE_BY_ONE = ("cpu",)
 """Devices that run their members one after another: a core is busy with one, and its cache full. Others would idle."""
 
 
-class StepSummary(NamedTuple):
-    """What the host fetches of the members after some steps.
-
-    Attributes:
-      step: the number of steps made.
-      epoch_steps: the number of steps in the sums.
-      loss, correct, gradient_norm: [members], see `EpochSums`.
-      first_bad_step: [members], see `TrainState`.
-    """
-
-    step: int
-    epoch_steps: int
-    loss: np.ndarray
-    correct: np.ndarray
-    gradient_norm: np.ndarray
-    first_bad_step: np.ndarray
-
-
 class LatestAndBest(NamedTuple):
     """The latest and the best states of the members, [places, ...].
 
@@ -121,13 +103,13 @@ class TrainingProgram:
         largest = max(self._run_steps.memory_analysis().temp_size_in_bytes, *programs)
         return states + self._feed.device_bytes(members) + sum(splits) + largest
 
-    def summarize(self, state: TrainState) -> StepSummary:
-        """Waits for the steps, and fetches what the host needs of them."""
-        small = (state.step, *state.epoch_sums, state.first_bad_step)
+    def fetch(self, state: TrainState) -> TrainState:
+        """Waits for the steps, and fetches what the host needs of the members' states: step, sums, first bad step."""
+        nothing: Any = ()
+        small = state._replace(params=nothing, opt_state=nothing, key=nothing, average=nothing)
         if jax.process_count() > 1:  # others hold some of the members
             small = jax.device_put(small, NamedSharding(self.mesh, P()))
-        step, epoch_steps, *of_each = jax.device_get(small)
-        return StepSummary(int(step[0]), int(epoch_steps[0]), *(array[: len(self.configs)] for array in of_each))
+        return jax.tree.map(lambda leaf: leaf[: len(self.configs)], jax.device_get(small))
 
     def evaluate(self, split: str, params: model.Params) -> list[Evaluation]:
         """Evaluates every member on "validation" or "test", given the parameters of all, [places, ...]."""
