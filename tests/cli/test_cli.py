@@ -41,6 +41,13 @@ def interpreter(*words, **options):
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
+def without_device_count():
+    """The environment variables as a user has them: the program decides on the number of devices."""
+    return {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | {
+        "JAX_PLATFORMS": "cpu"
+    }
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a run of TINY_OPTIONS, which has a blank in its path, and what the command printed."""
@@ -58,10 +65,11 @@ def run_dir(trained):
 
 @pytest.fixture(scope="module")
 def falling(tmp_path_factory):
-    """The output of a run with a learning rate schedule. The preset is the last word."""
+    """The output of a run on one device with a learning rate schedule. The preset is the last word."""
     options = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine"]
+    options += ["--devices", "1"]
     words = ["train", *options, "--run-dir", tmp_path_factory.mktemp("cli") / "falling", "smoke"]
-    done = programs.run(words)
+    done = programs.run(words, env=without_device_count())
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -155,10 +163,12 @@ def test_training_imports_nothing_that_it_does_not_use(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_classic_script_is_the_same_program(tmp_path):
+@pytest.mark.slow
+def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_examples(tmp_path):
     program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    done = programs.run(["smoke", *TINY_OPTIONS], code=program, cwd=tmp_path)
+    done = programs.run(["smoke", *TINY_OPTIONS], code=program, cwd=tmp_path, env=without_device_count())
     assert done.returncode == 0, done.stderr
+    assert f"on {mesh._default_count(mesh._cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name.startswith("smoke-")
     assert (run_dir / "metrics.jsonl").exists()
@@ -171,14 +181,14 @@ def test_the_preset_may_stand_last(falling):
 
 
 @pytest.mark.slow
-def test_all_cores_with_enough_examples_are_used_by_default(tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    expected = mesh._default_count(mesh._cores(), PRESETS["smoke"].batch_size)
-    cases = [(TINY_OPTIONS, expected), ([*ONE_LAYER, "--devices", "1"], 1), ([*ONE_LAYER, "--devices", "4"], 4)]
-    for number, (options, devices) in enumerate(cases):
-        done = programs.run(["train", "smoke", *options, "--run-dir", tmp_path / str(number)])
-        assert f"on {devices} x cpu" in done.stdout, done.stderr
+def test_as_many_devices_are_used_as_are_asked_for(falling, tmp_path):
+    assert "on 1 x cpu" in falling
+    words = ["train", "smoke", *ONE_LAYER, "--devices", "4", "--run-dir", tmp_path / "run"]
+    program = programs.Program(words, env=without_device_count())
+    found = [line for line, _ in zip(program.stdout, range(2), strict=False)]
+    program.kill()
+    program.communicate()
+    assert "on 4 x cpu" in found[1], found
 
 
 def test_evaluate_prints_a_table(command_line, run_dir):

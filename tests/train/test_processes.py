@@ -218,23 +218,35 @@ def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scr
     assert all(process.poll() is not None for process in started)
 
 
+REFUSED_TWICE = """
+import dataclasses, sys
+from runs import TINY
+from lstm_mnist_jax import UserError, train
+from lstm_mnist_jax.cli.main import main
+from lstm_mnist_jax.config import Processes
+
+number, coordinator, run_dir = sys.argv[1:]
+try:
+    train(dataclasses.replace(TINY, batch_size=63), run_dir, together=Processes(coordinator, 2, int(number)))
+except UserError as error:
+    print(error, flush=True)
+main(["train", "smoke", "--run-dir", run_dir])
+"""
+
+
 @pytest.mark.slow
-def test_an_error_of_process_0_ends_both(tmp_path):
+def test_a_batch_that_the_processes_cannot_share_is_refused_and_an_error_of_process_0_ends_both(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("")
-    first, second = ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run"))
+    words = [f"127.0.0.1:{free_port()}", tmp_path / "run"]
+    pair = [Program([number, *words], code=REFUSED_TWICE, env=environment()) for number in range(2)]
+    first, second = ends_of(pair)
+    for end in (first, second):
+        assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stdout, end.stderr
+        assert "--batch-size 62 or 64" in end.stdout
     assert first.returncode == 2, first.stderr
     assert "holds other files; choose an empty or a new folder as --run-dir." in first.stderr
     assert second.returncode != 0
-
-
-@pytest.mark.slow
-def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
-    pair = start_two("train", *TINY_OPTIONS, "--batch-size", 63, "--run-dir", tmp_path / "run")
-    for end in ends_of(pair):
-        assert end.returncode == 2, end.stderr
-        assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stderr
-        assert "--batch-size 62 or 64" in end.stderr
 
 
 @pytest.mark.slow
