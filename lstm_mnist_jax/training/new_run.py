@@ -39,29 +39,12 @@ from lstm_mnist_jax.training.step import TrainState, count_steps, init_state
 
 
 @dataclass(frozen=True)
-class GivenWeights:
-    """Imported weights.
-
-    Attributes:
-      params: the parameters.
-      adam: the state of Adam; None starts it afresh.
-      step: the number of training steps already made.
-      origin: where they were imported from, for messages.
-    """
-
-    params: Params
-    adam: optax.ScaleByAdamState | None
-    step: int
-    origin: str
-
-
-@dataclass(frozen=True)
 class ImportedRun:
     """A run before its first training step.
 
     Attributes:
       folder: the run's folder.
-      epochs_done: the number of whole epochs in the given steps.
+      epochs_done: the number of whole epochs in the steps that were already made.
       evaluations: of the weights on "validation" and "test".
     """
 
@@ -71,16 +54,26 @@ class ImportedRun:
 
 
 def begin_run(
-    given: GivenWeights, config: Config, run_dir: Path | str, execution: Execution = Execution()
+    params: Params,
+    config: Config,
+    run_dir: Path | str,
+    execution: Execution = Execution(),
+    *,
+    origin: str,
+    adam: optax.ScaleByAdamState | None = None,
+    step: int = 0,
 ) -> ImportedRun:
     """Makes a run folder of imported weights, which can be evaluated, used and trained on.
 
     Args:
-      given: the weights.
+      params: the weights.
       config: the config to train with. The layers' widths are taken from the weights; where they were trained for more
         epochs already, so is the number of epochs.
       run_dir: a new or empty folder.
       execution: on which devices to evaluate.
+      origin: where the weights were imported from, for messages.
+      adam: the state of Adam; None starts it afresh.
+      step: the number of training steps already made.
 
     Raises:
       WeightsError: the weights do not fit the data's images, or have another number of classes.
@@ -93,31 +86,31 @@ def begin_run(
     if config.batch_doubling_epochs or others != ModelConfig():
         raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
     dataset = load(**vars(config.data))
-    config = _fitting(config, given, dataset)
+    config = _fitting(config, params, step, dataset)
     mesh = make_mesh(execution, config.batch_size)
     init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
     state = jax.jit(init, compiler_options=run_once(mesh))(np.uint32(config.seed))
     opt_state: Any = state.opt_state
-    if given.adam is not None:
-        opt_state = optax.tree.set(opt_state, **given.adam._asdict())
-    average = None if state.average is None else given.params
-    first = state._replace(step=jnp.int32(given.step), params=given.params, opt_state=opt_state, average=average)
+    if adam is not None:
+        opt_state = optax.tree.set(opt_state, **adam._asdict())
+    average = None if state.average is None else params
+    first = state._replace(step=jnp.int32(step), params=params, opt_state=opt_state, average=average)
     state = jax.tree.map(lambda leaf, new: jnp.asarray(new, leaf.dtype), state, first)
     with lock(run_dir):
-        folder = create_run_folder(run_dir, config, dataset, given.origin)
+        folder = create_run_folder(run_dir, config, dataset, origin)
         splits = {name: dataset.splits[name] for name in ("validation", "test")}
         evaluations = evaluate_one(state.trained, config.model, splits, execution)
         value = score(config, evaluations["validation"].loss, evaluations["validation"].accuracy)
         # Where it is not finite, any epoch is better.
-        status = MemberStatus(value, given.step, value) if math.isfinite(value) else MemberStatus()
-        _write(folder, [state, state], Record(given.step, 1, 0.0, (status,)))
-    return ImportedRun(folder, given.step // count_steps(config, dataset), evaluations)
+        status = MemberStatus(value, step, value) if math.isfinite(value) else MemberStatus()
+        _write(folder, [state, state], Record(step, 1, 0.0, (status,)))
+    return ImportedRun(folder, step // count_steps(config, dataset), evaluations)
 
 
-def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:
+def _fitting(config: Config, params: Params, step: int, dataset: Dataset) -> Config:
     """The config with the widths and epochs of the weights. Raises WeightsError where they do not fit the data."""
-    cells = [layer["cell"] for layer in given.params["rnn"]["layers"].values()]
-    in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(given.params["dense"]["bias"])
+    cells = [layer["cell"] for layer in params["rnn"]["layers"].values()]
+    in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(params["dense"]["bias"])
     row, class_names = math.prod(dataset.image_shape[1:]), dataset.class_names
     if (in_features, classes) != (row, len(class_names)):
         raise WeightsError(
@@ -127,7 +120,7 @@ def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:
         )
     config = replace(
         config,
-        epochs=max(config.epochs, -(-given.step // count_steps(config, dataset))),
+        epochs=max(config.epochs, -(-step // count_steps(config, dataset))),
         data=replace(config.data, source=absolute_source(config.data.source)),
         model=replace(config.model, hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells)),
     )
@@ -152,13 +145,13 @@ def make_run_of_member(folder: RunFolder, epochs: int, steps_per_epoch: int, sta
         files of a run, is in use, or cannot be written. (Pictures of a report may be in it.)
     """
     _refuse_remains(folder)
-    step = saved_step = checkpoint.newest_sound_step(folder.checkpoints)
-    if step is None or saved_step is None:
+    saved_step = checkpoint.newest_sound_step(folder.checkpoints)
+    if saved_step is None:
         raise RunError(
             f"Run {folder.path} was not trained yet, or is damaged: there is no sound checkpoint in "
             f"{folder.checkpoints}. Continue with: lstm-mnist sweep --resume {folder.home}"
         )
-    status, seconds = checkpoint.read_status(folder, step)
+    step, (status, seconds) = saved_step, checkpoint.read_status(folder, saved_step)
     known = [metrics for metrics in read_metrics(folder.metrics, folder.member) if not metrics.diverged]
     stopped = status.best_step is not None and bool(known) and known[-1].step < step - step % steps_per_epoch
     names = ["newest", "best"]

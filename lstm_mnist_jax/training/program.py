@@ -26,7 +26,7 @@ from lstm_mnist_jax.training.feed import GIB, Feed, Streamed, make_feed, place
 from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
 from lstm_mnist_jax.training.optimizer import OptimizerNumbers
 from lstm_mnist_jax.training.optimizer import shape_of as optimizer_shape_of
-from lstm_mnist_jax.training.step import TrainState, count_steps, init_state, make_train_step, repeat
+from lstm_mnist_jax.training.step import TrainState, count_steps, init_state, make_train_step
 
 ONE_BY_ONE = ("cpu",)
 """Devices that run their members one after another: a core is busy with one, and its cache full. Others would idle."""
@@ -179,9 +179,10 @@ def make_program(
     train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
 
     def run_steps(states: TrainState, n: jax.Array, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
-        return each(lambda state, numbers, own: repeat(train_step, state, n, numbers, shared, own))(
-            states, numbers, own
-        )
+        def of_member(state: TrainState, numbers: OptimizerNumbers, own: Any) -> TrainState:
+            return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, shared, own), state)
+
+        return each(of_member)(states, numbers, own)
 
     shared_specs, own_specs = feed.specs
     # The gradient is averaged explicitly, once and flattened, so JAX need not track which values vary over devices.
