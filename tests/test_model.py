@@ -192,6 +192,7 @@ def test_dropout_mask_of_an_image_depends_on_its_key(rng):
         assert abs((mask > 0).mean() - 0.6) < 0.06
 
 
+@pytest.mark.slow
 def test_chrono_biases_spread_time_constants_over_the_steps():
     config = ModelConfig(hidden_features=(500,), chrono_steps=784)
     bias = np.asarray(model.init(config, jax.random.key(0))["rnn"]["layers"][0]["cell"]["dense_h"]["bias"])

@@ -115,7 +115,8 @@ def _with_options(error: UserError) -> str:
     fields = {name for cls in vars(options).values() for name in getattr(cls, "__dataclass_fields__", ())}
     fields |= {"seeds", "samples"}
     long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
-    pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | must )"
+    pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])"
+    pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )"
     return re.sub(pattern, lambda found: "--" + (found[1] or found[2]).replace("_", "-"), str(error))
 
 

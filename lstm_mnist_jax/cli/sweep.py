@@ -93,8 +93,6 @@ def sweep(arguments: Sequence[str]) -> int:
 
     given = parsing.given_options(arguments)
     axes = {name: words for name, words in vars(parsed.swept).items() if name.replace("_", "-") in given}
-    if empty := [name for name, words in axes.items() if not words]:
-        raise UserError(f"--{empty[0].replace('_', '-')} has no value to try.")
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
         space = Space(tuple(axes), tuple(axes.values()), **options)

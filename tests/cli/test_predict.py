@@ -133,6 +133,7 @@ def test_standard_input(digits_run, scans):
         assert answer.get("label") == ("7" if code == 0 else None)
 
 
+@pytest.mark.slow
 def test_many_pictures_are_classified_in_order_and_in_small_batches(predict, unseen, run, tmp_path, monkeypatch):
     np.save(tmp_path / "many.npy", unseen.images[:300])
     (tmp_path / "broken.png").write_bytes(b"none")

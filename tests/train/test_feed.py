@@ -130,6 +130,7 @@ class Counted(np.ndarray):
         return np.asarray(super().__getitem__(index))
 
 
+@pytest.mark.slow
 def test_a_stream_reads_ahead_but_not_without_end(tiny_dataset):
     counted = dataclasses.replace(tiny_dataset.train, images=tiny_dataset.train.images.view(Counted))
     streamed = make_feed([CONFIG], counted, mesh(), QUARTER)

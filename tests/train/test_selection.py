@@ -131,6 +131,7 @@ def opposed(two_settings, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_settings_are_ranked_by_the_selection_metric(opposed):
     order = {}
     for selection_metric in ("accuracy", "loss"):
@@ -172,6 +173,7 @@ def test_imported_weights_with_a_loss_of_nan_are_never_the_best(run, tmp_path):
     assert load_run(tmp_path / "run").step == 0
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_selection_metric(command_line, tmp_path):
     words = ["--selection-metric", "loss", "--epochs", "1", "--run-dir", tmp_path / "run"]
     done = command_line("train", "smoke", *TINY_OPTIONS, *words)

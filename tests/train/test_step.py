@@ -267,6 +267,7 @@ def test_mixup_and_dropout_change_the_loss(tiny_dataset, changes):
     assert abs(first_step(tiny_dataset, **changes)[0] - first_step(tiny_dataset)[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_that_of_the_step(tiny_dataset):
     warm = OptimizerConfig(warmup_epochs=4.0)  # an epoch is one step here
     (_, change), (_, whole) = (first_step(tiny_dataset, optimizer=numbers) for numbers in (warm, OptimizerConfig()))

@@ -446,6 +446,7 @@ def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
     assert sorted(member.setting["learning_rate"] for member in result.members) == [0.003, 0.01, 0.03]
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_process_takes_meanwhile_is_refused(tmp_path, monkeypatch):
     fit = sweeps.fit
 
@@ -556,9 +557,9 @@ def test_members_stop_early_as_they_would_alone(tmp_path):
 
 @pytest.mark.slow
 def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path, signal_after_each_epoch):
-    axes = {"cell": ["gru", "lstm"], "clip_norm": [1.0, None], "bidirectional": [True, False], "shift_pixels": [0.5]}
+    axes = {"cell": ["lstm", "gru"], "clip_norm": [1.0, None], "bidirectional": [False, True], "shift_pixels": [0.5]}
     config = dataclasses.replace(ONE_LAYER, epochs=1)
-    # Of the eight groups the first is trained: the others have less of what other sweeps here have not.
+    # Of the eight groups the first is trained: what it adds to other sweeps here compiles soonest.
     signal_after_each_epoch()
     result = sweep(config, space_of(axes), tmp_path / "grid")
     assert [member.epochs for member in result.members] == [1, *[0] * 7]
@@ -572,9 +573,9 @@ def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path,
             optimizer=OptimizerConfig(clip_norm=clip_norm),
             augmentation=AugmentationConfig(shift_pixels=0.5),
         )
-        for cell in ("gru", "lstm")
+        for cell in ("lstm", "gru")
         for clip_norm in (1.0, None)
-        for both in (True, False)
+        for both in (False, True)
     ]
 
 

@@ -196,6 +196,7 @@ def test_without_any_sound_checkpoint_it_starts_again(tiny_run, run_dir):
     assert outcome(run_dir) == outcome(tiny_run)
 
 
+@pytest.mark.slow
 def test_of_equal_epochs_the_earliest_is_the_best(tmp_path):
     unchanged = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=1e-30))
     result = train(unchanged, tmp_path / "run")
@@ -276,6 +277,7 @@ def test_a_resumed_run_keeps_its_data(run_dir, tmp_path):
         load_run(run_dir).evaluate()
 
 
+@pytest.mark.slow
 def test_a_run_folder_in_use_is_refused(tmp_path):
     with lock(tmp_path), pytest.raises(RunError, match="is in use by another run"):
         train(TINY, tmp_path)
