@@ -7,6 +7,7 @@ the order of the layers and the output layer, and checks that the shapes fit tog
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -14,9 +15,9 @@ import jax
 import numpy as np
 import optax
 
-from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.model import Params
+from lstm_mnist_jax.model import CELL_NAMES, Params
 
 MAX_LISTED = 40
 """The most names in an error."""
@@ -139,6 +140,60 @@ class Imported(NamedTuple):
             else f"the state of Adam after {steps(self.adam.steps)}",
             f"trained for {steps(self.step)}" if self.step else "the number of training steps is not known",
         ]
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A classifier of any config, in a file that holds its network as well.
+
+    Attributes:
+      config: the network.
+      params: the model's parameters, for `lstm_mnist_jax.model.apply`.
+      names: the names in the file of the recurrent layers, and of the output layer.
+      notes: what was assumed or changed, as lines of text.
+      time_steps: the number of steps that the file's network reads; None where it is open.
+      step: the number of training steps; 0 where it is not known.
+      training: the config that it was trained with, if the file has it.
+    """
+
+    config: ModelConfig
+    params: Params
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    time_steps: int | None = None
+    step: int = 0
+    training: Config | None = None
+
+    adam = None
+
+    def describe(self) -> list[str]:
+        """The layers and what was assumed, as lines of text."""
+        layers = self.params["rnn"]["layers"]
+        kind = "bidirectional " * self.config.bidirectional + CELL_NAMES[self.config.cell]
+        lines = []
+        for number, (name, hidden) in enumerate(zip(self.names, self.config.hidden_features, strict=False)):
+            width = len(_first_cell(layers[number])["dense_i"]["kernel"])
+            lines.append(f"{kind} {width} -> {hidden}: {name}")
+        kernel = self.params["dense"]["kernel"]
+        if self.config.pooling != "last":
+            lines.append(f"{self.config.pooling} over time")
+        lines.append(f"output {kernel.shape[0]} -> {kernel.shape[1]} classes: {self.names[-1]}")
+        if self.config.task != "rows":
+            lines.append(f"reads images as {self.config.task}")
+        return [*lines, *self.notes, "no optimizer state: Adam starts from zero"]
+
+    def checked(self) -> "ImportedModel":
+        """Itself, if all values are finite numbers. Raises WeightsError."""
+        for path, array in jax.tree_util.tree_leaves_with_path(self.params):
+            if not np.isfinite(array).all():
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
+                raise WeightsError(f"{name} holds values that are not finite numbers; it cannot be of use.")
+        return self
+
+
+def _first_cell(layer: Any) -> Any:
+    """The cell of a layer's forward direction."""
+    return layer.get("forward_rnn", layer)["cell"]
 
 
 def from_params(params: Params) -> Weights:
