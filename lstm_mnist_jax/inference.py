@@ -189,8 +189,9 @@ class TrainedRun:
         """Writes the model as a file of another program.
 
         Args:
-          format_name: tf1, torch, keras, flax, safetensors, onnx or stablehlo.
-          path: the file, with the ending that belongs to the format; for tf1 the prefix of a checkpoint.
+          format_name: tf1, torch, keras, flax, safetensors, onnx, stablehlo or huggingface.
+          path: the file, with the ending that belongs to the format; for tf1 the prefix of a checkpoint, for
+            huggingface a folder.
           overwrite: replace what is there.
           like: for tf1, a checkpoint of the same network, whose variable names are used instead of the tutorial's.
 
@@ -210,8 +211,20 @@ class TrainedRun:
             settings=formats.Settings(config.model.forget_bias, config.optimizer.b1, config.optimizer.b2),
             step=self.step,
             like=None if like is None else Path(like).expanduser(),
+            training=config,
+            counts=self._counts() if format_name == "huggingface" else None,
         )
         formats.write(format_name, Path(path).expanduser(), exported, overwrite=overwrite)
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        """By split, the correctly classified images and all of them; none where the data are not there."""
+        try:
+            splits = load_data(self.folder).splits
+        except (DataError, RunError):
+            return {}
+        wanted = {name: splits[name] for name in ("test", "validation")}
+        found = evaluate_one(self.params, self.folder.config.model, wanted)
+        return {name: (int(value.correct.sum()), int(value.count.sum())) for name, value in found.items()}
 
     def evaluate(
         self,

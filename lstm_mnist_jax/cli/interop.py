@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -20,11 +20,11 @@ class ImportArguments:
 
     PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a PyTorch state_dict
     or training checkpoint (.pt, .pth, .ckpt, .bin or .safetensors; nothing in it is executed), Keras's .weights.h5,
-    .keras or .h5, a .msgpack of a Flax tree, or .safetensors of this package. The layers' widths are read from the
-    shapes.
+    .keras or .h5, a .msgpack of a Flax tree, .safetensors of this package, an .onnx graph of any exporter, or a folder
+    of `export huggingface`. The layers' widths are read from the shapes.
     """
 
-    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors"]]
+    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface"]]
     """The format of the weights."""
     path: tyro.conf.Positional[Path]
     """The file, or the prefix of a checkpoint."""
@@ -57,10 +57,12 @@ class ExportArguments:
 
     The endings: none for tf1 (FILE is the prefix of a checkpoint), .safetensors for torch (a state_dict) and
     safetensors (this package's own names), .weights.h5 for keras, .msgpack for flax (a tree of Linen), .onnx, and
-    .stablehlo (of jax.export).
+    .stablehlo (of jax.export). For huggingface FILE is a folder: weights, config and model card; nothing is uploaded.
     """
 
-    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo"]]
+    format: tyro.conf.Positional[
+        Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo", "huggingface"]
+    ]
     """The format to write."""
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
     """The run's folder."""
@@ -88,6 +90,7 @@ def import_(arguments: Sequence[str]) -> int:
         for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
+    from lstm_mnist_jax.interop.weights import ImportedModel
     from lstm_mnist_jax.training import begin_run
 
     config = Config(
@@ -102,10 +105,15 @@ def import_(arguments: Sequence[str]) -> int:
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     path = formats.locate(parsed.format, path)
     imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings)
+    if isinstance(imported, ImportedModel) and imported.training:
+        config = _with_options(imported.training, config)
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
     run_dir, step = parsed.run_dir, imported.step
-    run = begin_run(imported.params, config, run_dir, parsed.execution, origin=origin, adam=adam, step=step)
+    whole: dict[str, Any] = {}
+    if isinstance(imported, ImportedModel):
+        whole = {"network": imported.config, "time_steps": imported.time_steps}
+    run = begin_run(imported.params, config, run_dir, parsed.execution, origin=origin, adam=adam, step=step, **whole)
     console = OutputConsole()
     for line in [origin, *imported.describe()]:
         say(console, line)
@@ -116,11 +124,26 @@ def import_(arguments: Sequence[str]) -> int:
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
     say(
         console,
-        f"training would continue with learning rate {parsed.optimizer.learning_rate:g} and batches of "
-        f"{parsed.batch_size}; for others, import with --learning-rate and --batch-size",
+        f"training would continue with learning rate {config.optimizer.learning_rate:g} and batches of "
+        f"{config.batch_size}; for others, import with --learning-rate and --batch-size",
     )
     say(console, f"train it further, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
     return 0
+
+
+def _with_options(training: Config, given: Config) -> Config:
+    """The config of a file with the options that are not the defaults. Imported runs have one batch size throughout."""
+
+    def mixed(stored: Any, given: Any, default: Any) -> dict[str, Any]:
+        pairs = {name: (value, getattr(given, name), getattr(default, name)) for name, value in vars(stored).items()}
+        return {name: value if chosen == usual else chosen for name, (value, chosen, usual) in pairs.items()}
+
+    parts = {
+        "data": DataConfig(**mixed(training.data, given.data, DataConfig())),
+        "optimizer": OptimizerConfig(**mixed(training.optimizer, given.optimizer, OptimizerConfig())),
+    }
+    own = {name: value for name, value in mixed(training, given, Config()).items() if name not in (*parts, "model")}
+    return Config(**own | parts | {"model": training.model, "batch_doubling_epochs": ()})
 
 
 def export(arguments: Sequence[str]) -> int:

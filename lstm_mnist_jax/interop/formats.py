@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError, did_you_mean
-from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch, torch_file
+from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
-from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
+from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, ImportedModel, from_params, ignoring
 from lstm_mnist_jax.model import Params
 
 NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
@@ -49,6 +49,8 @@ class Exported:
       settings: of the program that will read a TensorFlow 1 checkpoint.
       step: the number of training steps.
       like: for tf1, a checkpoint whose names are taken instead of the tutorial's.
+      training: for huggingface, the config of the run.
+      counts: for huggingface, by split: the number of correctly classified images, and of all images.
     """
 
     config: ModelConfig
@@ -59,9 +61,14 @@ class Exported:
     settings: Settings
     step: int = 0
     like: Path | None = None
+    training: Config | None = None
+    counts: huggingface.Counts | None = None
 
 
-IMPORT_FORMATS = ("tf1", "torch", "keras", "flax", "safetensors")
+IMPORT_FORMATS = ("tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface")
+
+WHOLE_MODELS = ("onnx", "huggingface")
+"""Formats whose files have the network as well: nothing of them can be ignored or put in another order."""
 
 EXPORT_ENDINGS = {
     "tf1": "",
@@ -71,8 +78,9 @@ EXPORT_ENDINGS = {
     "safetensors": ".safetensors",
     "onnx": ".onnx",
     "stablehlo": ".stablehlo",
+    "huggingface": "",
 }
-"""The ending of a file's name, for each format that can be exported."""
+"""The ending of a file's name, for each format that can be exported; of huggingface it is the name of a folder."""
 
 
 def list_arrays(format_name: str, path: Path, ignore: Iterable[str] = ()) -> Arrays:
@@ -94,7 +102,9 @@ def _read_file(format_name: str, path: Path, ignore: Iterable[str], *, choose: b
             return ignoring({name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}, ignore)
         case "torch" if not _is_safetensors(path):
             return torch_file.read(path, ignore, choose=choose)
-    arrays = files.read_safetensors(path)
+        case "onnx":
+            return ignoring(onnx.arrays(path), ignore)
+    arrays = files.read_safetensors(path / huggingface.WEIGHTS if format_name == "huggingface" else path)
     if format_name != "torch":
         arrays = {name.replace(".", "/"): array for name, array in arrays.items()}
     return ignoring(arrays, ignore)
@@ -152,7 +162,7 @@ def read(
     ignore: Iterable[str] = (),
     layers: Sequence[str] = (),
     settings: Settings = Settings(),
-) -> Imported:
+) -> Imported | ImportedModel:
     """The classifier in a file.
 
     Args:
@@ -166,7 +176,11 @@ def read(
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
+    if format_name in WHOLE_MODELS and (*ignore, *layers):
+        raise WeightsError(f"A file for {format_name} holds the whole network; leave out --ignore and --layer.")
     with _hint(format_name, path):
+        if format_name in WHOLE_MODELS:
+            return (onnx if format_name == "onnx" else huggingface).read(path)
         if format_name == "tf1":
             return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
         if format_name == "keras":
@@ -206,18 +220,30 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
             files.write_bytes(path, export.to_onnx(params, shape, model.class_names))
         case "stablehlo":
             files.write_bytes(path, export.to_stablehlo(params, shape, config=model.config))
+        case "huggingface":
+            graph = None if _unusual(model.config) else export.to_onnx(params, shape, model.class_names)
+            run: dict[str, Any] = {"training": model.training, "step": model.step, "counts": model.counts}
+            huggingface.write(path, params, model.config, shape, model.class_names, onnx=graph, **run)
+
+
+def _unusual(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """The fields of a network in which it differs from the tutorial's, other than sizes and initialization."""
+    own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
+    return differences(ModelConfig(**own), config)
 
 
 def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
-    """All formats but stablehlo hold LSTMs over rows, with the last output through a dense layer."""
-    own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
-    unusual = differences(ModelConfig(**own), config)
-    if unusual:
+    """Most formats hold LSTMs over rows, with the last output through a dense layer."""
+    if unusual := _unusual(config):
         fields = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
         raise WeightsError(
             f"Files for {format_name} hold LSTM layers in one direction that read rows, the last output through a "
-            f"dense layer; this model has {fields}. Only stablehlo holds such a model."
+            f"dense layer; this model has {fields}. Only stablehlo and huggingface hold such a model."
         )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = False) -> None:
@@ -235,12 +261,12 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     """
     _require_one_of(EXPORT_ENDINGS, format_name)
     ending = EXPORT_ENDINGS[format_name]
-    if format_name != "stablehlo":
+    if format_name not in ("stablehlo", "huggingface"):
         _refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
         raise WeightsError(
             f"{path} has another ending than files for {format_name}: "
-            f"expected NAME{ending or ', the prefix of a checkpoint'}."
+            f"expected NAME{ending or (', the prefix of a checkpoint' if format_name == 'tf1' else ' of a folder')}."
         )
     if model.like is not None and format_name != "tf1":
         raise WeightsError(f"Only tf1 takes the names of another file, not {format_name}; leave out --like.")
@@ -248,7 +274,7 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
         raise WeightsError(f"{path} names one of a checkpoint's files; expected what Saver.save is given, without it.")
     taken = [path, path.with_name(path.name + ".index")] if format_name == "tf1" else [path]
     try:
-        is_taken = any(file.exists() for file in taken)
+        is_taken = any(file.exists() and not (format_name == "huggingface" and _is_empty(file)) for file in taken)
     except OSError as error:  # such as a name that is too long
         raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
     if is_taken and not overwrite:

@@ -198,10 +198,10 @@ def _axis(*atoms: Atom) -> Axis:
     for atom in atoms:
         if atom.size == 1:
             continue
-        if joined and atom.size and joined[-1].size and joined[-1].axis == atom.axis:
-            before = joined[-1]
-            if before.stride == atom.stride * atom.size:
-                joined[-1] = Atom(atom.axis, atom.stride, before.size * atom.size)
+        if joined and atom.size is not None and joined[-1].axis == atom.axis:
+            outer = joined[-1]
+            if outer.size is not None and outer.stride == atom.stride * atom.size:
+                joined[-1] = Atom(atom.axis, atom.stride, outer.size * atom.size)
                 continue
         joined.append(atom)
     return tuple(joined)
@@ -626,7 +626,7 @@ def _reshape(reader: _Reader, attributes: dict[str, Any], inputs: list[Any], nod
     target = inputs[1]
     if not isinstance(target, np.ndarray) or target.ndim != 1 or len(target) > 16:
         raise ValueError("its shape is not a list of sizes in the file")
-    sizes = [size if isinstance(size, Unknown) else int(size) for size in target]
+    sizes: list[Any] = [size if isinstance(size, Unknown) else int(size) for size in target]
     if not attributes.get("allowzero"):
         sizes = [value.axes[number] if size == 0 else size for number, size in enumerate(sizes)]
     return replace(value, axes=_reshaped(value.axes, sizes))

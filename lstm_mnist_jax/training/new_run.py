@@ -18,7 +18,7 @@ from lstm_mnist_jax.config import Config, Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError, WeightsError
-from lstm_mnist_jax.model import Params
+from lstm_mnist_jax.model import Params, task_of
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, evaluate_one
@@ -62,6 +62,8 @@ def begin_run(
     origin: str,
     adam: optax.ScaleByAdamState | None = None,
     step: int = 0,
+    network: ModelConfig | None = None,
+    time_steps: int | None = None,
 ) -> ImportedRun:
     """Makes a run folder of imported weights, which can be evaluated, used and trained on.
 
@@ -74,6 +76,8 @@ def begin_run(
       origin: where the weights were imported from, for messages.
       adam: the state of Adam; None starts it afresh.
       step: the number of training steps already made.
+      network: that of the weights; None is LSTM layers over rows.
+      time_steps: the number of steps that it reads; None is what its task gives for the data's images.
 
     Raises:
       WeightsError: the weights do not fit the data's images, or have another number of classes.
@@ -83,10 +87,10 @@ def begin_run(
     run_dir = Path(run_dir).expanduser()
     refuse_occupied(run_dir)
     others = replace(config.model, hidden_features=ModelConfig.hidden_features, forget_bias=ModelConfig.forget_bias)
-    if config.batch_doubling_epochs or others != ModelConfig():
+    if config.batch_doubling_epochs or (network is None and others != ModelConfig()):
         raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
     dataset = load(**vars(config.data))
-    config = _fitting(config, params, step, dataset)
+    config = _fitting(config, params, step, dataset, network, time_steps)
     mesh = make_mesh(execution, config.batch_size)
     init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
     state = jax.jit(init, compiler_options=run_once(mesh))(np.uint32(config.seed))
@@ -107,22 +111,31 @@ def begin_run(
     return ImportedRun(folder, step // count_steps(config, dataset), evaluations)
 
 
-def _fitting(config: Config, params: Params, step: int, dataset: Dataset) -> Config:
-    """The config with the widths and epochs of the weights. Raises WeightsError where they do not fit the data."""
-    cells = [layer["cell"] for layer in params["rnn"]["layers"].values()]
+def _fitting(
+    config: Config, params: Params, step: int, dataset: Dataset, network: ModelConfig | None, time_steps: int | None
+) -> Config:
+    """The config with the network and epochs of the weights. Raises WeightsError where they do not fit the data."""
+    cells = [layer.get("forward_rnn", layer)["cell"] for layer in params["rnn"]["layers"].values()]
     in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(params["dense"]["bias"])
-    row, class_names = math.prod(dataset.image_shape[1:]), dataset.class_names
-    if (in_features, classes) != (row, len(class_names)):
+    if network is None:
+        network = replace(config.model, hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells))
+    shape, class_names = dataset.image_shape, dataset.class_names
+    steps, row = task_of(network).shape(shape)
+    if time_steps not in (None, steps) and math.prod(shape) == time_steps * in_features:
+        network = replace(network, sequence_length=time_steps)
+        steps, row = time_steps, in_features
+    if (in_features, classes) != (row, len(class_names)) or time_steps not in (None, steps):
+        count = f"{time_steps} " if time_steps not in (None, steps) else ""
         raise WeightsError(
-            f"The weights take rows of {in_features} numbers and have {classes} classes, but {dataset.origin} "
-            f"has rows of {row} and {len(class_names)} classes. Each row of an image is a time step here; name "
-            "the data that they were trained on with --source."
+            f"The weights take {count}rows of {in_features} numbers and have {classes} classes, but {dataset.origin} "
+            f"has {count and f'{steps} '}rows of {row} and {len(class_names)} classes. Each row of an image is a time "
+            "step here; name the data that they were trained on with --source."
         )
     config = replace(
         config,
         epochs=max(config.epochs, -(-step // count_steps(config, dataset))),
         data=replace(config.data, source=absolute_source(config.data.source)),
-        model=replace(config.model, hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells)),
+        model=network,
     )
     count_steps(config, dataset)  # it may be too many steps for this program
     return config
