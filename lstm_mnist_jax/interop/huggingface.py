@@ -1,4 +1,4 @@
-"""A model as a folder in the style of the Hugging Face Hub, and back: weights, config and model card. Nothing is uploaded.
+"""A model as a folder in the style of the Hugging Face Hub, and back. Nothing is uploaded.
 
 model.safetensors   the weights, with this package's names
 config.json         the network, the image's shape, the classes, and the training config

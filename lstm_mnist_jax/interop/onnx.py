@@ -192,6 +192,12 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__
 
 
+def _short(name: Any) -> str:
+    """A name of the file for a message; damaged files have names of bytes, or long ones."""
+    text = str(name)[:100]
+    return text if text.isprintable() else repr(text)
+
+
 def _axis(*atoms: Atom) -> Axis:
     """An axis of these atoms in its plainest form: no atoms of size 1, and parts of one axis that follow on joined."""
     joined: list[Atom] = []
@@ -258,14 +264,14 @@ class _Reader:
             self._take(node)
         found = None
         for output in self.graph.output:
-            value = self._value(output.name, "the graph's outputs")
+            name, value = _short(output.name), self._value(output.name, "the graph's outputs")
             if isinstance(value, Unread) or (isinstance(value, Signal) and value.layer and not value.dense):
                 continue  # the states of a layer, beside the logits
             if not isinstance(value, Signal) or value.dense is None:
-                raise WeightsError(f"its output {output.name} is not that of a dense layer after LSTM or GRU layers.")
+                raise WeightsError(f"its output {name} is not that of a dense layer after LSTM or GRU layers.")
             if found is not None and (found.dense, found.layer, found.steps) != (value.dense, value.layer, value.steps):
-                raise WeightsError(f"its output {output.name} is of another classifier than the outputs before it.")
-            self._check_output(output.name, value)
+                raise WeightsError(f"its output {name} is of another classifier than the outputs before it.")
+            self._check_output(name, value)
             found = value
         if found is None:
             raise WeightsError("none of its outputs is that of a dense layer after LSTM or GRU layers.")
@@ -274,7 +280,7 @@ class _Reader:
     def _read_input(self) -> None:
         inputs = [value for value in self.graph.input if value.name not in self.initializers]
         if len(inputs) != 1:
-            names = ", ".join(value.name for value in inputs) or "none"
+            names = ", ".join(_short(value.name) for value in inputs[:10]) or "none"
             raise WeightsError(
                 f"it has {len(inputs)} inputs ({names}), expected one, the images. Export it with initial states of "
                 "zero in the graph."
@@ -284,11 +290,11 @@ class _Reader:
         integers = (types.UINT8, types.INT8, types.UINT16, types.INT16, types.INT32, types.INT64)
         floats = (types.FLOAT, types.DOUBLE, types.FLOAT16, types.BFLOAT16)
         if tensor.elem_type not in integers + floats or not tensor.HasField("shape"):
-            raise WeightsError(f"its input {inputs[0].name} is not an array of numbers with a shape.")
+            raise WeightsError(f"its input {_short(inputs[0].name)} is not an array of numbers with a shape.")
         self.input_kind = "integers" if tensor.elem_type in integers else "floats"
         sizes = [size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim]
         if not 2 <= len(sizes) <= 4:
-            raise WeightsError(f"its input {inputs[0].name} has {len(sizes)} axes, expected images: 2 to 4.")
+            raise WeightsError(f"its input {_short(inputs[0].name)} has {len(sizes)} axes, expected images: 2 to 4.")
         axes = tuple(_axis(Atom(f"axis {number} of the input", 1, size)) for number, size in enumerate(sizes))
         self.input_axes = axes
         self.values[inputs[0].name] = Signal(axes, integer=self.input_kind == "integers")
@@ -307,7 +313,7 @@ class _Reader:
     def _value(self, name: str, where: str) -> Any:
         if name not in self.values:
             if name not in self.initializers:
-                raise WeightsError(f"{where} use {name!r}, which nothing before computes.")
+                raise WeightsError(f"{where} use {_short(name)}, which nothing before computes.")
             self.values[name] = self._constant(self.initializers[name])
         return self.values[name]
 
@@ -315,15 +321,15 @@ class _Reader:
         try:
             array = self.onnx.numpy_helper.to_array(tensor)
         except Exception as error:
-            raise WeightsError(f"its constant {tensor.name!r} is damaged: {_first_line(error)}.") from error
+            raise WeightsError(f"its constant {_short(tensor.name)} is damaged: {_first_line(error)}.") from error
         if array.dtype.kind not in "fiub" and "float" not in str(array.dtype):
-            raise WeightsError(f"its constant {tensor.name!r} holds {array.dtype}, expected numbers.")
+            raise WeightsError(f"its constant {_short(tensor.name)} holds {array.dtype}, expected numbers.")
         return array
 
     def _take(self, node: Any) -> None:
         """Computes the outputs of a node."""
         operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-        place = f"the operator {operator}" + (f" (node {node.name})" if node.name else "")
+        place = f"the operator {_short(operator)}" + (f" (node {_short(node.name)})" if node.name else "")
         operation = OPERATORS.get(operator)
         if operation is None:
             raise WeightsError(
@@ -331,8 +337,8 @@ class _Reader:
                 "then one dense layer."
             )
         attributes = {item.name: self.onnx.helper.get_attribute_value(item) for item in node.attribute}
-        if unknown := sorted(attributes.keys() - set(operation.attributes)):
-            raise WeightsError(f"{place} has {', '.join(unknown)}, which is not read.")
+        if unknown := sorted(_short(name) for name in attributes.keys() - set(operation.attributes)):
+            raise WeightsError(f"{place} has {', '.join(unknown[:10])}, which is not read.")
         inputs = [self._value(name, f"{place}: its inputs") if name else None for name in node.input]
         if unread := [value.what for value in inputs if isinstance(value, Unread)]:
             raise WeightsError(f"{place} uses {unread[0]}, which this classifier does not.")
@@ -599,9 +605,7 @@ def _squeeze(reader: _Reader, attributes: dict[str, Any], inputs: list[Any], nod
     dropped = _own_axes(attributes, inputs, rank)
     if isinstance(value, np.ndarray):
         return np.squeeze(value, None if dropped is None else tuple(dropped))
-    if dropped is None:
-        if any(len(axis) == 1 and axis[0].size is None for axis in value.axes):
-            raise WeightsError("names no axes, and a size is open.")
+    if dropped is None:  # an open size is that of more than one image
         dropped = [axis for axis in range(rank) if not value.axes[axis]]
     if any(value.axes[axis] for axis in dropped):
         raise ValueError("an axis that it removes has more than one entry, or an open size")
@@ -854,7 +858,7 @@ def _arithmetic(reader: _Reader, attributes: Any, inputs: list[Any], node: Any) 
     if not isinstance(left, Signal) and not isinstance(right, Signal):
         raise WeightsError("computes with shapes that the file leaves open.")
     signal, constant = (left, right) if isinstance(left, Signal) else (right, left)
-    if not isinstance(signal, Signal) or not isinstance(constant, np.ndarray | Fill):
+    if not (_is_numbers(constant) or isinstance(constant, Fill)):
         raise WeightsError("combines two outputs of the network, which this classifier does not.")
     if signal.layer is None:
         return _rescaled(signal, constant, node.op_type, swapped=signal is right)
@@ -901,6 +905,11 @@ def _rescaled(images: Signal, constant: np.ndarray | Fill, kind: str, *, swapped
     return replace(images, scale=scale, shift=shift)
 
 
+def _is_numbers(value: Any) -> bool:
+    """Whether it is a constant, and no shape with open sizes."""
+    return isinstance(value, np.ndarray) and value.dtype != object
+
+
 def _with_bias(logits: Signal, bias: np.ndarray) -> Signal:
     dense = logits.dense
     assert dense is not None
@@ -916,7 +925,7 @@ def _with_bias(logits: Signal, bias: np.ndarray) -> Signal:
 @_operator("MatMul")
 def _matmul(reader: _Reader, attributes: Any, inputs: list[Any], node: Any) -> Any:
     features, kernel = inputs
-    return _dense(features, kernel, None, node)
+    return _dense(features, kernel, node)
 
 
 @_operator("Gemm", "alpha beta transA transB")
@@ -930,17 +939,17 @@ def _gemm(reader: _Reader, attributes: dict[str, Any], inputs: list[Any], node: 
         kernel = kernel * np.float64(alpha)
     if isinstance(features, Signal) and len(features.axes) != 2:
         raise ValueError("its first factor is not a matrix")
-    result = _dense(features, kernel, None, node)
+    result = _dense(features, kernel, node)
     beta = attributes.get("beta", 1.0)
     if bias is None or beta == 0:
         return result
-    if not isinstance(bias, np.ndarray):
+    if not _is_numbers(bias):
         raise WeightsError("adds something that the network computes, which this classifier does not.")
     return _with_bias(result, bias if beta == 1 else bias * np.float64(beta))
 
 
-def _dense(features: Any, kernel: Any, bias: Any, node: Any) -> Signal:
-    if not isinstance(features, Signal) or not isinstance(kernel, np.ndarray):
+def _dense(features: Any, kernel: Any, node: Any) -> Signal:
+    if not isinstance(features, Signal) or not _is_numbers(kernel):
         raise WeightsError("multiplies something else than outputs of a layer and a matrix that is in the file.")
     layer = features.layer
     if layer is None:
@@ -957,7 +966,8 @@ def _dense(features: Any, kernel: Any, bias: Any, node: Any) -> Signal:
     if kernel.ndim != 2 or len(kernel) != width or not kernel.shape[1]:
         raise ValueError(f"its matrix is {list(kernel.shape)}, and the layer before gives {width} features")
     classes = _axis(Atom("classes", 1, kernel.shape[1]))
-    return replace(features, axes=(*features.axes[:-1], classes), dense=Dense(kernel, bias, node.name or node.op_type))
+    done = Dense(kernel, None, _short(node.name or node.op_type))
+    return replace(features, axes=(*features.axes[:-1], classes), dense=done)
 
 
 @_operator("Softmax LogSoftmax ArgMax", "axis keepdims select_last_index")
@@ -966,7 +976,7 @@ def _softmax(reader: _Reader, attributes: dict[str, Any], inputs: list[Any], nod
     if not isinstance(logits, Signal) or logits.dense is None:
         raise WeightsError("does not stand after the dense layer, as in this classifier.")
     if logits.steps in ("all", "last", "first"):
-        reader._check_output(node.output[0], logits)
+        reader._check_output(_short(node.output[0]), logits)
     rank = len(logits.axes)
     last = rank - 1
     if node.op_type == "ArgMax":
@@ -1019,13 +1029,13 @@ def _recurrent(reader: _Reader, attributes: dict[str, Any], inputs: list[Any], n
     if not isinstance(sequence, Signal) or len(sequence.axes) != 3:
         raise ValueError("its input is not a sequence")
     given = [kernel, recurrent_kernel] + [bias] * (bias is not None)
-    if not all(isinstance(array, np.ndarray) and array.dtype != object for array in given):
+    if not all(map(_is_numbers, given)):
         raise ValueError("its weights are not in the file")
     order = (1, 0) if attributes.get("layout", 0) else (0, 1)
     time, batch = (sequence.axes[axis] for axis in order)
     layer = Layer(
         kind=kind,
-        name=node.name or node.output[0] or node.output[1],
+        name=_short(node.name or node.output[0] or node.output[1]),
         below=sequence if order == (0, 1) else replace(sequence, axes=(time, batch, sequence.axes[2])),
         cells=_cells(kind, directions, kernel, recurrent_kernel, bias, attributes),
         hidden=recurrent_kernel.shape[-1],
