@@ -105,7 +105,7 @@ def _read_file(format_name: str, path: Path, ignore: Iterable[str], *, choose: b
         case "onnx":
             return ignoring(onnx.arrays(path), ignore)
     arrays = files.read_safetensors(path / huggingface.WEIGHTS if format_name == "huggingface" else path)
-    if format_name != "torch":
+    if format_name == "safetensors":
         arrays = {name.replace(".", "/"): array for name, array in arrays.items()}
     return ignoring(arrays, ignore)
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -188,6 +189,9 @@ def _check(folder: Path, params: model.Params, config: ModelConfig, shape: tuple
             f"{folder / WEIGHTS} has {count} layers and dense.bias {list(np.shape(bias))}; {CONFIG} says "
             f"{len(config.hidden_features)} layers and {classes} classes."
         )
+    largest = max(side for leaf in jax.tree.leaves(params) for side in np.shape(leaf) or (1,))
+    if max(config.hidden_features) > largest:  # not even shapes are computed of such a network
+        raise WeightsError(f"{folder / CONFIG} has layers of {config.hidden_features}, its weights at most {largest}.")
     try:
         model.bind(params, config, shape)
     except (ConfigError, TypeError, ValueError, OverflowError) as error:

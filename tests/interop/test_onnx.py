@@ -308,5 +308,5 @@ def test_files_that_are_no_onnx_graphs_are_refused(tmp_path):
 
 
 def test_mutated_graphs_are_refused_or_compute_what_onnxruntime_computes(tmp_path):
-    read_rightly, refused = try_mutations(150, tmp_path, seed=1)
-    assert min(read_rightly, refused) > 20
+    _, compared, refused = try_mutations(150, tmp_path, seed=1)
+    assert min(compared, refused) > 15

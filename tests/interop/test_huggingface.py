@@ -1,0 +1,217 @@
+"""Folders in the style of the Hugging Face Hub: back to the bit, the programs and the metadata of the card, damage."""
+
+import json
+import random
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from parameters import drawn
+from runs import TINY
+from safetensors.numpy import load_file, save_file
+from stacks import apply, assert_close
+
+from lstm_mnist_jax import PRESETS, load_run
+from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop import export, formats, huggingface
+from lstm_mnist_jax.statistics import Share
+
+NETWORKS = {
+    "rows": ModelConfig(hidden_features=(4, 7)),
+    "both": ModelConfig(hidden_features=(3, 4), bidirectional=True, task="columns"),
+    "gru": ModelConfig(cell="gru", hidden_features=(5,), pooling="max", sequence_length=3),
+    "attention": ModelConfig("permuted", permutation_seed=7, hidden_features=(4,), pooling="attention"),
+    "mean": ModelConfig("pixels", hidden_features=(4,), pooling="mean"),
+    "ur": ModelConfig(cell="ur_lstm", hidden_features=(4,)),
+    "norm": ModelConfig(cell="layer_norm_lstm", hidden_features=(4,), dropout_rate=0.5),
+}
+COUNTS = {"test": (9, 10), "validation": (0, 5)}
+
+
+def write(folder, config, image_shape=(6, 5), **options):
+    params = drawn(config, image_shape)
+    huggingface.write(folder, params, config, image_shape, ("one", "two", "three"), **options)
+    return params
+
+
+def programs(folder):
+    return re.findall(r"^```python\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_every_network_comes_back_to_the_bit(tmp_path):
+    for name, config in NETWORKS.items():
+        training = replace(PRESETS["rows"], model=config)
+        params = write(tmp_path / name, config, training=training, step=12)
+        imported = formats.read("huggingface", tmp_path / name)
+        assert_close(imported.params, params, atol=0)
+        assert (imported.config, imported.training, imported.step) == (config, training, 12)
+        assert (
+            formats.list_arrays("huggingface", tmp_path / name).keys()
+            == load_file(tmp_path / name / "model.safetensors").keys()
+        )
+
+
+def test_the_programs_of_the_card_compute_the_logits(tmp_path, monkeypatch, rng):
+    images = rng.integers(0, 256, (7, 6, 5)).astype(np.uint8)
+    for name, config in NETWORKS.items():
+        folder = tmp_path / name
+        onnx = export.to_onnx(drawn(config), (6, 5)) if name == "rows" else None
+        params = write(folder, config, onnx=onnx)
+        np.save(folder / "images.npy", images)
+        monkeypatch.chdir(folder)
+        expected = np.asarray(apply(params, images, config))
+        found = programs(folder)
+        assert len(found) == (1 if name in ("ur", "norm") else 3 if name == "rows" else 2)
+        for program in found:
+            if "import torch" in program:
+                continue  # see below
+            values = {}
+            exec(program, values)
+            np.testing.assert_allclose(values["logits"], expected, rtol=0, atol=1e-5, err_msg=f"{name}\n{program}")
+
+
+def test_the_pytorch_program_of_the_card_computes_the_logits(tmp_path, monkeypatch, rng):
+    pytest.importorskip("torch")
+    for name, config in NETWORKS.items():
+        if name in ("ur", "norm"):
+            continue
+        for shape in ((6, 5), (6, 5, 3)):
+            images = rng.integers(0, 256, (7, *shape)).astype(np.uint8)
+            folder = tmp_path / f"{name}{len(shape)}"
+            params = write(folder, config, shape)
+            np.save(folder / "images.npy", images)
+            monkeypatch.chdir(folder)
+            values = {}
+            exec(next(program for program in programs(folder) if "import torch" in program), values)
+            expected = np.asarray(apply(params, images, config))
+            np.testing.assert_allclose(values["logits"], expected, rtol=0, atol=1e-5, err_msg=folder.name)
+
+
+def test_the_metadata_of_the_card_are_yaml_with_metrics_and_their_intervals(tmp_path):
+    write(tmp_path / 'a "b": c', NETWORKS["rows"], training=TINY, counts=COUNTS)
+    card = (tmp_path / 'a "b": c' / "README.md").read_text()
+    assert card.startswith("---\n")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert "license" not in front
+    assert front["pipeline_tag"] == "image-classification"
+    assert front["datasets"] == ["mnist"]
+    assert front["library_name"] == "lstm-mnist-jax"
+    (model,) = front["model-index"]
+    assert model["name"] == 'a "b": c'
+    for result, (split, (correct, count)) in zip(model["results"], COUNTS.items(), strict=True):
+        (metric,) = result["metrics"]
+        assert result["dataset"]["split"] == split
+        assert metric["value"] == correct / count
+        assert metric["args"]["confidence_interval_95"] == pytest.approx(Share(correct, count).interval)
+    assert "| test | 10 | 90.00% | 59.58% to 98.21% |" in card
+    assert json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1])["epochs"] == TINY.epochs
+    write(tmp_path / "bare", NETWORKS["rows"])
+    assert "Not evaluated" in (tmp_path / "bare" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
+    run = load_run(tiny_run, "last")
+    folder, again = tmp_path / "model", tmp_path / "again"
+    run.export("huggingface", folder)
+    evaluation = run.evaluate()["test"]
+    assert f"{evaluation.accuracy:.2%}" in (folder / "README.md").read_text()
+    with pytest.raises(WeightsError, match=r"exists already.*--overwrite"):
+        run.export("huggingface", folder)
+    run.export("huggingface", folder, overwrite=True)
+    done = command_line("import", "huggingface", folder, "--run-dir", tmp_path / "run", "--learning-rate", "0.125")
+    assert (done.returncode, done.stderr) == (0, "")
+    back = load_run(tmp_path / "run")
+    assert_close(back.params, run.params, atol=0)
+    learning_rate = replace(run.folder.config.optimizer, learning_rate=0.125)
+    assert back.folder.config == replace(run.folder.config, optimizer=learning_rate)
+    assert back.step == run.step
+    back.export("huggingface", again)
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_folders_of_other_models_are_refused(tmp_path):
+    folder, config = tmp_path / "model", NETWORKS["rows"]
+    with pytest.raises(WeightsError, match=r"no config\.json; it is not a folder"):
+        huggingface.read(folder)
+    write(folder, config)
+    contents = json.loads((folder / "config.json").read_text())
+    short = {name: value for name, value in contents["model"].items() if name != "cell"}
+    for change, message in [
+        ({"model_type": "vit"}, "is of a model of the type 'vit', expected 'lstm-mnist-jax'"),
+        ({"model_type": None}, "is without a model_type"),
+        ({"format": 2, "version": "9.9"}, "has the format 2, expected 1. It is of another version .*9.9"),
+        ({"image_shape": [6, -5]}, r"image_shape \[6, -5\], expected \[height, width\]"),
+        ({"image_shape": [6, 4]}, "does not fit config.json: .*dense_i.kernel is"),
+        ({"id2label": {"0": "a"}}, r"dense.bias \[3\]; config.json says 2 layers and 1 classes"),
+        ({"step": -1}, "has the step -1"),
+        ({"model": short}, "config.json: model lacks cell"),
+        ({"model": contents["model"] | {"cell": "gru"}}, "does not fit config.json"),
+        ({"model": contents["model"] | {"hidden_features": [4] * 10**5}}, "says 100000 layers"),
+        ({"training": {"seed": 0}}, "config.json: training lacks"),
+    ]:
+        (folder / "config.json").write_text(json.dumps(contents | change))
+        with pytest.raises(WeightsError, match=message):
+            huggingface.read(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match="cannot be read as JSON"):
+        huggingface.read(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"no config.json; there is README.md, model.safetensors"):
+        huggingface.read(folder)
+    (folder / "config.json").write_text(json.dumps(contents))
+    arrays = load_file(folder / "model.safetensors")
+    for change, message in [
+        ({"dense.bias": np.full(3, np.nan, "f4")}, "dense.bias holds values that are not finite"),
+        ({"dense.bias": np.zeros(3, "f2")}, "dense.bias in float16, expected float32"),
+        ({"dense.bias.more": np.zeros(3, "f4")}, "within another array|twice"),
+        ({"other": np.zeros(3, "f4")}, "does not fit config.json"),
+    ]:
+        save_file(arrays | change, folder / "model.safetensors")
+        with pytest.raises(WeightsError, match=message):
+            huggingface.read(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read: No such file"):
+        huggingface.read(folder)
+
+
+def try_mutations(count, folder, seed):
+    """The mutations of config.json or of the weights that are read, and those that are refused."""
+    generator, read, refused = random.Random(seed), 0, 0
+    write(folder / "whole", NETWORKS["rows"], training=TINY)
+    for _ in range(count):
+        shutil.copytree(folder / "whole", folder / "changed", dirs_exist_ok=True)
+        path = folder / "changed" / generator.choice(["config.json", "config.json", "model.safetensors"])
+        data = bytearray(path.read_bytes())
+        end = min(len(data), 1500)  # of the weights mostly the header
+        for _ in range(generator.choice((1, 1, 2, 8))):
+            place = generator.randrange(end - 10)
+            match generator.randrange(4):
+                case 0:
+                    data[place] = generator.randrange(256)
+                case 1:
+                    del data[place : place + generator.randrange(1, 9)]
+                case 2:
+                    data[place:place] = generator.choice((b"0", b"9" * 20, b"-", b"null", b"{", b"[]", b'"', b"e9"))
+                case 3:
+                    numbers = [found.span() for found in re.finditer(rb"\d+", bytes(data[:end]))]
+                    start, stop = generator.choice(numbers)
+                    values = (b"0", b"1", b"-1", b"1e400", b"9" * 30, b"true", b"[]", b"4.5")
+                    data[start:stop] = generator.choice(values)
+        path.write_bytes(data)
+        try:
+            huggingface.read(folder / "changed")
+            read += 1
+        except WeightsError as error:
+            assert len(str(error)) < 3000
+            refused += 1
+    return read, refused
+
+
+def test_mutated_folders_are_read_or_refused(tmp_path):
+    read, refused = try_mutations(150, tmp_path, seed=0)
+    assert min(read, refused) > 10
