@@ -14,7 +14,7 @@ FROM_PYTHON, *FOR_EXPORTED_FILES = python_programs("weights")
 
 @pytest.mark.slow
 def test_export_import_and_resume(folder_with_run):
-    *_, imported, resumed = [run(line, folder_with_run) for line in commands("weights")]
+    _, _, imported, resumed, *_ = [run(line, folder_with_run) for line in commands("weights")]
     assert re.search("the state of Adam after (93|186|279) steps", imported)  # of the epoch that was best on validation
     assert "epoch 4/4" in resumed
     assert run_program(FROM_PYTHON, folder_with_run) == ""

@@ -17,10 +17,11 @@ from onnx_graphs import IMAGES
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import onnx as reader
+from lstm_mnist_jax.interop.onnx import graph
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "onnx"
 INTEGERS = [-(2**63), -7, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 30, 2**31, 2**62]
-OPERATORS = sorted({*reader.OPERATORS, "Relu", "Conv", "Loop"})
+OPERATORS = sorted({*graph.OPERATORS, "Relu", "Conv", "Loop"})
 
 
 def try_mutations(count, folder, seed):
@@ -124,9 +125,9 @@ def _mutated(data, generator):
     return proto.SerializeToString()
 
 
-def _change(graph, generator):
-    node = generator.choice(graph.node)
-    names = [name for other in graph.node for name in (*other.input, *other.output)]
+def _change(changed, generator):
+    node = generator.choice(changed.node)
+    names = [name for other in changed.node for name in (*other.input, *other.output)]
     match generator.randrange(9):
         case 0:
             node.op_type = generator.choice(OPERATORS)
@@ -135,7 +136,7 @@ def _change(graph, generator):
         case 2 if len(node.input) > 1:
             node.input[0], node.input[1] = node.input[1], node.input[0]
         case 3:
-            graph.node.remove(node)
+            changed.node.remove(node)
         case 4 if node.attribute:
             attribute = generator.choice(node.attribute)
             if attribute.type == onnx.AttributeProto.INT:
@@ -146,13 +147,13 @@ def _change(graph, generator):
                 attribute.s = generator.choice((b"forward", b"reverse", b"bidirectional", b"\xff"))
             elif attribute.type == onnx.AttributeProto.TENSOR:
                 _change_tensor(attribute.t, generator)
-        case 5 if graph.initializer:
-            _change_tensor(generator.choice(graph.initializer), generator)
+        case 5 if changed.initializer:
+            _change_tensor(generator.choice(changed.initializer), generator)
         case 6:
-            dim = generator.choice(graph.input[0].type.tensor_type.shape.dim)
+            dim = generator.choice(changed.input[0].type.tensor_type.shape.dim)
             dim.dim_value = generator.choice(INTEGERS[3:])
         case 7:
-            graph.output[0].name = generator.choice(names)
+            changed.output[0].name = generator.choice(names)
         case 8:
             attribute = onnx.helper.make_attribute(
                 generator.choice(("axis", "layout", "transA", "transB", "alpha", "clip", "keepdims", "perm", "end")),

@@ -14,7 +14,7 @@ from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import flax, formats, keras, torch
 
 
-@pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors", "tf1"])
+@pytest.mark.parametrize("format_name", ["torch", "keras", "flax", "safetensors", "tf1", "onnx"])
 def test_files_round_trip(params, config, tmp_path, format_name):
     exported = formats.Exported(ModelConfig(), params, None, (6, 5), tuple("abc"), formats.Settings())
     path = tmp_path / "new folder" / f"model{formats.EXPORT_ENDINGS[format_name]}"
@@ -108,8 +108,8 @@ def test_absurd_names_are_refused(tmp_path, name):
 
 def test_unknown_formats_are_refused():
     for call in (formats.read, formats.list_arrays):
-        with pytest.raises(WeightsError, match="Unknown format 'onnx'; expected one of tf1, torch"):
-            call("onnx", Path("model.onnx"))
+        with pytest.raises(WeightsError, match="Unknown format 'stablehlo'; expected one of tf1, torch"):
+            call("stablehlo", Path("model.stablehlo"))
 
 
 def test_errors_name_the_format_of_the_file(params, tmp_path):

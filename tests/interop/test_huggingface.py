@@ -4,7 +4,7 @@ import json
 import random
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -131,7 +131,10 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     assert back.folder.config == replace(run.folder.config, optimizer=learning_rate)
     assert back.step == run.step
     back.export("huggingface", again)
-    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert_close(*(load_file(place / "model.safetensors") for place in (again, folder)), atol=0)
+    configs = [json.loads((place / "config.json").read_text()) for place in (folder, again)]
+    assert configs[1].pop("training") == configs[0].pop("training") | {"optimizer": asdict(learning_rate)}
+    assert configs[0] == configs[1]
 
 
 def test_folders_of_other_models_are_refused(tmp_path):
