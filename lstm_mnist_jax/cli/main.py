@@ -31,9 +31,9 @@ usage: lstm-mnist COMMAND [OPTIONS]
                      classify images
   report RUN_DIR ... curves, errors and figures of a run; a comparison of several; --html for a page to draw on
   import FORMAT PATH --run-dir RUN_DIR
-                     make a run folder from weights of tf1, torch, keras, flax or safetensors
+                     make a run folder from weights of tf1, torch, keras, flax, safetensors, onnx or huggingface
   export FORMAT RUN_DIR FILE
-                     write a run's model for tf1, torch, keras, flax, safetensors, onnx or stablehlo
+                     write a run's model for tf1, torch, keras, flax, safetensors, onnx, stablehlo or huggingface
 
 A run of a sweep is named by its path wherever RUN_DIR is taken: SWEEP/NUMBER or SWEEP/best.
 
