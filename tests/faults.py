@@ -129,7 +129,7 @@ FAULTS = [
     fault("saliency is of the loss, not of the class's probability", "inference.py",
           "return -model.softmax_cross", "return model.softmax_cross", "test_reading.py"),
     fault("the page reads another weight", "report/page/network.js",
-          "      h[n] = sigmoid(at(3));", "      h[n] = sigmoid(at(1));",
+          "      h[n] = gateOf(at(3));", "      h[n] = gateOf(at(1));",
           "test_page_network.py"),
     fault("the page centres a digit by its box", "report/page/normal_form.js", "const wanted = Math.round(length / 2 -",
           "const wanted = Math.floor(length / 2 -", "test_page_normal_form.py"),
