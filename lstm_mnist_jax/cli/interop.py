@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ from lstm_mnist_jax.progress import say
 
 @dataclass(frozen=True)
 class ImportArguments:
-    """Make a run of a model that another program trained: LSTM layers, with the last output through one dense layer.
+    """Make a run of a model that another program trained: LSTM layers, with the last output through dense layers.
 
     PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a PyTorch state_dict
     or training checkpoint (.pt, .pth, .ckpt, .bin or .safetensors; nothing in it is executed), Keras's .weights.h5,
@@ -35,7 +35,18 @@ class ImportArguments:
     ignore: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A pattern of names to leave out, such as 'model2/*'. Can be repeated."""
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown."""
+    """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown; with
+    those of all dense layers, where their order is unknown."""
+    dense_activation: Literal["relu", "tanh", "linear"] | None = None
+    """The activation after each hidden dense layer, where the file does not hold it. linear is none."""
+    input_activation: Literal["linear"] | None = None
+    """linear: no activation follows a dense layer before the LSTM layers, which is then folded into them."""
+    activation: Literal["tanh", "relu", "linear", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] | None = None
+    """The activation of the LSTM, where the file does not hold it. None is tanh."""
+    recurrent_activation: Literal["sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] | None = None
+    """The activation of the LSTM's gates, where the file does not hold it. None is sigmoid."""
+    pooling: Literal["last", "mean", "max"] | None = None
+    """Pooling over time before the dense layers. None is last, the last output. (all is found from the shapes.)"""
     forget_bias: float = ModelConfig.forget_bias
     """tf1: what the cells added to their forget gates, which is not in a checkpoint."""
     seed: int = Config.seed
@@ -88,26 +99,30 @@ def import_(arguments: Sequence[str]) -> int:
         for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
+    from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
+    settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
+    given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
+    path = formats.locate(parsed.format, path)
+    imported = formats.read(
+        parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings, given=given
+    )
     config = Config(
         seed=parsed.seed,
         epochs=parsed.epochs,
         batch_size=parsed.batch_size,
         selection_metric=parsed.selection_metric,
         data=parsed.data,
-        model=ModelConfig(forget_bias=parsed.forget_bias),
+        model=replace(imported.config, forget_bias=parsed.forget_bias),
         optimizer=parsed.optimizer,
     )
-    settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
-    path = formats.locate(parsed.format, path)
-    imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings)
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
     run_dir, step = parsed.run_dir, imported.step
     run = begin_run(imported.params, config, run_dir, parsed.execution, origin=origin, adam=adam, step=step)
     console = OutputConsole()
-    for line in [origin, *imported.describe()]:
+    for line in [origin, *imported.describe(), *([SLOWER] if runs_through_flax(config.model) else [])]:
         say(console, line)
     for name, evaluation in run.evaluations.items():
         say(console, f"{name} {evaluation.accuracy:.2%}")
@@ -127,6 +142,7 @@ def export(arguments: Sequence[str]) -> int:
     """`lstm-mnist export`."""
     parsed = parse(ExportArguments, arguments)
     from lstm_mnist_jax.inference import load_run
+    from lstm_mnist_jax.interop import formats
 
     run = load_run(parsed.run_dir, parsed.checkpoint)
     run.export(parsed.format, parsed.file, overwrite=parsed.overwrite, like=parsed.like)
@@ -135,4 +151,6 @@ def export(arguments: Sequence[str]) -> int:
         f"{parsed.file}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
         + (forget_bias if parsed.format == "tf1" else "")
     )
+    if needed := formats.not_in_file(parsed.format, run.folder.config.model):
+        print(f"the program that reads it must have {', '.join(needed)}: the file does not hold this")
     return 0

@@ -61,6 +61,12 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}.") from error
 
 
+def read_safetensors_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a .safetensors file that `read_safetensors` reads: texts by name."""
+    data = read_bytes(path)
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+
+
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Writes a .safetensors file. Raises WeightsError."""
     safetensors = require("safetensors.numpy")

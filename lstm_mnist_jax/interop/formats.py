@@ -1,9 +1,10 @@
 """The formats of `lstm-mnist import` and `export` by name: how files are read and written."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
-from lstm_mnist_jax.errors import WeightsError, did_you_mean
+from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch, torch_file
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
@@ -34,6 +35,22 @@ class Settings:
     forget_bias: float = ModelConfig.forget_bias
     b1: float = OptimizerConfig.b1
     b2: float = OptimizerConfig.b2
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of a network that its file does not hold; None is nothing.
+
+    Attributes:
+      dense_activation, activation, recurrent_activation, pooling: fields of the `ModelConfig`.
+      input_activation: "linear" confirms that no activation follows a dense layer before the LSTM layers.
+    """
+
+    dense_activation: str | None = None
+    activation: str | None = None
+    recurrent_activation: str | None = None
+    pooling: str | None = None
+    input_activation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,27 @@ class Exported:
     step: int = 0
     like: Path | None = None
 
+
+NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
+"""Fields of a `ModelConfig` that the shapes of weights do not show."""
+
+ANY = None
+DENSE: dict[str, Any] = {"dense_features": ANY, "dense_activation": ANY}
+ACTIVATIONS: dict[str, Any] = {"activation": ANY, "recurrent_activation": ANY}
+HOLDS: dict[str, dict[str, Any]] = {
+    "tf1": {},
+    "torch": DENSE | {"pooling": ("all",)},
+    "keras": DENSE
+    | {
+        "pooling": ("all",),
+        "activation": ("relu", "linear", "hard_sigmoid_keras3"),
+        "recurrent_activation": ("hard_sigmoid_keras3",),
+    },
+    "flax": DENSE | ACTIVATIONS | {"pooling": ("all",)},
+    "safetensors": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+    "onnx": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+}
+"""Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
 
 IMPORT_FORMATS = ("tf1", "torch", "keras", "flax", "safetensors")
 
@@ -152,6 +190,7 @@ def read(
     ignore: Iterable[str] = (),
     layers: Sequence[str] = (),
     settings: Settings = Settings(),
+    given: Given = Given(),
 ) -> Imported:
     """The classifier in a file.
 
@@ -159,25 +198,82 @@ def read(
       format_name: one of `IMPORT_FORMATS`.
       path: the file; for tf1, see `tf1.read`.
       ignore: patterns of names to leave out.
-      layers: the names of the LSTM layers from the input to the output, where nothing else determines their order.
+      layers: the names of the LSTM layers from the input to the output, where nothing else determines their order; or
+        of the LSTM layers and the dense layers.
       settings: for tf1.
+      given: what the user says of the network.
 
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
     with _hint(format_name, path):
-        if format_name == "tf1":
-            return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
-        if format_name == "keras":
-            arrays, architecture = files.read_hdf5(path)
-            if architecture:
-                keras.check_architecture(architecture)
-            return keras.from_arrays(ignoring(arrays, ignore), layers)
-        found = _read_file(format_name, path, ignore)
-        if format_name == "torch" and any(name.endswith(".cell.dense_i.kernel") for name in found):
+        return _with_given(_read(format_name, path, ignore, layers, settings, given), format_name, given)
+
+
+def _read(
+    format_name: str,
+    path: Path,
+    ignore: Iterable[str],
+    layers: Sequence[str],
+    settings: Settings,
+    given: Given,
+) -> Imported:
+    """The classifier as the file has it."""
+    if format_name == "tf1":
+        return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
+    if format_name == "keras":
+        arrays, architecture = files.read_hdf5(path)
+        if architecture:
+            keras.check_architecture(architecture)
+        imported = keras.from_arrays(ignoring(arrays, ignore), layers)
+        known = {name: getattr(ModelConfig, name) for name in ACTIVATIONS}
+        return imported._replace(network=known) if architecture else imported
+    found = _read_file(format_name, path, ignore)
+    if format_name == "torch":
+        if any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
-        return (torch if format_name == "torch" else flax).from_arrays(found, layers)
+        return torch.from_arrays(found, layers, input_activation=given.input_activation)
+    imported = flax.from_arrays(found, layers, given.input_activation)
+    return imported._replace(network=_network_of_file(path)) if format_name == "safetensors" else imported
+
+
+def _network_of_file(path: Path) -> dict[str, str]:
+    """The fields of the config in a file of this package; none in those of version 0.4."""
+    text = files.read_safetensors_metadata(path).get("network", "{}")
+    try:
+        network = json.loads(text)
+        replace(ModelConfig(), **network)
+        unknown = network.keys() - set(NETWORK)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} describes a network that this version does not have: {error}") from error
+    if unknown:
+        raise WeightsError(f"{path} describes a network with {', '.join(unknown)}, which this version does not read.")
+    return network
+
+
+def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
+    """The classifier with what the user says of it. Raises WeightsError where this contradicts, or is missing."""
+    network, weights = dict(imported.network), imported.weights
+    if weights.steps is not None:
+        network["pooling"] = "all"
+    if format_name == "torch":
+        network |= {name: getattr(ModelConfig, name) for name in ACTIVATIONS}  # nn.LSTM has no others
+    for name in NETWORK:
+        value = getattr(given, name)
+        if value is not None and value != network.setdefault(name, value):
+            raise WeightsError(
+                f"--{name.replace('_', '-')} is {value}, but the network of the file has {network[name]}. Leave it out."
+            )
+    hidden = ", ".join(imported.names[len(weights.layers) : -1])
+    if weights.dense_hidden and "dense_activation" not in network:
+        raise WeightsError(
+            f"The model has hidden dense layers: {hidden}. The file does not hold the activation that follows them: "
+            "look into the program that trained the model, and give --dense-activation relu, tanh or linear (none)."
+        )
+    if given.dense_activation is not None and not hidden:
+        raise WeightsError("--dense-activation is of hidden dense layers, of which the file has none. Leave it out.")
+    return imported._replace(network=network)
 
 
 def _require_one_of(formats: Iterable[str], name: str) -> None:
@@ -200,24 +296,50 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
         case "flax":
             files.write_msgpack(path, flax.to_tree(params))
         case "safetensors":
-            metadata = {"program": "lstm-mnist-jax", "classes": "\n".join(model.class_names)}
+            network = json.dumps({name: getattr(model.config, name) for name in NETWORK})
+            metadata = {"program": "lstm-mnist-jax", "classes": "\n".join(model.class_names), "network": network}
             files.write_safetensors(path, flax.flatten(flax.to_tree(params, "nnx"), "."), metadata)
         case "onnx":
-            files.write_bytes(path, export.to_onnx(params, shape, model.class_names))
+            files.write_bytes(path, export.to_onnx(params, shape, model.class_names, model.config))
         case "stablehlo":
             files.write_bytes(path, export.to_stablehlo(params, shape, config=model.config))
 
 
-def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
-    """All formats but stablehlo hold LSTMs over rows, with the last output through a dense layer."""
+def _unusual(format_name: str, config: ModelConfig) -> dict[str, Any]:
+    """The fields of a config that the files of a format cannot hold, with their values."""
+    if format_name == "stablehlo":
+        return {}
     own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
-    unusual = differences(ModelConfig(**own), config)
-    if unusual:
-        fields = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
+    for name, values in HOLDS[format_name].items():
+        if values is ANY or getattr(config, name) in values:
+            own[name] = getattr(config, name)
+    return {name: value for name, (_, value) in differences(ModelConfig(**own), config).items()}
+
+
+def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
+    """Most formats hold LSTMs over rows, with the last output through dense layers."""
+    if unusual := _unusual(format_name, config):
+        fields = ", ".join(f"{name} {value}" for name, value in unusual.items())
+        others = [name for name in EXPORT_ENDINGS if not _unusual(name, config)]
         raise WeightsError(
-            f"Files for {format_name} hold LSTM layers in one direction that read rows, the last output through a "
-            f"dense layer; this model has {fields}. Only stablehlo holds such a model."
+            f"Files for {format_name} hold LSTM layers in one direction that read rows, and dense layers; they cannot "
+            f"hold this model's {fields}. Such a model can be exported to {' or '.join(others)}."
         )
+
+
+def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
+    """What the program that reads an exported file must have, since the file does not hold it."""
+    if format_name not in ("torch", "keras", "flax"):
+        return []
+    said = []
+    for name in ACTIVATIONS:
+        if getattr(config, name) != getattr(ModelConfig, name):
+            said.append(f"{name} {getattr(config, name)} in its LSTM layers")
+    if config.pooling == "all":
+        said.append("the outputs of all steps, flattened, before its dense layers")
+    if config.dense_features:
+        said.append(f"{config.dense_activation} after each hidden dense layer")
+    return said
 
 
 def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = False) -> None:
@@ -235,8 +357,7 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     """
     _require_one_of(EXPORT_ENDINGS, format_name)
     ending = EXPORT_ENDINGS[format_name]
-    if format_name != "stablehlo":
-        _refuse_unusual(format_name, model.config)
+    _refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
         raise WeightsError(
             f"{path} has another ending than files for {format_name}: "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, Weights, assemble, check, from_params, to_params
 from lstm_mnist_jax.model import Params
@@ -20,27 +21,43 @@ if TYPE_CHECKING:
 CELL = re.compile(r"((?:.*/)?[^/]*cell[^/]*)/(?:vars/([0-2])|(kernel|recurrent_kernel|bias)(?::0)?)")
 
 
-def to_model(params: Params, image_shape: tuple[int, int] = (28, 28)) -> "keras.Model":
+def to_model(
+    params: Params, image_shape: tuple[int, int] = (28, 28), config: ModelConfig = ModelConfig()
+) -> "keras.Model":
     """A Keras model with these parameters, on any backend. Needs Keras 3.
 
     It takes images as floats from 0 to 1, [batch, height, width], each row a time step, and returns logits
     [batch, classes].
 
+    Args:
+      params: the model's parameters.
+      image_shape: (height, width) of an image.
+      config: the network, whose activations the parameters do not hold.
+
     Raises:
-      WeightsError: the parameters belong to images of another width.
+      WeightsError: the parameters belong to images of another size, or Keras 3 has no such activation.
     """
     import keras
 
     weights = from_params(params)
     if image_shape[1] != weights.in_features:
         raise WeightsError(f"The parameters take rows of {weights.in_features} numbers, not of {image_shape[1]}.")
-    last = len(weights.layers) - 1
+    if weights.steps not in (None, image_shape[0]):
+        raise WeightsError(f"The parameters take images of {weights.steps} rows, not of {image_shape[0]}.")
+    names = {name: name.removesuffix("_keras3") for name in (config.activation, config.recurrent_activation)}
+    if "hard_sigmoid_keras2" in names:
+        raise WeightsError("Keras 3 does not have hard_sigmoid_keras2, the hard_sigmoid of Keras 1 and 2.")
+    options = {"activation": names[config.activation], "recurrent_activation": names[config.recurrent_activation]}
+    last = len(weights.layers) - 1 if weights.steps is None else len(weights.layers)
     layers = [
-        keras.layers.LSTM(hidden, return_sequences=number < last)
+        keras.layers.LSTM(hidden, return_sequences=number < last, **options)
         for number, hidden in enumerate(weights.hidden_features)
     ]
-    model = keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(weights.num_classes)])
-    model.set_weights([array for layer in weights.layers for array in layer] + list(weights[1:]))
+    flatten = [] if weights.steps is None else [keras.layers.Flatten()]
+    dense = [keras.layers.Dense(len(d.bias), activation=config.dense_activation) for d in weights.dense_hidden]
+    dense.append(keras.layers.Dense(weights.num_classes))
+    model = keras.Sequential([keras.Input(image_shape), *layers, *flatten, *dense])
+    model.set_weights([array for layer in (*weights.layers, *weights.dense) for array in layer])
     return model
 
 
@@ -69,7 +86,10 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
     for number, layer in enumerate(weights.layers):
         name = f"lstm_{number}" if number else "lstm"
         arrays |= {f"layers/{name}/cell/vars/{place}": array for place, array in enumerate(layer)}
-    return arrays | {f"layers/dense/vars/{place}": array for place, array in enumerate(weights[1:])}
+    for number, layer in enumerate(weights.dense):
+        name = f"dense_{number}" if number else "dense"
+        arrays |= {f"layers/{name}/vars/{place}": array for place, array in enumerate(layer)}
+    return arrays
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, write_checkpoint
 from lstm_mnist_jax.interop.weights import (
@@ -306,6 +307,8 @@ def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
 
 def _named(weights: Weights, forget_bias: float) -> dict[str, np.ndarray]:
     """The variables by the tutorial's names: the inverse of `_layer`."""
+    if weights.config != ModelConfig(hidden_features=weights.hidden_features):
+        raise WeightsError("Checkpoints for tf1 have one dense layer, of the last output; these weights have more.")
     named = {}
     for number, (kernel, recurrent_kernel, bias) in enumerate(weights.layers):
         hidden = len(recurrent_kernel)

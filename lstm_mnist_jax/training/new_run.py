@@ -18,7 +18,7 @@ from lstm_mnist_jax.config import Config, Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError, WeightsError
-from lstm_mnist_jax.model import Params
+from lstm_mnist_jax.model import Params, task_of
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, evaluate_one
@@ -36,6 +36,10 @@ from lstm_mnist_jax.training.run_folder import (
     write_config,
 )
 from lstm_mnist_jax.training.step import TrainState, count_steps, init_state
+
+OF_WEIGHTS = ("hidden_features", "forget_bias", "pooling", "activation", "recurrent_activation")
+OF_WEIGHTS += ("dense_features", "dense_activation")
+"""The fields of a `ModelConfig` that weights from elsewhere may set."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def begin_run(
     Args:
       params: the weights.
       config: the config to train with. The layers' widths are taken from the weights; where they were trained for more
-        epochs already, so is the number of epochs.
+        epochs already, so is the number of epochs. What weights do not show, such as activations, is its `model`'s.
       run_dir: a new or empty folder.
       execution: on which devices to evaluate.
       origin: where the weights were imported from, for messages.
@@ -82,7 +86,7 @@ def begin_run(
     """
     run_dir = Path(run_dir).expanduser()
     refuse_occupied(run_dir)
-    others = replace(config.model, hidden_features=ModelConfig.hidden_features, forget_bias=ModelConfig.forget_bias)
+    others = replace(config.model, **{name: getattr(ModelConfig, name) for name in OF_WEIGHTS})
     if config.batch_doubling_epochs or others != ModelConfig():
         raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
     dataset = load(**vars(config.data))
@@ -111,18 +115,29 @@ def _fitting(config: Config, params: Params, step: int, dataset: Dataset) -> Con
     """The config with the widths and epochs of the weights. Raises WeightsError where they do not fit the data."""
     cells = [layer["cell"] for layer in params["rnn"]["layers"].values()]
     in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(params["dense"]["bias"])
-    row, class_names = math.prod(dataset.image_shape[1:]), dataset.class_names
+    (steps, row), class_names = task_of(config.model).shape(dataset.image_shape), dataset.class_names
     if (in_features, classes) != (row, len(class_names)):
         raise WeightsError(
             f"The weights take rows of {in_features} numbers and have {classes} classes, but {dataset.origin} "
             f"has rows of {row} and {len(class_names)} classes. Each row of an image is a time step here; name "
             "the data that they were trained on with --source."
         )
+    hidden = [layer["bias"] for layer in params.get("dense_hidden", {}).values()]
+    dense_in = len((params["dense_hidden"][0] if hidden else params["dense"])["kernel"])
+    if config.model.pooling == "all" and dense_in != steps * len(cells[-1]["dense_h"]["kernel"]):
+        raise WeightsError(
+            f"The weights take the outputs of {dense_in // len(cells[-1]['dense_h']['kernel'])} steps, but an image of "
+            f"{dataset.origin} has {steps} rows."
+        )
     config = replace(
         config,
         epochs=max(config.epochs, -(-step // count_steps(config, dataset))),
         data=replace(config.data, source=absolute_source(config.data.source)),
-        model=replace(config.model, hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells)),
+        model=replace(
+            config.model,
+            hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells),
+            dense_features=tuple(map(len, hidden)),
+        ),
     )
     count_steps(config, dataset)  # it may be too many steps for this program
     return config
