@@ -49,6 +49,15 @@ class ImportArguments:
     """Pooling over time before the dense layers. None is last, the last output. (all is found from the shapes.)"""
     forget_bias: float = ModelConfig.forget_bias
     """tf1: what the cells added to their forget gates, which is not in a checkpoint."""
+    task: Literal["rows", "columns", "pixels"] = "rows"
+    """How the network reads an image: rows from the top, columns from the left, or pixels row by row."""
+    input_mean: float = 0.0
+    """The network was trained on inputs (pixel / input_scale - input_mean) / input_std. This is folded exactly into its
+    first layer. For PyTorch's Normalize((0.1307,), (0.3081,)): --input-mean 0.1307 --input-std 0.3081."""
+    input_std: float = 1.0
+    """See --input-mean."""
+    input_scale: float = 255.0
+    """See --input-mean. 255 is for inputs from 0 to 1, and 1 for pixels from 0 to 255."""
     seed: int = Config.seed
     """Seed of the order of the data, if the run is trained further."""
     epochs: int = Config.epochs
@@ -99,6 +108,9 @@ def import_(arguments: Sequence[str]) -> int:
         for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
+    from lstm_mnist_jax.data import load
+    from lstm_mnist_jax.interop.inputs import LOW_ACCURACY, Inputs, likely_causes
+    from lstm_mnist_jax.interop.weights import to_params
     from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
@@ -106,7 +118,13 @@ def import_(arguments: Sequence[str]) -> int:
     given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
     path = formats.locate(parsed.format, path)
     imported = formats.read(
-        parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings, given=given
+        parsed.format,
+        path,
+        ignore=parsed.ignore,
+        layers=parsed.layer,
+        settings=settings,
+        given=given,
+        inputs=Inputs(parsed.input_mean, parsed.input_std, parsed.input_scale),
     )
     config = Config(
         seed=parsed.seed,
@@ -114,11 +132,12 @@ def import_(arguments: Sequence[str]) -> int:
         batch_size=parsed.batch_size,
         selection_metric=parsed.selection_metric,
         data=parsed.data,
-        model=replace(imported.config, forget_bias=parsed.forget_bias),
+        model=replace(imported.config, forget_bias=parsed.forget_bias, task=parsed.task),
         optimizer=parsed.optimizer,
     )
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
+    origin += "" if imported.inputs == Inputs() else f"; trained on inputs of {imported.inputs}"
     run_dir, step = parsed.run_dir, imported.step
     run = begin_run(imported.params, config, run_dir, parsed.execution, origin=origin, adam=adam, step=step)
     console = OutputConsole()
@@ -126,6 +145,12 @@ def import_(arguments: Sequence[str]) -> int:
         say(console, line)
     for name, evaluation in run.evaluations.items():
         say(console, f"{name} {evaluation.accuracy:.2%}")
+    low = min(evaluation.accuracy for evaluation in run.evaluations.values()) < LOW_ACCURACY
+    if low and imported.weights.num_classes == 10:
+        examples = load(**vars(run.folder.config.data)).validation
+        unfolded = to_params(imported.weights)
+        for line in likely_causes(unfolded, run.folder.config.model, examples, imported.inputs):
+            say(console, line)
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)

@@ -14,6 +14,7 @@ from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch, torch_file
+from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
 from lstm_mnist_jax.model import Params
@@ -191,6 +192,7 @@ def read(
     layers: Sequence[str] = (),
     settings: Settings = Settings(),
     given: Given = Given(),
+    inputs: Inputs = Inputs(),
 ) -> Imported:
     """The classifier in a file.
 
@@ -202,13 +204,20 @@ def read(
         of the LSTM layers and the dense layers.
       settings: for tf1.
       given: what the user says of the network.
+      inputs: the inputs that it was trained with. Others than pixels / 255 are folded into its first layer; the state
+        of Adam, which does not fit the new weights, is then left out.
 
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
     with _hint(format_name, path):
-        return _with_given(_read(format_name, path, ignore, layers, settings, given), format_name, given)
+        imported = _with_given(_read(format_name, path, ignore, layers, settings, given), format_name, given)
+    if inputs == Inputs():
+        return imported
+    notes = [f"trained on inputs of {inputs}: folded into the weights and biases of {imported.names[0]}"]
+    notes += [] if imported.adam is None else ["the state of Adam is left out: it belongs to the weights in the file"]
+    return imported._replace(inputs=inputs, adam=None, notes=(*imported.notes, *notes))
 
 
 def _read(

@@ -18,6 +18,7 @@ import optax
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.model import Params, runs_through_flax
 
 MAX_LISTED = 40
@@ -146,6 +147,7 @@ class Imported(NamedTuple):
       notes: what was assumed, as lines of text.
       network: fields of the `ModelConfig` that shapes do not show, such as `dense_activation`, as far as they are
         known from the file or from the user.
+      inputs: the inputs that the network was trained with; `params` has them folded into the first layer.
     """
 
     weights: Weights
@@ -154,11 +156,12 @@ class Imported(NamedTuple):
     step: int = 0
     notes: tuple[str, ...] = ()
     network: Mapping[str, Any] = MappingProxyType({})
+    inputs: Inputs = Inputs()
 
     @property
     def params(self) -> Params:
         """The model's parameters, for `lstm_mnist_jax.model.apply`."""
-        return to_params(self.weights)
+        return self.inputs.fold(to_params(self.weights))
 
     @property
     def config(self) -> ModelConfig:

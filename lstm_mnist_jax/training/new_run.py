@@ -37,7 +37,7 @@ from lstm_mnist_jax.training.run_folder import (
 )
 from lstm_mnist_jax.training.step import TrainState, count_steps, init_state
 
-OF_WEIGHTS = ("hidden_features", "forget_bias", "pooling", "activation", "recurrent_activation")
+OF_WEIGHTS = ("task", "hidden_features", "forget_bias", "pooling", "activation", "recurrent_activation")
 OF_WEIGHTS += ("dense_features", "dense_activation")
 """The fields of a `ModelConfig` that weights from elsewhere may set."""
 
@@ -88,7 +88,9 @@ def begin_run(
     refuse_occupied(run_dir)
     others = replace(config.model, **{name: getattr(ModelConfig, name) for name in OF_WEIGHTS})
     if config.batch_doubling_epochs or others != ModelConfig():
-        raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
+        raise ConfigError(
+            "Weights from elsewhere are those of LSTM layers in one direction, with one batch size throughout."
+        )
     dataset = load(**vars(config.data))
     config = _fitting(config, params, step, dataset)
     mesh = make_mesh(execution, config.batch_size)
@@ -118,9 +120,10 @@ def _fitting(config: Config, params: Params, step: int, dataset: Dataset) -> Con
     (steps, row), class_names = task_of(config.model).shape(dataset.image_shape), dataset.class_names
     if (in_features, classes) != (row, len(class_names)):
         raise WeightsError(
-            f"The weights take rows of {in_features} numbers and have {classes} classes, but {dataset.origin} "
-            f"has rows of {row} and {len(class_names)} classes. Each row of an image is a time step here; name "
-            "the data that they were trained on with --source."
+            f"The weights take {config.model.task} of {in_features} numbers and have {classes} classes, but "
+            f"{dataset.origin} has {config.model.task} of {row} and {len(class_names)} classes. Each of the "
+            f"{config.model.task} of an image is a time step here; name the data that they were trained on with "
+            "--source."
         )
     hidden = [layer["bias"] for layer in params.get("dense_hidden", {}).values()]
     dense_in = len((params["dense_hidden"][0] if hidden else params["dense"])["kernel"])
