@@ -112,7 +112,7 @@ def likely_causes(
       inputs: those with which the accuracy was low.
     """
     examples = examples[:TRIED_EXAMPLES]
-    lines, highest = [f"a low accuracy for a trained classifier. Tried on {len(examples):,} validation images:"], 0.0
+    lines, highest = [f"a low accuracy for a trained classifier. Tried on {len(examples):,} validation images:"], (0.0, "")
     for words, tried in CANDIDATES.items():
         images = examples.images
         if tried == inputs or (tried is None and (config.task == "pixels" or images.shape[1] != images.shape[2])):
@@ -121,11 +121,13 @@ def likely_causes(
             images = np.swapaxes(images, 1, 2)
         folded = (inputs if tried is None else tried).fold(params)
         accuracy = int(_correct(folded, images, examples.labels, config)) / len(examples)
-        highest = max(highest, accuracy)
         other = "rows" if config.task == "columns" else "columns"
         options = f"--task {other}" if tried is None else tried.options()
         lines.append(f"  {words}: {accuracy:.2%}, with {options}")
-    if highest < LOW_ACCURACY:
+        highest = max(highest, (accuracy, f"the inputs were probably {words}: import again, with {options}"))
+    if highest[0] >= LOW_ACCURACY:
+        lines.append(highest[1])
+    else:
         lines.append(
             "none of these is right. It may be the order of the classes, for tf1 the forget bias of the cells "
             "(--forget-bias 0), or the activations (--activation, --recurrent-activation, --dense-activation)"
