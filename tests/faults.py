@@ -138,7 +138,7 @@ FAULTS = [
     fault("a TF checkpoint's checksums are not compared", "interop/tf_checkpoint/bundle.py",
           "if masked_crc32c(data) != int.from_bytes(crc", "if False and masked_crc32c(data) != int.from_bytes(crc",
           "test_tf_checkpoint.py"),
-    fault("Keras's LSTM that reads backwards is taken", "interop/keras.py", '"go_backwards": (False,)',
+    fault("Keras's LSTM that reads backwards is taken", "interop/keras_config.py", '"go_backwards": (False,)',
           '"go_backwards": (False, True)', "test_keras.py"),
     fault("a truncated IDX file is read", "data/idx.py", "    if len(data) != size:", "    if len(data) > size:",
           "test_idx.py", "test_sources.py"),

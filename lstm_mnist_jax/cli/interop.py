@@ -1,6 +1,7 @@
 """`lstm-mnist import` and `lstm-mnist export`: models of other libraries."""
 
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,8 @@ class ImportArguments:
     """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown."""
     forget_bias: float = ModelConfig.forget_bias
     """tf1: what the cells added to their forget gates, which is not in a checkpoint."""
+    recurrent_activation: Literal["sigmoid", "hard_sigmoid"] | None = None
+    """keras: the activation of the gates, where the file holds weights alone."""
     seed: int = Config.seed
     """Seed of the order of the data, if the run is trained further."""
     epochs: int = Config.epochs
@@ -101,12 +104,22 @@ def import_(arguments: Sequence[str]) -> int:
     )
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     path = formats.locate(parsed.format, path)
-    imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # describe() has them
+        imported = formats.read(
+            parsed.format,
+            path,
+            ignore=parsed.ignore,
+            layers=parsed.layer,
+            settings=settings,
+            recurrent_activation=parsed.recurrent_activation,
+        )
     given = GivenWeights(
         params=imported.params,
         adam=imported.adam and imported.adam.to_optax(),
         step=imported.step,
         origin=f"imported from {parsed.format}: {path.absolute()}",
+        image_rows=imported.image_rows,
     )
     use_compilation_cache(parsed.execution.compilation_cache)
     use_cpu_devices(parsed.execution, config.batch_size)

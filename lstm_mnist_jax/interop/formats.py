@@ -87,7 +87,7 @@ def _read_file(format_name: str, path: Path) -> Arrays:
         case "tf1":
             return read_checkpoint(path)
         case "keras":
-            return files.read_hdf5(path)[0]
+            return files.read_hdf5(path).arrays
         case "flax":
             leaves = flax.flatten(files.read_msgpack(path))
             return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
@@ -130,6 +130,7 @@ def read(
     ignore: Iterable[str] = (),
     layers: Sequence[str] = (),
     settings: Settings = Settings(),
+    recurrent_activation: str | None = None,
 ) -> Imported:
     """The classifier in a file.
 
@@ -139,19 +140,20 @@ def read(
       ignore: patterns of names to leave out.
       layers: the names of the LSTM layers from the input to the output, where nothing else determines their order.
       settings: for tf1.
+      recurrent_activation: for keras, see `keras.from_file`.
 
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
+    if recurrent_activation is not None and format_name != "keras":
+        raise WeightsError(f"--recurrent-activation is for keras, not for {format_name}; leave it out.")
     with _hint(format_name, path):
         if format_name == "tf1":
             return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
         if format_name == "keras":
-            arrays, architecture = files.read_hdf5(path)
-            if architecture:
-                keras.check_architecture(architecture)
-            return keras.from_arrays(ignoring(arrays, ignore), layers)
+            file = files.read_hdf5(path)
+            return keras.from_file(file, ignore=ignore, order=layers, recurrent_activation=recurrent_activation)
         found = ignoring(_read_file(format_name, path), ignore)
         if format_name == "torch" and any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
@@ -174,7 +176,7 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
         case "torch":
             files.write_safetensors(path, torch.to_state_dict(params), {"format": "pt"})
         case "keras":
-            files.write_hdf5(path, keras.to_arrays(params))
+            files.write_hdf5(path, keras.to_arrays(params), "sequential")
         case "flax":
             files.write_msgpack(path, flax.to_tree(params))
         case "safetensors":

@@ -106,12 +106,16 @@ class Imported(NamedTuple):
       names: the names in the file of the LSTM layers, and of the output layer.
       adam: the state of Adam, if the file has it.
       step: the number of training steps; 0 where it is not known.
+      image_rows: the number of rows (time steps) of an image; None where it is not known.
+      notes: what the file does not hold and was assumed, as sentences.
     """
 
     weights: Weights
     names: tuple[str, ...]
     adam: Adam | None = None
     step: int = 0
+    image_rows: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def params(self) -> Params:
@@ -124,7 +128,7 @@ class Imported(NamedTuple):
         return ModelConfig(hidden_features=self.weights.hidden_features)
 
     def describe(self) -> list[str]:
-        """The layers and the state of training, as lines of text."""
+        """The layers, the state of training and what was assumed, as lines of text."""
         widths = (self.weights.in_features, *self.weights.hidden_features)
         pairs = zip(self.names, widths, widths[1:], strict=False)
 
@@ -138,6 +142,7 @@ class Imported(NamedTuple):
             if self.adam is None
             else f"the state of Adam after {steps(self.adam.steps)}",
             f"trained for {steps(self.step)}" if self.step else "the number of training steps is not known",
+            *self.notes,
         ]
 
 
@@ -166,8 +171,9 @@ def check(imported: Imported, found: Arrays) -> Imported:
     width = None
     for name, (kernel, recurrent_kernel, bias) in zip(names, weights.layers, strict=False):
         hidden = recurrent_kernel.shape[0] if recurrent_kernel.ndim else 0
-        if hidden and kernel.shape[1:] == recurrent_kernel.shape[1:] == (3 * hidden,):
-            raise WeightsError(f"The layer {name} is that of a GRU, expected an LSTM.")
+        if hidden and kernel.shape[1:] == recurrent_kernel.shape[1:] in ((3 * hidden,), (hidden,)):
+            kind = "GRU" if kernel.shape[1] > hidden else "simple RNN"
+            raise WeightsError(f"The layer {name} is that of a {kind}, expected an LSTM.")
         shapes = kernel.shape[1:], recurrent_kernel.shape, bias.shape
         if kernel.ndim != 2 or shapes != ((4 * hidden,), (hidden, 4 * hidden), (4 * hidden,)):
             raise WeightsError(
@@ -217,6 +223,7 @@ def assemble(
     *,
     order: Sequence[str] = (),
     in_order: bool = False,
+    numbered: bool = True,
     transposed: bool = False,
 ) -> Imported:
     """The classifier in arrays by name.
@@ -228,6 +235,7 @@ def assemble(
       to_layer: makes a layer of its name and its parts, in float32.
       order: the names of the LSTM layers from the user, where neither names nor widths determine their order.
       in_order: whether `found` is in the order of the model.
+      numbered: whether names that differ by numbers alone are in the order of these numbers.
       transposed: whether the output layer's weights are [classes, hidden].
 
     Raises:
@@ -245,7 +253,7 @@ def assemble(
         if missing := [part for part in form if part not in parts]:
             raise WeightsError(f"The LSTM layer {name} lacks its {' and '.join(missing)}. {listing(found)}")
         layers[name] = to_layer(name, {part: _float32(found[parts[part]]) for part in form})
-    names = order_layers(layers, found, order, in_order)
+    names = order_layers(layers, found, order, in_order, numbered)
     floats = {name: array for name, array in found.items() if array.shape and "float" in str(array.dtype)}
     kernel, bias = output_layer({name: array for name, array in floats.items() if not place_of(name)}, found)
     dense = _float32(found[kernel])
@@ -261,19 +269,23 @@ def _float32(array: Any) -> np.ndarray:
 
 
 def order_layers(
-    cells: Mapping[str, Layer], found: Arrays, given: Sequence[str] = (), in_order: bool = False
+    cells: Mapping[str, Layer],
+    found: Arrays,
+    given: Sequence[str] = (),
+    in_order: bool = False,
+    numbered: bool = True,
 ) -> list[str]:
     """The names of LSTM layers from the input to the output: see `assemble`.
 
-    They are sorted if they differ by numbers alone, such as lstm_1 and lstm_2. Otherwise the order is the only one in
-    which the input width of each layer is the output width of the one before.
+    They are sorted if they are `numbered` and differ by numbers alone, such as lstm_1 and lstm_2. Otherwise the order
+    is the only one in which the input width of each layer is the output width of the one before.
     """
     names = sorted(cells, key=_natural)
     if given:
         if sorted(given, key=_natural) != names:
             raise WeightsError(f"--layer names {', '.join(given)}; the LSTM layers are {', '.join(names)}.")
         return list(given)
-    if len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1:
+    if numbered and len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1:
         return names
     if in_order:
         return list(cells)

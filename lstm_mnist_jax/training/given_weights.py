@@ -36,12 +36,14 @@ class GivenWeights:
       adam: the state of Adam; None starts it afresh.
       step: the number of training steps already made.
       origin: where they were imported from, for messages.
+      image_rows: the number of rows of an image; None where it is not known.
     """
 
     params: Params
     adam: optax.ScaleByAdamState | None
     step: int
     origin: str
+    image_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,11 @@ def _fitting(config: Config, given: GivenWeights, dataset: Dataset) -> Config:
             f"The weights take rows of {in_features} numbers and have {classes} classes, but {dataset.origin} "
             f"has rows of {row} and {len(class_names)} classes. Each row of an image is a time step here; name "
             "the data that they were trained on with --source."
+        )
+    if given.image_rows not in (None, dataset.image_shape[0]):
+        raise WeightsError(
+            f"The model reads sequences of {given.image_rows} rows, but the images of {dataset.origin} have "
+            f"{dataset.image_shape[0]} rows; name the data that it was trained on with --source."
         )
     config = replace(
         config,

@@ -53,7 +53,7 @@ def test_files_of_keras_both_ways(params, config, images, tmp_path):
         network.save_weights(tmp_path / name) if "weights" in name else network.save(tmp_path / name)
         assert_close(formats.read("keras", tmp_path / name).params, params, atol=0)
     zeros = keras.to_model(jax.tree.map(np.zeros_like, params), (6, 5))
-    files.write_hdf5(tmp_path / "ours.weights.h5", keras.to_arrays(params))
+    files.write_hdf5(tmp_path / "ours.weights.h5", keras.to_arrays(params), "sequential")
     zeros.load_weights(tmp_path / "ours.weights.h5")
     assert_close(keras.from_model(zeros), params, atol=0)
 
