@@ -162,7 +162,9 @@ def read_hdf5(path: Path) -> KerasFile:
             raise ValueError(f"it names the array {lacking[0]}, which is not there")
         return KerasFile(found, layers, config, version, model)
     except Exception as error:  # HDF5 raises OSError, KeyError, OverflowError, ... for damaged files
-        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {error}.") from error
+        reason = str(error)[:300]
+        reason = reason if reason.isprintable() else ascii(reason)
+        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {reason}.") from error
 
 
 def _refuse_tensorflow_files(path: Path) -> None:

@@ -139,6 +139,8 @@ def from_file(
     """
     if recurrent_activation not in (None, "sigmoid", "hard_sigmoid"):
         raise WeightsError(f"recurrent_activation is {recurrent_activation}; expected sigmoid or hard_sigmoid.")
+    for layer in file.layers:
+        name_in_file(layer)
     arrays = _relevant(ignoring(file.arrays, ignore), file)
     config = file.config if isinstance(file.config, Mapping) else {}
     layers, image_rows = read_architecture(config) if config.get("class_name") in MODELS else ([], None)

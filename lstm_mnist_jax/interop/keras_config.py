@@ -149,6 +149,8 @@ def check_architecture(layers: Sequence[ConfiguredLayer]) -> None:
         raise WeightsError(
             f"Expected LSTM layers, then one Dense layer; the model has {', '.join(trained) or 'none'}.{more}"
         )
+    if sum(kind == "Softmax" or "softmax" in str(config.get("activation")) for kind, _, config in layers) > 1:
+        raise WeightsError("The model has a softmax after a softmax, expected one at most.")
     last = len(trained) - 1
     stands = {"Reshape": 0, "Rescaling": 0, "Flatten": last, "Activation": last + 1, "Softmax": last + 1}
     done = 0
