@@ -23,26 +23,8 @@ from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import formats
 
 VALUES = [
-    *(
-        None,
-        True,
-        False,
-        -1,
-        0,
-        1,
-        3,
-        2**70,
-        1e400,
-        "",
-        "lstm",
-        "LSTM",
-        "Dense",
-        "softmax",
-        "x" * 5000,
-        "nested",
-        "\x1b[31m",
-        "é",
-    ),
+    *(None, True, False, -1, 0, 1, 3, 2**70, 1e400, "", "lstm", "LSTM", "Dense", "softmax", "x" * 5000, "nested"),
+    *("\x1b[31m", "é"),
     *([], {}, [[]], [None, -1, 5], {"config": 3}, [["lstm_1", 0, 0]], ["lstm_1", 0, 0, {}], {"class_name": "LSTM"}),
     *("sequential", "Model", "kernel:0", "../lstm", "/", "lstm_1/kernel:0"),
 ]
