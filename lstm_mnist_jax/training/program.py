@@ -210,14 +210,15 @@ def make_program(
         check_vma=False,
     )
     first_states = jax.vmap(partial(init_state, config, dataset.image_shape, len(dataset.class_names)))
-    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh))
+    # Traced once, for the shapes of the states, and compiled only if a run begins with it.
+    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh)).trace(seeds)
     return TrainingProgram(
         configs=configs,
         mesh=mesh,
-        init=lambda: init(seeds),
+        init=lambda: init.lower().compile()(seeds),
         abstract_state=jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=members),
-            jax.eval_shape(first_states, seeds),
+            init.out_info,
         ),
         steps_per_epoch=steps_per_epoch,
         _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=members),

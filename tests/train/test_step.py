@@ -1,7 +1,6 @@
 """The compiled loop against a plain one; chunks, devices and evaluation, which must not matter."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
