@@ -135,6 +135,14 @@ def test_epochs_of_the_config_are_raised_to_those_done_before_the_import(exports
     assert not (tmp_path / "longer").exists()
 
 
+def test_a_model_for_images_of_other_heights_is_refused(exports, tmp_path):
+    with pytest.raises(UserError, match=r"reads sequences of 14 rows, but the images of .* have 28 rows"):
+        begin_run(
+            replace(given("keras", exports / "keras" / "model.weights.h5"), image_rows=14), TINY, tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
+
+
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("torch", "keras", "flax", "safetensors")]
 
 
