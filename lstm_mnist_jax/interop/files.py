@@ -149,6 +149,8 @@ def read_hdf5(path: Path) -> KerasFile:
             version = "".join(text(top, "keras_version") or text(file, "keras_version")) or version
             names = text(top, "layer_names")
             model = "".join(text(file["vars"], "name")) if "vars" in groups else ""
+        if absent := [name for name in names if root + name not in groups]:
+            raise ValueError(f"it lists the layer {absent[0]}, which is not there")
         layers = {name: [f"{root}{name}/{part}" for part in groups[root + name]] for name in names}
         if lacking := [part for parts in layers.values() for part in parts if part not in found]:
             raise ValueError(f"it names the array {lacking[0]}, which is not there")

@@ -24,6 +24,7 @@ from lstm_mnist_jax.interop.keras_config import (
     MODELS,
     RECURRENT,
     ConfiguredLayer,
+    has_layers,
     name_in_file,
     read_architecture,
 )
@@ -134,8 +135,21 @@ def from_file(
       recurrent_activation: "sigmoid" or "hard_sigmoid", the activation of the gates where the file has no config; None
         assumes sigmoid, with a warning where Keras's default was hard_sigmoid (before 2.3, and in TensorFlow 1).
 
+    Returns:
+      The classifier. Its `notes` say what was assumed.
+
     Raises:
       WeightsError: it is another network, or the order of the layers is not known.
+
+    Examples:
+      >>> import numpy as np
+      >>> from lstm_mnist_jax.interop.files import KerasFile
+      >>> from lstm_mnist_jax.interop.keras import from_file
+      >>> shapes = {"lstm/kernel:0": (28, 64), "lstm/recurrent_kernel:0": (16, 64), "lstm/bias:0": (64,)}
+      >>> shapes |= {"dense/kernel:0": (16, 10), "dense/bias:0": (10,)}
+      >>> arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+      >>> from_file(KerasFile(arrays, {}, version="2.3.1")).names
+      ('lstm', 'dense')
     """
     if recurrent_activation not in (None, "sigmoid", "hard_sigmoid"):
         raise WeightsError(f"recurrent_activation is {recurrent_activation}; expected sigmoid or hard_sigmoid.")
@@ -143,7 +157,7 @@ def from_file(
         name_in_file(layer)
     arrays = _relevant(ignoring(file.arrays, ignore), file)
     config = file.config if isinstance(file.config, Mapping) else {}
-    layers, image_rows = read_architecture(config) if config.get("class_name") in MODELS else ([], None)
+    layers, image_rows = read_architecture(config) if has_layers(config) else ([], None)
     places = _places(arrays, file.layers)
     stored: dict[str, dict[str, str]] = {}
     for path, (layer, part) in places.items():
@@ -152,15 +166,18 @@ def from_file(
         stored = {layer: stored[layer] for layer in file.layers if layer in stored}
     lstms = [layer for layer, parts in stored.items() if _is_recurrent(parts, arrays)]
     notes = []
+    class_name = name_in_file(config.get("class_name", ""))
     if layers:
+        if class_name not in MODELS:
+            notes.append(f"the model is of the class {class_name}: it is assumed to compute what its layers say")
         known = _in_config_order(layers, stored, lstms, arrays, by_name=bool(file.layers))
         if order and list(order) != known:
             raise WeightsError(f"--layer names {', '.join(order)}; the order in the file is {', '.join(known)}.")
     else:
         known = list(order) if order or config else _stored_order(file, lstms)
-        class_name = f", but its class, {name_in_file(config['class_name'])}" if "class_name" in config else ""
+        but = f", but its class, {class_name}" if class_name else ""
         notes.append(
-            f"the file does not hold what the model computes{class_name}: assumed are LSTM layers one after another, "
+            f"the file does not hold what the model computes{but}: assumed are LSTM layers one after another, "
             "which read the rows from the top, without masking, and a dense layer on the last output"
         )
     is_known = bool(layers) and all(layer.names_its_gates for layer in layers if layer.kind in RECURRENT)
@@ -169,12 +186,11 @@ def from_file(
         raise WeightsError(f"recurrent_activation is hard_sigmoid, expected sigmoid{by}.")
     if not is_known and recurrent_activation is None and not all(_is_cudnn(stored[name], arrays) for name in lstms):
         notes.append(_assumed_activation(file, [path for name in lstms for path in stored[name].values()]))
-    for layer, parts in stored.items():
-        matrix = next(iter(parts.values()))
-        if not parts.keys() & BIASES and (layer in lstms or (len(parts) == 1 and len(arrays[matrix].shape) == 2)):
-            notes.append(f"the layer {layer} has no bias; it is taken as zero")
-            if layer not in lstms:
-                arrays[f"{layer} (no bias)"] = np.zeros(arrays[matrix].shape[1], np.float32)
+    without = [layer for layer, parts in stored.items() if _lacks_bias(parts, layer in lstms, arrays)]
+    notes += [f"the layer {layer} has no bias; it is taken as zero" for layer in without]
+    for layer in set(without) - set(lstms):
+        (kernel,) = stored[layer].values()
+        arrays[f"{layer} (no bias)"] = np.zeros(arrays[kernel].shape[1], np.float32)
     cells = {path: place for path, place in places.items() if place[0] in lstms}
     imported = assemble(arrays, cells.get, FORMS, _to_layer, order=known, numbered=False)
     dense = {layer for path, (layer, _) in places.items() if layer not in lstms and arrays[path].shape}
@@ -251,6 +267,11 @@ def _is_recurrent(parts: Mapping[str, str], arrays: Arrays) -> bool:
     if recurrent and (other := parts.keys() - known):
         raise WeightsError(f"The layer of {name} has more than an LSTM: {', '.join(sorted(other))}. {listing(arrays)}")
     return recurrent
+
+
+def _lacks_bias(parts: Mapping[str, str], is_lstm: bool, arrays: Arrays) -> bool:
+    is_dense = len(parts) == 1 and all(len(arrays[path].shape) == 2 for path in parts.values())
+    return not parts.keys() & BIASES and (is_lstm or is_dense)
 
 
 def _is_cudnn(parts: Mapping[str, str], arrays: Arrays) -> bool:

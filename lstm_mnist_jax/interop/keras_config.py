@@ -64,11 +64,17 @@ REASONS = {
 """Why a layer is not accepted, where its class does not say it."""
 
 
+def has_layers(config: Mapping[str, Any]) -> bool:
+    """Whether the config of a model lists its layers; that of a subclass of `keras.Model` may not."""
+    inner = config.get("config")
+    return config.get("class_name") in MODELS or (isinstance(inner, Mapping) and "layers" in inner)
+
+
 def read_architecture(config: Mapping[str, Any]) -> tuple[list[ConfiguredLayer], int | None]:
     """The layers in the config of a model, and the number of rows of an image where it is known.
 
     Args:
-      config: decoded JSON with the class of the model, one of `MODELS`, and its config.
+      config: decoded JSON with the class of the model and its config, which has layers.
 
     Raises:
       WeightsError: it is not the classifier, or not a config as Keras writes it.
@@ -99,7 +105,8 @@ def _layers(config: Mapping[str, Any]) -> Iterator[ConfiguredLayer]:
     ]
     if len({layer.name for layer in layers}) < len(layers) or not layers:
         raise WeightsError("The config of the model has no layers, or two of one name.")
-    if config["class_name"] == "Sequential":
+    is_graph = config["class_name"] in MODELS or any("inbound_nodes" in item for item in items)
+    if config["class_name"] == "Sequential" or not is_graph:
         yield from layers
         return
     after: dict[str, ConfiguredLayer] = {}
