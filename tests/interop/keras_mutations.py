@@ -1,6 +1,6 @@
 """Damages Keras's files in ways that their structure allows, and reads them.
 
-python tests/interop/keras_mutations.py 20000    # seed 1; prints the outcomes, the time and the peak memory
+python tests/interop/keras_mutations.py 20000 [FILE]    # prints the outcomes, the time and the peak memory
 """
 
 import contextlib
