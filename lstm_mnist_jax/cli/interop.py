@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
@@ -91,8 +91,7 @@ def import_(arguments: Sequence[str]) -> int:
         for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
-    from lstm_mnist_jax.training import GivenWeights, begin_run
-    from lstm_mnist_jax.training.mesh import use_cpu_devices
+    from lstm_mnist_jax.training import begin_run
 
     config = Config(
         seed=parsed.seed,
@@ -115,18 +114,20 @@ def import_(arguments: Sequence[str]) -> int:
             settings=settings,
             recurrent_activation=parsed.recurrent_activation,
         )
-    given = GivenWeights(
-        params=imported.params,
-        adam=imported.adam and imported.adam.to_optax(),
+    start_jax(parsed.execution, config.batch_size)
+    origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
+    run = begin_run(
+        imported.params,
+        config,
+        parsed.run_dir,
+        parsed.execution,
+        origin=origin,
+        adam=adam,
         step=imported.step,
-        origin=f"imported from {parsed.format}: {path.absolute()}",
         image_rows=imported.image_rows,
     )
-    use_compilation_cache(parsed.execution.compilation_cache)
-    use_cpu_devices(parsed.execution, config.batch_size)
-    run = begin_run(given, config, parsed.run_dir, parsed.execution)
     console = OutputConsole()
-    for line in [given.origin, *imported.describe()]:
+    for line in [origin, *imported.describe()]:
         say(console, line)
     for name, evaluation in run.evaluations.items():
         say(console, f"{name} {evaluation.accuracy:.2%}")
