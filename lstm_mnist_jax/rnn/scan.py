@@ -15,8 +15,9 @@ from jax import Array
 
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn.gru import gru
 from lstm_mnist_jax.rnn.products import state_dtype, wider_dtype
-from lstm_mnist_jax.rnn.recurrence import lstm
+from lstm_mnist_jax.rnn.recurrence import lstm, runs_native
 
 
 class Call(NamedTuple):
@@ -218,17 +219,24 @@ def _scan(
     zoneout: Any,
 ) -> tuple[Array, tuple[Array, ...]]:
     """The outputs [time, batch, features] and each sequence's final carry, from inputs [time, batch, in]."""
-    options: dict[str, Any] = {"reverse": reverse, "unroll": unroll, "resets": resets, "reset_carry": initial}
-    if equations.lstm is not None and mask is None and zoneout is None:
+    options: dict[str, Any] = {"reverse": reverse, "unroll": unroll, "resets": resets}
+    is_noisy = mask is not None or zoneout is not None
+    if equations.gru is not None and not is_noisy and runs_native(backend, carry[0].shape, equations.dtype):
+        kernel, bias = equations.gru
+        weights = kernel, equations.kernel, bias, equations.recurrent_bias
+        outputs, last_h = gru(inputs, *weights, carry[0], **options, reset_h=initial[0])
+        carries: tuple[Any, ...] = (outputs,)
+        last: tuple[Array, ...] = (last_h,)
+    elif equations.lstm is not None and not is_noisy:
         kernel, bias = equations.lstm
-        options |= {"return_cell_states": lengths is not None, "backend": backend}
+        options |= {"reset_carry": initial, "return_cell_states": lengths is not None, "backend": backend}
         states = lstm(inputs, kernel, equations.kernel, bias, carry, **options)
-        carries: tuple[Any, ...] = (states.c, states.h)
-        last: tuple[Array, ...] = tuple(states.last)
+        carries = (states.c, states.h)
+        last = tuple(states.last)
     else:
         projected = tuple(jnp.split(equations.project(inputs), equations.num_gates, axis=-1))
-        options |= {"return_carries": lengths is not None, "projection": equations.projection}
-        options |= {"recurrent_bias": equations.recurrent_bias}
+        options |= {"reset_carry": initial, "return_carries": lengths is not None}
+        options |= {"projection": equations.projection, "recurrent_bias": equations.recurrent_bias}
         options |= {"recurrent_mask": mask, "zoneout": zoneout}
         carries, last = gated(equations.update, equations.params, projected, equations.kernel, carry, **options)
     if lengths is not None:
