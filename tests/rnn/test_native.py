@@ -463,7 +463,7 @@ def test_the_kernel_refuses_other_dtypes(rng):
 NARROWER = f"""
 import sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
-import numpy as np, test_native as tests
+import numpy as np, test_gru, test_native as tests
 assert tests.REASON is None, tests.REASON
 for sizes in tests.SIZES:
     tests.check_states_and_gradients(np.random.default_rng(0), sizes, used=("all",))
@@ -471,6 +471,10 @@ for sizes in [(5, 37, 130), (40, 23, 129)]:
     tests.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes)
 tests.test_infinity_saturates_and_nan_stays_in_its_sequence(np.random.default_rng(0))
 tests.test_tanh_is_accurate()
+for sizes in test_gru.SIZES:
+    test_gru.check_states_and_gradients(np.random.default_rng(0), sizes)
+for sizes in [(5, 37, 130), (4, 2, 260)]:
+    test_gru.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes)
 """
 
 
