@@ -76,6 +76,11 @@ FAULTS = [
     fault("the compiled backward loop takes the cell state of its own step", "rnn/native/lstm.cc",
           "dc * Load(previous_c + at, count) * SigmoidSlope(f)", "dc * Load(step.c + at, count) * SigmoidSlope(f)",
           "test_native.py"),
+    fault("the compiled GRU has another gate order", "rnn/native/gru.cc",
+          "const Vector r = Tanh(sums[i]), z = Tanh(sums[rows + i]),",
+          "const Vector z = Tanh(sums[i]), r = Tanh(sums[rows + i]),", "test_gru.py"),
+    fault("a factor of the GRU's compiled backward loop is forgotten", "rnn/native/gru.cc",
+          "dn * Load(step.recurrents + at, count) * SigmoidSlope(r)", "dn * SigmoidSlope(r)", "test_gru.py"),
     # The classifier and its training.
     fault("pixels are scaled by 1/256", "model.py", "* (1 / 255)", "* (1 / 256)", "test_model.py"),
     fault("dropout does not scale up what it keeps", "model.py", "(width,)) / keep for", "(width,)) * 1.0 for",
