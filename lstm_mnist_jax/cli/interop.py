@@ -18,9 +18,10 @@ from lstm_mnist_jax.progress import say
 class ImportArguments:
     """Make a run of a model that another program trained: LSTM layers, with the last output through one dense layer.
 
-    PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a .safetensors
-    file of a PyTorch state_dict, Keras's .weights.h5, .keras or .h5, a .msgpack of a Flax tree, or .safetensors
-    of this package. The layers' widths are read from the shapes.
+    PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a PyTorch state_dict
+    or training checkpoint (.pt, .pth, .ckpt, .bin or .safetensors; nothing in it is executed), Keras's .weights.h5,
+    .keras or .h5, a .msgpack of a Flax tree, or .safetensors of this package. The layers' widths are read from the
+    shapes.
     """
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors"]]

@@ -13,7 +13,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import GATES, Arrays, Imported, Layer, assemble, from_params, listing, to_params
+from lstm_mnist_jax.interop.weights import GATES, Arrays, Imported, Layer, assemble, from_params, to_params
 from lstm_mnist_jax.model import Params
 
 Kind = Literal["linen", "nnx"]
@@ -60,29 +60,25 @@ def from_tree(tree: Any) -> Params:
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
     """The classifier in arrays by their keys, joined by "/"; for `order` see `assemble`. Raises WeightsError."""
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
-    modules: dict[str, dict[str, str]] = {}
-    for name in found:
-        scope, _, part = name.rpartition("/")
-        scope, _, module = scope.rpartition("/")
-        modules.setdefault(scope, {})[f"{module.rstrip('_')}/{part}"] = name
-    layers, taken = {}, set()
-    for scope, parts in modules.items():
-        needed = FUSED if "dense_h/kernel" in parts else PER_GATE if "hi/kernel" in parts else ()
-        if missing := [part for part in needed if part not in parts]:
-            raise WeightsError(f"The LSTM cell {scope} lacks {', '.join(missing)}. {listing(found)}")
-        arrays = [np.asarray(found[parts[part]]) for part in needed]
-        if needed is PER_GATE:
-            gates = arrays[:4], arrays[4:8], arrays[8:]
-            if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in gates):
-                raise WeightsError(f"The gates of the LSTM cell {scope} are of different shapes. {listing(found)}")
-            arrays = [np.concatenate(part, axis=-1) for part in gates]
-        if needed:
-            layers[scope] = Layer(*arrays)
-            taken |= {parts[part] for part in needed}
-    if not layers:
-        raise WeightsError(f"There is no LSTM cell: no dense_h, no hi. {listing(found)}")
-    rest = {name: array for name, array in found.items() if name not in taken}
-    return assemble(layers, rest, found, order=order)
+    return assemble(found, _place_of, [FUSED, PER_GATE], _layer, order=order)
+
+
+def _place_of(name: str) -> tuple[str, str] | None:
+    """The cell and the part of an array."""
+    scope, _, parameter = name.rpartition("/")
+    scope, _, module = scope.rpartition("/")
+    part = f"{module.rstrip('_')}/{parameter}"
+    return (scope, part) if part in FUSED or part in PER_GATE else None
+
+
+def _layer(name: str, arrays: dict[str, np.ndarray]) -> Layer:
+    if len(arrays) == len(FUSED):
+        return Layer(*arrays.values())
+    gates = list(arrays.values())
+    parts = gates[:4], gates[4:8], gates[8:]
+    if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
+        raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
+    return Layer(*(np.concatenate(part, axis=-1) for part in parts))
 
 
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:

@@ -11,24 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import (
-    Arrays,
-    Imported,
-    Layer,
-    Weights,
-    assemble,
-    check,
-    from_params,
-    listing,
-    to_params,
-)
+from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, Weights, assemble, check, from_params, to_params
 from lstm_mnist_jax.model import Params
 
 if TYPE_CHECKING:
     import keras
 
 CELL = re.compile(r"((?:.*/)?[^/]*cell[^/]*)/(?:vars/([0-2])|(kernel|recurrent_kernel|bias)(?::0)?)")
-PARTS = ("kernel", "recurrent_kernel", "bias")
 
 
 def to_model(params: Params, image_shape: tuple[int, int] = (28, 28)) -> "keras.Model":
@@ -85,22 +74,18 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
     """The classifier in arrays by their paths in a file; for `order` see `assemble`. Raises WeightsError."""
-    rest = {name: array for name, array in found.items() if not name.startswith(("optimizer", "metrics/"))}
-    cells: dict[str, dict[str, str]] = {}
-    for name in rest:
-        if match := CELL.fullmatch(name):
-            scope, number, part = match.groups()
-            cells.setdefault(scope, {})[part or PARTS[int(number)]] = name
-    if not cells:
-        raise WeightsError(f"There is no LSTM layer: no lstm/cell. {listing(found)}")
-    layers = {}
-    for scope in cells:
-        if "backward_layer" in scope or "/backward_" in scope:
-            raise WeightsError(f"The layer of {scope} reads both directions, which this classifier does not.")
-        if missing := [part for part in PARTS if part not in cells[scope]]:
-            raise WeightsError(f"The layer of {scope} lacks its {' and '.join(missing)}. {listing(found)}")
-        layers[scope.removesuffix("/cell")] = Layer(*(np.asarray(rest.pop(cells[scope][part])) for part in PARTS))
-    return assemble(layers, rest, found, order=order)
+    found = {name: array for name, array in found.items() if not name.startswith(("optimizer", "metrics/"))}
+    return assemble(found, _place_of, [Layer._fields], lambda _, arrays: Layer(**arrays), order=order)
+
+
+def _place_of(name: str) -> tuple[str, str] | None:
+    """The layer and the part of an array."""
+    if (match := CELL.fullmatch(name)) is None:
+        return None
+    scope, number, part = match.groups()
+    if "backward_layer" in scope or "/backward_" in scope:
+        raise WeightsError(f"The layer of {scope} reads both directions, which this classifier does not.")
+    return scope.removesuffix("/cell"), part or Layer._fields[int(number)]
 
 
 LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {

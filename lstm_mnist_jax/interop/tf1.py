@@ -32,8 +32,8 @@ from lstm_mnist_jax.interop.weights import (
     listing,
     order_layers,
     output_layer,
-    reorder_gates,
 )
+from lstm_mnist_jax.rnn.weights import reorder_gates
 
 TF1_GATES = "igfo"
 """The order i, j, f, o, in this package's letters."""

@@ -6,12 +6,13 @@ the order of the layers and the output layer, and checks that the shapes fit tog
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
@@ -89,15 +90,11 @@ class Adam(NamedTuple):
     @staticmethod
     def from_optax(opt_state: Any) -> "Adam":
         """From the state of an optimizer of optax that contains Adam."""
-        import optax
-
         count, mu, nu = (optax.tree.get(opt_state, name) for name in ("count", "mu", "nu"))
         return Adam(int(count), from_params(mu), from_params(nu))
 
     def to_optax(self) -> Any:
         """As `optax.ScaleByAdamState`."""
-        import optax
-
         return optax.ScaleByAdamState(np.int32(self.steps), to_params(self.mu), to_params(self.nu))
 
 
@@ -163,12 +160,6 @@ def to_params(weights: Weights) -> Params:
     return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), params)
 
 
-def reorder_gates(array: np.ndarray, order: str, new_order: str) -> np.ndarray:
-    """Columns [..., 4 hidden] from one order of the gates to another; both permutations of "ifgo"."""
-    gates = dict(zip(order, np.split(array, 4, axis=-1), strict=True))
-    return np.concatenate([gates[gate] for gate in new_order], axis=-1)
-
-
 def check(imported: Imported, found: Arrays) -> Imported:
     """Returns `imported` if its shapes fit together and all values are finite. Raises WeightsError."""
     weights, names = imported.weights, imported.names
@@ -219,35 +210,54 @@ def output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
 
 
 def assemble(
-    cells: Mapping[str, Layer],
-    rest: Arrays,
     found: Arrays,
+    place_of: Callable[[str], tuple[str, str] | None],
+    forms: Sequence[Sequence[str]],
+    to_layer: Callable[[str, dict[str, np.ndarray]], Layer],
     *,
     order: Sequence[str] = (),
     in_order: bool = False,
     transposed: bool = False,
 ) -> Imported:
-    """The classifier with these LSTM layers, and the output layer in `rest`.
+    """The classifier in arrays by name.
 
     Args:
-      cells: the LSTM layers, by their names in the file.
-      rest: all other arrays; scalars and other types than floats (counters, seeds) are ignored.
-      found: everything in the file, for errors.
+      found: all arrays; scalars and other types than floats (counters, seeds) are ignored.
+      place_of: of an array's name, the name of its LSTM layer and which part of it this is; None of other arrays.
+      forms: lists of the parts that a layer has; where there are several, each layer has one of them.
+      to_layer: makes a layer of its name and its parts, in float32.
       order: the names of the LSTM layers from the user, where neither names nor widths determine their order.
-      in_order: whether `cells` is in the order of the model.
+      in_order: whether `found` is in the order of the model.
       transposed: whether the output layer's weights are [classes, hidden].
 
     Raises:
-      WeightsError: there is no output layer, or the layers do not fit together.
+      WeightsError: a part is missing, there is no output layer, or the layers do not fit together.
     """
-    names = order_layers(cells, found, order, in_order)
-    rest = {name: array for name, array in rest.items() if array.shape and "float" in str(array.dtype)}
-    kernel, bias = output_layer(rest, found)
-    dense = np.asarray(rest[kernel])
+    cells: dict[str, dict[str, str]] = {}
+    for name in found:
+        if place := place_of(name):
+            cells.setdefault(place[0], {})[place[1]] = name
+    if not cells:
+        raise WeightsError(f"There is no LSTM layer: no {' or '.join(form[0] for form in forms)}. {listing(found)}")
+    layers = {}
+    for name, parts in cells.items():
+        form = max(forms, key=lambda form: len(parts.keys() & set(form)))
+        if missing := [part for part in form if part not in parts]:
+            raise WeightsError(f"The LSTM layer {name} lacks its {' and '.join(missing)}. {listing(found)}")
+        layers[name] = to_layer(name, {part: _float32(found[parts[part]]) for part in form})
+    names = order_layers(layers, found, order, in_order)
+    floats = {name: array for name, array in found.items() if array.shape and "float" in str(array.dtype)}
+    kernel, bias = output_layer({name: array for name, array in floats.items() if not place_of(name)}, found)
+    dense = _float32(found[kernel])
     dense_name = re.sub(r"[/.](kernel|weight|vars/0)$", "", kernel)
-    layers = tuple(cells[name] for name in names)
-    weights = Weights(layers, dense.T if transposed else dense, np.asarray(rest[bias]))
+    weights = Weights(tuple(layers[name] for name in names), dense.T if transposed else dense, _float32(found[bias]))
     return check(Imported(weights, (*names, dense_name)), found)
+
+
+def _float32(array: Any) -> np.ndarray:
+    """In float32; numbers beyond its range become infinite, which `check` refuses."""
+    with np.errstate(over="ignore"):
+        return np.asarray(array).astype(np.float32)
 
 
 def order_layers(

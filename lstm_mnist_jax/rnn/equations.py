@@ -6,11 +6,12 @@ that has activations of its own, has no fast path.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
@@ -94,7 +95,8 @@ def is_hashable(key: Any) -> bool:
     return True
 
 
-@cache
+# Bounded: the keys hold a user's own functions and objects.
+@lru_cache(maxsize=1024)
 def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype: Any) -> CellSpec | None:
     found: list[CellSpec] = []
 
@@ -114,9 +116,13 @@ def _are_plain(cell: Any) -> bool:
 
 
 def _has_own_activations(cell: Any) -> bool:
-    return (
-        cell.gate_fn is not nnx.sigmoid or cell.activation_fn is not nnx.tanh or cell.promote_dtype is not promote_dtype
-    )
+    known = (cell.gate_fn, nnx.sigmoid), (cell.activation_fn, nnx.tanh), (cell.promote_dtype, promote_dtype)
+    return not all(_is_same(function, usual) for function, usual in known)
+
+
+def _is_same(function: Any, other: Any) -> bool:
+    """Whether two functions are one, or `copy.deepcopy` made one of the other: it copies what `jax.jit` returns."""
+    return getattr(function, "_cache_miss", function) is getattr(other, "_cache_miss", other)
 
 
 def _of_flax(cell: Any, kernel: Array, bias: Array, update: Update, parts: int) -> Equations:
@@ -181,9 +187,18 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
 
     carry = jax.eval_shape(partial(cell.initialize_carry, (1, cell.in_features)))
     gates = (jax.ShapeDtypeStruct((1, cell.hidden_features), dtype),) * cell.num_gates
+    after = jax.eval_shape(whole, matrices, params, carry, gates, gates)
+    output = gates[0] if hasattr(cell, "dense_p") else carry[-1]
+    wanted, found = (jax.tree.map(lambda part: part.shape, tree) for tree in ((*carry[:-1], output), after))
+    if not isinstance(found, tuple | list) or tuple(found) != wanted:
+        raise ValueError(
+            f"{type(cell).__name__}.update has to return a tuple of arrays, with a batch of 1 of shapes {wanted}; it "
+            f"returned {found}."
+        )
     if _reads_first(whole, matrices, params, carry, gates, gates):
         return None
-    stand_ins = jax.tree.map(jnp.zeros_like, matrices)
+    # Not of JAX: the update is a key of caches, which must not keep what belongs to this trace.
+    stand_ins = jax.tree.map(lambda matrix: np.broadcast_to(np.zeros((), matrix.dtype), matrix.shape), matrices)
     lstm = None
     if type(cell) is ProjectedLSTMCell and not hasattr(cell, "dense_p"):
         bias = jnp.zeros(4 * cell.hidden_features) if cell.dense_i.bias is None else cell.dense_i.bias[...]

@@ -1,9 +1,9 @@
-"""Evaluation of a whole split, with the last partial batch, on all devices of a mesh."""
+"""Evaluation of whole splits, with their last partial batches, on all devices of a mesh."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,8 +23,8 @@ MAX_BATCH = 512
 
 PADDING_LABEL = -1
 
-Sums = tuple[jax.Array, jax.Array, jax.Array]
-"""The sum of the losses; by class, the number of correctly classified examples, and of all examples."""
+Sums = tuple[jax.Array, jax.Array]
+"""Of each batch: the sum of the losses; by class, the number of correctly classified examples."""
 
 ForEach = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Maps a function of one member over a leading axis of members, as `jax.vmap` does."""
@@ -61,50 +61,58 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates the parameters of one run, or of several at once, on a split on the devices of a mesh."""
+    """Evaluates the parameters of one run, or of several at once, on the splits of a data set, in one program."""
 
     def __init__(
         self,
         config: ModelConfig,
-        examples: Examples,
+        splits: Mapping[str, Examples],
         mesh: Mesh,
         device_data_limit: float = Execution.device_data_limit,
         shifts: int = 0,
         each: ForEach | None = None,
         at_once: int = 1,
     ) -> None:
-        """Puts the split on the devices, a share on each.
+        """Puts the splits on the devices, a share of each batch on each device.
 
         Args:
-          config, examples: the network and the split.
+          config, splits: the network, and the splits by name, whose images have the same shape.
           mesh: with a `MEMBER_AXIS` and a `DATA_AXIS`.
           device_data_limit: GiB. Images that take more are put on the devices in pieces of this size.
           shifts: test-time augmentation: the mean probabilities over shifts of up to this many pixels.
           each: maps over a device's members; None where a device has one.
           at_once: the number of members that a device evaluates at a time, sharing `MAX_BATCH`.
         """
-        pieces = max(1, math.ceil(examples.images.nbytes / (device_data_limit * GIB)))
-        self._examples, self._size, self._mesh = examples, -(-len(examples) // pieces), mesh
-        share = -(-self._size // mesh.shape[DATA_AXIS])  # of each device
-        batches = -(-share // max(1, MAX_BATCH // at_once))
-        batch = -(-share // batches)
-        padded = mesh.shape[DATA_AXIS] * batches * batch
-        evaluate, run_each = _sums(config, examples.num_classes, batches, batch, shifts), each or the_only_one
-        members, data = P(MEMBER_AXIS), P(DATA_AXIS)
+        first, *_ = splits.values()
+        self._splits, self._mesh, devices = splits, mesh, mesh.shape[DATA_AXIS]
+        total = sum(examples.images.nbytes for examples in splits.values())
+        limit = max(1, int(device_data_limit * GIB / first.images[0].nbytes))  # examples
+        most = max(1, min(MAX_BATCH // at_once, limit // devices))
+        batch = devices * batch_size([-(-len(examples) // devices) for examples in splits.values()], most)
+        self._starts = [(name, start) for name, examples in splits.items() for start in range(0, len(examples), batch)]
+        batches = len(self._starts)
+        pieces = 1 if total <= device_data_limit * GIB else -(-batches // max(1, limit // batch))
+        run_each = each or the_only_one
+        members, sharding = P(MEMBER_AXIS), NamedSharding(mesh, P(None, DATA_AXIS))
 
         def evaluate_members(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
-            return run_each(lambda params: evaluate(params, images, labels))(params)
+            evaluate = partial(_evaluate, images=images, labels=labels, config=config, shifts=shifts)
+            return run_each(partial(evaluate, num_classes=first.num_classes))(params)
 
         self._program: Any = jax.jit(
             jax.shard_map(
-                evaluate_members, mesh=mesh, in_specs=(members, data, data), out_specs=members, check_vma=False
+                evaluate_members,
+                mesh=mesh,
+                in_specs=(members, sharding.spec, sharding.spec),
+                out_specs=members,
+                check_vma=False,
             ),
             out_shardings=NamedSharding(mesh, P()),
         )
-        images, sharding = examples.images, NamedSharding(mesh, P(DATA_AXIS))
+        shape = (-(-batches // pieces), batch)
         self._abstract = (
-            jax.ShapeDtypeStruct((padded, *images.shape[1:]), images.dtype, sharding=sharding),
-            jax.ShapeDtypeStruct((padded,), examples.labels.dtype, sharding=sharding),
+            jax.ShapeDtypeStruct((*shape, *first.images.shape[1:]), first.images.dtype, sharding=sharding),
+            jax.ShapeDtypeStruct(shape, first.labels.dtype, sharding=sharding),
         )
         self._kept = self._piece(0) if pieces == 1 else None
         self._compiled: Future[Any] | None = None
@@ -116,30 +124,47 @@ class Evaluator:
         background.shutdown(wait=False)
 
     def device_bytes(self) -> tuple[int, int]:
-        """The memory of a device that the split takes, and that the compiled program takes while it runs."""
+        """The memory of a device that the splits take, and that the compiled program takes while it runs."""
         assert self._compiled is not None
         data = sum(leaf.size * leaf.dtype.itemsize for leaf in self._abstract) // self._mesh.shape[DATA_AXIS]
         return data, self._compiled.result().memory_analysis().temp_size_in_bytes
 
-    def __call__(self, params: model.Params) -> list[Evaluation]:
-        """Evaluates parameters, [members, ...]."""
+    def __call__(self, params: model.Params) -> dict[str, list[Evaluation]]:
+        """Evaluates parameters, [members, ...], on each split, by name."""
         program = self._program if self._compiled is None else self._compiled.result()
-        count = len(self._examples)
-        parts = [
+        size = self._abstract[1].shape[0]
+        sums = [
             jax.device_get(program(params, *(self._kept or self._piece(start))))
-            for start in range(0, count, self._size)
+            for start in range(0, len(self._starts), size)
         ]
-        losses, corrects, counts = (sum(part[1:], start=part[0]) for part in zip(*parts, strict=True))
-        return [
-            Evaluation(float(loss) / count, *by_class) for loss, *by_class in zip(losses, corrects, counts, strict=True)
-        ]
+        loss, correct = (np.concatenate(parts, axis=1)[:, : len(self._starts)] for parts in zip(*sums, strict=True))
+        found = {}
+        for split, examples in self._splits.items():
+            batches = [name == split for name, _ in self._starts]
+            losses = loss[:, batches].sum(1, dtype=np.float64) / len(examples)
+            count = np.bincount(examples.labels, minlength=examples.num_classes)
+            found[split] = [
+                Evaluation(mean, of_class, count)
+                for mean, of_class in zip(losses.tolist(), correct[:, batches].sum(1), strict=True)
+            ]
+        return found
 
-    def _piece(self, start: int) -> tuple[jax.Array, jax.Array]:
-        part, (images, labels) = self._examples[start : start + self._size], self._abstract
-        padding = len(labels) - len(part)
-        padded_images = np.pad(part.images, [(0, padding), *[(0, 0)] * (images.ndim - 1)])
-        padded_labels = np.pad(part.labels, (0, padding), constant_values=PADDING_LABEL)
-        return place((padded_images, padded_labels), labels.sharding)
+    def _piece(self, first: int) -> tuple[jax.Array, jax.Array]:
+        """Batches from number `first` on, as many as the program takes, on the devices."""
+        abstract_images, abstract_labels = self._abstract
+        images = np.zeros(abstract_images.shape, abstract_images.dtype)
+        labels = np.full(abstract_labels.shape, PADDING_LABEL, abstract_labels.dtype)
+        size, batch = labels.shape
+        for number, (name, start) in enumerate(self._starts[first : first + size]):
+            part = self._splits[name][start : start + batch]
+            images[number, : len(part)], labels[number, : len(part)] = part.images, part.labels
+        return place((images, labels), abstract_labels.sharding)
+
+
+def batch_size(shares: Sequence[int], most: int) -> int:
+    """The number of examples in each batch of a device, at most `most`: that which needs the least padding."""
+    most = min(most, max(shares))
+    return min(range(most, most // 2, -1), key=lambda size: sum(-share % size for share in shares))
 
 
 def evaluate_one(
@@ -152,35 +177,26 @@ def evaluate_one(
     """Evaluates the parameters of one run on splits, by name, on all devices that `execution` allows."""
     mesh = make_mesh(execution, None)
     members = jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[None], params), NamedSharding(mesh, P()))
-    return {
-        name: Evaluator(config, examples, mesh, execution.device_data_limit, shifts)(members)[0]
-        for name, examples in splits.items()
-    }
+    found = Evaluator(config, splits, mesh, execution.device_data_limit, shifts)(members)
+    return {name: evaluation for name, (evaluation,) in found.items()}
 
 
-def _sums(config: ModelConfig, num_classes: int, batches: int, batch: int, shifts: int) -> Callable[..., Sums]:
-    """The function (params, images, labels) -> `Sums` over all devices, of each one's share."""
+def _evaluate(
+    params: model.Params, images: jax.Array, labels: jax.Array, config: ModelConfig, shifts: int, num_classes: int
+) -> Sums:
+    """The sums of each batch over all devices, of each one's share, [batches, batch, ...]."""
 
-    def evaluate(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
-        def add(sums: Sums, xs: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
-            images, labels = xs
-            real = labels != PADDING_LABEL
-            logits = _logits(params, images, config, shifts)
-            loss = jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()
-            correct = real & (jnp.argmax(logits, axis=-1) == labels)
-            members = labels[:, None] == jnp.arange(num_classes)
-            counts = (
-                jnp.sum(members & correct[:, None], axis=0, dtype=jnp.int32),
-                jnp.sum(members, axis=0, dtype=jnp.int32),
-            )
-            return jax.tree.map(jnp.add, sums, (loss, *counts)), None
+    def sums_of(_: None, batch: tuple[jax.Array, jax.Array]) -> tuple[None, Sums]:
+        images, labels = batch
+        real = labels != PADDING_LABEL
+        logits = _logits(params, images, config, shifts)
+        loss = jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()
+        correct = real & (jnp.argmax(logits, axis=-1) == labels)
+        by_class = correct[:, None] & (labels[:, None] == jnp.arange(num_classes))
+        return None, (loss, jnp.sum(by_class, axis=0, dtype=jnp.int32))
 
-        zeros = jnp.zeros(num_classes, jnp.int32)
-        stacked = (images.reshape(batches, batch, *images.shape[1:]), labels.reshape(batches, batch))
-        sums, _ = jax.lax.scan(add, (jnp.float32(0), zeros, zeros), stacked)
-        return jax.lax.psum(sums, DATA_AXIS)
-
-    return evaluate
+    _, sums = jax.lax.scan(sums_of, None, (images, labels))
+    return jax.lax.psum(sums, DATA_AXIS)
 
 
 def _logits(params: model.Params, images: jax.Array, config: ModelConfig, shifts: int) -> jax.Array:

@@ -164,8 +164,8 @@ class TrainingLoop:
 
     def _end_epoch(self) -> None:
         """Evaluates the members, prints and writes their metrics, and notes which have improved."""
-        params = self._states.newest.trained
-        validations, tests = (self._program.evaluate(split, params) for split in ("validation", "test"))
+        evaluations = self._program.evaluate(self._states.newest.trained)
+        validations, tests = evaluations["validation"], evaluations["test"]
         better, before = np.zeros(len(self.members), bool), self.step - self._steps_per_epoch
         # Of the last step, as a fraction of the peak: the schedule is the same for all members.
         rate_at = schedule(self._config.optimizer, self._steps_per_epoch, self._config.epochs)

@@ -85,7 +85,7 @@ class TrainingProgram:
     _run_steps: Any
     _numbers: OptimizerNumbers
     _feed: Feed
-    _evaluators: dict[str, Evaluator]
+    _evaluator: Evaluator
 
     @property
     def places(self) -> int:
@@ -106,8 +106,7 @@ class TrainingProgram:
 
     def compile(self) -> "TrainingProgram":
         """The same program, compiled now rather than at its first call; evaluation in the background."""
-        for evaluator in self._evaluators.values():
-            evaluator.compile(self.abstract_state.trained)
+        self._evaluator.compile(self.abstract_state.trained)
         arguments = self.abstract_state, np.int32(0), self._numbers, *self._feed.abstract_batches
         return replace(self, _run_steps=self._run_steps.lower(*arguments).compile())
 
@@ -117,9 +116,9 @@ class TrainingProgram:
         states = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.abstract_state))
         # Newest and best, and the copies of both that are saved.
         states = 4 * states // self.mesh.shape[MEMBER_AXIS]
-        splits, programs = zip(*(evaluator.device_bytes() for evaluator in self._evaluators.values()), strict=True)
-        largest = max(self._run_steps.memory_analysis().temp_size_in_bytes, *programs)
-        return states + self._feed.device_bytes(members) + sum(splits) + largest
+        splits, evaluation = self._evaluator.device_bytes()
+        largest = max(self._run_steps.memory_analysis().temp_size_in_bytes, evaluation)
+        return states + self._feed.device_bytes(members) + splits + largest
 
     def summarize(self, state: TrainState) -> StepSummary:
         """Waits for the steps, and fetches what the host needs of them."""
@@ -129,9 +128,9 @@ class TrainingProgram:
         step, epoch_steps, *of_each = jax.device_get(small)
         return StepSummary(int(step[0]), int(epoch_steps[0]), *(array[: len(self.configs)] for array in of_each))
 
-    def evaluate(self, split: str, params: model.Params) -> list[Evaluation]:
-        """Evaluates every member on "validation" or "test", given the parameters of all, [places, ...]."""
-        return self._evaluators[split](params)[: len(self.configs)]
+    def evaluate(self, params: model.Params) -> dict[str, list[Evaluation]]:
+        """Evaluates every member on "validation" and "test", given the parameters of all, [places, ...]."""
+        return {split: found[: len(self.configs)] for split, found in self._evaluator(params).items()}
 
     def choose(self, better: np.ndarray, states: LatestAndBest) -> LatestAndBest:
         """The states, with the newest as the best of some members, [members]. `states.best` is donated."""
@@ -211,23 +210,28 @@ def make_program(
         check_vma=False,
     )
     first_states = jax.vmap(partial(init_state, config, dataset.image_shape, len(dataset.class_names)))
-    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh))
+    # Traced once, for the shapes of the states, and compiled only if a run begins with it.
+    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh)).trace(seeds)
     return TrainingProgram(
         configs=configs,
         mesh=mesh,
-        init=lambda: init(seeds),
+        init=lambda: init.lower().compile()(seeds),
         abstract_state=jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=members),
-            jax.eval_shape(first_states, seeds),
+            init.out_info,
         ),
         steps_per_epoch=steps_per_epoch,
         _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=members),
         _numbers=place(jax.tree.map(lambda *values: np.array(values, np.float32), *numbers), members),
         _feed=feed,
-        _evaluators={
-            name: Evaluator(config.model, dataset.splits[name], mesh, device_data_limit, each=each, at_once=at_once)
-            for name in ("validation", "test")
-        },
+        _evaluator=Evaluator(
+            config.model,
+            {name: dataset.splits[name] for name in ("validation", "test")},
+            mesh,
+            device_data_limit,
+            each=each,
+            at_once=at_once,
+        ),
     )
 
 

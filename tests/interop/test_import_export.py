@@ -230,7 +230,7 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         ),
         (["import", "torch", "{tmp}/model.pt", "--run-dir", "{tmp}/run"], "model.pt cannot be read: No such file"),
         (["import", "torch", "{exports}/torch/model.safetensors", "--run-dir", "{run}"], "already holds a run"),
-        (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "cannot be read as safetensors"),
+        (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "nor .safetensors"),
         (["export", "onnx", "{tmp}/none", "{tmp}/model.onnx"], "is not a run folder"),
         (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
         (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),

@@ -17,7 +17,8 @@ from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import tf1
 from lstm_mnist_jax.interop.tf_checkpoint import read_checkpoint, write_checkpoint
-from lstm_mnist_jax.interop.weights import ignoring, reorder_gates
+from lstm_mnist_jax.interop.weights import ignoring
+from lstm_mnist_jax.rnn.weights import reorder_gates
 
 ROOT = Path(__file__).parents[2]
 TF1 = ROOT / "tests" / "fixtures" / "tf1"

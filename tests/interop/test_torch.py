@@ -51,20 +51,21 @@ def test_torch_itself_computes_the_same(params, config, images):
     [
         ({"lstm.0.weight_ih_l0_reverse": np.zeros((16, 5))}, "weight_ih_l0_reverse reads both directions"),
         ({"lstm.0.weight_hr_l0": np.zeros((2, 4))}, "projects its outputs"),
-        ({"lstm.0.bias_hh_l0": None}, "Layer 0 of the nn.LSTM 'lstm.0' lacks bias_hh_l0. Found: lstm.0.weight_ih_l0"),
-        ({"lstm.0.bias_hh_l0": np.zeros(3)}, r"do not fit together: .*bias_hh_l0 \[3\]"),
+        ({"lstm.0.bias_hh_l0": None}, "layer lstm.0.l0 lacks its bias_hh. Found: lstm.0.weight_ih_l0"),
+        ({"lstm.0.bias_hh_l0": np.zeros(3)}, r"lstm.0.l0 do not fit together: .*bias_hh \[3\]"),
         ({"lstm.0.weight_hh_l0": np.zeros((16, 3))}, r"lstm.0.l0 does not fit together: .* \[3, 16\] for its state"),
         ({"lstm.1.weight_ih_l0": np.zeros((28, 5))}, "lstm.1.l0 takes 5 features, but the layer before gives 4"),
         ({"dense.weight": np.zeros((3, 4))}, "dense has weights .* gives 7 features"),
         ({"dense.bias": None}, "The output layer is missing"),
         ({"head.weight": np.zeros((3, 7))}, "more besides the LSTM layers: dense.weight, dense.bias, head.weight"),
         ({"dense.bias": np.array([1, np.inf, 0])}, "dense holds values that are not finite"),
+        ({"dense.bias": np.array([1, 1e39, 0])}, "dense holds values that are not finite"),  # as float32
     ],
 )
 def test_state_dicts_of_other_networks_are_refused(changes, message):
     with pytest.raises(WeightsError, match=message):
         torch.from_state_dict(state_dict(**changes))
-    with pytest.raises(WeightsError, match=r"There is no nn.LSTM: no weight_ih_l0"):
+    with pytest.raises(WeightsError, match=r"There is no LSTM layer: no weight_ih. Found: conv"):
         torch.from_state_dict({"conv.weight": np.zeros((3, 3))})
 
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+from functools import partial
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -64,36 +65,39 @@ def torch_state(kind, widths=(5,), **options):
     return drawn(torch_shapes(kind, widths, **options))
 
 
+def outputs_over_time(step, inputs, width, output, backward):
+    """What one direction gives, where `step` computes c and h from x, c and h."""
+    c, h, hs = np.zeros((BATCH, width)), np.zeros((BATCH, output)), np.zeros((BATCH, TIME, output))
+    for t in range(TIME)[:: -1 if backward else 1]:
+        c, h = step(inputs[:, t], c, h)
+        hs[:, t] = h
+    return hs
+
+
 def torch_outputs(kind, state_dict, inputs):
     """The outputs of torch.nn.LSTM and torch.nn.GRU (batch_first=True), from the equations of their documentation."""
     states = {name: np.asarray(array, np.float64) for name, array in state_dict.items()}
-    outputs, number = np.asarray(inputs, np.float64), 0
+    outputs, number, gates = np.asarray(inputs, np.float64), 0, {"LSTM": 4, "GRU": 3}[kind]
+
+    def step(end, x, c, h):
+        x_gates = np.split(x @ states[f"weight_ih_{end}"].T + states.get(f"bias_ih_{end}", 0), gates, axis=-1)
+        h_gates = np.split(h @ states[f"weight_hh_{end}"].T + states.get(f"bias_hh_{end}", 0), gates, axis=-1)
+        if kind == "LSTM":
+            i, f, g, o = (x_gate + h_gate for x_gate, h_gate in zip(x_gates, h_gates, strict=True))
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            return c, h @ states[f"weight_hr_{end}"].T if f"weight_hr_{end}" in states else h
+        r, z = sigmoid(x_gates[0] + h_gates[0]), sigmoid(x_gates[1] + h_gates[1])
+        n = np.tanh(x_gates[2] + r * h_gates[2])
+        return c, (1 - z) * n + z * h
+
     while f"weight_ih_l{number}" in states:
         both = []
-        for suffix in ("", "_reverse"):
-            end = f"l{number}{suffix}"
-            if f"weight_ih_{end}" not in states:
-                continue
-            weight_ih, weight_hh = states[f"weight_ih_{end}"], states[f"weight_hh_{end}"]
-            zeros = np.zeros(len(weight_ih))
-            bias_ih, bias_hh = states.get(f"bias_ih_{end}", zeros), states.get(f"bias_hh_{end}", zeros)
-            gates = {"LSTM": 4, "GRU": 3}[kind]
-            c, h = np.zeros((len(outputs), len(weight_ih) // gates)), np.zeros((len(outputs), weight_hh.shape[1]))
-            hs = np.zeros((*outputs.shape[:2], weight_hh.shape[1]))
-            for t in range(TIME)[:: -1 if suffix else 1]:
-                x_gates = np.split(outputs[:, t] @ weight_ih.T + bias_ih, gates, axis=-1)
-                h_gates = np.split(h @ weight_hh.T + bias_hh, gates, axis=-1)
-                if kind == "LSTM":
-                    i, f, g, o = (x_gate + h_gate for x_gate, h_gate in zip(x_gates, h_gates, strict=True))
-                    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-                    h = sigmoid(o) * np.tanh(c)
-                    h = h @ states[f"weight_hr_{end}"].T if f"weight_hr_{end}" in states else h
-                else:
-                    r, z = sigmoid(x_gates[0] + h_gates[0]), sigmoid(x_gates[1] + h_gates[1])
-                    n = np.tanh(x_gates[2] + r * h_gates[2])
-                    h = (1 - z) * n + z * h
-                hs[:, t] = h
-            both.append(hs)
+        for end in (f"l{number}", f"l{number}_reverse"):
+            if f"weight_hh_{end}" in states:
+                rows, output = states[f"weight_hh_{end}"].shape
+                backward = end.endswith("_reverse")
+                both.append(outputs_over_time(partial(step, end), outputs, rows // gates, output, backward))
         outputs, number = np.concatenate(both, axis=-1), number + 1
     return outputs
 
@@ -117,30 +121,26 @@ def keras_weights(kind, widths=(5,), **options):
 
 def keras_outputs(kind, layers, inputs, bidirectional=False, bias=True, reset_after=True):
     """The outputs of Keras's LSTM and GRU (return_sequences=True), gates i, f, c, o and z, r, h."""
+
+    def step(kernel, recurrent_kernel, biases, x, c, h):
+        b, d = biases if biases.ndim == 2 else (biases, 0)
+        if kind == "LSTM":
+            i, f, candidate, o = np.split(x @ kernel + h @ recurrent_kernel + b, 4, axis=-1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
+            return c, sigmoid(o) * np.tanh(c)
+        x_z, x_r, x_h = np.split(x @ kernel + b, 3, axis=-1)
+        inner_z, inner_r, inner_h = np.split(h @ recurrent_kernel + d, 3, axis=-1)
+        z, r = sigmoid(x_z + inner_z), sigmoid(x_r + inner_r)
+        inner_h = r * inner_h if reset_after else (r * h) @ np.split(recurrent_kernel, 3, axis=-1)[2]
+        return c, z * h + (1 - z) * np.tanh(x_h + inner_h)
+
     outputs = np.asarray(inputs, np.float64)
     for weights in layers:
-        directions = [weights[: 2 + bias], weights[2 + bias :]][: 1 + bidirectional]
         both = []
-        for backward, (kernel, recurrent_kernel, *rest) in enumerate(directions):
-            kernel, recurrent_kernel = kernel.astype(np.float64), recurrent_kernel.astype(np.float64)
-            b = rest[0].astype(np.float64) if rest else np.zeros(kernel.shape[1])
-            b, d = b if b.ndim == 2 else (b, 0 * b)
-            c = h = np.zeros((len(outputs), len(recurrent_kernel)))
-            hs = np.zeros((*outputs.shape[:2], len(recurrent_kernel)))
-            for t in range(TIME)[:: -1 if backward else 1]:
-                x = outputs[:, t] @ kernel + b
-                if kind == "LSTM":
-                    i, f, candidate, o = np.split(x + h @ recurrent_kernel, 4, axis=-1)
-                    c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
-                    h = sigmoid(o) * np.tanh(c)
-                else:
-                    x_z, x_r, x_h = np.split(x, 3, axis=-1)
-                    inner_z, inner_r, inner_h = np.split(h @ recurrent_kernel + d, 3, axis=-1)
-                    z, r = sigmoid(x_z + inner_z), sigmoid(x_r + inner_r)
-                    inner_h = r * inner_h if reset_after else (r * h) @ np.split(recurrent_kernel, 3, axis=-1)[2]
-                    h = z * h + (1 - z) * np.tanh(x_h + inner_h)
-                hs[:, t] = h
-            both.append(hs)
+        for backward, arrays in enumerate([weights[: 2 + bias], weights[2 + bias :]][: 1 + bidirectional]):
+            kernel, recurrent_kernel, biases = (*arrays, np.zeros(1))[:3]
+            cell = partial(step, *(array.astype(np.float64) for array in (kernel, recurrent_kernel, biases)))
+            both.append(outputs_over_time(cell, outputs, *[len(recurrent_kernel)] * 2, backward))
         outputs = np.concatenate(both, axis=-1)
     return outputs
 
@@ -239,9 +239,12 @@ def test_one_cell_in_rnn(kind, cell):
     if cell is nnx.GRUCell:
         before = params_of(rnn)
         with pytest.raises(
-            ValueError, match=r"bias_hh_l0 is not zero in the last gate \(n\).*Use GRU, or RNN\(GRUCell"
+            ValueError,
+            match=r"bias \(bias_hh, bias\[1\]\) is not zero in the last gate \(n\).*Use GRU, or RNN\(GRUCell",
         ):
             load_torch(rnn, state_dict)
+        with pytest.raises(ValueError, match=r"load_keras: the recurrent bias .* is not zero in the last gate \(n\)"):
+            load_keras(rnn, keras_weights("GRU")[0])
         assert_same(params_of(rnn), before)
         state_dict["bias_hh_l0"][10:] = 0
     load_torch(rnn, state_dict)
@@ -254,12 +257,6 @@ def test_one_cell_in_rnn(kind, cell):
     np.testing.assert_allclose(outputs_of(layer, inputs), expected, atol=2e-6)
     load_keras(rnn, to_keras(layer) if kind == "LSTM" else to_keras(rnn))
     np.testing.assert_allclose(outputs_of(rnn, inputs), expected, atol=2e-6)
-
-
-def test_keras_weights_with_a_recurrent_bias_do_not_fit_flaxs_gru_cell():
-    weights = keras_weights("GRU")[0]
-    with pytest.raises(ValueError, match=r"load_keras: bias\[1\] is not zero in the last gate \(n\).*Use GRU"):
-        load_keras(RNN(nnx.GRUCell(IN, 5, rngs=nnx.Rngs(0))), weights)
 
 
 def test_layers_of_different_widths_are_a_module_list_of_torch():
@@ -308,72 +305,65 @@ def without(state_dict, name):
     return {key: array for key, array in state_dict.items() if key != name}
 
 
-REFUSED_BY_TORCH = [
-    (without(torch_state("LSTM"), "weight_hh_l0"), r"LSTM \(1 layer, one direction, biases\): missing weight_hh_l0\."),
-    (torch_state("LSTM", bias=False), r"missing bias_ih_l0, bias_hh_l0. It has bias=False: use .* use_bias=False"),
-    (torch_state("LSTM", (5, 5)), r"left over weight_ih_l1, .*It has 2 layers: hidden_features takes one width for"),
-    (torch_state("LSTM", bidirectional=True), r"left over weight_ih_l0_reverse, .* bidirectional=True"),
-    (torch_state("LSTM", projection=2), r"left over weight_hr_l0. It has proj_size: use .*projection_features"),
+STATE, TWO = torch_state("LSTM"), torch_state("LSTM", (5, 5))
+BOTH_WAYS = torch_state("LSTM", (5, 5), bidirectional=True)
+FLAT = [array for part in keras_weights("LSTM", (5, 5)) for array in part]
+FLAT_BOTH_WAYS = [array for part in keras_weights("LSTM", (5, 5), bidirectional=True) for array in part]
+ONE_LAYER = [
+    (without(STATE, "weight_hh_l0"), r"LSTM \(hidden_features for 1 layer, bidirectional=False, use_bias=True, no "
+                                     r"projection_features\): missing weight_hh_l0\.$"),
+    (torch_state("LSTM", bias=False), r"missing bias_ih_l0, bias_hh_l0. It is of a layer with use_bias=False: use"),
+    (TWO, r"left over weight_ih_l1, .* with hidden_features for 2 layers: use such a layer"),
+    (torch_state("LSTM", bidirectional=True), r"left over weight_ih_l0_reverse, .* with bidirectional=True: use"),
+    (torch_state("LSTM", projection=2), r"left over weight_hr_l0. It is of a layer with projection_features: use"),
     (torch_state("GRU"), r"weight_ih_l0 \[4 hidden, in\] of shape \(20, 3\), got \(15, 3\). 15 is 3 \* 5: .* of a GRU"),
-    (torch_state("LSTM", (6,)), r"weight_ih_l0 \[4 hidden, in\] of shape \(20, 3\), got \(24, 3\)"),
-    (torch_state("LSTM") | {"bias_hh_l0": np.zeros((20, 1))}, r"bias_hh_l0 \[4 hidden\] of .* got \(20, 1\)"),
-    (torch_state("LSTM") | {"bias_hh_l0": np.zeros(20, int)}, "expected bias_hh_l0 to be floats, got int64"),
-    (torch_state("LSTM") | {"bias_hh_l0": "zero"}, "expected bias_hh_l0 to be floats, got <U4"),
-    (torch_state("LSTM") | {"bias_hh_l0": [[1.0], 2.0]}, "cannot read bias_hh_l0 as a NumPy array: .*detach"),
-    (torch_state("LSTM") | {"bias_hh_l0": np.full(20, 1e300)}, r"at .layers\[0\].cell .* 1e\+300, beyond .*float32"),
+    (torch_state("LSTM", (6,)), r"weight_ih_l0 \[4 hidden, in\] of shape \(20, 3\), got \(24, 3\)\.$"),
+    (STATE | {"bias_hh_l0": np.zeros((20, 1))}, r"bias_hh_l0 \[4 hidden\] of .* got \(20, 1\)"),
+    (STATE | {"bias_hh_l0": np.zeros(20, int)}, "expected bias_hh_l0 to be floats, got int64"),
+    (STATE | {"bias_hh_l0": "zero"}, "expected bias_hh_l0 to be floats, got <U4"),
+    (STATE | {"bias_hh_l0": [[1.0], 2.0]}, "cannot read bias_hh_l0 as a NumPy array: .*detach"),
+    (STATE | {"bias_hh_l0": np.full(20, 1e300)}, r"at .layers\[0\].cell .* 1e\+300, beyond .*float32"),
     ({"dense.weight": np.zeros((3, 3))}, "found no weight_ih_l0 in the state_dict, which has dense.weight"),
     ({}, "found no weight_ih_l0 in the state_dict, which has nothing"),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("state_dict", "message"), REFUSED_BY_TORCH)
-def test_a_state_dict_that_does_not_fit_changes_nothing(state_dict, message):
-    layer = layer_of("LSTM")
-    before = params_of(layer)
-    with pytest.raises(ValueError, match=message):
-        load_torch(layer, state_dict)
-    assert_same(params_of(layer), before)
-
-
-def test_a_wrong_last_layer_leaves_the_first_unchanged():
-    lstm = layer_of("LSTM", (5, 5), bidirectional=True)
-    before = params_of(lstm)
-    state_dict = torch_state("LSTM", (5, 5), bidirectional=True)
-    with pytest.raises(ValueError, match=r"bias_hh_l1_reverse \[4 hidden\] of shape \(20,\), got \(19,\)"):
-        load_torch(lstm, state_dict | {"bias_hh_l1_reverse": np.zeros(19)})
-    weights = [array for part in keras_weights("LSTM", (5, 5), bidirectional=True) for array in part]
-    with pytest.raises(
-        ValueError, match=r"expected bias of layer 1, backward \[4 hidden\] of shape \(20,\), got \(19,"
-    ):
-        load_keras(lstm, [*weights[:-1], np.zeros(19)])
-    assert_same(params_of(lstm), before)
-    with pytest.raises(ValueError, match=r"missing weight_ih_l1, .*It has 1 layer: hidden_features takes one width"):
-        load_torch(lstm, torch_state("LSTM", bidirectional=True))
-    with pytest.raises(ValueError, match=r"missing weight_ih_l0_reverse, .*It has one direction"):
-        load_torch(lstm, torch_state("LSTM", (5, 5)))
-    with pytest.raises(ValueError, match=r"left over bias_ih_l0, bias_hh_l0. It has biases: use .* use_bias=True"):
-        load_torch(layer_of("LSTM", use_bias=False), torch_state("LSTM"))
-
-
-FLAT = [array for part in keras_weights("LSTM", (5, 5)) for array in part]
-REFUSED_BY_KERAS = [
-    (FLAT[:3], r"expected 6 arrays \(2 layers, one direction, biases\), .*got 3, of shapes \(3, 20\), \(5, 20\)"),
+TWO_LAYERS = [
+    (FLAT[:3], r"expected 6 arrays, of each layer and direction kernel, recurrent_kernel, bias; got 3, of shapes "
+               r"\(3, 20\), \(5, 20\), \(20,\)\.$"),
     ([*FLAT, np.zeros((5, 2)), np.zeros(2)], r"got 8, .* Leave out the arrays of other layers, such as Dense"),
     ([*FLAT[:2], *FLAT[3:5]], r"got 4, .* Without biases, use LSTM or GRU with use_bias=False"),
-    ([FLAT[:3]], r"or a list for each layer with \[3, 3\] arrays; got lists of \[3\]"),
-    ([FLAT[:3], *FLAT[3:]], "got a list of both lists and arrays"),
-    ([FLAT[1], FLAT[0], *FLAT[2:]], r"kernel of layer 0 \[in, 4 hidden\] of shape \(3, 20\), got \(5, 20\)"),
-    ([*FLAT[:5], np.zeros(20, bool)], "expected bias of layer 1 to be floats, got bool"),
+    ([FLAT[:3]], r"expected 6 .*; got 3, of shapes \(3, 20\), \(5, 20\), \(20,\)\.$"),
+    ([FLAT[:2], *FLAT[3:]], r"got 5, of shapes \(3, 20\), \(5, 20\), \(5, 20\), \(5, 20\), \(20,\)\.$"),
+    ([FLAT[1], FLAT[0], *FLAT[2:]], r"kernel of the cell at .layers\[0\].cell \[in, 4 hidden\] of .*, got \(5, 20\)"),
+    ([*FLAT[:5], np.zeros(20, bool)], r"expected bias of the cell at .layers\[1\].cell to be floats, got bool"),
 ]  # fmt: skip
+TWO_LAYERS_BOTH_WAYS = [
+    (BOTH_WAYS | {"bias_hh_l1_reverse": np.zeros(19)}, r"bias_hh_l1_reverse \[4 hidden\] of .*\(20,\), got \(19,\)"),
+    (torch_state("LSTM", bidirectional=True), r"missing weight_ih_l1, .* with hidden_features for 1 layer: use"),
+    (TWO, r"missing weight_ih_l0_reverse, .* with bidirectional=False: use"),
+    (
+        [*FLAT_BOTH_WAYS[:-1], np.zeros(19)],
+        r"bias of the cell at .layers\[1\].backward_rnn.cell \[4 h.*\(19,",
+    ),
+]
+WITHOUT_BIASES = [(STATE, r"left over bias_ih_l0, bias_hh_l0. .* with use_bias=True: use")]
 
 
-@pytest.mark.parametrize(("weights", "message"), REFUSED_BY_KERAS)
-def test_a_list_that_does_not_fit_changes_nothing(weights, message):
-    layer = layer_of("LSTM", (5, 5))
+@pytest.mark.parametrize(
+    ("widths", "options", "refused"),
+    [
+        ((5,), {}, ONE_LAYER),
+        ((5, 5), {}, TWO_LAYERS),
+        ((5, 5), {"bidirectional": True}, TWO_LAYERS_BOTH_WAYS),
+        ((5,), {"use_bias": False}, WITHOUT_BIASES),
+    ],
+)
+def test_weights_that_do_not_fit_change_nothing(widths, options, refused):
+    layer = layer_of("LSTM", widths, **options)
     before = params_of(layer)
-    with pytest.raises(ValueError, match=message):
-        load_keras(layer, weights)
-    assert_same(params_of(layer), before)
+    for weights, message in refused:
+        with pytest.raises(ValueError, match=message):
+            (load_torch if isinstance(weights, dict) else load_keras)(layer, weights)
+        assert_same(params_of(layer), before)
 
 
 def test_the_forms_of_the_gru_are_not_mixed_up():
@@ -382,7 +372,7 @@ def test_the_forms_of_the_gru_are_not_mixed_up():
         load_keras(after, to_keras(before))
     with pytest.raises(ValueError, match=r"\[3 hidden\] of shape \(15,\), got \(2, 15\).* reset_after=True\)"):
         load_keras(before, to_keras(after))
-    with pytest.raises(ValueError, match=r"expected kernel \[in, 3 hidden\] of .* 20 is 4 \* 5: .* of an LSTM"):
+    with pytest.raises(ValueError, match=r"kernel of .* \[in, 3 hidden\] of .* 20 is 4 \* 5: .* of an LSTM"):
         load_keras(after, keras_weights("LSTM")[0])
     for function in (to_torch, lambda layer: load_torch(layer, torch_state("GRU"))):
         with pytest.raises(

@@ -92,11 +92,13 @@ def test_a_whole_run_streams_and_resumes(tiny_run, tmp_path):
 @pytest.mark.parametrize("limit", [1 / GIB, 200 / GIB, 400 / GIB])
 def test_an_evaluation_in_pieces_counts_every_example_once(tiny_dataset, limit):
     params = program_of(tiny_dataset).init().params
-    (expected,) = Evaluator(CONFIG.model, tiny_dataset.test, mesh())(params)
-    (found,) = Evaluator(CONFIG.model, tiny_dataset.test, mesh(), limit)(params)
-    np.testing.assert_array_equal(found.correct, expected.correct)
-    np.testing.assert_array_equal(found.count, expected.count)
-    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
+    whole = Evaluator(CONFIG.model, tiny_dataset.splits, mesh())(params)
+    pieces = Evaluator(CONFIG.model, tiny_dataset.splits, mesh(), limit)(params)
+    for split, (expected,) in whole.items():
+        (found,) = pieces[split]
+        np.testing.assert_array_equal(found.correct, expected.correct)
+        np.testing.assert_array_equal(found.count, expected.count)
+        np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def trained_alone():
         for config in members:
             program = make_program([config], dataset, mesh)
             state = program.run_steps(program.init(), 25)
-            (evaluation,) = program.evaluate("validation", state.trained)
+            (evaluation,) = program.evaluate(state.trained)["validation"]
             known[name].append((member_state(fetched(state), 0), evaluation))
         return known[name]
 
@@ -98,7 +98,7 @@ def test_every_member_is_the_run_that_it_would_be_alone(
     state = program.init()
     for steps in (5, 20):
         state = program.run_steps(state, steps)
-    found = program.evaluate("validation", state.trained)
+    found = program.evaluate(state.trained)["validation"]
     state, expected = fetched(state), trained_alone(members, tiny_dataset)
     assert len(found) == len(expected)
     for n, (alone, evaluation) in enumerate(expected):

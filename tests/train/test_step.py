@@ -1,7 +1,6 @@
 """The compiled loop against a plain one; chunks, devices and evaluation, which must not matter."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.data.shuffle import permutation
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.training import make_program, member_state
-from lstm_mnist_jax.training.evaluation import Evaluator
+from lstm_mnist_jax.training.evaluation import Evaluator, batch_size
 from lstm_mnist_jax.training.mesh import make_mesh
 
 CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
@@ -176,27 +175,32 @@ def test_colour_images_train_too(rng):
     assert np.isfinite(program.run_steps(program.init(), 10).epoch_sums.loss)
 
 
-@functools.cache
-def five_class_params():
-    return jax.jit(lambda key: model.init(CONFIG.model, key, (6, 5), 5))(jax.random.key(0))
-
-
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
-@pytest.mark.parametrize("size", [1, 7, 33, 1031])
-def test_evaluation_counts_every_example_once(rng, devices, size):
-    examples = Examples(
-        rng.integers(0, 256, (size, 6, 5), np.uint8), rng.integers(0, 4, size).astype(np.int32), num_classes=5
-    )
-    params = five_class_params()
-    (found,) = Evaluator(CONFIG.model, examples, mesh_of(devices))(jax.tree.map(lambda leaf: leaf[None], params))
+def test_evaluation_counts_every_example_of_every_split_once(rng, devices):
+    splits = {
+        f"{size}": Examples(rng.integers(0, 256, (size, 6, 5), np.uint8), rng.integers(0, 4, size).astype(np.int32), 5)
+        for size in (1, 7, 33, 1031)
+    }
+    params = jax.jit(lambda key: model.init(CONFIG.model, key, (6, 5), 5))(jax.random.key(0))
+    evaluated = Evaluator(CONFIG.model, splits, mesh_of(devices))(jax.tree.map(lambda leaf: leaf[None], params))
 
-    logits = numpy_lstm.classify(params, examples.images)
-    right = logits.argmax(axis=1) == examples.labels
-    assert found.accuracy == right.mean()
-    np.testing.assert_allclose(found.loss, numpy_lstm.cross_entropy(logits, examples.labels), rtol=1e-5)
-    for label in range(5):
-        assert found.count[label] == (examples.labels == label).sum()
-        assert found.correct[label] == right[examples.labels == label].sum()
+    for name, examples in splits.items():
+        (found,) = evaluated[name]
+        logits = numpy_lstm.classify(params, examples.images)
+        right = logits.argmax(axis=1) == examples.labels
+        assert found.accuracy == right.mean()
+        np.testing.assert_allclose(found.loss, numpy_lstm.cross_entropy(logits, examples.labels), rtol=1e-5)
+        for label in range(5):
+            assert found.count[label] == (examples.labels == label).sum()
+            assert found.correct[label] == right[examples.labels == label].sum()
+
+
+@pytest.mark.parametrize(
+    ("shares", "most", "size"),
+    [([5000, 10000], 512, 500), ([625, 1250], 512, 313), ([21, 33], 512, 21), ([1], 512, 1), ([10], 1, 1)],
+)
+def test_batches_of_an_evaluation_are_large_and_need_little_padding(shares, most, size):
+    assert batch_size(shares, most) == size
 
 
 def test_the_optimizer_state_is_optax(tiny_dataset):
