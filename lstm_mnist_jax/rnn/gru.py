@@ -143,13 +143,14 @@ def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any)
     d_last_h = jnp.zeros_like(initial_h) if d_last_h is None else d_last_h
     activations, d_hs, d_last_h = vary_alike((activations, d_hs, d_last_h))
     arrays = activations, recurrents, hs, initial_h, recurrent_kernel, d_hs, d_last_h, resets
-    d_projected, d_recurrent, d_h, *d_reset = native.gru_backward(*arrays, reverse=reverse, unroll=unroll)
+    d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, reverse=reverse, unroll=unroll)
     before = shift(initial_h, hs, reverse)
     if resets is not None:
         before = jnp.where(resets[0], resets[1], before)
-    d_recurrent_kernel = outer(before, d_recurrent)
-    of_n = jnp.sum(d_recurrent[..., 2 * initial_h.shape[-1] :], (0, 1))
-    d_biases = jnp.concatenate([jnp.sum(d_projected, (0, 1)), of_n])
+    # The product with n's part of `d_projected` is not used, but a copy of the other parts would take longer.
+    of_sigmoids = outer(before, d_projected)[:, : 2 * initial_h.shape[-1]]
+    d_recurrent_kernel = jnp.concatenate([of_sigmoids, outer(before, d_recurrents)], axis=-1)
+    d_biases = jnp.concatenate([jnp.sum(d_projected, (0, 1)), jnp.sum(d_recurrents, (0, 1))])
     d_inputs, d_kernel = project(d_projected, kernel.T), outer(inputs, d_projected)
     return d_inputs, d_kernel, d_biases, d_recurrent_kernel, d_h, resets and (None, *d_reset)
 

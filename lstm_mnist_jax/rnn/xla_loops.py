@@ -195,7 +195,7 @@ def gru_backward(
     reverse: bool,
     unroll: int,
 ) -> Any:
-    """The backward loop of the GRU: the gradients of `projected`, the recurrent product, the initial h and resets.
+    """The backward loop of the GRU: the gradients of `projected`, `recurrents`, the initial h and resets.
 
     Args:
       activations: a result of the forward loop.
@@ -228,16 +228,17 @@ def gru_backward(
         dn = dh * dn_by_dh
         dr, dz = dn * dr_by_dn, dh * dz_by_dh
         d_projected = jnp.concatenate([dr, dz, dn], axis=-1).astype(transposed_kernel.dtype)
-        d_recurrent = jnp.concatenate([dr, dz, dn * r], axis=-1).astype(transposed_kernel.dtype)
+        d_last = (dn * r).astype(transposed_kernel.dtype)
+        d_recurrent = jnp.concatenate([d_projected[:, : 2 * dh.shape[-1]], d_last], axis=-1)
         before = dh * z + product(d_recurrent, transposed_kernel)
         if resets is not None:
             d_reset = d_reset + jnp.where(reset, before, 0.0)
             before = jnp.where(reset, 0.0, before)
-        return (before, d_reset), (d_projected, d_recurrent)
+        return (before, d_reset), (d_projected, d_last)
 
     d_reset = None if resets is None else jnp.zeros_like(d_last_h)
     xs = (dn_by_dh, dr_by_dn, dz_by_dh, r, z, d_hs, None if resets is None else resets[0])
-    (d_initial, d_reset), (d_projected, d_recurrent) = jax.lax.scan(
+    (d_initial, d_reset), (d_projected, d_recurrents) = jax.lax.scan(
         step, (d_last_h, d_reset), xs, reverse=not reverse, unroll=unroll
     )
-    return d_projected, d_recurrent, d_initial, *(() if d_reset is None else (d_reset,))
+    return d_projected, d_recurrents, d_initial, *(() if d_reset is None else (d_reset,))

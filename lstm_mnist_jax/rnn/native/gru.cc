@@ -179,22 +179,22 @@ void FinishForward(const Forward& job) {
 // Accumulators for rows x kGroup vectors of hidden units.
 constexpr Index kBackwardRows = kRegisters == 32 ? 6 : 3;
 
-// `d_projected` may be the memory of `activations`, as in `Forward`.
+// `d_projected` may be the memory of `activations`, as in `Forward`, and `d_recurrents` that of `recurrents`.
 struct Backward {
   Index time, batch, hidden;
   bool reverse;
   const float *activations, *recurrents, *hs, *initial_h;
   const float* d_hs;  // nullptr: 0
   const float* d_last_h;
-  float *d_projected, *d_recurrent, *d_h;
+  float *d_projected, *d_recurrents, *d_h;
   Resets resets;
   float* d_reset_h;
 };
 
 struct BackwardStep {
-  const float* next;  // gradient at the recurrent product of the step after this, or nullptr: there is none
+  const float *next, *next_recurrents;  // `d_projected` and `d_recurrents` of the step after this, or nullptr
   const float *activations, *recurrents, *previous_h, *d_hs;
-  float *d_projected, *d_recurrent;  // nullptr: before the first step
+  float *d_projected, *d_recurrents;  // nullptr: before the first step
   float* d_h;  // before: the gradient that reaches h by z alone
   const bool *resets, *next_resets;  // before this step, and before the step after it; or nullptr
   const float* reset_h;
@@ -224,13 +224,11 @@ __attribute__((noinline)) void BackwardGates(const BackwardStep& step, Index hid
       const Vector dn = dh * Sigmoid(-z) * TanhSlope(n);  // sigmoid(-z) = 1 - sigmoid(z)
       const Vector dr = dn * Load(step.recurrents + at, count) * SigmoidSlope(r);
       const Vector dz = dh * SigmoidSlope(z) * (Load(previous_h + at, count) - n);
-      float *d_projected = step.d_projected + gates_at, *d_recurrent = step.d_recurrent + gates_at;
+      float* d_projected = step.d_projected + gates_at;
       Store(d_projected, dr, count);
       Store(d_projected + hidden, dz, count);
       Store(d_projected + 2 * hidden, dn, count);
-      Store(d_recurrent, dr, count);
-      Store(d_recurrent + hidden, dz, count);
-      Store(d_recurrent + 2 * hidden, dn * Sigmoid(r), count);
+      Store(step.d_recurrents + at, dn * Sigmoid(r), count);
       Store(step.d_h + at, dh * Sigmoid(z), count);
     }
   }
@@ -249,14 +247,17 @@ __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidd
     }
   }
   if (step.next != nullptr) {
-    const float* next = step.next + row * gates;
     const float* panel = panels + unit * gates;
-    for (Index k = 0; k < gates; ++k, panel += C * kWidth) {
-      UNROLL for (Index r = 0; r < R; ++r) {
-        const Vector value = Fill(next[r * gates + k]);
-        UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = MultiplyAdd(value, Load(panel + c * kWidth), sums[r][c]);
+    auto multiply = [&](const float* gradients, Index stride, Index end) __attribute__((always_inline)) {
+      for (Index k = 0; k < end; ++k, panel += C * kWidth) {
+        UNROLL for (Index r = 0; r < R; ++r) {
+          const Vector value = Fill(gradients[r * stride + k]);
+          UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = MultiplyAdd(value, Load(panel + c * kWidth), sums[r][c]);
+        }
       }
-    }
+    };
+    multiply(step.next + row * gates, gates, 2 * hidden);
+    multiply(step.next_recurrents + row * hidden, hidden, hidden);
   }
   Vector done[R][C];
   UNROLL for (Index r = 0; r < R; ++r) {
@@ -291,7 +292,10 @@ void RunBackward(const Backward& job, const float* panels, const Part& part) {
     const Index t = job.reverse ? s : n, next = job.reverse ? t - 1 : t + 1, previous = job.reverse ? t + 1 : t - 1;
     BackwardStep step{};
     step.d_h = job.d_h;
-    if (s > 0) step.next = job.d_recurrent + next * 3 * states;
+    if (s > 0) {
+      step.next = job.d_projected + next * 3 * states;
+      step.next_recurrents = job.d_recurrents + next * states;
+    }
     if (job.resets.at != nullptr) {
       if (s > 0) step.next_resets = job.resets.at + next * job.batch;
       if (n >= 0) step.resets = job.resets.at + t * job.batch;
@@ -304,7 +308,7 @@ void RunBackward(const Backward& job, const float* panels, const Part& part) {
       step.previous_h = n == 0 ? job.initial_h : job.hs + previous * states;
       step.d_hs = job.d_hs == nullptr ? nullptr : job.d_hs + t * states;
       step.d_projected = job.d_projected + t * 3 * states;
-      step.d_recurrent = job.d_recurrent + t * 3 * states;
+      step.d_recurrents = job.d_recurrents + t * states;
     }
     for (Index unit = part.unit; unit < part.end_unit; unit += kGroup * kWidth) {
       Index row = part.row;
@@ -360,13 +364,13 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array 
 
 ffi::Error BackwardCall(ffi::ThreadPool pool, Array activations, Array recurrents, Array hs, Array h, Array weights,
                         Array d_hs, Array d_last_h, Booleans resets, Array reset_h, Output d_projected,
-                        Output d_recurrent, Output d_h, Output d_reset_h, bool reverse, std::int64_t threads) {
+                        Output d_recurrents, Output d_h, Output d_reset_h, bool reverse, std::int64_t threads) {
   Sizes s;
   if (!GetSizes(activations, weights, 3, &s)) return WrongSizes();
   const Index states = s.batch * s.hidden, all = s.instances * states;
   if (!Has(recurrents, all * s.time) || !Has(hs, all * s.time) || !Has(h, all) || !Has(d_last_h, all) ||
       (!Has(d_hs, 0) && !Has(d_hs, all * s.time)) || !Has(d_projected, 3 * all * s.time) ||
-      !Has(d_recurrent, 3 * all * s.time) || !Has(d_h, all)) {
+      !Has(d_recurrents, all * s.time) || !Has(d_h, all)) {
     return WrongSizes();
   }
   const bool has_resets = reset_h.dimensions().size() == 3;
@@ -380,7 +384,7 @@ ffi::Error BackwardCall(ffi::ThreadPool pool, Array activations, Array recurrent
     return Backward{s.time, s.batch, s.hidden, reverse, activations.typed_data() + 3 * sequence,
                     recurrents.typed_data() + sequence, hs.typed_data() + sequence, h.typed_data() + state,
                     Has(d_hs, 0) ? nullptr : d_hs.typed_data() + sequence, d_last_h.typed_data() + state,
-                    d_projected->typed_data() + 3 * sequence, d_recurrent->typed_data() + 3 * sequence,
+                    d_projected->typed_data() + 3 * sequence, d_recurrents->typed_data() + sequence,
                     d_h->typed_data() + state,
                     has_resets ? Resets{resets.typed_data() + v * s.time * s.batch, reset_h.typed_data() + state}
                                : Resets{},
@@ -423,7 +427,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(GruBackward, BackwardCall,
                                   .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
                                   .Arg<Array>()  // h after a reset [V, B, H], likewise
                                   .Ret<Array>()  // d projected [V, T, B, 3H]
-                                  .Ret<Array>()  // d of the recurrent product [V, T, B, 3H]
+                                  .Ret<Array>()  // d of h U + d of the gate n [V, T, B, H]
                                   .Ret<Array>()  // d h [V, B, H]
                                   .Ret<Array>()  // d h after a reset [V, B, H], or no element
                                   .Attr<bool>("reverse")

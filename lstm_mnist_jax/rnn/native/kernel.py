@@ -77,8 +77,8 @@ SIGNATURES = {
         xla_loops.gru_backward,
         (GATES, SEQUENCE, SEQUENCE, STATE, WEIGHTS, SEQUENCE, STATE),
         (RESETS, STATE),
-        (GATES, GATES, STATE, STATE),
-        {0: 0},
+        (GATES, SEQUENCE, STATE, STATE),
+        {0: 0, 1: 1},
     ),
 }
 
