@@ -1,6 +1,7 @@
 """`lstm-mnist import` and `lstm-mnist export`: models of other libraries."""
 
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,15 +118,17 @@ def import_(arguments: Sequence[str]) -> int:
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
     path = formats.locate(parsed.format, path)
-    imported = formats.read(
-        parsed.format,
-        path,
-        ignore=parsed.ignore,
-        layers=parsed.layer,
-        settings=settings,
-        given=given,
-        inputs=Inputs(parsed.input_mean, parsed.input_std, parsed.input_scale),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # describe() has them
+        imported = formats.read(
+            parsed.format,
+            path,
+            ignore=parsed.ignore,
+            layers=parsed.layer,
+            settings=settings,
+            given=given,
+            inputs=Inputs(parsed.input_mean, parsed.input_std, parsed.input_scale),
+        )
     config = Config(
         seed=parsed.seed,
         epochs=parsed.epochs,
@@ -138,8 +141,16 @@ def import_(arguments: Sequence[str]) -> int:
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
     origin += "" if imported.inputs == Inputs() else f"; trained on inputs of {imported.inputs}"
-    run_dir, step = parsed.run_dir, imported.step
-    run = begin_run(imported.params, config, run_dir, parsed.execution, origin=origin, adam=adam, step=step)
+    run = begin_run(
+        imported.params,
+        config,
+        parsed.run_dir,
+        parsed.execution,
+        origin=origin,
+        adam=adam,
+        step=imported.step,
+        image_rows=imported.image_rows,
+    )
     console = OutputConsole()
     for line in [origin, *imported.describe(), *([SLOWER] if runs_through_flax(config.model) else [])]:
         say(console, line)

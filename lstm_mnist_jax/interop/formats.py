@@ -127,7 +127,7 @@ def _read_file(format_name: str, path: Path, ignore: Iterable[str], *, choose: b
         case "tf1":
             return ignoring(read_checkpoint(path), ignore)
         case "keras":
-            return ignoring(files.read_hdf5(path)[0], ignore)
+            return ignoring(files.read_hdf5(path).arrays, ignore)
         case "flax":
             leaves = flax.flatten(files.read_msgpack(path))
             return ignoring({name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}, ignore)
@@ -232,12 +232,13 @@ def _read(
     if format_name == "tf1":
         return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
     if format_name == "keras":
-        arrays, architecture = files.read_hdf5(path)
-        if architecture:
-            keras.check_architecture(architecture)
-        imported = keras.from_arrays(ignoring(arrays, ignore), layers)
-        known = {name: getattr(ModelConfig, name) for name in ACTIVATIONS}
-        return imported._replace(network=known) if architecture else imported
+        return keras.from_file(
+            files.read_hdf5(path),
+            ignore=ignore,
+            order=layers,
+            recurrent_activation=given.recurrent_activation,
+            input_activation=given.input_activation,
+        )
     found = _read_file(format_name, path, ignore)
     if format_name == "torch":
         if any(name.endswith(".cell.dense_i.kernel") for name in found):
@@ -301,7 +302,7 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
         case "torch":
             files.write_safetensors(path, torch.to_state_dict(params), {"format": "pt"})
         case "keras":
-            files.write_hdf5(path, keras.to_arrays(params))
+            files.write_hdf5(path, keras.to_arrays(params), "sequential")
         case "flax":
             files.write_msgpack(path, flax.to_tree(params))
         case "safetensors":

@@ -112,7 +112,10 @@ def likely_causes(
       inputs: those with which the accuracy was low.
     """
     examples = examples[:TRIED_EXAMPLES]
-    lines, highest = [f"a low accuracy for a trained classifier. Tried on {len(examples):,} validation images:"], (0.0, "")
+    lines, highest = (
+        [f"a low accuracy for a trained classifier. Tried on {len(examples):,} validation images:"],
+        (0.0, ""),
+    )
     for words, tried in CANDIDATES.items():
         images = examples.images
         if tried == inputs or (tried is None and (config.task == "pixels" or images.shape[1] != images.shape[2])):

@@ -144,7 +144,8 @@ class Imported(NamedTuple):
       names: the names in the file of the LSTM layers, and of the dense layers, the output layer last.
       adam: the state of Adam, if the file has it.
       step: the number of training steps; 0 where it is not known.
-      notes: what was assumed, as lines of text.
+      image_rows: the number of rows (time steps) of an image; None where it is not known.
+      notes: what the file does not hold and was assumed, as lines of text.
       network: fields of the `ModelConfig` that shapes do not show, such as `dense_activation`, as far as they are
         known from the file or from the user.
       inputs: the inputs that the network was trained with; `params` has them folded into the first layer.
@@ -154,6 +155,7 @@ class Imported(NamedTuple):
     names: tuple[str, ...]
     adam: Adam | None = None
     step: int = 0
+    image_rows: int | None = None
     notes: tuple[str, ...] = ()
     network: Mapping[str, Any] = MappingProxyType({})
     inputs: Inputs = Inputs()
@@ -223,8 +225,9 @@ def check(imported: Imported, found: Arrays) -> Imported:
     width = None
     for name, (kernel, recurrent_kernel, bias) in zip(names, weights.layers, strict=False):
         hidden = recurrent_kernel.shape[0] if recurrent_kernel.ndim else 0
-        if hidden and kernel.shape[1:] == recurrent_kernel.shape[1:] == (3 * hidden,):
-            raise WeightsError(f"The layer {name} is that of a GRU, expected an LSTM.")
+        if hidden and kernel.shape[1:] == recurrent_kernel.shape[1:] in ((3 * hidden,), (hidden,)):
+            kind = "GRU" if kernel.shape[1] > hidden else "simple RNN"
+            raise WeightsError(f"The layer {name} is that of a {kind}, expected an LSTM.")
         shapes = kernel.shape[1:], recurrent_kernel.shape, bias.shape
         if kernel.ndim != 2 or shapes != ((4 * hidden,), (hidden, 4 * hidden), (4 * hidden,)):
             raise WeightsError(
@@ -285,6 +288,7 @@ def assemble(
     *,
     order: Sequence[str] = (),
     in_order: bool = False,
+    numbered: bool = True,
     transposed: bool = False,
     input_activation: str | None = None,
 ) -> Imported:
@@ -302,6 +306,7 @@ def assemble(
       order: the names of the LSTM layers from the user, where neither names nor widths determine their order; with all
         dense layers, where their widths do not determine their order.
       in_order: whether `found` is in the order of the model.
+      numbered: whether names that differ by numbers alone are in the order of these numbers.
       transposed: whether the weights of dense layers are [out, in].
       input_activation: what the user says of the activation after a dense layer before the LSTM layers: "linear".
 
@@ -324,7 +329,7 @@ def assemble(
         layers[name] = to_layer(name, {part: _float32(found[parts[part]]) for part in form})
         if not any("b" in part for part in form):
             notes.append(f"{name} has no biases: they are zero here, and would be trained")
-    names = order_layers(layers, found, [name for name in order if name in layers], in_order)
+    names = order_layers(layers, found, [name for name in order if name in layers], in_order, numbered)
     floats = {name: array for name, array in found.items() if array.shape and "float" in str(array.dtype)}
     dense, without = _dense_layers({n: array for n, array in floats.items() if not place_of(n)}, found, transposed)
     notes += [f"{name} has no bias: it is zero here, and would be trained" for name in without]
@@ -369,7 +374,7 @@ def _dense_layers(rest: Arrays, found: Arrays, transposed: bool) -> tuple[dict[s
             )
         kernel = _float32(found[matrices[0]])
         kernel = kernel.T if transposed else kernel
-        name = re.sub(r"[/.](kernel|weight|vars/0)(:0)?$", "", matrices[0])
+        name = dense_name(matrices[0])
         if not vectors:
             without.append(name)
         layers[name] = Dense(kernel, _float32(found[vectors[0]]) if vectors else np.zeros(kernel.shape[1], np.float32))
@@ -379,6 +384,11 @@ def _dense_layers(rest: Arrays, found: Arrays, transposed: bool) -> tuple[dict[s
             f"{', '.join(rest) or 'none'}. {listing(found)}"
         )
     return layers, without
+
+
+def dense_name(matrix: str) -> str:
+    """The name of a dense layer, by the name of its matrix."""
+    return re.sub(r"[/.](kernel|weight|vars/0)(:0)?$", "", matrix)
 
 
 def _order_dense(
@@ -400,6 +410,8 @@ def _order_dense(
       found: all arrays, for messages.
     """
     if given:
+        if missing := [name for name in lstms if name not in given]:
+            raise WeightsError(f"--layer names dense layers, but not the LSTM layers {', '.join(missing)}.")
         named = [name for name in given if name not in lstms]
         if sorted(named) != sorted(dense):
             raise WeightsError(
@@ -455,19 +467,23 @@ def _float32(array: Any) -> np.ndarray:
 
 
 def order_layers(
-    cells: Mapping[str, Layer], found: Arrays, given: Sequence[str] = (), in_order: bool = False
+    cells: Mapping[str, Layer],
+    found: Arrays,
+    given: Sequence[str] = (),
+    in_order: bool = False,
+    numbered: bool = True,
 ) -> list[str]:
     """The names of LSTM layers from the input to the output: see `assemble`.
 
-    They are sorted if they differ by numbers alone, such as lstm_1 and lstm_2. Otherwise the order is the only one in
-    which the input width of each layer is the output width of the one before.
+    They are sorted if they are `numbered` and differ by numbers alone, such as lstm_1 and lstm_2. Otherwise the order
+    is the only one in which the input width of each layer is the output width of the one before.
     """
     names = sorted(cells, key=_natural)
     if given:
         if sorted(given, key=_natural) != names:
             raise WeightsError(f"--layer names {', '.join(given)}; the LSTM layers are {', '.join(names)}.")
         return list(given)
-    if len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1:
+    if numbered and len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1:
         return names
     if in_order:
         return list(cells)

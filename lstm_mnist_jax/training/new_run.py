@@ -66,6 +66,7 @@ def begin_run(
     origin: str,
     adam: optax.ScaleByAdamState | None = None,
     step: int = 0,
+    image_rows: int | None = None,
 ) -> ImportedRun:
     """Makes a run folder of imported weights, which can be evaluated, used and trained on.
 
@@ -78,6 +79,7 @@ def begin_run(
       origin: where the weights were imported from, for messages.
       adam: the state of Adam; None starts it afresh.
       step: the number of training steps already made.
+      image_rows: the number of rows of the images that the weights were trained on; None where it is not known.
 
     Raises:
       WeightsError: the weights do not fit the data's images, or have another number of classes.
@@ -92,6 +94,11 @@ def begin_run(
             "Weights from elsewhere are those of LSTM layers in one direction, with one batch size throughout."
         )
     dataset = load(**vars(config.data))
+    if image_rows not in (None, dataset.image_shape[0]):
+        raise WeightsError(
+            f"The model reads sequences of {image_rows} rows, but the images of {dataset.origin} have "
+            f"{dataset.image_shape[0]} rows; name the data that it was trained on with --source."
+        )
     config = _fitting(config, params, step, dataset)
     mesh = make_mesh(execution, config.batch_size)
     init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))

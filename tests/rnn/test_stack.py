@@ -478,10 +478,10 @@ def test_parameters_may_be_below_float32(name):
 
 def test_the_kernel_is_not_quietly_replaced_by_something_else():
     for stack in (
-        GRU(5, (4,), backend="native", rngs=nnx.Rngs(0)),
+        GRU(5, (4,), reset_after=False, backend="native", rngs=nnx.Rngs(0)),
         LSTM(5, (4,), backend="native", dtype=jnp.float16, rngs=nnx.Rngs(0)),
     ):
-        with pytest.raises(ValueError, match=r'backend="native" runs an nnx\.OptimizedLSTMCell, as it is, in float32'):
+        with pytest.raises(ValueError, match=r'backend="native" runs an nnx\.OptimizedLSTMCell, .* in float32'):
             stack(INPUTS)
 
 
