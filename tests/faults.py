@@ -141,6 +141,12 @@ FAULTS = [
     # Files of other programs, data and the command line.
     fault("TF1's forget bias is not added", "interop/tf1.py", "bias[hidden : 2 * hidden] += np.float32(forget_bias)",
           "bias[hidden : 2 * hidden] += np.float32(0)", "test_tf1.py"),
+    fault("inputs are folded with the mean of another scale", "interop/inputs.py", "-self.mean / self.std",
+          "-self.mean", "test_inputs.py"),
+    fault("a linear layer before the LSTM loses its bias", "interop/weights.py",
+          "bias = bias + dense.bias.astype(np.float64) @ kernel", "bias = bias + 0 * kernel[0]", "test_heads.py"),
+    fault("Keras 2's hard sigmoid has the slope of Keras 3's", "model.py", "jnp.clip(0.2 * x", "jnp.clip(x / 6",
+          "test_model.py"),
     fault("PyTorch's second bias is dropped", "rnn/weights.py", '+ weights.pop("recurrent_bias")',
           '+ 0 * weights.pop("recurrent_bias")', "test_weights.py", "test_torch.py"),
     fault("a pickle may name what it likes", "interop/torch_file/pickles.py",

@@ -65,7 +65,7 @@ def from_tree(tree: Any, order: Sequence[str] = (), *, input_activation: str | N
 def from_arrays(found: Arrays, order: Sequence[str] = (), input_activation: str | None = None) -> Imported:
     """The classifier in arrays by their keys, joined by "/"; for the arguments see `assemble`. Raises WeightsError."""
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
-    options = {"order": order, "input_activation": input_activation}
+    options: dict[str, Any] = {"order": order, "input_activation": input_activation}
     return assemble(found, _place_of, [FUSED[:2], FUSED, PER_GATE[:8], PER_GATE], _layer, **options)
 
 

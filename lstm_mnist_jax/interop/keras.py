@@ -128,9 +128,9 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
     for number, layer in enumerate(weights.layers):
         name = f"lstm_{number}" if number else "lstm"
         arrays |= {f"layers/{name}/cell/vars/{place}": array for place, array in enumerate(layer)}
-    for number, layer in enumerate(weights.dense):
+    for number, dense in enumerate(weights.dense):
         name = f"dense_{number}" if number else "dense"
-        arrays |= {f"layers/{name}/vars/{place}": array for place, array in enumerate(layer)}
+        arrays |= {f"layers/{name}/vars/{place}": array for place, array in enumerate(dense)}
     return arrays
 
 
@@ -214,7 +214,7 @@ def from_file(
     }
     order = [name if name in lstms else named.get(name, name) for name in known]
     cells = {path: place for path, place in places.items() if place[0] in lstms}
-    options = {"order": order, "numbered": False, "input_activation": input_activation}
+    options: dict[str, Any] = {"order": order, "numbered": False, "input_activation": input_activation}
     imported = assemble(arrays, cells.get, FORMS, _to_layer, **options)
     layer_of = {name: layer for layer, name in named.items()}
     for note in notes:

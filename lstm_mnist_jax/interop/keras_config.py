@@ -184,7 +184,7 @@ def check_architecture(layers: Sequence[ConfiguredLayer], version: str) -> dict[
         done += kind in (*RECURRENT, "Dense")
         found, settings = dict(config), LAYERS[kind]
         if kind in RECURRENT:
-            returned = (done < read or pooling != "last",)
+            returned: tuple[bool, ...] = (done < read or pooling != "last",)
             if done == read and pooling == "all":
                 returned = (True, False)  # Flatten changes nothing after the last output
             settings = settings | {"return_sequences": returned}

@@ -92,7 +92,8 @@ def from_variables(
     layers = tuple(
         _layer(found, pair, 0.0 if CUDNN_CELL in name else forget_bias) for name, pair in places.cells.items()
     )
-    weights = Weights(layers, *(np.asarray(found[name], np.float32) for name in places.dense))
+    kernel, bias = (np.asarray(found[name], np.float32) for name in places.dense)
+    weights = Weights(layers, kernel, bias)
     imported = check(Imported(weights, (*places.cells, places.dense[0])), found)
     adam, step = _adam(found, places, b1, b2), _scalar(found, "global_step")
     if step is None or not 0 <= step < 1 << 62:
@@ -341,8 +342,8 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
         layers = (
             _layer(found, (slots[kernel][kind], slots[bias][kind]), 0.0) for kernel, bias in places.cells.values()
         )
-        dense = (np.asarray(found[slots[name][kind]], np.float32) for name in places.dense)
-        moments.append(check(Imported(Weights(tuple(layers), *dense), tuple(owners)), found).weights)
+        kernel, bias = (np.asarray(found[slots[name][kind]], np.float32) for name in places.dense)
+        moments.append(check(Imported(Weights(tuple(layers), kernel, bias), tuple(owners)), found).weights)
     return Adam(steps, *moments)
 
 

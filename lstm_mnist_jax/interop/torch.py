@@ -66,7 +66,12 @@ def from_arrays(
     found: Arrays, order: Sequence[str] = (), in_order: bool = False, input_activation: str | None = None
 ) -> Imported:
     """The classifier in a state_dict of arrays; for the arguments see `assemble`. Raises WeightsError."""
-    options = {"order": order, "in_order": in_order, "transposed": True, "input_activation": input_activation}
+    options: dict[str, Any] = {
+        "order": order,
+        "in_order": in_order,
+        "transposed": True,
+        "input_activation": input_activation,
+    }
     return assemble(found, _place_of, FORMS, _layer, **options)
 
 

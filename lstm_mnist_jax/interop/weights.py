@@ -213,7 +213,7 @@ def to_params(weights: Weights) -> Params:
         for number, (kernel, recurrent_kernel, bias) in enumerate(weights.layers)
     }
     *hidden, dense = [layer._asdict() for layer in weights.dense]
-    params = {"rnn": {"layers": layers}, "dense": dense}
+    params: Params = {"rnn": {"layers": layers}, "dense": dense}
     if hidden:
         params["dense_hidden"] = dict(enumerate(hidden))
     return jax.tree.map(lambda array: np.ascontiguousarray(array, np.float32), params)

@@ -37,8 +37,10 @@ from lstm_mnist_jax.training.run_folder import (
 )
 from lstm_mnist_jax.training.step import TrainState, count_steps, init_state
 
-OF_WEIGHTS = ("task", "hidden_features", "forget_bias", "pooling", "activation", "recurrent_activation")
-OF_WEIGHTS += ("dense_features", "dense_activation")
+OF_WEIGHTS = (
+    *("task", "pooling", "hidden_features", "forget_bias", "activation", "recurrent_activation"),
+    *("dense_features", "dense_activation"),
+)
 """The fields of a `ModelConfig` that weights from elsewhere may set."""
 
 
