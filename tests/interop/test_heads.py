@@ -1,6 +1,9 @@
 """Classifiers with more than one dense layer, other activations, and the outputs of all steps: in every format."""
 
 import itertools
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
 import numpy_lstm
@@ -188,3 +191,26 @@ def test_torch_itself_computes_the_same(rng):
     params = torch.from_state_dict(module.state_dict())
     theirs = fc(lstm(pytorch.from_numpy(images))[0].flatten(1)).detach().numpy()
     np.testing.assert_allclose(apply(params, images, config), theirs, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_models_of_keras_come_in_with_what_their_config_says(rng, tmp_path):
+    keras3 = pytest.importorskip("keras")
+    layers, images = keras3.layers, rng.random((3, 6, 5), np.float32)
+    for stack, expected in [
+        ([layers.LSTM(4), layers.Dense(7, "relu"), layers.Dropout(0.5), layers.Dense(7, "relu")], (7, 7)),
+        ([layers.LSTM(4), layers.Dense(4), layers.Activation("tanh")], (4,)),
+        ([layers.LSTM(4, activation="relu", return_sequences=True), layers.Flatten(), layers.Dense(4, "tanh")], (4,)),
+        ([layers.LSTM(4, recurrent_activation="hard_sigmoid"), layers.Flatten()], ()),
+        ([layers.LSTM(4, return_sequences=True), layers.GlobalMaxPooling1D()], ()),
+        ([layers.LSTM(4, return_sequences=True), layers.GlobalAveragePooling1D(), layers.Dense(4)], (4,)),
+        ([layers.Dense(9), layers.Dense(4, use_bias=False), layers.LSTM(4), layers.Dense(4, "relu")], (4,)),
+    ]:
+        network = keras3.Sequential([keras3.Input((6, 5)), *stack, layers.Dense(3)])
+        network.set_weights([rng.normal(0, 0.5, array.shape) for array in network.get_weights()])
+        for name in ("model.keras", "model.h5"):
+            network.save(tmp_path / name)
+            imported = formats.read("keras", tmp_path / name)
+            assert imported.config.dense_features == expected
+            found = apply(imported.params, images, imported.config)
+            np.testing.assert_allclose(found, np.asarray(network(images)), atol=1e-5)
