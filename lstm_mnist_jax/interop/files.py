@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.hdf5_text import read_text
 
 MAX_EXPANSION = 1032
 """The largest ratio of sizes by Deflate, the compression of HDF5 and ZIP."""
@@ -117,13 +118,16 @@ def read_hdf5(path: Path) -> KerasFile:
             parts = itertools.takewhile(item.attrs.__contains__, (f"{name}{number}" for number in itertools.count()))
             return [value for part in parts for value in text(item, part)]
         attribute = item.attrs.get_id(name)
-        string = h5py.check_string_dtype(attribute.dtype)
+        string, count = h5py.check_string_dtype(attribute.dtype), math.prod(attribute.shape or ())
         # Texts of variable length may all be the same bytes of the file.
-        size = len(data) if string and string.length is None else attribute.dtype.itemsize
-        if size * math.prod(attribute.shape or ()) > most:
+        if count * (len(data) if string and string.length is None else attribute.dtype.itemsize) > most:
             raise ValueError(f"the attribute {name} is larger than the file can hold")
+        if string and string.length is None:
+            return read_text(data, h5py.h5o.get_info(item["/"].id if item.name == "/" else item.id).addr, name, count)
+        if attribute.dtype.kind not in "SUifub":
+            raise ValueError(f"the attribute {name} has the type {attribute.dtype}, expected text")
         value = item.attrs[name]
-        values = [value] if isinstance(value, str | bytes) else np.ravel(value).tolist()
+        values = [value] if isinstance(value, bytes) else np.ravel(value).tolist()
         return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
     def take(name: str, item: Any) -> None:

@@ -195,6 +195,29 @@ def test_files_and_folders_of_tensorflow_are_named(tmp_path):
         formats.read("keras", tmp_path / "keras0.h5")
 
 
+def test_damaged_texts_are_refused_on_which_hdf5_does_not_return(tmp_path):
+    """With h5py 3.16, the first kind of damage took gigabytes, the second never ended."""
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs["layer_names"] = ["lstm", "dense"]  # of variable length
+    data = (tmp_path / "model.h5").read_bytes()
+    heap = data.index(b"GCOL")
+    reference = data.index(heap.to_bytes(8, "little") + bytes([2, 0, 0, 0])) - 4  # length, address, number
+    free = heap + 16 + 2 * 24
+    assert (data[reference : reference + 4], data[free : free + 2]) == (b"\x04\0\0\0", b"\0\0")
+    for place, new, message in [
+        (reference, b"\xff\xff\xff\x7f", "the global heap at byte .* is damaged"),
+        (reference + 12, b"\x09", "the global heap at byte .* is damaged"),
+        (reference + 4, b"\xff" * 8, "it points to byte"),
+        (heap + 24, bytes(2), "the global heap at byte .* is damaged"),
+    ]:
+        (tmp_path / "model.h5").write_bytes(data[:place] + new + data[place + len(new) :])
+        with pytest.raises(WeightsError, match=message):
+            formats.read("keras", tmp_path / "model.h5")
+    (tmp_path / "model.h5").write_bytes(data[: free + 8] + bytes(8) + data[free + 16 :])
+    with pytest.raises(WeightsError, match="it lists the layer lstm, which is not there"):
+        formats.read("keras", tmp_path / "model.h5")
+
+
 @pytest.mark.filterwarnings("ignore:warning. the file holds no activations:UserWarning")
 def test_mutated_files_give_a_model_or_an_error_for_people(tmp_path):
     files = [*sorted(AGES.glob("*.h5")), *sorted((FIXTURES / "keras2").glob("model.*"))]
