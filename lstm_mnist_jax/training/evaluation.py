@@ -89,9 +89,7 @@ class Evaluator:
         limit = max(1, int(device_data_limit * GIB / first.images[0].nbytes))  # examples
         most = max(1, min(MAX_BATCH // at_once, limit // devices))
         batch = devices * batch_size([-(-len(examples) // devices) for examples in splits.values()], most)
-        self._starts = [
-            (name, start) for name, examples in splits.items() for start in range(0, len(examples), batch)
-        ]
+        self._starts = [(name, start) for name, examples in splits.items() for start in range(0, len(examples), batch)]
         batches = len(self._starts)
         pieces = 1 if total <= device_data_limit * GIB else -(-batches // max(1, limit // batch))
         run_each = each or the_only_one

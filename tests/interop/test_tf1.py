@@ -182,9 +182,9 @@ def test_checkpoints_of_other_networks_are_refused(change, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("peepholes", "The cell rnn/lstm_cell has also w_f_diag, w_i_diag, w_o_diag: peepholes"),
+        ("peepholes", "The cell rnn/lstm_cell has also w_f_diag, w_i_diag, w_o_diag: rnn/.*/w_f_diag of peepholes"),
         ("bidirectional", "part of a bidirectional layer"),
-        ("gru", "no LSTM cell.*Found: .*rnn/gru_cell/gates/kernel"),
+        ("gru", "no LSTM cell.*, but .* of a GRUCell.*Found: .*rnn/gru_cell/gates/kernel"),
     ],
 )
 def test_other_networks_that_tensorflow_wrote_are_refused(name, message):

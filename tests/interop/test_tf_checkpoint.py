@@ -230,7 +230,7 @@ def test_damaged_entries_with_valid_checksums_raise_only_weights_errors(tmp_path
             arrays = read_all(tmp_path / "model.ckpt")
             assert sum(array.nbytes for array in arrays.values()) < 1 << 20
         except WeightsError as error:
-            assert re.match(r"The (checkpoint|variable) .* is damaged or unsupported: ", str(error), re.DOTALL)
+            assert re.match(r"The (checkpoint|variable) .* (is damaged|is not supported): ", str(error), re.DOTALL)
             refused += 1
     assert refused > 250
 
@@ -310,12 +310,12 @@ def test_keys_and_variables_that_claim_more_than_there_is_are_refused(tmp_path, 
 
 def test_complex_numbers_of_the_older_format():
     from lstm_mnist_jax.interop.tf_checkpoint.protobuf import message
-    from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import _decode
+    from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import decode_tensor
 
     values = np.array([1 + 2j, 3 - 4j], np.complex64)
-    np.testing.assert_array_equal(_decode(values.dtype, (2,), message([(9, values.tobytes())])), values)
+    np.testing.assert_array_equal(decode_tensor(values.dtype, (2,), message([(9, values.tobytes())])), values)
     with pytest.raises(Malformed, match="end within"):
-        _decode(values.dtype, (2,), message([(9, values.tobytes()[:12])]))
+        decode_tensor(values.dtype, (2,), message([(9, values.tobytes()[:12])]))
 
 
 @pytest.mark.parametrize("kind", ["<f4", ">f4", ">f8", ">i4"])
