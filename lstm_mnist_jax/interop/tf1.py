@@ -98,7 +98,7 @@ def read(
     if suffix and _scalar(found, "global_step") is None:
         step, named, adam = imported.step, int(suffix[1]), imported.adam
         if adam is None:
-            notes.append(f"the step is the number in the name {prefix.name}, which may be one of epochs")
+            notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
         elif adam.steps >= _countable(b2) and named > adam.steps:  # the powers are 0 after 90,000 steps or so
             step = named
         elif abs(named - adam.steps) > 1:
@@ -274,13 +274,16 @@ def _read_network(prefix: Path, found: Arrays) -> Network | None:
     meta = saved_model if is_saved_model else prefix.with_name(f"{prefix.name}.meta")
     if not meta.is_file():
         return None
-    way_out = f"Without {meta.name}, the checkpoint is read as that of BasicLSTMCells with tanh: move it elsewhere."
+    way_out = f"Where {meta.name} lies elsewhere, BasicLSTMCells with tanh and forget bias 1 are assumed."
     try:
         graph = checked(f"{meta}", lambda: read_graph(meta))
-        network = find_network(graph, found)
+    except WeightsError as error:
+        raise WeightsError(f"{error} {way_out}") from error
+    try:
+        network = checked(f"{meta}", lambda: find_network(graph, found))
     except WeightsError as error:
         kinds = _other_kinds(found)
-        raise WeightsError(f"{meta.name}: {error}{kinds and f' The checkpoint has {kinds}.'}") from error
+        raise WeightsError(f"{meta.name}: {error}{kinds and f' There is {kinds}.'}") from error
     if network or any(node.op.startswith("CudnnRNN") for node in graph.values()):
         return network
     _cells({name: array for name, array in found.items() if not SLOT.fullmatch(name)})  # it may be of another kind

@@ -120,7 +120,7 @@ class _Graph:
         self.known = {name: key for name, key in self.saved.items() if key in names}
 
     def node(self, output: Output) -> Node:
-        return self.nodes.get(output[0], Node("", (), {}))
+        return self.nodes.get(output[0], Node("", (), []))
 
     def _spend(self, steps: int) -> None:
         self.budget -= steps
@@ -147,9 +147,8 @@ class _Graph:
             if node.op in VARIABLES:
                 found.add(self.known.get(output[0], ""))
                 return ()
-            permutation = self.node(node.inputs[1]).value if node.op == "Transpose" and len(node.inputs) > 1 else None
-            moved = node.op == "Transpose" and (permutation is None or list(permutation) != [0, 1])
-            if moved or node.op not in (*READS, *CONCAT):
+            is_moved = node.op == "Transpose" and self.integers(node, 1) != [0, 1]
+            if is_moved or node.op not in (*READS, *CONCAT):
                 found.add("")
                 return ()
             return self._values(output, node) or ()
@@ -166,6 +165,11 @@ class _Graph:
                 value = node.value
                 return None if value is None or value.shape or value.dtype.kind not in "fiu" else float(value)
         return None
+
+    def integers(self, node: Node, place: int) -> list[int]:
+        """The constant integers that a node takes; none where they are no constants."""
+        value = self.node(node.inputs[place]).value if len(node.inputs) > place else None
+        return [] if value is None or value.dtype.kind != "i" else value.ravel().tolist()
 
     def consumers(self, output: Output, ops: Collection[str]) -> list[str]:
         """The nodes of these kinds that take an output."""
@@ -185,7 +189,7 @@ class _Graph:
     def find_layers(self) -> None:
         """Finds all products with a variable, and TensorFlow's fused cells."""
         for name, node in self.nodes.items():
-            if node.op == "MatMul" and not (node.number("transpose_a", 0) or node.number("transpose_b", 0)):
+            if node.op == "MatMul" and not (node.number("transpose_a", 0.0) or node.number("transpose_b", 0.0)):
                 if len(node.inputs) == 2 and (kernel := self.variable(node.inputs[1])):
                     self._product(name, node, kernel)
             elif node.op in ("LSTMBlockCell", "BlockLSTM"):
@@ -213,11 +217,11 @@ class _Graph:
         """Adds TensorFlow's cell in one operation."""
         inputs = node.inputs[node.op == "BlockLSTM" :]  # its first is the length
         if len(inputs) == 8 and (kernel := self.variable(inputs[3])):
-            clip, peephole = node.number("cell_clip", 3), node.number("use_peephole", 0)
+            clip, peephole = node.number("cell_clip", 3.0), node.number("use_peephole", 0.0)
             if clip > 0 or peephole:
                 raise self._unlike(kernel, name, "peepholes" if peephole else f"cell_clip={clip:g}")
             states = [] if node.op == "BlockLSTM" else list(inputs[1:3])
-            bias, forget_bias = self.variable(inputs[7]), node.number("forget_bias", 1)
+            bias, forget_bias = self.variable(inputs[7]), node.number("forget_bias", 1.0)
             self._add(kernel, bias, forget_bias, inputs[0], states, (name, 6), (name, 1))
 
     def _product(self, name: str, node: Node, kernel: str) -> None:
@@ -226,7 +230,7 @@ class _Graph:
         for user in self.consumers(output, ADD):
             if found := next(filter(None, map(self.variable, self.nodes[user].inputs[:2])), ""):
                 output, bias = (user, 0), found
-        splits = [user for user in self.consumers(output, ["Split"]) if self.nodes[user].number("num_split", 0) == 4]
+        splits = [user for user in self.consumers(output, ["Split"]) if self.nodes[user].number("num_split", 0.0) == 4]
         if not splits:
             self._add(kernel, bias, None, node.inputs[0], [], output)
             return
@@ -418,13 +422,10 @@ class _Graph:
                 "computes nothing there."
             )
         for (name, number), node in path.passed:
-            if first and node.op in ("Transpose", "StridedSlice") and len(node.inputs) in (2, 4):
-                order = self.node(node.inputs[-1]).value  # of the axes, or the steps along them
-                is_other = order is not None and order.size and min(order) < 0
-                if node.op == "Transpose" and order is not None and order.size == 3:
-                    is_other = order[-1] != 2
-                if is_other:
-                    raise WeightsError(f"The graph reads images by columns or backwards ({name}), not by rows.")
+            axes = self.integers(node, 1) if node.op == "Transpose" else []
+            strides = self.integers(node, 3) if node.op == "StridedSlice" else []
+            if first and ((len(axes) == 3 and axes[-1] != 2) or min(strides, default=1) < 0):
+                raise WeightsError(f"The graph reads images by columns or backwards ({name}), not by rows.")
             if not first and not layer.cell and self._takes_first_step(number, node):
                 raise WeightsError(f"{kernel} takes the outputs of the first time step ({name}), not of the last one.")
         state = self._path(layer.states)
@@ -433,13 +434,12 @@ class _Graph:
 
     def _takes_first_step(self, number: int, node: Node) -> bool:
         if node.op == "Unpack":
-            return number == 0 and node.number("num", 1) > 1
+            return number == 0 and node.number("num", 1.0) > 1
         if node.op in ("Gather", "GatherV2"):
             return len(node.inputs) > 1 and self.constant(node.inputs[1]) == 0
-        if node.op != "StridedSlice" or len(node.inputs) < 2:
-            return False
-        begin, mask = self.node(node.inputs[1]).value, int(node.number("shrink_axis_mask", 0))
-        return begin is not None and any(mask >> axis & 1 and begin[axis] == 0 for axis in range(begin.size))
+        begin = self.integers(node, 1) if node.op == "StridedSlice" else []
+        mask = int(node.number("shrink_axis_mask", 0.0))
+        return any(mask >> axis & 1 and start == 0 for axis, start in enumerate(begin))
 
     def _require_known(self, kernels: set[str], last: str) -> None:
         """Raises WeightsError where the output depends on other variables, too."""
@@ -477,7 +477,7 @@ class _Graph:
         if scalings and joined:
             raise WeightsError(f"The graph scales parts of the inputs of {kernel}.")
         # Bytes, by their type, or because they are divided by 255, are pixels from 0 to 255.
-        is_bytes = any(not node.inputs and node.number("dtype", 0) == 4 for _, node in passed)
+        is_bytes = any(not node.inputs and node.number("dtype", 0.0) == 4 for _, node in passed)
         is_bytes = is_bytes or any(abs(255 * factor - 1) < 1e-6 and not offset for factor, offset in scalings[-1:])
         factor, offset = 1.0, 0.0
         for scale, shift in [*scalings, *[(255.0, 0.0)] * is_bytes]:

@@ -86,17 +86,17 @@ def find_prefix(path: Path) -> Path:
     prefix = path.with_name(name or "model.ckpt")
     if _exists(prefix):
         return prefix
-    if not path.is_file():
-        reason = "is not a TensorFlow checkpoint"
-    elif name != path.name:
-        reason = f"is {describe_file(path) or 'one file of a checkpoint'}"
-    else:
-        reason = f"is {describe_file(path) or 'no file of a TensorFlow checkpoint, or cut short: its end is another'}"
+    reason = f"not a TensorFlow checkpoint: there is no {prefix.name}.index"
+    if path.is_file():
+        other = (
+            "no TensorFlow checkpoint, or cut short" if name == path.name else f"a part without its {prefix.name}.index"
+        )
+        reason = describe_file(path) or other
     near = _checkpoints(path.parent)
     there = f"There are {', '.join(near)} in {path.parent}" if near else f"There is none in {path.parent}"
     raise WeightsError(
-        f"{path} {reason}: there is no {prefix.name}.index. {there}. Expected what was given to Saver.save, with the "
-        "step that it added, such as model.ckpt or model.ckpt-8590."
+        f"{path} is {reason}. {there}. Expected what was given to Saver.save, with the step that it added, such as "
+        "model.ckpt or model.ckpt-8590."
     )
 
 

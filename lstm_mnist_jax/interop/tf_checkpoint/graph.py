@@ -43,26 +43,33 @@ class Node(NamedTuple):
     Attributes:
       op: its kind, such as MatMul.
       inputs: whose outputs it takes, without control dependencies.
-      attributes: AttrValue messages by name.
+      attributes: entries of a map from names to AttrValues.
     """
 
     op: str
     inputs: tuple[Output, ...]
-    attributes: dict[str, bytes]
+    attributes: list[bytes]
+
+    def attribute(self, name: str) -> protobuf.Fields:
+        """An AttrValue; empty where there is none."""
+        entries = (protobuf.parse(entry) for entry in self.attributes if name.encode() in entry)
+        return next(
+            (protobuf.parse(protobuf.last(entry, 2)) for entry in entries if protobuf.text(entry, 1) == name), {}
+        )
 
     def number(self, name: str, default: float) -> float:
         """An attribute that is an integer, a float, a boolean or the number of a type."""
-        fields = protobuf.parse(self.attributes.get(name, b""))
+        fields = self.attribute(name)
         for data in messages(fields, FLOAT):
             return float(np.frombuffer(data[:4].ljust(4, b"\0"), "<f4")[0])
-        return next((integer(fields, kind) for kind in (INT, BOOL, TYPE) if kind in fields), default)
+        return next((float(integer(fields, kind)) for kind in (INT, BOOL, TYPE) if kind in fields), default)
 
     @property
     def value(self) -> Any:
         """The array of a Const; None where it is of another kind, or too large to be of interest here."""
         if self.op != "Const":
             return None
-        tensor = protobuf.last(protobuf.parse(self.attributes.get("value", b"")), TENSOR)
+        tensor = protobuf.last(self.attribute("value"), TENSOR)
         fields = protobuf.parse(tensor)
         shape = protobuf.parse_shape(protobuf.last(fields, SHAPE))
         number = integer(fields, DTYPE)
@@ -73,7 +80,7 @@ class Node(NamedTuple):
     @property
     def strings(self) -> list[str]:
         """The values of a Const of strings."""
-        tensors = messages(protobuf.parse(self.attributes.get("value", b"")), TENSOR)
+        tensors = messages(self.attribute("value"), TENSOR)
         return [protobuf.decode(value) for tensor in tensors for value in messages(protobuf.parse(tensor), STRINGS)]
 
 
@@ -90,7 +97,11 @@ def read_graph(path: Path) -> dict[str, Node]:
     meta = path.read_bytes()
     if path.suffix == ".pb":
         meta = (messages(protobuf.parse(meta), META_GRAPHS) or [b""])[0]
-    graph_def = protobuf.last(protobuf.parse(meta), GRAPH_DEF)
+    return nodes_of(protobuf.last(protobuf.parse(meta), GRAPH_DEF))
+
+
+def nodes_of(graph_def: bytes) -> dict[str, Node]:
+    """The nodes of a GraphDef by name, with those of its loops: see `read_graph`."""
     fields = protobuf.parse(graph_def)
     if not fields.get(NODES):
         raise Malformed("it has no graph")
@@ -108,10 +119,8 @@ def read_graph(path: Path) -> dict[str, Node]:
             graph[name] = node
             if len(graph) > MAX_NODES:
                 raise Unsupported(f"it has more than {MAX_NODES:,} nodes")
-            if node.op in ("While", "StatelessWhile") and "body" in node.attributes and depth < MAX_DEPTH:
-                body = protobuf.text(
-                    protobuf.parse(protobuf.last(protobuf.parse(node.attributes["body"]), FUNCTION)), 1
-                )
+            if node.op in ("While", "StatelessWhile") and depth < MAX_DEPTH:
+                body = protobuf.text(protobuf.parse(protobuf.last(node.attribute("body"), FUNCTION)), 1)
                 if body in functions:
                     pending.append((depth + 1, _loop(name, node, *functions[body])))
     return graph
@@ -124,16 +133,15 @@ def describe_file(path: Path) -> str | None:
             return None
         fields = protobuf.parse(path.read_bytes())
         if set(fields) == {1, META_GRAPHS} and isinstance(fields[1][0], int):
-            return "the graph of a SavedModel, without the weights: name its folder"
+            return "the graph of a SavedModel, without its variables folder"
         if GRAPH_DEF in fields and NODES in protobuf.parse(messages(fields, GRAPH_DEF)[0]):
-            return "the graph of a checkpoint (MetaGraphDef), without the weights"
+            return "the graph of a checkpoint, without the weights: its .index is missing"
         nodes = dict(_nodes(messages(fields, NODES), "", {}))
         if not nodes or not all(node.op for node in nodes.values()):
             return None
-        frozen = not any(node.op in VARIABLES for node in nodes.values())
-        return (
-            "a frozen graph (GraphDef), with the weights as constants" if frozen else "a graph (GraphDef), no weights"
-        )
+        if any(node.op in VARIABLES for node in nodes.values()):
+            return "a graph (GraphDef), without the weights"
+        return "a frozen graph (GraphDef): import reads the checkpoint that it was made of"
     except (Malformed, OSError):
         return None
 
@@ -145,12 +153,13 @@ def _nodes(data: list[bytes], scope: str, arguments: dict[str, Output]) -> Itera
     """NodeDefs by name. Those of a function get its scope, and its arguments are replaced."""
     for each in data:
         fields = protobuf.parse(each)
-        entries = [protobuf.parse(entry) for entry in messages(fields, ATTRS)]
-        attributes = {protobuf.text(entry, 1): protobuf.last(entry, 2) for entry in entries}
         inputs = [
             _output(protobuf.decode(name), scope, arguments) for name in messages(fields, INPUTS) if name[:1] != b"^"
         ]
-        yield scope + protobuf.text(fields, NAME), Node(protobuf.text(fields, OP), tuple(inputs), attributes)
+        yield (
+            scope + protobuf.text(fields, NAME),
+            Node(protobuf.text(fields, OP), tuple(inputs), messages(fields, ATTRS)),
+        )
 
 
 def _loop(name: str, node: Node, function: protobuf.Fields, signature: protobuf.Fields) -> Iterator[tuple[str, Node]]:
@@ -164,8 +173,8 @@ def _loop(name: str, node: Node, function: protobuf.Fields, signature: protobuf.
     places = {argument: (f"{name}/{number}", 0) for number, argument in enumerate(arguments)}
     for number, (before, result) in enumerate(zip(node.inputs, results, strict=False)):
         after = _output(returned.get(result, ""), f"{name}/", places)
-        yield f"{name}/{number}", Node("Merge", (before, (f"{name}/{number}/next", 0)), {})
-        yield f"{name}/{number}/next", Node("NextIteration", (after,), {})
+        yield f"{name}/{number}", Node("Merge", (before, (f"{name}/{number}/next", 0)), [])
+        yield f"{name}/{number}/next", Node("NextIteration", (after,), [])
     yield from _nodes(messages(function, BODY), f"{name}/", places)
 
 
