@@ -96,14 +96,15 @@ def read(
     notes = list(imported.notes)
     suffix = re.search(r"-(\d{1,18})$", prefix.name)
     if suffix and _scalar(found, "global_step") is None:
-        step, named, adam = imported.step, int(suffix[1]), imported.adam
+        named, adam = int(suffix[1]), imported.adam
         if adam is None:
             notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
-        elif adam.steps >= _countable(b2) and named > adam.steps:  # the powers are 0 after 90,000 steps or so
-            step = named
-        elif abs(named - adam.steps) > 1:
-            notes.append(f"the step is {adam.steps:,}, by Adam's powers; the name {prefix.name} has {named:,}")
-        imported = imported._replace(step=step if adam else named)
+        # The powers are 0 after 90,000 steps or so; a step may be counted before or after saving.
+        is_step = adam is None or abs(named - adam.steps) <= 1 or named > adam.steps >= _countable(b2)
+        if is_step:
+            imported = imported._replace(step=named)
+        else:
+            notes.append(f"the step is {imported.step:,}, by Adam's powers; the name {prefix.name} has {named:,}")
     return imported._replace(notes=tuple(notes))
 
 

@@ -218,10 +218,11 @@ class _Graph:
         inputs = node.inputs[node.op == "BlockLSTM" :]  # its first is the length
         if len(inputs) == 8 and (kernel := self.variable(inputs[3])):
             clip, peephole = node.number("cell_clip", 3.0), node.number("use_peephole", 0.0)
-            if clip > 0 or peephole:
-                raise self._unlike(kernel, name, "peepholes" if peephole else f"cell_clip={clip:g}")
-            states = [] if node.op == "BlockLSTM" else list(inputs[1:3])
             bias, forget_bias = self.variable(inputs[7]), node.number("forget_bias", 1.0)
+            if clip > 0 or peephole or not bias:
+                what = "peepholes" if peephole else f"cell_clip={clip:g}" if bias else "no bias"
+                raise self._unlike(kernel, name, what)
+            states = [] if node.op == "BlockLSTM" else list(inputs[1:3])
             self._add(kernel, bias, forget_bias, inputs[0], states, (name, 6), (name, 1))
 
     def _product(self, name: str, node: Node, kernel: str) -> None:
