@@ -96,15 +96,15 @@ def read(
     notes = list(imported.notes)
     suffix = re.search(r"-(\d{1,18})$", prefix.name)
     if suffix and _scalar(found, "global_step") is None:
-        named, adam = int(suffix[1]), imported.adam
-        if adam is None:
+        named, counted = int(suffix[1]), imported.adam.steps if imported.adam else imported.step
+        if not (imported.adam or counted):
             notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
-        # The powers are 0 after 90,000 steps or so; a step may be counted before or after saving.
-        is_step = adam is None or abs(named - adam.steps) <= 1 or named > adam.steps >= _countable(b2)
-        if is_step:
+            imported = imported._replace(step=named)
+        # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
+        elif abs(named - counted) <= 1 or named > counted >= _countable(b2):
             imported = imported._replace(step=named)
         else:
-            notes.append(f"the step is {imported.step:,}, by Adam's powers; the name {prefix.name} has {named:,}")
+            notes.append(f"the step is {counted:,}, by Adam's powers; the name {prefix.name} has {named:,}")
     return imported._replace(notes=tuple(notes))
 
 

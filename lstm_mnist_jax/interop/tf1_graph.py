@@ -105,6 +105,7 @@ class _Graph:
         self.layers: dict[str, _Layer] = {}
         self.results: dict[Output, str] = {}
         self.cell_states: dict[Output, str] = {}
+        self.steps: dict[Output, int] = {}
         self.users: dict[Output, list[str]] = defaultdict(list)
         for name, node in nodes.items():
             for output in node.inputs:
@@ -377,6 +378,8 @@ class _Graph:
             )
         for kernel in chain:
             self._require_plain(kernel, paths[kernel], first=kernel == chain[-1])
+        for kernel in chain[::-1]:
+            self._require_order_of_steps(kernel, is_last=kernel == last)
         self._require_known({last, *before}, last)
         self._require_logits(last)
         layers = {kernel: self.layers[kernel] for kernel in chain}
@@ -432,6 +435,42 @@ class _Graph:
         state = self._path(layer.states)
         if layer.states and ((state.layers, state.states) != ({kernel}, {kernel}) or state.changes or state.scalings):
             raise WeightsError(f"The cell of {kernel} does not keep its own h and c unchanged as its state.")
+
+    def _require_order_of_steps(self, kernel: str, is_last: bool) -> None:
+        """Raises WeightsError where an unrolled layer takes its time steps in another order than the first one first."""
+        layer = self.layers[kernel]
+        before = {
+            result: [output for output, _ in self._path([state]).passed if output in self.results]
+            for result, state in zip(layer.outputs, layer.states[::2], strict=False)
+        }
+        for result, x in zip(layer.outputs, layer.inputs, strict=True):
+            chain = [result]
+            while (found := before.get(chain[-1])) and found[0] not in self.steps and found[0] not in chain:
+                chain.append(found[0])
+            if not (found and found[0] in chain):  # it is no loop
+                first = self.steps[found[0]] + 1 if found and found[0] in self.steps else 0
+                numbers = range(first, first + len(chain)) if layer.cell and layer.states else ()
+                self.steps |= dict(zip(chain[::-1], numbers, strict=False))
+            passed = self._path([x]).passed
+            steps = {step for output, node in passed for step in self._step_of(output, node)}
+            if not layer.cell and len(steps) == 1:
+                self.steps[result] = min(steps)
+            expected = self.steps.get(result)
+            if is_last and len(steps) == 1 and (taken := [output for output, _ in passed if output in self.results]):
+                of_layer = self.layers[self.results[taken[0]]].outputs
+                expected = max(self.steps.get(output, 0) for output in of_layer) if taken[0] in self.steps else None
+            if expected is not None and steps and steps != {expected}:
+                raise WeightsError(f"The graph takes the time steps before {kernel} in another order ({result[0]}).")
+
+    def _step_of(self, output: Output, node: Node) -> list[int]:
+        """The time step that an operation selects, or whose result this is."""
+        if output in self.results:
+            return [self.steps[output]] if output in self.steps else []
+        if node.number({"Unpack": "num", "Split": "num_split", "SplitV": "num_split"}.get(node.op, ""), 1.0) > 1:
+            return [output[1]]
+        mask = int(node.number("shrink_axis_mask", 0.0)) if node.op == "StridedSlice" else 0
+        begin = self.integers(node, 1) if mask else []
+        return [start for axis, start in enumerate(begin) if mask >> axis & 1]
 
     def _takes_first_step(self, number: int, node: Node) -> bool:
         if node.op == "Unpack":

@@ -35,6 +35,8 @@ FORGET_BIASES = {
     "state_not_in_a_tuple": [1],
     "static": [0.5],
     "static_from_split": [0.5, 0.5],
+    "static_in_two_calls": [1, 1],
+    "static_with_projected_steps": [1, 1],
 }
 
 REFUSED = {
@@ -64,6 +66,9 @@ REFUSED = {
     "relu_of_projection": r"computes Relu of the outputs of w_in before rnn/basic_lstm_cell/kernel",
     "residual": r"takes the outputs of .*cell_0.*, .*cell_1.* together",
     "state_before_input": r"joins its state and its input in another order",
+    "static_backwards": r"time steps before layer_0/basic_lstm_cell/kernel in another order",
+    "static_backwards_between": r"time steps before layer_1/basic_lstm_cell/kernel in another order",
+    "static_fourth_step": r"time steps before Variable in another order",
     "two_networks": r"Expected one output layer.*found a/Variable, b/Variable.*--ignore",
 }
 
@@ -195,6 +200,26 @@ def test_saved_models_are_read_and_graphs_without_weights_are_named(networks, tm
     shutil.copy(folder / "model.ckpt.meta", tmp_path)
     with pytest.raises(WeightsError, match=r"the graph of a checkpoint, without the weights: its .index is missing"):
         find_prefix(tmp_path / "model.ckpt.meta")
+
+
+def test_operations_of_older_versions(copy):
+    """TensorFlow 0.12 had other kinds of operations; its Concat takes the axis first."""
+    for name in ("static_from_split", "forget_biases_differ"):
+        folder = copy(name)
+        graph_def = protobuf.parse(protobuf.last(protobuf.parse((folder / "model.ckpt.meta").read_bytes()), 2))
+        nodes = []
+        for node in map(protobuf.parse, graph_def[1]):
+            if node[2] == [b"ConcatV2"]:
+                node[3].insert(
+                    0, node[3].pop([name[:1] for name in node[3]].index(b"^") - 1 if b"^" in node[3][-1] else -1)
+                )
+            old = {b"ConcatV2": b"Concat", b"AddV2": b"Add", b"BiasAdd": b"Add", b"VariableV2": b"Variable"}
+            node[2] = [old.get(node[2][0], node[2][0].replace(b"V3", b"V2"))]
+            nodes.append(protobuf.message((number, value) for number, values in node.items() for value in values))
+        data = protobuf.message([(2, protobuf.message((1, node) for node in nodes))])
+        assert b"ConcatV2" not in data
+        (folder / "model.ckpt.meta").write_bytes(data)
+        assert_right(folder, tf1.read(folder / "model.ckpt"))
 
 
 def test_a_damaged_graph_is_refused_with_a_way_out(copy):
