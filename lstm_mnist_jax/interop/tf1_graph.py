@@ -76,6 +76,7 @@ class _Layer:
         self.bias, self.cell, self.forget_bias = bias, cell, forget_bias
         self.inputs: list[Output] = []
         self.states: list[Output] = []
+        """Of each step h, then c."""
         self.outputs: list[Output] = []
 
 
@@ -223,7 +224,7 @@ class _Graph:
             if clip > 0 or peephole or not bias:
                 what = "peepholes" if peephole else f"cell_clip={clip:g}" if bias else "no bias"
                 raise self._unlike(kernel, name, what)
-            states = [] if node.op == "BlockLSTM" else list(inputs[1:3])
+            states = [] if node.op == "BlockLSTM" else [inputs[2], inputs[1]]
             self._add(kernel, bias, forget_bias, inputs[0], states, (name, 6), (name, 1))
 
     def _product(self, name: str, node: Node, kernel: str) -> None:
@@ -435,9 +436,20 @@ class _Graph:
         state = self._path(layer.states)
         if layer.states and ((state.layers, state.states) != ({kernel}, {kernel}) or state.changes or state.scalings):
             raise WeightsError(f"The cell of {kernel} does not keep its own h and c unchanged as its state.")
+        for (name, _), node in self._walk(layer.states, self._initial):
+            if "Random" in node.op or node.op == "OnesLike" or (node.op == "Fill" and self.constant(node.inputs[-1])):
+                raise WeightsError(f"The cell of {kernel} begins with another state than zeros ({name}).")
+
+    def _initial(self, output: Output, node: Node) -> Iterable[Output]:
+        """What a state is before the first step: followed as its values are, but out of loops."""
+        if output in self.results or output in self.cell_states:
+            return ()
+        if node.op == "Merge":
+            return [each for each in node.inputs if self.node(each).op != "NextIteration"]
+        return self._values(output, node) or ()
 
     def _require_order_of_steps(self, kernel: str, is_last: bool) -> None:
-        """Raises WeightsError where an unrolled layer takes its time steps in another order than the first one first."""
+        """Raises WeightsError where an unrolled layer does not take its time steps from the first to the last."""
         layer = self.layers[kernel]
         before = {
             result: [output for output, _ in self._path([state]).passed if output in self.results]
