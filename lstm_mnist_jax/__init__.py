@@ -9,7 +9,7 @@ The names below are imported when they are first used: the import of `lstm_mnist
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lstm_mnist_jax.version import __version__
+__version__ = "0.5.0"
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.config import PRESETS, Config, Execution

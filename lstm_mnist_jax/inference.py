@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
+from lstm_mnist_jax.training.checkpoint import load_checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
-from lstm_mnist_jax.training.member import load_checkpoint
-from lstm_mnist_jax.training.metrics import as_columns, read_metrics
+from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
 BATCHES_AHEAD = 16
@@ -162,7 +162,9 @@ class TrainedRun:
     def history(self) -> dict[str, np.ndarray]:
         """The metrics of all epochs: an array [epochs] for each field of
         `lstm_mnist_jax.training.metrics.EpochMetrics`, by its name. `pandas.DataFrame` makes a table of it."""
-        return as_columns(read_metrics(self.folder.metrics, self.folder.member or 0))
+        epochs, kinds = read_metrics(self.folder.metrics, self.folder.member or 0), get_type_hints(EpochMetrics)
+        del kinds["member"]
+        return {name: np.array([getattr(metrics, name) for metrics in epochs], kind) for name, kind in kinds.items()}
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         """The images as uint8 or float32."""

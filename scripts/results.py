@@ -23,8 +23,8 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import PRESETS, CheckpointConfig, Config
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import RunError, UserError
-from lstm_mnist_jax.sweeps.results import is_done, member_results
 from lstm_mnist_jax.training.metrics import read_metrics
+from lstm_mnist_jax.training.results import is_done, member_results
 from lstm_mnist_jax.training.run_folder import DataFacts, read_run_folder, write_atomically
 
 COLUMNS = ("task", "data", "parameters", "seeds", "test %", "sd", "validation %", "best epoch", "minutes", "machine",

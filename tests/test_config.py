@@ -18,7 +18,7 @@ from lstm_mnist_jax.config import (
     ModelConfig,
     OptimizerConfig,
 )
-from lstm_mnist_jax.config.json import differences, from_dict, to_dict
+from lstm_mnist_jax.config.json import differences, from_dict
 from lstm_mnist_jax.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def test_the_tutorial_has_the_original_programs_numbers():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_survive_json(preset):
     config = PRESETS[preset]
-    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 @given(
@@ -51,7 +51,7 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         model=ModelConfig(hidden_features=hidden_features),
         optimizer=OptimizerConfig(learning_rate=learning_rate),
     )
-    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_impossible_values_are_refused(make, message):
     ],
 )
 def test_json_that_is_no_config_is_refused(change, message):
-    values = to_dict(Config())
+    values = dataclasses.asdict(Config())
     values["model"]["hidden_features"] = list(values["model"]["hidden_features"])
     change(values)
     with pytest.raises(ConfigError) as caught:

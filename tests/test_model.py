@@ -156,7 +156,9 @@ def outputs_of_flax_layers(cell, bidirectional):
     "pooling", ["last", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean", "max")), "attention"]
 )
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", FLAX_CELLS)
+@pytest.mark.parametrize(
+    "cell", ["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in FLAX_CELLS if name != "lstm")]
+)
 def test_logits_match_flax_layers(cell, bidirectional, pooling):
     config, classifier = drawn_classifier(cell, bidirectional, pooling)
     params = nnx.to_pure_dict(nnx.state(classifier, nnx.Param))
@@ -190,6 +192,7 @@ def test_dropout_mask_of_an_image_depends_on_its_key(rng):
         assert abs((mask > 0).mean() - 0.6) < 0.06
 
 
+@pytest.mark.slow
 def test_chrono_biases_spread_time_constants_over_the_steps():
     config = ModelConfig(hidden_features=(500,), chrono_steps=784)
     bias = np.asarray(model.init(config, jax.random.key(0))["rnn"]["layers"][0]["cell"]["dense_h"]["bias"])

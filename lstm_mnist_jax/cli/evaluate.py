@@ -10,7 +10,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
 from lstm_mnist_jax.progress import say
 
 if TYPE_CHECKING:
@@ -40,11 +40,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     """`lstm-mnist evaluate`."""
     parsed = parse(EvaluateArguments, arguments)
     from lstm_mnist_jax.inference import load_run
-    from lstm_mnist_jax.training.mesh import use_cpu_devices
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    use_compilation_cache(parsed.execution.compilation_cache)
-    use_cpu_devices(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
+    start_jax(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
     run = load_run(parsed.run_dir, parsed.checkpoint)
     moved = {"source": parsed.source, "data_dir": parsed.data_dir}
     evaluations, averaged = run.evaluate(parsed.execution, **moved), None

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
@@ -18,9 +18,10 @@ from lstm_mnist_jax.progress import say
 class ImportArguments:
     """Make a run of a model that another program trained: LSTM layers, with the last output through one dense layer.
 
-    PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a .safetensors
-    file of a PyTorch state_dict, Keras's .weights.h5, .keras or .h5, a .msgpack of a Flax tree, or .safetensors
-    of this package. The layers' widths are read from the shapes.
+    PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a PyTorch state_dict
+    or training checkpoint (.pt, .pth, .ckpt, .bin or .safetensors; nothing in it is executed), Keras's .weights.h5,
+    .keras or .h5, a .msgpack of a Flax tree, or .safetensors of this package. The layers' widths are read from the
+    shapes.
     """
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors"]]
@@ -87,8 +88,7 @@ def import_(arguments: Sequence[str]) -> int:
         for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
-    from lstm_mnist_jax.training import GivenWeights, begin_run
-    from lstm_mnist_jax.training.mesh import use_cpu_devices
+    from lstm_mnist_jax.training import begin_run
 
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     path = formats.locate(parsed.format, path)
@@ -102,17 +102,12 @@ def import_(arguments: Sequence[str]) -> int:
         model=ModelConfig(forget_bias=imported.forget_bias),
         optimizer=parsed.optimizer,
     )
-    given = GivenWeights(
-        params=imported.params,
-        adam=imported.adam and imported.adam.to_optax(),
-        step=imported.step,
-        origin=f"imported from {parsed.format}: {path.absolute()}",
-    )
-    use_compilation_cache(parsed.execution.compilation_cache)
-    use_cpu_devices(parsed.execution, config.batch_size)
-    run = begin_run(given, config, parsed.run_dir, parsed.execution)
+    start_jax(parsed.execution, config.batch_size)
+    origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
+    run_dir, step = parsed.run_dir, imported.step
+    run = begin_run(imported.params, config, run_dir, parsed.execution, origin=origin, adam=adam, step=step)
     console = OutputConsole()
-    for line in [given.origin, *imported.describe()]:
+    for line in [origin, *imported.describe()]:
         say(console, line)
     for name, evaluation in run.evaluations.items():
         say(console, f"{name} {evaluation.accuracy:.2%}")

@@ -10,25 +10,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from lstm_mnist_jax import __version__
 from lstm_mnist_jax.cli.evaluate import evaluate
 from lstm_mnist_jax.cli.interop import export, import_
 from lstm_mnist_jax.cli.predict import predict
 from lstm_mnist_jax.cli.report import report
 from lstm_mnist_jax.cli.sweep import sweep
 from lstm_mnist_jax.cli.train import train
-from lstm_mnist_jax.config import (
-    PRESETS,
-    AugmentationConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    Execution,
-    ModelConfig,
-    OptimizerConfig,
-    Processes,
-)
+from lstm_mnist_jax.config import PRESETS, options
 from lstm_mnist_jax.errors import ConfigError, DataError, UserError, did_you_mean
-from lstm_mnist_jax.version import __version__
 
 HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.
 
@@ -122,11 +112,11 @@ def _with_options(error: UserError) -> str:
     """The message of an error, with options (--batch-size) in place of the fields of a config (batch_size)."""
     if not isinstance(error, ConfigError | DataError):
         return str(error)
-    classes = (Config, DataConfig, ModelConfig, OptimizerConfig, AugmentationConfig, CheckpointConfig)
-    fields = {name for cls in (*classes, Execution, Processes) for name in cls.__dataclass_fields__}
+    fields = {name for cls in vars(options).values() for name in getattr(cls, "__dataclass_fields__", ())}
     fields |= {"seeds", "samples"}
     long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
-    pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | must )"
+    pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])"
+    pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )"
     return re.sub(pattern, lambda found: "--" + (found[1] or found[2]).replace("_", "-"), str(error))
 
 

@@ -9,7 +9,6 @@ import itertools
 import os
 import sys
 import time
-import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ import tyro
 from rich.console import Console
 
 from lstm_mnist_jax.config import PRESETS, Config, Execution
-from lstm_mnist_jax.errors import UserError, did_you_mean
+from lstm_mnist_jax.config.json import described, from_text
+from lstm_mnist_jax.errors import ConfigError, UserError, did_you_mean
 
 CACHE_BYTES = 1 << 30
 """The maximum size of the compilation cache."""
@@ -61,11 +61,13 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
                 return_unknown_args=True,
                 **options,
             )
-    except _Refusal as refusal:
-        raise refusal.error from None
     except SystemExit as end:
         if not end.code:  # --help
             raise
+        cause: BaseException | None = end
+        while (cause := cause and cause.__context__) is not None:
+            if isinstance(cause, UserError):  # of a dataclass, which tyro would print in a frame
+                raise cause from None
         raise UserError(_fault(cls, command, arguments, printed.getvalue())) from None
     for word in unknown:
         if word.startswith("--"):
@@ -82,7 +84,7 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @REGISTRY.struct_rule
 def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-    """Help texts without the line breaks of the source, and errors without a frame."""
+    """Help texts without the line breaks of the source."""
     cls: Any = info.type
     if not dataclasses.is_dataclass(cls) or not cls.__module__.startswith(__package__.split(".")[0]):
         return None
@@ -96,7 +98,7 @@ def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.
         )
         for field in dataclasses.fields(cls)
     )
-    return tyro.constructors.StructConstructorSpec(partial(_make, cls), fields)
+    return tyro.constructors.StructConstructorSpec(typing.cast(Any, cls), fields)
 
 
 def _default(field: "dataclasses.Field[Any]", given: Any) -> Any:
@@ -105,20 +107,6 @@ def _default(field: "dataclasses.Field[Any]", given: Any) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return tyro.MISSING if field.default is dataclasses.MISSING else field.default
-
-
-class _Refusal(Exception):
-    """Carries a UserError through tyro, which frames a ValueError and exits."""
-
-    def __init__(self, error: UserError) -> None:
-        self.error = error
-
-
-def _make(cls: Any, **values: Any) -> Any:
-    try:
-        return cls(**values)
-    except UserError as error:
-        raise _Refusal(error) from error
 
 
 def _help(cls: Any, field: str, hint: Any) -> str | None:
@@ -172,60 +160,34 @@ def given_options(arguments: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> str:
-    """What is wrong with the arguments that could not be parsed; if it is not found, what tyro printed."""
-    hints = list(typing.get_type_hints(cls).items())
-    name, hint = hints[0]
-    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    if choices and arguments and not arguments[0].startswith("-") and arguments[0] not in choices:
-        return f"{name} is {_problem(hint, arguments[0])}"
+    """What is wrong with the arguments that could not be parsed; if it is not found, what tyro printed.
+
+    Raises:
+      ConfigError: a word is no value of its option.
+    """
+    name, hint = next(iter(typing.get_type_hints(cls).items()))
+    if typing.get_origin(hint) is typing.Literal and arguments and not arguments[0].startswith("-"):
+        from_text(hint, arguments[0], name)
     for name, words in given_options(arguments).items():
         hint = _options(cls).get(name, str)
         if hint is bool:
             continue
         several = typing.get_origin(hint) is tuple
         if not words and not several:
-            return f"--{name} has no value, expected {_described(hint)}."
+            return f"--{name} has no value, expected {described(hint)}."
         for word in words if several else words[:1]:
-            if problem := _problem(typing.get_args(hint)[0] if several else hint, word):
-                return f"--{name} is " + (f"{word!r}, expected {_described(hint)}." if several else problem)
+            try:
+                from_text(typing.get_args(hint)[0] if several else hint, word, f"--{name}")
+            except ConfigError:
+                if not several:
+                    raise
+                return f"--{name} is {word!r}, expected integers separated by spaces, such as 32 64."
     if "(required)" in printed:
         names = [field.name.upper() for field in dataclasses.fields(cls) if _default(field, None) is tyro.MISSING]
         return f"An argument is missing, expected {command} {' '.join(names)}. See {command} --help."
     title, *lines = (line.strip("│╭╮╰╯─- ") for line in printed.splitlines())
     message = " ".join(line for line in lines if line).split("For full helptext")[0].strip()
     return f"{title}: {message}"
-
-
-def _problem(hint: Any, word: str) -> str | None:
-    """Why a word is no value of a type, if it is none: "'ten', expected an integer."."""
-    kinds = _kinds(hint)
-    choices = typing.get_args(kinds[0]) if typing.get_origin(kinds[0]) is typing.Literal else ()
-    if (types.NoneType in kinds and word == "None") or word in choices:
-        return None
-    number = next((kind for kind in kinds if kind in (int, float)), None)
-    if number is not None:
-        with contextlib.suppress(ValueError):
-            number(word)
-            return None
-    elif not choices:
-        return None
-    return f"{word!r}, expected {_described(hint)}{did_you_mean(word, choices)}"
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-
-
-def _described(hint: Any) -> str:
-    kinds = _kinds(hint)
-    if typing.get_origin(kinds[0]) is typing.Literal:
-        described = f"one of {', '.join(typing.get_args(kinds[0]))}"
-    elif typing.get_origin(kinds[0]) is tuple:
-        described = "integers separated by spaces, such as 32 64"
-    else:
-        described = {int: "an integer", float: "a number", Path: "a path"}.get(kinds[0], "text")
-    return described + " or None" * (types.NoneType in kinds)
 
 
 def _flag_before(cls: type, arguments: Sequence[str], word: str) -> str | None:
@@ -287,17 +249,23 @@ class CommandExecution(Execution):
     """Keep compiled programs in the user's cache folder, for a faster start the next time."""
 
 
-def use_compilation_cache(wanted: bool = True) -> None:
-    """Sets JAX's compilation cache for the whole process: for commands, not for library functions.
+def start_jax(execution: Execution, batch_size: int | None = None) -> None:
+    """Sets JAX's compilation cache and the number of CPU devices: for commands, not for library functions.
 
     A folder, or a minimal compile time, that JAX's environment variables or its config already set stays.
+
+    Args:
+      execution: the number of devices, and for a `CommandExecution` whether there is a cache.
+      batch_size: examples that the devices share; None for a whole batch each.
     """
     import jax
 
     from lstm_mnist_jax.rnn.native.build import user_cache_folder
+    from lstm_mnist_jax.training.mesh import use_cpu_devices
 
+    use_cpu_devices(execution, batch_size)
     options = jax.config.values
-    if not wanted:
+    if isinstance(execution, CommandExecution) and not execution.compilation_cache:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if options["jax_compilation_cache_dir"] is None:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_mnist_jax.cli.parsing import OutputConsole, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
+from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.terminal import bar, percent, shades
@@ -95,7 +96,7 @@ def predict(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.data.pictures import find_pictures
     from lstm_mnist_jax.inference import load_run
 
-    use_compilation_cache()
+    start_jax(Execution(devices=1))
     run = load_run(parsed.run_dir, parsed.checkpoint)
     files = find_pictures(parsed.images)
     folder = None if parsed.explain_into is None else _figures_folder(parsed.explain_into)

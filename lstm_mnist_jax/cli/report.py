@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.cli.parsing import OutputConsole, parse, use_compilation_cache
+from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.progress import say
 
@@ -53,11 +53,9 @@ def report(arguments: Sequence[str]) -> int:
     if parsed.into is not None and parsed.into.expanduser().is_file():
         raise RunError(f"{parsed.into} is a file, expected a folder for the figures. Choose another --into.")
     from lstm_mnist_jax.config import Execution
-    from lstm_mnist_jax.training.mesh import use_cpu_devices
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    use_compilation_cache()
-    use_cpu_devices(Execution(devices=1), None)
+    start_jax(Execution(devices=1))
     paths, console = [path.expanduser() for path in parsed.run_dirs], OutputConsole(quiet=parsed.json)
     is_comparison = len(paths) > 1 or read_run_folder(paths[0]).is_sweep
     found = _compare(console, paths, parsed) if is_comparison else _report(console, paths[0], parsed)

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from lstm_mnist_jax.cli.parsing import (
-    CommandExecution,
-    TrainingConsole,
-    console_of_first,
-    given_options,
-    new_run_dir,
-    parse_with_preset,
-    use_compilation_cache,
-)
+from lstm_mnist_jax.cli import parsing
 from lstm_mnist_jax.config import (
     SWEEPABLE,
     AugmentationConfig,
@@ -84,7 +76,7 @@ class SweepArguments:
     """Early stopping: stop a run after this many epochs without a better one on validation."""
     data: DataConfig = field(default_factory=DataConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    execution: CommandExecution = field(default_factory=CommandExecution)
+    execution: parsing.CommandExecution = field(default_factory=parsing.CommandExecution)
     processes: Processes = field(default_factory=Processes)
 
 
@@ -95,14 +87,12 @@ def sweep(arguments: Sequence[str]) -> int:
         kept = {name: getattr(config, name) for name in KEPT}
         return SweepArguments(preset, **kept)
 
-    parsed, config = parse_with_preset(SweepArguments, arguments, defaults)
+    parsed, config = parsing.parse_with_preset(SweepArguments, arguments, defaults)
     from lstm_mnist_jax.config.space import Space
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    given = given_options(arguments)
+    given = parsing.given_options(arguments)
     axes = {name: words for name, words in vars(parsed.swept).items() if name.replace("_", "-") in given}
-    if empty := [name for name, words in axes.items() if not words]:
-        raise UserError(f"--{empty[0].replace('_', '-')} has no value to try.")
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
         space = Space(tuple(axes), tuple(axes.values()), **options)
@@ -122,13 +112,11 @@ def sweep(arguments: Sequence[str]) -> int:
 def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     """Runs a sweep and prints its results; `parsed` are the arguments of `train` or of `sweep`."""
     from lstm_mnist_jax.sweeps import describe, sweep
-    from lstm_mnist_jax.training.mesh import use_cpu_devices
     from lstm_mnist_jax.training.metrics import best_in_words
 
-    use_compilation_cache(parsed.execution.compilation_cache)
-    use_cpu_devices(parsed.execution, None)
-    console = TrainingConsole()
-    run_dir = parsed.resume or parsed.run_dir or new_run_dir(f"{parsed.preset}-sweep")
+    parsing.start_jax(parsed.execution)
+    console = parsing.TrainingConsole()
+    run_dir = parsed.resume or parsed.run_dir or parsing.new_run_dir(f"{parsed.preset}-sweep")
     result = sweep(
         config,
         space,
@@ -138,7 +126,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         together=parsed.processes,
         console=console,
     )
-    run_dir, console = result.run_dir, console_of_first()
+    run_dir, console = result.run_dir, parsing.console_of_first()
     quoted = shlex.quote(str(run_dir))
     if result.best is not None:
         best = result.members[result.best]

@@ -9,14 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.cli.parsing import (
-    CommandExecution,
-    TrainingConsole,
-    console_of_first,
-    new_run_dir,
-    parse_with_preset,
-    use_compilation_cache,
-)
+from lstm_mnist_jax.cli import parsing
 from lstm_mnist_jax.cli.sweep import run_sweep
 from lstm_mnist_jax.config import Config, Processes
 from lstm_mnist_jax.errors import UserError
@@ -40,13 +33,13 @@ class TrainArguments:
     seeds: int = 1
     """Train this many seeds at once, --seed and those after it: a sweep, with means and 95 % confidence intervals."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    execution: CommandExecution = field(default_factory=CommandExecution)
+    execution: parsing.CommandExecution = field(default_factory=parsing.CommandExecution)
     processes: Processes = field(default_factory=Processes)
 
 
 def train(arguments: Sequence[str]) -> int:
     """`lstm-mnist train`."""
-    parsed, _ = parse_with_preset(
+    parsed, _ = parsing.parse_with_preset(
         TrainArguments, arguments, lambda preset, config: TrainArguments(preset, config=config)
     )
     from lstm_mnist_jax.training.run_folder import read_run_folder
@@ -62,13 +55,11 @@ def train(arguments: Sequence[str]) -> int:
 
         return run_sweep(parsed, parsed.config, Space(seeds=parsed.seeds))
     from lstm_mnist_jax.training import train
-    from lstm_mnist_jax.training.mesh import use_cpu_devices
     from lstm_mnist_jax.training.metrics import best_in_words
 
-    use_compilation_cache(parsed.execution.compilation_cache)
-    use_cpu_devices(parsed.execution, parsed.config.batch_size)
-    console = TrainingConsole()
-    run_dir = parsed.resume or parsed.run_dir or new_run_dir(parsed.preset)
+    parsing.start_jax(parsed.execution, parsed.config.batch_size)
+    console = parsing.TrainingConsole()
+    run_dir = parsed.resume or parsed.run_dir or parsing.new_run_dir(parsed.preset)
     result = train(
         parsed.config,
         run_dir,
@@ -77,7 +68,7 @@ def train(arguments: Sequence[str]) -> int:
         together=parsed.processes,
         console=console,
     )
-    run_dir, console = result.run_dir, console_of_first()
+    run_dir, console = result.run_dir, parsing.console_of_first()
     best = best_in_words(parsed.config)
     if result.best is not None:
         loss = f" (loss {result.best.validation_loss:.4f})" if parsed.config.selection_metric == "loss" else ""

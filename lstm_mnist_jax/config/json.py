@@ -1,21 +1,17 @@
-"""Dataclasses as JSON and back, with strict types, and the differences between two of them."""
+"""Dataclasses as JSON and back, with strict types; fields from words; and the differences between two dataclasses."""
 
 import dataclasses
 import math
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The config as nested dictionaries of JSON values."""
-    return dataclasses.asdict(config)
-
-
 def from_dict(cls: type, values: Any, path: str = "") -> Any:
-    """The inverse of `to_dict`. Raises ConfigError where a field is missing, unknown or of the wrong type."""
+    """The inverse of `dataclasses.asdict`. Raises ConfigError where a field is missing, unknown or of another type."""
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise ConfigError(f"{path or 'the config'} is {values!r}, expected an object of named values.")
@@ -43,7 +39,7 @@ def from_value(hint: Any, value: Any, path: str) -> Any:
             nearest = did_you_mean(str(value), choices)
             raise ConfigError(f"{path} is {value!r}, expected one of {', '.join(choices)}{nearest}")
         return value
-    accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    accepted = _kinds(hint)
     if hasattr(value, "item") and not getattr(value, "shape", None):  # a NumPy number
         value = value.item()
     if float in accepted and type(value) is int:
@@ -54,6 +50,47 @@ def from_value(hint: Any, value: Any, path: str) -> Any:
         names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in accepted)
         raise ConfigError(f"{path} is {value!r}, expected {names}.")
     return value
+
+
+def from_text(hint: Any, text: str, path: str) -> Any:
+    """A word as the type of a config's field; a tuple of integers has commas between them.
+
+    Raises:
+      ConfigError: it cannot be of that type.
+    """
+    kinds = _kinds(hint)
+    kind, choices = kinds[0], typing.get_args(kinds[0])
+    if types.NoneType in kinds and text == "None":
+        return None
+    try:
+        if kind in (int, float):
+            number = kind(text)
+        elif kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        elif typing.get_origin(kind) is tuple:
+            return tuple(map(int, text.split(",")))
+        else:
+            return {choice: choice for choice in choices}[text] if choices else kind(text)
+    except (KeyError, ValueError):
+        nearest = did_you_mean(text, choices if typing.get_origin(kind) is typing.Literal else ())
+        raise ConfigError(f"{path} is {text!r}, expected {described(hint)}{nearest}") from None
+    return from_value(kind, number, path)
+
+
+def described(hint: Any) -> str:
+    """A type in words."""
+    kinds = _kinds(hint)
+    if typing.get_origin(kinds[0]) is typing.Literal:
+        words = f"one of {', '.join(typing.get_args(kinds[0]))}"
+    else:
+        known = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+        words = known.get(kinds[0], "integers with commas between")
+    return words + " or None" * (types.NoneType in kinds)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

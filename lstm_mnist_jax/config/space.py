@@ -5,7 +5,6 @@ A setting maps names of fields to values: {"learning_rate": 0.003, "hidden_featu
 
 import itertools
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.config.json import from_value
+from lstm_mnist_jax.config.json import from_text, from_value
 from lstm_mnist_jax.config.options import SWEEPABLE, Checked, Config
 from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
@@ -58,15 +57,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Space(Checked):
-    """The settings and seeds of a sweep. `space_of` makes one from Python values.
+    """The settings and seeds of a sweep. `space_of` makes one from Python values and describes them.
 
     Attributes:
-      names: the fields that vary.
-      values: for each, values as `lstm-mnist sweep` takes them, or one interval, "uniform:LOW:HIGH" or
-        "loguniform:LOW:HIGH".
-      seeds: the number of seeds of each setting: the config's own and those after it.
-      samples: the number of settings to draw, if there is an interval; with Optuna the number of settings in all.
-      optuna: let Optuna choose the settings, round by round, by the validation results so far.
+      names, values: the fields that vary, and for each its values or one interval, as `lstm-mnist sweep` takes them.
+      seeds, samples, optuna: see `space_of`.
     """
 
     names: tuple[str, ...] = ()
@@ -156,33 +151,12 @@ def _parse(name: str, words: tuple[str, ...]) -> Interval | tuple[Any, ...]:
         if len(words) > 1:
             raise ConfigError(f"{name} is {' '.join(words)}, expected values, or one interval.")
         return _parse_interval(name, words[0], hint)
-    values = tuple(_parse_value(name, word, hint) for word in words)
+    values = tuple(from_text(hint, "None" if word.lower() == "none" else word, name) for word in words)
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} names a value twice: {' '.join(words)}. More --seeds try one again.")
     for value in values:
         with_setting(LONG, {name: value})  # a value out of range is refused here
     return values
-
-
-def _parse_value(name: str, word: str, hint: Any) -> Any:
-    if typing.get_origin(hint) is typing.Literal:
-        return from_value(hint, word, name)
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if word.lower() == "none" and types.NoneType in kinds:
-        return None
-    try:
-        if bool in kinds:
-            return {"true": True, "false": False}[word.lower()]
-        number = next((kind for kind in kinds if kind in (int, float)), None)
-        if number is not None:
-            return from_value(number, number(word), name)
-        return tuple(int(part) for part in word.split(","))
-    except (ValueError, KeyError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        expected = {int: "a whole number", float: "a number", bool: "true or false"}
-        described = expected.get(kinds[0], "whole numbers with commas between")
-        raise ConfigError(f"{name} is {word!r}, expected {described}{' or none' * (len(kinds) > 1)}.") from None
 
 
 def _parse_interval(name: str, word: str, hint: Any) -> Interval:
@@ -191,7 +165,7 @@ def _parse_interval(name: str, word: str, hint: Any) -> Interval:
         raise ConfigError(f"{name} is {word!r}, expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH.")
     if float not in (hint, *typing.get_args(hint)):
         raise ConfigError(f"{name} is {word!r}, but an interval is for numbers with decimals: list its values.")
-    low, high = (_parse_value(name, end, float) for end in ends)
+    low, high = (from_text(float, end, name) for end in ends)
     if low >= high or (kind == "loguniform" and low <= 0):
         positive = ", both above 0" if kind == "loguniform" else ""
         raise ConfigError(f"{name} is {word!r}, expected LOW < HIGH{positive}.")

@@ -9,12 +9,11 @@ import math
 import jax
 import numpy as np
 
-from lstm_mnist_jax import model
+from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.interop.files import require
 from lstm_mnist_jax.interop.weights import GATES, from_params
 from lstm_mnist_jax.rnn.weights import reorder_gates
-from lstm_mnist_jax.version import __version__
 
 ONNX_GATES = "iofg"
 """ONNX's order of the gates, i, o, f, c, in this package's letters."""

@@ -1,4 +1,4 @@
-"""Files of named arrays: safetensors, Keras's HDF5, Flax's msgpack. Nothing is unpickled.
+"""Files of named arrays: safetensors, Keras's HDF5, Flax's msgpack.
 
 The libraries that read and write them are in the extra `interop`, and imported only when needed.
 """
@@ -26,8 +26,6 @@ SAFETENSORS_DTYPES: dict[str, Any] = {
     **{f"{kind}{bits}": f"{kind.lower()}{bits // 8}" for kind in "IU" for bits in (8, 16, 32, 64)},
 }
 
-PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
-
 
 def require(name: str) -> ModuleType:
     """Imports a module of the extra `interop`.
@@ -48,16 +46,10 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .safetensors file by name.
 
     Raises:
-      WeightsError: it is missing, damaged, or a pickle.
+      WeightsError: it is missing or damaged.
     """
     safetensors = require("safetensors")
-    data = _read(path)
-    if path.suffix in PICKLES:
-        raise WeightsError(
-            f"{path} is a pickle by its name, and opening one can run any program. In PyTorch, if you trust it, turn "
-            "its state_dict into a file to import: safetensors.torch.save_file(torch.load('model.pt', "
-            "weights_only=True), 'model.safetensors')."
-        )
+    data = read_bytes(path)
     try:
         return {
             name: np.frombuffer(array["data"], SAFETENSORS_DTYPES[array["dtype"]]).reshape(array["shape"])
@@ -86,7 +78,7 @@ def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, dict[s
       WeightsError: it is missing or damaged.
     """
     h5py = require("h5py")
-    data, config = _read(path), "{}"
+    data, config = read_bytes(path), "{}"
     most = MAX_EXPANSION * len(data)
     found: dict[str, np.ndarray] = {}
 
@@ -131,7 +123,7 @@ def read_msgpack(path: Path) -> Any:
     from flax import serialization
 
     try:
-        tree = serialization.msgpack_restore(_read(path))
+        tree = serialization.msgpack_restore(read_bytes(path))
     except WeightsError:
         raise
     except Exception as error:  # of msgpack, or of NumPy
@@ -164,7 +156,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises WeightsError."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError, did_you_mean
-from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch
+from lstm_mnist_jax.interop import export, files, flax, keras, tf1, torch, torch_file
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, from_params, ignoring
 from lstm_mnist_jax.model import Params
@@ -79,20 +79,25 @@ def list_arrays(format_name: str, path: Path, ignore: Iterable[str] = ()) -> Arr
     """The arrays in a file, by name. Raises WeightsError where it is missing or damaged."""
     _require_one_of(IMPORT_FORMATS, format_name)
     with _hint(format_name, path):
-        return ignoring(_read_file(format_name, path), ignore)
+        return _read_file(format_name, path, ignore, choose=False)
 
 
-def _read_file(format_name: str, path: Path) -> Arrays:
+def _read_file(format_name: str, path: Path, ignore: Iterable[str], *, choose: bool = True) -> Arrays:
+    """The arrays that are not ignored. `choose`: refuse several sets of weights in a file of PyTorch."""
     match format_name:
         case "tf1":
-            return read_checkpoint(path)
+            return ignoring(read_checkpoint(path), ignore)
         case "keras":
-            return files.read_hdf5(path)[0]
+            return ignoring(files.read_hdf5(path)[0], ignore)
         case "flax":
             leaves = flax.flatten(files.read_msgpack(path))
-            return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
+            return ignoring({name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}, ignore)
+        case "torch" if not _is_safetensors(path):
+            return torch_file.read(path, ignore, choose=choose)
     arrays = files.read_safetensors(path)
-    return arrays if format_name == "torch" else {name.replace(".", "/"): array for name, array in arrays.items()}
+    if format_name != "torch":
+        arrays = {name.replace(".", "/"): array for name, array in arrays.items()}
+    return ignoring(arrays, ignore)
 
 
 def locate(format_name: str, path: Path) -> Path:
@@ -107,20 +112,37 @@ def _hint(format_name: str, path: Path) -> Iterator[None]:
         yield
     except WeightsError as error:
         if (kind := _kind(path)) and format_name not in kind:
-            raise WeightsError(f"{path} looks like a file for: import {' or '.join(kind)}. {error}") from error
+            raise WeightsError(f"{path} looks like a file for: import {' or '.join(kind)}.") from error
         raise
 
 
 def _kind(path: Path) -> tuple[str, ...]:
-    """The possible formats of a file by its first bytes; none where these are unknown."""
+    """The possible formats of a file by its contents; none where these are unknown."""
+    start = _start(path)
+    if start.startswith(torch_file.ZIP):
+        names = torch_file.names_in_zip(path)
+        if any(name.endswith("/data.pkl") for name in names):
+            return ("torch",)
+        return ("keras",) if "model.weights.h5" in names else ()
+    if start.startswith(b"\x89HDF"):
+        return ("keras",)
+    if torch_file.is_torch(start):
+        return ("torch",)
+    return ("torch", "safetensors") if start[8:9] == b"{" and start[6:8] == b"\0\0" else ()
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its contents; where these are neither that nor PyTorch's, by its name."""
+    kind = _kind(path)
+    return "safetensors" in kind or (path.suffix == ".safetensors" and not kind)
+
+
+def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            start = file.read(9)
+            return file.read(32)
     except OSError:
-        return ()
-    if start.startswith((b"\x89HDF", b"PK\x03\x04")) and path.suffix not in files.PICKLES:
-        return ("keras",)
-    return ("torch", "safetensors") if start[8:] == b"{" and start[6:8] == b"\0\0" else ()
+        return b""
 
 
 def read(
@@ -152,7 +174,7 @@ def read(
             if architecture:
                 keras.check_architecture(architecture)
             return keras.from_arrays(ignoring(arrays, ignore), layers)
-        found = ignoring(_read_file(format_name, path), ignore)
+        found = _read_file(format_name, path, ignore)
         if format_name == "torch" and any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
         return (torch if format_name == "torch" else flax).from_arrays(found, layers)

@@ -1,7 +1,7 @@
 """Comparison of runs and of the settings of sweeps: accuracies, curves and figures. Validation alone ranks them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +26,7 @@ from lstm_mnist_jax.report.style import (
     shown,
 )
 from lstm_mnist_jax.statistics import Share, mean_of
-from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
-from lstm_mnist_jax.training.metrics import read_metrics
+from lstm_mnist_jax.training.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ def read_entries(
         datasets.append(dataset)
         examples = {split: None if dataset is None else len(dataset.splits[split]) for split in SPLITS}
         name = label if len(paths) > 1 or not folder.is_sweep else ""
-        entries += [_of_setting(folder, result, examples, name) for result in setting_results(member_results(folder))]
+        entries += [entry_of(folder, result, examples, name) for result in setting_results(member_results(folder))]
     if len({folder.data.fingerprint for folder in folders}) > 1:
         notes.append(_difference(datasets))
     return _in_order(entries, notes), notes
@@ -201,11 +200,11 @@ def _difference(datasets: Sequence[Dataset | None]) -> str:
     return "The runs were trained on different images; their validation and test images are the same."
 
 
-def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, int | None], label: str) -> Entry:
+def entry_of(folder: RunFolder, result: SettingResult, examples: Mapping[str, int | None], label: str = "") -> Entry:
+    """The entry of a setting of a sweep, or of a run."""
     rows = {member.member: row for row, member in enumerate(result.members)}
     sound = [member for member in result.members if not member.diverged]
-    numbers = {member.member for member in sound}
-    lines = [metrics for metrics in read_metrics(folder.metrics) if metrics.member in numbers]
+    lines = [metrics for member in sound for metrics in member.history]
     epochs = np.array(sorted({metrics.epoch for metrics in lines}), int)
     curves = {split: np.full((len(rows), len(epochs)), np.nan) for split in SPLITS}
     for metrics in lines:
@@ -226,7 +225,7 @@ def _of_setting(folder: RunFolder, result: SettingResult, examples: dict[str, in
         score=result.score,
         accuracies={split: tuple(getattr(best, f"{split}_accuracy") for _, best in bests) for split in SPLITS},
         diverged=result.diverged,
-        examples=examples,
+        examples=dict(examples),
     )
 
 

@@ -6,11 +6,12 @@ that has activations of its own, has no fast path.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
@@ -38,6 +39,7 @@ class Equations:
       recurrent_bias: of the recurrent product, [gates].
       projection: kernel [hidden, output] of a projected output.
       lstm: input kernel and bias, if this is the LSTM that `recurrence.lstm` computes.
+      gru: the same for the GRU that `gru.gru` computes.
     """
 
     dtype: Any
@@ -50,6 +52,7 @@ class Equations:
     recurrent_bias: Array | None = None
     projection: Array | None = None
     lstm: tuple[Array, Array] | None = None
+    gru: tuple[Array, Array] | None = None
 
 
 def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
@@ -71,6 +74,7 @@ class CellSpec:
     dtype: Any
     widths: tuple[int, ...]
     is_lstm: bool
+    has_native_loops: bool
 
 
 def cell_spec(cell: Any, inputs_dtype: DTypeLike) -> CellSpec | None:
@@ -91,14 +95,16 @@ def is_hashable(key: Any) -> bool:
     return True
 
 
-@cache
+# Bounded: the keys hold a user's own functions and objects.
+@lru_cache(maxsize=1024)
 def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype: Any) -> CellSpec | None:
     found: list[CellSpec] = []
 
     def read(state: Any) -> None:
         equations = equations_of(nnx.merge(graph, state), inputs_dtype)
         if equations is not None:
-            found.append(CellSpec(equations.dtype, equations.widths, equations.lstm is not None))
+            has_native_loops = equations.lstm is not None or equations.gru is not None
+            found.append(CellSpec(equations.dtype, equations.widths, equations.lstm is not None, has_native_loops))
 
     jax.eval_shape(read, structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds))
     return found[0] if found else None
@@ -110,9 +116,13 @@ def _are_plain(cell: Any) -> bool:
 
 
 def _has_own_activations(cell: Any) -> bool:
-    return (
-        cell.gate_fn is not nnx.sigmoid or cell.activation_fn is not nnx.tanh or cell.promote_dtype is not promote_dtype
-    )
+    known = (cell.gate_fn, nnx.sigmoid), (cell.activation_fn, nnx.tanh), (cell.promote_dtype, promote_dtype)
+    return not all(_is_same(function, usual) for function, usual in known)
+
+
+def _is_same(function: Any, other: Any) -> bool:
+    """Whether two functions are one, or `copy.deepcopy` made one of the other: it copies what `jax.jit` returns."""
+    return getattr(function, "_cache_miss", function) is getattr(other, "_cache_miss", other)
 
 
 def _of_flax(cell: Any, kernel: Array, bias: Array, update: Update, parts: int) -> Equations:
@@ -142,7 +152,7 @@ def _gru(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_i.bias is None or cell.dense_h.bias is not None:
         return None
     kernel, bias = (jnp.asarray(part[...], dtype) for part in (cell.dense_i.kernel, cell.dense_i.bias))
-    return _of_flax(cell, kernel, bias, _update_gru, parts=1)
+    return replace(_of_flax(cell, kernel, bias, _update_gru, parts=1), gru=(kernel, bias))
 
 
 def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
@@ -156,7 +166,8 @@ def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
         jnp.zeros(3 * cell.hidden_features, dtype) if layer.bias is None else jnp.asarray(layer.bias[...], dtype)
         for layer in (cell.dense_i, cell.dense_h)
     )
-    equations = _of_flax(cell, jnp.asarray(cell.dense_i.kernel[...], dtype), bias, _update_gru, parts=1)
+    kernel = jnp.asarray(cell.dense_i.kernel[...], dtype)
+    equations = replace(_of_flax(cell, kernel, bias, _update_gru, parts=1), gru=(kernel, bias))
     return replace(equations, recurrent_bias=None if cell.dense_h.bias is None else recurrent_bias)
 
 
@@ -176,9 +187,18 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
 
     carry = jax.eval_shape(partial(cell.initialize_carry, (1, cell.in_features)))
     gates = (jax.ShapeDtypeStruct((1, cell.hidden_features), dtype),) * cell.num_gates
+    after = jax.eval_shape(whole, matrices, params, carry, gates, gates)
+    output = gates[0] if hasattr(cell, "dense_p") else carry[-1]
+    wanted, found = (jax.tree.map(lambda part: part.shape, tree) for tree in ((*carry[:-1], output), after))
+    if not isinstance(found, tuple | list) or tuple(found) != wanted:
+        raise ValueError(
+            f"{type(cell).__name__}.update has to return a tuple of arrays, with a batch of 1 of shapes {wanted}; it "
+            f"returned {found}."
+        )
     if _reads_first(whole, matrices, params, carry, gates, gates):
         return None
-    stand_ins = jax.tree.map(jnp.zeros_like, matrices)
+    # Not of JAX: the update is a key of caches, which must not keep what belongs to this trace.
+    stand_ins = jax.tree.map(lambda matrix: np.broadcast_to(np.zeros((), matrix.dtype), matrix.shape), matrices)
     lstm = None
     if type(cell) is ProjectedLSTMCell and not hasattr(cell, "dense_p"):
         bias = jnp.zeros(4 * cell.hidden_features) if cell.dense_i.bias is None else cell.dense_i.bias[...]

@@ -27,18 +27,22 @@ ZERO_CARRIES = {
 }
 """The methods that make a carry of zeros, unless the cell has a `carry_init`."""
 
+KNOWN_CELLS = (GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.SimpleCell, nnx.GRUCell)
+"""Cells that have a number of `in_features`, on whatever path."""
+
 
 class RNN(nnx.RNN):
     """`flax.nnx.RNN`, but faster: the same arguments and parameters, the same numbers to rounding.
 
     An `nnx.OptimizedLSTMCell`, an `nnx.GRUCell` and every `GatedCell`, in float32, float64 or bfloat16, run through
-    this package's recurrences (`lstm` and `gated`). Every other cell, and every unusual setting, runs through
+    this package's recurrences (`lstm`, `gru` and `gated`). Every other cell, and every unusual setting, runs through
     `flax.nnx.RNN` itself.
 
     - Outputs past the end of a sequence are zero. (Flax returns there what the cell computes from the padding.)
     - In bfloat16, matrix products are computed in bfloat16, and states are kept in float32 between the steps.
       The final carry has the dtype of the initial carry. The zeros that are the default have the cell's `param_dtype`.
-    - The fast path is differentiable in reverse mode, any number of times. `jax.jvp` needs `backend="flax"`.
+    - The fast path is differentiable in reverse mode, any number of times, and then in forward mode (`jax.hessian`).
+      `jax.jvp` of the layer itself needs `backend="flax"`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -80,8 +84,8 @@ class RNN(nnx.RNN):
           remat: gradient checkpointing over time: keep only every `remat`-th carry for the gradient, and recompute the
             steps between. The gradient then needs the memory of `time / remat` carries and of `remat` steps, which is
             least if `remat` is about the square root of the number of steps. None keeps every step.
-          backend: "auto", "native" or "xla" as in `lstm` ("native" for an LSTM without noise), or "flax": Flax's own
-            scan, which also has forward-mode derivatives.
+          backend: "auto", "native" or "xla" as in `lstm` ("native" for an LSTM or a GRU without noise), or "flax":
+            Flax's own scan, which also has forward-mode derivatives.
           state_axes: of `flax.nnx.RNN`, how its scan treats the cell's states. Anything but None runs Flax's own scan.
           broadcast_rngs: of `flax.nnx.RNN`, which random states are the same at every step. Anything but None runs
             Flax's own scan.
@@ -89,13 +93,20 @@ class RNN(nnx.RNN):
             False none.
 
         Raises:
-          ValueError: `cell` is no cell, the backend is unknown, `remat` is below 1, or `noise` or `remat` is combined
-            with a backend that does not have it.
+          ValueError: `cell` is no cell, `rngs` are none, the backend is unknown, `unroll` is below 0, `remat` is below
+            1, or `noise` or `remat` is combined with a backend that does not have it.
         """
         if isinstance(cell, type) or not all(
             hasattr(cell, name) for name in ("__call__", "initialize_carry", "num_feature_axes")
         ):
-            raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {cell!r}.")
+            got = (
+                f"the class {cell.__name__}" if isinstance(cell, type) else f"an object of class {type(cell).__name__}"
+            )
+            raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {got}.")
+        if not isinstance(rngs, nnx.Rngs | nnx.RngStream | bool):
+            raise ValueError(f"RNN expected rngs to be an nnx.Rngs, a stream of one, or a bool; got {rngs!r}.")
+        if not isinstance(unroll, int | np.integer) or unroll < 0:
+            raise ValueError(f"RNN expected unroll to be an integer, 0 or more; got {unroll!r}.")
         super().__init__(
             cast(nnx.RNNCellBase, cell),
             time_major=time_major,
@@ -105,11 +116,13 @@ class RNN(nnx.RNN):
             unroll=unroll,
             state_axes=state_axes,
             broadcast_rngs=broadcast_rngs,
-            rngs=rngs,
+            rngs=not isinstance(rngs, nnx.RngStream) and rngs,
         )
+        if isinstance(rngs, nnx.RngStream):  # which Flax's RNN does not take
+            self.rngs = rngs
         if backend not in (*BACKENDS, "flax"):
             raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(BACKENDS)}, flax.")
-        if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int) or remat < 1):
+        if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int | np.integer) or remat < 1):
             raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat!r}.")
         if backend == "flax" and (noise is not None or remat is not None):
             raise ValueError('RNN has no noise and no remat with backend="flax".')
@@ -172,21 +185,23 @@ class RNN(nnx.RNN):
             seq_lengths = checked_lengths("RNN", seq_lengths, batch_shape, time)
         if resets is not None:
             resets = _checked_resets(resets, inputs.shape[: inputs.ndim - feature_axes])
-        if spec is not None and in_step[-1] != (expected := self.cell.dense_i.in_features):  # type: ignore[attr-defined]
+        expected = self.cell.in_features if spec is not None or type(self.cell) in KNOWN_CELLS else None  # type: ignore[attr-defined]
+        if expected not in (None, in_step[-1]):
             raise ValueError(f"RNN expected inputs of {expected} features, got {in_step[-1]}.")
         if initial_carry is None:
             initial_carry = self._own_carry(in_step, rngs)
-        # A carry that is a parameter is read, and not returned as one.
-        initial_carry = jax.tree.map(
-            lambda part: jnp.asarray(part[...] if isinstance(part, nnx.Variable) else part),
-            tuple(initial_carry) if spec is None and isinstance(initial_carry, LSTMCarry) else initial_carry,
-            is_leaf=lambda part: isinstance(part, nnx.Variable),
-        )
+        else:
+            # A carry that is a parameter is read, and not returned as one.
+            initial_carry = jax.tree.map(jnp.asarray, _read(initial_carry))
+            if spec is not None:
+                widths: tuple[int, ...] | None = spec.widths
+            else:
+                initial_carry, widths = self._for_flax(initial_carry, in_step)
+            if widths is not None:
+                initial_carry = _checked_carry(initial_carry, widths, batch_shape)
         noise: tuple[Any, Any] = (None, None)
-        if spec is not None:
-            initial_carry = _checked_carry(initial_carry, spec, batch_shape)
-            if self.noise is not None:
-                noise = self.noise(time, math.prod(batch_shape), spec.widths)
+        if spec is not None and self.noise is not None:
+            noise = self.noise(time, math.prod(batch_shape), spec.widths)
 
         split: Any = nnx.split(self.cell, nnx.Param, ...)
         graph, params, states = split
@@ -229,13 +244,25 @@ class RNN(nnx.RNN):
                 f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
                 f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
             )
-        if self.backend == "native" and (spec is None or not spec.is_lstm):
+        if self.backend == "native" and (spec is None or not spec.has_native_loops):
             dtype = inputs.dtype if spec is None else spec.dtype
             raise ValueError(
-                f'backend="native" runs an nnx.OptimizedLSTMCell, as it is, in float32; not this '
-                f'{type(self.cell).__name__} in {dtype}. Leave it to "auto".'
+                f'backend="native" runs an nnx.OptimizedLSTMCell, an nnx.GRUCell and a GRUCell with reset_after, as '
+                f'they are, in float32; not this {type(self.cell).__name__} in {dtype}. Leave it to "auto".'
             )
         return spec
+
+    def _for_flax(self, carry: Any, in_step: tuple[Any, ...]) -> tuple[Any, tuple[int, ...] | None]:
+        """A carry of the cell's own pytree type, as Flax's scan needs it; and the widths of its parts, if known."""
+        carry = tuple(carry) if isinstance(carry, LSTMCarry) else carry
+        if type(self.cell).initialize_carry not in ZERO_CARRIES:
+            return carry, None
+        own: Any = jax.eval_shape(lambda: self.cell.initialize_carry(in_step, nnx.Rngs(0)))
+        structure: Any
+        own, structure = jax.tree.flatten(own)
+        parts = jax.tree.leaves(carry)
+        carry = structure.unflatten(parts) if len(parts) == len(own) else carry
+        return carry, tuple(part.shape[-1] for part in own)
 
     def _own_carry(self, in_step: tuple[Any, ...], rngs: Any) -> Any:
         """The carry with which the cell starts by itself."""
@@ -254,10 +281,13 @@ def checked_inputs(name: str, inputs: Any, feature_axes: int, time_major: bool) 
 
     NumPy's arrays stay so: to make them JAX's is an operation that `jax.debug_nans` checks, and padding may be NaN.
     """
-    inputs = inputs if isinstance(inputs, jax.Array) else np.asarray(inputs)
+    axes = "[time, *batch, features]" if time_major else "[*batch, time, features]"
+    try:
+        inputs = _as_array(inputs)
+    except ValueError as error:
+        raise ValueError(f"{name} expected inputs {axes} in one array, got a {type(inputs).__name__}.") from error
     if inputs.dtype != (dtype := jax.dtypes.canonicalize_dtype(inputs.dtype)):
         inputs = inputs.astype(dtype)
-    axes = "[time, *batch, features]" if time_major else "[*batch, time, features]"
     if inputs.ndim < feature_axes + 1:
         raise ValueError(f"{name} expected inputs {axes}, got shape {inputs.shape}.")
     # Flax's RNN takes integers, as does its replacement; complex numbers would be computed without a warning.
@@ -271,7 +301,7 @@ def checked_inputs(name: str, inputs: Any, feature_axes: int, time_major: bool) 
 
 def checked_lengths(name: str, seq_lengths: Any, batch_shape: tuple[Any, ...], time: Any) -> Array:
     """Lengths of any integer dtype, as int32 from 0 to `time`, in the batch's shape; `name` is the layer's."""
-    lengths = seq_lengths if isinstance(seq_lengths, jax.Array) else np.asarray(seq_lengths)
+    lengths = _as_array(seq_lengths)
     if lengths.dtype == bool:
         raise ValueError(
             f"{name} expected seq_lengths to be integers, got booleans. Of a mask [batch, time] whose True come first, "
@@ -297,6 +327,25 @@ def checked_lengths(name: str, seq_lengths: Any, batch_shape: tuple[Any, ...], t
     return jnp.broadcast_to(lengths, batch_shape)
 
 
+def _as_array(values: Any) -> Any:
+    """An array of JAX as it is, everything else as one of NumPy, but a list of traced values as one of JAX."""
+    if isinstance(values, jax.Array):
+        return values
+    try:
+        return np.asarray(values)
+    except jax.errors.TracerArrayConversionError:
+        return jnp.asarray(values)
+
+
+def _read(carry: Any) -> Any:
+    """A carry with the values of its `nnx.Variable`s, of which each holds a part or all of it."""
+
+    def is_variable(part: Any) -> bool:
+        return isinstance(part, nnx.Variable)
+
+    return jax.tree.map(lambda part: part.get_value() if is_variable(part) else part, carry, is_leaf=is_variable)
+
+
 def _checked_resets(resets: Any, shape: tuple[Any, ...]) -> Array:
     resets = jnp.asarray(resets)
     if resets.dtype != bool:
@@ -308,18 +357,18 @@ def _checked_resets(resets: Any, shape: tuple[Any, ...]) -> Array:
     return resets
 
 
-def _checked_carry(initial_carry: Any, spec: CellSpec, batch_shape: tuple[Any, ...]) -> Any:
+def _checked_carry(initial_carry: Any, widths: tuple[int, ...], batch_shape: tuple[Any, ...]) -> Any:
     """The carry with parts [*batch, hidden]; a part [hidden] is repeated for every sequence."""
     structure: Any
     parts, structure = jax.tree.flatten(initial_carry)
     if not all(jnp.issubdtype(part.dtype, jnp.floating) for part in parts):
         raise ValueError(f"RNN expected an initial carry of floats, got {[str(part.dtype) for part in parts]}.")
     shapes = [part.shape for part in parts]
-    expected = [(*batch_shape, width) for width in spec.widths]
+    expected = [(*batch_shape, width) for width in widths]
     if len(parts) != len(expected) or any(
         shape not in (wanted, wanted[-1:]) for shape, wanted in zip(shapes, expected, strict=True)
     ):
-        names = "(c, h), each" if spec.is_lstm else "with parts"
+        names = "(c, h), each" if len(widths) == 2 else "with parts"
         raise ValueError(
             f"RNN expected an initial carry {names} of shape {' and '.join(map(str, dict.fromkeys(expected)))}, "
             f"got {shapes}."

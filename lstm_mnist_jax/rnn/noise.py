@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -56,13 +57,15 @@ class RecurrentNoise(nnx.Module):
         Raises:
           ValueError: a rate is outside [0, 1).
         """
-        if isinstance(zoneout_rates, list):
+        if isinstance(zoneout_rates, list | np.ndarray):
             zoneout_rates = tuple(zoneout_rates)
         rates = zoneout_rates if isinstance(zoneout_rates, tuple) else (zoneout_rates,)
-        if not all(0 <= rate < 1 for rate in (dropout_rate, *rates)):
+        if not all(
+            np.ndim(rate) == 0 and not isinstance(rate, str) and 0 <= rate < 1 for rate in (dropout_rate, *rates)
+        ):
             raise ValueError(
-                f"RecurrentNoise needs rates from 0 to below 1; got dropout_rate={dropout_rate}, "
-                f"zoneout_rates={zoneout_rates}."
+                f"RecurrentNoise needs rates from 0 to below 1; got dropout_rate={dropout_rate!r}, "
+                f"zoneout_rates={zoneout_rates!r}."
             )
         self.dropout_rate, self.zoneout_rates, self.deterministic = dropout_rate, zoneout_rates, deterministic
         self.rngs = rngs.dropout.fork() if isinstance(rngs, nnx.Rngs) else rngs

@@ -158,7 +158,7 @@ def lstm(
     if resets is not None:
         reset_c, reset_h = (jnp.asarray(part, state_dtype(dtype)) for part in reset_carry or initial_carry)
         after_reset = (jnp.asarray(resets, bool)[..., None], reset_h, reset_c)
-    loops = Loops(_is_native(backend, c.shape, dtype), reverse, unroll, return_cell_states)
+    loops = Loops(runs_native(backend, c.shape, dtype), reverse, unroll, return_cell_states)
     # Half the weights of the gates i, f and o, which are sigmoids.
     scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], dtype), hidden)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
@@ -178,7 +178,7 @@ class Loops(NamedTuple):
     return_cell_states: bool
 
 
-def _is_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
+def runs_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
     """Whether the kernel runs the loops, if the program runs on a CPU."""
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
@@ -201,13 +201,13 @@ def _recurrence(
 
     `resets` is None or (booleans [time, batch, 1], h, c).
     """
-    block = _block(loops, inputs, bias)
+    block = steps_at_once(loops.is_native, inputs, bias.size)
     if block is not None and block < inputs.shape[0]:
         run = partial(_run_block, loops, kernel, bias, recurrent_kernel, resets and resets[1:])
         xs = inputs if resets is None else (inputs, resets[0])
         last, states = in_blocks(run, (h, c), xs, block, loops.reverse)
         return *states, *last
-    forward = native.forward if loops.is_native else xla_loops.forward
+    forward = native.lstm_forward if loops.is_native else xla_loops.lstm_forward
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
     arrays = (project(inputs, kernel), bias, recurrent_kernel, h, c, resets)
     hs, cs, _, *last = forward(*arrays, activations=False, **options)
@@ -222,15 +222,15 @@ def _run_block(
     return tuple(last), (hs, cs)
 
 
-def _block(loops: Loops, inputs: Array, bias: Array) -> int | None:
+def steps_at_once(is_native: bool, inputs: Array, gates: int) -> int | None:
     """How many time steps to project at once where nothing is kept of them; None is all.
 
     (Under vmap: of each instance.)
     """
     time, batch, _ = inputs.shape
-    if not loops.is_native or jax.default_backend() != "cpu":
+    if not is_native or jax.default_backend() != "cpu":
         return None
-    most = max(1, min(time, PROJECTED_BYTES // max(1, batch * bias.size * bias.dtype.itemsize)))
+    most = max(1, min(time, PROJECTED_BYTES // max(1, batch * gates * inputs.dtype.itemsize)))
     # Blocks that leave no remainder are worth some smaller ones.
     return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
 
@@ -239,7 +239,7 @@ def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
     # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
     arguments = jax.tree.map(lambda array: array.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     inputs, kernel, bias, *arrays = arguments
-    forward = native.forward if loops.is_native else xla_loops.forward
+    forward = native.lstm_forward if loops.is_native else xla_loops.lstm_forward
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
     hs, cs, activations, *last = forward(project(inputs, kernel), bias, *arrays, **options)
     return (hs, cs if loops.return_cell_states else None, *last), (inputs, kernel, *arrays, hs, cs, activations)
@@ -252,7 +252,7 @@ def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Any,
     used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
     last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
     activations, used, last = vary_alike((activations, used, last))
-    backward = native.backward if loops.is_native else xla_loops.backward
+    backward = native.lstm_backward if loops.is_native else xla_loops.lstm_backward
     arrays = (activations, cs, initial_c, recurrent_kernel, *used, *last, resets and (resets[0], resets[2]))
     d_projected, d_h, d_c, *d_reset = backward(*arrays, reverse=loops.reverse, unroll=loops.unroll)
     before = shift(initial_h, hs, loops.reverse)

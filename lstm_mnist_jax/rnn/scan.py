@@ -15,8 +15,9 @@ from jax import Array
 
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn.gru import gru
 from lstm_mnist_jax.rnn.products import state_dtype, wider_dtype
-from lstm_mnist_jax.rnn.recurrence import lstm
+from lstm_mnist_jax.rnn.recurrence import lstm, runs_native
 
 
 class Call(NamedTuple):
@@ -87,11 +88,12 @@ def run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
     resets = None if resets is None else resets.reshape(time, batch)
     mask, zoneout = arrays.noise
 
-    scan = partial(_scan, equations, carry, mask, backwards, call.unroll, call.backend)
+    loop = _Loop(equations, carry, mask, backwards, call.unroll, call.backend)
+    steps = _Steps(rows, resets, zoneout)
     if call.remat is None or call.remat >= time:
-        outputs, last = scan(rows, carry, lengths, resets, zoneout)
+        outputs, last = _run_loop(loop, carry, steps, lengths)
     else:
-        outputs, last = _in_chunks(scan, call.remat, backwards, rows, carry, lengths, resets, zoneout)
+        outputs, last = _in_chunks(loop, call.remat, carry, steps, lengths)
     outputs = outputs.reshape(time, *batch_shape, equations.widths[-1])
     outputs = outputs.astype(wider_dtype(equations.dtype, parts[-1].dtype))
     ends = [new.astype(old.dtype).reshape(old.shape) for new, old in zip(last, parts, strict=True)]
@@ -204,32 +206,62 @@ def _flip(sequences: Array, seq_lengths: Array) -> Array:
     return jnp.take_along_axis(sequences, index.reshape(*index.shape, *(1,) * (sequences.ndim - index.ndim)), axis=0)
 
 
-def _scan(
-    equations: Equations,
-    initial: tuple[Array, ...],
-    mask: Array | None,
-    reverse: bool,
-    unroll: int,
-    backend: str,
-    inputs: Array,
-    carry: Any,
-    lengths: Array | None,
-    resets: Array | None,
-    zoneout: Any,
-) -> tuple[Array, tuple[Array, ...]]:
-    """The outputs [time, batch, features] and each sequence's final carry, from inputs [time, batch, in]."""
-    options: dict[str, Any] = {"reverse": reverse, "unroll": unroll, "resets": resets, "reset_carry": initial}
-    if equations.lstm is not None and mask is None and zoneout is None:
+class _Loop(NamedTuple):
+    """What is the same for every step.
+
+    Attributes:
+      equations: of the cell.
+      initial: the carry before the first step and after a reset.
+      mask: of recurrent dropout, or None.
+      reverse: whether the loop starts at the last step.
+      unroll: see `RNN`.
+      backend: see `RNN`.
+    """
+
+    equations: Equations
+    initial: tuple[Array, ...]
+    mask: Array | None
+    reverse: bool
+    unroll: int
+    backend: str
+
+
+class _Steps(NamedTuple):
+    """What each step reads.
+
+    Attributes:
+      inputs: [time, batch, in].
+      resets: None, or booleans [time, batch].
+      zoneout: None, or for each part of the carry booleans [time, batch, features] or the rate.
+    """
+
+    inputs: Array
+    resets: Array | None
+    zoneout: Any
+
+
+def _run_loop(loop: _Loop, carry: Any, steps: _Steps, lengths: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    """The outputs [time, batch, features], and each sequence's final carry."""
+    equations = loop.equations
+    options: dict[str, Any] = {"reverse": loop.reverse, "unroll": loop.unroll, "resets": steps.resets}
+    is_noisy = loop.mask is not None or steps.zoneout is not None
+    if equations.gru is not None and not is_noisy and runs_native(loop.backend, carry[0].shape, equations.dtype):
+        kernel, bias = equations.gru
+        weights = kernel, equations.kernel, bias, equations.recurrent_bias
+        outputs, last_h = gru(steps.inputs, *weights, carry[0], reset_h=loop.initial[0], **options)
+        carries: tuple[Any, ...] = (outputs,)
+        last: tuple[Array, ...] = (last_h,)
+    elif equations.lstm is not None and not is_noisy:
         kernel, bias = equations.lstm
-        options |= {"return_cell_states": lengths is not None, "backend": backend}
-        states = lstm(inputs, kernel, equations.kernel, bias, carry, **options)
-        carries: tuple[Any, ...] = (states.c, states.h)
-        last: tuple[Array, ...] = tuple(states.last)
+        options |= {"reset_carry": loop.initial, "return_cell_states": lengths is not None, "backend": loop.backend}
+        states = lstm(steps.inputs, kernel, equations.kernel, bias, carry, **options)
+        carries = (states.c, states.h)
+        last = tuple(states.last)
     else:
-        projected = tuple(jnp.split(equations.project(inputs), equations.num_gates, axis=-1))
-        options |= {"return_carries": lengths is not None, "projection": equations.projection}
-        options |= {"recurrent_bias": equations.recurrent_bias}
-        options |= {"recurrent_mask": mask, "zoneout": zoneout}
+        projected = tuple(jnp.split(equations.project(steps.inputs), equations.num_gates, axis=-1))
+        options |= {"reset_carry": loop.initial, "return_carries": lengths is not None}
+        options |= {"projection": equations.projection, "recurrent_bias": equations.recurrent_bias}
+        options |= {"recurrent_mask": loop.mask, "zoneout": steps.zoneout}
         carries, last = gated(equations.update, equations.params, projected, equations.kernel, carry, **options)
     if lengths is not None:
         last = tuple(_at_end(part, lengths, start) for part, start in zip(carries, carry, strict=True))
@@ -237,28 +269,29 @@ def _scan(
 
 
 def _in_chunks(
-    scan: Any, size: int, reverse: bool, inputs: Array, carry: Any, lengths: Any, resets: Any, zoneout: Any
-) -> tuple[Array, Any]:
-    """As `scan`, but keeps only the carries between chunks of `size` steps for the gradient."""
-    time = inputs.shape[0]
+    loop: _Loop, size: int, carry: Any, steps: _Steps, lengths: Array | None
+) -> tuple[Array, tuple[Array, ...]]:
+    """As `_run_loop`, but keeps only the carries between chunks of `size` steps for the gradient."""
+    time = steps.inputs.shape[0]
     whole = time // size * size
     # The remaining steps are at the end, forwards and backwards; backwards they are read first.
-    arrays = inputs, resets, [zone for zone in zoneout or () if zone.ndim]
+    zoneout = steps.zoneout
+    arrays = steps._replace(zoneout=[zone for zone in zoneout or () if zone.ndim])
     rates = zoneout and [None if zone.ndim else zone for zone in zoneout]
 
     @partial(jax.checkpoint, prevent_cse=False)
     def chunk(carry: Any, xs: Any) -> Any:
-        start, (inputs, resets, zones) = xs
-        zones = iter(zones)
-        zoneout = rates and tuple(next(zones) if rate is None else rate for rate in rates)
-        left = None if lengths is None else jnp.clip(lengths - start, 0, len(inputs))
-        outputs, carry = scan(inputs, carry, left, resets, zoneout)
+        start, steps = xs
+        zones = iter(steps.zoneout)
+        steps = steps._replace(zoneout=rates and tuple(next(zones) if rate is None else rate for rate in rates))
+        left = None if lengths is None else jnp.clip(lengths - start, 0, len(steps.inputs))
+        outputs, carry = _run_loop(loop, carry, steps, left)
         return carry, outputs
 
     def chunks(carry: Any) -> Any:
         parts = jax.tree.map(lambda array: array[:whole].reshape(whole // size, size, *array.shape[1:]), arrays)
         starts = jnp.arange(0, whole, size, dtype=np.int32 if lengths is None else lengths.dtype)
-        carry, outputs = jax.lax.scan(chunk, carry, (starts, parts), reverse=reverse)
+        carry, outputs = jax.lax.scan(chunk, carry, (starts, parts), reverse=loop.reverse)
         return carry, outputs.reshape(whole, *outputs.shape[2:])
 
     def rest(carry: Any) -> Any:
@@ -267,7 +300,7 @@ def _in_chunks(
     if whole == time:
         carry, outputs = chunks(carry)
         return outputs, carry
-    if reverse:
+    if loop.reverse:
         carry, end = rest(carry)
         carry, start = chunks(carry)
     else:

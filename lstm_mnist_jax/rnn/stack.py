@@ -139,13 +139,15 @@ class StackedRNN(nnx.Module):
           rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
 
         Raises:
-          ValueError: there is no layer, a width is below 1, or a rate is outside [0, 1).
+          ValueError: there is no layer, a width is below 1, a rate is outside [0, 1), `dtype` or `param_dtype` are not
+            floats, or `cell` is a cell and not a class.
           TypeError: the cell does not have an argument that is not None, or the layer has no argument of this name.
         """
         name = type(self).__name__
         try:
             widths = tuple(map(operator.index, np.atleast_1d(np.asarray(hidden_features, object))))
             right = len(widths) > 0 and min(operator.index(in_features), *widths) >= 1
+            right = right and not isinstance(hidden_features, bool)
         except (TypeError, ValueError):
             right = False
         if not right:
@@ -157,6 +159,16 @@ class StackedRNN(nnx.Module):
             raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate!r}.")
         if not hasattr(rngs, "params"):
             raise ValueError(f"{name} draws its parameters from rngs, such as nnx.Rngs(0); got {rngs!r}.")
+        for option, value in (("bidirectional", bidirectional), ("time_major", time_major)):
+            if isinstance(value, str):
+                raise ValueError(f"{name} needs {option} to be True or False; got {value!r}.")
+        for option, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
+            if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+                raise ValueError(f"{name} needs a {option} of floats, such as jnp.bfloat16; got {kind!r}.")
+        if isinstance(cell, nnx.Module):
+            raise ValueError(
+                f"{name} makes a cell for each layer: give it the class {type(cell).__name__}, not a cell."
+            )
         self.in_features, self.hidden_features = in_features, widths
         self.bidirectional, self.time_major = bidirectional, time_major
         self.dtype, self.param_dtype = dtype, param_dtype
@@ -207,7 +219,7 @@ class StackedRNN(nnx.Module):
         self,
         inputs: AnyArray,
         *,
-        initial_carries: Sequence[Any] | None = None,
+        initial_carries: Sequence[Any] | nnx.Variable[Any] | None = None,
         seq_lengths: AnyArray | Sequence[int] | int | None = None,
         resets: AnyArray | None = None,
         masks: Sequence[AnyArray] | None = None,
@@ -261,7 +273,10 @@ class StackedRNN(nnx.Module):
             if n > 0 and self.dropout is not None:
                 outputs = self.dropout(outputs)
             if n > 0 and masks is not None:
-                outputs = outputs * jnp.expand_dims(jnp.asarray(masks[n - 1], outputs.dtype), time_axis)
+                mask = jnp.asarray(masks[n - 1], outputs.dtype)
+                if mask.shape != (expected := (*batch_shape, outputs.shape[-1])):
+                    raise ValueError(f"{name} expected masks[{n - 1}] of shape {expected}, got {mask.shape}.")
+                outputs = outputs * jnp.expand_dims(mask, time_axis)
             if self.bidirectional:
                 forward, backward = initial_carry
                 forward, outputs_forward = layer.forward_rnn(outputs, initial_carry=forward, **options)
@@ -281,8 +296,8 @@ class StackedRNN(nnx.Module):
         expected: Any = jax.tree.structure(zeros)
         wanted = jax.tree.leaves(zeros)
         structure: Any
-        parts, structure = jax.tree.flatten(_as_tuples(initial_carries), is_leaf=_is_variable)
-        parts = [part[...] if _is_variable(part) else jnp.asarray(part) for part in parts]
+        parts, structure = jax.tree.flatten(_as_tuples(initial_carries))
+        parts = [jnp.asarray(part) for part in parts]
         if structure != jax.tree.structure(_as_tuples(zeros)) or any(
             part.shape not in (zero.shape, zero.shape[-1:]) for part, zero in zip(parts, wanted, strict=True)
         ):
@@ -315,12 +330,9 @@ class StackedRNN(nnx.Module):
         return carry
 
 
-def _is_variable(part: Any) -> bool:
-    return isinstance(part, nnx.Variable)
-
-
 def _as_tuples(carries: Any) -> Any:
-    """With plain tuples for lists, Flax's lists, and named tuples."""
+    """With the values of variables, and with plain tuples for lists, Flax's lists, and named tuples."""
+    carries = carries.get_value() if isinstance(carries, nnx.Variable) else carries
     return tuple(map(_as_tuples, carries)) if isinstance(carries, tuple | list | nnx.List) else carries
 
 

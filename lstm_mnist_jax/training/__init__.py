@@ -3,13 +3,12 @@
 `train` is the whole of it; `make_program` gives the parts that run on the devices, for programs of your own.
 """
 
-from lstm_mnist_jax.training.given_weights import GivenWeights, begin_run
+from lstm_mnist_jax.training.new_run import begin_run
 from lstm_mnist_jax.training.program import TrainingProgram, make_program, member_state
 from lstm_mnist_jax.training.run import TrainingResult, train
 from lstm_mnist_jax.training.step import TrainState
 
 __all__ = [
-    "GivenWeights",
     "TrainState",
     "TrainingProgram",
     "TrainingResult",

@@ -1,4 +1,4 @@
-"""Checkpoints: saved by orbax in the background, checked by SHA-256, the newest kept.
+"""Checkpoints: saved by orbax in the background, checked by SHA-256, the newest kept; and loading from them.
 
     checkpoints/00000859/state/         the latest states of all members and their best ones, as orbax writes them
     checkpoints/00000859/record.json    the step, and of each member its score and its best epoch
@@ -10,18 +10,29 @@ is damaged. A resumed run skips both and prints so.
 
 import hashlib
 import json
+import math
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.training import processes
-from lstm_mnist_jax.training.run_folder import write_atomically
+from lstm_mnist_jax.training.metrics import read_metrics, score_of
+from lstm_mnist_jax.training.program import LatestAndBest
+from lstm_mnist_jax.training.run_folder import RunFolder, write_atomically
+from lstm_mnist_jax.training.step import TrainState, init_state
 
 SUMS = "SHA256SUMS"
+
+ATTEMPTS = 10
+"""How often a checkpoint is looked for while a running training replaces older ones."""
 
 
 @dataclass(frozen=True)
@@ -196,10 +207,8 @@ def set_aside(directory: Path, newer_than: int) -> list[str]:
 
 def newest_sound_step(directory: Path) -> int | None:
     """The step of the newest undamaged checkpoint, or None."""
-    for step in reversed(finished_steps(directory)):
-        if find_damage(checkpoint_path(directory, step)) is None:
-            return step
-    return None
+    steps = reversed(finished_steps(directory))
+    return next((step for step in steps if find_damage(checkpoint_path(directory, step)) is None), None)
 
 
 def load_state(path: Path, abstract_state: Any) -> Any:
@@ -217,6 +226,111 @@ def load_state(path: Path, abstract_state: Any) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"{path} cannot be read as a state of this program: {reason}") from error
+
+
+def load_checkpoint(folder: RunFolder, name: str) -> tuple[int, TrainState]:
+    """A saved state of a run, and its step.
+
+    Args:
+      folder: the run, or a run of a sweep.
+      name: "best" (on validation; the last state if no epoch has ended), "last", or the step of a checkpoint.
+
+    Raises:
+      RunError: the checkpoint is missing or damaged.
+    """
+    for _ in range(ATTEMPTS - 1):
+        before = finished_steps(folder.checkpoints)
+        try:
+            return _load(folder, name)
+        except (RunError, OSError):
+            if finished_steps(folder.checkpoints) == before:
+                raise
+    return _load(folder, name)
+
+
+def _load(folder: RunFolder, name: str) -> tuple[int, TrainState]:
+    directory = folder.checkpoints
+    steps = finished_steps(directory)
+    if not steps:
+        raise RunError(f"{directory} has no checkpoint. Train the run first, or continue with --resume.")
+    if name == "last" or (name.isdecimal() and int(name) in steps):
+        step = saved_step = steps[-1] if name == "last" else int(name)
+        _refuse_damaged(folder, step)
+        field = "newest"
+    else:
+        saved_step = _checkpoint_with_best(folder, steps)
+        best_step = read_status(folder, saved_step)[0].best_step
+        if name not in ("best", str(best_step)):
+            raise RunError(f"{directory} has no checkpoint {name!r}; expected best, last, or one of the steps {steps}.")
+        field, step = ("newest", saved_step) if best_step is None else ("best", best_step)
+    (state,) = load_member(folder, saved_step, field)
+    return step, state
+
+
+def _checkpoint_with_best(folder: RunFolder, steps: list[int]) -> int:
+    """The step of the newest undamaged checkpoint, if no later epoch was better than the best weights in it."""
+    step = newest_sound_step(folder.checkpoints)
+    if step is not None:
+        best_score = read_status(folder, step)[0].best_score
+        later = [each for each in read_metrics(folder.metrics, folder.member or 0) if each.step > step]
+        scores = [score_of(folder.config, metrics) for metrics in later]
+        if step == steps[-1] or (best_score is not None and max(scores, default=-math.inf) <= best_score):
+            return step
+    _refuse_damaged(folder, steps[-1])
+    return steps[-1]
+
+
+def _refuse_damaged(folder: RunFolder, step: int) -> None:
+    path = checkpoint_path(folder.checkpoints, step)
+    if damage := find_damage(path):
+        others = [other for other in finished_steps(folder.checkpoints) if other != step]
+        use = f"Use --checkpoint {' or '.join(map(str, reversed(others)))}." if others else "There is no other one."
+        raise RunError(f"Checkpoint {path} {damage}. {use}")
+
+
+def read_status(folder: RunFolder, step: int) -> tuple[MemberStatus, float]:
+    """The status of a run in the checkpoint of `step`, and its share of the epoch's seconds."""
+    record = read_record(checkpoint_path(folder.checkpoints, step))
+    return record.members[_place_of(folder)], record.epoch_seconds / len(record.members)
+
+
+def load_member(folder: RunFolder, step: int, *names: str) -> list[TrainState]:
+    """States of a run, or of a run of a sweep, in the checkpoint of `step`. Only these are read.
+
+    Args:
+      folder, step: the checkpoint.
+      names: fields of `LatestAndBest`.
+
+    Raises:
+      RunError: the checkpoint holds states of another structure.
+    """
+    path = checkpoint_path(folder.checkpoints, step)
+    place, places = _place_of(folder), read_record(path).places
+    one = jax.eval_shape(lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0))
+    try:
+        host = jax.local_devices(backend="cpu")[0]  # there may be more of them than one accelerator holds
+    except RuntimeError:
+        host = jax.local_devices()[0]
+    sharding = jax.sharding.SingleDeviceSharding(host)
+    state: Any = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((places, *leaf.shape), leaf.dtype, sharding=sharding), one
+    )
+    skipped = jax.tree.map(lambda _: ..., state)  # orbax's placeholder
+    wanted = {name: state if name in names else skipped for name in LatestAndBest._fields}
+    saved = load_state(path, LatestAndBest(**wanted))
+    device = jax.local_devices()[0]
+
+    def of_member(leaf: jax.Array) -> jax.Array:  # by NumPy: nothing is compiled for each shape
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(np.asarray(jax.random.key_data(leaf))[place])
+        return jax.device_put(np.asarray(leaf)[place], device)
+
+    return [jax.tree.map(of_member, getattr(saved, name)) for name in names]
+
+
+def _place_of(folder: RunFolder) -> int:
+    number = folder.member or 0
+    return folder.groups[folder.group_of(number)].index(number)
 
 
 def _orbax() -> Any:

@@ -114,19 +114,16 @@ class Streamed:
         self._next = -1
         self.batch_of = lambda step, shared, own: (shared[1][step - shared[0]], shared[2][step - shared[0]])
         self.specs = (P(), self._sharding.spec, self._sharding.spec), ()
-        self._pieces = (
+        pieces = (
             jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P())),
             jax.ShapeDtypeStruct((self._ahead, *shape), jnp.uint8, sharding=self._sharding),
             jax.ShapeDtypeStruct((self._ahead, config.batch_size), jnp.int32, sharding=self._sharding),
         )
-
-    @property
-    def abstract_batches(self) -> Batches:
-        return self._pieces, ()
+        self.abstract_batches: Batches = pieces, ()
 
     def device_bytes(self, members: int) -> int:
         """The memory of a device that two pieces take: one in use, one on its way."""
-        return sum(2 * leaf.size * leaf.dtype.itemsize for leaf in self._pieces)
+        return sum(2 * leaf.size * leaf.dtype.itemsize for leaf in self.abstract_batches[0])
 
     def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
         step = step_of(state)

@@ -148,16 +148,16 @@ class TrainingLoop:
     def _advance(self, steps: int) -> None:
         newest = self._program.run_steps(self._states.newest, steps)
         self._states = self._states._replace(newest=newest)
-        self._summary = self._program.summarize(newest)
-        self.step = self._summary.step
+        self._fetched = self._program.fetch(newest)
+        self.step = int(self._fetched.step[0])
 
     def _show(self, seconds_per_step: float) -> None:
         """Shows the progress, and notes which members have diverged."""
-        summary, before = self._summary, (self.step - 1) // self._steps_per_epoch * self._steps_per_epoch
-        for place, first_bad_step in enumerate(summary.first_bad_step.tolist()):
+        sums, before = self._fetched.epoch_sums, (self.step - 1) // self._steps_per_epoch * self._steps_per_epoch
+        for place, first_bad_step in enumerate(self._fetched.first_bad_step.tolist()):
             if first_bad_step >= 0 and not self._has_ended(before, self.members[place]):
                 self._mark_diverged(place, first_bad_step)
-        losses = summary.loss[np.isfinite(summary.loss)] / summary.epoch_steps
+        losses = (sums.loss / sums.steps)[np.isfinite(sums.loss)]
         rate = len(self.members) * self._config.batch_size / seconds_per_step
         self._display.advance(self.step, float(losses.mean()) if losses.size else math.nan, rate)
         self._checkpoints.raise_failure()
@@ -227,16 +227,17 @@ class TrainingLoop:
         )
 
     def _metrics(self, place: int, validation: Evaluation, test: Evaluation) -> EpochMetrics:
-        summary = self._summary
-        examples = summary.epoch_steps * self._config.batch_size
+        sums = self._fetched.epoch_sums
+        steps = int(sums.steps[place])
+        examples = steps * self._config.batch_size
         diverged = self.members[place].diverged_at is not None
         metrics = EpochMetrics(
             member=self._numbers[place],
             epoch=-(-self.step // self._steps_per_epoch),
             step=self.step,
-            train_loss=float(summary.loss[place]) / summary.epoch_steps,
-            train_accuracy=int(summary.correct[place]) / examples,
-            gradient_norm=float(summary.gradient_norm[place]) / summary.epoch_steps,
+            train_loss=float(sums.loss[place]) / steps,
+            train_accuracy=int(sums.correct[place]) / examples,
+            gradient_norm=float(sums.gradient_norm[place]) / steps,
             validation_loss=validation.loss,
             validation_accuracy=validation.accuracy,
             test_loss=test.loss,

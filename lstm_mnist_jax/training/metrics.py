@@ -6,13 +6,10 @@ import math
 import os
 import re
 import time
-import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.json import from_dict
@@ -103,13 +100,6 @@ def score(config: Config, loss: float | None, accuracy: float | None) -> float:
 def score_of(config: Config, epoch: EpochMetrics) -> float:
     """The score of the weights at the end of an epoch."""
     return score(config, epoch.validation_loss, epoch.validation_accuracy)
-
-
-def as_columns(epochs: Sequence[EpochMetrics]) -> dict[str, np.ndarray]:
-    """The epochs of a run as an array [epochs] for each field, by its name: int64 or float64, empty where none is."""
-    kinds = typing.get_type_hints(EpochMetrics)
-    del kinds["member"]
-    return {name: np.array([getattr(metrics, name) for metrics in epochs], kind) for name, kind in kinds.items()}
 
 
 class MetricsWriter:

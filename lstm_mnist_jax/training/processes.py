@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,14 +18,13 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import Config, Execution, Processes
-from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training.mesh import make_mesh
 from lstm_mnist_jax.training.rendezvous import bind_address, refuse_difference, rendezvous
-from lstm_mnist_jax.version import __version__
 
 HEARTBEAT_SECONDS = 30
 """A process that sends nothing for so long counts as failed."""
@@ -168,7 +167,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dataclasses and dictionaries as one dictionary of dotted names to values as text."""
     found: dict[str, str] = {}
     for name, value in values.items():
-        inner = to_dict(value) if is_dataclass(value) else value
+        inner = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         found |= _flat(inner, f"{prefix}{name}.") if isinstance(inner, dict) else {f"{prefix}{name}": str(inner)}
     return found
 

@@ -26,28 +26,10 @@ from lstm_mnist_jax.training.feed import GIB, Feed, Streamed, make_feed, place
 from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
 from lstm_mnist_jax.training.optimizer import OptimizerNumbers
 from lstm_mnist_jax.training.optimizer import shape_of as optimizer_shape_of
-from lstm_mnist_jax.training.step import TrainState, count_steps, init_state, make_train_step, repeat
+from lstm_mnist_jax.training.step import TrainState, count_steps, init_state, make_train_step
 
 ONE_BY_ONE = ("cpu",)
 """Devices that run their members one after another: a core is busy with one, and its cache full. Others would idle."""
-
-
-class StepSummary(NamedTuple):
-    """What the host fetches of the members after some steps.
-
-    Attributes:
-      step: the number of steps made.
-      epoch_steps: the number of steps in the sums.
-      loss, correct, gradient_norm: [members], see `EpochSums`.
-      first_bad_step: [members], see `TrainState`.
-    """
-
-    step: int
-    epoch_steps: int
-    loss: np.ndarray
-    correct: np.ndarray
-    gradient_norm: np.ndarray
-    first_bad_step: np.ndarray
 
 
 class LatestAndBest(NamedTuple):
@@ -120,13 +102,13 @@ class TrainingProgram:
         largest = max(self._run_steps.memory_analysis().temp_size_in_bytes, evaluation)
         return states + self._feed.device_bytes(members) + splits + largest
 
-    def summarize(self, state: TrainState) -> StepSummary:
-        """Waits for the steps, and fetches what the host needs of them."""
-        small = (state.step, *state.epoch_sums, state.first_bad_step)
+    def fetch(self, state: TrainState) -> TrainState:
+        """Waits for the steps, and fetches what the host needs of the members' states: step, sums, first bad step."""
+        nothing: Any = ()
+        small = state._replace(params=nothing, opt_state=nothing, key=nothing, average=nothing)
         if jax.process_count() > 1:  # others hold some of the members
             small = jax.device_put(small, NamedSharding(self.mesh, P()))
-        step, epoch_steps, *of_each = jax.device_get(small)
-        return StepSummary(int(step[0]), int(epoch_steps[0]), *(array[: len(self.configs)] for array in of_each))
+        return jax.tree.map(lambda leaf: leaf[: len(self.configs)], jax.device_get(small))
 
     def evaluate(self, params: model.Params) -> dict[str, list[Evaluation]]:
         """Evaluates every member on "validation" and "test", given the parameters of all, [places, ...]."""
@@ -196,9 +178,10 @@ def make_program(
     train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
 
     def run_steps(states: TrainState, n: jax.Array, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
-        return each(lambda state, numbers, own: repeat(train_step, state, n, numbers, shared, own))(
-            states, numbers, own
-        )
+        def of_member(state: TrainState, numbers: OptimizerNumbers, own: Any) -> TrainState:
+            return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, shared, own), state)
+
+        return each(of_member)(states, numbers, own)
 
     shared_specs, own_specs = feed.specs
     # The gradient is averaged explicitly, once and flattened, so JAX need not track which values vary over devices.
@@ -210,14 +193,15 @@ def make_program(
         check_vma=False,
     )
     first_states = jax.vmap(partial(init_state, config, dataset.image_shape, len(dataset.class_names)))
-    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh))
+    # Traced once, for the shapes of the states, and compiled only if a run begins with it.
+    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh)).trace(seeds)
     return TrainingProgram(
         configs=configs,
         mesh=mesh,
-        init=lambda: init(seeds),
+        init=lambda: init.lower().compile()(seeds),
         abstract_state=jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=members),
-            jax.eval_shape(first_states, seeds),
+            init.out_info,
         ),
         steps_per_epoch=steps_per_epoch,
         _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=members),

@@ -16,24 +16,14 @@ from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import describe_layers, task_of
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.rnn import native
-from lstm_mnist_jax.training import checkpoint, processes
+from lstm_mnist_jax.training import checkpoint, processes, run_folder
 from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
 from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
-from lstm_mnist_jax.training.member import make_run_of_member
 from lstm_mnist_jax.training.mesh import describe, hint
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
+from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
-from lstm_mnist_jax.training.run_folder import (
-    RunFolder,
-    create_run_folder,
-    environment,
-    environment_changes,
-    lock,
-    read_run,
-    refuse_occupied,
-    resume_run_folder,
-    write_config,
-)
+from lstm_mnist_jax.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -108,14 +98,15 @@ def _train(
     config: Config, run_dir: Path, resume: bool, mesh: Mesh, execution: Execution, console: Console
 ) -> TrainingResult:
     first = processes.is_first()
-    former = read_run(run_dir) if resume else None
+    former = run_folder.read_run(run_dir) if resume else None
     if former is None and first:
-        refuse_occupied(run_dir)
+        run_folder.refuse_occupied(run_dir)
     dataset = load_same(config)
     program = make_program([config], dataset, mesh, execution.device_data_limit)
     with ExitStack() as stack:
         if former is not None and former.member is not None:
-            resume_run_folder(former, config, dataset)  # refuses what cannot go on, before anything is written
+            # This refuses what cannot be resumed, before anything is written.
+            run_folder.resume_run_folder(former, config, dataset)
             if jax.process_count() > 1:
                 raise RunError(
                     f"{former.path} is a run of a sweep. Resume it once with --num-processes 1, which makes its run "
@@ -123,16 +114,17 @@ def _train(
                 )
             former = make_run_of_member(former, config.epochs, program.steps_per_epoch, stack)
         elif first:
-            stack.enter_context(lock(run_dir if former is None else former.path))  # of SWEEP/best, that of SWEEP/3
+            path = run_dir if former is None else former.path  # of SWEEP/best, that of SWEEP/3
+            stack.enter_context(run_folder.lock(path))
         if former is None:
-            folder = create_run_folder(run_dir, config, dataset)
+            folder = run_folder.create_run_folder(run_dir, config, dataset)
         else:
-            folder = resume_run_folder(former, config, dataset)
+            folder = run_folder.resume_run_folder(former, config, dataset)
         say(console, f"run {folder.path}: {dataset.describe()}")
         began = time.perf_counter()
         states, record = begin(folder, 0, program, newest_sound_step(folder.checkpoints, console), console)
         if first and (former is None or folder.config != former.config):
-            write_config(replace(folder, environment=environment()))
+            run_folder.write_config(replace(folder, environment=run_folder.environment()))
         processes.wait_for_file(folder.path / "config.json")
         program = program.compile()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(states.newest.params))
@@ -190,7 +182,7 @@ def begin(
         return states, Record(0, program.places, 0.0, (MemberStatus(),) * len(folder.groups[group]))
     epochs_done, epochs = step // program.steps_per_epoch, program.configs[0].epochs
     refuse_fewer_epochs(folder, epochs, step, program.steps_per_epoch)
-    for line in environment_changes(folder.environment) if not folder.is_sweep else ():
+    for line in run_folder.environment_changes(folder.environment) if not folder.is_sweep else ():
         say(console, line)
     say(console, f"resumed at step {step:,}: {epochs_done} of {epochs} epochs are done")
     path = checkpoint.checkpoint_path(directory, step)

@@ -6,16 +6,17 @@ permutation.json  the order of permuted pixels, where all members have the same
 metrics.jsonl     one JSON object for each epoch of each member
 checkpoints/      see `checkpoint`; of a sweep in a folder for each group
 tensorboard/      event files of a run
-results.csv       of a sweep, a row for each member; results.png draws them
+results.csv       of a sweep, a row for each member; results.png and results-curves.png draw them
 """
 
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,15 @@ from typing import Any
 import jax
 from filelock import FileLock, Timeout
 
-from lstm_mnist_jax import machine
+from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.config.json import differences, from_dict, from_value, to_dict
+from lstm_mnist_jax.config.json import differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training.metrics import read_metrics, score_of
-from lstm_mnist_jax.version import __version__
 
 FORMAT = 7
 """Number of the folder's format: raised when an older program could misread it."""
@@ -327,8 +327,19 @@ def environment() -> dict[str, str]:
     """Versions that determine the results, JAX's backend, the kind of the recurrence's loops, machine and date."""
     own = {"lstm-mnist-jax": __version__, "python": platform.python_version(), "backend": jax.default_backend()}
     own["recurrence"] = "native" if own["backend"] == "cpu" and native.unavailable() is None else "xla"
-    own |= {"machine": machine.devices(), "date": time.strftime("%Y-%m-%d")}
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    cores = f"{count} core{'s' * (count > 1)} of {processor()}"
+    own["machine"] = cores if own["backend"] == "cpu" else f"{count} x {kind}"
+    own["date"] = time.strftime("%Y-%m-%d")
     return own | {name: version(name) for name in VERSIONED_PACKAGES}
+
+
+def processor() -> str:
+    """The processor's name."""
+    with suppress(OSError):  # another system than Linux
+        if found := re.search(r"^model name\s*: *(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 def environment_changes(then: dict[str, str]) -> list[str]:
@@ -345,11 +356,11 @@ def write_config(folder: RunFolder) -> None:
     """Writes config.json atomically, and permutation.json. Raises RunError where they cannot be written."""
     contents: dict[str, Any] = {
         "format": FORMAT,
-        "config": to_dict(folder.config),
-        "data": to_dict(folder.data),
+        "config": asdict(folder.config),
+        "data": asdict(folder.data),
         "environment": folder.environment,
         "initial_weights": folder.initial_weights,
-        "space": None if folder.space is None else to_dict(folder.space),
+        "space": None if folder.space is None else asdict(folder.space),
         "members": [{"seed": member.seed, **member.setting} for member in folder.members],
         "groups": folder.groups,
     }

@@ -185,10 +185,3 @@ def averaged(average: model.Params, params: model.Params, step: Any, numbers: Op
     """The EMA of the weights after a step; its decay grows at first, as TensorFlow's does with `num_updates`."""
     share = jnp.maximum(numbers.ema_complement, 9 / (10.0 + step))
     return optax.incremental_update(params, average, share)
-
-
-def repeat(
-    train_step: Callable[..., TrainState], state: TrainState, n: jax.Array, numbers: OptimizerNumbers, *batches: Any
-) -> TrainState:
-    """The state `n` steps later, in one loop."""
-    return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, *batches), state)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,6 @@ from lstm_mnist_jax.cli import parsing
 from lstm_mnist_jax.cli.evaluate import EvaluateArguments
 from lstm_mnist_jax.cli.parsing import OutputConsole, TrainingConsole
 from lstm_mnist_jax.config import PRESETS, SWEEPABLE
-from lstm_mnist_jax.config.json import to_dict
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import mesh
 
@@ -39,6 +39,13 @@ def interpreter(*words, **options):
     """Starts a Python interpreter of its own."""
     words = [sys.executable, *map(str, words)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def without_device_count():
+    """The environment variables as a user has them: the program decides on the number of devices."""
+    return {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | {
+        "JAX_PLATFORMS": "cpu"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +65,11 @@ def run_dir(trained):
 
 @pytest.fixture(scope="module")
 def falling(tmp_path_factory):
-    """The output of a run with a learning rate schedule. The preset is the last word."""
+    """The output of a run on one device with a learning rate schedule. The preset is the last word."""
     options = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine"]
+    options += ["--devices", "1"]
     words = ["train", *options, "--run-dir", tmp_path_factory.mktemp("cli") / "falling", "smoke"]
-    done = programs.run(words)
+    done = programs.run(words, env=without_device_count())
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -130,7 +138,7 @@ def test_every_field_of_the_config_is_an_option_with_the_presets_default(command
     monkeypatch.setenv("COLUMNS", "200")
     done = command_line("train", preset, "--help")
     assert done.returncode == 0
-    for name in [*leaf_names(to_dict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
+    for name in [*leaf_names(asdict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
         assert f"--{name.replace('_', '-')}" in done.stdout, name
     assert f"(default: {PRESETS[preset].epochs})" in done.stdout
     assert f"(default: {' '.join(map(str, PRESETS[preset].model.hidden_features))})" in done.stdout
@@ -155,10 +163,12 @@ def test_training_imports_nothing_that_it_does_not_use(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_classic_script_is_the_same_program(tmp_path):
+@pytest.mark.slow
+def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_examples(tmp_path):
     program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    done = programs.run(["smoke", *TINY_OPTIONS], code=program, cwd=tmp_path)
+    done = programs.run(["smoke", *TINY_OPTIONS], code=program, cwd=tmp_path, env=without_device_count())
     assert done.returncode == 0, done.stderr
+    assert f"on {mesh._default_count(mesh._cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name.startswith("smoke-")
     assert (run_dir / "metrics.jsonl").exists()
@@ -171,14 +181,14 @@ def test_the_preset_may_stand_last(falling):
 
 
 @pytest.mark.slow
-def test_all_cores_with_enough_examples_are_used_by_default(tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    expected = mesh._default_count(mesh._cores(), PRESETS["smoke"].batch_size)
-    cases = [(TINY_OPTIONS, expected), ([*ONE_LAYER, "--devices", "1"], 1), ([*ONE_LAYER, "--devices", "4"], 4)]
-    for number, (options, devices) in enumerate(cases):
-        done = programs.run(["train", "smoke", *options, "--run-dir", tmp_path / str(number)])
-        assert f"on {devices} x cpu" in done.stdout, done.stderr
+def test_as_many_devices_are_used_as_are_asked_for(falling, tmp_path):
+    assert "on 1 x cpu" in falling
+    words = ["train", "smoke", *ONE_LAYER, "--devices", "4", "--run-dir", tmp_path / "run"]
+    program = programs.Program(words, env=without_device_count())
+    found = [line for line, _ in zip(program.stdout, range(2), strict=False)]
+    program.kill()
+    program.communicate()
+    assert "on 4 x cpu" in found[1], found
 
 
 def test_evaluate_prints_a_table(command_line, run_dir):
@@ -416,7 +426,7 @@ def test_errors_of_other_kinds_have_the_words_of_the_parser():
 def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     done = command_line("sweep", "--help")
-    for name in [*leaf_names(to_dict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
+    for name in [*leaf_names(asdict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
         assert f"--{name.replace('_', '-')} [STR" in done.stdout
 
 

@@ -133,6 +133,7 @@ def test_standard_input(digits_run, scans):
         assert answer.get("label") == ("7" if code == 0 else None)
 
 
+@pytest.mark.slow
 def test_many_pictures_are_classified_in_order_and_in_small_batches(predict, unseen, run, tmp_path, monkeypatch):
     np.save(tmp_path / "many.npy", unseen.images[:300])
     (tmp_path / "broken.png").write_bytes(b"none")
@@ -182,6 +183,7 @@ def test_explain_prints_the_prediction_after_each_row(predict, scans, run, unsee
         assert int(label) == along[step].argmax()
 
 
+@pytest.mark.slow
 def test_figures_replace_no_file(predict, scans, tmp_path):
     folder, _ = scans
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -239,6 +241,7 @@ def test_a_run_that_diverged_is_refused(predict, run, scans, monkeypatch):
     assert "no numbers (NaN): its training diverged" in errors
 
 
+@pytest.mark.slow
 def test_file_names_with_markup_control_characters_and_invalid_bytes(predict, digits_run, scans, tmp_path):
     folder, _ = scans
     names = ["[bold]a.png", "\x1b[31mb.png", "c\udcff.png", "数字 \n.png", "-d.png"]

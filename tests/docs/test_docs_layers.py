@@ -1,7 +1,24 @@
-"""The programs of docs/layers.md and docs/custom_cell.md run and learn."""
+"""The programs of docs/layers.md and docs/custom_cell.md run and learn; the tests that a table names exist."""
+
+import re
 
 import pytest
-from pages import python_programs, run_program
+from pages import ROOT, python_programs, read, run_program
+
+
+def test_every_feature_of_the_layers_page_has_a_test():
+    """What is not here, "no: ...", may have none."""
+    section = read("layers").split("## Feature by feature\n")[1].split("\n## ")[0]
+    _, _, *rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 50
+    for row in rows:
+        feature, _, _, _, here, tests = row
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tests)
+        assert named or here.startswith("no"), f"docs/layers.md names no test for {feature}"
+        assert len(named) == tests.count("`") // 2, f"docs/layers.md: {tests} are no tests"
+        for file, name in named:
+            text = (ROOT / file).read_text("utf-8")
+            assert f"\ndef {name}(" in text, f"{file} has no {name}, which docs/layers.md names for {feature}"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from runs import TINY
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.interop import formats, torch
-from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
+from lstm_mnist_jax.training import begin_run, checkpoint
 from lstm_mnist_jax.training.run_folder import read_run_folder
 
 OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
@@ -44,9 +44,11 @@ def exports(run, tmp_path_factory):
     return folder
 
 
-def given(format_name, path):
+def begin(format_name, path, config, run_dir, **changes):
+    """Begins a run of a file's weights, with the state of Adam and the steps in it unless there are `changes`."""
     imported = formats.read(format_name, path)
-    return GivenWeights(imported.params, imported.adam and imported.adam.to_optax(), imported.step, str(path))
+    found = {"origin": str(path), "adam": imported.adam and imported.adam.to_optax(), "step": imported.step}
+    return begin_run(imported.params, config, run_dir, **(found | changes))
 
 
 def assert_close(found, expected, atol):
@@ -58,7 +60,7 @@ def test_training_from_an_exported_tensorflow_checkpoint_equals_uninterrupted_tr
     whole = tmp_path / "whole"
     shutil.copytree(run.folder.path, whole)
     train(replace(TINY, epochs=4), whole, resume=True)
-    imported = begin_run(given("tf1", exports / "tf1" / "model"), TINY, tmp_path / "run")
+    imported = begin("tf1", exports / "tf1" / "model", TINY, tmp_path / "run")
     assert (imported.epochs_done, imported.folder.config) == (3, TINY)
     assert_close(load_run(tmp_path / "run").params, run.params, atol=1e-6)
     result = train(replace(imported.folder.config, epochs=4), tmp_path / "run", resume=True)
@@ -71,7 +73,7 @@ def test_training_from_an_exported_tensorflow_checkpoint_equals_uninterrupted_tr
 
 @pytest.mark.slow
 def test_metrics_of_a_partial_epoch_are_means_over_its_steps(run, exports, tmp_path):
-    begin_run(replace(given("tf1", exports / "tf1" / "model"), step=35), TINY, tmp_path / "run")
+    begin("tf1", exports / "tf1" / "model", TINY, tmp_path / "run", step=35)
     (metrics,) = train(TINY, tmp_path / "run", resume=True).epochs
     assert (metrics.epoch, metrics.step) == (3, 45)
     whole = {name: values[-1] for name, values in run.history().items()}
@@ -82,7 +84,7 @@ def test_metrics_of_a_partial_epoch_are_means_over_its_steps(run, exports, tmp_p
 @pytest.mark.slow
 def test_imported_weights_can_be_the_best_on_validation(command_line, exports, tmp_path):
     config = replace(TINY, optimizer=replace(TINY.optimizer, learning_rate=0.5), epochs=6)
-    begin_run(given("tf1", exports / "tf1" / "model"), config, tmp_path / "run")
+    begin("tf1", exports / "tf1" / "model", config, tmp_path / "run")
     done = command_line("train", "--resume", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "best on validation: the weights of step 45, which were imported" in done.stdout
@@ -91,7 +93,7 @@ def test_imported_weights_can_be_the_best_on_validation(command_line, exports, t
 
 @pytest.mark.slow
 def test_an_imported_run_without_its_checkpoint_is_refused(exports, tmp_path):
-    begin_run(given("torch", path_of("torch", exports)), TINY, tmp_path / "run")
+    begin("torch", path_of("torch", exports), TINY, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(RunError, match=r"began with weights that are not in its folder any more \(.*Import them again"):
         train(TINY, tmp_path / "run", resume=True)
@@ -110,8 +112,8 @@ def test_an_import_that_fails_leaves_nothing_and_can_be_tried_again(exports, tmp
         with pytest.raises(
             (KeyboardInterrupt, RunError), match=r"^$|cannot be written to: .*No space.*Nothing is left"
         ):
-            begin_run(given("tf1", exports / "tf1" / "model"), TINY, tmp_path / "run")
-    begin_run(given("tf1", exports / "tf1" / "model"), TINY, tmp_path / "run")
+            begin("tf1", exports / "tf1" / "model", TINY, tmp_path / "run")
+    begin("tf1", exports / "tf1" / "model", TINY, tmp_path / "run")
     assert load_run(tmp_path / "run").step == 45
 
 
@@ -127,11 +129,11 @@ def test_export_keeps_the_latest_checkpoint_of_a_folder(run, tmp_path):
 
 @pytest.mark.slow
 def test_epochs_of_the_config_are_raised_to_those_done_before_the_import(exports, tmp_path):
-    imported = begin_run(replace(given("tf1", exports / "tf1" / "model"), step=1000), TINY, tmp_path / "run")
+    imported = begin("tf1", exports / "tf1" / "model", TINY, tmp_path / "run", step=1000)
     assert (imported.folder.config.epochs, imported.epochs_done) == (67, 66)
     assert read_run_folder(tmp_path / "run").config.epochs == 67
     with pytest.raises(UserError, match=r"epochs is .* but data of this size can be trained on for"):
-        begin_run(replace(given("tf1", exports / "tf1" / "model"), step=10**8), TINY, tmp_path / "longer")
+        begin("tf1", exports / "tf1" / "model", TINY, tmp_path / "longer", step=10**8)
     assert not (tmp_path / "longer").exists()
 
 
@@ -230,7 +232,7 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         ),
         (["import", "torch", "{tmp}/model.pt", "--run-dir", "{tmp}/run"], "model.pt cannot be read: No such file"),
         (["import", "torch", "{exports}/torch/model.safetensors", "--run-dir", "{run}"], "already holds a run"),
-        (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "cannot be read as safetensors"),
+        (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "nor .safetensors"),
         (["export", "onnx", "{tmp}/none", "{tmp}/model.onnx"], "is not a run folder"),
         (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
         (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),
@@ -262,7 +264,7 @@ def test_weights_from_python_can_begin_a_run(tmp_path, exports):
     from safetensors.numpy import load_file
 
     params = torch.from_state_dict(load_file(path_of("torch", exports)))
-    imported = begin_run(GivenWeights(params, None, 0, "here"), replace(TINY, epochs=1), tmp_path / "run")
+    imported = begin_run(params, replace(TINY, epochs=1), tmp_path / "run", origin="here")
     assert len(train(imported.folder.config, tmp_path / "run", resume=True).epochs) == 1
 
 

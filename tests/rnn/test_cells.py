@@ -279,6 +279,20 @@ def test_a_cell_without_an_update_says_so():
         RNN(GatedCell(5, 4, rngs=nnx.Rngs(0)))(INPUTS)
 
 
+@pytest.mark.parametrize(
+    ("returned", "shapes"), [(lambda n: n, r"\(1, 4\)"), (lambda n: (n, n), r"\(\(1, 4\), \(1, 4\)\)")]
+)
+def test_an_update_that_returns_another_carry_is_refused(returned, shapes):
+    class Wrong(GatedCell):
+        num_gates, num_cell_states = 1, 0
+
+        def update(self, carry, projected, recurrent):
+            return returned(jnp.tanh(projected[0] + recurrent[0]))
+
+    with pytest.raises(ValueError, match=rf"Wrong.update has to return a tuple .* \(\(1, 4\),\); it returned {shapes}"):
+        RNN(Wrong(5, 4, rngs=nnx.Rngs(0)))(INPUTS)
+
+
 @pytest.mark.parametrize("sizes", [(0, 4, None), (5, 0, None), (5, 4, 0)])
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="ProjectedLSTMCell needs sizes of 1 or more"):

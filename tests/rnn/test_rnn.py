@@ -1,5 +1,6 @@
 """`RNN` against `flax.nnx.RNN`: same parameters, same arguments, same numbers and gradients."""
 
+import copy
 import itertools
 from functools import partial
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from parameters import drawn_module
 
-from lstm_mnist_jax.rnn import GRU, LSTM, RNN, CoupledLSTMCell
+from lstm_mnist_jax.rnn import GRU, LSTM, RNN, CoupledLSTMCell, GRUCell, LayerNormLSTMCell, LSTMCarry
 
 INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
 LENGTHS = np.array([7, 3, 1])
@@ -102,6 +104,43 @@ def test_initial_carry_and_its_gradient():
     assert_close(gradient(RNN(cell)), gradient(nnx.RNN(cell)))
 
 
+def test_a_parameter_may_hold_a_whole_carry():
+    start = jnp.full(4, 0.5), jnp.full(4, -0.25)
+    repeated = tuple(jnp.broadcast_to(part, (3, 4)) for part in start)
+    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+    rnn, stack = RNN(cell, return_carry=True), LSTM(5, (4,), rngs=nnx.Rngs(0))
+    expected, stack_expected = rnn(INPUTS, initial_carry=repeated), stack(INPUTS, initial_carries=[repeated])
+    assert_close(rnn(INPUTS, initial_carry=nnx.Param(start)), expected, atol=0)
+    for carries in ([nnx.Param(start)], nnx.Param([start])):
+        assert_close(stack(INPUTS, initial_carries=carries), stack_expected, atol=0)
+    gradient = nnx.grad(lambda carry: rnn(INPUTS, initial_carry=carry)[1].sum())(nnx.Param(start))
+    assert jax.tree.map(jnp.shape, jax.tree.leaves(gradient)) == [(4,), (4,)]
+
+
+@pytest.mark.parametrize("start", [list, LSTMCarry._make])
+def test_carries_of_cells_that_flax_runs(start):
+    """A part [hidden] is for every sequence, and the pytree is that of the cell."""
+    rnn = RNN(nnx.LSTMCell(5, 4, rngs=nnx.Rngs(0)), return_carry=True)
+    parts = jnp.full(4, 0.5), jnp.full(4, -0.25)
+    found = rnn(INPUTS, initial_carry=start(parts))
+    assert type(found[0]) is tuple
+    expected = rnn(INPUTS, initial_carry=tuple(jnp.broadcast_to(part, (3, 4)) for part in parts))
+    assert_close(found, expected, atol=0)
+    with pytest.raises(ValueError, match=r"initial carry \(c, h\), each of shape \(3, 4\), got \[\(3, 6\), \(3, 6\)\]"):
+        rnn(INPUTS, initial_carry=(jnp.zeros((3, 6)),) * 2)
+    with pytest.raises(ValueError, match="initial carry of floats"):
+        rnn(INPUTS, initial_carry=(jnp.zeros((3, 4), jnp.int32),) * 2)
+
+
+@pytest.mark.parametrize("cell_type", [nnx.OptimizedLSTMCell, nnx.GRUCell, GRUCell, LayerNormLSTMCell])
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, nnx.clone])
+def test_a_copy_takes_the_fast_path(cell_type, copied):
+    rnn = RNN(drawn_module(lambda: cell_type(5, 4, rngs=nnx.Rngs(0))))
+    spec = rnn._spec(INPUTS)
+    assert spec is not None
+    assert copied(rnn)._spec(INPUTS) == spec
+
+
 @pytest.mark.parametrize("batch_shape", [(), (2, 3)])
 def test_any_number_of_batch_axes(batch_shape):
     cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
@@ -172,9 +211,9 @@ def test_gradients_inside_shard_map_sum_over_devices():
 
 
 def test_inputs_that_do_not_fit_the_cell_are_refused():
-    cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="expected inputs of 5 features, got 4"):
-        RNN(cell)(INPUTS[..., :4])
+    for cell_type in (nnx.OptimizedLSTMCell, nnx.SimpleCell, partial(GRUCell, reset_after=False)):
+        with pytest.raises(ValueError, match="expected inputs of 5 features, got 4"):
+            RNN(cell_type(5, 4, rngs=nnx.Rngs(0)))(INPUTS[..., :4])
 
 
 class Counter(nnx.GRUCell):
@@ -219,19 +258,24 @@ def test_random_initial_carries_are_those_of_flax(make):
     ours, theirs = RNN(make()), nnx.RNN(make())
     for _ in range(2):
         np.testing.assert_allclose(ours(inputs), theirs(inputs), atol=1e-6)
+    with_stream = RNN(make(), rngs=nnx.Rngs(carry=1).carry)
+    np.testing.assert_allclose(with_stream(inputs), nnx.RNN(make())(inputs, rngs=nnx.Rngs(carry=1).carry), atol=1e-6)
 
 
-def test_a_cell_without_the_base_class_runs():
+@pytest.mark.parametrize("shape", [(3,), (3, 4)])
+def test_a_cell_without_the_base_class_runs(shape):
+    """With one axis of features, or several, as images have."""
+
     class Cell(nnx.Module):
-        num_feature_axes = 1
+        num_feature_axes = len(shape)
 
         def initialize_carry(self, input_shape, rngs=None):
-            return jnp.zeros(input_shape[:-1])
+            return jnp.zeros(input_shape)
 
         def __call__(self, carry, inputs):
-            return carry + inputs.sum(-1), carry
+            return carry + inputs, carry
 
-    inputs = np.ones((2, 5, 3), np.float32)
+    inputs = np.random.default_rng(0).normal(size=(2, 5, *shape)).astype(np.float32)
     np.testing.assert_array_equal(RNN(Cell())(inputs), nnx.RNN(Cell())(inputs))
 
 
@@ -265,6 +309,13 @@ def test_strict_dtype_promotion(options):
     with jax.numpy_dtype_promotion("strict"):
         gradient = nnx.grad(lambda stack: stack(np.ones((2, 5, 3), np.float32))[0].astype(jnp.float32).sum())(stack)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.slow
+def test_nothing_traced_is_kept():
+    rnn = RNN(drawn_module(lambda: LayerNormLSTMCell(3, 4, rngs=nnx.Rngs(0))))
+    with jax.checking_leaks():
+        jax.jit(lambda inputs: rnn(inputs))(np.ones((2, 5, 3), np.float32))
 
 
 @pytest.mark.parametrize("layer", [LSTM, GRU])

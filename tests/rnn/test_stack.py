@@ -132,6 +132,16 @@ def test_both_directions_are_two_layers_one_of_them_reversed():
     assert stack.out_features == 12
 
 
+def test_flaxs_bidirectional_merges_the_outputs_of_two_layers_as_it_is_told():
+    cells = [drawn_module(lambda: nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))) for _ in range(2)]
+    ours, theirs = (
+        nnx.Bidirectional(rnn(cells[0]), rnn(cells[1]), merge_fn=jnp.add, return_carry=True)(INPUTS)
+        for rnn in (RNN, nnx.RNN)
+    )
+    assert ours[1].shape == (4, 9, 4)
+    assert_close(ours, theirs)
+
+
 REMAT = [(name, *case) for name in ("lstm", "projected") for case in ((1, False), (4, False), (4, True))]
 REMAT += [("lstm", 1, True), ("lstm", 9, False), ("gru", 4, True), ("layer norm", 4, True)]
 REMAT = [case if case[0] == "lstm" else pytest.param(*case, marks=pytest.mark.slow) for case in REMAT]
@@ -369,22 +379,33 @@ def test_carries_of_both_directions_can_be_carried_on():
 
 
 REFUSED = """
+import jax
 import numpy as np
 from flax import nnx
-from lstm_mnist_jax.rnn import LSTM, RNN
+from lstm_mnist_jax.rnn import LSTM, RNN, StackedRNN
+inputs = np.ones((2, 3, 5), np.float32)
 for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
-    {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0},
+    {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0}, {"hidden_features": True},
+    {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"unroll": 2.5},
 ):
     called = {name: options.pop(name) for name in ("initial_carries",) if name in options}
     try:
-        LSTM(5, **{"hidden_features": (4,), "rngs": nnx.Rngs(0)} | options)(np.ones((2, 3, 5), np.float32), **called)
+        LSTM(5, **{"hidden_features": (4,), "rngs": nnx.Rngs(0)} | options)(inputs, **called)
     except ValueError as error:
         print(error)
-try:
-    RNN(nnx.OptimizedLSTMCell)
-except ValueError as error:
-    print(str(error).partition(";")[0])
+cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
+for wrong in (
+    lambda: RNN(nnx.OptimizedLSTMCell), lambda: RNN(RNN(cell)), lambda: RNN(cell, rngs=0),
+    lambda: StackedRNN(cell, 5, 4, rngs=nnx.Rngs(0)), lambda: RNN(cell)((inputs, inputs[0])),
+):
+    try:
+        wrong()
+    except ValueError as error:
+        print(error)
+# What is right: lists of traced values.
+rnn = RNN(cell)
+print(jax.jit(lambda x, n: rnn([x, x], seq_lengths=[n, 3]))(inputs[0], 2).shape)
 """
 
 
@@ -401,7 +422,17 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "LSTM draws its parameters from rngs, such as nnx.Rngs(0); got 0.",
         "RNN keeps a carry every `remat` steps, 1 or more; got 2.5.",
         "LSTM expected initial carries of shapes (((2, 4), (2, 4)),), got ().",
-        "RNN runs a cell, such as nnx.OptimizedLSTMCell(...)",
+        "integers of 1 or more; got in_features=5, hidden_features=True.",
+        "RecurrentNoise needs rates from 0 to below 1; got dropout_rate=0.0, zoneout_rates='0.1'.",
+        "LSTM needs bidirectional to be True or False; got 'False'.",
+        "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'int8'.",
+        "RNN expected unroll to be an integer, 0 or more; got 2.5.",
+        "RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got the class OptimizedLSTMCell.",
+        "RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got an object of class RNN.",
+        "RNN expected rngs to be an nnx.Rngs, a stream of one, or a bool; got 0.",
+        "StackedRNN makes a cell for each layer: give it the class OptimizedLSTMCell, not a cell.",
+        "RNN expected inputs [*batch, time, features] in one array, got a tuple.",
+        "(2, 3, 4)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):
         assert line.endswith(message)
@@ -447,10 +478,10 @@ def test_parameters_may_be_below_float32(name):
 
 def test_the_kernel_is_not_quietly_replaced_by_something_else():
     for stack in (
-        GRU(5, (4,), backend="native", rngs=nnx.Rngs(0)),
+        GRU(5, (4,), reset_after=False, backend="native", rngs=nnx.Rngs(0)),
         LSTM(5, (4,), backend="native", dtype=jnp.float16, rngs=nnx.Rngs(0)),
     ):
-        with pytest.raises(ValueError, match=r'backend="native" runs an nnx\.OptimizedLSTMCell, as it is, in float32'):
+        with pytest.raises(ValueError, match=r'backend="native" runs an nnx\.OptimizedLSTMCell, .* in float32'):
             stack(INPUTS)
 
 
@@ -470,3 +501,6 @@ def test_masks_multiply_what_goes_from_layer_to_layer():
     np.testing.assert_allclose(lstm(inputs, masks=masks)[0], by_flax(params, inputs), atol=1e-6)
     with pytest.raises(ValueError, match="expected 2 masks, one between each two layers, got 1"):
         lstm(inputs, masks=masks[:1])
+    for wrong in (masks[0][0], masks[0][:, None], masks[0][:1]):
+        with pytest.raises(ValueError, match=r"LSTM expected masks\[0\] of shape \(2, 4\), got"):
+            lstm(inputs, masks=[wrong, masks[1]])

@@ -52,7 +52,7 @@ def test_data_above_the_limit_stream(tiny_dataset):
     assert 2 * pieces <= size * GIB
 
 
-@pytest.mark.parametrize("limit", [QUARTER, 1 / GIB])
+@pytest.mark.parametrize("limit", [pytest.param(QUARTER, marks=pytest.mark.slow), 1 / GIB])
 def test_streamed_training_is_that_of_data_on_the_devices(tiny_dataset, limit):
     resident, streamed = program_of(tiny_dataset), program_of(tiny_dataset, limit).compile()
     expected, found = resident.init(), streamed.init()
@@ -61,6 +61,7 @@ def test_streamed_training_is_that_of_data_on_the_devices(tiny_dataset, limit):
         assert leaves(found) == leaves(expected)
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_from_any_state(tiny_dataset):
     streamed = program_of(tiny_dataset, QUARTER)
     whole = leaves(streamed.run_steps(streamed.init(), 30))
@@ -131,6 +132,7 @@ class Counted(np.ndarray):
         return np.asarray(super().__getitem__(index))
 
 
+@pytest.mark.slow
 def test_a_stream_reads_ahead_but_not_without_end(tiny_dataset):
     counted = dataclasses.replace(tiny_dataset.train, images=tiny_dataset.train.images.view(Counted))
     streamed = make_feed([CONFIG], counted, mesh(), QUARTER)

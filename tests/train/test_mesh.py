@@ -134,11 +134,11 @@ def test_library_functions_change_no_option_of_jax(tmp_path):
 
 CACHE = """
 import jax
-from lstm_mnist_jax.cli.parsing import use_compilation_cache
-use_compilation_cache(False)
+from lstm_mnist_jax.cli.parsing import CommandExecution, start_jax
+start_jax(CommandExecution(compilation_cache=False))
 assert not jax.config.values["jax_enable_compilation_cache"]
 jax.config.update("jax_enable_compilation_cache", True)
-use_compilation_cache()
+start_jax(CommandExecution())
 for name in ("compilation_cache_dir", "compilation_cache_max_size", "persistent_cache_min_compile_time_secs"):
     print(jax.config.values[f"jax_{name}"], end=" ")
 """

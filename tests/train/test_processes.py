@@ -110,16 +110,14 @@ def assert_same_run(found, expected):
 
 
 @pytest.mark.slow
-def test_two_processes_of_a_slurm_job_train_what_one_does_and_resume_as_any_number(tiny_run, tmp_path):
+def test_two_processes_of_a_slurm_job_train_what_one_does_and_one_resumes_it(tiny_run, tmp_path):
     first, second = under_slurm(tmp_path / "run")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "on 2 x cpu in 2 processes" in first.stdout
     assert first.stdout.count("epoch 1/1") == 1
     assert lines_of(second) == []
-    # Now joined by --coordinator.
-    run_two("train", "--resume", tmp_path / "run", "--epochs", TINY.epochs)
+    assert train(TINY, tmp_path / "run", resume=True).trained
     assert_same_run(tmp_path / "run", tiny_run)
-    assert train(dataclasses.replace(TINY, epochs=TINY.epochs + 1), tmp_path / "run", resume=True).trained
 
 
 @pytest.mark.slow
@@ -218,23 +216,35 @@ def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scr
     assert all(process.poll() is not None for process in started)
 
 
+REFUSED_TWICE = """
+import dataclasses, sys
+from runs import TINY
+from lstm_mnist_jax import UserError, train
+from lstm_mnist_jax.cli.main import main
+from lstm_mnist_jax.config import Processes
+
+number, coordinator, run_dir = sys.argv[1:]
+try:
+    train(dataclasses.replace(TINY, batch_size=63), run_dir, together=Processes(coordinator, 2, int(number)))
+except UserError as error:
+    print(error, flush=True)
+main(["train", "smoke", "--run-dir", run_dir])
+"""
+
+
 @pytest.mark.slow
-def test_an_error_of_process_0_ends_both(tmp_path):
+def test_a_batch_that_the_processes_cannot_share_is_refused_and_an_error_of_process_0_ends_both(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("")
-    first, second = ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run"))
+    words = [f"127.0.0.1:{free_port()}", tmp_path / "run"]
+    pair = [Program([number, *words], code=REFUSED_TWICE, env=environment()) for number in range(2)]
+    first, second = ends_of(pair)
+    for end in (first, second):
+        assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stdout, end.stderr
+        assert "--batch-size 62 or 64" in end.stdout
     assert first.returncode == 2, first.stderr
     assert "holds other files; choose an empty or a new folder as --run-dir." in first.stderr
     assert second.returncode != 0
-
-
-@pytest.mark.slow
-def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
-    pair = start_two("train", *TINY_OPTIONS, "--batch-size", 63, "--run-dir", tmp_path / "run")
-    for end in ends_of(pair):
-        assert end.returncode == 2, end.stderr
-        assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stderr
-        assert "--batch-size 62 or 64" in end.stderr
 
 
 @pytest.mark.slow
@@ -558,5 +568,7 @@ def test_ctrl_c_to_one_before_it_trains_ends_both(tmp_path):
     deadline = time.monotonic() + END_SECONDS
     while pair[1].poll() is None and time.monotonic() < deadline:
         pair[1].send_signal(signal.SIGINT)  # again, as a person would: Python may lose one in a destructor
-        time.sleep(3)
+        again = time.monotonic() + 3
+        while pair[1].poll() is None and time.monotonic() < again:
+            time.sleep(0.05)
     assert all(end.returncode != 0 for end in ends_of(pair))

@@ -80,7 +80,7 @@ def fetched(state):
 @pytest.mark.parametrize(
     ("members", "devices", "each"),
     [
-        ("plain", 1, "one after another"),
+        pytest.param("plain", 1, "one after another", marks=pytest.mark.slow),
         pytest.param("plain", 1, "vmap", marks=pytest.mark.slow),
         pytest.param("plain", 2, "one after another", marks=needs_two_devices),
         pytest.param("plain", 2, "vmap", marks=[needs_two_devices, pytest.mark.slow]),

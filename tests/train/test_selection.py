@@ -17,10 +17,10 @@ from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConf
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.statistics import mean_of
-from lstm_mnist_jax.sweeps.plan import next_settings
-from lstm_mnist_jax.sweeps.results import SettingResult, best_member, member_results, setting_results
-from lstm_mnist_jax.training import GivenWeights, begin_run, checkpoint
+from lstm_mnist_jax.sweeps import next_settings
+from lstm_mnist_jax.training import begin_run, checkpoint
 from lstm_mnist_jax.training.metrics import read_metrics, score
+from lstm_mnist_jax.training.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from results import read_runs
 
@@ -131,6 +131,7 @@ def opposed(two_settings, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_settings_are_ranked_by_the_selection_metric(opposed):
     order = {}
     for selection_metric in ("accuracy", "loss"):
@@ -166,13 +167,13 @@ def test_optuna_gets_losses_and_diverged_settings():
 @pytest.mark.slow
 def test_imported_weights_with_a_loss_of_nan_are_never_the_best(run, tmp_path):
     params = jax.tree.map(lambda leaf: 1e38 * leaf, load_run(run.run_dir).params)
-    given = GivenWeights(params, None, 0, "huge weights")
-    begin_run(given, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run")
+    begin_run(params, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run", origin="huge weights")
     record = checkpoint.read_record(checkpoint.checkpoint_path(tmp_path / "run" / "checkpoints", 0))
     assert record.members[0].best_step is None
     assert load_run(tmp_path / "run").step == 0
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_selection_metric(command_line, tmp_path):
     words = ["--selection-metric", "loss", "--epochs", "1", "--run-dir", tmp_path / "run"]
     done = command_line("train", "smoke", *TINY_OPTIONS, *words)

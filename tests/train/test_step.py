@@ -1,7 +1,6 @@
 """The compiled loop against a plain one; chunks, devices and evaluation, which must not matter."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +103,7 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=needs_two_devices)])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=[needs_two_devices, pytest.mark.slow])])
 def test_the_number_of_steps_a_call_changes_no_bit(tiny_dataset, devices):
     whole = train(tiny_dataset, 50, devices=devices)
     assert_same(whole, train(tiny_dataset, 1, 15, 1, 16, 17, 0, devices=devices))
@@ -252,6 +251,7 @@ def test_every_step_has_its_own_augmentation(tiny_dataset):
     assert np.ptp(shifted) > 1e-3
 
 
+@pytest.mark.slow
 def test_label_smoothing_follows_its_formula(tiny_dataset):
     params = program_of(tiny_dataset).init().params
     logits = numpy_lstm.classify(params, tiny_dataset.train.images)
@@ -271,6 +271,7 @@ def test_mixup_and_dropout_change_the_loss(tiny_dataset, changes):
     assert abs(first_step(tiny_dataset, **changes)[0] - first_step(tiny_dataset)[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_that_of_the_step(tiny_dataset):
     warm = OptimizerConfig(warmup_epochs=4.0)  # an epoch is one step here
     (_, change), (_, whole) = (first_step(tiny_dataset, optimizer=numbers) for numbers in (warm, OptimizerConfig()))

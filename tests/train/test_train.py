@@ -106,6 +106,7 @@ def test_tensorboard_gets_every_epoch(tiny_run):
     assert values["train/loss"][15] == pytest.approx(read_metrics(tiny_run / "metrics.jsonl")[0].train_loss)
 
 
+@pytest.mark.slow
 def test_stopped_by_signals_made_longer_and_resumed_it_is_the_same_run(tiny_run, tmp_path, stop_at):
     """Stopped within an epoch, on its end, just after it, and just before the end of the run."""
     run_dir = tmp_path / "run"
@@ -195,6 +196,7 @@ def test_without_any_sound_checkpoint_it_starts_again(tiny_run, run_dir):
     assert outcome(run_dir) == outcome(tiny_run)
 
 
+@pytest.mark.slow
 def test_of_equal_epochs_the_earliest_is_the_best(tmp_path):
     unchanged = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=1e-30))
     result = train(unchanged, tmp_path / "run")
@@ -275,6 +277,7 @@ def test_a_resumed_run_keeps_its_data(run_dir, tmp_path):
         load_run(run_dir).evaluate()
 
 
+@pytest.mark.slow
 def test_a_run_folder_in_use_is_refused(tmp_path):
     with lock(tmp_path), pytest.raises(RunError, match="is in use by another run"):
         train(TINY, tmp_path)
@@ -342,7 +345,7 @@ def test_a_full_disk_is_an_error_and_loses_no_checkpoint(tmp_path, bytes_a_file,
     """Files that cannot grow stand for a full disk: the config, then the metrics, then the checkpoint fails."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_a_file}, {bytes_a_file}));"
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    options = ["train", *TINY_OPTIONS, "--hidden-features", "32", "--no-compilation-cache"]
+    options = ["train", *TINY_OPTIONS, "--hidden-features", "32", "--epochs", 1, "--no-compilation-cache"]
     done = programs.run(
         [*options, "--run-dir", tmp_path / "run"], code=f"{limit} from lstm_mnist_jax.cli.main import main; main()"
     )
@@ -350,9 +353,9 @@ def test_a_full_disk_is_an_error_and_loses_no_checkpoint(tmp_path, bytes_a_file,
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     begun = (tmp_path / "run" / "config.json").exists()
-    config = dataclasses.replace(TINY, model=ModelConfig(hidden_features=(32,)))
+    config = dataclasses.replace(TINY, epochs=1, model=ModelConfig(hidden_features=(32,)))
     train(config, tmp_path / "run", resume=begun)
-    assert load_run(tmp_path / "run", "last").step == 45
+    assert load_run(tmp_path / "run", "last").step == 15
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
+from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import RunError
@@ -27,7 +28,6 @@ from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.model import Params, describe_layers, task_of
 from lstm_mnist_jax.report.style import INK, Picture, file_bytes
 from lstm_mnist_jax.training.run_folder import write_atomically
-from lstm_mnist_jax.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
