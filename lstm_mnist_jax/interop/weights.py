@@ -106,12 +106,16 @@ class Imported(NamedTuple):
       names: the names in the file of the LSTM layers, and of the output layer.
       adam: the state of Adam, if the file has it.
       step: the number of training steps; 0 where it is not known.
+      notes: what was assumed, and what the file has that was not imported, each as a line of text.
+      forget_bias: what the cells of the other program add to their forget gates.
     """
 
     weights: Weights
     names: tuple[str, ...]
     adam: Adam | None = None
     step: int = 0
+    notes: tuple[str, ...] = ()
+    forget_bias: float = ModelConfig.forget_bias
 
     @property
     def params(self) -> Params:
@@ -138,6 +142,7 @@ class Imported(NamedTuple):
             if self.adam is None
             else f"the state of Adam after {steps(self.adam.steps)}",
             f"trained for {steps(self.step)}" if self.step else "the number of training steps is not known",
+            *self.notes,
         ]
 
 
