@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
-from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import Config, DataConfig, OptimizerConfig
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
 
@@ -48,8 +48,8 @@ class ImportArguments:
     """The activation of the LSTM's gates, where the file does not hold it. None is sigmoid."""
     pooling: Literal["last", "mean", "max"] | None = None
     """Pooling over time before the dense layers. None is last, the last output. (all is found from the shapes.)"""
-    forget_bias: float = ModelConfig.forget_bias
-    """tf1: what the cells added to their forget gates, which is not in a checkpoint."""
+    forget_bias: float | None = None
+    """tf1: what the cells added to their forget gates. None is what the .meta file has; without one, 1."""
     task: Literal["rows", "columns", "pixels"] = "rows"
     """How the network reads an image: rows from the top, columns from the left, or pixels row by row."""
     input_mean: float = 0.0
@@ -135,7 +135,7 @@ def import_(arguments: Sequence[str]) -> int:
         batch_size=parsed.batch_size,
         selection_metric=parsed.selection_metric,
         data=parsed.data,
-        model=replace(imported.config, forget_bias=parsed.forget_bias, task=parsed.task),
+        model=replace(imported.config, forget_bias=imported.forget_bias, task=parsed.task),
         optimizer=parsed.optimizer,
     )
     start_jax(parsed.execution, config.batch_size)
@@ -183,6 +183,7 @@ def export(arguments: Sequence[str]) -> int:
     run = load_run(parsed.run_dir, parsed.checkpoint)
     run.export(parsed.format, parsed.file, overwrite=parsed.overwrite, like=parsed.like)
     forget_bias = f", for cells with forget_bias {run.folder.config.model.forget_bias:g}"
+    forget_bias += "" if parsed.like is None else f", or with that of the graph beside {parsed.like}"
     print(
         f"{parsed.file}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
         + (forget_bias if parsed.format == "tf1" else "")

@@ -145,7 +145,8 @@ class Imported(NamedTuple):
       adam: the state of Adam, if the file has it.
       step: the number of training steps; 0 where it is not known.
       image_rows: the number of rows (time steps) of an image; None where it is not known.
-      notes: what the file does not hold and was assumed, as lines of text.
+      notes: what was assumed, and what the file has that was not imported, each as a line of text.
+      forget_bias: what the cells of the other program add to their forget gates.
       network: fields of the `ModelConfig` that shapes do not show, such as `dense_activation`, as far as they are
         known from the file or from the user.
       inputs: the inputs that the network was trained with; `params` has them folded into the first layer.
@@ -157,6 +158,7 @@ class Imported(NamedTuple):
     step: int = 0
     image_rows: int | None = None
     notes: tuple[str, ...] = ()
+    forget_bias: float = ModelConfig.forget_bias
     network: Mapping[str, Any] = MappingProxyType({})
     inputs: Inputs = Inputs()
 
