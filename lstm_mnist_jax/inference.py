@@ -267,8 +267,9 @@ def _classify(params: model.Params, images: jax.Array, config: ModelConfig) -> j
 def logits_along(params: model.Params, images: model.Images, config: ModelConfig) -> Float[Array, "batch time classes"]:
     """The logits after each step, as if the image ended there.
 
-    With one direction, the dense layer is applied to the pooled hidden states up to each step. A bidirectional network
-    reads each prefix of the sequence anew, so the cost is quadratic in the number of steps.
+    With one direction, the dense layers are applied to the pooled hidden states up to each step. A bidirectional
+    network reads each prefix of the sequence anew, so the cost is quadratic in the number of steps. With the pooling
+    "all", the outputs of the steps that are not read are zero.
 
     Args:
       params, images, config: as for `model.apply`.
@@ -277,7 +278,7 @@ def logits_along(params: model.Params, images: model.Images, config: ModelConfig
     sequences = network.sequences(images)
     if not config.bidirectional:
         outputs, _ = network.rnn(sequences)
-        return jnp.moveaxis(network.dense(network.pool_along(outputs)), 0, 1)
+        return jnp.moveaxis(network.logits_along(outputs), 0, 1)
     lengths = jnp.arange(1, len(sequences) + 1)
     return jnp.moveaxis(jax.lax.map(partial(network.logits_until, sequences), lengths), 0, 1)
 

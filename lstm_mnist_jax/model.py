@@ -1,4 +1,4 @@
-"""The classifier: an image as a sequence -> recurrent layers -> pooling over time -> dense layer -> logits.
+"""The classifier: an image as a sequence -> recurrent layers -> pooling over time -> dense layers -> logits.
 
 A Flax module gives the parameters their names and places. `init` and `apply` are pure functions over the nested
 dictionary of these parameters.
@@ -21,7 +21,7 @@ from lstm_mnist_jax.rnn import LSTM, LayerNormLSTMCell, StackedRNN, URLSTMCell, 
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 Params = dict[str, Any]
-"""Nested dictionaries of arrays: rnn.layers.N.cell.{dense_i,dense_h}, and dense."""
+"""Nested dictionaries of arrays: rnn.layers.N.cell.{dense_i,dense_h}, dense_hidden.N if there are any, and dense."""
 
 Images = Integer[AnyArray, "batch height width *channels"] | Float[AnyArray, "batch height width *channels"]
 Logits = Float[Array, "batch classes"]
@@ -29,6 +29,22 @@ Logits = Float[Array, "batch classes"]
 NUM_CLASSES = 10
 
 CELL_NAMES = {"lstm": "LSTM", "gru": "GRU", "layer_norm_lstm": "LayerNorm-LSTM", "ur_lstm": "UR-LSTM"}
+
+
+def hard_sigmoid_keras2(x: Array) -> Array:
+    """The hard sigmoid of Keras 1 and 2, whose slope is 0.2; that of JAX, PyTorch and Keras 3 is 1/6."""
+    return jnp.clip(0.2 * x + 0.5, 0, 1)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": nnx.tanh,
+    "sigmoid": nnx.sigmoid,
+    "relu": nnx.relu,
+    "linear": nnx.identity,
+    "hard_sigmoid_keras2": hard_sigmoid_keras2,
+    "hard_sigmoid_keras3": nnx.hard_sigmoid,
+}
+"""The functions of a config's activations."""
 
 
 def task_of(config: ModelConfig) -> Task:
@@ -41,24 +57,51 @@ class Classifier(nnx.Module):
 
     Its initial weights are the tutorial's by default: LSTM kernels Glorot-uniform over the whole [in + hidden,
     4 hidden], the forget gates' bias 1, the output layer's weights and biases from a standard normal distribution.
+    Hidden dense layers have Flax's own initial weights: LeCun-normal kernels, and biases of zero.
     """
 
     def __init__(self, config: ModelConfig, image_shape: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.config, self.task = config, task_of(config)
-        _, features = self.task.shape(image_shape)
+        steps, features = self.task.shape(image_shape)
         self.rnn = _stack(config)(features, config.hidden_features, rngs=rngs)
+        for layer in self.rnn.layers:
+            for rnn in [layer.forward_rnn, layer.backward_rnn] if config.bidirectional else [layer]:
+                if config.cell == "lstm":
+                    rnn.cell.activation_fn = ACTIVATIONS[config.activation]
+                    rnn.cell.gate_fn = ACTIVATIONS[config.recurrent_activation]
         features = self.rnn.out_features
         if config.pooling == "attention":
             self.attention = nnx.Linear(features, 1, use_bias=False, rngs=rngs)
+        features *= steps if config.pooling == "all" else 1
+        hidden = []
+        for width in config.dense_features:
+            hidden.append(nnx.Linear(features, width, rngs=rngs))
+            features = width
+        if hidden:  # as a parameter tree without them has no such name
+            self.dense_hidden = nnx.List(hidden)
         init = normal(config.dense_stddev)
         self.dense = nnx.Linear(features, num_classes, kernel_init=init, bias_init=init, rngs=rngs)
 
     def __call__(self, images: Images, dropout_keys: Key[Array, " batch"] | None = None) -> Logits:
         """Classifies images: see `apply`."""
-        *masks, last_mask = self._masks(dropout_keys)
-        outputs, carries = self.rnn(self.sequences(images), masks=masks if dropout_keys is not None else None)
-        pooled = self._pool(outputs, carries)
-        return self.dense(pooled if dropout_keys is None else pooled * last_mask)
+        masks, between = self._masks(dropout_keys), len(self.config.hidden_features) - 1
+        outputs, carries = self.rnn(self.sequences(images), masks=masks and masks[:between])
+        return self._dense_layers(self._pool(outputs, carries), masks and masks[between:])
+
+    def _dense_layers(self, features: Array, masks: list[Array] | None = None) -> Float[Array, "*batch classes"]:
+        """The logits of pooled features; the masks are those of the inputs of each dense layer."""
+        layers = self._dense()
+        for number, layer in enumerate(layers):
+            if masks is not None:
+                features *= jnp.tile(masks[number], features.shape[-1] // masks[number].shape[-1])
+            features = layer(features)
+            if number + 1 < len(layers):
+                features = ACTIVATIONS[self.config.dense_activation](features)
+        return features
+
+    def _dense(self) -> list[nnx.Linear]:
+        """All dense layers, the output layer last."""
+        return [*(self.dense_hidden if self.config.dense_features else []), self.dense]
 
     def sequences(self, images: Images) -> Float[Array, "time batch features"]:
         """The input sequences of the recurrent layers."""
@@ -67,11 +110,12 @@ class Classifier(nnx.Module):
             sequences = sequences.astype(jnp.float32) * (1 / 255)
         return sequences
 
-    def _masks(self, keys: Array | None) -> list[Any]:
+    def _masks(self, keys: Array | None) -> list[Array] | None:
         """The dropout mask of each layer's outputs, [batch, features]: 0 or 1 / (1 - rate), from each image's key."""
-        widths = [width * (2 if self.config.bidirectional else 1) for width in self.config.hidden_features]
         if keys is None:
-            return [None] * len(widths)
+            return None
+        widths = [width * (2 if self.config.bidirectional else 1) for width in self.config.hidden_features]
+        widths += self.config.dense_features
         keep = 1 - self.config.dropout_rate
 
         def draw(key: Array) -> list[Array]:
@@ -81,10 +125,13 @@ class Classifier(nnx.Module):
         return jax.vmap(draw)(keys)
 
     def logits_until(self, sequences: Float[Array, "time batch features"], length: Integer[Array, ""]) -> Logits:
-        """The logits of the sequences cut after `length` steps, 1 or more; `length` may be traced."""
+        """The logits of the sequences cut after `length` steps, 1 or more; `length` may be traced.
+
+        With the pooling "all", the outputs of the later steps are zero.
+        """
         outputs, carries = self.rnn(sequences, seq_lengths=jnp.broadcast_to(length, sequences.shape[1:2]))
         counts = (jnp.arange(len(outputs)) < length)[:, None, None]
-        return self.dense(self._pool(outputs, carries, counts))
+        return self._dense_layers(self._pool(outputs, carries, counts))
 
     def _pool(self, outputs: Array, carries: list[Any], counts: Array | None = None) -> Array:
         """The pooled features for the dense layer, [batch, features].
@@ -102,11 +149,26 @@ class Classifier(nnx.Module):
             case "attention":
                 weights = jax.nn.softmax(self.attention(outputs), axis=0, where=counts)
                 return jnp.sum(outputs * weights, axis=0)
+            case "all":
+                steps, batch, features = outputs.shape
+                return jnp.moveaxis(outputs, 0, 1).reshape(batch, steps * features)
         directions = carries[-1] if self.config.bidirectional else [carries[-1]]
         return jnp.concatenate([c[-1] if isinstance(c, tuple) else c for c in directions], axis=-1)
 
-    def pool_along(self, outputs: Float[Array, "time batch features"]) -> Float[Array, "time batch features"]:
-        """The pooled features of the sequence cut after each step; for layers in one direction."""
+    def logits_along(self, outputs: Float[Array, "time batch features"]) -> Float[Array, "time batch classes"]:
+        """The logits of the sequence cut after each step; for layers in one direction. See `logits_until`."""
+        if self.config.pooling != "all":
+            return self._dense_layers(self._pool_along(outputs))
+        first, *rest = self._dense()
+        kernel = first.kernel[...].reshape(len(outputs), outputs.shape[-1], -1)
+        features = jnp.cumsum(jnp.einsum("tbf,tfo->tbo", outputs, kernel), axis=0)
+        features += 0 if first.bias is None else first.bias[...]
+        for layer in rest:
+            features = layer(ACTIVATIONS[self.config.dense_activation](features))
+        return features
+
+    def _pool_along(self, outputs: Array) -> Array:
+        """The pooled features of the sequence cut after each step, [time, batch, features]."""
         match self.config.pooling:
             case "mean":
                 return jnp.cumsum(outputs, axis=0) / jnp.arange(1, len(outputs) + 1)[:, None, None]
@@ -146,10 +208,22 @@ def _stack(config: ModelConfig) -> Callable[..., StackedRNN]:
 
 
 def describe_layers(config: ModelConfig) -> str:
-    """The layers in words: "LSTM 32 -> LSTM 64"."""
+    """The layers in words: "LSTM 32 -> LSTM 64 -> max over time -> dense 32 (relu)"."""
     name = ("bidirectional " if config.bidirectional else "") + CELL_NAMES[config.cell]
-    layers = " -> ".join(f"{name} {features}" for features in config.hidden_features)
-    return layers if config.pooling == "last" else f"{layers} -> {config.pooling} over time"
+    own = f" ({config.activation}, {config.recurrent_activation})" if runs_through_flax(config) else ""
+    layers = [f"{name} {features}{own}" for features in config.hidden_features]
+    if config.pooling != "last":
+        layers.append("all steps" if config.pooling == "all" else f"{config.pooling} over time")
+    layers += [f"dense {features} ({config.dense_activation})" for features in config.dense_features]
+    return " -> ".join(layers)
+
+
+SLOWER = "these activations run through Flax's own scan, which is slower than the layers with tanh and sigmoid"
+
+
+def runs_through_flax(config: ModelConfig) -> bool:
+    """Whether the recurrent layers have activations that only Flax's own scan computes."""
+    return (config.activation, config.recurrent_activation) != ("tanh", "sigmoid")
 
 
 def init(
@@ -164,8 +238,8 @@ def init(
       num_classes: the number of classes.
 
     Returns:
-      A nested dictionary of float32 arrays: `rnn.layers.N.cell.dense_i` and `.dense_h`, and `dense`, each with
-      `kernel` [in, out] and, where it has one, `bias` [out].
+      A nested dictionary of float32 arrays: `rnn.layers.N.cell.dense_i` and `.dense_h`, `dense_hidden.N` of hidden
+      dense layers, and `dense`, each with `kernel` [in, out] and, where it has one, `bias` [out].
 
     Raises:
       ConfigError: images of this shape cannot be read as the config says.

@@ -7,16 +7,26 @@ def sigmoid(z):
     return 1 / (1 + np.exp(-z))
 
 
-def lstm(inputs, kernel, recurrent_kernel, bias, c, h, *, reverse=False):
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "relu": lambda z: np.maximum(z, 0),
+    "linear": lambda z: z,
+    "hard_sigmoid_keras2": lambda z: np.clip(0.2 * z + 0.5, 0, 1),
+    "hard_sigmoid_keras3": lambda z: np.clip(z + 3, 0, 6) / 6,
+}
+
+
+def lstm(inputs, kernel, recurrent_kernel, bias, c, h, *, reverse=False, activation=np.tanh, gate=sigmoid):
     """inputs [time, batch, features]; columns of the weights in the order i, f, g, o. Returns hs, cs."""
     inputs, kernel, recurrent_kernel, bias, c, h = _float64(inputs, kernel, recurrent_kernel, bias, c, h)
     hidden = len(recurrent_kernel)
-    weights = [np.s_[hidden * gate : hidden * (gate + 1)] for gate in range(4)]
+    weights = [np.s_[hidden * number : hidden * (number + 1)] for number in range(4)]
     hs, cs = np.zeros((2, len(inputs), *h.shape))
     for t in reversed(range(len(inputs))) if reverse else range(len(inputs)):
         i, f, g, o = (inputs[t] @ kernel[:, w] + h @ recurrent_kernel[:, w] + bias[w] for w in weights)
-        cs[t] = c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        hs[t] = h = sigmoid(o) * np.tanh(c)
+        cs[t] = c = gate(f) * c + gate(i) * activation(g)
+        hs[t] = h = gate(o) * activation(c)
     return hs, cs
 
 
@@ -57,15 +67,26 @@ def _float64(*arrays):
     return [np.asarray(array, np.float64) for array in arrays]
 
 
-def classify(params, images):
-    """The logits of the classifier, from its nested dictionary of parameters and uint8 images."""
+def classify(params, images, config=None):
+    """The logits of the classifier, from its nested dictionary of parameters and uint8 images.
+
+    Of LSTM layers in one direction over rows; without a config, with the last output through one dense layer.
+    """
+    functions = {}
+    if config is not None:
+        functions = {"activation": ACTIVATIONS[config.activation], "gate": ACTIVATIONS[config.recurrent_activation]}
     sequence = np.swapaxes(images.astype(np.float64) / 255, 0, 1)
     for layer in params["rnn"]["layers"].values():
         cell = layer["cell"]
         zeros = np.zeros((sequence.shape[1], len(cell["dense_h"]["kernel"])))
         weights = cell["dense_i"]["kernel"], cell["dense_h"]["kernel"], cell["dense_h"]["bias"]
-        sequence, _ = lstm(sequence, *weights, zeros, zeros)
-    return sequence[-1] @ np.asarray(params["dense"]["kernel"]) + np.asarray(params["dense"]["bias"])
+        sequence, _ = lstm(sequence, *weights, zeros, zeros, **functions)
+    features = sequence[-1]
+    if config is not None and config.pooling == "all":
+        features = np.concatenate(list(sequence), axis=-1)
+    for layer in params.get("dense_hidden", {}).values():
+        features = ACTIVATIONS[config.dense_activation](features @ np.asarray(layer["kernel"]) + layer["bias"])
+    return features @ np.asarray(params["dense"]["kernel"]) + np.asarray(params["dense"]["bias"])
 
 
 def cross_entropy(logits, labels):

@@ -63,6 +63,8 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         (lambda: Config(seed=2**32), "seed is 4294967296"),
         (lambda: ModelConfig(hidden_features=()), "hidden_features is ()"),
         (lambda: ModelConfig(hidden_features=(32, 0)), "hidden_features is (32, 0)"),
+        (lambda: ModelConfig(dense_features=(32, 0)), "dense_features is (32, 0), expected widths, each 1 or more"),
+        (lambda: ModelConfig(cell="gru", activation="relu"), "activation is relu, expected tanh with the cell gru"),
         (lambda: OptimizerConfig(learning_rate=0.0), "learning_rate is 0.0"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "learning_rate is nan"),
         (lambda: OptimizerConfig(b1=1.0), "b1 is 1.0"),
@@ -138,6 +140,13 @@ def test_json_that_is_no_config_is_refused(change, message):
     with pytest.raises(ConfigError) as caught:
         from_dict(Config, values)
     assert message in str(caught.value)
+
+
+def test_configs_without_the_fields_that_were_added_have_their_defaults():
+    values = dataclasses.asdict(Config())
+    for name in ("dense_features", "dense_activation", "activation", "recurrent_activation"):
+        del values["model"][name]
+    assert from_dict(Config, values) == Config()
 
 
 WITHOUT_TYPE_CHECKS = """

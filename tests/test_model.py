@@ -10,9 +10,9 @@ import numpy as np
 import numpy_lstm
 import pytest
 from flax import nnx
-from parameters import drawn_module
+from parameters import drawn, drawn_module
 
-from lstm_mnist_jax import model
+from lstm_mnist_jax import inference, model
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.data.tasks import Task
 from lstm_mnist_jax.rnn import LayerNormLSTMCell, URLSTMCell
@@ -26,6 +26,47 @@ def test_logits_match_numpy(rng):
     np.testing.assert_allclose(
         model.apply(params, images, ModelConfig()), numpy_lstm.classify(params, images), atol=3e-5
     )
+
+
+HEADS = [
+    ModelConfig(hidden_features=(4, 3), dense_features=(5, 4)),
+    ModelConfig(hidden_features=(4,), pooling="all", dense_features=(5,), dense_activation="tanh"),
+    ModelConfig(hidden_features=(4,), activation="relu", recurrent_activation="hard_sigmoid_keras2", pooling="all"),
+    ModelConfig(hidden_features=(4,), activation="linear", recurrent_activation="hard_sigmoid_keras3"),
+    ModelConfig(hidden_features=(4,), activation="hard_sigmoid_keras3", dense_features=(5,), dense_activation="linear"),
+    ModelConfig(hidden_features=(4,), activation="hard_sigmoid_keras2", recurrent_activation="hard_sigmoid_keras3"),
+]
+
+
+def test_dense_layers_and_activations_match_numpy(rng):
+    images = rng.integers(0, 256, (3, 6, 5), np.uint8)
+    drawn_params = [drawn(config) for config in HEADS]
+    apply = jax.jit(lambda every: [model.apply(params, images, c) for params, c in zip(every, HEADS, strict=True)])
+    found = [*apply(drawn_params)]
+    for config, params, logits in zip(HEADS, drawn_params, found, strict=True):
+        np.testing.assert_allclose(logits, numpy_lstm.classify(params, images, config), atol=1e-5)
+        blank = np.where(np.arange(6)[:, None] < 4, images, 0)
+        if config.pooling == "all" and config.activation == "tanh":
+            # The outputs of steps that are not read are zero: the logits of the first four rows alone.
+            first = params["dense_hidden"][0]
+            params = params | {"dense_hidden": {0: first | {"kernel": first["kernel"][:16]}}}
+            expected = numpy_lstm.classify(params, images[:, :4], config)
+            np.testing.assert_allclose(inference.logits_along(drawn(config), blank, config)[:, 3], expected, atol=1e-5)
+
+
+def test_the_initial_weights_of_a_seed_stay_as_they_are():
+    """Those of version 0.4, so that a seed's run can be repeated."""
+    gru = ModelConfig(cell="gru", hidden_features=(4,), bidirectional=True, pooling="attention", dropout_rate=0.5)
+    for config, last in (
+        (ModelConfig(), [-0.88111162, 0.36045018, 0, 0.14383148, -0.03222247, 0, 0.08896342, -0.09602862]),
+        (gru, [-0.18175034, 0.63897675, 0.45168251, 0.0407742, 0, 0.32918054, 0.18062639, 0, -0.08594804]),
+    ):
+        leaves = jax.tree.leaves(model.init(config, jax.random.key(0), (6, 5), 3))
+        np.testing.assert_allclose([np.ravel(leaf)[-1] for leaf in leaves], last, atol=1e-6)
+        if config.dropout_rate:
+            keys = jax.random.split(jax.random.key(1), 2)
+            (mask,) = model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0))._masks(keys)
+            assert (mask > 0).astype(int).tolist() == [[1, 1, 0, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0, 1]]
 
 
 def test_integers_are_scaled_and_floats_are_not(rng):
@@ -212,3 +253,5 @@ def test_layers_and_pooling_are_described():
     assert model.describe_layers(ModelConfig()) == "LSTM 32 -> LSTM 64"
     config = ModelConfig(cell="gru", hidden_features=(8,), bidirectional=True, pooling="mean")
     assert model.describe_layers(config) == "bidirectional GRU 8 -> mean over time"
+    config = ModelConfig(hidden_features=(8,), activation="relu", pooling="all", dense_features=(16, 4))
+    assert model.describe_layers(config) == "LSTM 8 (relu, sigmoid) -> all steps -> dense 16 (relu) -> dense 4 (relu)"

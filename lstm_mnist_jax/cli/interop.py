@@ -1,8 +1,9 @@
 """`lstm-mnist import` and `lstm-mnist export`: models of other libraries."""
 
 import shlex
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from lstm_mnist_jax.progress import say
 
 @dataclass(frozen=True)
 class ImportArguments:
-    """Make a run of a model that another program trained: LSTM layers, with the last output through one dense layer.
+    """Make a run of a model that another program trained: LSTM layers, with the last output through dense layers.
 
     PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a PyTorch state_dict
     or training checkpoint (.pt, .pth, .ckpt, .bin or .safetensors; nothing in it is executed), Keras's .weights.h5,
@@ -35,9 +36,29 @@ class ImportArguments:
     ignore: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A pattern of names to leave out, such as 'model2/*'. Can be repeated."""
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown."""
-    forget_bias: float = ModelConfig.forget_bias
-    """tf1: what the cells added to their forget gates, which is not in a checkpoint."""
+    """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown; with
+    those of all dense layers, where their order is unknown."""
+    dense_activation: Literal["relu", "tanh", "linear"] | None = None
+    """The activation after each hidden dense layer, where the file does not hold it. linear is none."""
+    input_activation: Literal["linear"] | None = None
+    """linear: no activation follows a dense layer before the LSTM layers, which is then folded into them."""
+    activation: Literal["tanh", "relu", "linear", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] | None = None
+    """The activation of the LSTM, where the file does not hold it. None is tanh."""
+    recurrent_activation: Literal["sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] | None = None
+    """The activation of the LSTM's gates, where the file does not hold it. None is sigmoid."""
+    pooling: Literal["last", "mean", "max"] | None = None
+    """Pooling over time before the dense layers. None is last, the last output. (all is found from the shapes.)"""
+    forget_bias: float | None = None
+    """tf1: what the cells added to their forget gates. None is what the .meta file has; without one, 1."""
+    task: Literal["rows", "columns", "pixels"] = "rows"
+    """How the network reads an image: rows from the top, columns from the left, or pixels row by row."""
+    input_mean: float = 0.0
+    """The network was trained on inputs (pixel / input_scale - input_mean) / input_std. This is folded exactly into its
+    first layer. For PyTorch's Normalize((0.1307,), (0.3081,)): --input-mean 0.1307 --input-std 0.3081."""
+    input_std: float = 1.0
+    """See --input-mean."""
+    input_scale: float = 255.0
+    """See --input-mean. 255 is for inputs from 0 to 1, and 1 for pixels from 0 to 255."""
     seed: int = Config.seed
     """Seed of the order of the data, if the run is trained further."""
     epochs: int = Config.epochs
@@ -90,35 +111,65 @@ def import_(arguments: Sequence[str]) -> int:
         for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
-    from lstm_mnist_jax.interop.weights import ImportedModel
+    from lstm_mnist_jax.data import load
+    from lstm_mnist_jax.interop.inputs import LOW_ACCURACY, Inputs, likely_causes
+    from lstm_mnist_jax.interop.weights import ImportedModel, to_params
+    from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
+    settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
+    given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
+    path = formats.locate(parsed.format, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # describe() has them
+        imported = formats.read(
+            parsed.format,
+            path,
+            ignore=parsed.ignore,
+            layers=parsed.layer,
+            settings=settings,
+            given=given,
+            inputs=Inputs(parsed.input_mean, parsed.input_std, parsed.input_scale),
+        )
     config = Config(
         seed=parsed.seed,
         epochs=parsed.epochs,
         batch_size=parsed.batch_size,
         selection_metric=parsed.selection_metric,
         data=parsed.data,
-        model=ModelConfig(forget_bias=parsed.forget_bias),
+        model=replace(imported.config, forget_bias=imported.forget_bias, task=parsed.task),
         optimizer=parsed.optimizer,
     )
-    settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
-    path = formats.locate(parsed.format, path)
-    imported = formats.read(parsed.format, path, ignore=parsed.ignore, layers=parsed.layer, settings=settings)
     if isinstance(imported, ImportedModel) and imported.training:
         config = _with_options(imported.training, config)
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
-    run_dir, step = parsed.run_dir, imported.step
-    whole: dict[str, Any] = {}
+    origin += "" if imported.inputs == Inputs() else f"; trained on inputs of {imported.inputs}"
+    more: dict[str, Any] = {"image_rows": imported.image_rows}
     if isinstance(imported, ImportedModel):
-        whole = {"network": imported.config, "time_steps": imported.time_steps}
-    run = begin_run(imported.params, config, run_dir, parsed.execution, origin=origin, adam=adam, step=step, **whole)
+        task = imported.config.task if parsed.task == ModelConfig.task else parsed.task
+        more = {"network": replace(imported.config, task=task), "time_steps": imported.time_steps}
+    run = begin_run(
+        imported.params,
+        config,
+        parsed.run_dir,
+        parsed.execution,
+        origin=origin,
+        adam=adam,
+        step=imported.step,
+        **more,
+    )
     console = OutputConsole()
-    for line in [origin, *imported.describe()]:
+    for line in [origin, *imported.describe(), *([SLOWER] if runs_through_flax(config.model) else [])]:
         say(console, line)
     for name, evaluation in run.evaluations.items():
         say(console, f"{name} {evaluation.accuracy:.2%}")
+    low = min(evaluation.accuracy for evaluation in run.evaluations.values()) < LOW_ACCURACY
+    unfolded = imported.unfolded if isinstance(imported, ImportedModel) else to_params(imported.weights)
+    if low and len(unfolded["dense"]["bias"]) == 10:
+        examples = load(**vars(run.folder.config.data)).validation
+        for line in likely_causes(unfolded, run.folder.config.model, examples, imported.inputs):
+            say(console, line)
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
@@ -150,12 +201,16 @@ def export(arguments: Sequence[str]) -> int:
     """`lstm-mnist export`."""
     parsed = parse(ExportArguments, arguments)
     from lstm_mnist_jax.inference import load_run
+    from lstm_mnist_jax.interop import formats
 
     run = load_run(parsed.run_dir, parsed.checkpoint)
     run.export(parsed.format, parsed.file, overwrite=parsed.overwrite, like=parsed.like)
     forget_bias = f", for cells with forget_bias {run.folder.config.model.forget_bias:g}"
+    forget_bias += "" if parsed.like is None else f", or with that of the graph beside {parsed.like}"
     print(
         f"{parsed.file}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
         + (forget_bias if parsed.format == "tf1" else "")
     )
+    if needed := formats.not_in_file(parsed.format, run.folder.config.model):
+        print(f"the program that reads it must have {', '.join(needed)}: the file does not hold this")
     return 0

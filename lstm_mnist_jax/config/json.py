@@ -9,12 +9,19 @@ from typing import Any
 
 from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
+ADDED = {"added": True}
+"""Metadata of a dataclass's field that older files lack: it has its default there."""
+
 
 def from_dict(cls: type, values: Any, path: str = "") -> Any:
-    """The inverse of `dataclasses.asdict`. Raises ConfigError where a field is missing, unknown or of another type."""
+    """The inverse of `dataclasses.asdict`. Raises ConfigError where a field is missing, unknown or of another type.
+
+    Fields with the metadata `ADDED` may be missing.
+    """
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise ConfigError(f"{path or 'the config'} is {values!r}, expected an object of named values.")
+    values = {item.name: item.default for item in dataclasses.fields(cls) if item.metadata == ADDED} | values
     if missing := sorted(hints.keys() - values.keys()):
         raise ConfigError(f"{path or 'the config'} lacks {', '.join(missing)}.")
     if unknown := sorted(values.keys() - hints.keys()):
@@ -68,7 +75,7 @@ def from_text(hint: Any, text: str, path: str) -> Any:
         elif kind is bool:
             return {"true": True, "false": False}[text.lower()]
         elif typing.get_origin(kind) is tuple:
-            return tuple(map(int, text.split(",")))
+            return tuple(map(int, text.split(","))) if text not in ("", "()") else ()
         else:
             return {choice: choice for choice in choices}[text] if choices else kind(text)
     except (KeyError, ValueError):

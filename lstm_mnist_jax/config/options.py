@@ -6,9 +6,9 @@ and changes no result beyond rounding: see `Execution` and `Processes`.
 
 import typing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from lstm_mnist_jax.config.json import from_value
+from lstm_mnist_jax.config.json import ADDED, from_value
 from lstm_mnist_jax.errors import ConfigError
 
 
@@ -43,9 +43,14 @@ class Checked:
             self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
 
 
+def _added(default: Any) -> Any:
+    """A field that the config.json of older runs lacks; they have its default."""
+    return field(default=default, metadata=ADDED)
+
+
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """The network: an image as a sequence, a stack of recurrent layers, and a dense output layer."""
+    """The network: an image as a sequence, a stack of recurrent layers, pooling over time, and dense layers."""
 
     task: Literal["rows", "columns", "pixels", "permuted"] = "rows"
     """How an image is read: rows from the top, columns from the left, pixels row by row, or pixels in an order
@@ -57,13 +62,23 @@ class ModelConfig(Checked):
     """Seed of the order of permuted pixels, by NumPy's RandomState(seed).permutation."""
     cell: Literal["lstm", "gru", "layer_norm_lstm", "ur_lstm"] = "lstm"
     """The recurrent cell: LSTM, GRU, LSTM with layer normalization, or LSTM with refine gates (UR-LSTM)."""
+    activation: Literal["tanh", "relu", "linear", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] = _added("tanh")
+    """Activation of the LSTM's candidate and output. Others than tanh run through Flax's scan, which is slower.
+    hard_sigmoid_keras2 is clip(0.2 x + 0.5, 0, 1), as in Keras 1 and 2; hard_sigmoid_keras3 is relu6(x + 3) / 6, as in
+    Keras 3, JAX and PyTorch."""
+    recurrent_activation: Literal["sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] = _added("sigmoid")
+    """Activation of the LSTM's gates. Others than sigmoid run through Flax's scan, which is slower."""
     hidden_features: tuple[int, ...] = (32, 64)
     """Width of each recurrent layer, from the input to the output, in each direction."""
     bidirectional: bool = False
     """Read each sequence forwards and backwards."""
-    pooling: Literal["last", "mean", "max", "attention"] = "last"
-    """Pooling over time, between the last recurrent layer and the dense layer: the last hidden state, or mean pooling,
-    max pooling or attention pooling over all steps."""
+    pooling: Literal["last", "mean", "max", "attention", "all"] = "last"
+    """Pooling over time, between the last recurrent layer and the dense layers: the last hidden state, or mean pooling,
+    max pooling or attention pooling over all steps; or all: no pooling, the outputs of all steps, flattened."""
+    dense_features: tuple[int, ...] = _added(())
+    """Width of each hidden dense layer, between the pooling and the output layer."""
+    dense_activation: Literal["relu", "tanh", "linear"] = _added("relu")
+    """Activation of the hidden dense layers."""
     dropout_rate: float = 0.0
     """Dropout in training, between layers and before the output: the probability that a feature is dropped, for all
     time steps of a sequence."""
@@ -73,13 +88,19 @@ class ModelConfig(Checked):
     """Chrono initialization (Tallec and Ollivier 2018): gate biases for dependencies of 1 to this many steps. None
     turns it off."""
     dense_stddev: float = 1.0
-    """Standard deviation of the initial weights and biases of the dense layer."""
+    """Standard deviation of the initial weights and biases of the output layer."""
 
     def check(self) -> None:
         widths, chrono = self.hidden_features, self.chrono_steps
+        for name in ("activation", "recurrent_activation"):
+            usual = getattr(ModelConfig, name)
+            self.require(
+                self.cell == "lstm" or getattr(self, name) == usual, name, f"{usual} with the cell {self.cell}"
+            )
         self.require_positive("sequence_length")
         self.require(0 <= self.permutation_seed < 2**32, "permutation_seed", "0 to 4294967295")
         self.require(len(widths) > 0 and min(widths) > 0, "hidden_features", "one or more widths, each 1 or more")
+        self.require(all(width > 0 for width in self.dense_features), "dense_features", "widths, each 1 or more")
         self.require_fraction("dropout_rate")
         self.require(chrono is None or chrono > 2, "chrono_steps", "3 or more, or None")
         self.require(

@@ -5,12 +5,14 @@ return `probabilities` and `logits`, float32 [batch, classes].
 """
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
 
 from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import require
 from lstm_mnist_jax.interop.weights import GATES, from_params
 from lstm_mnist_jax.rnn.weights import reorder_gates
@@ -24,24 +26,53 @@ OPSET, IR_VERSION = 14, 8
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def to_onnx(params: model.Params, image_shape: tuple[int, ...] = (28, 28), class_names: tuple[str, ...] = ()) -> bytes:
+ONNX_ACTIVATIONS: dict[str, tuple[str, float, float]] = {
+    "tanh": ("Tanh", 0.0, 0.0),
+    "sigmoid": ("Sigmoid", 0.0, 0.0),
+    "relu": ("Relu", 0.0, 0.0),
+    "linear": ("Affine", 1.0, 0.0),
+    "hard_sigmoid_keras2": ("HardSigmoid", 0.2, 0.5),
+    "hard_sigmoid_keras3": ("HardSigmoid", 1 / 6, 0.5),
+}
+"""The activations of ONNX's LSTM operator, with their alpha and beta where they have them."""
+
+
+def to_onnx(
+    params: model.Params,
+    image_shape: tuple[int, ...] = (28, 28),
+    class_names: tuple[str, ...] = (),
+    config: ModelConfig = ModelConfig(),
+) -> bytes:
     """The model as an ONNX file: a graph of ONNX's LSTM operators. Needs the package onnx.
 
     Args:
       params: the model's parameters.
       image_shape: (height, width) or (height, width, channels) of one image.
       class_names: written into the file's metadata, as `classes`, one a line.
+      config: the network, of which parameters do not hold the activations and the pooling over time.
+
+    Raises:
+      WeightsError: the package onnx is not installed, or the pooling is attention.
     """
     onnx = require("onnx")
     helper, tensor = onnx.helper, onnx.numpy_helper.from_array
     weights = from_params(params)
+    last = len(weights.layers) - 1
+    pooling = config.pooling if weights.steps is None else "all"
+    own: dict[str, Any] = {}
+    if model.runs_through_flax(config):
+        # Of the gates, of the candidate and of the output. alpha and beta are of those that have them, in this order.
+        functions = [ONNX_ACTIVATIONS[config.recurrent_activation], *2 * [ONNX_ACTIVATIONS[config.activation]]]
+        with_numbers = [function for function in functions if function[1]]
+        own = {"activations": [name for name, _, _ in functions]}
+        if with_numbers:
+            _, own["activation_alpha"], own["activation_beta"] = zip(*with_numbers, strict=True)
     height, *row = image_shape
     constants = {
         "row_shape": np.array([0, height, math.prod(row)]),  # 0: as it is
         "scale": np.float32(1 / 255),
         "direction": np.array([0]),
-        "dense/kernel": weights.dense_kernel,
-        "dense/bias": weights.dense_bias,
+        "time_direction": np.array([1]),
     }
     nodes = [
         helper.make_node("Reshape", ["images", "row_shape"], ["rows"]),
@@ -56,16 +87,33 @@ def to_onnx(params: model.Params, image_shape: tuple[int, ...] = (28, 28), class
         constants |= zip(names, arrays, strict=True)
         outputs = [f"outputs_{number}", f"last_{number}"]
         hidden = len(recurrent_kernel)
-        nodes.append(helper.make_node("LSTM", [f"sequence_{number}", *names], outputs, hidden_size=hidden))
-        if number + 1 < len(weights.layers):
+        options = {"hidden_size": hidden} | own
+        nodes.append(helper.make_node("LSTM", [f"sequence_{number}", *names], outputs, **options))
+        if number < last or pooling != "last":
             nodes.append(helper.make_node("Squeeze", [outputs[0], "time_direction"], [f"sequence_{number + 1}"]))
-    constants["time_direction"] = np.array([1])
-    last = f"last_{len(weights.layers) - 1}"
-    nodes += [
-        helper.make_node("Squeeze", [last, "direction"], ["hidden"]),
-        helper.make_node("Gemm", ["hidden", "dense/kernel", "dense/bias"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
-    ]
+    sequence = f"sequence_{len(weights.layers)}"
+    match pooling:
+        case "last":
+            nodes.append(helper.make_node("Squeeze", [f"last_{last}", "direction"], ["pooled"]))
+        case "mean" | "max":
+            nodes.append(helper.make_node(f"Reduce{pooling.title()}", [sequence], ["pooled"], axes=[0], keepdims=0))
+        case "all":
+            constants["flat_shape"] = np.array([0, -1])
+            nodes.append(helper.make_node("Transpose", [sequence], ["by_image"], perm=[1, 0, 2]))
+            nodes.append(helper.make_node("Reshape", ["by_image", "flat_shape"], ["pooled"]))
+        case _:
+            raise WeightsError(f"ONNX files of this package have no {pooling} pooling.")
+    below = "pooled"
+    for number, dense in enumerate(weights.dense):
+        is_output = number == len(weights.dense_hidden)
+        name, output = ("dense", "logits") if is_output else (f"dense_hidden_{number}", f"hidden_{number}")
+        constants |= {f"{name}/kernel": dense.kernel, f"{name}/bias": dense.bias}
+        nodes.append(helper.make_node("Gemm", [below, f"{name}/kernel", f"{name}/bias"], [output]))
+        below = output
+        if not is_output and config.dense_activation != "linear":
+            below = f"activated_{number}"
+            nodes.append(helper.make_node(config.dense_activation.title(), [output], [below]))
+    nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1))
     make_info, floats = helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,

@@ -5,18 +5,21 @@ The libraries that read and write them are in the extra `interop`, and imported 
 
 import contextlib
 import io
+import itertools
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.hdf5_text import read_text
 
 MAX_EXPANSION = 1032
 """The largest ratio of sizes by Deflate, the compression of HDF5 and ZIP."""
@@ -61,6 +64,12 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path} cannot be read as safetensors: {error}.") from error
 
 
+def read_safetensors_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a .safetensors file that `read_safetensors` reads: texts by name."""
+    data = read_bytes(path)
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+
+
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Writes a .safetensors file. Raises WeightsError."""
     safetensors = require("safetensors.numpy")
@@ -68,22 +77,63 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: di
     write_bytes(path, safetensors.save(contiguous, metadata))
 
 
-def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, dict[str, Any]]]]:
-    """The arrays of a Keras file by their paths in it, and the kind and config of each layer, if it has them.
+class KerasFile(NamedTuple):
+    """The contents of a Keras file.
+
+    Attributes:
+      arrays: by their paths in the file.
+      layers: the paths of the arrays of each layer, by the layer's name, in the order of the attributes `layer_names`
+        and `weight_names`; empty where the file has none, as in Keras 3's .weights.h5.
+      config: the model's config as decoded JSON; None where the file holds weights alone.
+      version: the version of Keras that wrote it; empty where the file does not say.
+      name: the name of the model in Keras 3's .weights.h5; empty where the file does not say.
+    """
+
+    arrays: dict[str, np.ndarray]
+    layers: dict[str, list[str]]
+    config: Any = None
+    version: str = ""
+    name: str = ""
+
+
+def read_hdf5(path: Path) -> KerasFile:
+    """Reads a file of Keras 1, 2 or 3. No link to another place in the file, or to another file, is followed.
 
     Args:
-      path: .weights.h5; a .keras archive, which contains such a file; or the .h5 of a whole model.
+      path: .weights.h5; a .keras archive, which contains such a file; or an .h5 of a whole model or of weights alone.
 
     Raises:
-      WeightsError: it is missing or damaged.
+      WeightsError: it is missing or damaged, or a file or folder that Keras's TensorFlow backend writes.
     """
     h5py = require("h5py")
-    data, config = read_bytes(path), "{}"
+    _refuse_tensorflow_files(path)
+    data, config, version = read_bytes(path), None, ""
     most = MAX_EXPANSION * len(data)
     found: dict[str, np.ndarray] = {}
+    groups: dict[str, list[str]] = {}
+
+    def text(item: Any, name: str) -> list[str]:
+        """The texts of an attribute, which Keras splits into NAME0, NAME1, ... where it is long."""
+        if name not in item.attrs:
+            parts = itertools.takewhile(item.attrs.__contains__, (f"{name}{number}" for number in itertools.count()))
+            return [value for part in parts for value in text(item, part)]
+        attribute = item.attrs.get_id(name)
+        string, count = h5py.check_string_dtype(attribute.dtype), math.prod(attribute.shape or ())
+        # Texts of variable length may all be the same bytes of the file.
+        if count * (len(data) if string and string.length is None else attribute.dtype.itemsize) > most:
+            raise ValueError(f"the attribute {name} is larger than the file can hold")
+        if string and string.length is None:
+            return read_text(data, h5py.h5o.get_info(item["/"].id if item.name == "/" else item.id).addr, name, count)
+        if attribute.dtype.kind not in "SUifub":
+            raise ValueError(f"the attribute {name} has the type {attribute.dtype}, expected text")
+        value = item.attrs[name]
+        values = [value] if isinstance(value, bytes) else np.ravel(value).tolist()
+        return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
     def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.shape is not None:
+        if isinstance(item, h5py.Group):
+            groups[str(name)] = text(item, "weight_names")
+        elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.shape is not None:
             if item.external or item.nbytes + sum(array.nbytes for array in found.values()) > most:
                 raise ValueError(f"{name} has {item.nbytes} bytes, which are not in the file")
             found[str(name)] = item[()]
@@ -93,22 +143,59 @@ def read_hdf5(path: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, dict[s
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(item.file_size for item in archive.infolist()) > most:
                     raise ValueError("its files are larger than it can hold")
-                data, config = archive.read("model.weights.h5"), archive.read("config.json").decode()
+                if missing := {"config.json", "model.weights.h5"} - set(archive.namelist()):
+                    raise ValueError(f"this zip archive has no {' and no '.join(sorted(missing))}")
+                data, config = archive.read("model.weights.h5"), json.loads(archive.read("config.json"))
+                if "metadata.json" in archive.namelist():
+                    version = str(json.loads(archive.read("metadata.json")).get("keras_version", ""))
         with h5py.File(io.BytesIO(data)) as file:
-            config = file.attrs.get("model_config", config)
+            if "nb_layers" in file.attrs:
+                raise ValueError("Keras 0 wrote it: load it in Keras 1 (load_weights) and save it there again")
+            if stored := text(file, "model_config"):
+                config = json.loads(stored[0])
             file.visititems(take)
-        layers = json.loads(config).get("config", {})
-        layers = layers.get("layers", []) if isinstance(layers, dict) else layers  # a list in old Sequential models
-        return found, [(str(layer["class_name"]), dict(layer["config"])) for layer in layers]
+            root = "model_weights/" if "model_weights" in groups else ""
+            top = file[root] if root else file
+            version = "".join(text(top, "keras_version") or text(file, "keras_version")) or version
+            names = text(top, "layer_names")
+            model = "".join(text(file["vars"], "name")) if "vars" in groups else ""
+        if absent := [name for name in names if root + name not in groups]:
+            raise ValueError(f"it lists the layer {absent[0]}, which is not there")
+        layers = {name: [f"{root}{name}/{part}" for part in groups[root + name]] for name in names}
+        if lacking := [part for parts in layers.values() for part in parts if part not in found]:
+            raise ValueError(f"it names the array {lacking[0]}, which is not there")
+        return KerasFile(found, layers, config, version, model)
     except Exception as error:  # HDF5 raises OSError, KeyError, OverflowError, ... for damaged files
-        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {error}.") from error
+        reason = str(error)[:300]
+        reason = reason if reason.isprintable() else ascii(reason)
+        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {reason}.") from error
 
 
-def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an HDF5 file. Raises WeightsError."""
+def _refuse_tensorflow_files(path: Path) -> None:
+    """Refuses a SavedModel and a checkpoint of TensorFlow by name, with what to save instead."""
+    kind = ""
+    if (path / "saved_model.pb").exists():
+        kind = "a SavedModel, a folder of TensorFlow"
+    elif path.suffix == ".pb":
+        kind = "a graph of TensorFlow"
+    elif not path.exists() and path.with_name(path.name + ".index").exists():
+        kind = "the prefix of a checkpoint of TensorFlow"
+    if kind:
+        raise WeightsError(
+            f"{path} is {kind}, which is not read. In the program that has the model, or after "
+            "model = tf.keras.models.load_model(FOLDER) of a SavedModel, save it with model.save('model.keras'), "
+            "model.save('model.h5') or model.save_weights('model.weights.h5'), and import that."
+        )
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; expected a file of Keras: .keras, .weights.h5 or .h5.")
+
+
+def write_hdf5(path: Path, arrays: Mapping[str, np.ndarray], name: str) -> None:
+    """Writes an HDF5 file like Keras 3's .weights.h5, of a model with this name. Raises WeightsError."""
     h5py = require("h5py")
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
+        file.create_group("vars").attrs["name"] = name
         for name, array in arrays.items():
             file[name] = array
     write_bytes(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Flax: the parameter trees of Linen's and NNX's LSTM cells with a dense layer, as nested dictionaries.
+"""Flax: the parameter trees of Linen's and NNX's LSTM cells with dense layers, as nested dictionaries.
 
 Linen's LSTMCell and OptimizedLSTMCell, and NNX's LSTMCell, keep a matrix for each gate: ii, if, ig, io for the inputs,
 hi, hf, hg, ho with biases for the state (NNX writes if_). NNX's OptimizedLSTMCell keeps them together, in the order
@@ -28,8 +28,8 @@ def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
     Args:
       params: the model's parameters.
       kind: "linen" gives {"params": {"OptimizedLSTMCell_0": ..., "Dense_0": ...}}, the tree of a compact module of
-        `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells) and one `nn.Dense`; "nnx" gives {"rnn": {"layers": {0:
-        {"cell": ...}}}, "dense": ...}, the tree of `lstm_mnist_jax.model.Classifier`.
+        `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells) and `nn.Dense`s, the output layer last; "nnx" gives {"rnn":
+        {"layers": {0: {"cell": ...}}}, "dense": ...}, the tree of `lstm_mnist_jax.model.Classifier`.
     """
     if kind == "nnx":
         return to_params(from_params(params))
@@ -41,26 +41,32 @@ def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
         for gate, kernel, bias in zip(GATES, recurrent_kernels, biases, strict=True):
             cell[f"h{gate}"] = {"kernel": kernel, "bias": bias}
         tree[f"OptimizedLSTMCell_{number}"] = cell
-    return {"params": tree | {"Dense_0": {"kernel": weights.dense_kernel, "bias": weights.dense_bias}}}
+    return {"params": tree | {f"Dense_{number}": layer._asdict() for number, layer in enumerate(weights.dense)}}
 
 
-def from_tree(tree: Any) -> Params:
+def from_tree(tree: Any, order: Sequence[str] = (), *, input_activation: str | None = None) -> Params:
     """The model's parameters from a tree of Flax. The modules may have any names.
 
     Args:
-      tree: nested dictionaries of arrays, with LSTM cells of Linen or NNX and one dense layer: the result of Linen's
-        `init`, or of `nnx.state(module, nnx.Param)`. The layers are in the order of their numbers.
+      tree: nested dictionaries of arrays, with LSTM cells of Linen or NNX and dense layers: the result of Linen's
+        `init`, or of `nnx.state(module, nnx.Param)`. The layers are in the order of their numbers. The activation of
+        hidden dense layers is not in a tree: it is `dense_activation` of the `ModelConfig`.
+      order: the names of all layers, where neither names nor widths determine the order of the dense layers.
+      input_activation: "linear" confirms that no activation follows a dense layer before the LSTM layers, which is
+        folded into the first of them.
 
     Raises:
       WeightsError: it is of another network.
     """
-    return to_params(from_arrays(flatten(nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree)).weights)
+    leaves = flatten(nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree)
+    return to_params(from_arrays(leaves, order, input_activation).weights)
 
 
-def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
-    """The classifier in arrays by their keys, joined by "/"; for `order` see `assemble`. Raises WeightsError."""
+def from_arrays(found: Arrays, order: Sequence[str] = (), input_activation: str | None = None) -> Imported:
+    """The classifier in arrays by their keys, joined by "/"; for the arguments see `assemble`. Raises WeightsError."""
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
-    return assemble(found, _place_of, [FUSED, PER_GATE], _layer, order=order)
+    options: dict[str, Any] = {"order": order, "input_activation": input_activation}
+    return assemble(found, _place_of, [FUSED[:2], FUSED, PER_GATE[:8], PER_GATE], _layer, **options)
 
 
 def _place_of(name: str) -> tuple[str, str] | None:
@@ -72,13 +78,14 @@ def _place_of(name: str) -> tuple[str, str] | None:
 
 
 def _layer(name: str, arrays: dict[str, np.ndarray]) -> Layer:
-    if len(arrays) == len(FUSED):
-        return Layer(*arrays.values())
-    gates = list(arrays.values())
-    parts = gates[:4], gates[4:8], gates[8:]
-    if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
-        raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
-    return Layer(*(np.concatenate(part, axis=-1) for part in parts))
+    parts = list(arrays.values())
+    if len(parts) > len(FUSED):
+        gates = [parts[start : start + 4] for start in range(0, len(parts), 4)]
+        if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in gates):
+            raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
+        parts = [np.concatenate(part, axis=-1) for part in gates]
+    kernel, recurrent_kernel, *bias = parts
+    return Layer(kernel, recurrent_kernel, bias[0] if bias else np.zeros(kernel.shape[-1:], np.float32))
 
 
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:

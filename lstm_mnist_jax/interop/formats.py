@@ -1,9 +1,10 @@
 """The formats of `lstm-mnist import` and `export` by name: how files are read and written."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 
 from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.config.json import differences
-from lstm_mnist_jax.errors import WeightsError, did_you_mean
+from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
+from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, ImportedModel, from_params, ignoring
 from lstm_mnist_jax.model import Params
@@ -26,14 +28,30 @@ class Settings:
     """Constants of a TensorFlow 1 program that are not in its checkpoints.
 
     Attributes:
-      forget_bias: what the cells add to their forget gates.
+      forget_bias: what the cells add to their forget gates; None is what the graph has, or 1.
       b1: Adam's decay of the first moment.
       b2: Adam's decay of the second moment.
     """
 
-    forget_bias: float = ModelConfig.forget_bias
+    forget_bias: float | None = None
     b1: float = OptimizerConfig.b1
     b2: float = OptimizerConfig.b2
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of a network that its file does not hold; None is nothing.
+
+    Attributes:
+      dense_activation, activation, recurrent_activation, pooling: fields of the `ModelConfig`.
+      input_activation: "linear" confirms that no activation follows a dense layer before the LSTM layers.
+    """
+
+    dense_activation: str | None = None
+    activation: str | None = None
+    recurrent_activation: str | None = None
+    pooling: str | None = None
+    input_activation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +83,31 @@ class Exported:
     counts: huggingface.Counts | None = None
 
 
+NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
+"""Fields of a `ModelConfig` that the shapes of weights do not show."""
+
+ANY = None
+DENSE: dict[str, Any] = {"dense_features": ANY, "dense_activation": ANY}
+ACTIVATIONS: dict[str, Any] = {"activation": ANY, "recurrent_activation": ANY}
+HOLDS: dict[str, dict[str, Any]] = {
+    "tf1": {},
+    "torch": DENSE | {"pooling": ("all",)},
+    "keras": DENSE
+    | {
+        "pooling": ("all",),
+        "activation": ("relu", "linear", "hard_sigmoid_keras3"),
+        "recurrent_activation": ("hard_sigmoid_keras3",),
+    },
+    "flax": DENSE | ACTIVATIONS | {"pooling": ("all",)},
+    "safetensors": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+    "onnx": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+}
+"""Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
+
 IMPORT_FORMATS = ("tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface")
 
 WHOLE_MODELS = ("onnx", "huggingface")
-"""Formats whose files have the network as well: nothing of them can be ignored or put in another order."""
+"""Formats whose files have the network as well: nothing of them can be left out, or said by options."""
 
 EXPORT_ENDINGS = {
     "tf1": "",
@@ -96,7 +135,7 @@ def _read_file(format_name: str, path: Path, ignore: Iterable[str], *, choose: b
         case "tf1":
             return ignoring(read_checkpoint(path), ignore)
         case "keras":
-            return ignoring(files.read_hdf5(path)[0], ignore)
+            return ignoring(files.read_hdf5(path).arrays, ignore)
         case "flax":
             leaves = flax.flatten(files.read_msgpack(path))
             return ignoring({name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}, ignore)
@@ -162,6 +201,8 @@ def read(
     ignore: Iterable[str] = (),
     layers: Sequence[str] = (),
     settings: Settings = Settings(),
+    given: Given = Given(),
+    inputs: Inputs = Inputs(),
 ) -> Imported | ImportedModel:
     """The classifier in a file.
 
@@ -169,29 +210,98 @@ def read(
       format_name: one of `IMPORT_FORMATS`.
       path: the file; for tf1, see `tf1.read`.
       ignore: patterns of names to leave out.
-      layers: the names of the LSTM layers from the input to the output, where nothing else determines their order.
+      layers: the names of the LSTM layers from the input to the output, where nothing else determines their order; or
+        of the LSTM layers and the dense layers.
       settings: for tf1.
+      given: what the user says of the network.
+      inputs: the inputs that it was trained with. Others than pixels / 255 are folded into its first layer; the state
+        of Adam, which does not fit the new weights, is then left out.
 
     Raises:
       WeightsError: there is no such file, it is damaged, or holds another network.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
-    if format_name in WHOLE_MODELS and (*ignore, *layers):
-        raise WeightsError(f"A file for {format_name} holds the whole network; leave out --ignore and --layer.")
+    if format_name in WHOLE_MODELS and ((*ignore, *layers) or given != Given()):
+        raise WeightsError(
+            f"A file for {format_name} holds the whole network; leave out --ignore, --layer, and what says how it "
+            "computes, such as --activation."
+        )
     with _hint(format_name, path):
         if format_name in WHOLE_MODELS:
-            return (onnx if format_name == "onnx" else huggingface).read(path)
-        if format_name == "tf1":
-            return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
-        if format_name == "keras":
-            arrays, architecture = files.read_hdf5(path)
-            if architecture:
-                keras.check_architecture(architecture)
-            return keras.from_arrays(ignoring(arrays, ignore), layers)
-        found = _read_file(format_name, path, ignore)
-        if format_name == "torch" and any(name.endswith(".cell.dense_i.kernel") for name in found):
+            whole = (onnx if format_name == "onnx" else huggingface).read(path)
+            return whole if inputs == Inputs() else whole.with_inputs(inputs)
+        imported = _with_given(_read(format_name, path, ignore, layers, settings, given), format_name, given)
+    if inputs == Inputs():
+        return imported
+    notes = [f"trained on inputs of {inputs}: folded into the weights and biases of {imported.names[0]}"]
+    notes += [] if imported.adam is None else ["the state of Adam is left out: it belongs to the weights in the file"]
+    return imported._replace(inputs=inputs, adam=None, notes=(*imported.notes, *notes))
+
+
+def _read(
+    format_name: str,
+    path: Path,
+    ignore: Iterable[str],
+    layers: Sequence[str],
+    settings: Settings,
+    given: Given,
+) -> Imported:
+    """The classifier as the file has it."""
+    if format_name == "tf1":
+        return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
+    if format_name == "keras":
+        return keras.from_file(
+            files.read_hdf5(path),
+            ignore=ignore,
+            order=layers,
+            recurrent_activation=given.recurrent_activation,
+            input_activation=given.input_activation,
+        )
+    found = _read_file(format_name, path, ignore)
+    if format_name == "torch":
+        if any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
-        return (torch if format_name == "torch" else flax).from_arrays(found, layers)
+        return torch.from_arrays(found, layers, input_activation=given.input_activation)
+    imported = flax.from_arrays(found, layers, given.input_activation)
+    return imported._replace(network=_network_of_file(path)) if format_name == "safetensors" else imported
+
+
+def _network_of_file(path: Path) -> dict[str, str]:
+    """The fields of the config in a file of this package; none in those of version 0.4."""
+    text = files.read_safetensors_metadata(path).get("network", "{}")
+    try:
+        network = json.loads(text)
+        replace(ModelConfig(), **network)
+        unknown = network.keys() - set(NETWORK)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} describes a network that this version does not have: {error}") from error
+    if unknown:
+        raise WeightsError(f"{path} describes a network with {', '.join(unknown)}, which this version does not read.")
+    return network
+
+
+def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
+    """The classifier with what the user says of it. Raises WeightsError where this contradicts, or is missing."""
+    network, weights = dict(imported.network), imported.weights
+    if weights.steps is not None:
+        network["pooling"] = "all"
+    if format_name == "torch":
+        network |= {name: getattr(ModelConfig, name) for name in ACTIVATIONS}  # nn.LSTM has no others
+    for name in NETWORK:
+        value = getattr(given, name)
+        if value is not None and value != network.setdefault(name, value):
+            raise WeightsError(
+                f"--{name.replace('_', '-')} is {value}, but the network of the file has {network[name]}. Leave it out."
+            )
+    hidden = ", ".join(imported.names[len(weights.layers) : -1])
+    if weights.dense_hidden and "dense_activation" not in network:
+        raise WeightsError(
+            f"The model has hidden dense layers: {hidden}. The file does not hold the activation that follows them: "
+            "look into the program that trained the model, and give --dense-activation relu, tanh or linear (none)."
+        )
+    if given.dense_activation is not None and not hidden:
+        raise WeightsError("--dense-activation is of hidden dense layers, of which the file has none. Leave it out.")
+    return imported._replace(network=network)
 
 
 def _require_one_of(formats: Iterable[str], name: str) -> None:
@@ -210,36 +320,59 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
         case "torch":
             files.write_safetensors(path, torch.to_state_dict(params), {"format": "pt"})
         case "keras":
-            files.write_hdf5(path, keras.to_arrays(params))
+            files.write_hdf5(path, keras.to_arrays(params), "sequential")
         case "flax":
             files.write_msgpack(path, flax.to_tree(params))
         case "safetensors":
-            metadata = {"program": "lstm-mnist-jax", "classes": "\n".join(model.class_names)}
+            network = json.dumps({name: getattr(model.config, name) for name in NETWORK})
+            metadata = {"program": "lstm-mnist-jax", "classes": "\n".join(model.class_names), "network": network}
             files.write_safetensors(path, flax.flatten(flax.to_tree(params, "nnx"), "."), metadata)
         case "onnx":
-            files.write_bytes(path, export.to_onnx(params, shape, model.class_names))
+            files.write_bytes(path, export.to_onnx(params, shape, model.class_names, model.config))
         case "stablehlo":
             files.write_bytes(path, export.to_stablehlo(params, shape, config=model.config))
         case "huggingface":
-            graph = None if _unusual(model.config) else export.to_onnx(params, shape, model.class_names)
+            held = not _unusual("onnx", model.config)
+            graph = export.to_onnx(params, shape, model.class_names, model.config) if held else None
             run: dict[str, Any] = {"training": model.training, "step": model.step, "counts": model.counts}
             huggingface.write(path, params, model.config, shape, model.class_names, onnx=graph, **run)
 
 
-def _unusual(config: ModelConfig) -> dict[str, tuple[Any, Any]]:
-    """The fields of a network in which it differs from the tutorial's, other than sizes and initialization."""
+def _unusual(format_name: str, config: ModelConfig) -> dict[str, Any]:
+    """The fields of a config that the files of a format cannot hold, with their values."""
+    if format_name in ("stablehlo", "huggingface"):
+        return {}
     own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
-    return differences(ModelConfig(**own), config)
+    for name, values in HOLDS[format_name].items():
+        if values is ANY or getattr(config, name) in values:
+            own[name] = getattr(config, name)
+    return {name: value for name, (_, value) in differences(ModelConfig(**own), config).items()}
 
 
 def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
-    """Most formats hold LSTMs over rows, with the last output through a dense layer."""
-    if unusual := _unusual(config):
-        fields = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
+    """Most formats hold LSTMs over rows, with the last output through dense layers."""
+    if unusual := _unusual(format_name, config):
+        fields = ", ".join(f"{name} {value}" for name, value in unusual.items())
+        others = [name for name in EXPORT_ENDINGS if not _unusual(name, config)]
         raise WeightsError(
-            f"Files for {format_name} hold LSTM layers in one direction that read rows, the last output through a "
-            f"dense layer; this model has {fields}. Only stablehlo and huggingface hold such a model."
+            f"Files for {format_name} hold LSTM layers in one direction that read rows, and dense layers; they cannot "
+            f"hold this model's {fields}. Such a model can be exported to {' or '.join(others)}."
         )
+
+
+def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
+    """What the program that reads an exported file must have, since the file does not hold it."""
+    if format_name not in ("torch", "keras", "flax"):
+        return []
+    said = []
+    for name in ACTIVATIONS:
+        if getattr(config, name) != getattr(ModelConfig, name):
+            said.append(f"{name} {getattr(config, name)} in its LSTM layers")
+    if config.pooling == "all":
+        said.append("the outputs of all steps, flattened, before its dense layers")
+    if config.dense_features:
+        said.append(f"{config.dense_activation} after each hidden dense layer")
+    return said
 
 
 def _is_empty(folder: Path) -> bool:
@@ -261,8 +394,7 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     """
     _require_one_of(EXPORT_ENDINGS, format_name)
     ending = EXPORT_ENDINGS[format_name]
-    if format_name not in ("stablehlo", "huggingface"):
-        _refuse_unusual(format_name, model.config)
+    _refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
         raise WeightsError(
             f"{path} has another ending than files for {format_name}: "

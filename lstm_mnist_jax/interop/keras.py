@@ -1,65 +1,124 @@
-"""Keras 3: `LSTM` layers and a `Dense` one, as a model, or as the arrays of its weights files.
+"""Keras 1, 2 and 3: `LSTM` layers and a `Dense` one, as a model, or as the contents of its files.
 
 Keras's gates i, f, c, o are those of this package: kernel [in, 4 hidden], recurrent_kernel [hidden, 4 hidden], bias.
-A .weights.h5 file numbers the variables of a layer: layers/lstm/cell/vars/0, 1 and 2; layers/dense/vars/0 and 1.
+
+- Keras 1 and 2 (and Keras 3's .h5) list the layers and their arrays in attributes: lstm_1/kernel:0 (Keras 2.0 to 2.3),
+  lstm_1/lstm_cell/kernel:0 (TensorFlow 2.2 and later), lstm_1_W_i and eleven more (Keras 1, a matrix for each gate).
+- Keras 3's .weights.h5 numbers the variables of a layer: layers/lstm/cell/vars/0, 1 and 2; layers/dense/vars/0 and 1.
+  The layers are in the order of their numbers: lstm, lstm_1, lstm_2.
+- CuDNNLSTM stores each gate's matrices transposed, and two biases.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import Arrays, Imported, Layer, Weights, assemble, check, from_params, to_params
+from lstm_mnist_jax.interop.files import KerasFile
+from lstm_mnist_jax.interop.keras_config import (
+    MODELS,
+    RECURRENT,
+    ConfiguredLayer,
+    has_layers,
+    name_in_file,
+    read_architecture,
+)
+from lstm_mnist_jax.interop.weights import (
+    GATES,
+    Arrays,
+    Imported,
+    Layer,
+    assemble,
+    dense_name,
+    from_params,
+    ignoring,
+    listing,
+)
 from lstm_mnist_jax.model import Params
 
 if TYPE_CHECKING:
     import keras
 
-CELL = re.compile(r"((?:.*/)?[^/]*cell[^/]*)/(?:vars/([0-2])|(kernel|recurrent_kernel|bias)(?::0)?)")
+KERAS_1 = tuple(f"{kind}_{gate}" for kind in "WUb" for gate in "ifco")
+FORMS = (Layer._fields[:2], Layer._fields, KERAS_1, ("W", "U", "b"))
+"""The parts of an LSTM layer: without and with bias; of Keras 1, and of it with consume_less="gpu"."""
+
+BIASES = {"bias", "b", "b_i"}
+
+PART = re.compile(r"(recurrent_kernel|kernel|bias|[WUb](?:_[a-z])?)(?:_\d+)?(?::0)?")
+NUMBERED = re.compile(r"(.*(?:^|/)(?:layers|container\w*|\w+_dependencies)/[a-z_]*[a-z])(?:_(\d+))?")
+"""A layer of a list of layers in Keras 3's .weights.h5, named by its class, and numbered where there are several."""
+
+DEFAULT_NAME = re.compile(r"(sequential|functional|model)(_\d+)?")
+"""The names that Keras gives to Sequential and functional models."""
+
+CELL = re.compile(r"/(?:[^/]*_)?cell(?:_\d+)?$")
 
 
-def to_model(params: Params, image_shape: tuple[int, int] = (28, 28)) -> "keras.Model":
+def to_model(
+    params: Params, image_shape: tuple[int, int] = (28, 28), config: ModelConfig = ModelConfig()
+) -> "keras.Model":
     """A Keras model with these parameters, on any backend. Needs Keras 3.
 
     It takes images as floats from 0 to 1, [batch, height, width], each row a time step, and returns logits
     [batch, classes].
 
+    Args:
+      params: the model's parameters.
+      image_shape: (height, width) of an image.
+      config: the network, whose activations the parameters do not hold.
+
     Raises:
-      WeightsError: the parameters belong to images of another width.
+      WeightsError: the parameters belong to images of another size, or Keras 3 has no such activation.
     """
     import keras
 
     weights = from_params(params)
     if image_shape[1] != weights.in_features:
         raise WeightsError(f"The parameters take rows of {weights.in_features} numbers, not of {image_shape[1]}.")
-    last = len(weights.layers) - 1
+    if weights.steps not in (None, image_shape[0]):
+        raise WeightsError(f"The parameters take images of {weights.steps} rows, not of {image_shape[0]}.")
+    names = {name: name.removesuffix("_keras3") for name in (config.activation, config.recurrent_activation)}
+    if "hard_sigmoid_keras2" in names:
+        raise WeightsError("Keras 3 does not have hard_sigmoid_keras2, the hard_sigmoid of Keras 1 and 2.")
+    options = {"activation": names[config.activation], "recurrent_activation": names[config.recurrent_activation]}
+    last = len(weights.layers) - 1 if weights.steps is None else len(weights.layers)
     layers = [
-        keras.layers.LSTM(hidden, return_sequences=number < last)
+        keras.layers.LSTM(hidden, return_sequences=number < last, **options)
         for number, hidden in enumerate(weights.hidden_features)
     ]
-    model = keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(weights.num_classes)])
-    model.set_weights([array for layer in weights.layers for array in layer] + list(weights[1:]))
+    flatten = [] if weights.steps is None else [keras.layers.Flatten()]
+    dense = [keras.layers.Dense(len(d.bias), activation=config.dense_activation) for d in weights.dense_hidden]
+    dense.append(keras.layers.Dense(weights.num_classes))
+    model = keras.Sequential([keras.Input(image_shape), *layers, *flatten, *dense])
+    model.set_weights([array for layer in (*weights.layers, *weights.dense) for array in layer])
     return model
 
 
 def from_model(model: "keras.Model") -> Params:
-    """The parameters of a built Keras model: `LSTM` layers and one `Dense` layer, with their biases.
+    """The parameters of a built `Sequential` or functional Keras model: `LSTM` layers and one `Dense` layer.
 
     Raises:
       WeightsError: it is another network.
     """
-    check_architecture([(type(layer).__name__, layer.get_config()) for layer in model.layers])
-    arrays = {layer.name: layer.get_weights() for layer in model.layers}
-    found = {f"{name}/{number}": array for name, items in arrays.items() for number, array in enumerate(items)}
-    trained = {name: items for name, items in arrays.items() if items}
-    for name, items in trained.items():
-        if len(items) != (2 if name == list(trained)[-1] else 3):
-            raise WeightsError(f"The layer {name} has {len(items)} arrays; every layer must have its bias.")
-    *layers, dense = trained.values()
-    weights = Weights(tuple(Layer(*items) for items in layers), *dense)
-    return to_params(check(Imported(weights, tuple(trained)), found).weights)
+    if type(model).__name__ not in MODELS:
+        raise WeightsError(
+            f"The model is of the class {type(model).__name__}, whose program decides what it computes; expected a "
+            "Sequential or functional model."
+        )
+    arrays: dict[str, np.ndarray] = {}
+    layers: dict[str, list[str]] = {}
+    for layer in model.layers:
+        paths = [f"{layer.name}/{getattr(variable, 'path', variable.name)}" for variable in layer.weights]
+        layers[layer.name] = paths
+        arrays |= zip(paths, layer.get_weights(), strict=True)
+    config = json.loads(model.to_json())
+    return from_file(KerasFile(arrays, layers, config, str(config.get("keras_version", "")))).params
 
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
@@ -69,55 +128,277 @@ def to_arrays(params: Params) -> dict[str, np.ndarray]:
     for number, layer in enumerate(weights.layers):
         name = f"lstm_{number}" if number else "lstm"
         arrays |= {f"layers/{name}/cell/vars/{place}": array for place, array in enumerate(layer)}
-    return arrays | {f"layers/dense/vars/{place}": array for place, array in enumerate(weights[1:])}
+    for number, dense in enumerate(weights.dense):
+        name = f"dense_{number}" if number else "dense"
+        arrays |= {f"layers/{name}/vars/{place}": array for place, array in enumerate(dense)}
+    return arrays
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
-    """The classifier in arrays by their paths in a file; for `order` see `assemble`. Raises WeightsError."""
-    found = {name: array for name, array in found.items() if not name.startswith(("optimizer", "metrics/"))}
-    return assemble(found, _place_of, [Layer._fields], lambda _, arrays: Layer(**arrays), order=order)
+    """The classifier in arrays by their paths in a file; for `order` see `from_file`. Raises WeightsError."""
+    return from_file(KerasFile(dict(found), {}), order=order)
 
 
-def _place_of(name: str) -> tuple[str, str] | None:
-    """The layer and the part of an array."""
-    if (match := CELL.fullmatch(name)) is None:
-        return None
-    scope, number, part = match.groups()
-    if "backward_layer" in scope or "/backward_" in scope:
-        raise WeightsError(f"The layer of {scope} reads both directions, which this classifier does not.")
-    return scope.removesuffix("/cell"), part or Layer._fields[int(number)]
+def from_file(
+    file: KerasFile,
+    *,
+    ignore: Iterable[str] = (),
+    order: Sequence[str] = (),
+    recurrent_activation: str | None = None,
+    input_activation: str | None = None,
+) -> Imported:
+    """The classifier in the contents of a file.
+
+    Args:
+      file: see `lstm_mnist_jax.interop.files.read_hdf5`.
+      ignore: patterns of paths to leave out.
+      order: the names of the LSTM layers from the input to the output, where the file does not determine their order:
+        it has neither the model's config nor a list of the layers, and the widths allow several orders.
+      recurrent_activation: the activation of the gates where the file has no config, as in a `ModelConfig`; None
+        assumes sigmoid, with a warning where Keras's default was hard_sigmoid (before 2.3, and in TensorFlow 1).
+      input_activation: see `assemble`; a config holds it.
+
+    Returns:
+      The classifier. Its `notes` say what was assumed.
+
+    Raises:
+      WeightsError: it is another network, or the order of the layers is not known.
+
+    Examples:
+      >>> import numpy as np
+      >>> from lstm_mnist_jax.interop.files import KerasFile
+      >>> from lstm_mnist_jax.interop.keras import from_file
+      >>> shapes = {"lstm/kernel:0": (28, 64), "lstm/recurrent_kernel:0": (16, 64), "lstm/bias:0": (64,)}
+      >>> shapes |= {"dense/kernel:0": (16, 10), "dense/bias:0": (10,)}
+      >>> arrays = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+      >>> from_file(KerasFile(arrays, {}, version="2.3.1")).names
+      ('lstm', 'dense')
+    """
+    for layer in file.layers:
+        name_in_file(layer)
+    arrays = _relevant(ignoring(file.arrays, ignore), file)
+    config = file.config if isinstance(file.config, Mapping) else {}
+    layers: list[ConfiguredLayer] = []
+    network, image_rows = dict[str, str](), None
+    if has_layers(config):
+        version = name_in_file(file.version) or name_in_file(config.get("keras_version", ""))
+        layers, network, image_rows = read_architecture(config, version)
+        input_activation = "linear"  # as the config has been checked
+    places = _places(arrays, file.layers)
+    stored: dict[str, dict[str, str]] = {}
+    for path, (layer, part) in places.items():
+        stored.setdefault(layer, {})[part] = path
+    if file.layers:
+        stored = {layer: stored[layer] for layer in file.layers if layer in stored}
+    lstms = [layer for layer, parts in stored.items() if _is_recurrent(parts, arrays)]
+    notes = []
+    class_name = name_in_file(config.get("class_name", ""))
+    if layers:
+        if class_name not in MODELS:
+            notes.append(f"the model is of the class {class_name}: it is assumed to compute what its layers say")
+        known = _in_config_order(layers, stored, lstms, arrays, by_name=bool(file.layers))
+        if order and list(order) not in (known, [name for name in known if name in lstms]):
+            raise WeightsError(f"--layer names {', '.join(order)}; the order in the file is {', '.join(known)}.")
+    else:
+        known = list(order) if order or config else _stored_order(file, lstms)
+        but = f", but its class, {class_name}" if class_name else ""
+        notes.append(
+            f"the file does not hold what the model computes{but}: assumed are LSTM layers one after another, "
+            "which read the rows from the top, without masking, and a dense layer on the last output"
+        )
+    unknown = "recurrent_activation" not in network and recurrent_activation is None
+    if unknown and not all(_is_cudnn(stored[name], arrays) for name in lstms):
+        notes.append(_assumed_activation(file, [path for name in lstms for path in stored[name].values()]))
+    named = {
+        layer: dense_name(parts.get("kernel") or parts["W"]) for layer, parts in stored.items() if _is_dense(parts)
+    }
+    order = [name if name in lstms else named.get(name, name) for name in known]
+    cells = {path: place for path, place in places.items() if place[0] in lstms}
+    options: dict[str, Any] = {"order": order, "numbered": False, "input_activation": input_activation}
+    imported = assemble(arrays, cells.get, FORMS, _to_layer, **options)
+    layer_of = {name: layer for layer, name in named.items()}
+    for note in notes:
+        if note.startswith("warning"):
+            warnings.warn(note, UserWarning, stacklevel=2)
+    return imported._replace(
+        names=tuple(layer_of.get(name, name) for name in imported.names),
+        image_rows=image_rows,
+        notes=(*notes, *imported.notes),
+        network=network,
+    )
 
 
-LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "LSTM": {"activation": ("tanh",), "recurrent_activation": ("sigmoid",), "go_backwards": (False,)},
-    "Dense": {"activation": ("linear", "softmax")},
-    "InputLayer": {},
-    "Reshape": {},
-    "Rescaling": {"scale": (1 / 255,), "offset": (0,)},
-    "Dropout": {},
-    "Activation": {"activation": ("linear", "softmax")},
-    "Softmax": {"axis": (-1,)},
-}
-"""The layers that a model may have, and their settings."""
+def _is_dense(parts: Mapping[str, str]) -> bool:
+    return parts.keys() <= {"kernel", "bias", "W", "b"} and bool({"kernel", "W"} & parts.keys())
 
 
-def check_architecture(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Raises WeightsError where a model, by the kind and the config of each layer, is another than the classifier."""
-    for kind, config in layers:
-        if kind not in LAYERS:
-            raise WeightsError(f"The layer {config.get('name')} is a {kind}, which this classifier does not have.")
-    trained = [kind for kind, _ in layers if kind in ("LSTM", "Dense")]
-    if len(trained) < 2 or trained != ["LSTM"] * (len(trained) - 1) + ["Dense"]:
-        raise WeightsError(f"Expected LSTM layers, then one Dense layer; the model has {', '.join(trained) or 'none'}.")
-    done = 0
-    for kind, config in layers:
-        name = config.get("name", kind)
-        place = {"Reshape": 0, "Rescaling": 0, "Activation": len(trained), "Softmax": len(trained)}.get(kind, done)
-        if place != done:
-            raise WeightsError(f"The layer {name}, a {kind}, stands where this classifier has none.")
-        done += kind in ("LSTM", "Dense")
-        settings = LAYERS[kind] | ({"return_sequences": (done < len(trained) - 1,)} if kind == "LSTM" else {})
-        for setting, values in settings.items():
-            if setting in config and config[setting] not in values:
-                expected = " or ".join(map(str, values))
-                raise WeightsError(f"The {kind} layer {name} has {setting}={config[setting]}, expected {expected}.")
+def _relevant(found: Arrays, file: KerasFile) -> dict[str, Any]:
+    """The weights: without what the file does not list, the optimizer's state, and whole numbers such as seeds."""
+    listed = {path for paths in file.layers.values() for path in paths}
+    return {
+        path: array
+        for path, array in found.items()
+        if (path in listed if listed else not path.startswith(("optimizer", "metrics/")))
+        and ("float" in str(array.dtype) or _in_cell(path) or _named_part(path.rpartition("/")[2]))
+    }
+
+
+def _places(arrays: Arrays, layers: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
+    """The layer and the part of each array."""
+    owner = {path: layer for layer, paths in layers.items() for path in paths}
+    places = {}
+    for path in arrays:
+        scope, _, last = path.rpartition("/")
+        if re.search(r"(^|/)backward_", path):
+            raise WeightsError(
+                f"The layer of {path} reads both directions (Bidirectional), which importing Keras's files does not "
+                "support."
+            )
+        if scope.endswith("/vars") and last.isdecimal() and not owner:
+            layer, number = scope.removesuffix("/vars"), int(last)
+            second = arrays.get(f"{scope}/1")
+            is_dense = not CELL.search(f"/{layer}") and (second is None or len(second.shape) == 1)
+            fields = ("kernel", "bias") if is_dense else Layer._fields
+            places[path] = CELL.sub("", layer), fields[number] if number < len(fields) else f"vars/{last}"
+            continue
+        if (named := _named_part(last)) is None:
+            places[path] = owner.get(path, scope), last
+            continue
+        prefix, part = named
+        scope = "/".join(filter(None, [scope, prefix]))
+        places[path] = owner.get(path, CELL.sub("", scope)), part
+    by_place = {place: path for path, place in places.items()}
+    for path, place in places.items():
+        if by_place[place] != path:
+            raise WeightsError(
+                f"The layer {place[0]} has several layers in it, with {path} and {by_place[place]}; expected each LSTM "
+                "layer to be a layer of the model."
+            )
+    return places
+
+
+def _named_part(last: str) -> tuple[str, str] | None:
+    """What stands before the name of a part, such as lstm_1 in lstm_1_W_i, and the part."""
+    match = PART.fullmatch(last) or re.fullmatch(f"(.*?)_{PART.pattern}", last)
+    return None if match is None else (match[1] if match.re is not PART else "", match.groups()[-1])
+
+
+def _in_cell(path: str) -> bool:
+    return CELL.search("/" + path.rpartition("/vars/")[0]) is not None
+
+
+def _is_recurrent(parts: Mapping[str, str], arrays: Arrays) -> bool:
+    """Whether these are the parts of an LSTM layer. Raises WeightsError where they are of another recurrent layer."""
+    name = next(iter(parts.values()))
+    if "W_z" in parts or "W_r" in parts:
+        raise WeightsError(f"The layer of {name} is that of a GRU, expected an LSTM.")
+    known = {part for form in FORMS for part in form}
+    recurrent = any(map(_in_cell, parts.values())) or bool({"recurrent_kernel", "U", "U_i"} & parts.keys())
+    if recurrent and (other := parts.keys() - known):
+        raise WeightsError(f"The layer of {name} has more than an LSTM: {', '.join(sorted(other))}. {listing(arrays)}")
+    return recurrent
+
+
+def _is_cudnn(parts: Mapping[str, str], arrays: Arrays) -> bool:
+    if set(parts) != set(Layer._fields):
+        return False
+    bias, recurrent = (arrays[parts[part]].shape for part in ("bias", "recurrent_kernel"))
+    return len(recurrent) == 2 and bias == (8 * recurrent[0],)
+
+
+def _to_layer(name: str, arrays: dict[str, np.ndarray]) -> Layer:
+    if set(arrays) == set(KERAS_1):
+        parts = [[arrays[f"{kind}_{gate}"] for gate in "ifco"] for kind in "WUb"]
+        if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
+            raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
+        return Layer(*(np.concatenate(part, axis=-1) for part in parts))
+    kernel, recurrent, *biases = arrays.values()
+    bias = biases[0] if biases else np.zeros(recurrent.shape[-1:], np.float32)
+    hidden = recurrent.shape[0] if recurrent.ndim else 0
+    fits = kernel.ndim == 2 and kernel.shape[1:] == (4 * hidden,) and recurrent.shape == (hidden, 4 * hidden)
+    if fits and bias.shape == (8 * hidden,):  # as Keras converts CuDNNLSTM to LSTM
+        kernel = np.concatenate(
+            [gate.T.reshape(gate.shape, order="F") for gate in np.split(kernel, len(GATES), axis=1)], axis=1
+        )
+        recurrent = np.concatenate([gate.T for gate in np.split(recurrent, len(GATES), axis=1)], axis=1)
+        bias = bias[: 4 * hidden] + bias[4 * hidden :]
+    return Layer(kernel, recurrent, bias)
+
+
+def _stored_order(file: KerasFile, lstms: Sequence[str]) -> list[str]:
+    """The order of the layers in a file without config; [] where the file does not determine it.
+
+    The lists of layers are in the order of the network in Sequential and functional models. In others, which the names
+    of the model or of its variables show, they are in the order in which the program made the layers.
+    """
+    if not file.layers:
+        return _in_numbered_order(lstms) if DEFAULT_NAME.fullmatch(file.name) else []
+    for layer in lstms:
+        for path in file.layers[layer]:
+            first, _, rest = path.partition(f"{layer}/")[2].partition("/")
+            if rest and not first.startswith(layer) and not DEFAULT_NAME.fullmatch(first):
+                return []
+    return list(lstms)
+
+
+def _in_numbered_order(lstms: Sequence[str]) -> list[str]:
+    """The layers of one list in Keras 3's .weights.h5 in the order of their numbers; [] of others."""
+    matches = {name: NUMBERED.fullmatch(name) for name in lstms}
+    if not all(matches.values()) or len({match[1] for match in matches.values() if match}) != 1:
+        return []
+    return sorted(lstms, key=lambda name: int((matches[name] or ["", "", "0"])[2] or 0))
+
+
+def _in_config_order(
+    layers: Sequence[ConfiguredLayer],
+    stored: Mapping[str, Mapping[str, str]],
+    lstms: Sequence[str],
+    arrays: Arrays,
+    by_name: bool,
+) -> list[str]:
+    """The names in the file of the LSTM and Dense layers, in the order of the config. Raises WeightsError."""
+    trained = [layer for layer in layers if layer.kind in (*RECURRENT, "Dense")]
+    names = [layer.name for layer in trained if layer.kind in RECURRENT]
+    dense = [layer.name for layer in trained if layer.kind == "Dense"]
+    if by_name:
+        if set(names) != set(lstms) or stored.keys() != {*names, *dense}:
+            raise WeightsError(
+                f"The config of the model names the LSTM layers {', '.join(names)} and the Dense layer "
+                f"{', '.join(dense)}, but the file has the arrays of {', '.join(stored) or 'none'}."
+            )
+        order = [layer.name for layer in trained]
+    else:
+        kinds = {layer.kind for layer in trained if layer.kind in RECURRENT}
+        rest = [name for name in stored if name not in lstms]
+        numbered = (_in_numbered_order(lstms) if len(kinds) == 1 else [], lstms), (_in_numbered_order(rest), rest)
+        found = [numbers or (list(them) if len(them) == 1 else []) for numbers, them in numbered]
+        if (len(found[0]), len(found[1])) != (len(names), len(dense)):
+            raise WeightsError(
+                f"The config of the model names the LSTM layers {', '.join(names)}, but the file has the arrays of "
+                f"{', '.join(stored) or 'none'}, which cannot be matched to them."
+            )
+        of_lstms, of_dense = map(iter, found)
+        order = [next(of_lstms if layer.kind in RECURRENT else of_dense) for layer in trained]
+    for layer, name in zip(trained, order, strict=True):
+        if layer.has_bias != bool(BIASES & stored[name].keys()):
+            kind = "LSTM" if layer.kind in RECURRENT else layer.kind
+            raise WeightsError(f"The {kind} layer {name} lacks its bias, or has one that its config excludes.")
+        if layer.kind == "CuDNNLSTM" and not _is_cudnn(stored[name], arrays):
+            raise WeightsError(f"The layer {name} is a CuDNNLSTM, but its arrays are not: expected biases [8 hidden].")
+    return order
+
+
+def _assumed_activation(file: KerasFile, paths: Sequence[str]) -> str:
+    """What is assumed of the gates of a file that does not hold their activation."""
+    version = name_in_file(file.version) or ("1" if any(path.endswith(("_U_i", "_U_i:0")) for path in paths) else "")
+    numbers = re.match(r"(\d+)(?:\.(\d+))?", version)
+    recent = numbers is not None and (int(numbers[1]), int(numbers[2] or 0)) >= (2, 3)
+    if recent or any("cell/" in path or "lstm_cell" in path or "/vars/" in path for path in paths):
+        return "the file does not hold the activations: assumed are Keras's defaults, sigmoid in the gates and tanh"
+    by = f"Keras {version}" if version else "a version of Keras that it does not name"
+    return (
+        f"warning: the file holds no activations. It is by {by}; before Keras 2.3 and in TensorFlow 1 the gates of "
+        "an LSTM had hard_sigmoid unless the program set another. sigmoid and tanh are assumed: if that is wrong, the "
+        "model computes something else. Look for recurrent_activation (Keras 1: inner_activation) in the program, and "
+        "say it with --recurrent-activation sigmoid or hard_sigmoid_keras2."
+    )

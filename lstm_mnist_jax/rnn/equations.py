@@ -39,6 +39,7 @@ class Equations:
       recurrent_bias: of the recurrent product, [gates].
       projection: kernel [hidden, output] of a projected output.
       lstm: input kernel and bias, if this is the LSTM that `recurrence.lstm` computes.
+      gru: the same for the GRU that `gru.gru` computes.
     """
 
     dtype: Any
@@ -51,6 +52,7 @@ class Equations:
     recurrent_bias: Array | None = None
     projection: Array | None = None
     lstm: tuple[Array, Array] | None = None
+    gru: tuple[Array, Array] | None = None
 
 
 def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
@@ -72,6 +74,7 @@ class CellSpec:
     dtype: Any
     widths: tuple[int, ...]
     is_lstm: bool
+    has_native_loops: bool
 
 
 def cell_spec(cell: Any, inputs_dtype: DTypeLike) -> CellSpec | None:
@@ -100,7 +103,8 @@ def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype:
     def read(state: Any) -> None:
         equations = equations_of(nnx.merge(graph, state), inputs_dtype)
         if equations is not None:
-            found.append(CellSpec(equations.dtype, equations.widths, equations.lstm is not None))
+            has_native_loops = equations.lstm is not None or equations.gru is not None
+            found.append(CellSpec(equations.dtype, equations.widths, equations.lstm is not None, has_native_loops))
 
     jax.eval_shape(read, structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds))
     return found[0] if found else None
@@ -148,7 +152,7 @@ def _gru(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_i.bias is None or cell.dense_h.bias is not None:
         return None
     kernel, bias = (jnp.asarray(part[...], dtype) for part in (cell.dense_i.kernel, cell.dense_i.bias))
-    return _of_flax(cell, kernel, bias, _update_gru, parts=1)
+    return replace(_of_flax(cell, kernel, bias, _update_gru, parts=1), gru=(kernel, bias))
 
 
 def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
@@ -162,7 +166,8 @@ def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
         jnp.zeros(3 * cell.hidden_features, dtype) if layer.bias is None else jnp.asarray(layer.bias[...], dtype)
         for layer in (cell.dense_i, cell.dense_h)
     )
-    equations = _of_flax(cell, jnp.asarray(cell.dense_i.kernel[...], dtype), bias, _update_gru, parts=1)
+    kernel = jnp.asarray(cell.dense_i.kernel[...], dtype)
+    equations = replace(_of_flax(cell, kernel, bias, _update_gru, parts=1), gru=(kernel, bias))
     return replace(equations, recurrent_bias=None if cell.dense_h.bias is None else recurrent_bias)
 
 

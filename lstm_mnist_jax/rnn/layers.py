@@ -35,14 +35,13 @@ class RNN(nnx.RNN):
     """`flax.nnx.RNN`, but faster: the same arguments and parameters, the same numbers to rounding.
 
     An `nnx.OptimizedLSTMCell`, an `nnx.GRUCell` and every `GatedCell`, in float32, float64 or bfloat16, run through
-    this package's recurrences (`lstm` and `gated`). Every other cell, and every unusual setting, runs through
+    this package's recurrences (`lstm`, `gru` and `gated`). Every other cell, and every unusual setting, runs through
     `flax.nnx.RNN` itself.
 
     - Outputs past the end of a sequence are zero. (Flax returns there what the cell computes from the padding.)
     - In bfloat16, matrix products are computed in bfloat16, and states are kept in float32 between the steps.
       The final carry has the dtype of the initial carry. The zeros that are the default have the cell's `param_dtype`.
-    - The fast path is differentiable in reverse mode, any number of times, and then in forward mode (`jax.hessian`).
-      `jax.jvp` of the layer itself needs `backend="flax"`.
+    - It is differentiable in reverse mode and in forward mode, any number of times.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -84,8 +83,8 @@ class RNN(nnx.RNN):
           remat: gradient checkpointing over time: keep only every `remat`-th carry for the gradient, and recompute the
             steps between. The gradient then needs the memory of `time / remat` carries and of `remat` steps, which is
             least if `remat` is about the square root of the number of steps. None keeps every step.
-          backend: "auto", "native" or "xla" as in `lstm` ("native" for an LSTM without noise), or "flax": Flax's own
-            scan, which also has forward-mode derivatives.
+          backend: "auto", "native" or "xla" as in `lstm` ("native" for an LSTM or a GRU without noise), or "flax":
+            Flax's own scan, which also has forward-mode derivatives.
           state_axes: of `flax.nnx.RNN`, how its scan treats the cell's states. Anything but None runs Flax's own scan.
           broadcast_rngs: of `flax.nnx.RNN`, which random states are the same at every step. Anything but None runs
             Flax's own scan.
@@ -222,14 +221,7 @@ class RNN(nnx.RNN):
         else:
             run = scan.run if spec is not None else scan.run_flax
         run = with_automatic_axes(partial(run, call), inputs, time_axis, feature_axes, (-1, time_axis, None))
-        try:
-            carry, outputs, states = run(arrays)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
-                raise
-            raise TypeError(
-                'Forward-mode derivatives (jax.jvp, jax.jacfwd) of a recurrent layer need backend="flax".'
-            ) from error
+        carry, outputs, states = run(arrays)
         if jax.tree.leaves(states):
             nnx.update(self.cell, states)
         return_carry = self.return_carry if return_carry is None else return_carry
@@ -244,11 +236,11 @@ class RNN(nnx.RNN):
                 f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
                 f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
             )
-        if self.backend == "native" and (spec is None or not spec.is_lstm):
+        if self.backend == "native" and (spec is None or not spec.has_native_loops):
             dtype = inputs.dtype if spec is None else spec.dtype
             raise ValueError(
-                f'backend="native" runs an nnx.OptimizedLSTMCell, as it is, in float32; not this '
-                f'{type(self.cell).__name__} in {dtype}. Leave it to "auto".'
+                f'backend="native" runs an nnx.OptimizedLSTMCell, an nnx.GRUCell and a GRUCell with reset_after, as '
+                f'they are, in float32; not this {type(self.cell).__name__} in {dtype}. Leave it to "auto".'
             )
         return spec
 

@@ -15,8 +15,9 @@ from jax import Array
 
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
+from lstm_mnist_jax.rnn.gru import gru
 from lstm_mnist_jax.rnn.products import state_dtype, wider_dtype
-from lstm_mnist_jax.rnn.recurrence import lstm
+from lstm_mnist_jax.rnn.recurrence import lstm, runs_native
 
 
 class Call(NamedTuple):
@@ -242,18 +243,24 @@ class _Steps(NamedTuple):
 def _run_loop(loop: _Loop, carry: Any, steps: _Steps, lengths: Array | None) -> tuple[Array, tuple[Array, ...]]:
     """The outputs [time, batch, features], and each sequence's final carry."""
     equations = loop.equations
-    options: dict[str, Any] = {"reverse": loop.reverse, "unroll": loop.unroll}
-    options |= {"resets": steps.resets, "reset_carry": loop.initial}
-    if equations.lstm is not None and loop.mask is None and steps.zoneout is None:
+    options: dict[str, Any] = {"reverse": loop.reverse, "unroll": loop.unroll, "resets": steps.resets}
+    is_noisy = loop.mask is not None or steps.zoneout is not None
+    if equations.gru is not None and not is_noisy and runs_native(loop.backend, carry[0].shape, equations.dtype):
+        kernel, bias = equations.gru
+        weights = kernel, equations.kernel, bias, equations.recurrent_bias
+        outputs, last_h = gru(steps.inputs, *weights, carry[0], reset_h=loop.initial[0], **options)
+        carries: tuple[Any, ...] = (outputs,)
+        last: tuple[Array, ...] = (last_h,)
+    elif equations.lstm is not None and not is_noisy:
         kernel, bias = equations.lstm
-        options |= {"return_cell_states": lengths is not None, "backend": loop.backend}
+        options |= {"reset_carry": loop.initial, "return_cell_states": lengths is not None, "backend": loop.backend}
         states = lstm(steps.inputs, kernel, equations.kernel, bias, carry, **options)
-        carries: tuple[Any, ...] = (states.c, states.h)
-        last: tuple[Array, ...] = tuple(states.last)
+        carries = (states.c, states.h)
+        last = tuple(states.last)
     else:
         projected = tuple(jnp.split(equations.project(steps.inputs), equations.num_gates, axis=-1))
-        options |= {"return_carries": lengths is not None, "projection": equations.projection}
-        options |= {"recurrent_bias": equations.recurrent_bias}
+        options |= {"reset_carry": loop.initial, "return_carries": lengths is not None}
+        options |= {"projection": equations.projection, "recurrent_bias": equations.recurrent_bias}
         options |= {"recurrent_mask": loop.mask, "zoneout": steps.zoneout}
         carries, last = gated(equations.update, equations.params, projected, equations.kernel, carry, **options)
     if lengths is not None:

@@ -1,6 +1,8 @@
-"""The two loops of the LSTM recurrence in JAX: what XLA runs on every platform, and the reference for the CPU kernel.
+"""The loops of the LSTM and the GRU in JAX, forward and backward: the reference for the CPU kernel.
 
-Arguments and results are those of `recurrence`: weights and inputs whose gates i, f and o are scaled by 1/2.
+XLA runs them in place of the kernel on other platforms; those of the LSTM also wherever the kernel is not chosen (the
+GRU then runs on `gated`). Arguments and results are those of `recurrence` and `gru`: in weights, biases and projected
+inputs, the columns of the gates that are sigmoids (i, f and o; r and z) are scaled by 1/2.
 """
 
 from typing import Any
@@ -18,7 +20,7 @@ def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
     return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
 
 
-def forward(
+def lstm_forward(
     projected: Array,
     bias: Array,
     recurrent_kernel: Array,
@@ -31,7 +33,7 @@ def forward(
     reverse: bool,
     unroll: int,
 ) -> Any:
-    """The forward loop.
+    """The forward loop of the LSTM.
 
     Args:
       projected: the contribution of the inputs to the gates, [time, batch, 4 * hidden].
@@ -67,7 +69,7 @@ def forward(
     return hs, cs, tanhs, last_h, last_c
 
 
-def backward(
+def lstm_backward(
     activations: Array,
     cs: Array,
     initial_c: Array,
@@ -81,7 +83,7 @@ def backward(
     reverse: bool,
     unroll: int,
 ) -> Any:
-    """The backward loop: the gradients of `projected`, of the initial h and c, and with resets of theirs.
+    """The backward loop of the LSTM: the gradients of `projected`, of the initial h and c, and with resets of theirs.
 
     Args:
       activations: a result of the forward loop.
@@ -129,3 +131,114 @@ def backward(
     xs = (d_gates, dc_by_dh, f, d_hs, d_cs, None if resets is None else resets[0])
     (d_initial, d_reset), d_projected = jax.lax.scan(step, (start, d_reset), xs, reverse=not reverse, unroll=unroll)
     return d_projected, *d_initial, *(d_reset or ())
+
+
+def gru_forward(
+    projected: Array,
+    bias: Array,
+    recurrent_kernel: Array,
+    h: Array,
+    resets: Any = None,
+    *,
+    activations: bool,
+    reverse: bool,
+    unroll: int,
+) -> Any:
+    """The forward loop of the GRU.
+
+    Args:
+      projected: the contribution of the inputs to the gates r, z and n, [time, batch, 3 * hidden].
+      bias: [4 * hidden]: of r, z and n, and that of the recurrent product which r multiplies.
+      recurrent_kernel: [hidden, 3 * hidden].
+      h: before the first step, [batch, hidden].
+      resets: None, or booleans [time, batch, 1] with the h to which the carry returns before these steps.
+      activations: whether to return what a gradient needs.
+      reverse: see `gru.gru`.
+      unroll: see `gru.gru`.
+
+    Returns:
+      hs [time, batch, hidden], tanh of the gates' arguments [time, batch, 3 * hidden], the recurrent product which r
+      multiplies with its bias [time, batch, hidden], and the last h.
+    """
+    dtype = recurrent_kernel.dtype
+    hidden = h.shape[-1]
+    bias, recurrent_bias = jnp.split(bias.astype(state_dtype(dtype)), [3 * hidden])
+
+    def step(h: Array, xs: Any) -> Any:
+        projected, reset = xs
+        if resets is not None:
+            h = jnp.where(reset, resets[1], h)
+        projected = projected.astype(bias.dtype) + bias
+        recurrent = product(h, recurrent_kernel)
+        last = recurrent[:, 2 * hidden :] + recurrent_bias
+        r, z = jnp.split(jnp.tanh(projected[:, : 2 * hidden] + recurrent[:, : 2 * hidden]), 2, axis=-1)
+        n = jnp.tanh(projected[:, 2 * hidden :] + (0.5 * r + 0.5) * last)
+        h = n + (0.5 * z + 0.5) * (h - n)
+        kept = (jnp.concatenate([r, z, n], axis=-1).astype(dtype), last.astype(dtype)) if activations else (None, None)
+        return h, (h.astype(dtype), *kept)
+
+    xs = (projected, None if resets is None else resets[0])
+    last_h, (hs, tanhs, recurrents) = jax.lax.scan(step, h, xs, reverse=reverse, unroll=unroll)
+    return hs, tanhs, recurrents, last_h
+
+
+def gru_backward(
+    activations: Array,
+    recurrents: Array,
+    hs: Array,
+    initial_h: Array,
+    recurrent_kernel: Array,
+    d_hs: Array | None,
+    d_last_h: Array,
+    resets: Any = None,
+    *,
+    reverse: bool,
+    unroll: int,
+) -> Any:
+    """The backward loop of the GRU: the gradients of `projected`, `recurrents`, the initial h and resets.
+
+    Args:
+      activations: a result of the forward loop.
+      recurrents: a result of the forward loop.
+      hs: a result of the forward loop.
+      initial_h: as for the forward loop.
+      recurrent_kernel: as for the forward loop.
+      d_hs: the gradient of hs; None is zero, and is not added.
+      d_last_h: the gradient of the last h.
+      resets: as for the forward loop.
+      reverse: as for the forward loop.
+      unroll: as for the forward loop.
+    """
+    dtype = state_dtype(recurrent_kernel.dtype)
+    previous_h = shift(initial_h, hs, reverse).astype(dtype)
+    if resets is not None:
+        previous_h = jnp.where(resets[0], resets[1], previous_h)
+    tanh_r, tanh_z, n = jnp.split(activations.astype(dtype), 3, axis=-1)
+    r, z = 0.5 * tanh_r + 0.5, 0.5 * tanh_z + 0.5
+    # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the arguments of r and z are the scaled ones.
+    dn_by_dh = (1 - z) * (1 - n * n)
+    dr_by_dn = recurrents.astype(dtype) * 2 * r * (1 - r)
+    dz_by_dh = 2 * z * (1 - z) * (previous_h - n)
+    transposed_kernel = recurrent_kernel.T
+
+    def step(carry: Any, xs: Any) -> Any:
+        dh, d_reset = carry
+        dn_by_dh, dr_by_dn, dz_by_dh, r, z, d_h, reset = xs
+        dh = dh if d_h is None else dh + d_h.astype(dh.dtype)
+        dn = dh * dn_by_dh
+        dr, dz = dn * dr_by_dn, dh * dz_by_dh
+        d_projected = jnp.concatenate([dr, dz, dn], axis=-1).astype(transposed_kernel.dtype)
+        d_last = (dn * r).astype(transposed_kernel.dtype)
+        d_recurrent = jnp.concatenate([d_projected[:, : 2 * dh.shape[-1]], d_last], axis=-1)
+        before = dh * z + product(d_recurrent, transposed_kernel)
+        if resets is not None:
+            d_reset = d_reset + jnp.where(reset, before, 0.0)
+            before = jnp.where(reset, 0.0, before)
+        return (before, d_reset), (d_projected, d_last)
+
+    d_reset = None if resets is None else jnp.zeros_like(d_last_h)
+    xs = (dn_by_dh, dr_by_dn, dz_by_dh, r, z, d_hs, None if resets is None else resets[0])
+    (d_initial, d_reset), (d_projected, d_recurrents) = jax.lax.scan(
+        step, (d_last_h, d_reset), xs, reverse=not reverse, unroll=unroll
+    )
+    return d_projected, d_recurrents, d_initial, *(() if d_reset is None else (d_reset,))

@@ -37,6 +37,12 @@ from lstm_mnist_jax.training.run_folder import (
 )
 from lstm_mnist_jax.training.step import TrainState, count_steps, init_state
 
+OF_WEIGHTS = (
+    *("task", "pooling", "hidden_features", "forget_bias", "activation", "recurrent_activation"),
+    *("dense_features", "dense_activation"),
+)
+"""The fields of a `ModelConfig` that weights from elsewhere may set."""
+
 
 @dataclass(frozen=True)
 class ImportedRun:
@@ -62,6 +68,7 @@ def begin_run(
     origin: str,
     adam: optax.ScaleByAdamState | None = None,
     step: int = 0,
+    image_rows: int | None = None,
     network: ModelConfig | None = None,
     time_steps: int | None = None,
 ) -> ImportedRun:
@@ -70,14 +77,15 @@ def begin_run(
     Args:
       params: the weights.
       config: the config to train with. The layers' widths are taken from the weights; where they were trained for more
-        epochs already, so is the number of epochs.
+        epochs already, so is the number of epochs. What weights do not show, such as activations, is its `model`'s.
       run_dir: a new or empty folder.
       execution: on which devices to evaluate.
       origin: where the weights were imported from, for messages.
       adam: the state of Adam; None starts it afresh.
       step: the number of training steps already made.
-      network: that of the weights; None is LSTM layers over rows.
-      time_steps: the number of steps that it reads; None is what its task gives for the data's images.
+      image_rows: the number of rows of the images that the weights were trained on; None where it is not known.
+      network: the network, where the file of the weights holds it; None takes it from the weights and `config.model`.
+      time_steps: the number of steps that `network` reads; None is what its task gives for the data's images.
 
     Raises:
       WeightsError: the weights do not fit the data's images, or have another number of classes.
@@ -86,10 +94,17 @@ def begin_run(
     """
     run_dir = Path(run_dir).expanduser()
     refuse_occupied(run_dir)
-    others = replace(config.model, hidden_features=ModelConfig.hidden_features, forget_bias=ModelConfig.forget_bias)
+    others = replace(config.model, **{name: getattr(ModelConfig, name) for name in OF_WEIGHTS})
     if config.batch_doubling_epochs or (network is None and others != ModelConfig()):
-        raise ConfigError("Weights from elsewhere are those of LSTM layers over rows, with one batch size throughout.")
+        raise ConfigError(
+            "Weights from elsewhere are those of LSTM layers in one direction, with one batch size throughout."
+        )
     dataset = load(**vars(config.data))
+    if image_rows not in (None, dataset.image_shape[0]):
+        raise WeightsError(
+            f"The model reads sequences of {image_rows} rows, but the images of {dataset.origin} have "
+            f"{dataset.image_shape[0]} rows; name the data that it was trained on with --source."
+        )
     config = _fitting(config, params, step, dataset, network, time_steps)
     mesh = make_mesh(execution, config.batch_size)
     init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
@@ -117,19 +132,31 @@ def _fitting(
     """The config with the network and epochs of the weights. Raises WeightsError where they do not fit the data."""
     cells = [layer.get("forward_rnn", layer)["cell"] for layer in params["rnn"]["layers"].values()]
     in_features, classes = len(cells[0]["dense_i"]["kernel"]), len(params["dense"]["bias"])
+    hidden = [layer["bias"] for layer in params.get("dense_hidden", {}).values()]
     if network is None:
-        network = replace(config.model, hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells))
-    shape, class_names = dataset.image_shape, dataset.class_names
+        network = replace(
+            config.model,
+            hidden_features=tuple(len(cell["dense_h"]["kernel"]) for cell in cells),
+            dense_features=tuple(map(len, hidden)),
+        )
+    shape, class_names, task = dataset.image_shape, dataset.class_names, network.task
     steps, row = task_of(network).shape(shape)
     if time_steps not in (None, steps) and math.prod(shape) == time_steps * in_features:
         network = replace(network, sequence_length=time_steps)
         steps, row = time_steps, in_features
     if (in_features, classes) != (row, len(class_names)) or time_steps not in (None, steps):
-        count = f"{time_steps} " if time_steps not in (None, steps) else ""
+        own, theirs = (f"{time_steps} ", f"{steps} ") if time_steps not in (None, steps) else ("", "")
         raise WeightsError(
-            f"The weights take {count}rows of {in_features} numbers and have {classes} classes, but {dataset.origin} "
-            f"has {count and f'{steps} '}rows of {row} and {len(class_names)} classes. Each row of an image is a time "
+            f"The weights take {own}{task} of {in_features} numbers and have {classes} classes, but {dataset.origin} "
+            f"has {theirs}{task} of {row} and {len(class_names)} classes. Each of the {task} of an image is a time "
             "step here; name the data that they were trained on with --source."
+        )
+    dense_in = len((params["dense_hidden"][0] if hidden else params["dense"])["kernel"])
+    width = len(cells[-1]["dense_h"]["kernel"]) * (2 if network.bidirectional else 1)
+    if network.pooling == "all" and dense_in != steps * width:
+        raise WeightsError(
+            f"The weights take the outputs of {dense_in // width} steps, but an image of {dataset.origin} has {steps} "
+            "rows."
         )
     config = replace(
         config,

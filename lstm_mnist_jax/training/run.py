@@ -13,7 +13,7 @@ from rich.console import Console
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.model import describe_layers, task_of
+from lstm_mnist_jax.model import SLOWER, describe_layers, runs_through_flax, task_of
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes, run_folder
@@ -139,6 +139,8 @@ def _train(
             say(console, line)
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
             say(console, f"the recurrence runs in XLA, not in the faster C++ kernel: {reason}")
+        if runs_through_flax(config.model):
+            say(console, SLOWER)
         stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
         loop = TrainingLoop(folder, 0, program, states, record, console)
         noted = loop.run(stop)

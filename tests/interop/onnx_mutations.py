@@ -101,7 +101,11 @@ def _logits(imported, images):
             finals.append(found[-1][0 if back else -1])
         outputs, last = np.concatenate(found, axis=-1), np.concatenate(finals, axis=-1)
     pooling = imported.config.pooling
-    pooled = {"last": last, "mean": outputs.mean(axis=0), "max": outputs.max(axis=0)}[pooling]
+    flat = np.moveaxis(outputs, 0, 1).reshape(outputs.shape[1], -1)
+    pooled = {"last": last, "mean": outputs.mean(axis=0), "max": outputs.max(axis=0), "all": flat}[pooling]
+    function = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh, "linear": lambda x: x}
+    for dense in imported.params.get("dense_hidden", {}).values():
+        pooled = function[imported.config.dense_activation](pooled @ dense["kernel"] + dense["bias"])
     return pooled @ imported.params["dense"]["kernel"] + imported.params["dense"]["bias"]
 
 

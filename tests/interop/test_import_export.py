@@ -137,6 +137,12 @@ def test_epochs_of_the_config_are_raised_to_those_done_before_the_import(exports
     assert not (tmp_path / "longer").exists()
 
 
+def test_a_model_for_images_of_other_heights_is_refused(exports, tmp_path):
+    with pytest.raises(UserError, match=r"reads sequences of 14 rows, but the images of .* have 28 rows"):
+        begin("keras", path_of("keras", exports), TINY, tmp_path / "run", image_rows=14)
+    assert not (tmp_path / "run").exists()
+
+
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("torch", "keras", "flax", "safetensors")]
 
 

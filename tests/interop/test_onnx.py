@@ -54,13 +54,19 @@ def test_graphs_of_pytorch_that_the_classifier_cannot_hold_are_refused(exporter)
 
 
 def test_our_own_graphs_come_back_to_the_bit(tmp_path):
-    for stack in STACKS:
+    others = [
+        {"dense_features": (6, 4), "dense_activation": "tanh"},
+        {"pooling": "all", "dense_features": (6,), "dense_activation": "linear"},
+        {"pooling": "max", "activation": "relu", "recurrent_activation": "hard_sigmoid_keras3"},
+        {"pooling": "mean", "activation": "linear", "recurrent_activation": "hard_sigmoid_keras2"},
+    ]
+    for config in [ModelConfig(hidden_features=stack) for stack in STACKS] + [ModelConfig(**other) for other in others]:
         for shape in ((6, 5), (6, 5, 3)):
-            params = drawn(ModelConfig(hidden_features=stack), shape)
-            (tmp_path / "model.onnx").write_bytes(export.to_onnx(params, shape, ("a", "b", "c")))
+            params = drawn(config, shape)
+            (tmp_path / "model.onnx").write_bytes(export.to_onnx(params, shape, ("a", "b", "c"), config))
             imported = formats.read("onnx", tmp_path / "model.onnx")
             assert_close(imported.params, params, atol=0)
-            assert imported.config == ModelConfig(hidden_features=stack)
+            assert imported.config == config
             assert imported.time_steps == 6
 
 
@@ -126,6 +132,23 @@ READ = {
     ),
     "transposed kernel": (LSTM + "h = Squeeze(H, i0) k = Transpose<perm=[1,0]>(KT) y = Gemm(h, k, c)", {}, P),
     "Dropout and Identity": (LSTM + "h = Squeeze(H, i0) d = Dropout(h) e = Identity(d) y = Gemm(e, K, c)", {}, P),
+    "hidden dense layers": (
+        LSTM + "h = Squeeze(H, i0) m = MatMul(h, K) a = Add(m, c) r = Relu(a) g = Gemm(r, SQ, c) u = Relu(g) "
+        "y = Gemm(u, SQ, c)", {"dense_features": (3, 3), "dense_activation": "relu"}, P,
+    ),
+    "hidden dense layer without an activation": (
+        LSTM + "h = Squeeze(H, i0) g = Gemm(h, K, c) y = MatMul(g, SQ)",
+        {"dense_features": (3,), "dense_activation": "linear"}, P,
+    ),
+    "outputs of all steps": (LSTM + STEP + "h = Flatten(t) y = Gemm(h, KALL, c)", {"pooling": "all"}, P),
+    "outputs of all steps in both directions": (
+        BOTH + "t = Transpose<perm=[2,0,1,3]>(Y) h = Reshape(t, to2) y = Gemm(h, KBALL, c)",
+        {"bidirectional": True, "pooling": "all"}, P,
+    ),
+    "other activations": (
+        LSTM.replace("size=4", 'size=4, activations=["HardSigmoid","Relu","Relu"], activation_alpha=[0.2], '
+        "activation_beta=[0.5]") + HEAD, {"activation": "relu", "recurrent_activation": "hard_sigmoid_keras2"}, P,
+    ),
     "images in a row": ("r = Reshape(x, to3)" + LSTM.replace("(x)", "(r)") + HEAD, {}, P.reshape(4, 30)),
     "one channel": ("r = Squeeze(x, i1)" + LSTM.replace("(x)", "(r)") + HEAD, {}, P[:, None]),
     "pixels": (
@@ -143,7 +166,9 @@ READ = {
     ),
     "inverted": ("r = Sub(unit, x)" + LSTM.replace("(x)", "(r)") + HEAD, {}, P),
 }  # fmt: skip
-CHANGES = {"W16": CONSTANTS["W"].astype(np.float16), "WS": CONSTANTS["W"] / 255}
+CHANGES = {"W16": CONSTANTS["W"].astype(np.float16), "WS": CONSTANTS["W"] / 255, "SQ": CONSTANTS["K"][:3]}
+CHANGES |= {"KALL": np.tile(CONSTANTS["K"], (6, 1)) * np.linspace(0, 1, 24, dtype=np.float32)[:, None]}
+CHANGES |= {"KBALL": np.tile(CONSTANTS["K"], (12, 1)) * np.linspace(0, 1, 48, dtype=np.float32)[:, None]}
 
 
 def given_as(x):
@@ -212,7 +237,13 @@ def test_external_data_are_read_from_beside_the_file(tmp_path):
 
 
 REFUSED = [
-    (LSTM + "h = Squeeze(H, i0) z = Gemm(h, K, c) y = Relu(z)", "the operator Relu, which this classifier does not"),
+    (LSTM + "h = Squeeze(H, i0) z = Gemm(h, K, c) y = Elu(z)", "the operator Elu, which this classifier does not"),
+    (LSTM + "h = Squeeze(H, i0) z = Gemm(h, K, c) y = Relu(z)", "or one after the output layer"),
+    (LSTM + "h = Squeeze(H, i0) r = Relu(h) y = Gemm(r, K, c)", "Relu stands elsewhere than after a dense layer"),
+    (
+        LSTM + "h = Squeeze(H, i0) z = Gemm(h, K, c) r = Relu(z) u = Gemm(r, SQ, c) t = Tanh(u) y = Gemm(t, SQ, c)",
+        "dense layers with different activations",
+    ),
     ("z = Conv(x, W)" + LSTM.replace("(x)", "(z)") + HEAD, "the operator Conv"),
     ("q = com.other.Thing(x)" + LSTM.replace("(x)", "(q)") + HEAD, r"the operator com\.other\.Thing"),
     (LSTM.replace("size=4", 'size=4, direction="reverse"') + HEAD, "LSTM .*has the direction reverse"),
@@ -221,8 +252,8 @@ REFUSED = [
     (LSTM.replace("size=4", "size=4, made_up=1") + HEAD, "has made_up, which is not read"),
     (LSTM.replace("size=4", "size=5") + HEAD, "its hidden_size is 5"),
     (
-        LSTM.replace("size=4", 'size=4, activations=["HardSigmoid","Tanh","Tanh"]') + HEAD,
-        "has the activations hardsigmoid, tanh, tanh, expected sigmoid, tanh, tanh",
+        LSTM.replace("size=4", 'size=4, activations=["Softsign","Tanh","Tanh"]') + HEAD,
+        "has the activations softsign, tanh, tanh, expected sigmoid, tanh, tanh",
     ),
     (LSTM.replace("B)", "B, lengths)") + HEAD, "has sequence_lens"),
     (LSTM.replace("B)", "B, , h1)") + HEAD, "does not start from states of zero"),
@@ -232,19 +263,22 @@ REFUSED = [
     (LSTM + "h = Squeeze(H, i0) z = Gemm(h, K, c) w = Softmax(z) y = Softmax(w)", "stands after the probabilities"),
     (LSTM + "h = Squeeze(H, i0) z = Gemm(h, K, c) y = Mul(z, half)", "computes with the outputs of a layer"),
     (LSTM + "h = Squeeze(H, i0) g = Add(h, h) y = Gemm(g, K, c)", "combines two outputs"),
-    (LSTM + "h = Squeeze(H, i0) z = Gemm(h, K, c) y = Gemm(z, SQ, c)", "is a second dense layer"),
     (LSTM + STEP + "l = Gather<axis=1>(t, two) y = Gemm(l, K, c)", "uses the output of time step 2, not of the last"),
     (LSTM + STEP + "l = Gather<axis=1>(t, zero) y = Gemm(l, K, c)", "the output of the first time step"),
     (LSTM + "q = Squeeze(Y, i1) l = Gather<axis=1>(q, last) y = Gemm(l, K, c)", "a part of the images, of the examp"),
     (LSTM + STEP + "l = Slice(t, i1, i2, i2) m = Squeeze(l) y = MatMul(m, K)", "part of the images, of the examples"),
     (LSTM + STEP + "y = MatMul(t, K)", "from the output of all time steps"),
-    (LSTM + STEP + "m = MatMul(t, K) a = Add(m, c) y = ReduceMax<axes=[1], keepdims=0>(a)", "after the dense layer"),
+    (
+        LSTM + STEP + "m = MatMul(t, K) a = Add(m, c) y = ReduceMax<axes=[1], keepdims=0>(a)",
+        "pools after the dense layer",
+    ),
     (LSTM + "q = Squeeze(Y, i1) l = ReduceMean<axes=[1], keepdims=0>(q) y = Gemm(l, K, c)", "another axis than time"),
     (LSTM + "h = Squeeze(H, i0) y = Gemm(h, KB, c)", r"its matrix is \[8, 3\], and the layer before gives 4"),
     (
         BOTH + "f = Gather<axis=0>(H, zero) b = Gather<axis=0>(H, one) h = Concat<axis=1>(b, f) y = Gemm(h, KB, c)",
         "puts the backward direction first",
     ),
+    (LSTM + HEAD + "s = Identity(y)", "computes s twice"),
     (BOTH + "f = Gather<axis=0>(H, zero) y = Gemm(f, K, c)", "uses one direction of a bidirectional layer"),
     (
         BOTH + "t = Transpose<perm=[1,2,0]>(H) h = Reshape(t, to2) y = Gemm(h, KB, c)",
@@ -302,7 +336,7 @@ def test_files_that_are_no_onnx_graphs_are_refused(tmp_path):
         with pytest.raises(WeightsError, match="cannot be read as an ONNX file"):
             reader.read(path)
     path.write_bytes(data)
-    with pytest.raises(WeightsError, match="leave out --ignore and --layer"):
+    with pytest.raises(WeightsError, match="leave out --ignore, --layer"):
         formats.read("onnx", path, ignore=["W"])
     assert formats.list_arrays("onnx", path)["W"].shape == (1, 16, 5)
 

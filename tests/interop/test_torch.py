@@ -56,8 +56,21 @@ def test_torch_itself_computes_the_same(params, config, images):
         ({"lstm.0.weight_hh_l0": np.zeros((16, 3))}, r"lstm.0.l0 does not fit together: .* \[3, 16\] for its state"),
         ({"lstm.1.weight_ih_l0": np.zeros((28, 5))}, "lstm.1.l0 takes 5 features, but the layer before gives 4"),
         ({"dense.weight": np.zeros((3, 4))}, "dense has weights .* gives 7 features"),
-        ({"dense.bias": None}, "The output layer is missing"),
-        ({"head.weight": np.zeros((3, 7))}, "more besides the LSTM layers: dense.weight, dense.bias, head.weight"),
+        ({"dense.weight": None}, "The output layer is missing"),
+        ({"head.weight": np.zeros((3, 7))}, "more besides the LSTM layers: dense 7 -> 3, head 7 -> 3. If"),
+        (
+            {"norm.weight": np.ones(7), "norm.bias": np.ones(7)},
+            "more besides the LSTM layers: norm.weight, norm.bias. If",
+        ),
+        ({"dense.weight": np.zeros((1, 7)), "dense.bias": np.zeros(1)}, "dense has one output, as for a number"),
+        (
+            {"embed.weight": np.ones((5, 9)), "embed.bias": np.ones(5)},
+            "before its LSTM layers: embed. .* confirm this with --input-activation linear",
+        ),
+        (
+            {"fc.weight": np.ones((7, 7)), "gc.weight": np.ones((7, 7))},
+            "determine the order of the dense layers dense, fc, gc. .*--layer lstm.1.l0 --layer dense --layer fc",
+        ),
         ({"dense.bias": np.array([1, np.inf, 0])}, "dense holds values that are not finite"),
         ({"dense.bias": np.array([1, 1e39, 0])}, "dense holds values that are not finite"),  # as float32
     ],

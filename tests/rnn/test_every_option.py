@@ -69,7 +69,7 @@ def draw(seed):
     """A layer, what it is called with, and the same for NumPy."""
     rng = np.random.default_rng(seed)
     kind = str(rng.choice(["lstm", "no bias", "projected", "gru", "gru before", "simple"]))
-    backend = str(rng.choice(BACKENDS if kind in ("lstm", "no bias") else ["auto", "xla", "flax"]))
+    backend = str(rng.choice(BACKENDS if kind in ("lstm", "no bias", "gru") else ["auto", "xla", "flax"]))
     time, batch = int(rng.choice([0, 1, 5, 8])), int(rng.choice([0, 1, 5]))
     reverse, time_major = bool(rng.integers(2)), bool(rng.integers(2))
     slow = backend == "flax" or kind in ("simple", "gru before")

@@ -160,13 +160,13 @@ def loops(rng, time, batch, hidden):
 @partial(jax.jit, static_argnames=("reverse", "keep", "threads"))
 def forward(projected, kernel, h, c, *, reverse=False, keep=True, threads=None):
     wanted = {"cells": keep, "activations": keep, "reverse": reverse}
-    return native.forward(projected, jnp.zeros(projected.shape[-1]), kernel, h, c, **wanted, threads=threads)
+    return native.lstm_forward(projected, jnp.zeros(projected.shape[-1]), kernel, h, c, **wanted, threads=threads)
 
 
 def run_both(projected, kernel, states, threads, reverse=False):
     outputs = forward(projected, kernel, *states[:2], reverse=reverse, threads=threads)
     arrays = outputs[2], outputs[1], states[1], kernel, None, None, states[2], states[3]
-    return outputs, native.backward(*arrays, reverse=reverse, threads=threads)
+    return outputs, native.lstm_backward(*arrays, reverse=reverse, threads=threads)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -289,8 +289,7 @@ def test_no_instances_at_all(rng, weights):
 
 def test_blocks_of_time_fill_the_cache_and_leave_no_remainder():
     def block(time, batch, hidden, is_native=True):
-        loops = recurrence.Loops(is_native, reverse=False, unroll=1, return_cell_states=False)
-        return recurrence._block(loops, jnp.zeros((time, batch, 1)), jnp.zeros(4 * hidden))
+        return recurrence.steps_at_once(is_native, jnp.zeros((time, batch, 1)), 4 * hidden)
 
     step = 4 * 64 * 512
     most = recurrence.PROJECTED_BYTES // step
@@ -435,7 +434,7 @@ def test_another_platform_takes_xla_and_an_export_must_ask_for_it(rng):
     with pytest.raises(ValueError, match="custom calls"):
         jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")))(*args)
     exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")), platforms=["cuda"])(*args)
-    assert "lstm_mnist_jax_forward" not in exported.mlir_module()
+    assert "lstm_mnist_jax_lstm_forward" not in exported.mlir_module()
     exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="xla")))(*args)
     assert_close(exported.call(*args), lstm(*args))
 
@@ -464,7 +463,7 @@ def test_the_kernel_refuses_other_dtypes(rng):
 NARROWER = f"""
 import sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
-import numpy as np, test_native as tests
+import numpy as np, test_gru, test_native as tests
 assert tests.REASON is None, tests.REASON
 for sizes in tests.SIZES:
     tests.check_states_and_gradients(np.random.default_rng(0), sizes, used=("all",))
@@ -472,6 +471,10 @@ for sizes in [(5, 37, 130), (40, 23, 129)]:
     tests.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes)
 tests.test_infinity_saturates_and_nan_stays_in_its_sequence(np.random.default_rng(0))
 tests.test_tanh_is_accurate()
+for sizes in test_gru.SIZES:
+    test_gru.check_states_and_gradients(np.random.default_rng(0), sizes)
+for sizes in [(5, 37, 130), (4, 2, 260)]:
+    test_gru.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes)
 """
 
 

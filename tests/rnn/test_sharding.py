@@ -24,7 +24,8 @@ needs_kernel = pytest.mark.skipif(native.unavailable() is not None, reason="no c
 LAYERS = [
     pytest.param(LSTM, {"backend": "xla"}, id="LSTM, XLA"),
     pytest.param(LSTM, {"backend": "native", "remat": 4}, id="LSTM, kernel", marks=needs_kernel),
-    pytest.param(GRU, {}, id="GRU"),
+    pytest.param(GRU, {"backend": "xla"}, id="GRU, XLA"),
+    pytest.param(GRU, {"backend": "native"}, id="GRU, kernel", marks=needs_kernel),
     pytest.param(LSTM, {"backend": "flax"}, id="LSTM, Flax", marks=pytest.mark.slow),
 ]
 

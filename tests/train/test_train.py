@@ -85,6 +85,23 @@ def test_a_run_folder_holds_config_data_environment_and_metrics(tiny_run):
     assert load_run(tiny_run).step == best_of(epochs).step
 
 
+@pytest.mark.slow
+def test_a_network_with_dense_layers_and_other_activations_is_trained_and_resumed(command_line, tmp_path):
+    options = ["--dense-features", "5", "--activation", "relu", "--dropout-rate", "0.1", "--pooling", "all"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = command_line("train", *TINY_OPTIONS, *options, "--epochs", "2", "--run-dir", whole)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "LSTM 4 (relu, sigmoid) -> LSTM 6 (relu, sigmoid) -> all steps -> dense 5 (relu) -> 10 classes" in done.stdout
+    )
+    assert done.stdout.count("slower than the layers with tanh and sigmoid") == 1
+    config = read_run_folder(whole).config
+    train(dataclasses.replace(config, epochs=1), parts)
+    train(config, parts, resume=True)
+    assert outcome(parts) == outcome(whole)
+    assert load_run(whole).params["dense_hidden"][0]["kernel"].shape == (28 * 6, 5)
+
+
 def best_of(epochs):
     return max(epochs, key=lambda metrics: metrics.validation_accuracy)
 

@@ -51,7 +51,7 @@ class Graph:
             name, value = short(output.name), self._value(output.name, "the graph's outputs")
             if isinstance(value, Unread) or (isinstance(value, Signal) and value.layer and not value.dense):
                 continue  # the states of a layer, beside the logits
-            if not isinstance(value, Signal) or value.dense is None:
+            if not isinstance(value, Signal) or not value.dense:
                 raise WeightsError(f"its output {name} is not that of a dense layer after LSTM or GRU layers.")
             if found is not None and (found.dense, found.layer, found.steps) != (value.dense, value.layer, value.steps):
                 raise WeightsError(f"its output {name} is of another classifier than the outputs before it.")
@@ -85,13 +85,17 @@ class Graph:
 
     def _needed(self) -> list[Any]:
         """The nodes from which the outputs are computed, in the order of the file."""
-        maker = {name: number for number, node in enumerate(self.graph.node) for name in node.output if name}
+        maker: dict[str, int] = {}
+        for number, node in enumerate(self.graph.node):
+            for name in filter(None, node.output):
+                if maker.setdefault(name, number) != number or name in self.initializers or name in self.values:
+                    raise WeightsError(f"it is damaged: it computes {short(name)} twice.")
         waiting, needed = [output.name for output in self.graph.output], set()
         while waiting:
-            number = maker.get(waiting.pop())
-            if number is not None and number not in needed:
-                needed.add(number)
-                waiting += self.graph.node[number].input
+            made = maker.get(waiting.pop())
+            if made is not None and made not in needed:
+                needed.add(made)
+                waiting += self.graph.node[made].input
         return [self.graph.node[number] for number in sorted(needed)]
 
     def _value(self, name: str, where: str) -> Any:
@@ -160,13 +164,12 @@ class Graph:
                 "or the mean or maximum over time."
             )
         filled = [axis for axis in logits.axes if axis]
-        classes = axis_of(Atom("classes", 1, logits.dense.kernel.shape[1])) if logits.dense else ()
+        classes = logits.dense[-1].outputs
         if filled != [axis for axis in (layer.batch, () if logits.end == "ArgMax" else classes) if axis]:
             raise WeightsError(f"its output {name} has other axes than examples and classes.")
 
     def _model(self, logits: Signal) -> ImportedModel:
         """The network from its logits, with the scaling of the images in the weights of the first layer."""
-        assert logits.dense is not None
         layers: list[Layer] = []
         below: Signal = logits
         while below.layer is not None:
@@ -176,27 +179,45 @@ class Graph:
         if len(kinds) > 1 or len(directions) > 1:
             what = "LSTM and GRU layers" if len(kinds) > 1 else "layers in one and in both directions"
             raise WeightsError(f"it has {what}, which this classifier does not have together.")
+        if len(functions := {layer.activations for layer in layers}) > 1:
+            raise WeightsError(f"it has layers of different activations: {sorted(functions)}.")
+        between = {dense.activation or "linear" for dense in logits.dense[:-1]} or {ModelConfig.dense_activation}
+        if len(between) > 1 or logits.dense[-1].activation:
+            raise WeightsError(
+                "it has dense layers with different activations after them, or one after the output layer, which this "
+                "classifier does not have."
+            )
         task, steps = self._task(layers[0])
         config = ModelConfig(
             task=task,  # type: ignore[arg-type]
             cell=layers[0].kind.lower(),  # type: ignore[arg-type]
             hidden_features=tuple(layer.hidden for layer in layers),
             bidirectional=len(layers[0].cells) == 2,
-            pooling="last" if logits.steps == "final" else logits.steps,  # type: ignore[arg-type]
+            pooling={"final": "last", "flat": "all"}.get(logits.steps, logits.steps),  # type: ignore[arg-type]
+            recurrent_activation=layers[0].activations[0],  # type: ignore[arg-type]
+            activation=layers[0].activations[1],  # type: ignore[arg-type]
+            dense_features=tuple(dense.kernel.shape[1] for dense in logits.dense[:-1]),
+            dense_activation=between.pop(),  # type: ignore[arg-type]
         )
         cells, note = self._fold_scale(layers[0], below)
         trees = [cells, *(layer.cells for layer in layers[1:])]
-        bias = logits.dense.bias
         notes = [note]
-        if bias is None:
-            bias = np.zeros(logits.dense.kernel.shape[1])
-            notes.append(f"{logits.dense.name} has no bias: zeros were taken")
+        trees_of_dense = []
+        for dense in logits.dense:
+            if dense.bias is None:
+                notes.append(f"{dense.name} has no bias: zeros were taken")
+            bias = np.zeros(dense.kernel.shape[1]) if dense.bias is None else dense.bias
+            trees_of_dense.append({"kernel": float32(dense.kernel), "bias": float32(bias)})
+        *hidden, output = trees_of_dense
         params = {
             "rnn": {"layers": {number: _as_module(tree) for number, tree in enumerate(trees)}},
-            "dense": {"kernel": float32(logits.dense.kernel), "bias": float32(bias)},
+            "dense": output,
         }
-        names = tuple(layer.name for layer in layers)
-        return ImportedModel(config, params, (*names, logits.dense.name), tuple(notes), steps).checked()
+        if hidden:
+            params["dense_hidden"] = dict(enumerate(hidden))
+        names = (*(layer.name for layer in layers), *(dense.name for dense in logits.dense))
+        plain = self.input_kind == "floats" and (below.scale, below.shift) == (1, 0)
+        return ImportedModel(config, params, names, tuple(notes), steps, knows_inputs=not plain).checked()
 
     def _task(self, first: Layer) -> tuple[str, int | None]:
         """How the images are read, and the number of time steps, if the file has it."""

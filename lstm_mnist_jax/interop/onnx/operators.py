@@ -12,7 +12,6 @@ import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.onnx.signals import (
-    Atom,
     Dense,
     Fill,
     Pieces,
@@ -217,7 +216,7 @@ def _selected(signal: Signal, axis: int, index: int) -> Signal:
         if not last and index != 0:
             raise WeightsError(f"uses the output of time step {index}, not of the last one.")
         return _settled(replace(kept, steps="last" if last else "first"))
-    if layer is not None and atoms == layer.directions and signal.dense is None:
+    if layer is not None and atoms == layer.directions and not signal.dense:
         return _settled(replace(kept, direction=index))
     raise WeightsError("selects a part of the images, of the examples or of the features.")
 
@@ -374,7 +373,7 @@ def _arithmetic(graph: "Graph", attributes: Any, inputs: list[Any], node: Any) -
         raise WeightsError("combines two outputs of the network, which this classifier does not.")
     if signal.layer is None:
         return _rescaled(signal, constant, node.op_type, swapped=signal is right)
-    if node.op_type == "Add" and signal.dense is not None and isinstance(constant, np.ndarray):
+    if node.op_type == "Add" and signal.dense and isinstance(constant, np.ndarray):
         return _with_bias(signal, constant)
     raise WeightsError("computes with the outputs of a layer, which this classifier does not.")
 
@@ -417,16 +416,27 @@ def _rescaled(images: Signal, constant: np.ndarray | Fill, kind: str, *, swapped
     return replace(images, scale=scale, shift=shift)
 
 
-def _with_bias(logits: Signal, bias: np.ndarray) -> Signal:
-    dense = logits.dense
-    assert dense is not None
-    classes = dense.kernel.shape[1]
-    if bias.size not in (1, classes) or bias.ndim > len(logits.axes) or bias.shape[-1:] not in ((), (bias.size,)):
-        raise ValueError(f"it adds an array {list(bias.shape)} to {classes} classes")
-    if logits.axes[-1] != axis_of(Atom("classes", 1, classes)):
-        raise WeightsError("adds to something else than the classes.")
-    whole = np.broadcast_to(bias.reshape(-1), (classes,))
-    return replace(logits, dense=replace(dense, bias=whole if dense.bias is None else dense.bias + whole))
+def _with_bias(signal: Signal, bias: np.ndarray) -> Signal:
+    *before, dense = signal.dense
+    width = dense.kernel.shape[1]
+    if bias.size not in (1, width) or bias.ndim > len(signal.axes) or bias.shape[-1:] not in ((), (bias.size,)):
+        raise ValueError(f"it adds an array {list(bias.shape)} to {width} outputs")
+    if signal.axes[-1] != dense.outputs:
+        raise WeightsError("adds to something else than the outputs of the dense layer.")
+    if dense.activation:
+        raise WeightsError("adds something after an activation, which this classifier does not.")
+    whole = np.broadcast_to(bias.reshape(-1), (width,))
+    dense = replace(dense, bias=whole if dense.bias is None else dense.bias + whole)
+    return replace(signal, dense=(*before, dense))
+
+
+@operator("Relu Tanh")
+def _activation(graph: "Graph", attributes: Any, inputs: list[Any], node: Any) -> Any:
+    (signal,) = inputs
+    if not isinstance(signal, Signal) or not signal.dense or signal.dense[-1].activation:
+        raise WeightsError("stands elsewhere than after a dense layer, where this classifier has no activation.")
+    *before, dense = signal.dense
+    return replace(signal, dense=(*before, replace(dense, activation=node.op_type.lower())))
 
 
 @operator("MatMul")
@@ -461,26 +471,34 @@ def _dense(features: Any, kernel: Any, node: Any) -> Signal:
     layer = features.layer
     if layer is None:
         raise WeightsError("stands before the LSTM or GRU layers, where this classifier has no dense layer.")
-    if features.dense is not None:
-        raise WeightsError("is a second dense layer; this classifier has one.")
     if features.direction is not None:
         raise WeightsError("uses one direction of a bidirectional layer; this classifier uses both.")
-    if features.axes[-1] != layer.features:
+    steps = features.steps
+    if features.dense:
+        expected, width = features.dense[-1].outputs, features.dense[-1].kernel.shape[1]
+    else:
+        expected, width = layer.features, layer.hidden * len(layer.cells)
+        count = size_of(layer.time)
+        if steps == "all" and layer.time and features.axes[-1] == axis_of(*layer.time, *layer.features) and count:
+            steps, expected, width = "flat", features.axes[-1], width * count
+    if features.axes[-1] != expected:
         raise WeightsError(
-            "has other inputs than the features of one step, the forward direction's before the backward one's."
+            "has other inputs than the features of one step, or of all in their order, the forward direction's before "
+            "the backward one's."
         )
-    width = layer.hidden * len(layer.cells)
     if kernel.ndim != 2 or len(kernel) != width or not kernel.shape[1]:
         raise ValueError(f"its matrix is {list(kernel.shape)}, and the layer before gives {width} features")
-    classes = axis_of(Atom("classes", 1, kernel.shape[1]))
-    done = Dense(kernel, None, short(node.name or node.op_type))
-    return replace(features, axes=(*features.axes[:-1], classes), dense=done)
+    if len(features.dense) > 100:
+        raise WeightsError("is the 102nd dense layer, more than are read.")
+    dense = Dense(kernel, None, short(node.name or node.op_type), len(features.dense))
+    axes = (*features.axes[:-1], dense.outputs)
+    return replace(features, axes=axes, steps=steps, dense=(*features.dense, dense))
 
 
 @operator("Softmax LogSoftmax ArgMax", "axis keepdims select_last_index")
 def _softmax(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], node: Any) -> Any:
     (logits,) = inputs
-    if not isinstance(logits, Signal) or logits.dense is None:
+    if not isinstance(logits, Signal) or not logits.dense:
         raise WeightsError("does not stand after the dense layer, as in this classifier.")
     if logits.steps in ("all", "last", "first"):
         graph.check_output(short(node.output[0]), logits)
@@ -492,7 +510,7 @@ def _softmax(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], node
         axis = from_start(attributes.get("axis", -1 if graph.opset >= 13 else 1), rank)
         if graph.opset < 13 and axis < last and not any(logits.axes[axis:last]):
             axis = last  # it works on all axes from this one
-    if axis != last or logits.axes[last] != axis_of(Atom("classes", 1, logits.dense.kernel.shape[1])):
+    if axis != last or logits.axes[last] != logits.dense[-1].outputs:
         raise WeightsError("works along another axis than the classes.")
     if node.op_type != "ArgMax":
         return replace(logits, end=node.op_type)
@@ -510,8 +528,8 @@ def _pool(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], node: A
     if not axes or len(axes) != 1 or not layer.time or signal.axes[axes[0]] != layer.time or signal.steps != "all":
         raise WeightsError("pools along another axis than time.")
     kind = "mean" if node.op_type == "ReduceMean" else "max"
-    if kind == "max" and signal.dense is not None:
-        raise WeightsError("takes the maximum after the dense layer; this classifier takes it before.")
+    if any(dense.activation for dense in signal.dense) or (kind == "max" and signal.dense):
+        raise WeightsError("pools after the dense layer; this classifier pools before.")
     (axis,) = axes
     kept = ((),) if attributes.get("keepdims", 1) else ()
     return replace(signal, steps=kind, axes=signal.axes[:axis] + kept + signal.axes[axis + 1 :])

@@ -20,6 +20,11 @@ ONNX_GRU_GATES, GRU_GATES = "zrn", "rzn"
 
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
 
+DEFAULTS = {"hardsigmoid": (0.2, 0.5), "affine": (1.0, 0.0)}
+"""ONNX's activations that have alpha and beta."""
+
+GATE_FUNCTIONS, CELL_FUNCTIONS = ("sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"), ("tanh", "relu", "linear")
+
 ATTRIBUTES = (
     "activation_alpha activation_beta activations clip direction hidden_size input_forget layout linear_before_reset"
 )
@@ -29,7 +34,7 @@ def _recurrent(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], no
     kind = node.op_type
     inputs = inputs + [None] * (8 - len(inputs))
     sequence, kernel, recurrent_kernel, bias, lengths, *states, peepholes = inputs
-    directions = _check_options(kind, attributes)
+    directions, functions = _check_options(kind, attributes)
     if lengths is not None:
         raise WeightsError("has sequence_lens, lengths of the sequences; here all images are read to the end.")
     if peepholes is not None and kind == "LSTM":
@@ -46,6 +51,7 @@ def _recurrent(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], no
     time, batch = (sequence.axes[axis] for axis in order)
     layer = Layer(
         kind=kind,
+        activations=functions,
         name=short(node.name or node.output[0] or node.output[1]),
         below=sequence if order == (0, 1) else replace(sequence, axes=(time, batch, sequence.axes[2])),
         cells=_cells(kind, directions, kernel, recurrent_kernel, bias, attributes),
@@ -68,27 +74,54 @@ def _recurrent(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], no
     return whole, Signal(final, layer, steps="final"), *[Unread("the cell state of an LSTM")] * (kind == "LSTM")
 
 
-def _check_options(kind: str, attributes: dict[str, Any]) -> int:
-    """The number of directions. Refuses cells of another kind."""
-
-    def text(value: Any) -> str:
-        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-    direction = text(attributes.get("direction", "forward"))
+def _check_options(kind: str, attributes: dict[str, Any]) -> tuple[int, tuple[str, str]]:
+    """The number of directions, and the activations. Refuses cells of another kind."""
+    direction = _text(attributes.get("direction", "forward"))
     if direction not in ("forward", "bidirectional"):
         raise WeightsError(f"has the direction {direction}; this classifier reads forward, or in both directions.")
     count = 2 if direction == "bidirectional" else 1
-    activations = [text(name).lower() for name in attributes.get("activations", ACTIVATIONS[kind] * count)]
-    parameters = [*attributes.get("activation_alpha", ()), *attributes.get("activation_beta", ())]
-    if activations != ACTIVATIONS[kind] * count or parameters:
+    given = [_text(name).lower() for name in attributes.get("activations", ACTIVATIONS[kind] * count)]
+    functions = _functions(given, *(list(attributes.get(f"activation_{name}", ())) for name in ("alpha", "beta")))
+    size = len(ACTIVATIONS[kind])
+    gates, *cell = functions[:size] or [""]
+    known = gates in GATE_FUNCTIONS and set(cell) <= set(CELL_FUNCTIONS) and len(set(cell)) == 1
+    if len(functions) != size * count or functions != functions[:size] * count or not known:
         raise WeightsError(
-            f"has the activations {', '.join(activations)}, expected {', '.join(ACTIVATIONS[kind])} in each direction."
+            f"has the activations {', '.join(functions)[:200]}, expected {', '.join(ACTIVATIONS[kind])} in each "
+            "direction."
         )
+    if kind == "GRU" and functions[:size] != ACTIVATIONS[kind]:
+        raise WeightsError(f"has the activations {', '.join(functions)}, expected sigmoid, tanh.")
     if attributes.get("clip") is not None:
         raise WeightsError(f"clips its gates at {attributes['clip']:g}, which this classifier does not.")
     if attributes.get("input_forget", 0):
         raise WeightsError("couples input and forget gates (input_forget), which this classifier does not.")
-    return count
+    return count, (gates, cell[0])
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _functions(names: list[str], alphas: list[float], betas: list[float]) -> list[str]:
+    """The activations with the names of a `ModelConfig`; others as they are, with their numbers."""
+    found = []
+    for name in names:
+        if name not in DEFAULTS:
+            found.append(name)
+            continue
+        pairs = zip((alphas, betas), DEFAULTS[name], strict=True)
+        alpha, beta = (numbers.pop(0) if numbers else usual for numbers, usual in pairs)
+        match name, round(alpha, 6), beta:
+            case "affine", 1, 0:
+                found.append("linear")
+            case "hardsigmoid", 0.2, 0.5:
+                found.append("hard_sigmoid_keras2")
+            case "hardsigmoid", 0.166667, 0.5:
+                found.append("hard_sigmoid_keras3")
+            case _:
+                found.append(f"{name} with {alpha:g} and {beta:g}")
+    return found + [f"a number {number:g} too many" for number in alphas + betas]
 
 
 def _is_zero(state: Any) -> bool:
@@ -101,7 +134,7 @@ def _check_inputs(layer: Layer, features: Axis, width: int) -> None:
         raise ValueError(f"it takes {width} features, and its input has {size_of(features)}")
     if below.layer is not None:
         before = below.layer
-        if below.steps not in ("all",) or (below.dense is not None) or below.direction is not None:
+        if below.steps not in ("all",) or below.dense or below.direction is not None:
             raise WeightsError("does not read the outputs of the layer before at all steps.")
         if (time, batch, features) != (before.time, before.batch, before.features):
             raise WeightsError("reads the outputs of the layer before in another order.")

@@ -42,11 +42,17 @@ class Fill:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """A dense layer: kernel [features, classes], bias [classes] or None."""
+    """A dense layer: kernel [in, out], bias [out] or None, and the activation after it, if there is one."""
 
     kernel: np.ndarray
     bias: np.ndarray | None
     name: str
+    number: int
+    activation: str = ""
+
+    @property
+    def outputs(self) -> Axis:
+        return axis_of(Atom(f"outputs of dense layer {self.number}", 1, self.kernel.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +65,9 @@ class Signal:
       scale, shift: of the images: it is scale * x + shift.
       integer: whether it holds integers.
       steps: of a layer: "all", "last" or "first" (what the layer gives at this time step), "final" (what it gives after
-        it has read all), "mean" or "max" over time.
+        it has read all), "mean" or "max" over time, or "flat" (of all steps as features).
       direction: 0 or 1, where one direction of a bidirectional layer was chosen.
-      dense: the dense layer, once it was applied.
+      dense: the dense layers, as far as they were applied.
       end: the operator after the logits, such as Softmax.
     """
 
@@ -72,7 +78,7 @@ class Signal:
     integer: bool = False
     steps: str = "all"
     direction: int | None = None
-    dense: Dense | None = None
+    dense: tuple[Dense, ...] = ()
     end: str = ""
 
 
@@ -82,6 +88,7 @@ class Layer:
 
     Attributes:
       kind: LSTM or GRU.
+      activations: those of the gates and of the cell, with the names of a `ModelConfig`.
       name: of the node.
       below: its inputs.
       cells: the parameters of the cell of each direction, with the names of `flax.nnx`.
@@ -91,6 +98,7 @@ class Layer:
     """
 
     kind: str
+    activations: tuple[str, str]
     name: str
     below: Signal
     cells: tuple[dict[str, Any], ...]

@@ -9,6 +9,18 @@ const bytesOf = (text) => Uint8Array.from(atob(text), (character) => character.c
 
 const sigmoid = (z) => 1 / (1 + Math.exp(-z));
 
+const clip01 = (x) => Math.min(1, Math.max(0, x));
+
+/** The activations by their names in the config. */
+const ACTIVATIONS = {
+  tanh: Math.tanh,
+  sigmoid,
+  relu: (x) => Math.max(0, x),
+  linear: (x) => x,
+  hard_sigmoid_keras2: (x) => clip01(0.2 * x + 0.5),
+  hard_sigmoid_keras3: (x) => clip01(x / 6 + 0.5),
+};
+
 /** out += x K, for a kernel of rows [x.length, out.length]. */
 function addProduct(out, x, kernel) {
   const width = out.length;
@@ -36,21 +48,22 @@ function layerNorm(x, scale, bias) {
 }
 
 /**
- * One step of each kind of cell: update(projected, recurrent, h, c, get) overwrites the output h and the cell state c.
- * `projected` is x W and every bias, `recurrent` is h U; both hold the gates one after another.
+ * One step of each kind of cell: update(projected, recurrent, h, c, get, functions) overwrites the output h and the
+ * cell state c. `projected` is x W and every bias, `recurrent` is h U; both hold the gates one after another.
+ * `functions` are the activations of the LSTM: { gate, squash }.
  */
 const UPDATES = {
-  lstm(projected, recurrent, h, c, get) {
+  lstm(projected, recurrent, h, c, get, { gate: gateOf, squash }) {
     const width = h.length;
     const scale = get("norm_h.scale"); // of the layer-norm LSTM
     if (scale) layerNorm(recurrent, scale);
     for (let n = 0; n < width; n++) {
       const at = (gate) => projected[gate * width + n] + recurrent[gate * width + n];
-      c[n] = sigmoid(at(1)) * c[n] + sigmoid(at(0)) * Math.tanh(at(2));
-      h[n] = sigmoid(at(3));
+      c[n] = gateOf(at(1)) * c[n] + gateOf(at(0)) * squash(at(2));
+      h[n] = gateOf(at(3));
     }
     const normed = scale ? layerNorm(c.slice(), get("norm_c.scale"), get("norm_c.bias")) : c;
-    for (let n = 0; n < width; n++) h[n] *= Math.tanh(normed[n]);
+    for (let n = 0; n < width; n++) h[n] *= squash(normed[n]);
   },
   gru(projected, recurrent, h) {
     const width = h.length;
@@ -76,7 +89,7 @@ const UPDATES = {
 UPDATES.layer_norm_lstm = UPDATES.lstm;
 
 /** One layer in one direction: `get(name)` is a parameter of its cell, or undefined. */
-function makeLayer(cell, get) {
+function makeLayer(cell, get, functions) {
   const kernel = get("dense_i.kernel");
   const recurrentKernel = get("dense_h.kernel");
   const gates = cell === "gru" ? 3 : 4;
@@ -99,7 +112,7 @@ function makeLayer(cell, get) {
     for (let n = 0; n < inputs.length; n++) {
       const step = backwards ? inputs.length - 1 - n : n;
       const recurrent = addProduct(new Float64Array(gates * width), h, recurrentKernel);
-      UPDATES[cell](project(inputs[step]), recurrent, h, c, get);
+      UPDATES[cell](project(inputs[step]), recurrent, h, c, get, functions);
       outputs[step] = h.slice();
       yield;
     }
@@ -115,8 +128,13 @@ function softmax(logits) {
   return weights.map((weight) => weight / sum);
 }
 
-/** What the dense layer reads: pool.add(output of a step), then pool.value(). */
-function makePool(pooling, width, attention) {
+/** What the dense layers read: pool.add(output of a step), then pool.value(). Of "all", steps not added are zero. */
+function makePool(pooling, width, attention, steps) {
+  if (pooling === "all") {
+    const flat = new Float64Array(steps * width);
+    let added = 0;
+    return { add: (output) => flat.set(output, width * added++), value: () => flat };
+  }
   const sum = new Float64Array(width).fill(pooling === "max" ? -Infinity : 0);
   let total = 0; // of the weights in `sum`
   let peak = -Infinity; // the highest score so far: the weights are relative to it, against overflow
@@ -144,7 +162,8 @@ function makePool(pooling, width, attention) {
  * The network that `describe` in build.py describes.
  *
  * spec: cell, layers (their number), bidirectional, pooling, steps, order (the pixels of the image, counted row after
- * row, in the order of reading; null is row after row), channels, classes (names), parameters ([name, length]).
+ * row, in the order of reading; null is row after row), channels, classes (names), parameters ([name, length]),
+ * activation and recurrentActivation (of the LSTM), dense (the number of hidden dense layers), denseActivation.
  * weights: Float32Array, all parameters in this order.
  */
 function makeNetwork(spec, weights) {
@@ -154,15 +173,18 @@ function makeNetwork(spec, weights) {
     parameters.set(name, weights.subarray(offset, offset + length));
     offset += length;
   }
+  const functions = { gate: ACTIVATIONS[spec.recurrentActivation], squash: ACTIVATIONS[spec.activation] };
   const layers = [];
   for (let number = 0; number < spec.layers; number++) {
     const directions = spec.bidirectional ? ["forward_rnn.cell.", "backward_rnn.cell."] : ["cell."];
     const named = (direction) => (name) => parameters.get(`rnn.layers.${number}.${direction}${name}`);
-    layers.push(directions.map((direction) => makeLayer(spec.cell, named(direction))));
+    layers.push(directions.map((direction) => makeLayer(spec.cell, named(direction), functions)));
   }
   const outWidth = layers.at(-1).reduce((sum, layer) => sum + layer.width, 0);
   const forwardWidth = layers.at(-1)[0].width;
-  const dense = { kernel: parameters.get("dense.kernel"), bias: parameters.get("dense.bias") };
+  const named = (name) => ({ kernel: parameters.get(`${name}.kernel`), bias: parameters.get(`${name}.bias`) });
+  const hidden = Array.from({ length: spec.dense }, (_, n) => named(`dense_hidden.${n}`));
+  const dense = named("dense");
   const attention = parameters.get("attention.kernel");
 
   /** The image, [pixels * channels] row after row, as `steps` vectors. */
@@ -190,7 +212,12 @@ function makeNetwork(spec, weights) {
     return below;
   }
 
-  const classify = (pooled) => softmax(addProduct(Float64Array.from(dense.bias), pooled, dense.kernel));
+  function classify(pooled) {
+    const apply = (layer, x) => addProduct(Float64Array.from(layer.bias), x, layer.kernel);
+    let features = pooled;
+    for (const layer of hidden) features = apply(layer, features).map(ACTIVATIONS[spec.denseActivation]);
+    return softmax(apply(dense, features));
+  }
 
   function pooledOf(read) {
     if (spec.pooling === "last" && spec.bidirectional) {
@@ -198,7 +225,7 @@ function makeNetwork(spec, weights) {
       last.set(read[0].subarray(forwardWidth), forwardWidth);
       return last;
     }
-    const pool = makePool(spec.pooling, outWidth, attention);
+    const pool = makePool(spec.pooling, outWidth, attention, spec.steps);
     for (const output of read) pool.add(output);
     return pool.value();
   }
@@ -219,7 +246,7 @@ function makeNetwork(spec, weights) {
       for (const stop of stops) found.push(classify(pooledOf(yield* outputs(inputs.slice(0, stop)))));
       return found;
     }
-    const pool = makePool(spec.pooling, outWidth, attention);
+    const pool = makePool(spec.pooling, outWidth, attention, spec.steps);
     const wanted = new Set(stops);
     const read = yield* outputs(inputs.slice(0, stops.at(-1)));
     for (let n = 0; n < read.length; n++) {

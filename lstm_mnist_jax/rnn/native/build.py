@@ -1,4 +1,4 @@
-"""Compiles `lstm.cc` on the user's machine, once, and finds the result again.
+"""Compiles the C++ loops on the user's machine, once, and finds the result again.
 
 Depends on compilers, files and the processor's name; not on what the program computes.
 
@@ -37,7 +37,8 @@ import jax
 
 from lstm_mnist_jax.errors import ConfigError
 
-SOURCE = Path(__file__).with_name("lstm.cc")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "gru.cc"))
+HEADER = Path(__file__).with_name("common.h")
 
 SWITCH = "LSTM_MNIST_JAX_NATIVE"
 
@@ -56,8 +57,8 @@ within spares that of the process, which may be older than the compiler's."""
 
 KEPT_SECONDS = 90 * 24 * 3600.0
 
-TIMEOUT = 240.0
-"""Seconds for the compiler. It takes about 5; on a machine with ten times as many busy processes as processors, 120."""
+TIMEOUT = 480.0
+"""Seconds for the compiler. It takes about 10, and 36 with twice as many busy processes as processors."""
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another process that compiles the same library."""
@@ -90,7 +91,7 @@ def library() -> tuple[ctypes.CDLL, str]:
         raise ConfigError(f"The environment variable {SWITCH} is {wanted!r}, expected 0 or 1.")
     try:
         compiler = _compiler()
-        source = SOURCE.read_bytes()
+        source = b"\0".join(path.read_bytes() for path in (*SOURCES, HEADER))
         key = "\n".join(
             [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, _include(), platform.machine(), _processor()]
         )
@@ -282,7 +283,7 @@ def _remember(folders: list[Path], name: str, reason: str) -> None:
             break
     # Where warnings are errors, this one is still none: everything runs, with XLA's loops.
     with contextlib.suppress(RuntimeWarning):
-        message = f"LSTMs run on slower loops, without the compiled kernel: {reason}. {SWITCH}=0 turns the kernel off."
+        message = f"LSTMs and GRUs run on slower loops, without the compiled kernel: {reason}. {SWITCH}=0 turns it off."
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
@@ -299,7 +300,8 @@ def _compile(compiler: list[str], path: Path) -> None:
     end = time.monotonic() + TIMEOUT
     error = ""
     for machine_flags in MACHINE_FLAGS:
-        command = [*compiler, *FLAGS, *machine_flags, "-isystem", _include(), str(SOURCE), "-o", str(path)]
+        sources = map(str, SOURCES)
+        command = [*compiler, *FLAGS, *machine_flags, "-isystem", _include(), *sources, "-o", str(path)]
         # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
         with tempfile.TemporaryFile(dir=path.parent) as errors:
             code = _run(command, path.parent, errors, end - time.monotonic())

@@ -1,4 +1,4 @@
-"""The two loops of the LSTM recurrence in the compiled kernel, as a JAX primitive that batches and differentiates.
+"""The loops of the compiled kernel as a JAX primitive that batches and differentiates.
 
 Depends on the kernel's calling convention and on `xla_loops`: the same functions in JAX, which run on every other
 platform and give the derivatives of the loops themselves.
@@ -6,7 +6,7 @@ platform and give the derivatives of the loops themselves.
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,66 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lstm_mnist_jax.rnn import xla_loops
 from lstm_mnist_jax.rnn.native import build
 
-SYMBOLS = {"forward": "LstmForward", "backward": "LstmBackward"}
+
+class Signature(NamedTuple):
+    """The arrays of a loop, as the library's function takes and returns them.
+
+    Axes: networks n, time t, batch b, gates g, biases d, hidden units h and k; q is 1. An array without b is a weight.
+
+    Attributes:
+      symbol: the name of the library's function.
+      run: the loop in JAX, whose last positional argument is None or the tuple of `resets`.
+      arguments: the axes of each.
+      resets: the axes of the arguments that are not given where there are no resets.
+      results: the axes of each.
+      aliases: for arguments whose memory a result takes, the place of that result. These are the largest arrays of
+        training.
+    """
+
+    symbol: str
+    run: Callable[..., Any]
+    arguments: tuple[str, ...]
+    resets: tuple[str, ...]
+    results: tuple[str, ...]
+    aliases: dict[int, int]
+
+
+STATE, SEQUENCE, GATES, WEIGHTS, RESETS = "n b h", "n t b h", "n t b g", "n k g", "n t b q"
+
+SIGNATURES = {
+    "lstm_forward": Signature(
+        "LstmForward",
+        xla_loops.lstm_forward,
+        (GATES, "n g", WEIGHTS, STATE, STATE),
+        (RESETS, STATE, STATE),
+        (SEQUENCE, SEQUENCE, GATES, STATE, STATE),
+        {0: 2},
+    ),
+    "lstm_backward": Signature(
+        "LstmBackward",
+        xla_loops.lstm_backward,
+        (GATES, SEQUENCE, STATE, WEIGHTS, SEQUENCE, SEQUENCE, STATE, STATE),
+        (RESETS, STATE),
+        (GATES, STATE, STATE, STATE, STATE),
+        {0: 0},
+    ),
+    "gru_forward": Signature(
+        "GruForward",
+        xla_loops.gru_forward,
+        (GATES, "n d", WEIGHTS, STATE),
+        (RESETS, STATE),
+        (SEQUENCE, GATES, SEQUENCE, STATE),
+        {0: 1},
+    ),
+    "gru_backward": Signature(
+        "GruBackward",
+        xla_loops.gru_backward,
+        (GATES, SEQUENCE, SEQUENCE, STATE, WEIGHTS, SEQUENCE, STATE),
+        (RESETS, STATE),
+        (GATES, SEQUENCE, STATE, STATE),
+        {0: 0, 1: 1},
+    ),
+}
 
 _lock = threading.Lock()
 
@@ -38,9 +97,10 @@ def _register() -> tuple[dict[str, str], str | None]:
     try:
         library, version = build.library()
         # jax.export refuses custom calls, and names them in its error.
-        names = {part: f'lstm_mnist_jax_{part}_{version} (backend="xla" can be exported)' for part in SYMBOLS}
-        for part, symbol in SYMBOLS.items():
-            jax.ffi.register_ffi_target(names[part], jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+        names = {name: f'lstm_mnist_jax_{name}_{version} (backend="xla" can be exported)' for name in SIGNATURES}
+        for name, signature in SIGNATURES.items():
+            function = jax.ffi.pycapsule(getattr(library, signature.symbol))
+            jax.ffi.register_ffi_target(names[name], function, platform="cpu")
     except (build.BuildError, AttributeError) as error:
         return {}, str(error)
     return names, None
@@ -55,29 +115,39 @@ def supports(batch: Any, hidden: Any, dtype: Any) -> bool:
 
 
 class Loop(NamedTuple):
-    """Which loop, and its options: see `xla_loops`.
+    """Which loop, and its options.
 
     Attributes:
-      part: "forward" or "backward".
-      reverse: see there.
-      unroll: see there; the kernel does not use it.
+      name: of `SIGNATURES`.
+      reverse: see `xla_loops`.
+      unroll: see `xla_loops`; the kernel does not use it.
       threads: the most that the kernel uses. None is one within a mesh of several devices, which share the cores, and
         otherwise all of XLA's.
-      cells: see there.
-      activations: see there.
-      structure: of the arguments, some of which may be None.
+      options: further options of the loop in JAX.
+      given: which arguments are given, those of resets included.
+      wanted: which results are wanted.
     """
 
-    part: str
+    name: str
     reverse: bool
     unroll: int
     threads: int | None
-    cells: bool
-    activations: bool
-    structure: Any
+    options: tuple[tuple[str, bool], ...]
+    given: tuple[bool, ...]
+    wanted: tuple[bool, ...]
+
+    def axes(self, is_single: bool) -> tuple[list[str], list[str]]:
+        """The axes of the arguments that are given and of the results that are wanted; of one network without n."""
+        signature = SIGNATURES[self.name]
+        pairs = (self.given, (*signature.arguments, *signature.resets)), (self.wanted, signature.results)
+        arguments, results = (
+            [axes.removeprefix("n ") if is_single else axes for has, axes in zip(*pair, strict=True) if has]
+            for pair in pairs
+        )
+        return arguments, results
 
 
-def forward(
+def lstm_forward(
     projected: Array,
     bias: Array,
     recurrent_kernel: Array,
@@ -91,14 +161,13 @@ def forward(
     unroll: int = 1,
     threads: int | None = None,
 ) -> tuple[Any, ...]:
-    """The forward loop: arguments and results of `xla_loops.forward`; `threads` as in `Loop`."""
-    arrays, structure = jax.tree.flatten((projected, bias, recurrent_kernel, h, c, resets))
-    loop = Loop("forward", reverse, unroll, threads, cells, activations, structure)
-    results = iter(_bind(loop, *arrays))
-    return tuple(next(results) if is_wanted else None for is_wanted in (True, cells, activations, True, True))
+    """The forward loop: arguments and results of `xla_loops.lstm_forward`; `threads` as in `Loop`."""
+    arrays = projected, bias, recurrent_kernel, h, c
+    wanted = True, cells, activations, True, True
+    return _call("lstm_forward", arrays, resets, wanted, reverse, unroll, threads, cells=cells, activations=activations)
 
 
-def backward(
+def lstm_backward(
     activations: Array,
     cs: Array,
     initial_c: Array,
@@ -113,15 +182,73 @@ def backward(
     unroll: int = 1,
     threads: int | None = None,
 ) -> tuple[Any, ...]:
-    """The backward loop: arguments and results of `xla_loops.backward`; `threads` as in `Loop`."""
-    all_arrays = (activations, cs, initial_c, recurrent_kernel, d_hs, d_cs, d_last_h, d_last_c, resets)
-    arrays, structure = jax.tree.flatten(all_arrays)
-    return tuple(_bind(Loop("backward", reverse, unroll, threads, True, True, structure), *arrays))
+    """The backward loop: arguments and results of `xla_loops.lstm_backward`; `threads` as in `Loop`."""
+    arrays = activations, cs, initial_c, recurrent_kernel, d_hs, d_cs, d_last_h, d_last_c
+    wanted = (True,) * 3 + (resets is not None,) * 2
+    results = _call("lstm_backward", arrays, resets, wanted, reverse, unroll, threads)
+    return results if resets is not None else results[:3]
 
 
-# The arrays of the primitive are those of `xla_loops` that are not None. Where it runs several networks, each has an
-# axis of networks in front, weights included.
-loop_p = Primitive("lstm_loop")
+def gru_forward(
+    projected: Array,
+    bias: Array,
+    recurrent_kernel: Array,
+    h: Array,
+    resets: Any = None,
+    *,
+    activations: bool,
+    reverse: bool,
+    unroll: int = 1,
+    threads: int | None = None,
+) -> tuple[Any, ...]:
+    """The forward loop: arguments and results of `xla_loops.gru_forward`; `threads` as in `Loop`."""
+    arrays = projected, bias, recurrent_kernel, h
+    wanted = True, activations, activations, True
+    return _call("gru_forward", arrays, resets, wanted, reverse, unroll, threads, activations=activations)
+
+
+def gru_backward(
+    activations: Array,
+    recurrents: Array,
+    hs: Array,
+    initial_h: Array,
+    recurrent_kernel: Array,
+    d_hs: Array | None,
+    d_last_h: Array,
+    resets: Any = None,
+    *,
+    reverse: bool,
+    unroll: int = 1,
+    threads: int | None = None,
+) -> tuple[Any, ...]:
+    """The backward loop: arguments and results of `xla_loops.gru_backward`; `threads` as in `Loop`."""
+    arrays = activations, recurrents, hs, initial_h, recurrent_kernel, d_hs, d_last_h
+    wanted = (True,) * 3 + (resets is not None,)
+    results = _call("gru_backward", arrays, resets, wanted, reverse, unroll, threads)
+    return results if resets is not None else results[:3]
+
+
+def _call(
+    name: str,
+    arrays: tuple[Array | None, ...],
+    resets: Any,
+    wanted: tuple[bool, ...],
+    reverse: bool,
+    unroll: int,
+    threads: int | None,
+    **options: bool,
+) -> tuple[Any, ...]:
+    """The results of a loop, with None for those that are not wanted."""
+    every = *arrays, *(resets or (None,) * len(SIGNATURES[name].resets))
+    given = tuple(array is not None for array in every)
+    loop = Loop(name, reverse, unroll, threads, tuple(options.items()), given, wanted)
+    results = iter(_bind(loop, *[array for array in every if array is not None]))
+    return tuple(next(results) if is_wanted else None for is_wanted in wanted)
+
+
+# The arrays of the primitive are those that are given. Where it runs several networks, each has an axis of networks in
+# front, weights included.
+loop_p = Primitive("recurrent_loop")
 loop_p.multiple_results = True
 
 
@@ -131,25 +258,43 @@ def _bind(loop: Loop, *flat: Array) -> list[Array]:
     return loop_p.bind(*flat, loop=loop, kernel=jax.make_jaxpr(functools.partial(_run_kernel, loop=loop))(*flat))
 
 
+def _is_single(flat: Any) -> bool:
+    """Whether the arrays are those of one network. The first has the axes `GATES` in every loop."""
+    return flat[0].ndim == 3
+
+
+def _sizes(axes: list[str], flat: Any) -> dict[str, int]:
+    """The size of each axis."""
+    return {
+        axis: size
+        for names, array in zip(axes, flat, strict=True)
+        for axis, size in zip(names.split(), array.shape, strict=True)
+    }
+
+
+def _shape(names: str, sizes: dict[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[axis] for axis in names.split())
+
+
+def _missing(loop: Loop, flat: Any, missing: Any) -> list[Any]:
+    """All arguments: the arrays that are given, and for the others what `missing` returns of their axes."""
+    signature = SIGNATURES[loop.name]
+    arrays = iter(flat)
+    names = (*signature.arguments, *signature.resets)
+    return [next(arrays) if has else missing(axes) for has, axes in zip(loop.given, names, strict=True)]
+
+
 @loop_p.def_abstract_eval
-def _(first: Any, *rest: Any, loop: Loop, kernel: Any) -> list[Any]:
-    *networks, time, batch, gates = first.shape
-    state = (*networks, batch, gates // 4)
-    in_time = (*networks, time, batch, gates // 4)
-    if loop.part == "forward":
-        shapes = [in_time, *[in_time] * loop.cells, *[first.shape] * loop.activations, state, state]
-    else:
-        shapes = [first.shape, *[state] * (4 if _has_resets(loop) else 2)]
+def _(*flat: Any, loop: Loop, kernel: Any) -> list[Any]:
+    of_arguments, of_results = loop.axes(_is_single(flat))
+    sizes = _sizes(of_arguments, flat)
+    shapes = [_shape(axes, sizes) for axes in of_results]
     # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
+    first = flat[0]
     mesh = first.sharding.mesh
     return [
         first.update(shape=shape, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))) for shape in shapes
     ]
-
-
-def _has_resets(loop: Loop) -> bool:
-    *_, resets = loop.structure.unflatten(range(loop.structure.num_leaves))
-    return resets is not None
 
 
 @functools.cache
@@ -164,34 +309,25 @@ def _(*flat: Array, loop: Loop, kernel: Any) -> Any:
 
 
 def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
-    run: Callable[..., Any] = functools.partial(xla_loops.backward, reverse=loop.reverse, unroll=loop.unroll)
-    if loop.part == "forward":
-        run = functools.partial(
-            xla_loops.forward,
-            cells=loop.cells,
-            activations=loop.activations,
-            reverse=loop.reverse,
-            unroll=loop.unroll,
-        )
-    several = flat[0].ndim == 4
-    return jax.tree.leaves((jax.vmap(run) if several else run)(*loop.structure.unflatten(flat)))
+    def run(*flat: Array) -> Any:
+        arrays = _missing(loop, flat, lambda axes: None)
+        count = len(SIGNATURES[loop.name].arguments)
+        resets = tuple(arrays[count:]) if loop.given[-1] else None
+        options = {"reverse": loop.reverse, "unroll": loop.unroll, **dict(loop.options)}
+        return SIGNATURES[loop.name].run(*arrays[:count], resets, **options)
+
+    return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
 
 
 def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
-    if is_single := flat[0].ndim == 3:
+    if is_single := _is_single(flat):
         flat = tuple(array[None] for array in flat)
-    *arrays, resets = loop.structure.unflatten(flat)
-    is_forward = loop.part == "forward"
-    given = [*arrays, *(resets or (None,) * (3 if is_forward else 2))]
-    dtypes = [bool if n == (5 if is_forward else 8) else given[0].dtype for n in range(len(given))]
-    given = [jnp.zeros((0,), dtype) if array is None else array for array, dtype in zip(given, dtypes, strict=True)]
+    given = _missing(loop, flat, lambda axes: jnp.zeros((0,), bool if axes == RESETS else flat[0].dtype))
     one_device, several_devices = (functools.partial(_ffi_call, loop, loop.threads or most) for most in (0, 1))
     run: Callable[..., Any] = several_devices
     if not jax.typeof(given[0]).sharding.mesh.manual_axes:
         run = _partitioned(loop, one_device, several_devices)
-    results: Any = run(*given)
-    wanted = (True, loop.cells, loop.activations, True, True) if is_forward else (True,) * 3 + (resets is not None,) * 2
-    kept = [result for result, is_wanted in zip(results, wanted, strict=True) if is_wanted]
+    kept = [result for result, is_wanted in zip(run(*given), loop.wanted, strict=True) if is_wanted]
     return [result[0] for result in kept] if is_single else kept
 
 
@@ -200,29 +336,23 @@ def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
     names, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
-    first = arrays[0]
-    networks, time, batch, gates = first.shape
-    state = (networks, batch, gates // 4)
-    in_time = (networks, time, *state[1:])
-    none = (0,)
-    # The activations take the place of the projected inputs, and their gradient the place of the activations: these are
-    # the largest arrays of training.
-    if loop.part == "forward":
-        activations = first.shape if loop.activations else none
-        shapes, aliases = [in_time, in_time if loop.cells else none, activations, state, state], {0: 2}
-        aliases = aliases if loop.activations else {}
-    else:
-        of_resets = state if arrays[-1].ndim > 1 else none
-        shapes, aliases = [first.shape, state, state, of_resets, of_resets], {0: 0}
+    signature = SIGNATURES[loop.name]
+    of_arguments, _ = loop.axes(is_single=False)
+    sizes = _sizes(of_arguments, [array for array, has in zip(arrays, loop.given, strict=True) if has])
+    shapes = [
+        _shape(axes, sizes) if is_wanted else (0,)
+        for axes, is_wanted in zip(signature.results, loop.wanted, strict=True)
+    ]
+    aliases = {argument: result for argument, result in signature.aliases.items() if loop.wanted[result]}
     # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
-    like = jax.typeof(first)
+    like = jax.typeof(arrays[0])
     mesh = like.sharding.mesh
 
     def result(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         sharding = None if mesh.empty else NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))
         return jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
 
-    call = jax.ffi.ffi_call(names[loop.part], [*map(result, shapes)], input_output_aliases=aliases)
+    call = jax.ffi.ffi_call(names[loop.name], [*map(result, shapes)], input_output_aliases=aliases)
     return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
 
 
@@ -255,29 +385,17 @@ ad.primitive_jvps[loop_p] = _jvp
 
 def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Callable[..., Any]) -> Callable[..., Any]:
     """The loop for `jit` over several devices: each computes its part of the batch, and nothing is gathered."""
-    gates, in_time, state = "n t b g", "n t b h", "n b h"
+    signature = SIGNATURES[loop.name]
 
-    def axes_of(arguments: Sequence[Any]) -> tuple[list[str], list[str]]:
-        """The axes of the arguments and of the results. An array that is not computed or not given has one axis."""
+    def named(prefix: str, axes: tuple[str, ...], has: tuple[bool, ...]) -> list[str]:
+        """The axes of arrays; one that is not given or not wanted has one axis, of its own."""
+        return [names if there else f"{prefix}{n}" for n, (names, there) in enumerate(zip(axes, has, strict=True))]
 
-        def given(names: dict[str, str], first: int) -> list[str]:
-            shapes = [argument.shape for argument in arguments[first:]]
-            return [
-                axes if len(shape) > 1 else none for (none, axes), shape in zip(names.items(), shapes, strict=False)
-            ]
-
-        if loop.part == "forward":
-            resets = given({"r": "n t b q", "s": state, "w": state}, 5)
-            results = [in_time, in_time if loop.cells else "x", gates if loop.activations else "y", state, state]
-            return [gates, "n g", "n k g", state, state, *resets], results
-        gradients = given({"x": in_time, "y": in_time}, 4)
-        resets = given({"r": "n t b q", "s": state}, 8)
-        of_resets = [state, state] if resets[1] == state else ["u", "v"]
-        arguments_axes = [gates, in_time, state, "n k g", *gradients, state, state, *resets]
-        return arguments_axes, [gates, state, state, *of_resets]
+    of_arguments = named("x", (*signature.arguments, *signature.resets), loop.given)
+    of_results = named("y", signature.results, loop.wanted)
 
     def rule(mesh: Any, arguments: Any, results: Any) -> str:
-        return " -> ".join(", ".join(axes) for axes in axes_of(arguments))
+        return " -> ".join(", ".join(axes) for axes in (of_arguments, of_results))
 
     def partition(mesh: Any, arguments: Any, results: Any) -> Any:
         first = arguments[0]
@@ -296,8 +414,7 @@ def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Ca
         def shardings(names: list[str]) -> tuple[NamedSharding, ...]:
             return tuple(NamedSharding(mesh, PartitionSpec(*map(split.get, axes.split()))) for axes in names)
 
-        of_arguments, of_results = map(shardings, axes_of(arguments))
-        return mesh, several_devices, of_results, of_arguments
+        return mesh, several_devices, shardings(of_results), shardings(of_arguments)
 
     run = custom_partitioning(one_device)
     run.def_partition(partition, sharding_rule=rule)
@@ -312,9 +429,10 @@ def _batched(flat: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
     size = next(array.shape[axis] for array, axis in zip(flat, axes, strict=True) if axis is not None)
     flat = [array if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(flat, axes, strict=True)]
     has_axis = [axis is not None for axis in axes]
-    weights = {"forward": (1, 2), "backward": (3,)}[loop.part]  # the arrays that have no batch
-    is_shared = not any(has_axis[n] for n in weights)
     is_single = flat[0].ndim - has_axis[0] == 3
+    of_arguments, _ = loop.axes(is_single)
+    weights = [n for n, axes in enumerate(of_arguments) if "b" not in axes.split()]
+    is_shared = not any(has_axis[n] for n in weights)
 
     def merge(n: int) -> Array:
         if n in weights and is_shared:

@@ -32,6 +32,23 @@ NETWORKS = {
     "mean": (ModelConfig(hidden_features=(7,), pooling="mean"), (6, 5), 3),
     "max": (ModelConfig(cell="gru", hidden_features=(7,), pooling="max"), (6, 5), 3),
     "attention": (ModelConfig(cell="ur_lstm", hidden_features=(7,), pooling="attention"), (6, 5), 3),
+    "dense": (ModelConfig(hidden_features=(7,), dense_features=(16, 12)), (6, 5), 3),
+    "all steps, dense tanh": (
+        ModelConfig(hidden_features=(7,), pooling="all", dense_features=(6,), dense_activation="tanh"),
+        (6, 5),
+        3,
+    ),
+    "all steps, both ways": (ModelConfig(hidden_features=(7,), bidirectional=True, pooling="all"), (6, 5), 3),
+    "relu": (
+        ModelConfig(hidden_features=(7,), activation="relu", recurrent_activation="hard_sigmoid_keras2"),
+        (6, 5),
+        3,
+    ),
+    "linear": (
+        ModelConfig(hidden_features=(7,), activation="linear", recurrent_activation="hard_sigmoid_keras3"),
+        (6, 5),
+        3,
+    ),
     "both ways": (ModelConfig(hidden_features=(7, 9), bidirectional=True), (6, 5), 3),
     "both ways, gru": (ModelConfig(cell="gru", hidden_features=(7, 9), bidirectional=True), (6, 5), 3),
     "both ways, layer norm, mean": (
@@ -62,7 +79,17 @@ def page(open_page, untrained):
     return open_page(make_page(untrained(Config())))
 
 
-QUICK = ("the tutorial's", "gru", "layer norm", "refine gates", "permuted", "attention", "both ways")
+QUICK = (
+    "the tutorial's",
+    "gru",
+    "layer norm",
+    "refine gates",
+    "permuted",
+    "attention",
+    "both ways",
+    "all steps, dense tanh",
+    "relu",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NETWORKS])

@@ -1,0 +1,144 @@
+"""What the inputs of an imported network were: folded into its first layer, or tried where they are not known."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_mnist_jax import model
+from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.data import Examples
+from lstm_mnist_jax.errors import WeightsError
+
+LOW_ACCURACY = 0.6
+"""A trained classifier of ten classes that is less accurate had probably other inputs than were assumed."""
+
+TRIED_EXAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs that a network was trained with: (pixel / scale - mean) / std, of pixels from 0 to 255.
+
+    Attributes:
+      mean: subtracted from the scaled pixels.
+      std: divides what is left. A negative one, with its mean, inverts the pixels.
+      scale: divides the pixels. 255 gives numbers from 0 to 1, and 1 leaves the pixels as they are.
+
+    Raises:
+      WeightsError: a number is not finite, or a divisor is zero.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    scale: float = 255.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not math.isfinite(value) or (not value and name != "mean"):
+                expected = "a number" if name == "mean" else "a number, and not 0"
+                raise WeightsError(f"--input-{name} is {value:g}, expected {expected}.")
+
+    def __str__(self) -> str:
+        scaled = "pixel" if self.scale == 1 else f"pixel / {self.scale:g}"
+        if (self.mean, self.std) == (0, 1):
+            return scaled
+        return f"({scaled} - {self.mean:g}) / {self.std:g}"
+
+    def options(self) -> str:
+        """The options of `lstm-mnist import` for these inputs."""
+        changed = {name: value for name, value in vars(self).items() if value != getattr(Inputs, name)}
+        return " ".join(f"--input-{name} {value:g}" for name, value in changed.items()) or "no --input options"
+
+    def fold(self, params: model.Params) -> model.Params:
+        """The parameters of a network that computes the same from pixels / 255: W and b of the first layer, in float64.
+
+        With x = gain u + shift for u = pixel / 255, W becomes gain W, and b becomes b + shift times the sum of W over
+        the inputs.
+
+        Args:
+          params: the model's parameters, of one direction or both.
+
+        Returns:
+          New parameters, float32.
+
+        Raises:
+          WeightsError: the first layer normalizes the products of its inputs.
+        """
+        if self == Inputs():
+            return params
+        gain, shift = 255 / self.scale / self.std, -self.mean / self.std
+        layers: dict[int, Any] = dict(params["rnn"]["layers"])
+        directions = {name: layers[0][name] for name in layers[0] if name.endswith("_rnn")} or {"": layers[0]}
+        folded = {name: {"cell": _folded(layer["cell"], gain, shift)} for name, layer in directions.items()}
+        layers[0] = folded.get("", folded)
+        return params | {"rnn": {"layers": layers}}
+
+
+def _folded(cell: dict[str, Any], gain: float, shift: float) -> dict[str, Any]:
+    owner = next((name for name in ("dense_i", "dense_h") if "bias" in cell.get(name, {})), None)
+    if owner is None or any(name.startswith("norm") for name in cell):
+        raise WeightsError("Inputs can be folded into an LSTM or a GRU with biases, not into this first layer.")
+    kernel = np.asarray(cell["dense_i"]["kernel"], np.float64)
+    bias = np.asarray(cell[owner]["bias"], np.float64) + shift * kernel.sum(axis=0)
+    cell = cell | {"dense_i": cell["dense_i"] | {"kernel": (gain * kernel).astype(np.float32)}}
+    return cell | {owner: cell[owner] | {"bias": bias.astype(np.float32)}}
+
+
+CANDIDATES = {
+    "normalized inputs": Inputs(0.1307, 0.3081),
+    "inputs from -1 to 1": Inputs(0.5, 0.5),
+    "inputs from 0 to 1": Inputs(),
+    "columns for rows": None,
+    "inverted pixels": Inputs(1.0, -1.0),
+    "pixels from 0 to 255": Inputs(scale=1.0),
+}
+"""What is tried, the likely ones first; None are transposed images."""
+
+
+def likely_causes(
+    params: model.Params, config: ModelConfig, examples: Examples, inputs: Inputs = Inputs()
+) -> list[str]:
+    """Why an imported network may have a low accuracy, as lines of text: what was tried, and what else it may be.
+
+    Args:
+      params: the parameters, before any inputs are folded into them.
+      config: the network.
+      examples: labelled images, of which the first 2,000 are classified.
+      inputs: those with which the accuracy was low.
+    """
+    examples = examples[:TRIED_EXAMPLES]
+    lines, highest = (
+        [f"a low accuracy for a trained classifier. Tried on {len(examples):,} validation images:"],
+        (0.0, ""),
+    )
+    for words, tried in CANDIDATES.items():
+        images = examples.images
+        if tried == inputs or (tried is None and (config.task == "pixels" or images.shape[1] != images.shape[2])):
+            continue
+        if tried is None:
+            images = np.swapaxes(images, 1, 2)
+        folded = (inputs if tried is None else tried).fold(params)
+        accuracy = int(_correct(folded, images, examples.labels, config)) / len(examples)
+        other = "rows" if config.task == "columns" else "columns"
+        options = f"--task {other}" if tried is None else tried.options()
+        lines.append(f"  {words}: {accuracy:.2%}, with {options}")
+        highest = max(highest, (accuracy, f"the inputs were probably {words}: import again, with {options}"))
+    if highest[0] >= LOW_ACCURACY:
+        lines.append(highest[1])
+    else:
+        lines.append(
+            "none of these is right. It may be the order of the classes, for tf1 the forget bias of the cells "
+            "(--forget-bias 0), or the activations (--activation, --recurrent-activation, --dense-activation)"
+        )
+    return lines
+
+
+@partial(jax.jit, static_argnames="config")
+def _correct(params: model.Params, images: Any, labels: Any, config: ModelConfig) -> jax.Array:
+    """The number of correctly classified images."""
+    return (model.apply(params, images, config).argmax(axis=-1) == jnp.asarray(labels)).sum()

@@ -1,0 +1,156 @@
+"""The GRU recurrence over plain arrays in the CPU kernel, with a hand-written backward pass: as `recurrence` the LSTM.
+
+Depends on arrays; not on modules or layers. Data is time-major. The equations are those of cuDNN, PyTorch and Keras,
+whose reset gate stands after the product (Cho et al. 2014 have it before):
+
+    r, z = sigmoid(x W + b + h U + d)    n = tanh(x W + b + r (h U + d))    h' = (1 - z) n + z h
+
+For float32 only, and where there is a kernel: elsewhere `gated` computes the same.
+"""
+
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lstm_mnist_jax.rnn import native
+from lstm_mnist_jax.rnn.derivatives import Function
+from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, vary_alike
+from lstm_mnist_jax.rnn.recurrence import AnyArray, steps_at_once
+from lstm_mnist_jax.rnn.sharding import with_automatic_axes
+
+
+def gru(
+    inputs: Annotated[AnyArray, "time batch features"],
+    kernel: Annotated[AnyArray, "features gates"],
+    recurrent_kernel: Annotated[AnyArray, "hidden gates"],
+    bias: Annotated[AnyArray, "gates"],
+    recurrent_bias: Annotated[AnyArray, "gates"] | None,
+    initial_h: Annotated[AnyArray, "batch hidden"],
+    *,
+    reverse: bool = False,
+    unroll: int = 1,
+    resets: Annotated[AnyArray, "time batch"] | None = None,
+    reset_h: Annotated[AnyArray, "batch hidden"] | None = None,
+) -> tuple[Array, Array]:
+    """Runs a GRU over a batch of sequences in the CPU kernel. Differentiable in every array.
+
+    All arrays are converted to float32. On other platforms than the CPU, XLA runs the same loops.
+
+    Args:
+      inputs: x, floats [time, batch, features].
+      kernel: W, floats [features, 3 hidden], with the columns of the gates in the order r, z, n.
+      recurrent_kernel: U, floats [hidden, 3 hidden], in the same order.
+      bias: b, floats [3 hidden], in the same order.
+      recurrent_bias: d, floats [3 hidden], in the same order; None is zero.
+      initial_h: h before the first step, floats [batch, hidden].
+      reverse: start at the last time step. Each output has the time index of its input.
+      unroll: time steps per iteration of the loop, where XLA runs the loop.
+      resets: booleans [time, batch]: where True, h is `reset_h` before this step. None is never.
+      reset_h: floats [batch, hidden]; None is `initial_h`.
+
+    Returns:
+      h after each step, [time, batch, hidden], and after the last: with `reverse`, after the step of time 0.
+
+    Raises:
+      ValueError: `recurrent_kernel` is not [hidden, 3 hidden].
+      RuntimeError: there is no kernel on this machine: see `native.unavailable`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from lstm_mnist_jax.rnn import native
+      >>> from lstm_mnist_jax.rnn.gru import gru
+      >>> weights = jnp.ones((28, 96)), jnp.ones((32, 96)), jnp.zeros(96), None
+      >>> if native.unavailable() is None:
+      ...     hs, last_h = gru(jnp.ones((10, 5, 28)), *weights, jnp.zeros((5, 32)))
+      ...     assert hs.shape == (10, 5, 32) and bool((hs[-1] == last_h).all())
+    """
+    inputs, kernel, recurrent_kernel, bias, initial_h = (
+        jnp.asarray(array, jnp.float32) for array in (inputs, kernel, recurrent_kernel, bias, initial_h)
+    )
+    hidden, gates = recurrent_kernel.shape
+    if gates != 3 * hidden:
+        raise ValueError(
+            f"recurrent_kernel is {hidden} x {gates}; with {hidden} hidden features, expected {3 * hidden} columns."
+        )
+    recurrent_bias = jnp.zeros(gates) if recurrent_bias is None else jnp.asarray(recurrent_bias)
+    after_reset = None
+    if resets is not None:
+        reset_h = initial_h if reset_h is None else jnp.asarray(reset_h, jnp.float32)
+        after_reset = (jnp.asarray(resets, bool)[..., None], reset_h)
+    # Half the weights of the gates r and z, which are sigmoids: so all gates are a tanh.
+    scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0], jnp.float32), hidden)
+    # The biases of r and z are added up once; the recurrent bias of n is multiplied by r.
+    recurrent_bias = recurrent_bias.astype(jnp.float32) * scale
+    of_sigmoids, of_n = jnp.split(recurrent_bias, [2 * hidden])
+    biases = jnp.concatenate([bias * scale + jnp.pad(of_sigmoids, (0, hidden)), of_n])
+    # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
+    weights = (kernel * scale[None], biases, recurrent_kernel * scale[None])
+    arrays = vary_alike((inputs, *weights, initial_h, after_reset))
+    run = with_automatic_axes(partial(_compiled_recurrence, Loops(reverse, unroll)), inputs, 0, 1, (0, -1))
+    hs, last_h = run(*arrays)
+    return hs, last_h
+
+
+class Loops(NamedTuple):
+    """Options of `gru`."""
+
+    reverse: bool
+    unroll: int
+
+
+def _recurrence(
+    loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
+) -> Any:
+    """(hs, last h), from weights that `gru` has scaled.
+
+    `biases` [4 hidden] are those of r, z, n, and that of the recurrent product which r multiplies; `resets` is None or
+    (booleans [time, batch, 1], h).
+    """
+    block = steps_at_once(True, inputs, kernel.shape[1])
+    if block is not None and block < inputs.shape[0]:
+
+        def run(h: Array, xs: Any) -> Any:
+            inputs, at = xs
+            again = None if resets is None else (at, resets[1])
+            hs, last_h = _recurrence(loops, inputs, kernel, biases, recurrent_kernel, h, again)
+            return last_h, hs
+
+        last_h, hs = in_blocks(run, h, (inputs, resets and resets[0]), block, loops.reverse)
+        return hs, last_h
+    arrays = project(inputs, kernel), biases, recurrent_kernel, h, resets
+    hs, _, _, last_h = native.gru_forward(*arrays, activations=False, **loops._asdict())
+    return hs, last_h
+
+
+def _forward(
+    loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
+) -> Any:
+    arrays = project(inputs, kernel), biases, recurrent_kernel, h, resets
+    hs, *kept, last_h = native.gru_forward(*arrays, activations=True, **loops._asdict())
+    return (hs, last_h), (hs, *kept)
+
+
+def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[Any, ...]:
+    inputs, kernel, _, recurrent_kernel, initial_h, resets = arguments
+    hs, activations, recurrents = kept
+    d_hs, d_last_h = gradients
+    d_last_h = jnp.zeros_like(initial_h) if d_last_h is None else d_last_h
+    activations, d_hs, d_last_h = vary_alike((activations, d_hs, d_last_h))
+    arrays = activations, recurrents, hs, initial_h, recurrent_kernel, d_hs, d_last_h, resets
+    d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, **loops._asdict())
+    before = shift(initial_h, hs, loops.reverse)
+    if resets is not None:
+        before = jnp.where(resets[0], resets[1], before)
+    # The product with n's part of `d_projected` is not used, but a copy of the other parts would take longer.
+    of_sigmoids = outer(before, d_projected)[:, : 2 * initial_h.shape[-1]]
+    d_recurrent_kernel = jnp.concatenate([of_sigmoids, outer(before, d_recurrents)], axis=-1)
+    d_biases = jnp.concatenate([jnp.sum(d_projected, (0, 1)), jnp.sum(d_recurrents, (0, 1))])
+    d_inputs, d_kernel = project(d_projected, kernel.T), outer(inputs, d_projected)
+    return d_inputs, d_kernel, d_biases, d_recurrent_kernel, d_h, resets and (None, *d_reset)
+
+
+# Compiled here, so that calls outside `jit` compile once and not each time.
+_compiled_recurrence = jax.jit(Function(_recurrence, _forward, _backward), static_argnums=0)
