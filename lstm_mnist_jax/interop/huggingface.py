@@ -114,6 +114,7 @@ def read(folder: Path) -> ImportedModel:
     params, shape = _nested(folder, arrays), tuple(contents["image_shape"])
     _check(folder, params, config, shape, len(contents["id2label"]))
     names = [f"rnn.layers.{number}" for number in range(len(config.hidden_features))]
+    names += [f"dense_hidden.{number}" for number in range(len(config.dense_features))]
     notes = [f"trained for {contents['step']:,} step{'s' * (contents['step'] != 1)}"] if contents["step"] else []
     imported = ImportedModel(
         config, params, (*names, "dense"), tuple(notes), step=contents["step"], training=training or None

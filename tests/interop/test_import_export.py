@@ -12,6 +12,7 @@ import pytest
 from runs import TINY
 
 from lstm_mnist_jax import load_run, train
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.interop import formats, torch
 from lstm_mnist_jax.training import begin_run, checkpoint
@@ -19,7 +20,8 @@ from lstm_mnist_jax.training.run_folder import read_run_folder
 
 OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
 CELL = "rnn/multi_rnn_cell/cell_{}/basic_lstm_cell"
-TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+TF1 = FIXTURES / "tf1"
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +186,28 @@ def test_options_before_the_positional_arguments(command_line, exports, tmp_path
 
 
 @pytest.mark.slow
+def test_a_graph_becomes_a_run_with_its_network(command_line, tmp_path):
+    from lstm_mnist_jax.interop import export
+    from lstm_mnist_jax.model import init
+
+    network = ModelConfig(hidden_features=(4, 3), pooling="mean", dense_features=(6,), dense_activation="relu")
+    params = jax.tree.map(np.asarray, init(network, jax.random.key(0)))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(export.to_onnx(params, (28, 28), (), network))
+    done = command_line("import", "onnx", path, "--run-dir", tmp_path / "run", *OPTIONS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the input is taken to be integers of 0 to 255" in done.stdout
+    assert "dense 3 -> 6, relu" in done.stdout
+    assert "a low accuracy" not in done.stdout  # as the graph determines its inputs
+    run = load_run(tmp_path / "run")
+    assert run.folder.config.model == network
+    assert_close(run.params, params, atol=0)
+    floats = FIXTURES / "onnx" / "last.onnx"
+    refused = command_line("import", "onnx", floats, "--run-dir", tmp_path / "other", "--input-mean", "0.1", *OPTIONS)
+    assert "The weights take 6 rows of 5 numbers and have 3 classes, but MNIST" in refused.stderr
+
+
+@pytest.mark.slow
 def test_export_writes_what_python_writes(command_line, run, exports, tmp_path):
     for name in formats.EXPORT_ENDINGS:
         path = path_of(name, tmp_path / "new")
@@ -240,6 +264,15 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["import", "torch", "{exports}/torch/model.safetensors", "--run-dir", "{run}"], "already holds a run"),
         (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "nor .safetensors"),
         (["export", "onnx", "{tmp}/none", "{tmp}/model.onnx"], "is not a run folder"),
+        (
+            ["import", "onnx", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run", "--input-mean", "0.1"],
+            "The file determines what its inputs are",
+        ),
+        (
+            ["import", "onnx", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run", "--pooling", "max"],
+            "such as --act",
+        ),
+        (["import", "huggingface", "{run}", "--run-dir", "{tmp}/run"], "config.json is without a model_type"),
         (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
         (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),
         (["export", "torch", "{run}", "/proc/model.safetensors"], "cannot be written"),
