@@ -141,6 +141,11 @@ FAULTS = [
     # Files of other programs, data and the command line.
     fault("TF1's forget bias is not added", "interop/tf1.py", "bias[hidden : 2 * hidden] += np.float32(forget_bias)",
           "bias[hidden : 2 * hidden] += np.float32(0)", "test_tf1.py"),
+    fault("the forget bias in TF1's graph is not read", "interop/tf1_graph.py",
+          "(forget_bias,), forget = added, activated((add, 0))", "forget = activated((add, 0))", "test_tf1_graph.py"),
+    fault("TF1's relu cell is read as tanh", "interop/tf1_graph.py",
+          'expected, found = "Tanh" if gate == "candidate" else "Sigmoid", self.nodes[users[0]].op',
+          'expected = found = "Tanh"', "test_tf1_graph.py"),
     fault("PyTorch's second bias is dropped", "rnn/weights.py", '+ weights.pop("recurrent_bias")',
           '+ 0 * weights.pop("recurrent_bias")', "test_weights.py", "test_torch.py"),
     fault("a pickle may name what it likes", "interop/torch_file/pickles.py",

@@ -37,8 +37,8 @@ class ImportArguments:
     """A pattern of names to leave out, such as 'model2/*'. Can be repeated."""
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown."""
-    forget_bias: float = ModelConfig.forget_bias
-    """tf1: what the cells added to their forget gates, which is not in a checkpoint."""
+    forget_bias: float | None = None
+    """tf1: what the cells added to their forget gates. None is what the .meta file has; without one, 1."""
     recurrent_activation: Literal["sigmoid", "hard_sigmoid"] | None = None
     """keras: the activation of the gates, where the file holds weights alone."""
     seed: int = Config.seed
@@ -93,15 +93,6 @@ def import_(arguments: Sequence[str]) -> int:
         return 0
     from lstm_mnist_jax.training import begin_run
 
-    config = Config(
-        seed=parsed.seed,
-        epochs=parsed.epochs,
-        batch_size=parsed.batch_size,
-        selection_metric=parsed.selection_metric,
-        data=parsed.data,
-        model=ModelConfig(forget_bias=parsed.forget_bias),
-        optimizer=parsed.optimizer,
-    )
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     path = formats.locate(parsed.format, path)
     with warnings.catch_warnings():
@@ -114,6 +105,15 @@ def import_(arguments: Sequence[str]) -> int:
             settings=settings,
             recurrent_activation=parsed.recurrent_activation,
         )
+    config = Config(
+        seed=parsed.seed,
+        epochs=parsed.epochs,
+        batch_size=parsed.batch_size,
+        selection_metric=parsed.selection_metric,
+        data=parsed.data,
+        model=ModelConfig(forget_bias=imported.forget_bias),
+        optimizer=parsed.optimizer,
+    )
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
     run = begin_run(
@@ -151,6 +151,7 @@ def export(arguments: Sequence[str]) -> int:
     run = load_run(parsed.run_dir, parsed.checkpoint)
     run.export(parsed.format, parsed.file, overwrite=parsed.overwrite, like=parsed.like)
     forget_bias = f", for cells with forget_bias {run.folder.config.model.forget_bias:g}"
+    forget_bias += "" if parsed.like is None else f", or with that of the graph beside {parsed.like}"
     print(
         f"{parsed.file}: the model of step {run.step:,} of {parsed.run_dir}, for {parsed.format}"
         + (forget_bias if parsed.format == "tf1" else "")

@@ -26,12 +26,12 @@ class Settings:
     """Constants of a TensorFlow 1 program that are not in its checkpoints.
 
     Attributes:
-      forget_bias: what the cells add to their forget gates.
+      forget_bias: what the cells add to their forget gates; None is what the graph has, or 1.
       b1: Adam's decay of the first moment.
       b2: Adam's decay of the second moment.
     """
 
-    forget_bias: float = ModelConfig.forget_bias
+    forget_bias: float | None = None
     b1: float = OptimizerConfig.b1
     b2: float = OptimizerConfig.b2
 

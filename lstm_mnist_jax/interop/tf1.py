@@ -6,7 +6,8 @@
     NAME/Adam, NAME/Adam_1, beta1_power, beta2_power
 
 A cell's j is our g. `LSTMCell` without peepholes, projection and clipping, and `LSTMBlockCell` without clipping,
-compute and store the same.
+compute and store the same. What else there is to know, such as forget_bias, is in the graph, PREFIX.meta: see
+`tf1_graph`.
 """
 
 import itertools
@@ -19,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, write_checkpoint
+from lstm_mnist_jax.interop.tf1_graph import Network, find_network
+from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, read_graph, write_checkpoint
 from lstm_mnist_jax.interop.weights import (
     GATES,
     Adam,
@@ -49,13 +51,24 @@ CUDNN_CELL = "cudnn_compatible_lstm_cell"
 SLOT = re.compile(r".*/(Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?")
 """Slots of optimizers and moving averages, also where their variable is missing."""
 
+OTHER_CELLS = {
+    r"w_[fio]_diag": "peepholes (use_peepholes=True)",
+    r"projection/[^/]*": "a projection of its output (num_proj)",
+    r"[^/]*(lstm|cell)[^/]*/.*(gamma|beta)": "layer normalization (LayerNormBasicLSTMCell)",
+    r"[^/]*batch_norm[^/]*/(gamma|beta)": "batch normalization",
+    r"(gates|candidate)/[^/]*": "a GRUCell",
+    r"[^/]*rnn_cell/(kernel|weights|bias|biases)": "a BasicRNNCell",
+    r"recurrent_kernel": "a layer of Keras (save that model as .h5 there, for import keras)",
+}
+"""What other variables than those of an LSTM cell belong to, by the ends of their names."""
+
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
 
 def read(
     path: Path,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float | None = None,
     ignore: Iterable[str] = (),
     order: Sequence[str] = (),
     b1: float = 0.9,
@@ -64,49 +77,78 @@ def read(
     """Reads the tutorial's model, of any number of layers and any widths, from a checkpoint.
 
     Args:
-      path: what was given to `Saver.save`, one of the checkpoint's files, or their folder.
-      forget_bias: what the cells added to their forget gates, which is not in a checkpoint; TensorFlow's default is 1.
-        It is added to the biases.
+      path: what was given to `Saver.save`, one of the checkpoint's files, their folder, or that of a SavedModel.
+      forget_bias: what the cells added to their forget gates, if not what is in PREFIX.meta; where there is no such
+        file, None is 1, TensorFlow's default. It is added to the biases.
       ignore: patterns of names to leave out, such as `model2/*`.
-      order: the names of the cells, where neither names nor widths determine their order.
-      b1: Adam's. The number of steps is computed from the powers of b1 and b2, which a checkpoint holds.
+      order: the names of the cells, where neither PREFIX.meta nor names nor widths determine their order.
+      b1: Adam's, unless it is in PREFIX.meta. The number of steps is computed from the powers of b1 and b2, which a
+        checkpoint holds.
       b2: Adam's.
 
     Raises:
       WeightsError: there is no such checkpoint, it is damaged, or holds another network.
     """
-    found = ignoring(read_checkpoint(path), ignore)
-    imported = from_variables(found, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
-    suffix = re.search(r"-(\d{1,18})$", find_prefix(path).name)
+    prefix = find_prefix(path)
+    found = ignoring(read_checkpoint(prefix), ignore)
+    network = _read_network(prefix, found)
+    imported = from_variables(found, network, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
+    notes = list(imported.notes)
+    suffix = re.search(r"-(\d{1,18})$", prefix.name)
     if suffix and _scalar(found, "global_step") is None:
-        return imported._replace(step=int(suffix[1]))  # Adam's powers are 0 after 90,000 steps or so
-    return imported
+        named, counted = int(suffix[1]), imported.adam.steps if imported.adam else imported.step
+        if not (imported.adam or counted):
+            notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
+            imported = imported._replace(step=named)
+        # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
+        elif abs(named - counted) <= 1 or named > counted >= _countable(b2):
+            imported = imported._replace(step=named)
+        else:
+            notes.append(f"the step is {counted:,}, by Adam's powers; the name {prefix.name} has {named:,}")
+    return imported._replace(notes=tuple(notes))
 
 
 def from_variables(
-    found: Arrays, *, forget_bias: float = 1.0, order: Sequence[str] = (), b1: float = 0.9, b2: float = 0.999
+    found: Arrays,
+    network: Network | None = None,
+    *,
+    forget_bias: float | None = None,
+    order: Sequence[str] = (),
+    b1: float = 0.9,
+    b2: float = 0.999,
 ) -> Imported:
-    """The model in a checkpoint's variables: see `read`."""
-    places = _places(found, order)
-    layers = tuple(
-        _layer(found, pair, 0.0 if CUDNN_CELL in name else forget_bias) for name, pair in places.cells.items()
-    )
-    weights = Weights(layers, *(np.asarray(found[name], np.float32) for name in places.dense))
+    """The model in a checkpoint's variables, and in its graph if that is known: see `read`."""
+    places = _places(found, order, network)
+    added = [_forget_bias(places, name, forget_bias) for name in places.cells]
+    layers = [_layer(found, cell, bias) for cell, bias in zip(places.cells.values(), added, strict=True)]
+    notes = _notes(places, network, forget_bias)
+    linear = _linear_layers(found, network, len(layers[0].kernel)) if network else {}
+    for name, (projection, offset) in linear.items():
+        layers[0] = _folded(found, name, projection, offset, layers[0])
+        notes.append(f"{name} became part of the first LSTM layer; Adam starts from zero")
+    weights = Weights(tuple(layers), *(np.asarray(found[name], np.float32) for name in places.dense))
     imported = check(Imported(weights, (*places.cells, places.dense[0])), found)
+    if network:
+        b1, b2 = network.adam.get("b1", b1), network.adam.get("b2", b2)
     adam, step = _adam(found, places, b1, b2), _scalar(found, "global_step")
     if step is None or not 0 <= step < 1 << 62:
         step = adam.steps if adam else 0
-    return imported._replace(adam=adam, step=int(step))
+    elif adam and adam.steps < _countable(b2) and abs(step - adam.steps) > 1:
+        notes.append(f"the step is global_step, {int(step):,}; Adam's powers are those of step {adam.steps:,}")
+    if linear:
+        adam = None
+    return imported._replace(adam=adam, step=int(step), notes=tuple(notes), forget_bias=added[0])
 
 
 def to_variables(
     weights: Weights,
     adam: Adam | None = None,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float | None = 1.0,
     b1: float = 0.9,
     b2: float = 0.999,
     like: Arrays | None = None,
+    network: Network | None = None,
     step: int = 0,
 ) -> dict[str, np.ndarray]:
     """The model as variables by name, with Adam's slots and powers if its state is given.
@@ -114,23 +156,28 @@ def to_variables(
     Args:
       weights: the weights.
       adam: the state of Adam.
-      forget_bias: what the cells that read them will add to their forget gates.
+      forget_bias: what the cells that read them will add to their forget gates, unless `network` has it; None is 1.
       b1: Adam's.
       b2: Adam's.
       like: the variables of a checkpoint of the same network, whose names are taken instead of the tutorial's. Other
         variables than the model's and Adam's stay as they are.
+      network: that of `like`, if it is known.
       step: the new value of `global_step` in `like`, if there is one.
 
     Raises:
       WeightsError: `like` is of another network, or has a state of Adam and none is given.
     """
-    places = None if like is None else _places(like)
-    if places is not None and any(CUDNN_CELL in name for name in places.cells):
-        forget_bias = 0.0
-    variables = _named(weights, forget_bias)
+    if network and (network.projections or network.input_scaling != (1.0, 0.0)):
+        raise WeightsError("The checkpoint whose names are wanted has a linear layer before its LSTM layers.")
+    places = None if like is None else _places(like, (), network)
+    if places and len(places.cells) != len(weights.layers):
+        raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
+    own = 1.0 if forget_bias is None else forget_bias
+    added = [places.added.get(name, own) for name in places.cells] if places else [own] * len(weights.layers)
+    variables = _named(weights, added)
     if adam is not None:
         for slot, moments in (("Adam", adam.mu), ("Adam_1", adam.nu)):
-            variables |= {f"{name}/{slot}": array for name, array in _named(moments, 0.0).items()}
+            variables |= {f"{name}/{slot}": array for name, array in _named(moments, [0.0] * len(added)).items()}
         for name, decay in (("beta1_power", b1), ("beta2_power", b2)):
             variables[name] = np.array(_powers(decay, adam.steps + 1)[-1])
     variables = {name: np.asarray(array, np.float32) for name, array in variables.items()}
@@ -138,7 +185,7 @@ def to_variables(
 
 
 def write(
-    path: Path, weights: Weights, adam: Adam | None = None, *, like: Path | None = None, step: int = 0, **options: float
+    path: Path, weights: Weights, adam: Adam | None = None, *, like: Path | None = None, step: int = 0, **options: Any
 ) -> None:
     """Writes a checkpoint that the tutorial's `Saver` restores, or one with the names of another checkpoint.
 
@@ -153,8 +200,11 @@ def write(
     Raises:
       WeightsError: it cannot be written, or `like` cannot be read or is of another network.
     """
-    found = None if like is None else ignoring(read_checkpoint(like), ())
-    write_checkpoint(path, to_variables(weights, adam, like=found, step=step, **options))
+    found = network = None
+    if like is not None:
+        found = ignoring(read_checkpoint(like), ())
+        network = _read_network(find_prefix(like), found)
+    write_checkpoint(path, to_variables(weights, adam, like=found, network=network, step=step, **options))
 
 
 class _Places(NamedTuple):
@@ -164,11 +214,13 @@ class _Places(NamedTuple):
       cells: the names of each cell's kernel and bias, by the cell's name.
       dense: the names of the output layer's weights and biases.
       slots: the names of what optimizers and averages keep of a variable, by the variable's name and by kind.
+      added: what the cells add to their forget gates, where it is known, by the cell's name.
     """
 
     cells: dict[str, tuple[str, str]]
     dense: tuple[str, str]
     slots: dict[str, dict[str, str]]
+    added: dict[str, float]
 
     @property
     def names(self) -> list[str]:
@@ -176,9 +228,17 @@ class _Places(NamedTuple):
         return [name for pair in (*self.cells.values(), self.dense) for name in pair]
 
 
-def _places(found: Arrays, order: Sequence[str] = ()) -> _Places:
+def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = None) -> _Places:
     """Finds the parts of the model, the cells from the first layer to the last."""
     slots = _slots(found)
+    if network:
+        if not network.dense[1]:
+            raise WeightsError(f"The output layer {network.dense[0]} has no bias; this program's model has one.")
+        cells = {_cell_name(cell.kernel): (cell.kernel, cell.bias) for cell in network.cells}
+        if order and list(order) != list(cells):
+            raise WeightsError(f"--layer names {', '.join(order)}; the graph has the cells {', '.join(cells)}.")
+        added = {_cell_name(cell.kernel): cell.forget_bias for cell in network.cells}
+        return _Places(cells, network.dense, slots, added)
     owned = {name for names in slots.values() for name in names.values()}
     variables = {
         name: array
@@ -189,7 +249,93 @@ def _places(found: Arrays, order: Sequence[str] = ()) -> _Places:
     taken = {name for pair in cells.values() for name in pair}
     dense = output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
     names = order_layers({name: _layer(found, pair, 0.0) for name, pair in cells.items()}, found, order)
-    return _Places({name: cells[name] for name in names}, dense, slots)
+    added = {name: 0.0 for name in names if CUDNN_CELL in name}
+    return _Places({name: cells[name] for name in names}, dense, slots, added)
+
+
+def _cell_name(kernel: str) -> str:
+    match = CELL.fullmatch(kernel)
+    return match[1] if match else kernel
+
+
+def _forget_bias(places: _Places, name: str, given: float | None) -> float:
+    """What a cell added to its forget gate; `given` is the user's."""
+    if given is None or CUDNN_CELL in name:
+        return places.added.get(name, 1.0)
+    return given
+
+
+def _read_network(prefix: Path, found: Arrays) -> Network | None:
+    """What the graph beside a checkpoint computes; None where there is no graph, or one of cuDNN's cells.
+
+    Raises WeightsError where it computes something else than this program's model.
+    """
+    saved_model = prefix.parent.parent / "saved_model.pb"
+    is_saved_model = prefix.parts[-2:] == ("variables", "variables") and saved_model.is_file()
+    meta = saved_model if is_saved_model else prefix.with_name(f"{prefix.name}.meta")
+    if not meta.is_file():
+        return None
+    way_out = f"Where {meta.name} lies elsewhere, BasicLSTMCells with tanh and forget bias 1 are assumed."
+    try:
+        graph = checked(f"{meta}", lambda: read_graph(meta))
+    except WeightsError as error:
+        raise WeightsError(f"{error} {way_out}") from error
+    try:
+        network = checked(f"{meta}", lambda: find_network(graph, found))
+    except WeightsError as error:
+        kinds = _other_kinds(found)
+        raise WeightsError(f"{meta.name}: {error}{kinds and f' There is {kinds}.'}") from error
+    if network or any(node.op.startswith("CudnnRNN") for node in graph.values()):
+        return network
+    _cells({name: array for name, array in found.items() if not SLOT.fullmatch(name)})  # it may be of another kind
+    raise WeightsError(f"{meta} computes no LSTM cell with the variables of the checkpoint. {way_out} {listing(found)}")
+
+
+def _notes(places: _Places, network: Network | None, given: float | None) -> list[str]:
+    """What was assumed, and what the graph has."""
+    added = [f"{_forget_bias(places, name, given):g}" for name in places.cells]
+    cells = f"forget bias {added[0] if len(set(added)) == 1 else ', '.join(added)}"
+    if network is None:
+        return [f"without a .meta file: assumed {cells if given is None else f'{cells} (as given)'}, tanh and sigmoid"]
+    theirs = {f"{cell.forget_bias:g}" for cell in network.cells}
+    if theirs != set(added):
+        cells += f" as given, although the graph has {', '.join(sorted(theirs))}"
+    adam = ", ".join(f"{name} {value:g}" for name, value in network.adam.items())
+    return [f"from the graph: {cells}, tanh{adam and f'; Adam with {adam}'}"]
+
+
+def _other_kinds(names: Iterable[str]) -> str:
+    """What other kinds of variables there are, each with a name."""
+    kinds: dict[str, str] = {}
+    for name in names:
+        for pattern, kind in OTHER_CELLS.items():
+            if re.fullmatch(rf"(.*/)?{pattern}", name, re.IGNORECASE):
+                kinds.setdefault(kind, name)
+    return " and ".join(f"{name} of {kind}" for kind, name in kinds.items())
+
+
+def _linear_layers(found: Arrays, network: Network, width: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Weights and biases of the linear layers before the cells, the last one first, by what they are."""
+    layers = {}
+    for kernel, bias in reversed(network.projections):
+        weights = np.asarray(found[kernel], np.float64)
+        offset = np.asarray(found[bias], np.float64) if bias else np.zeros(weights.shape[-1:])
+        layers[f"the linear layer {kernel}"] = weights, offset
+        width = len(weights)
+    factor, shift = network.input_scaling
+    if (factor, shift) != (1.0, 0.0):
+        layers[f"the scaling of pixels, {factor:g} x {shift:+g},"] = factor * np.eye(width), np.full(width, shift)
+    return layers
+
+
+def _folded(found: Arrays, name: str, weights: np.ndarray, offset: np.ndarray, layer: Layer) -> Layer:
+    """A layer with a linear layer before it in its kernel and its bias."""
+    if weights.ndim != 2 or not weights.shape[1:] == offset.shape == layer.kernel.shape[:1]:
+        raise WeightsError(
+            f"{name} {list(weights.shape)} does not fit a layer of {len(layer.kernel)} features. {listing(found)}"
+        )
+    kernel, bias = weights @ layer.kernel, layer.bias + offset @ layer.kernel
+    return Layer(kernel.astype(np.float32), layer.recurrent_kernel, bias.astype(np.float32))
 
 
 def _slots(found: Arrays) -> dict[str, dict[str, str]]:
@@ -222,15 +368,19 @@ def _cells(variables: Arrays) -> dict[str, tuple[str, str]]:
                 "This is an object-based checkpoint of TensorFlow 2. Load it there, and save_weights to a .weights.h5 "
                 "file, for import keras."
             )
-        raise WeightsError(f"There is no LSTM cell: no .../basic_lstm_cell/kernel. {listing(variables)}")
+        kinds = _other_kinds(variables)
+        raise WeightsError(
+            f"There is no LSTM cell: no .../basic_lstm_cell/kernel{kinds and f', but {kinds}'}. {listing(variables)}"
+        )
     for scope, cell in parts.items():
         if {"fw", "bw"} & set(scope.split("/")):
             raise WeightsError(f"The cell {scope} is part of a bidirectional layer, which this classifier has not.")
         others = [name for name in variables if name.startswith(f"{scope}/") and name not in taken]
         if others:
+            names = ", ".join(name.removeprefix(f"{scope}/") for name in others)
             raise WeightsError(
-                f"The cell {scope} has also {', '.join(name.removeprefix(scope + '/') for name in others)}: peepholes, "
-                "a projection, or another kind of cell. Expected a kernel and a bias, as a BasicLSTMCell has them."
+                f"The cell {scope} has also {names}: {_other_kinds(others) or 'it is one of another kind'}. Expected a "
+                "kernel and a bias, as a BasicLSTMCell has them."
             )
         if missing := {"kernel", "bias"} - set(cell):
             raise WeightsError(f"The cell {scope} lacks its {missing.pop()}. {listing(variables)}")
@@ -260,9 +410,7 @@ def _scalar_name(found: Arrays, basename: str) -> Any:
 
 def _renamed(found: Arrays, places: _Places, weights: Weights, own: Arrays, step: int) -> dict[str, np.ndarray]:
     """The variables of a checkpoint with the values of the tutorial's variables."""
-    if len(places.cells) != len(weights.layers):
-        raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
-    names = dict(zip(_named(weights, 0.0), places.names, strict=True))
+    names = dict(zip(_named(weights, [0.0] * len(weights.layers)), places.names, strict=True))
     renamed = {name: own[ours] for ours, name in names.items()}
     if slots := [places.slots[name] for name in names.values() if "Adam" in places.slots.get(name, {})]:
         if "beta1_power" not in own or len(slots) != len(names):
@@ -304,10 +452,10 @@ def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
     return Layer(kernel[:-hidden], kernel[-hidden:], bias)
 
 
-def _named(weights: Weights, forget_bias: float) -> dict[str, np.ndarray]:
-    """The variables by the tutorial's names: the inverse of `_layer`."""
+def _named(weights: Weights, added: Sequence[float]) -> dict[str, np.ndarray]:
+    """The variables by the tutorial's names, of cells that add these to their forget gates; the inverse of `_layer`."""
     named = {}
-    for number, (kernel, recurrent_kernel, bias) in enumerate(weights.layers):
+    for number, ((kernel, recurrent_kernel, bias), forget_bias) in enumerate(zip(weights.layers, added, strict=True)):
         hidden = len(recurrent_kernel)
         bias = np.array(bias, np.float32)
         bias[hidden : 2 * hidden] -= np.float32(forget_bias)
@@ -346,7 +494,7 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
 def _steps(b1_power: float, b2_power: float, b1: float, b2: float) -> int:
     """The number of steps after which TensorFlow has these powers, b^(steps + 1), in float32.
 
-    Below float32's smallest normal number, the powers have no influence any more.
+    Below float32's smallest normal number, after `_countable` steps, the powers have no influence any more.
     """
     most = 3 + int(np.log(FLOAT32_TINY) / np.log(max(b1, b2, 0.5)))
     powers = [np.maximum(_powers(decay, most).astype(np.float64), FLOAT32_TINY) for decay in (b1, b2)]
@@ -360,6 +508,11 @@ def _steps(b1_power: float, b2_power: float, b1: float, b2: float) -> int:
                 + ". Give the beta1 and beta2 that the model was trained with as --b1 and --b2."
             )
     return steps
+
+
+def _countable(b2: float) -> int:
+    """Above this many steps, the powers of b2 do not show their number."""
+    return int(np.log(FLOAT32_TINY) / np.log(max(b2, 0.5))) - 2
 
 
 def _powers(decay: float, number: int) -> np.ndarray:

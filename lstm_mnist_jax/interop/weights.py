@@ -106,16 +106,18 @@ class Imported(NamedTuple):
       names: the names in the file of the LSTM layers, and of the output layer.
       adam: the state of Adam, if the file has it.
       step: the number of training steps; 0 where it is not known.
+      notes: what was assumed, and what the file has that was not imported, each as a line of text.
+      forget_bias: what the cells of the other program add to their forget gates.
       image_rows: the number of rows (time steps) of an image; None where it is not known.
-      notes: what the file does not hold and was assumed, as sentences.
     """
 
     weights: Weights
     names: tuple[str, ...]
     adam: Adam | None = None
     step: int = 0
-    image_rows: int | None = None
     notes: tuple[str, ...] = ()
+    forget_bias: float = ModelConfig.forget_bias
+    image_rows: int | None = None
 
     @property
     def params(self) -> Params:

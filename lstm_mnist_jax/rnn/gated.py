@@ -23,8 +23,8 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
+from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import outer, product, shift, state_dtype, vary_alike
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
@@ -51,7 +51,7 @@ def gated(
     resets: Annotated[AnyArray, "time batch"] | None = None,
     reset_carry: tuple[Annotated[AnyArray, "batch _"], ...] | None = None,
 ) -> tuple[tuple[Any, ...], Carry]:
-    """Runs a gated recurrence over a batch of sequences. Differentiable in reverse mode in every array but the masks.
+    """Runs a gated recurrence over a batch of sequences. Differentiable in every array but the masks.
 
         recurrent_t = h_{t-1} U + d        carry_t = update(params, carry_{t-1}, projected_t, recurrent_t)
 
@@ -107,6 +107,7 @@ def gated(
             jnp.asarray(resets, bool)[..., None],
             tuple(jnp.asarray(part, dtype) for part in reset_carry or initial_carry),
         )
+    masks = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, masks))
     given: Any = params, projected, recurrent_kernel, recurrent_bias, projection, carry, masks, after
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
     settings = _Settings(update, reverse, unroll, return_carries)
@@ -176,12 +177,11 @@ def _at_step(zoneout: Any, zones: Any) -> list[Array]:
     return [rate if zone is None else zone for rate, zone in zip(zoneout, zones, strict=True)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gated(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
-    return _forward(settings, arrays)[:2]
+def _run(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
+    return _loop(settings, arrays)[:2]
 
 
-def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
+def _loop(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
     """As `gated`; and what entered the projection, if there is one, where all parts are wanted."""
     params, projected, kernel, bias, projection, carry, (recurrent_mask, zoneout), resets = arrays
 
@@ -214,27 +214,21 @@ def _forward(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Car
     return carries, last, unprojected
 
 
-def _gated_fwd(settings: _Settings, arrays: Any) -> tuple[Any, Any]:
-    # With symbolic zeros, JAX hands over each array with a note of whether its gradient is wanted.
-    arrays = jax.tree.map(lambda array: array.value, arrays, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    carries, last, unprojected = _forward(settings._replace(return_carries=True), arrays)
+def _forward(settings: _Settings, arrays: _Arrays) -> tuple[Any, Any]:
+    carries, last, unprojected = _loop(settings._replace(return_carries=True), arrays)
     given = carries if settings.return_carries else (*(None,) * (len(carries) - 1), carries[-1])
-    return (given, last), (arrays, carries, unprojected)
+    return (given, last), (carries, unprojected)
 
 
-def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_Arrays]:
-    arrays, carries, unprojected = residuals
-    params, projected, kernel, bias, projection, initial, (recurrent_mask, zoneout), resets = arrays
+def _backward(settings: _Settings, arguments: Any, kept: Any, gradients: Any) -> tuple[_Arrays]:
+    (arrays,), (carries, unprojected), (used, d_last) = arguments, kept, gradients
+    params, projected, kernel, bias, projection, initial, masks, resets = arrays
+    recurrent_mask, zoneout = masks
     before = tuple(shift(first, part, settings.reverse) for first, part in zip(initial, carries, strict=True))
     if resets is not None:
         before = tuple(jnp.where(resets[0], new, old) for new, old in zip(resets[1], before, strict=True))
     recurring = _masked(before[-1], recurrent_mask)
     recurrent = _split(_plus(product(recurring, kernel), bias), projected)
-    used, d_last = jax.tree.map(
-        lambda d: None if isinstance(d, SymbolicZero) else d,
-        cotangents,
-        is_leaf=lambda leaf: isinstance(leaf, SymbolicZero),
-    )
 
     def step(gradients: Any, xs: Any) -> Any:
         d_carry, d_params, d_reset = gradients
@@ -277,7 +271,8 @@ def _gated_bwd(settings: _Settings, residuals: Any, cotangents: Any) -> tuple[_A
     d_kernel = outer(recurring, d_recurrent)
     d_bias = None if bias is None else jnp.sum(d_recurrent, (0, 1)).astype(bias.dtype)
     d_resets = resets and (None, d_reset)
-    return (_Arrays(d_params, d_projected, d_kernel, d_bias, d_projection, d_initial, None, d_resets),)
+    no_gradients = jax.tree.map(lambda mask: None, masks)
+    return (_Arrays(d_params, d_projected, d_kernel, d_bias, d_projection, d_initial, no_gradients, d_resets),)
 
 
-_gated.defvjp(_gated_fwd, _gated_bwd, symbolic_zeros=True)
+_gated = Function(_run, _forward, _backward)

@@ -9,14 +9,14 @@ For float32 only, and where there is a kernel: elsewhere `gated` computes the sa
 """
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
 from lstm_mnist_jax.rnn import native
+from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, vary_alike
 from lstm_mnist_jax.rnn.recurrence import AnyArray, steps_at_once
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
@@ -35,7 +35,7 @@ def gru(
     resets: Annotated[AnyArray, "time batch"] | None = None,
     reset_h: Annotated[AnyArray, "batch hidden"] | None = None,
 ) -> tuple[Array, Array]:
-    """Runs a GRU over a batch of sequences in the CPU kernel. Differentiable in every array, in reverse mode.
+    """Runs a GRU over a batch of sequences in the CPU kernel. Differentiable in every array.
 
     All arrays are converted to float32. On other platforms than the CPU, XLA runs the same loops.
 
@@ -89,21 +89,20 @@ def gru(
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
     weights = (kernel * scale[None], biases, recurrent_kernel * scale[None])
     arrays = vary_alike((inputs, *weights, initial_h, after_reset))
-    run = with_automatic_axes(partial(_compiled_recurrence, reverse, unroll), inputs, 0, 1, (0, -1))
+    run = with_automatic_axes(partial(_compiled_recurrence, Loops(reverse, unroll)), inputs, 0, 1, (0, -1))
     hs, last_h = run(*arrays)
     return hs, last_h
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+class Loops(NamedTuple):
+    """Options of `gru`."""
+
+    reverse: bool
+    unroll: int
+
+
 def _recurrence(
-    reverse: bool,
-    unroll: int,
-    inputs: Array,
-    kernel: Array,
-    biases: Array,
-    recurrent_kernel: Array,
-    h: Array,
-    resets: Any,
+    loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
 ) -> Any:
     """(hs, last h), from weights that `gru` has scaled.
 
@@ -116,35 +115,33 @@ def _recurrence(
         def run(h: Array, xs: Any) -> Any:
             inputs, at = xs
             again = None if resets is None else (at, resets[1])
-            hs, last_h = _recurrence(reverse, unroll, inputs, kernel, biases, recurrent_kernel, h, again)
+            hs, last_h = _recurrence(loops, inputs, kernel, biases, recurrent_kernel, h, again)
             return last_h, hs
 
-        last_h, hs = in_blocks(run, h, (inputs, resets and resets[0]), block, reverse)
+        last_h, hs = in_blocks(run, h, (inputs, resets and resets[0]), block, loops.reverse)
         return hs, last_h
     arrays = project(inputs, kernel), biases, recurrent_kernel, h, resets
-    hs, _, _, last_h = native.gru_forward(*arrays, activations=False, reverse=reverse, unroll=unroll)
+    hs, _, _, last_h = native.gru_forward(*arrays, activations=False, **loops._asdict())
     return hs, last_h
 
 
-def _recurrence_fwd(reverse: bool, unroll: int, *arguments: Any) -> tuple[Any, Any]:
-    # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
-    arguments = jax.tree.map(lambda array: array.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    inputs, kernel, biases, *arrays = arguments
-    hs, *kept, last_h = native.gru_forward(
-        project(inputs, kernel), biases, *arrays, activations=True, reverse=reverse, unroll=unroll
-    )
-    return (hs, last_h), (inputs, kernel, *arrays, hs, *kept)
+def _forward(
+    loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
+) -> Any:
+    arrays = project(inputs, kernel), biases, recurrent_kernel, h, resets
+    hs, *kept, last_h = native.gru_forward(*arrays, activations=True, **loops._asdict())
+    return (hs, last_h), (hs, *kept)
 
 
-def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
-    inputs, kernel, recurrent_kernel, initial_h, resets, hs, activations, recurrents = residuals
-    # Outputs that were not used have no gradient to add.
-    d_hs, d_last_h = (None if isinstance(d, SymbolicZero) else d for d in cotangents)
+def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[Any, ...]:
+    inputs, kernel, _, recurrent_kernel, initial_h, resets = arguments
+    hs, activations, recurrents = kept
+    d_hs, d_last_h = gradients
     d_last_h = jnp.zeros_like(initial_h) if d_last_h is None else d_last_h
     activations, d_hs, d_last_h = vary_alike((activations, d_hs, d_last_h))
     arrays = activations, recurrents, hs, initial_h, recurrent_kernel, d_hs, d_last_h, resets
-    d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, reverse=reverse, unroll=unroll)
-    before = shift(initial_h, hs, reverse)
+    d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, **loops._asdict())
+    before = shift(initial_h, hs, loops.reverse)
     if resets is not None:
         before = jnp.where(resets[0], resets[1], before)
     # The product with n's part of `d_projected` is not used, but a copy of the other parts would take longer.
@@ -155,6 +152,5 @@ def _recurrence_bwd(reverse: bool, unroll: int, residuals: Any, cotangents: Any)
     return d_inputs, d_kernel, d_biases, d_recurrent_kernel, d_h, resets and (None, *d_reset)
 
 
-_recurrence.defvjp(_recurrence_fwd, _recurrence_bwd, symbolic_zeros=True)
 # Compiled here, so that calls outside `jit` compile once and not each time.
-_compiled_recurrence = jax.jit(_recurrence, static_argnums=(0, 1))
+_compiled_recurrence = jax.jit(Function(_recurrence, _forward, _backward), static_argnums=0)

@@ -41,8 +41,7 @@ class RNN(nnx.RNN):
     - Outputs past the end of a sequence are zero. (Flax returns there what the cell computes from the padding.)
     - In bfloat16, matrix products are computed in bfloat16, and states are kept in float32 between the steps.
       The final carry has the dtype of the initial carry. The zeros that are the default have the cell's `param_dtype`.
-    - The fast path is differentiable in reverse mode, any number of times, and then in forward mode (`jax.hessian`).
-      `jax.jvp` of the layer itself needs `backend="flax"`.
+    - It is differentiable in reverse mode and in forward mode, any number of times.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -222,14 +221,7 @@ class RNN(nnx.RNN):
         else:
             run = scan.run if spec is not None else scan.run_flax
         run = with_automatic_axes(partial(run, call), inputs, time_axis, feature_axes, (-1, time_axis, None))
-        try:
-            carry, outputs, states = run(arrays)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
-                raise
-            raise TypeError(
-                'Forward-mode derivatives (jax.jvp, jax.jacfwd) of a recurrent layer need backend="flax".'
-            ) from error
+        carry, outputs, states = run(arrays)
         if jax.tree.leaves(states):
             nnx.update(self.cell, states)
         return_carry = self.return_carry if return_carry is None else return_carry

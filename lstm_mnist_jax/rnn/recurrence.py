@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
 from lstm_mnist_jax.rnn import native, xla_loops
+from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, state_dtype, vary_alike
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
@@ -102,7 +102,7 @@ def lstm(
     resets: Annotated[AnyArray, "time batch"] | None = None,
     reset_carry: tuple[Annotated[AnyArray, "batch hidden"], Annotated[AnyArray, "batch hidden"]] | None = None,
 ) -> LSTMStates:
-    """Runs an LSTM over a batch of sequences. Differentiable in every array, in reverse mode.
+    """Runs an LSTM over a batch of sequences. Differentiable in every array.
 
         i, f, o = sigmoid(x W + h U + b)    g = tanh(x W + h U + b)    c' = f c + i g    h' = o tanh(c')
 
@@ -193,7 +193,6 @@ def runs_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
     return True
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(
     loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
 ) -> Any:
@@ -218,7 +217,8 @@ def _run_block(
     loops: Loops, kernel: Array, bias: Array, recurrent_kernel: Array, after: Any, carry: Any, xs: Any
 ) -> Any:
     inputs, resets = (xs, None) if after is None else (xs[0], (xs[1], *after))
-    hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, *carry, resets)
+    h, c = carry
+    hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, h, c, resets)
     return tuple(last), (hs, cs)
 
 
@@ -235,22 +235,21 @@ def steps_at_once(is_native: bool, inputs: Array, gates: int) -> int | None:
     return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
 
 
-def _recurrence_fwd(loops: Loops, *arguments: Any) -> tuple[Any, Any]:
-    # With symbolic zeros, JAX hands over each argument with a note of whether its gradient is wanted.
-    arguments = jax.tree.map(lambda array: array.value, arguments, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    inputs, kernel, bias, *arrays = arguments
+def _forward(
+    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
+) -> Any:
     forward = native.lstm_forward if loops.is_native else xla_loops.lstm_forward
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
-    hs, cs, activations, *last = forward(project(inputs, kernel), bias, *arrays, **options)
-    return (hs, cs if loops.return_cell_states else None, *last), (inputs, kernel, *arrays, hs, cs, activations)
+    hs, cs, activations, *last = forward(project(inputs, kernel), bias, recurrent_kernel, h, c, resets, **options)
+    return (hs, cs if loops.return_cell_states else None, *last), (hs, cs, activations)
 
 
-def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
-    inputs, kernel, recurrent_kernel, initial_h, initial_c, resets, hs, cs, activations = residuals
+def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[Any, ...]:
+    inputs, kernel, _, recurrent_kernel, initial_h, initial_c, resets = arguments
+    hs, cs, activations = kept
     # Outputs that were not used have no gradient to add. This is the usual case (a classifier reads the last state
     # only), and saves reading an array of zeros in every step.
-    used = [None if isinstance(d, SymbolicZero) else d for d in cotangents[:2]]
-    last = [jnp.zeros_like(initial_h) if isinstance(d, SymbolicZero) else d for d in cotangents[2:]]
+    used, last = gradients[:2], [jnp.zeros_like(initial_h) if d is None else d for d in gradients[2:]]
     activations, used, last = vary_alike((activations, used, last))
     backward = native.lstm_backward if loops.is_native else xla_loops.lstm_backward
     arrays = (activations, cs, initial_c, recurrent_kernel, *used, *last, resets and (resets[0], resets[2]))
@@ -264,6 +263,5 @@ def _recurrence_bwd(loops: Loops, residuals: Any, cotangents: Any) -> tuple[Any,
     return d_inputs, d_kernel, d_bias, d_recurrent_kernel, d_h, d_c, resets and (None, *d_reset)
 
 
-_recurrence.defvjp(_recurrence_fwd, _recurrence_bwd, symbolic_zeros=True)
 # Compiled here, so that calls outside `jit` compile once and not each time.
-_compiled_recurrence = jax.jit(_recurrence, static_argnums=0)
+_compiled_recurrence = jax.jit(Function(_recurrence, _forward, _backward), static_argnums=0)

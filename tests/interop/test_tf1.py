@@ -117,6 +117,25 @@ def test_the_step_is_that_of_global_step_of_adam_or_of_the_name(tmp_path):
     assert tf1.read(tmp_path).step == 8590
 
 
+def test_the_step_is_adams_unless_the_name_is_within_one_of_it(tmp_path):
+    """Programs save with the number of an epoch, or before or after a step is counted."""
+    for suffix, step, note in [
+        (2, 2, None),
+        (4, 4, None),
+        (9, 3, "the step is 3, by Adam's powers; the name .*-9 has 9"),
+    ]:
+        write_checkpoint(tmp_path / str(suffix) / f"model.ckpt-{suffix}", variables())
+        imported = tf1.read(tmp_path / str(suffix))
+        assert imported.step == step
+        assert imported.notes[1:] == () if note is None else re.search(note, imported.notes[1])
+    found = variables() | {"global_step": np.int64(77)}
+    assert "the step is global_step, 77; Adam's powers are those of step 3" in tf1.from_variables(found).notes[1]
+    write_checkpoint(
+        tmp_path / "weights-5", {name: a for name, a in variables().items() if a.shape and "Adam" not in name}
+    )
+    assert "the name weights-5, which may count epochs" in tf1.read(tmp_path / "weights-5").notes[1]
+
+
 def test_other_scopes_other_optimizers_and_averages_do_not_matter():
     found = {f"my/model/{name}": array for name, array in variables().items()}
     for slot in ("Momentum", "ExponentialMovingAverage"):
@@ -182,9 +201,9 @@ def test_checkpoints_of_other_networks_are_refused(change, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("peepholes", "The cell rnn/lstm_cell has also w_f_diag, w_i_diag, w_o_diag: peepholes"),
+        ("peepholes", "The cell rnn/lstm_cell has also w_f_diag, w_i_diag, w_o_diag: rnn/.*/w_f_diag of peepholes"),
         ("bidirectional", "part of a bidirectional layer"),
-        ("gru", "no LSTM cell.*Found: .*rnn/gru_cell/gates/kernel"),
+        ("gru", "no LSTM cell.*, but .* of a GRUCell.*Found: .*rnn/gru_cell/gates/kernel"),
     ],
 )
 def test_other_networks_that_tensorflow_wrote_are_refused(name, message):

@@ -146,6 +146,44 @@ def test_find_prefix_of_a_folder_is_its_latest_checkpoint(tmp_path):
         find_prefix(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        r"C:\\Users\\me\\model.ckpt-2",
+        r"C:\Users\me\model.ckpt-2",
+        "/another/machine/model.ckpt-2",
+        "./model.ckpt-2",
+        "gone/model.ckpt-2",
+        r"model\056ckpt-2",
+        "{other}/model.ckpt-2",  # the folder is a copy of this one
+    ],
+)
+def test_the_path_in_a_checkpoint_file_may_be_foreign(tmp_path, named):
+    here, other = tmp_path / "here", tmp_path / "other"
+    for folder in (here, other):
+        for step in (1, 2):
+            write_checkpoint(folder / f"model.ckpt-{step}", {"a": np.zeros(1)})
+    (here / "checkpoint").write_text(f'model_checkpoint_path: "{named.format(other=other)}"\n')
+    assert find_prefix(here) == here / "model.ckpt-2"
+    (here / "checkpoint").write_text(f'model_checkpoint_path: "{other}/other.ckpt-7"\n')
+    with pytest.raises(WeightsError, match=r"names .*other.ckpt-7, which is not there. Name one: model.ckpt-1, model"):
+        find_prefix(here)
+
+
+def test_a_wrong_prefix_is_refused_with_the_checkpoints_there(tmp_path):
+    for file in ("v1/model.ckpt", "v1_sharded/model.ckpt-00000-of-00001", "tutorial/model.ckpt.index"):
+        shutil.copy(TF1 / file, tmp_path / file.replace("/", "-"))
+    (tmp_path / "other.txt").write_text("no checkpoint")
+    with pytest.raises(WeightsError, match=r"There are tutorial-model.ckpt, v1-model.ckpt, v1_sharded-model.ckpt in"):
+        find_prefix(tmp_path / "v1-model")
+    with pytest.raises(WeightsError, match=r"other.txt is no TensorFlow checkpoint, or cut short. There are tutorial"):
+        find_prefix(tmp_path / "other.txt")
+    data = tmp_path / "lost.data-00000-of-00001"
+    data.write_bytes(b"1234")
+    with pytest.raises(WeightsError, match=r"is a part without its lost.index. There are tutorial-model"):
+        find_prefix(data)
+
+
 def test_missing_files_are_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"no model.ckpt.index. There is none in"):
         read_checkpoint(tmp_path / "model.ckpt")
@@ -230,7 +268,7 @@ def test_damaged_entries_with_valid_checksums_raise_only_weights_errors(tmp_path
             arrays = read_all(tmp_path / "model.ckpt")
             assert sum(array.nbytes for array in arrays.values()) < 1 << 20
         except WeightsError as error:
-            assert re.match(r"The (checkpoint|variable) .* is damaged or unsupported: ", str(error), re.DOTALL)
+            assert re.match(r"The (checkpoint|variable) .* (is damaged|is not supported): ", str(error), re.DOTALL)
             refused += 1
     assert refused > 250
 
@@ -310,12 +348,12 @@ def test_keys_and_variables_that_claim_more_than_there_is_are_refused(tmp_path, 
 
 def test_complex_numbers_of_the_older_format():
     from lstm_mnist_jax.interop.tf_checkpoint.protobuf import message
-    from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import _decode
+    from lstm_mnist_jax.interop.tf_checkpoint.tensor_slices import decode_tensor
 
     values = np.array([1 + 2j, 3 - 4j], np.complex64)
-    np.testing.assert_array_equal(_decode(values.dtype, (2,), message([(9, values.tobytes())])), values)
+    np.testing.assert_array_equal(decode_tensor(values.dtype, (2,), message([(9, values.tobytes())])), values)
     with pytest.raises(Malformed, match="end within"):
-        _decode(values.dtype, (2,), message([(9, values.tobytes()[:12])]))
+        decode_tensor(values.dtype, (2,), message([(9, values.tobytes()[:12])]))
 
 
 @pytest.mark.parametrize("kind", ["<f4", ">f4", ">f8", ">i4"])

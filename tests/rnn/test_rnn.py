@@ -285,13 +285,6 @@ def test_zeros_take_no_random_numbers_in_a_closure_under_jit(cell):
     assert jax.jit(lambda inputs: rnn(inputs))(np.ones((2, 5, 3), np.float32)).shape == (2, 5, 4)
 
 
-def test_forward_mode_names_the_backend():
-    rnn = RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)))
-    inputs = jnp.ones((2, 5, 3))
-    with pytest.raises(TypeError, match='need backend="flax"'):
-        jax.jvp(rnn, (inputs,), (inputs,))
-
-
 @pytest.mark.parametrize("backend", ["auto", "xla"])
 def test_without_jit_the_numbers_are_the_same(backend):
     rnn = RNN(nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0)), backend=backend)

@@ -345,25 +345,6 @@ def test_jit_vmap_grad_and_checkpoint_go_through(name):
             assert_close(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_forward_mode_derivatives_with_backend_flax(name):
-    graph, params, rest = nnx.split(make(name, (4,), backend="flax"), nnx.Param, ...)
-    quick, *_ = nnx.split(make(name, (4,)), nnx.Param, ...)
-    direction = np.random.default_rng(1).normal(size=INPUTS.shape).astype(np.float32)
-
-    @jax.jit
-    def both(inputs):
-        def total(graph, inputs):
-            return nnx.merge(graph, params, rest, copy=True)(inputs)[0].sum()
-
-        by_flax = jax.jvp(partial(total, graph), (inputs,), (direction,))
-        return by_flax, jax.value_and_grad(partial(total, quick))(inputs)
-
-    (value, tangent), (expected, gradient) = both(INPUTS)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(tangent, np.vdot(gradient, direction), rtol=1e-3, atol=1e-4)
-
-
 def test_a_width_may_be_a_number_and_cell_options_reach_the_cell():
     stack = StackedRNN(CoupledLSTMCell, 5, 4, forget_bias=2.0, rngs=nnx.Rngs(0))
     assert stack(INPUTS)[0].shape == (4, 9, 4)

@@ -14,10 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from lstm_mnist_jax.interop.tf_checkpoint import protobuf
-from lstm_mnist_jax.interop.tf_checkpoint.protobuf import DTYPES, Field, Malformed, Variable, integer, messages
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import (
+    DTYPES,
+    Field,
+    Fields,
+    Malformed,
+    Unsupported,
+    Variable,
+    integer,
+    messages,
+)
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import masked_crc32c, read_table, write_table
-
-Entry = dict[int, list[Field]]
 
 # BundleHeaderProto
 NUM_SHARDS, ENDIANNESS, VERSION = 1, 2, 3
@@ -37,17 +44,17 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
         raise Malformed("it has no header, so it is no index of a checkpoint")
     header = protobuf.parse(table[b""])
     if integer(header, ENDIANNESS):
-        raise Malformed("it was written on a big-endian machine, which is not supported")
+        raise Unsupported("it was written on a big-endian machine, which is not supported")
     for version in messages(header, VERSION):
         if (least := integer(protobuf.parse(version), 2)) > FORMAT_VERSION:
-            raise Malformed(f"it needs a reader of version {least}, this one reads version {FORMAT_VERSION}")
+            raise Unsupported(f"it needs a reader of version {least}, this one reads version {FORMAT_VERSION}")
     shards = integer(header, NUM_SHARDS)
     entries = {key: protobuf.parse(value) for key, value in table.items() if key}
     _require_room(prefix, entries, shards)
     variables, slices = {}, _slices(entries)
     for key, entry in entries.items():
         if key[0]:
-            name = _name(key)
+            name = protobuf.decode(key)
             try:
                 variables[name] = _variable(prefix, entry, slices.get(key, []), shards)
             except Malformed as error:
@@ -76,7 +83,7 @@ def bundle_of(variables: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
     return write_table(items), bytes(data)
 
 
-def _require_room(prefix: Path, entries: dict[bytes, Entry], shards: int) -> None:
+def _require_room(prefix: Path, entries: dict[bytes, Fields], shards: int) -> None:
     """Raises Malformed where the entries claim more bytes than the data files have."""
     claimed = sum(integer(entry, SIZE) for entry in entries.values())
     files = list(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-?????-of-{shards:05d}"))
@@ -85,20 +92,13 @@ def _require_room(prefix: Path, entries: dict[bytes, Entry], shards: int) -> Non
         raise Malformed(f"its variables have {claimed} bytes, its data files {present}; they may be cut short")
 
 
-def _name(key: bytes) -> str:
-    try:
-        return key.decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(f"the name {key!r} is no text") from error
-
-
-def _slices(entries: dict[bytes, Entry]) -> dict[bytes, list[Entry]]:
+def _slices(entries: dict[bytes, Fields]) -> dict[bytes, list[Fields]]:
     """The entries of slices by the key of their variable, in the order of `_position`.
 
     The key of a slice (saved_tensor_slice_util.cc) is 00, the name with 00 written as 00 ff, 00 01, and the starts and
     lengths in an encoding that preserves their order (OrderedCode); and the table is sorted by key.
     """
-    found: dict[bytes, list[Entry]] = {}
+    found: dict[bytes, list[Fields]] = {}
     for key, entry in entries.items():
         if not key[0]:
             name, _, _ = key[1:].partition(b"\0\1")
@@ -112,9 +112,9 @@ def _position(part: bytes) -> list[tuple[int, int]]:
     return [(integer(axis, 1), integer(axis, 2, default=-1)) for axis in axes]
 
 
-def _variable(prefix: Path, entry: Entry, slices: list[Entry], shards: int) -> Variable:
+def _variable(prefix: Path, entry: Fields, slices: list[Fields], shards: int) -> Variable:
     number = integer(entry, DTYPE)
-    shape = protobuf.parse_shape((messages(entry, SHAPE) or [b""])[-1])
+    shape = protobuf.parse_shape(protobuf.last(entry, SHAPE))
     dtype, read = protobuf.dtype_name(number), partial(_read, prefix, number, shape, entry, shards)
     if not (positions := sorted(messages(entry, SLICES), key=_position)):
         return Variable(shape, dtype, read)
@@ -128,7 +128,7 @@ def _variable(prefix: Path, entry: Entry, slices: list[Entry], shards: int) -> V
     return Variable(shape, dtype, lambda: protobuf.join_slices(shape, protobuf.require_dtype(number), parts))
 
 
-def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Entry, shards: int) -> np.ndarray:
+def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Fields, shards: int) -> np.ndarray:
     """The values of a variable, or of a slice of one."""
     dtype = protobuf.require_dtype(number)
     shard, offset, size = (integer(entry, field) for field in (SHARD, OFFSET, SIZE))
@@ -142,7 +142,6 @@ def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Entry, shard
             raise Malformed(f"{path.name} is too short for it: it may be cut short")
         file.seek(offset)
         data = file.read(size)
-    (crc,) = messages(entry, CRC32C)[-1:] or [b"\0\0\0\0"]
-    if masked_crc32c(data) != int.from_bytes(crc, "little"):
+    if masked_crc32c(data) != int.from_bytes(protobuf.last(entry, CRC32C), "little"):
         raise Malformed(f"its bytes in {path.name} do not agree with their checksum")
     return np.frombuffer(data, dtype).reshape(shape)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Field = int | bytes
+Fields = dict[int, list[Field]]
 
 DTYPES: dict[int, np.dtype] = {
     number: np.dtype(kind)
@@ -30,7 +31,11 @@ Extent = tuple[int, int]
 
 
 class Malformed(ValueError):
-    """Bytes are damaged or unsupported. `read_checkpoint` makes it a WeightsError with the file's name."""
+    """Bytes are damaged. `checked` makes it a WeightsError with the file's name."""
+
+
+class Unsupported(Malformed):
+    """Bytes are whole, and of a kind that is not supported."""
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
@@ -58,9 +63,9 @@ def varint(value: int) -> bytes:
     return bytes(digits) + bytes([value])
 
 
-def parse(data: bytes) -> dict[int, list[Field]]:
+def parse(data: bytes) -> Fields:
     """The values of each field of a message, varints as unsigned ints, all others as bytes. Raises Malformed."""
-    fields: dict[int, list[Field]] = {}
+    fields: Fields = {}
     position = 0
     while position < len(data):
         tag, position = read_varint(data, position)
@@ -83,7 +88,7 @@ def parse(data: bytes) -> dict[int, list[Field]]:
     return fields
 
 
-def integer(fields: dict[int, list[Field]], number: int, default: int = 0) -> int:
+def integer(fields: Fields, number: int, default: int = 0) -> int:
     """A field that is a varint; the last one counts. Raises Malformed where it is of another kind."""
     value = fields.get(number, [default])[-1]
     if not isinstance(value, int):
@@ -91,12 +96,30 @@ def integer(fields: dict[int, list[Field]], number: int, default: int = 0) -> in
     return value
 
 
-def messages(fields: dict[int, list[Field]], number: int) -> list[bytes]:
+def messages(fields: Fields, number: int) -> list[bytes]:
     """All values of a field that is a message, a string or bytes. Raises Malformed where one is of another kind."""
     values = fields.get(number, [])
     if not all(isinstance(value, bytes) for value in values):
         raise Malformed(f"field {number} of a message should not be a number")
     return [value for value in values if isinstance(value, bytes)]
+
+
+def last(fields: Fields, number: int) -> bytes:
+    """The last value of a field that is a message, a string or bytes, which counts; empty where it is missing."""
+    return (messages(fields, number) or [b""])[-1]
+
+
+def text(fields: Fields, number: int) -> str:
+    """A field that is a string. Raises Malformed where it is no UTF-8."""
+    return decode(last(fields, number))
+
+
+def decode(data: bytes) -> str:
+    """A string. Raises Malformed where it is no UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"the name {data[:100]!r} is no text") from error
 
 
 def message(fields: Iterable[tuple[int, Field]]) -> bytes:
@@ -142,7 +165,7 @@ def dtype_name(number: int) -> str:
 def require_dtype(number: int) -> np.dtype:
     """NumPy's type for TensorFlow's. Raises Malformed where there is none."""
     if number not in DTYPES:
-        raise Malformed(f"it is of the type {dtype_name(number)}, which holds no numbers")
+        raise Unsupported(f"it is of the type {dtype_name(number)}, which holds no numbers")
     return DTYPES[number]
 
 

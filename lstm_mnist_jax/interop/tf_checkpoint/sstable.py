@@ -11,7 +11,7 @@ https://github.com/google/leveldb, doc/table_format.md.
 from collections.abc import Iterable, Iterator
 
 from lstm_mnist_jax.interop.files import require
-from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, read_varint, varint
+from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, Unsupported, read_varint, varint
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_SIZE = 48
@@ -95,7 +95,7 @@ def _read_block(data: bytes, offset: int, size: int) -> bytes:
         return data[offset:end]
     if compression == SNAPPY:
         return decompress_snappy(data[offset:end])
-    raise Malformed(f"the block at byte {offset} is compressed in the unknown way {compression}")
+    raise Unsupported(f"the block at byte {offset} is compressed in the unknown way {compression}")
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:

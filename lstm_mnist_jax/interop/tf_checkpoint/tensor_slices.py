@@ -43,41 +43,41 @@ def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
     for meta in metas:
         for tensor in messages(protobuf.parse(meta), TENSORS):
             fields = protobuf.parse(tensor)
-            name = _text(messages(fields, NAME))
-            shapes[name] = protobuf.parse_shape((messages(fields, SHAPE) or [b""])[-1]), integer(fields, DTYPE)
+            name = _name(fields)
+            shapes[name] = protobuf.parse_shape(protobuf.last(fields, SHAPE)), integer(fields, DTYPE)
     parts: dict[str, list[tuple[tuple[Extent, ...], bytes]]] = {name: [] for name in shapes}
     for part in slices:
         fields = protobuf.parse(part)
-        name = _text(messages(fields, NAME))
+        name = _name(fields)
         if name not in shapes:
             raise Malformed(f"it has a slice of {name}, but no shape of it")
-        extents = protobuf.parse_extents((messages(fields, SLICE_EXTENTS) or [b""])[-1], shapes[name][0])
-        parts[name].append((extents, (messages(fields, SLICE_VALUES) or [b""])[-1]))
+        extents = protobuf.parse_extents(protobuf.last(fields, SLICE_EXTENTS), shapes[name][0])
+        parts[name].append((extents, protobuf.last(fields, SLICE_VALUES)))
     return {
         name: Variable(shape, protobuf.dtype_name(number), partial(_read, shape, number, parts[name]))
         for name, (shape, number) in shapes.items()
     }
 
 
-def _text(values: list[bytes]) -> str:
-    try:
-        return values[-1].decode()
-    except (IndexError, UnicodeDecodeError) as error:
-        raise Malformed("it has a variable without a readable name") from error
+def _name(fields: protobuf.Fields) -> str:
+    if not (name := protobuf.text(fields, NAME)):
+        raise Malformed("it has a variable without a name")
+    return name
 
 
 def _read(shape: tuple[int, ...], number: int, parts: list[tuple[tuple[Extent, ...], bytes]]) -> np.ndarray:
     dtype = protobuf.require_dtype(number)
     decoders = [
-        (extents, partial(_decode, dtype, tuple(length for _, length in extents), values)) for extents, values in parts
+        (extents, partial(decode_tensor, dtype, tuple(length for _, length in extents), values))
+        for extents, values in parts
     ]
     return protobuf.join_slices(shape, dtype, decoders)
 
 
-def _decode(dtype: np.dtype, shape: tuple[int, ...], tensor: bytes) -> np.ndarray:
-    """The values in a TensorProto."""
+def decode_tensor(dtype: np.dtype, shape: tuple[int, ...], tensor: bytes) -> np.ndarray:
+    """The values in a TensorProto. Raises Malformed."""
     fields = protobuf.parse(tensor)
-    if content := b"".join(messages(fields, CONTENT)[-1:]):
+    if content := protobuf.last(fields, CONTENT):
         values = _from_bytes(content, dtype)
     elif dtype.name in FIXED:
         field = FIXED[dtype.name]

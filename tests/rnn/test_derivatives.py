@@ -1,0 +1,127 @@
+"""Forward mode, reverse mode and their combinations, of layers and of any function with a gradient of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from lstm_mnist_jax.rnn import GRU, LSTM, LayerNormLSTMCell, StackedRNN
+from lstm_mnist_jax.rnn.derivatives import Function
+
+INPUTS = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+LENGTHS = np.array([6, 3, 0, 4])
+SCALES = np.arange(3, dtype=np.float32)
+RESETS = np.random.default_rng(1).random((4, 6)) < 0.3
+
+LAYERS = {
+    "lstm": lambda backend: LSTM(3, 4, backend=backend, rngs=nnx.Rngs(0)),
+    "gru": lambda backend: GRU(3, 4, backend=backend, rngs=nnx.Rngs(0)),
+    "layer_norm": lambda backend: StackedRNN(
+        LayerNormLSTMCell, 3, 4, remat=None if backend == "flax" else 2, backend=backend, rngs=nnx.Rngs(0)
+    ),
+}
+
+
+def derivatives(layer):
+    """The derivatives of a number that depends on all results, in many ways."""
+    graph, params, rest = nnx.split(layer, nnx.Param, ...)
+
+    def total(params, inputs):
+        outputs, carries = nnx.merge(graph, params, rest, copy=True)(inputs, seq_lengths=LENGTHS, resets=RESETS)
+        return jnp.sin(outputs).sum() + sum(jnp.cos(leaf).sum() for leaf in jax.tree.leaves(carries))
+
+    @jax.jit
+    def compute(params, inputs):
+        at = (params, inputs)
+        direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), at)
+
+        def along(*at):
+            return jax.jvp(total, at, direction)[1]
+
+        gradient = jax.grad(total, (0, 1))(*at)
+        return {
+            "reverse": gradient,
+            "forward": along(*at),
+            "forward, by reverse": sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, direction))),
+            "linearize": jax.linearize(total, *at)[1](*direction),
+            "jacfwd": jax.jacfwd(total, 1)(*at),
+            "forward over forward": jax.jvp(along, at, direction)[1],
+            "forward over reverse": jax.jvp(lambda *at: jax.grad(total, 1)(*at), at, direction)[1],
+            "reverse over forward": jax.grad(along, (0, 1))(*at),
+            "reverse over jacfwd": jax.grad(lambda x: jnp.sum(jax.jacfwd(total, 1)(params, x) ** 2))(inputs),
+            "vmap of forward": jax.vmap(lambda scale: along(params, inputs * scale))(SCALES),
+            "reverse of vmap": jax.grad(lambda p: jax.vmap(lambda s: total(p, inputs * s))(SCALES).sum())(params),
+        }
+
+    return compute(params, INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("lstm", "auto"), pytest.param("lstm", "xla", marks=pytest.mark.slow), ("gru", "auto"), ("layer_norm", "auto")],
+)
+def test_every_derivative_of_a_layer_is_that_of_flax(name, backend):
+    found, expected = (derivatives(LAYERS[name](choice)) for choice in (backend, "flax"))
+    np.testing.assert_allclose(found["forward"], found.pop("forward, by reverse"), rtol=1e-4)
+    for how in found:
+        for a, b in zip(jax.tree.leaves(found[how]), jax.tree.leaves(expected[how]), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * (1 + np.abs(b).max()), err_msg=how)
+
+
+def _cube(_, x, factor):
+    return {"cube": factor * x["x"] ** 3, "sign": jnp.sign(x["x"])}
+
+
+def _cube_forward(_, x, factor):
+    return _cube(_, x, factor), x["x"] ** 2
+
+
+def _cube_backward(scale, arguments, squared, gradients):
+    _, factor = arguments
+    if gradients["cube"] is None:
+        return {"x": None}, None
+    return {"x": scale * 3 * factor * squared * gradients["cube"]}, None
+
+
+cube = Function(_cube, _cube_forward, _cube_backward)
+
+
+def test_the_gradient_is_the_one_given_and_forward_mode_is_that_of_the_function():
+    def run(scale):
+        return lambda x: cube(scale, {"x": x}, jnp.float32(2))["cube"]
+
+    x = jnp.array([1.0, 2.0])
+    assert run(1)(x).tolist() == [2, 16]
+    assert jax.vmap(jax.grad(run(10)))(x).tolist() == [60, 240]  # ten times that of the function
+    assert jax.jvp(run(10), (x,), (jnp.ones(2),))[1].tolist() == [6, 24]
+    assert jax.grad(lambda factor: cube(1, {"x": x}, factor)["cube"].sum())(2.0) == 0  # None
+    assert jax.grad(lambda x: cube(1, {"x": x}, 2.0)["sign"].sum())(x).tolist() == [0, 0]
+
+
+def test_arguments_without_a_vmap_get_the_sum_of_the_gradients():
+    x, factors = jnp.array([1.0, 2.0]), SCALES
+
+    def total(x):
+        return jax.vmap(lambda factor: cube(1, {"x": x}, factor)["cube"], out_axes=1)(factors).sum()
+
+    np.testing.assert_allclose(jax.grad(total)(x), 9 * x**2)
+    np.testing.assert_allclose(jax.jvp(total, (x,), (jnp.ones(2),))[1], (9 * x**2).sum())
+    # The tangents alone are mapped over, and the result is transposed.
+    np.testing.assert_allclose(
+        jax.grad(lambda x: jnp.sum(jax.jacfwd(lambda x: cube(1, {"x": x}, 1.0)["cube"])(x)))(x), 6 * x
+    )
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
+def test_forward_mode_within_shard_map():
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    graph, params, rest = nnx.split(LSTM(3, 4, rngs=nnx.Rngs(0)), nnx.Param, ...)
+
+    def tangent(params, inputs):
+        return jax.jvp(lambda x: nnx.merge(graph, params, rest, copy=True)(x)[0], (inputs,), (inputs,))[1]
+
+    specs = {"mesh": mesh, "in_specs": (P(), P("batch")), "out_specs": P("batch")}
+    found = jax.jit(jax.shard_map(tangent, **specs))(params, INPUTS)
+    np.testing.assert_allclose(found, jax.jit(tangent)(params, INPUTS), atol=1e-6)
