@@ -31,6 +31,17 @@ class Inputs:
 
     Raises:
       WeightsError: a number is not finite, or a divisor is zero.
+
+    Examples:
+      >>> import numpy as np
+      >>> from lstm_mnist_jax.interop.inputs import Inputs
+      >>> dense_h = {"kernel": np.ones((4, 16)), "bias": np.ones(16)}
+      >>> cell = {"dense_i": {"kernel": np.ones((28, 16))}, "dense_h": dense_h}
+      >>> params = {"rnn": {"layers": {0: {"cell": cell}}}}
+      >>> inputs = Inputs(mean=0.5, std=0.25)
+      >>> folded = inputs.fold(params)["rnn"]["layers"][0]["cell"]
+      >>> str(inputs), float(folded["dense_i"]["kernel"][0, 0]), float(folded["dense_h"]["bias"][0])
+      ('(pixel / 255 - 0.5) / 0.25', 4.0, -55.0)
     """
 
     mean: float = 0.0
@@ -127,7 +138,7 @@ def likely_causes(
         other = "rows" if config.task == "columns" else "columns"
         options = f"--task {other}" if tried is None else tried.options()
         lines.append(f"  {words}: {accuracy:.2%}, with {options}")
-        highest = max(highest, (accuracy, f"the inputs were probably {words}: import again, with {options}"))
+        highest = max(highest, (accuracy, f"most likely {words}: import again, with {options}"))
     if highest[0] >= LOW_ACCURACY:
         lines.append(highest[1])
     else:
