@@ -21,6 +21,12 @@ OPSETS = range(7, 27)
 def read(path: Path) -> ImportedModel:
     """The classifier in an ONNX file, with its external data beside it. Needs the package onnx.
 
+    Args:
+      path: the file.
+
+    Returns:
+      The network and its parameters for pixels of 0 to 1, with what was assumed about the inputs in `notes`.
+
     Raises:
       WeightsError: the file is missing or damaged, or its graph is another network.
     """
