@@ -42,6 +42,10 @@ class Function:
         arguments = jax.tree.map(jnp.asarray, arguments)
         arrays, structure = jax.tree.flatten(arguments)
         program, results = jax.make_jaxpr(partial(self.run, settings), return_shape=True)(*arguments)
+        # A function that depends on more than its arguments (traced values it closes over, collectives over the axis of
+        # a vmap, checks) is left to JAX: a primitive would hide this from its transformations.
+        if program.effects or any(isinstance(value, jax.core.Tracer) for value in program.consts):
+            return self.run(settings, *arguments)
         call = Call(self, settings, structure, jax.tree.structure(results), ())
         return call.results.unflatten(function_p.bind(*arrays, call=call, program=program))
 
@@ -254,7 +258,10 @@ def _tangents_jvp(operands: Any, changes: Any, *, linear: Tangents, types: Any) 
             return linear.forward(*moved, *operands[len(arrays) :])
 
         more = jax.jvp(of_some, _chosen(arrays, has), _chosen(of_arrays, has))[1]
-        changed = [other if isinstance(one, ad.Zero) else one + other for one, other in zip(changed, more, strict=True)]
+        changed = [
+            other if isinstance(one, ad.Zero) or other.dtype == jax.dtypes.float0 else one + other
+            for one, other in zip(changed, more, strict=True)
+        ]
     return results, changed
 
 

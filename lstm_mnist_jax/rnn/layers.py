@@ -84,7 +84,7 @@ class RNN(nnx.RNN):
             steps between. The gradient then needs the memory of `time / remat` carries and of `remat` steps, which is
             least if `remat` is about the square root of the number of steps. None keeps every step.
           backend: "auto", "native" or "xla" as in `lstm` ("native" for an LSTM or a GRU without noise), or "flax":
-            Flax's own scan, which also has forward-mode derivatives.
+            Flax's own scan.
           state_axes: of `flax.nnx.RNN`, how its scan treats the cell's states. Anything but None runs Flax's own scan.
           broadcast_rngs: of `flax.nnx.RNN`, which random states are the same at every step. Anything but None runs
             Flax's own scan.

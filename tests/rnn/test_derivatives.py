@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from lstm_mnist_jax.rnn import GRU, LSTM, LayerNormLSTMCell, StackedRNN
+from lstm_mnist_jax.rnn import GRU, LSTM, LayerNormLSTMCell, StackedRNN, gated
 from lstm_mnist_jax.rnn.derivatives import Function
 
 INPUTS = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
@@ -125,3 +125,24 @@ def test_forward_mode_within_shard_map():
     specs = {"mesh": mesh, "in_specs": (P(), P("batch")), "out_specs": P("batch")}
     found = jax.jit(jax.shard_map(tangent, **specs))(params, INPUTS)
     np.testing.assert_allclose(found, jax.jit(tangent)(params, INPUTS), atol=1e-6)
+
+
+def test_an_update_may_close_over_traced_values_and_the_axis_of_a_vmap():
+    x = jnp.ones((2, 3, 4))
+
+    def total(w, x, axis=None):
+        def update(params, carry, projected, recurrent):
+            y = jnp.tanh(w * projected[0] + recurrent[0])
+            return (y if axis is None else y - jax.lax.pmean(y, axis),)
+
+        return gated(update, {}, (x,), jnp.eye(4), (jnp.zeros((3, 4)),))[0][0].sum()
+
+    by_difference = (total(0.701, x) - total(0.699, x)) / 0.002
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(0.7, x), by_difference, rtol=1e-3)
+    np.testing.assert_allclose(jax.jit(total)(0.7, x), total(0.7, x), rtol=1e-6)
+    weights = jnp.array([0.5, 0.7])
+    found = jax.jit(jax.vmap(lambda w: total(w, x)))(weights)
+    np.testing.assert_allclose(found, [total(w, x) for w in weights], rtol=1e-6)
+    found = jax.vmap(lambda x: total(0.7, x, "pairs"), axis_name="pairs")(jnp.stack([x, 2 * x]))
+    np.testing.assert_allclose(found.sum(), 0, atol=1e-5)
+    assert found[1] > 0.1

@@ -280,7 +280,7 @@ void BackwardRows(const BackwardStep& step, Index hidden, const float* panels, I
 void BeginBackward(const Backward& job) {
   const Index bytes = job.batch * job.hidden * sizeof(float);
   std::memcpy(job.d_h, job.d_last_h, bytes);
-  if (job.resets.at != nullptr) std::memset(job.d_reset_h, 0, bytes);
+  if (job.d_reset_h != nullptr) std::memset(job.d_reset_h, 0, bytes);
 }
 
 // Its steps are counted from the end of the sequence; beyond the last one stands that to the gradient of the initial h.

@@ -274,7 +274,7 @@ void BeginBackward(const Backward& job) {
   const Index bytes = job.batch * job.hidden * sizeof(float);
   std::memcpy(job.d_h, job.d_last_h, bytes);
   std::memcpy(job.d_c, job.d_last_c, bytes);
-  if (job.resets.at != nullptr) {
+  if (job.d_reset_h != nullptr) {
     std::memset(job.d_reset_h, 0, bytes);
     std::memset(job.d_reset_c, 0, bytes);
   }
