@@ -12,7 +12,6 @@ results.csv       of a sweep, a row for each member; results.png and results-cur
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from lstm_mnist_jax.config.json import differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training.metrics import read_metrics, score_of
@@ -332,14 +332,6 @@ def environment() -> dict[str, str]:
     own["machine"] = cores if own["backend"] == "cpu" else f"{count} x {kind}"
     own["date"] = time.strftime("%Y-%m-%d")
     return own | {name: version(name) for name in VERSIONED_PACKAGES}
-
-
-def processor() -> str:
-    """The processor's name."""
-    with suppress(OSError):  # another system than Linux
-        if found := re.search(r"^model name\s*: *(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return found[1]
-    return platform.processor() or platform.machine()
 
 
 def environment_changes(then: dict[str, str]) -> list[str]:

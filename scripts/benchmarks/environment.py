@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from lstm_mnist_jax.training.run_folder import processor
+from lstm_mnist_jax.machine import processor
 
 PACKAGES = ("lstm-mnist-jax", "jax", "jaxlib", "flax", "numpy", "torch", "keras", "tensorflow", "tensorflow-cpu",
             "tf-keras")  # fmt: skip
