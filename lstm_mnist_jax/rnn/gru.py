@@ -18,7 +18,7 @@ from jax import Array
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray, steps_at_once
+from lstm_mnist_jax.rnn.recurrence import AnyArray, runs_native, steps_at_once
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 
@@ -92,6 +92,15 @@ def gru(
     run = with_automatic_axes(partial(_compiled_recurrence, Loops(reverse, unroll)), inputs, 0, 1, (0, -1))
     hs, last_h = run(*arrays)
     return hs, last_h
+
+
+def runs_gru_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
+    """Whether `gru` runs a recurrence of shape (time, batch, hidden), and not `gated`: see `recurrence.runs_native`."""
+    if not runs_native(backend, shape[1:], dtype):
+        return False
+    time, batch, hidden = shape
+    # The kernel packs the weights at each call, which takes too long for a few steps of one sequence.
+    return backend != "auto" or batch > 1 or hidden < 512 or not isinstance(time, int) or time >= 64
 
 
 class Loops(NamedTuple):

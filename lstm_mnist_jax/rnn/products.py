@@ -30,6 +30,8 @@ def project(inputs: Array, kernel: Array) -> Array:
 
     Time and batch are not flattened here and in `outer`: where devices share the batch, XLA would gather it.
     """
+    if inputs.shape[1] == 1:  # of one sequence, XLA would copy a result with three axes
+        return (inputs[:, 0] @ kernel)[:, None]
     return inputs @ kernel
 
 

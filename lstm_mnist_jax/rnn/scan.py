@@ -15,9 +15,9 @@ from jax import Array
 
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
-from lstm_mnist_jax.rnn.gru import gru
+from lstm_mnist_jax.rnn.gru import gru, runs_gru_native
 from lstm_mnist_jax.rnn.products import state_dtype, wider_dtype
-from lstm_mnist_jax.rnn.recurrence import lstm, runs_native
+from lstm_mnist_jax.rnn.recurrence import lstm
 
 
 class Call(NamedTuple):
@@ -245,7 +245,8 @@ def _run_loop(loop: _Loop, carry: Any, steps: _Steps, lengths: Array | None) -> 
     equations = loop.equations
     options: dict[str, Any] = {"reverse": loop.reverse, "unroll": loop.unroll, "resets": steps.resets}
     is_noisy = loop.mask is not None or steps.zoneout is not None
-    if equations.gru is not None and not is_noisy and runs_native(loop.backend, carry[0].shape, equations.dtype):
+    gru_shape = steps.inputs.shape[0], *carry[0].shape
+    if equations.gru is not None and not is_noisy and runs_gru_native(loop.backend, gru_shape, equations.dtype):
         kernel, bias = equations.gru
         weights = kernel, equations.kernel, bias, equations.recurrent_bias
         outputs, last_h = gru(steps.inputs, *weights, carry[0], reset_h=loop.initial[0], **options)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import lstm_mnist_jax.rnn.gru as module
 from lstm_mnist_jax.rnn import GRU, RNN, native, products, recurrence
-from lstm_mnist_jax.rnn.gru import gru
+from lstm_mnist_jax.rnn.gru import gru, runs_gru_native
 
 REASON = native.unavailable()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
@@ -293,3 +293,10 @@ def test_what_the_kernel_does_not_have_is_refused_or_runs_on_the_gated_path(rng)
         assert "lstm_mnist_jax_gru" not in text
     with pytest.raises(ValueError, match="expected 15 columns"):
         gru(np.ones((3, 2, 4)), np.ones((4, 20)), np.ones((5, 20)), np.ones(20), None, np.ones((2, 5)))
+
+
+@pytest.mark.parametrize(("time", "batch", "runs"), [(28, 1, False), (64, 1, True), (28, 2, True)])
+def test_few_steps_of_one_wide_sequence_are_left_to_xla(time, batch, runs):
+    assert runs_gru_native("auto", (time, batch, 512), jnp.float32) is runs
+    assert runs_gru_native("native", (time, batch, 512), jnp.float32)
+    assert not runs_gru_native("xla", (time, batch, 512), jnp.float32)
