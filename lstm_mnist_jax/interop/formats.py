@@ -218,13 +218,24 @@ def read(
         of Adam, which does not fit the new weights, is then left out.
 
     Raises:
-      WeightsError: there is no such file, it is damaged, or holds another network.
+      WeightsError: there is no such file, it is damaged, or holds another network; or the format has no use for what
+        was given.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
     if format_name in WHOLE_MODELS and ((*ignore, *layers) or given != Given()):
         raise WeightsError(
             f"A file for {format_name} holds the whole network; leave out --ignore, --layer, and what says how it "
             "computes, such as --activation."
+        )
+    if settings.forget_bias is not None and format_name != "tf1":
+        raise WeightsError(
+            f"--forget-bias is of cells of TensorFlow 1, which add it to what the file holds; files for {format_name} "
+            "hold whole biases. Leave it out."
+        )
+    if given.input_activation is not None and format_name == "tf1":
+        raise WeightsError(
+            "--input-activation is of a dense layer before the LSTM layers, which importing tf1 does not support. "
+            "Leave it out."
         )
     with _hint(format_name, path):
         if format_name in WHOLE_MODELS:
