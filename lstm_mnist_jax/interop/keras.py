@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import KerasFile
 from lstm_mnist_jax.interop.keras_config import (
@@ -101,10 +102,15 @@ def to_model(
 
 
 def from_model(model: "keras.Model") -> Params:
-    """The parameters of a built `Sequential` or functional Keras model: `LSTM` layers and one `Dense` layer.
+    """The parameters of a built `Sequential` or functional Keras model: `LSTM` layers, then `Dense` layers.
+
+    Parameters do not hold activations and pooling. They are those of a `ModelConfig` with the widths of the model:
+    tanh and sigmoid in the LSTM layers, relu after hidden `Dense` layers, and the last output, or with `Flatten` all
+    outputs. For a model with others, save it, and read the file with `lstm_mnist_jax.interop.formats.read`, which gives
+    the config as well.
 
     Raises:
-      WeightsError: it is another network.
+      WeightsError: it is another network, or has another activation or pooling.
     """
     if type(model).__name__ not in MODELS:
         raise WeightsError(
@@ -118,7 +124,14 @@ def from_model(model: "keras.Model") -> Params:
         layers[layer.name] = paths
         arrays |= zip(paths, layer.get_weights(), strict=True)
     config = json.loads(model.to_json())
-    return from_file(KerasFile(arrays, layers, config, str(config.get("keras_version", "")))).params
+    imported = from_file(KerasFile(arrays, layers, config, str(config.get("keras_version", ""))))
+    if unusual := differences(imported.weights.config, imported.config):
+        fields = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
+        raise WeightsError(
+            f"The model has {fields}, which parameters alone do not hold. Save it with model.save('model.keras'), and "
+            "take the params and the config of formats.read('keras', path), or use `lstm-mnist import keras`."
+        )
+    return imported.params
 
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:

@@ -108,9 +108,9 @@ def test_absurd_names_are_refused(tmp_path, name):
 
 def test_options_that_a_format_has_no_use_for_are_refused():
     for name in formats.IMPORT_FORMATS[1:]:
-        with pytest.raises(WeightsError, match=f"files for {name} hold whole biases. Leave it out"):
+        with pytest.raises(WeightsError, match=rf"files for {name} hold whole biases\. Leave it out"):
             formats.read(name, Path("model"), settings=formats.Settings(forget_bias=0.5))
-    with pytest.raises(WeightsError, match="which importing tf1 does not support. Leave it out"):
+    with pytest.raises(WeightsError, match=r"which importing tf1 does not support\. Leave it out"):
         formats.read("tf1", Path("model"), given=formats.Given(input_activation="linear"))
 
 

@@ -197,17 +197,37 @@ def test_torch_itself_computes_the_same(rng):
 def test_models_of_keras_come_in_with_what_their_config_says(rng, tmp_path):
     keras3 = pytest.importorskip("keras")
     layers, images = keras3.layers, rng.random((3, 6, 5), np.float32)
-    for stack, expected in [
-        ([layers.LSTM(4), layers.Dense(7, "relu"), layers.Dropout(0.5), layers.Dense(7, "relu")], (7, 7)),
-        ([layers.LSTM(4), layers.Dense(4), layers.Activation("tanh")], (4,)),
-        ([layers.LSTM(4, activation="relu", return_sequences=True), layers.Flatten(), layers.Dense(4, "tanh")], (4,)),
-        ([layers.LSTM(4, recurrent_activation="hard_sigmoid"), layers.Flatten()], ()),
-        ([layers.LSTM(4, return_sequences=True), layers.GlobalMaxPooling1D()], ()),
-        ([layers.LSTM(4, return_sequences=True), layers.GlobalAveragePooling1D(), layers.Dense(4)], (4,)),
-        ([layers.Dense(9), layers.Dense(4, use_bias=False), layers.LSTM(4), layers.Dense(4, "relu")], (4,)),
+    for stack, expected, unusual in [
+        ([layers.LSTM(4), layers.Dense(7, "relu"), layers.Dropout(0.5), layers.Dense(7, "relu")], (7, 7), ""),
+        ([layers.LSTM(4), layers.Dense(4), layers.Activation("tanh")], (4,), "dense_activation tanh"),
+        (
+            [layers.LSTM(4, activation="relu", return_sequences=True), layers.Flatten(), layers.Dense(4, "tanh")],
+            (4,),
+            "activation relu, dense_activation tanh",
+        ),
+        (
+            [layers.LSTM(4, recurrent_activation="hard_sigmoid"), layers.Flatten()],
+            (),
+            "recurrent_activation.hard_sigmoid",
+        ),
+        ([layers.LSTM(4, return_sequences=True), layers.GlobalMaxPooling1D()], (), "pooling max"),
+        (
+            [layers.LSTM(4, return_sequences=True), layers.GlobalAveragePooling1D(), layers.Dense(4, "relu")],
+            (4,),
+            "pooling mean",
+        ),
+        ([layers.Dense(9), layers.Dense(4, use_bias=False), layers.LSTM(4), layers.Dense(4, "relu")], (4,), ""),
     ]:
         network = keras3.Sequential([keras3.Input((6, 5)), *stack, layers.Dense(3)])
         network.set_weights([rng.normal(0, 0.5, array.shape) for array in network.get_weights()])
+        if unusual:
+            with pytest.raises(WeightsError, match=rf"{unusual}.*, which (parameters alone|differs)"):
+                keras.from_model(network)
+        else:
+            assert_close(
+                apply(keras.from_model(network), images, ModelConfig(hidden_features=(4,), dense_features=expected)),
+                np.asarray(network(images)),
+            )
         for name in ("model.keras", "model.h5"):
             network.save(tmp_path / name)
             imported = formats.read("keras", tmp_path / name)
