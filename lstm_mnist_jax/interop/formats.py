@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
-from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
+from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, refuse_unusual, unusual
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, ImportedModel, from_params, ignoring
 from lstm_mnist_jax.model import Params
-
-NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
-"""Fields that matter to initialization and training alone."""
 
 
 @dataclass(frozen=True)
@@ -83,43 +80,10 @@ class Exported:
     counts: huggingface.Counts | None = None
 
 
-NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
-"""Fields of a `ModelConfig` that the shapes of weights do not show."""
-
-ANY = None
-DENSE: dict[str, Any] = {"dense_features": ANY, "dense_activation": ANY}
-ACTIVATIONS: dict[str, Any] = {"activation": ANY, "recurrent_activation": ANY}
-HOLDS: dict[str, dict[str, Any]] = {
-    "tf1": {},
-    "torch": DENSE | {"pooling": ("all",)},
-    "keras": DENSE
-    | {
-        "pooling": ("all",),
-        "activation": ("relu", "linear", "hard_sigmoid_keras3"),
-        "recurrent_activation": ("hard_sigmoid_keras3",),
-    },
-    "flax": DENSE | ACTIVATIONS | {"pooling": ("all",)},
-    "safetensors": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
-    "onnx": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
-}
-"""Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
-
 IMPORT_FORMATS = ("tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface")
 
 WHOLE_MODELS = ("onnx", "huggingface")
 """Formats whose files have the network as well: nothing of them can be left out, or said by options."""
-
-EXPORT_ENDINGS = {
-    "tf1": "",
-    "torch": ".safetensors",
-    "keras": ".weights.h5",
-    "flax": ".msgpack",
-    "safetensors": ".safetensors",
-    "onnx": ".onnx",
-    "stablehlo": ".stablehlo",
-    "huggingface": "",
-}
-"""The ending of a file's name, for each format that can be exported; of huggingface it is the name of a folder."""
 
 
 def list_arrays(format_name: str, path: Path, ignore: Iterable[str] = ()) -> Arrays:
@@ -343,32 +307,10 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
         case "stablehlo":
             files.write_bytes(path, export.to_stablehlo(params, shape, config=model.config))
         case "huggingface":
-            held = not _unusual("onnx", model.config)
+            held = not unusual("onnx", model.config)
             graph = export.to_onnx(params, shape, model.class_names, model.config) if held else None
             run: dict[str, Any] = {"training": model.training, "step": model.step, "counts": model.counts}
             huggingface.write(path, params, model.config, shape, model.class_names, onnx=graph, **run)
-
-
-def _unusual(format_name: str, config: ModelConfig) -> dict[str, Any]:
-    """The fields of a config that the files of a format cannot hold, with their values."""
-    if format_name in ("stablehlo", "huggingface"):
-        return {}
-    own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
-    for name, values in HOLDS[format_name].items():
-        if values is ANY or getattr(config, name) in values:
-            own[name] = getattr(config, name)
-    return {name: value for name, (_, value) in differences(ModelConfig(**own), config).items()}
-
-
-def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
-    """Most formats hold LSTMs over rows, with the last output through dense layers."""
-    if unusual := _unusual(format_name, config):
-        fields = ", ".join(f"{name} {value}" for name, value in unusual.items())
-        others = [name for name in EXPORT_ENDINGS if not _unusual(name, config)]
-        raise WeightsError(
-            f"Files for {format_name} hold LSTM layers in one direction that read rows, and dense layers; they cannot "
-            f"hold this model's {fields}. Such a model can be exported to {' or '.join(others)}."
-        )
 
 
 def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
@@ -405,7 +347,7 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     """
     _require_one_of(EXPORT_ENDINGS, format_name)
     ending = EXPORT_ENDINGS[format_name]
-    _refuse_unusual(format_name, model.config)
+    refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
         raise WeightsError(
             f"{path} has another ending than files for {format_name}: "

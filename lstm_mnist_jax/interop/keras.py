@@ -21,6 +21,7 @@ from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import KerasFile
+from lstm_mnist_jax.interop.holds import refuse_unusual
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
     RECURRENT,
@@ -75,18 +76,17 @@ def to_model(
       config: the network, whose activations the parameters do not hold.
 
     Raises:
-      WeightsError: the parameters belong to images of another size, or Keras 3 has no such activation.
+      WeightsError: the parameters belong to images of another size, or `export keras` cannot hold such a network.
     """
     import keras
 
+    refuse_unusual("keras", config)
     weights = from_params(params)
     if image_shape[1] != weights.in_features:
         raise WeightsError(f"The parameters take rows of {weights.in_features} numbers, not of {image_shape[1]}.")
     if weights.steps not in (None, image_shape[0]):
         raise WeightsError(f"The parameters take images of {weights.steps} rows, not of {image_shape[0]}.")
     names = {name: name.removesuffix("_keras3") for name in (config.activation, config.recurrent_activation)}
-    if "hard_sigmoid_keras2" in names:
-        raise WeightsError("Keras 3 does not have hard_sigmoid_keras2, the hard_sigmoid of Keras 1 and 2.")
     options = {"activation": names[config.activation], "recurrent_activation": names[config.recurrent_activation]}
     last = len(weights.layers) - 1 if weights.steps is None else len(weights.layers)
     layers = [

@@ -279,10 +279,25 @@ def _first_cell(layer: Any) -> Any:
     return layer.get("forward_rnn", layer)["cell"]
 
 
+def _is_lstm(cell: Any) -> bool:
+    """Whether a cell of the parameters is an LSTM's, of which no other has the names and the shapes."""
+    if {name: sorted(part) for name, part in cell.items()} != {"dense_i": ["kernel"], "dense_h": ["bias", "kernel"]}:
+        return False
+    hidden, gates = cell["dense_h"]["kernel"].shape
+    return bool(gates == 4 * hidden)
+
+
 def from_params(params: Params) -> Weights:
-    """The weights in the model's parameters."""
+    """The weights in the model's parameters. Raises WeightsError where these are of another network."""
     params = jax.tree.map(np.asarray, params)
-    cells = [params["rnn"]["layers"][number]["cell"] for number in sorted(params["rnn"]["layers"])]
+    modules = [params["rnn"]["layers"][number] for number in sorted(params["rnn"]["layers"])]
+    cells = [module.get("cell", {}) for module in modules]
+    if not all(map(_is_lstm, cells)) or params.keys() - {"rnn", "dense", "dense_hidden"}:
+        raise WeightsError(
+            "The parameters are not those of LSTM layers in one direction, then dense layers: other cells, a second "
+            "direction, or attention pooling. Give the config of the network to what can hold it: "
+            "interop.export.to_stablehlo, or `lstm-mnist export huggingface`."
+        )
     layers = tuple(Layer(c["dense_i"]["kernel"], c["dense_h"]["kernel"], c["dense_h"]["bias"]) for c in cells)
     hidden = params.get("dense_hidden", {})
     hidden = tuple(Dense(hidden[number]["kernel"], hidden[number]["bias"]) for number in sorted(hidden))

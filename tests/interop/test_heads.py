@@ -63,8 +63,6 @@ def test_onnxruntime_computes_the_same_for_every_network(rng):
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         (logits,) = session.run(["logits"], {"images": images})
         np.testing.assert_allclose(logits, apply(params, images, config), atol=1e-5)
-    with pytest.raises(WeightsError, match="no attention pooling"):
-        export.to_onnx(drawn(ModelConfig()), (6, 5), config=ModelConfig(pooling="attention"))
 
 
 def test_keras_computes_the_same_for_every_network_that_it_has(rng):
@@ -173,6 +171,17 @@ def test_what_is_unknown_is_asked_for_and_what_contradicts_is_refused(rng, tmp_p
 
 
 def test_networks_that_a_function_cannot_hold_are_refused():
+    pytest.importorskip("keras")
+    for name, write in {"onnx": export.to_onnx, "keras": keras.to_model}.items():
+        for field, value in [("pooling", "attention"), ("task", "columns"), ("cell", "gru"), ("bidirectional", True)]:
+            config = ModelConfig(hidden_features=(4,), **{field: value})
+            with pytest.raises(WeightsError, match=f"Files for {name} .* cannot hold this model's {field} {value}"):
+                write(drawn(config), (6, 5), config=config)
+            if field != "task":
+                with pytest.raises(WeightsError, match="parameters are not those of LSTM layers in one direction"):
+                    write(drawn(config), (6, 5))
+    with pytest.raises(WeightsError, match="this model's pooling mean"):
+        keras.to_model(drawn(ModelConfig()), (6, 5), ModelConfig(pooling="mean"))
     params = drawn(NETWORKS[0])
     with pytest.raises(WeightsError, match="have one dense layer, of the last output"):
         tf1.to_variables(formats.from_params(params))
