@@ -236,7 +236,8 @@ def _read(
     if format_name == "torch":
         if any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
-        return torch.from_arrays(found, layers, input_activation=given.input_activation)
+        as_stored = not _is_safetensors(path)  # which sorts the names
+        return torch.from_arrays(found, layers, input_activation=given.input_activation, as_stored=as_stored)
     imported = flax.from_arrays(found, layers, given.input_activation)
     return imported._replace(network=_network_of_file(path)) if format_name == "safetensors" else imported
 

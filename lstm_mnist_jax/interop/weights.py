@@ -389,6 +389,7 @@ def assemble(
     numbered: bool = True,
     transposed: bool = False,
     input_activation: str | None = None,
+    as_stored: bool = False,
 ) -> Imported:
     """The classifier in arrays by name.
 
@@ -407,10 +408,12 @@ def assemble(
       numbered: whether names that differ by numbers alone are in the order of these numbers.
       transposed: whether the weights of dense layers are [out, in].
       input_activation: what the user says of the activation after a dense layer before the LSTM layers: "linear".
+      as_stored: whether `found` is in the order in which a program made its layers. This does not order them, but a
+        dense layer between LSTM layers is refused. Where neither is known, its widths give a note.
 
     Raises:
-      WeightsError: a part is missing, there is no output layer, the layers do not fit together, or there is a dense
-        layer before the LSTM layers and the user has not said that no activation follows it.
+      WeightsError: a part is missing, there is no output layer, the layers do not fit together, there is a dense layer
+        before the LSTM layers and the user has not said that no activation follows it, or one between them.
     """
     cells: dict[str, dict[str, str]] = {}
     for name in found:
@@ -432,7 +435,13 @@ def assemble(
     dense, without = _dense_layers({n: array for n, array in floats.items() if not place_of(n)}, found, transposed)
     notes += [f"{name} has no bias: it is zero here, and would be trained" for name in without]
     inputs, outputs = layers[names[0]].kernel.shape[:1], layers[names[-1]].recurrent_kernel.shape[:1]
-    before, after = _order_dense(dense, inputs, outputs, order if set(order) - set(layers) else (), names, found)
+    all_named = bool(set(order) - set(layers))
+    before, after = _order_dense(dense, inputs, outputs, order if all_named else (), names, found)
+    if not all_named and (in_order or as_stored):
+        stored = dict.fromkeys(place[0] if (place := place_of(name)) else dense_name(name) for name in found)
+        _refuse_between([name for name in stored if name in layers or name in dense], names, after)
+    elif not all_named:
+        notes += _may_stand_between([layers[name] for name in names], names, {name: dense[name] for name in after[:-1]})
     if before:
         listed = ", ".join(before)
         if input_activation != "linear":
@@ -446,6 +455,33 @@ def assemble(
     *hidden, output = (dense[name] for name in after)
     weights = Weights(tuple(layers[name] for name in names), *output, tuple(hidden))
     return check(Imported(weights, (*names, *after), notes=tuple(notes)), found)
+
+
+def _refuse_between(stored: Sequence[str], lstms: Sequence[str], after: Sequence[str]) -> None:
+    """Raises WeightsError where the file has a dense layer between the first and the last LSTM layer."""
+    places = [place for place, name in enumerate(stored) if name in lstms]
+    if between := [name for name in stored[places[0] : places[-1]] if name not in lstms]:
+        options = " ".join(f"--layer {name}" for name in [*lstms, *after])
+        raise WeightsError(
+            f"The file has {', '.join(between)} between its LSTM layers: {', '.join(stored)}. This classifier has no "
+            "dense layer there. If the program computes them in another order than that of the file, name all layers "
+            f"from the input to the output, such as: {options}."
+        )
+
+
+def _may_stand_between(layers: Sequence[Layer], names: Sequence[str], hidden: Mapping[str, Dense]) -> list[str]:
+    """A note for the first two LSTM layers of different modules between which a hidden dense layer has the widths."""
+    modules = [re.sub(r"(^|\.)l\d+$", "", name) for name in names]  # of the layers of one nn.LSTM, the same
+    for number, (below, above) in enumerate(itertools.pairwise(layers)):
+        shape = (len(below.recurrent_kernel), len(above.kernel))
+        if modules[number] == modules[number + 1]:
+            continue
+        if fitting := [name for name, dense in hidden.items() if dense.kernel.shape == shape]:
+            return [
+                f"the file does not hold where its dense layers stand: {', '.join(fitting)} is assumed to follow all "
+                f"LSTM layers, and not to stand between {names[number]} and {names[number + 1]}"
+            ]
+    return []
 
 
 def _dense_layers(rest: Arrays, found: Arrays, transposed: bool) -> tuple[dict[str, Dense], list[str]]:

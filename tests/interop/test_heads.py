@@ -133,6 +133,30 @@ def test_state_dicts_of_other_networks_give_their_logits(rng, tmp_path):
         assert_close(from_python, imported.params, atol=0)
 
 
+def test_a_dense_layer_between_the_lstm_layers_is_refused_or_noted(rng, tmp_path):
+    one = state_dict(rng, width=4)
+    lstms = [
+        {name.replace("lstm", f"lstm{number}"): array for name, array in one.items() if "lstm" in name}
+        for number in (1, 2)
+    ]
+    middle = {"fc1.weight": np.ones((4, 4), "f4"), "fc1.bias": np.ones(4, "f4")}
+    output = {name.replace("fc.0", "fc2"): array for name, array in one.items() if "fc" in name}
+    found = lstms[0] | middle | lstms[1] | output
+    with pytest.raises(WeightsError, match=r"has fc1 between its LSTM layers: lstm1.l0, fc1, lstm2.l0, fc2"):
+        torch.from_state_dict(found)
+    with pytest.raises(WeightsError, match=r"name all layers .*: --layer lstm1.l0 --layer lstm2.l0 --layer fc1 --la"):
+        torch.from_arrays(found, as_stored=True)
+    right = torch.from_state_dict(lstms[0] | lstms[1] | middle | output)
+    assert_close(torch.from_state_dict(found, ["lstm1.l0", "lstm2.l0", "fc1", "fc2"]), right, atol=0)
+    save_file(found, tmp_path / "model.safetensors")
+    given = formats.Given(dense_activation="relu")
+    (note,) = formats.read("torch", tmp_path / "model.safetensors", given=given).notes
+    assert "fc1 is assumed to follow all LSTM layers, and not to stand between lstm1.l0 and lstm2.l0" in note
+    one_module = {name.replace("lstm1", "lstm"): array for name, array in lstms[0].items()}
+    one_module |= {name.replace("lstm2", "lstm").replace("l0", "l1"): array for name, array in lstms[1].items()}
+    assert torch.from_arrays(one_module | middle | output).notes == ()
+
+
 def test_all_layers_can_be_named_where_widths_do_not_give_their_order(rng, tmp_path):
     arrays = state_dict(rng, dense=(4, 4))
     renamed = {name.replace("fc.0", "b").replace("fc.2", "a").replace("fc.4", "z"): a for name, a in arrays.items()}
