@@ -16,7 +16,15 @@ from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx
 from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, refuse_unusual, unusual
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
-from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, ImportedModel, from_params, ignoring
+from lstm_mnist_jax.interop.weights import (
+    INPUTS_ARE_KNOWN,
+    Adam,
+    Arrays,
+    Imported,
+    ImportedModel,
+    from_params,
+    ignoring,
+)
 from lstm_mnist_jax.model import Params
 
 
@@ -208,6 +216,8 @@ def read(
         imported = _with_given(_read(format_name, path, ignore, layers, settings, given), format_name, given)
     if inputs == Inputs():
         return imported
+    if imported.knows_inputs:
+        raise WeightsError(INPUTS_ARE_KNOWN)
     notes = [f"trained on inputs of {inputs}: folded into the weights and biases of {imported.names[0]}"]
     notes += [] if imported.adam is None else ["the state of Adam is left out: it belongs to the weights in the file"]
     return imported._replace(inputs=inputs, adam=None, notes=(*imported.notes, *notes))

@@ -238,6 +238,7 @@ def from_file(
         image_rows=image_rows,
         notes=(*notes, *imported.notes),
         network=network,
+        knows_inputs=any(layer.kind == "Rescaling" for layer in layers),
     )
 
 

@@ -136,6 +136,12 @@ class Adam(NamedTuple):
         return optax.ScaleByAdamState(np.int32(self.steps), to_params(self.mu), to_params(self.nu))
 
 
+INPUTS_ARE_KNOWN = (
+    "The file determines what its inputs are: pixels of integers, or scaled by the network itself. Leave out "
+    "--input-mean, --input-std and --input-scale."
+)
+
+
 class Imported(NamedTuple):
     """The classifier in a file.
 
@@ -150,6 +156,7 @@ class Imported(NamedTuple):
       network: fields of the `ModelConfig` that shapes do not show, such as `dense_activation`, as far as they are
         known from the file or from the user.
       inputs: the inputs that the network was trained with; `params` has them folded into the first layer.
+      knows_inputs: whether the file determines what its inputs are, as the network scales them itself.
     """
 
     weights: Weights
@@ -161,6 +168,7 @@ class Imported(NamedTuple):
     forget_bias: float = ModelConfig.forget_bias
     network: Mapping[str, Any] = MappingProxyType({})
     inputs: Inputs = Inputs()
+    knows_inputs: bool = False
 
     @property
     def params(self) -> Params:
@@ -206,7 +214,7 @@ class ImportedModel:
       config: the network.
       unfolded: the parameters of the file.
       names: the names in the file of the recurrent layers, and of the dense layers.
-      notes: what was assumed or changed, as lines of text.
+      notes: what was assumed or changed, as lines of text; where the inputs are not known, theirs is the first.
       time_steps: the number of steps that the file's network reads; None where it is open.
       step: the number of training steps; 0 where it is not known.
       training: the config that it was trained with, if the file has it.
@@ -238,12 +246,9 @@ class ImportedModel:
     def with_inputs(self, inputs: Inputs) -> "ImportedModel":
         """With inputs that the user knows. Raises WeightsError where the file determines them."""
         if self.knows_inputs:
-            raise WeightsError(
-                "The file determines what its inputs are: pixels of integers, or scaled by the network itself. Leave "
-                "out --input-mean, --input-std and --input-scale."
-            )
+            raise WeightsError(INPUTS_ARE_KNOWN)
         note = f"trained on inputs of {inputs}: folded into the weights and biases of {self.names[0]}"
-        return replace(self, inputs=inputs, notes=(note,))
+        return replace(self, inputs=inputs, notes=(note, *self.notes[1:]))
 
     def describe(self) -> list[str]:
         """The layers and what was assumed, as lines of text."""
