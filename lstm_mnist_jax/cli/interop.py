@@ -166,8 +166,7 @@ def import_(arguments: Sequence[str]) -> int:
         say(console, f"{name} {evaluation.accuracy:.2%}")
     low = min(evaluation.accuracy for evaluation in run.evaluations.values()) < LOW_ACCURACY
     unfolded = imported.unfolded if isinstance(imported, ImportedModel) else to_params(imported.weights)
-    known = isinstance(imported, ImportedModel) and imported.knows_inputs
-    if low and not known and len(unfolded["dense"]["bias"]) == 10:
+    if low and not imported.knows_inputs and len(unfolded["dense"]["bias"]) == 10:
         examples = load(**vars(run.folder.config.data)).validation
         for line in likely_causes(unfolded, run.folder.config.model, examples, imported.inputs):
             say(console, line)

@@ -12,8 +12,8 @@ import numpy as np
 
 from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import ModelConfig
-from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import require
+from lstm_mnist_jax.interop.holds import refuse_unusual
 from lstm_mnist_jax.interop.weights import GATES, from_params
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
@@ -52,8 +52,10 @@ def to_onnx(
       config: the network, of which parameters do not hold the activations and the pooling over time.
 
     Raises:
-      WeightsError: the package onnx is not installed, or the pooling is attention.
+      WeightsError: the package onnx is not installed, or the network is not one of LSTM layers over rows in one
+        direction.
     """
+    refuse_unusual("onnx", config)
     onnx = require("onnx")
     helper, tensor = onnx.helper, onnx.numpy_helper.from_array
     weights = from_params(params)
@@ -97,12 +99,10 @@ def to_onnx(
             nodes.append(helper.make_node("Squeeze", [f"last_{last}", "direction"], ["pooled"]))
         case "mean" | "max":
             nodes.append(helper.make_node(f"Reduce{pooling.title()}", [sequence], ["pooled"], axes=[0], keepdims=0))
-        case "all":
+        case _:
             constants["flat_shape"] = np.array([0, -1])
             nodes.append(helper.make_node("Transpose", [sequence], ["by_image"], perm=[1, 0, 2]))
             nodes.append(helper.make_node("Reshape", ["by_image", "flat_shape"], ["pooled"]))
-        case _:
-            raise WeightsError(f"ONNX files of this package have no {pooling} pooling.")
     below = "pooled"
     for number, dense in enumerate(weights.dense):
         is_output = number == len(weights.dense_hidden)

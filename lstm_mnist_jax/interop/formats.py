@@ -11,16 +11,21 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
-from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
+from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, refuse_unusual, unusual
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
-from lstm_mnist_jax.interop.weights import Adam, Arrays, Imported, ImportedModel, from_params, ignoring
+from lstm_mnist_jax.interop.weights import (
+    INPUTS_ARE_KNOWN,
+    Adam,
+    Arrays,
+    Imported,
+    ImportedModel,
+    from_params,
+    ignoring,
+)
 from lstm_mnist_jax.model import Params
-
-NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
-"""Fields that matter to initialization and training alone."""
 
 
 @dataclass(frozen=True)
@@ -83,43 +88,10 @@ class Exported:
     counts: huggingface.Counts | None = None
 
 
-NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
-"""Fields of a `ModelConfig` that the shapes of weights do not show."""
-
-ANY = None
-DENSE: dict[str, Any] = {"dense_features": ANY, "dense_activation": ANY}
-ACTIVATIONS: dict[str, Any] = {"activation": ANY, "recurrent_activation": ANY}
-HOLDS: dict[str, dict[str, Any]] = {
-    "tf1": {},
-    "torch": DENSE | {"pooling": ("all",)},
-    "keras": DENSE
-    | {
-        "pooling": ("all",),
-        "activation": ("relu", "linear", "hard_sigmoid_keras3"),
-        "recurrent_activation": ("hard_sigmoid_keras3",),
-    },
-    "flax": DENSE | ACTIVATIONS | {"pooling": ("all",)},
-    "safetensors": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
-    "onnx": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
-}
-"""Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
-
 IMPORT_FORMATS = ("tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface")
 
 WHOLE_MODELS = ("onnx", "huggingface")
 """Formats whose files have the network as well: nothing of them can be left out, or said by options."""
-
-EXPORT_ENDINGS = {
-    "tf1": "",
-    "torch": ".safetensors",
-    "keras": ".weights.h5",
-    "flax": ".msgpack",
-    "safetensors": ".safetensors",
-    "onnx": ".onnx",
-    "stablehlo": ".stablehlo",
-    "huggingface": "",
-}
-"""The ending of a file's name, for each format that can be exported; of huggingface it is the name of a folder."""
 
 
 def list_arrays(format_name: str, path: Path, ignore: Iterable[str] = ()) -> Arrays:
@@ -218,13 +190,24 @@ def read(
         of Adam, which does not fit the new weights, is then left out.
 
     Raises:
-      WeightsError: there is no such file, it is damaged, or holds another network.
+      WeightsError: there is no such file, it is damaged, or holds another network; or the format has no use for what
+        was given.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
     if format_name in WHOLE_MODELS and ((*ignore, *layers) or given != Given()):
         raise WeightsError(
             f"A file for {format_name} holds the whole network; leave out --ignore, --layer, and what says how it "
             "computes, such as --activation."
+        )
+    if settings.forget_bias is not None and format_name != "tf1":
+        raise WeightsError(
+            f"--forget-bias is of cells of TensorFlow 1, which add it to what the file holds; files for {format_name} "
+            "hold whole biases. Leave it out."
+        )
+    if given.input_activation is not None and format_name == "tf1":
+        raise WeightsError(
+            "--input-activation is of a dense layer before the LSTM layers, which importing tf1 does not support. "
+            "Leave it out."
         )
     with _hint(format_name, path):
         if format_name in WHOLE_MODELS:
@@ -233,6 +216,8 @@ def read(
         imported = _with_given(_read(format_name, path, ignore, layers, settings, given), format_name, given)
     if inputs == Inputs():
         return imported
+    if imported.knows_inputs:
+        raise WeightsError(INPUTS_ARE_KNOWN)
     notes = [f"trained on inputs of {inputs}: folded into the weights and biases of {imported.names[0]}"]
     notes += [] if imported.adam is None else ["the state of Adam is left out: it belongs to the weights in the file"]
     return imported._replace(inputs=inputs, adam=None, notes=(*imported.notes, *notes))
@@ -261,7 +246,8 @@ def _read(
     if format_name == "torch":
         if any(name.endswith(".cell.dense_i.kernel") for name in found):
             raise WeightsError(f"{path} has the names of this package, not of PyTorch: import safetensors.")
-        return torch.from_arrays(found, layers, input_activation=given.input_activation)
+        as_stored = not _is_safetensors(path)  # which sorts the names
+        return torch.from_arrays(found, layers, input_activation=given.input_activation, as_stored=as_stored)
     imported = flax.from_arrays(found, layers, given.input_activation)
     return imported._replace(network=_network_of_file(path)) if format_name == "safetensors" else imported
 
@@ -332,32 +318,10 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
         case "stablehlo":
             files.write_bytes(path, export.to_stablehlo(params, shape, config=model.config))
         case "huggingface":
-            held = not _unusual("onnx", model.config)
+            held = not unusual("onnx", model.config)
             graph = export.to_onnx(params, shape, model.class_names, model.config) if held else None
             run: dict[str, Any] = {"training": model.training, "step": model.step, "counts": model.counts}
             huggingface.write(path, params, model.config, shape, model.class_names, onnx=graph, **run)
-
-
-def _unusual(format_name: str, config: ModelConfig) -> dict[str, Any]:
-    """The fields of a config that the files of a format cannot hold, with their values."""
-    if format_name in ("stablehlo", "huggingface"):
-        return {}
-    own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
-    for name, values in HOLDS[format_name].items():
-        if values is ANY or getattr(config, name) in values:
-            own[name] = getattr(config, name)
-    return {name: value for name, (_, value) in differences(ModelConfig(**own), config).items()}
-
-
-def _refuse_unusual(format_name: str, config: ModelConfig) -> None:
-    """Most formats hold LSTMs over rows, with the last output through dense layers."""
-    if unusual := _unusual(format_name, config):
-        fields = ", ".join(f"{name} {value}" for name, value in unusual.items())
-        others = [name for name in EXPORT_ENDINGS if not _unusual(name, config)]
-        raise WeightsError(
-            f"Files for {format_name} hold LSTM layers in one direction that read rows, and dense layers; they cannot "
-            f"hold this model's {fields}. Such a model can be exported to {' or '.join(others)}."
-        )
 
 
 def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
@@ -394,7 +358,7 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     """
     _require_one_of(EXPORT_ENDINGS, format_name)
     ending = EXPORT_ENDINGS[format_name]
-    _refuse_unusual(format_name, model.config)
+    refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
         raise WeightsError(
             f"{path} has another ending than files for {format_name}: "

@@ -133,10 +133,15 @@ def likely_causes(
             continue
         if tried is None:
             images = np.swapaxes(images, 1, 2)
-        folded = (inputs if tried is None else tried).fold(params)
+        used = inputs if tried is None else tried
+        folded = used.fold(params)
         accuracy = int(_correct(folded, images, examples.labels, config)) / len(examples)
         other = "rows" if config.task == "columns" else "columns"
-        options = f"--task {other}" if tried is None else tried.options()
+        task = other if tried is None else config.task
+        options = f"--task {task}" if tried is None or task != ModelConfig.task else ""
+        if tried is not None or used != Inputs():
+            options += (", " if options and used == Inputs() else " ") + used.options()
+        options = options.strip()
         lines.append(f"  {words}: {accuracy:.2%}, with {options}")
         highest = max(highest, (accuracy, f"most likely {words}: import again, with {options}"))
     if highest[0] >= LOW_ACCURACY:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import KerasFile
+from lstm_mnist_jax.interop.holds import refuse_unusual
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
     RECURRENT,
@@ -74,18 +76,17 @@ def to_model(
       config: the network, whose activations the parameters do not hold.
 
     Raises:
-      WeightsError: the parameters belong to images of another size, or Keras 3 has no such activation.
+      WeightsError: the parameters belong to images of another size, or `export keras` cannot hold such a network.
     """
     import keras
 
+    refuse_unusual("keras", config)
     weights = from_params(params)
     if image_shape[1] != weights.in_features:
         raise WeightsError(f"The parameters take rows of {weights.in_features} numbers, not of {image_shape[1]}.")
     if weights.steps not in (None, image_shape[0]):
         raise WeightsError(f"The parameters take images of {weights.steps} rows, not of {image_shape[0]}.")
     names = {name: name.removesuffix("_keras3") for name in (config.activation, config.recurrent_activation)}
-    if "hard_sigmoid_keras2" in names:
-        raise WeightsError("Keras 3 does not have hard_sigmoid_keras2, the hard_sigmoid of Keras 1 and 2.")
     options = {"activation": names[config.activation], "recurrent_activation": names[config.recurrent_activation]}
     last = len(weights.layers) - 1 if weights.steps is None else len(weights.layers)
     layers = [
@@ -101,10 +102,15 @@ def to_model(
 
 
 def from_model(model: "keras.Model") -> Params:
-    """The parameters of a built `Sequential` or functional Keras model: `LSTM` layers and one `Dense` layer.
+    """The parameters of a built `Sequential` or functional Keras model: `LSTM` layers, then `Dense` layers.
+
+    Parameters do not hold activations and pooling. They are those of a `ModelConfig` with the widths of the model:
+    tanh and sigmoid in the LSTM layers, relu after hidden `Dense` layers, and the last output, or with `Flatten` all
+    outputs. For a model with others, save it, and read the file with `lstm_mnist_jax.interop.formats.read`, which gives
+    the config as well.
 
     Raises:
-      WeightsError: it is another network.
+      WeightsError: it is another network, or has another activation or pooling.
     """
     if type(model).__name__ not in MODELS:
         raise WeightsError(
@@ -118,7 +124,14 @@ def from_model(model: "keras.Model") -> Params:
         layers[layer.name] = paths
         arrays |= zip(paths, layer.get_weights(), strict=True)
     config = json.loads(model.to_json())
-    return from_file(KerasFile(arrays, layers, config, str(config.get("keras_version", "")))).params
+    imported = from_file(KerasFile(arrays, layers, config, str(config.get("keras_version", ""))))
+    if unusual := differences(imported.weights.config, imported.config):
+        fields = ", ".join(f"{name} {value}" for name, (_, value) in unusual.items())
+        raise WeightsError(
+            f"The model has {fields}, which parameters alone do not hold. Save it with model.save('model.keras'), and "
+            "take the params and the config of formats.read('keras', path), or use `lstm-mnist import keras`."
+        )
+    return imported.params
 
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
@@ -225,6 +238,7 @@ def from_file(
         image_rows=image_rows,
         notes=(*notes, *imported.notes),
         network=network,
+        knows_inputs=any(layer.kind == "Rescaling" for layer in layers),
     )
 
 

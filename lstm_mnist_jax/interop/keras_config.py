@@ -21,11 +21,6 @@ class ConfiguredLayer(NamedTuple):
     def has_bias(self) -> bool:
         return bool(self.config.get("use_bias", self.config.get("bias", True)))  # of Keras 2 and 3, and of Keras 1
 
-    @property
-    def names_its_gates(self) -> bool:
-        """Whether the activation of the gates is known."""
-        return self.kind == "CuDNNLSTM" or bool({"recurrent_activation", "inner_activation"} & self.config.keys())
-
 
 MODELS = ("Sequential", "Functional", "Model")
 """The classes of models whose config determines what they compute."""

@@ -145,7 +145,8 @@ def from_variables(
     if linear:
         adam = None
     known = {"activation": "tanh", "recurrent_activation": "sigmoid"} if network else {}  # other graphs are refused
-    return imported._replace(adam=adam, step=int(step), notes=tuple(notes), forget_bias=added[0], network=known)
+    imported = imported._replace(adam=adam, step=int(step), notes=tuple(notes), forget_bias=added[0], network=known)
+    return imported._replace(knows_inputs=network is not None and network.scales_inputs)
 
 
 def to_variables(

@@ -49,6 +49,7 @@ class Network(NamedTuple):
       dense: the output layer.
       adam: learning_rate, b1, b2 and epsilon, where the graph has Adam and they are constants.
       input_scaling: a factor and an offset of pixels from 0 to 1, before the first layer.
+      scales_inputs: whether the graph scales its inputs, or takes bytes: this determines what they are.
     """
 
     projections: tuple[tuple[str, str], ...]
@@ -56,6 +57,7 @@ class Network(NamedTuple):
     dense: tuple[str, str]
     adam: dict[str, float]
     input_scaling: tuple[float, float]
+    scales_inputs: bool
 
 
 def find_network(nodes: dict[str, Node], names: Collection[str]) -> Network | None:
@@ -389,7 +391,7 @@ class _Graph:
             tuple(Cell(kernel, layers[kernel].bias, _decimal(layers[kernel].forget_bias)) for kernel in cells),
             (last, layers[last].bias),
             self._adam(),
-            self._input_scaling(chain[-1]),
+            *self._input_scaling(chain[-1]),
         )
 
     def _chain(self, kernel: str, paths: dict[str, _Path]) -> list[str]:
@@ -519,8 +521,8 @@ class _Graph:
             factor = number if node.op == "Mul" else 1 / number
         return node.inputs[left is not None], factor, offset
 
-    def _input_scaling(self, kernel: str) -> tuple[float, float]:
-        """What is done to pixels from 0 to 1 before the first layer: a factor and an offset."""
+    def _input_scaling(self, kernel: str) -> tuple[tuple[float, float], bool]:
+        """A factor and an offset of pixels from 0 to 1 before the first layer, and whether the graph has them."""
         paths = [self._path([output]) for output in self.layers[kernel].inputs]
         if any(path.scalings != paths[0].scalings for path in paths):
             raise WeightsError(f"The graph scales the inputs of {kernel} in different ways.")
@@ -534,7 +536,7 @@ class _Graph:
         factor, offset = 1.0, 0.0
         for scale, shift in [*scalings, *[(255.0, 0.0)] * is_bytes]:
             factor, offset = factor * scale, offset + factor * shift
-        return _decimal(factor), offset
+        return (_decimal(factor), offset), bool(scalings) or is_bytes
 
     def _require_logits(self, last: str) -> None:
         """Raises WeightsError where the output layer has an activation. A sigmoid keeps the order of the logits."""

@@ -63,7 +63,11 @@ def from_state_dict(
 
 
 def from_arrays(
-    found: Arrays, order: Sequence[str] = (), in_order: bool = False, input_activation: str | None = None
+    found: Arrays,
+    order: Sequence[str] = (),
+    in_order: bool = False,
+    input_activation: str | None = None,
+    as_stored: bool = False,
 ) -> Imported:
     """The classifier in a state_dict of arrays; for the arguments see `assemble`. Raises WeightsError."""
     options: dict[str, Any] = {
@@ -71,6 +75,7 @@ def from_arrays(
         "in_order": in_order,
         "transposed": True,
         "input_activation": input_activation,
+        "as_stored": as_stored,
     }
     return assemble(found, _place_of, FORMS, _layer, **options)
 

@@ -136,6 +136,12 @@ class Adam(NamedTuple):
         return optax.ScaleByAdamState(np.int32(self.steps), to_params(self.mu), to_params(self.nu))
 
 
+INPUTS_ARE_KNOWN = (
+    "The file determines what its inputs are: pixels of integers, or scaled by the network itself. Leave out "
+    "--input-mean, --input-std and --input-scale."
+)
+
+
 class Imported(NamedTuple):
     """The classifier in a file.
 
@@ -150,6 +156,7 @@ class Imported(NamedTuple):
       network: fields of the `ModelConfig` that shapes do not show, such as `dense_activation`, as far as they are
         known from the file or from the user.
       inputs: the inputs that the network was trained with; `params` has them folded into the first layer.
+      knows_inputs: whether the file determines what its inputs are, as the network scales them itself.
     """
 
     weights: Weights
@@ -161,6 +168,7 @@ class Imported(NamedTuple):
     forget_bias: float = ModelConfig.forget_bias
     network: Mapping[str, Any] = MappingProxyType({})
     inputs: Inputs = Inputs()
+    knows_inputs: bool = False
 
     @property
     def params(self) -> Params:
@@ -206,7 +214,7 @@ class ImportedModel:
       config: the network.
       unfolded: the parameters of the file.
       names: the names in the file of the recurrent layers, and of the dense layers.
-      notes: what was assumed or changed, as lines of text.
+      notes: what was assumed or changed, as lines of text; where the inputs are not known, theirs is the first.
       time_steps: the number of steps that the file's network reads; None where it is open.
       step: the number of training steps; 0 where it is not known.
       training: the config that it was trained with, if the file has it.
@@ -238,12 +246,9 @@ class ImportedModel:
     def with_inputs(self, inputs: Inputs) -> "ImportedModel":
         """With inputs that the user knows. Raises WeightsError where the file determines them."""
         if self.knows_inputs:
-            raise WeightsError(
-                "The file determines what its inputs are: pixels of integers, or scaled by the network itself. Leave "
-                "out --input-mean, --input-std and --input-scale."
-            )
+            raise WeightsError(INPUTS_ARE_KNOWN)
         note = f"trained on inputs of {inputs}: folded into the weights and biases of {self.names[0]}"
-        return replace(self, inputs=inputs, notes=(note,))
+        return replace(self, inputs=inputs, notes=(note, *self.notes[1:]))
 
     def describe(self) -> list[str]:
         """The layers and what was assumed, as lines of text."""
@@ -279,10 +284,25 @@ def _first_cell(layer: Any) -> Any:
     return layer.get("forward_rnn", layer)["cell"]
 
 
+def _is_lstm(cell: Any) -> bool:
+    """Whether a cell of the parameters is an LSTM's, of which no other has the names and the shapes."""
+    if {name: sorted(part) for name, part in cell.items()} != {"dense_i": ["kernel"], "dense_h": ["bias", "kernel"]}:
+        return False
+    hidden, gates = cell["dense_h"]["kernel"].shape
+    return bool(gates == 4 * hidden)
+
+
 def from_params(params: Params) -> Weights:
-    """The weights in the model's parameters."""
+    """The weights in the model's parameters. Raises WeightsError where these are of another network."""
     params = jax.tree.map(np.asarray, params)
-    cells = [params["rnn"]["layers"][number]["cell"] for number in sorted(params["rnn"]["layers"])]
+    modules = [params["rnn"]["layers"][number] for number in sorted(params["rnn"]["layers"])]
+    cells = [module.get("cell", {}) for module in modules]
+    if not all(map(_is_lstm, cells)) or params.keys() - {"rnn", "dense", "dense_hidden"}:
+        raise WeightsError(
+            "The parameters are not those of LSTM layers in one direction, then dense layers: other cells, a second "
+            "direction, or attention pooling. Give the config of the network to what can hold it: "
+            "interop.export.to_stablehlo, or `lstm-mnist export huggingface`."
+        )
     layers = tuple(Layer(c["dense_i"]["kernel"], c["dense_h"]["kernel"], c["dense_h"]["bias"]) for c in cells)
     hidden = params.get("dense_hidden", {})
     hidden = tuple(Dense(hidden[number]["kernel"], hidden[number]["bias"]) for number in sorted(hidden))
@@ -374,6 +394,7 @@ def assemble(
     numbered: bool = True,
     transposed: bool = False,
     input_activation: str | None = None,
+    as_stored: bool = False,
 ) -> Imported:
     """The classifier in arrays by name.
 
@@ -392,10 +413,12 @@ def assemble(
       numbered: whether names that differ by numbers alone are in the order of these numbers.
       transposed: whether the weights of dense layers are [out, in].
       input_activation: what the user says of the activation after a dense layer before the LSTM layers: "linear".
+      as_stored: whether `found` is in the order in which a program made its layers. This does not order them, but a
+        dense layer between LSTM layers is refused. Where neither is known, its widths give a note.
 
     Raises:
-      WeightsError: a part is missing, there is no output layer, the layers do not fit together, or there is a dense
-        layer before the LSTM layers and the user has not said that no activation follows it.
+      WeightsError: a part is missing, there is no output layer, the layers do not fit together, there is a dense layer
+        before the LSTM layers and the user has not said that no activation follows it, or one between them.
     """
     cells: dict[str, dict[str, str]] = {}
     for name in found:
@@ -417,7 +440,13 @@ def assemble(
     dense, without = _dense_layers({n: array for n, array in floats.items() if not place_of(n)}, found, transposed)
     notes += [f"{name} has no bias: it is zero here, and would be trained" for name in without]
     inputs, outputs = layers[names[0]].kernel.shape[:1], layers[names[-1]].recurrent_kernel.shape[:1]
-    before, after = _order_dense(dense, inputs, outputs, order if set(order) - set(layers) else (), names, found)
+    all_named = bool(set(order) - set(layers))
+    before, after = _order_dense(dense, inputs, outputs, order if all_named else (), names, found)
+    if not all_named and (in_order or as_stored):
+        stored = dict.fromkeys(place[0] if (place := place_of(name)) else dense_name(name) for name in found)
+        _refuse_between([name for name in stored if name in layers or name in dense], names, after)
+    elif not all_named:
+        notes += _may_stand_between([layers[name] for name in names], names, {name: dense[name] for name in after[:-1]})
     if before:
         listed = ", ".join(before)
         if input_activation != "linear":
@@ -431,6 +460,33 @@ def assemble(
     *hidden, output = (dense[name] for name in after)
     weights = Weights(tuple(layers[name] for name in names), *output, tuple(hidden))
     return check(Imported(weights, (*names, *after), notes=tuple(notes)), found)
+
+
+def _refuse_between(stored: Sequence[str], lstms: Sequence[str], after: Sequence[str]) -> None:
+    """Raises WeightsError where the file has a dense layer between the first and the last LSTM layer."""
+    places = [place for place, name in enumerate(stored) if name in lstms]
+    if between := [name for name in stored[places[0] : places[-1]] if name not in lstms]:
+        options = " ".join(f"--layer {name}" for name in [*lstms, *after])
+        raise WeightsError(
+            f"The file has {', '.join(between)} between its LSTM layers: {', '.join(stored)}. This classifier has no "
+            "dense layer there. If the program computes them in another order than that of the file, name all layers "
+            f"from the input to the output, such as: {options}."
+        )
+
+
+def _may_stand_between(layers: Sequence[Layer], names: Sequence[str], hidden: Mapping[str, Dense]) -> list[str]:
+    """A note for the first two LSTM layers of different modules between which a hidden dense layer has the widths."""
+    modules = [re.sub(r"(^|\.)l\d+$", "", name) for name in names]  # of the layers of one nn.LSTM, the same
+    for number, (below, above) in enumerate(itertools.pairwise(layers)):
+        shape = (len(below.recurrent_kernel), len(above.kernel))
+        if modules[number] == modules[number + 1]:
+            continue
+        if fitting := [name for name, dense in hidden.items() if dense.kernel.shape == shape]:
+            return [
+                f"the file does not hold where its dense layers stand: {', '.join(fitting)} is assumed to follow all "
+                f"LSTM layers, and not to stand between {names[number]} and {names[number + 1]}"
+            ]
+    return []
 
 
 def _dense_layers(rest: Arrays, found: Arrays, transposed: bool) -> tuple[dict[str, Dense], list[str]]:

@@ -33,7 +33,16 @@ CONSTANTS["BG0"][0, 20:] = 0
 INTEGERS = {"i0": [0], "i1": [1], "i2": [2], "im1": [-1], "big": [2**62], "to3": [-1, 6, 5], "to2": [0, -1]}
 INTEGERS |= {"to_rows": [0, 6, 5], "to_both": [0, 0, -1], "to_features": [-1, 8], "to_pixels": [0, 30, 1], "last": -1}
 INTEGERS |= {"zero": 0, "one": 1, "two": 2, "to_4": [4, 6, 5], "i5": [5]}
-SCALARS = {"p255": 255.0, "r255": 1 / 255, "mean": 0.1307, "std": 0.3081, "unit": 1.0, "half": 0.5, "tenth": 0.03}
+SCALARS = {
+    "p255": 255.0,
+    "r255": 1 / 255,
+    "mean": 0.1307,
+    "mean255": 127.5,
+    "std": 0.3081,
+    "unit": 1.0,
+    "half": 0.5,
+    "tenth": 0.03,
+}
 CONSTANTS |= {name: np.array(value, np.int64) for name, value in INTEGERS.items()}
 CONSTANTS |= {name: np.array(value, np.float32) for name, value in SCALARS.items()}
 CONSTANTS["uneven"] = np.linspace(0, 1, 5, dtype=np.float32)

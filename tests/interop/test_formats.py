@@ -106,6 +106,14 @@ def test_absurd_names_are_refused(tmp_path, name):
             call("torch", tmp_path / "model.safetensors")
 
 
+def test_options_that_a_format_has_no_use_for_are_refused():
+    for name in formats.IMPORT_FORMATS[1:]:
+        with pytest.raises(WeightsError, match=rf"files for {name} hold whole biases\. Leave it out"):
+            formats.read(name, Path("model"), settings=formats.Settings(forget_bias=0.5))
+    with pytest.raises(WeightsError, match=r"which importing tf1 does not support\. Leave it out"):
+        formats.read("tf1", Path("model"), given=formats.Given(input_activation="linear"))
+
+
 def test_unknown_formats_are_refused():
     for call in (formats.read, formats.list_arrays):
         with pytest.raises(WeightsError, match="Unknown format 'stablehlo'; expected one of tf1, torch"):

@@ -63,8 +63,6 @@ def test_onnxruntime_computes_the_same_for_every_network(rng):
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         (logits,) = session.run(["logits"], {"images": images})
         np.testing.assert_allclose(logits, apply(params, images, config), atol=1e-5)
-    with pytest.raises(WeightsError, match="no attention pooling"):
-        export.to_onnx(drawn(ModelConfig()), (6, 5), config=ModelConfig(pooling="attention"))
 
 
 def test_keras_computes_the_same_for_every_network_that_it_has(rng):
@@ -135,6 +133,30 @@ def test_state_dicts_of_other_networks_give_their_logits(rng, tmp_path):
         assert_close(from_python, imported.params, atol=0)
 
 
+def test_a_dense_layer_between_the_lstm_layers_is_refused_or_noted(rng, tmp_path):
+    one = state_dict(rng, width=4)
+    lstms = [
+        {name.replace("lstm", f"lstm{number}"): array for name, array in one.items() if "lstm" in name}
+        for number in (1, 2)
+    ]
+    middle = {"fc1.weight": np.ones((4, 4), "f4"), "fc1.bias": np.ones(4, "f4")}
+    output = {name.replace("fc.0", "fc2"): array for name, array in one.items() if "fc" in name}
+    found = lstms[0] | middle | lstms[1] | output
+    with pytest.raises(WeightsError, match=r"has fc1 between its LSTM layers: lstm1.l0, fc1, lstm2.l0, fc2"):
+        torch.from_state_dict(found)
+    with pytest.raises(WeightsError, match=r"name all layers .*: --layer lstm1.l0 --layer lstm2.l0 --layer fc1 --la"):
+        torch.from_arrays(found, as_stored=True)
+    right = torch.from_state_dict(lstms[0] | lstms[1] | middle | output)
+    assert_close(torch.from_state_dict(found, ["lstm1.l0", "lstm2.l0", "fc1", "fc2"]), right, atol=0)
+    save_file(found, tmp_path / "model.safetensors")
+    given = formats.Given(dense_activation="relu")
+    (note,) = formats.read("torch", tmp_path / "model.safetensors", given=given).notes
+    assert "fc1 is assumed to follow all LSTM layers, and not to stand between lstm1.l0 and lstm2.l0" in note
+    one_module = {name.replace("lstm1", "lstm"): array for name, array in lstms[0].items()}
+    one_module |= {name.replace("lstm2", "lstm").replace("l0", "l1"): array for name, array in lstms[1].items()}
+    assert torch.from_arrays(one_module | middle | output).notes == ()
+
+
 def test_all_layers_can_be_named_where_widths_do_not_give_their_order(rng, tmp_path):
     arrays = state_dict(rng, dense=(4, 4))
     renamed = {name.replace("fc.0", "b").replace("fc.2", "a").replace("fc.4", "z"): a for name, a in arrays.items()}
@@ -173,6 +195,17 @@ def test_what_is_unknown_is_asked_for_and_what_contradicts_is_refused(rng, tmp_p
 
 
 def test_networks_that_a_function_cannot_hold_are_refused():
+    pytest.importorskip("keras")
+    for name, write in {"onnx": export.to_onnx, "keras": keras.to_model}.items():
+        for field, value in [("pooling", "attention"), ("task", "columns"), ("cell", "gru"), ("bidirectional", True)]:
+            config = ModelConfig(hidden_features=(4,), **{field: value})
+            with pytest.raises(WeightsError, match=f"Files for {name} .* cannot hold this model's {field} {value}"):
+                write(drawn(config), (6, 5), config=config)
+            if field != "task":
+                with pytest.raises(WeightsError, match="parameters are not those of LSTM layers in one direction"):
+                    write(drawn(config), (6, 5))
+    with pytest.raises(WeightsError, match="this model's pooling mean"):
+        keras.to_model(drawn(ModelConfig()), (6, 5), ModelConfig(pooling="mean"))
     params = drawn(NETWORKS[0])
     with pytest.raises(WeightsError, match="have one dense layer, of the last output"):
         tf1.to_variables(formats.from_params(params))
@@ -197,17 +230,37 @@ def test_torch_itself_computes_the_same(rng):
 def test_models_of_keras_come_in_with_what_their_config_says(rng, tmp_path):
     keras3 = pytest.importorskip("keras")
     layers, images = keras3.layers, rng.random((3, 6, 5), np.float32)
-    for stack, expected in [
-        ([layers.LSTM(4), layers.Dense(7, "relu"), layers.Dropout(0.5), layers.Dense(7, "relu")], (7, 7)),
-        ([layers.LSTM(4), layers.Dense(4), layers.Activation("tanh")], (4,)),
-        ([layers.LSTM(4, activation="relu", return_sequences=True), layers.Flatten(), layers.Dense(4, "tanh")], (4,)),
-        ([layers.LSTM(4, recurrent_activation="hard_sigmoid"), layers.Flatten()], ()),
-        ([layers.LSTM(4, return_sequences=True), layers.GlobalMaxPooling1D()], ()),
-        ([layers.LSTM(4, return_sequences=True), layers.GlobalAveragePooling1D(), layers.Dense(4)], (4,)),
-        ([layers.Dense(9), layers.Dense(4, use_bias=False), layers.LSTM(4), layers.Dense(4, "relu")], (4,)),
+    for stack, expected, unusual in [
+        ([layers.LSTM(4), layers.Dense(7, "relu"), layers.Dropout(0.5), layers.Dense(7, "relu")], (7, 7), ""),
+        ([layers.LSTM(4), layers.Dense(4), layers.Activation("tanh")], (4,), "dense_activation tanh"),
+        (
+            [layers.LSTM(4, activation="relu", return_sequences=True), layers.Flatten(), layers.Dense(4, "tanh")],
+            (4,),
+            "activation relu, dense_activation tanh",
+        ),
+        (
+            [layers.LSTM(4, recurrent_activation="hard_sigmoid"), layers.Flatten()],
+            (),
+            "recurrent_activation.hard_sigmoid",
+        ),
+        ([layers.LSTM(4, return_sequences=True), layers.GlobalMaxPooling1D()], (), "pooling max"),
+        (
+            [layers.LSTM(4, return_sequences=True), layers.GlobalAveragePooling1D(), layers.Dense(4, "relu")],
+            (4,),
+            "pooling mean",
+        ),
+        ([layers.Dense(9), layers.Dense(4, use_bias=False), layers.LSTM(4), layers.Dense(4, "relu")], (4,), ""),
     ]:
         network = keras3.Sequential([keras3.Input((6, 5)), *stack, layers.Dense(3)])
         network.set_weights([rng.normal(0, 0.5, array.shape) for array in network.get_weights()])
+        if unusual:
+            with pytest.raises(WeightsError, match=rf"{unusual}.*, which (parameters alone|differs)"):
+                keras.from_model(network)
+        else:
+            assert_close(
+                apply(keras.from_model(network), images, ModelConfig(hidden_features=(4,), dense_features=expected)),
+                np.asarray(network(images)),
+            )
         for name in ("model.keras", "model.h5"):
             network.save(tmp_path / name)
             imported = formats.read("keras", tmp_path / name)

@@ -1,5 +1,7 @@
 """Inputs of imported networks: folded into the first layer, and tried where the accuracy is low."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -79,6 +81,13 @@ def test_normalized_inputs_are_found_and_folded(command_line, tiny_run, tmp_path
     assert likely_causes(params, run.folder.config.model, few)[-1] == (
         "most likely normalized inputs: import again, with --input-mean 0.1307 --input-std 0.3081"
     )
+
+    columns = replace(run.folder.config.model, task="columns")
+    both = likely_causes(params, columns, examples, Inputs(0.3))
+    assert [line.partition(", with ")[2] for line in both[1:5]] == [
+        "--task columns --input-mean 0.1307 --input-std 0.3081", "--task columns --input-mean 0.5 --input-std 0.5",
+        "--task columns, no --input options", "--task rows --input-mean 0.3",
+    ]  # fmt: skip
 
     options = ["--validation-examples", "200", "--train-examples", "1000", *inputs.options().split()]
     path = tmp_path / "model.safetensors"

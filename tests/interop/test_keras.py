@@ -20,6 +20,7 @@ from stacks import FIXTURES, LABELS, apply, assert_close, logits_and_gradient
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import files, formats, keras
+from lstm_mnist_jax.interop.inputs import Inputs
 
 AGES = FIXTURES / "keras_ages"
 
@@ -238,6 +239,8 @@ def test_keras_layers_without_effect_are_accepted(params, config, images, tmp_pa
     network.save_weights(tmp_path / "model.weights.h5")
     for name in ("model.keras", "model.weights.h5"):
         assert_close(formats.read("keras", tmp_path / name).params, params, atol=0)
+    with pytest.raises(WeightsError, match="scaled by the network itself"):
+        formats.read("keras", tmp_path / "model.keras", inputs=Inputs(scale=1.0))
 
 
 @keras_is_noisy

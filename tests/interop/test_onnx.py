@@ -12,6 +12,7 @@ from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import export, formats
 from lstm_mnist_jax.interop import onnx as reader
+from lstm_mnist_jax.interop.inputs import Inputs
 
 FOLDER = FIXTURES / "onnx"
 NETWORKS = {
@@ -164,6 +165,9 @@ READ = {
         "f = Cast<to=1>(x) g = Div(f, p255) m = Sub(g, mean) r = Div(m, std)" + LSTM.replace("(x)", "(r)") + HEAD,
         {}, IMAGES,
     ),
+    "a mean of floats of 0 to 255": (
+        "r = Sub(x, mean255)" + LSTM.replace("(x)", "(r)").replace(" W,", " WS,") + HEAD, {}, IMAGES.astype(np.float32),
+    ),
     "inverted": ("r = Sub(unit, x)" + LSTM.replace("(x)", "(r)") + HEAD, {}, P),
 }  # fmt: skip
 CHANGES = {"W16": CONSTANTS["W"].astype(np.float16), "WS": CONSTANTS["W"] / 255, "SQ": CONSTANTS["K"][:3]}
@@ -193,6 +197,11 @@ def test_every_way_to_write_the_classifier_computes_what_onnxruntime_computes(tm
         logits = np.asarray(apply(imported.params, images, imported.config))
         np.testing.assert_allclose(logits, computed(proto, x), rtol=0, atol=2e-5, err_msg=name)
         assert any("0 to 255" in note for note in imported.notes) == (x.max() > 1), name
+        if name == "MatMul alone":
+            normalized, bias = imported.with_inputs(Inputs(0.5)).notes
+            assert normalized.startswith("trained on inputs of (pixel / 255 - 0.5)")
+            assert bias == imported.notes[1]
+            assert bias.endswith("has no bias: zeros were taken")
 
 
 def test_older_and_newer_operator_sets(tmp_path):

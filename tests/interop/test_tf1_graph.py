@@ -10,6 +10,7 @@ import pytest
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import formats, tf1
+from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, graph, protobuf, read_checkpoint, write_checkpoint
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "tf1_graphs.tar.xz"
@@ -144,6 +145,9 @@ def test_what_comes_before_the_cells_becomes_part_of_them(networks):
         assert imported.adam is None
         with pytest.raises(WeightsError, match="names are wanted has a linear layer before"):
             tf1.write(networks / "new", imported.weights, like=networks / name)
+    for name in ("normalised", "divided_by_255"):
+        with pytest.raises(WeightsError, match="scaled by the network itself"):
+            formats.read("tf1", networks / name / "model.ckpt", inputs=Inputs(scale=1.0))
 
 
 def test_a_forget_bias_that_contradicts_the_graph_is_taken_and_reported(networks):

@@ -28,6 +28,9 @@ AFTER_LOGITS = ("Identity", "Cast", "ArgMax")
 RAW, UNIT = 1 / 64, 1 / 16
 """Floats that the graph multiplies by less than RAW are pixels of 0 to 255; those by UNIT or more are 0 to 1."""
 
+OFFSET = 10
+"""Floats from which the graph subtracts more are pixels of 0 to 255."""
+
 
 class Graph:
     """Goes through the nodes of a graph. `most` is the largest number of bytes of a constant."""
@@ -234,14 +237,16 @@ class Graph:
 
     def _fold_scale(self, first: Layer, images: Signal) -> tuple[tuple[dict[str, Any], ...], str]:
         """The cells of the first layer for pixels of 0 to 1, and what was assumed."""
-        raw = self.input_kind == "integers" or abs(images.scale) < RAW
+        is_offset = abs(images.shift) > OFFSET * abs(images.scale)
+        raw = self.input_kind == "integers" or abs(images.scale) < RAW or is_offset
         if not raw and abs(images.scale) < UNIT:
             raise WeightsError(
                 f"it multiplies its input by {images.scale:.3g}, so that it is not clear whether the pixels are 0 to 1 "
                 "or 0 to 255."
             )
         factor = images.scale * (255 if raw else 1)
-        known = "" if self.input_kind == "integers" else ", as the graph divides them" if raw else ", as is usual"
+        done = "subtracts such a number from them" if is_offset else "divides them"
+        known = "" if self.input_kind == "integers" else f", as the graph {done}" if raw else ", as is usual"
         note = f"the input is taken to be {self.input_kind} of 0 to {255 if raw else 1}{known}"
         if images.shift == 0 and math.isclose(factor, 1, rel_tol=1e-6):
             return first.cells, note

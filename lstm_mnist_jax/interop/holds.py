@@ -1,0 +1,65 @@
+"""What the files of each format can hold of a network."""
+
+from typing import Any
+
+from lstm_mnist_jax.config import ModelConfig
+from lstm_mnist_jax.config.json import differences
+from lstm_mnist_jax.errors import WeightsError
+
+NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
+"""Fields that matter to initialization and training alone."""
+
+NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
+"""Fields of a `ModelConfig` that the shapes of weights do not show."""
+
+ANY = None
+DENSE: dict[str, Any] = {"dense_features": ANY, "dense_activation": ANY}
+ACTIVATIONS: dict[str, Any] = {"activation": ANY, "recurrent_activation": ANY}
+HOLDS: dict[str, dict[str, Any]] = {
+    "tf1": {},
+    "torch": DENSE | {"pooling": ("all",)},
+    "keras": DENSE
+    | {
+        "pooling": ("all",),
+        "activation": ("relu", "linear", "hard_sigmoid_keras3"),
+        "recurrent_activation": ("hard_sigmoid_keras3",),
+    },
+    "flax": DENSE | ACTIVATIONS | {"pooling": ("all",)},
+    "safetensors": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+    "onnx": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+}
+"""Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
+
+EXPORT_ENDINGS = {
+    "tf1": "",
+    "torch": ".safetensors",
+    "keras": ".weights.h5",
+    "flax": ".msgpack",
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "stablehlo": ".stablehlo",
+    "huggingface": "",
+}
+"""The ending of a file's name, for each format that can be exported; of huggingface it is the name of a folder."""
+
+
+def unusual(format_name: str, config: ModelConfig) -> dict[str, Any]:
+    """The fields of a config that the files of a format cannot hold, with their values."""
+    if format_name in ("stablehlo", "huggingface"):
+        return {}
+    own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
+    for name, values in HOLDS[format_name].items():
+        if values is ANY or getattr(config, name) in values:
+            own[name] = getattr(config, name)
+    return {name: value for name, (_, value) in differences(ModelConfig(**own), config).items()}
+
+
+def refuse_unusual(format_name: str, config: ModelConfig) -> None:
+    """Raises WeightsError where the files of a format cannot hold this network."""
+    if fields := unusual(format_name, config):
+        listed = ", ".join(f"{name} {value}" for name, value in fields.items())
+        others = [name for name in EXPORT_ENDINGS if not unusual(name, config)]
+        raise WeightsError(
+            f"Files for {format_name} hold LSTM layers in one direction that read rows, and dense layers; they cannot "
+            f"hold this model's {listed}. Such a model can be exported to {' or '.join(others)}."
+        )
