@@ -55,7 +55,7 @@ def write(
     """Writes the files of a folder, config.json last.
 
     Args:
-      folder: new, or one whose files of these names are replaced.
+      folder: new, or one whose files of these names are replaced; a model.onnx there is removed if `onnx` is None.
       params: the model's parameters.
       config: the network.
       image_shape: (height, width) or (height, width, channels) of one image.
@@ -85,6 +85,8 @@ def write(
     write_safetensors(folder / WEIGHTS, arrays, {"program": MODEL_TYPE, "classes": "\n".join(class_names)})
     if onnx is not None:
         write_bytes(folder / ONNX, onnx)
+    else:
+        (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
     write_bytes(folder / CARD, card.encode())
     write_bytes(folder / CONFIG, (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode())
 

@@ -60,11 +60,14 @@ def test_the_programs_of_the_card_compute_the_logits(tmp_path, monkeypatch, rng)
     for name, config in NETWORKS.items():
         folder = tmp_path / name
         onnx = export.to_onnx(drawn(config), (6, 5)) if name == "rows" else None
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"of another model")
         params = write(folder, config, onnx=onnx)
         np.save(folder / "images.npy", images)
         monkeypatch.chdir(folder)
         expected = np.asarray(apply(params, images, config))
         found = programs(folder)
+        assert (folder / "model.onnx").exists() == (onnx is not None)
         assert len(found) == (1 if name in ("ur", "norm") else 3 if name == "rows" else 2)
         for program in found:
             if "import torch" in program:
