@@ -126,17 +126,21 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     with pytest.raises(WeightsError, match=r"exists already.*--overwrite"):
         run.export("huggingface", folder)
     run.export("huggingface", folder, overwrite=True)
-    done = command_line("import", "huggingface", folder, "--run-dir", tmp_path / "run", "--learning-rate", "0.125")
+    text = (folder / "config.json").read_text()
+    assert text.count('"learning_rate": 0.01') == text.count('"seed": 0') == 1
+    text = text.replace('"learning_rate": 0.01', '"learning_rate": 0.125').replace('"seed": 0', '"seed": 3')
+    (folder / "config.json").write_text(text)
+    # An option that is given counts where it is the default, too.
+    done = command_line("import", "huggingface", folder, "--run-dir", tmp_path / "run", "--learning-rate", "0.01")
     assert (done.returncode, done.stderr) == (0, "")
     back = load_run(tmp_path / "run")
     assert_close(back.params, run.params, atol=0)
-    learning_rate = replace(run.folder.config.optimizer, learning_rate=0.125)
-    assert back.folder.config == replace(run.folder.config, optimizer=learning_rate)
+    assert back.folder.config == replace(run.folder.config, seed=3)
     assert back.step == run.step
     back.export("huggingface", again)
     assert_close(*(load_file(place / "model.safetensors") for place in (again, folder)), atol=0)
     configs = [json.loads((place / "config.json").read_text()) for place in (folder, again)]
-    assert configs[1].pop("training") == configs[0].pop("training") | {"optimizer": asdict(learning_rate)}
+    assert configs[1].pop("training") == configs[0].pop("training") | {"optimizer": asdict(run.folder.config.optimizer)}
     assert configs[0] == configs[1]
 
 
