@@ -47,7 +47,8 @@ def read(path: Path) -> ImportedModel:
         )
     size += sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.external_data)
     try:
-        return Graph(onnx, graph, opset, 4 * size + 2**20).classifier()
+        # Weights of 16 bits that are cast, joined and scaled are 6 times as large.
+        return Graph(onnx, graph, opset, 8 * size + 2**20).classifier()
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
 
