@@ -192,6 +192,13 @@ def _check(folder: Path, params: model.Params, config: ModelConfig, shape: tuple
             f"{folder / WEIGHTS} has {count} layers and dense.bias {list(np.shape(bias))}; {CONFIG} says "
             f"{len(config.hidden_features)} layers and {classes} classes."
         )
+    hidden = params.get("dense_hidden", {})
+    found = len(hidden) if isinstance(hidden, dict) else 0
+    if found != len(config.dense_features) or found > MAX_LAYERS:  # not even shapes are computed of so many
+        raise WeightsError(
+            f"{folder / WEIGHTS} has {found} hidden dense layers; {CONFIG} says {len(config.dense_features)}, and at "
+            f"most {MAX_LAYERS} are read."
+        )
     largest = max(side for leaf in jax.tree.leaves(params) for side in np.shape(leaf) or (1,))
     if max(config.hidden_features) > largest:  # not even shapes are computed of such a network
         raise WeightsError(f"{folder / CONFIG} has layers of {config.hidden_features}, its weights at most {largest}.")

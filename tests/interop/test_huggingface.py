@@ -162,6 +162,7 @@ def test_folders_of_other_models_are_refused(tmp_path):
         ({"model": short}, "config.json: model lacks cell"),
         ({"model": contents["model"] | {"cell": "gru"}}, "does not fit config.json"),
         ({"model": contents["model"] | {"hidden_features": [4] * 10**5}}, "says 100000 layers"),
+        ({"model": contents["model"] | {"dense_features": [4] * 600}}, "has 0 hidden dense .*config.json says 600"),
         ({"training": {"seed": 0}}, "config.json: training lacks"),
     ]:
         (folder / "config.json").write_text(json.dumps(contents | change))
