@@ -117,6 +117,9 @@ def import_(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
+    words = {name.removeprefix("no-").replace("-", "_") for name in given_options(arguments)}
+    if parsed.format == "huggingface" and "task" in words:
+        raise UserError("A folder for huggingface holds how its network reads an image; leave out --task.")
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
     path = formats.locate(parsed.format, path)
@@ -141,7 +144,6 @@ def import_(arguments: Sequence[str]) -> int:
         optimizer=parsed.optimizer,
     )
     if isinstance(imported, ImportedModel) and imported.training:
-        words = {name.removeprefix("no-").replace("-", "_") for name in given_options(arguments)}
         config = _with_options(imported.training, config, words)
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
@@ -149,7 +151,8 @@ def import_(arguments: Sequence[str]) -> int:
     more: dict[str, Any] = {"image_rows": imported.image_rows}
     if isinstance(imported, ImportedModel):
         task = imported.config.task if parsed.task == ModelConfig.task else parsed.task
-        more = {"network": replace(imported.config, task=task), "time_steps": imported.time_steps}
+        more = {name: getattr(imported, name) for name in ("time_steps", "image_shape", "class_names")}
+        more["network"] = replace(imported.config, task=task)
     run = begin_run(
         imported.params,
         config,

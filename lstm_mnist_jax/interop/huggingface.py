@@ -119,7 +119,14 @@ def read(folder: Path) -> ImportedModel:
     names += [f"dense_hidden.{number}" for number in range(len(config.dense_features))]
     notes = [f"trained for {contents['step']:,} step{'s' * (contents['step'] != 1)}"] if contents["step"] else []
     imported = ImportedModel(
-        config, params, (*names, "dense"), tuple(notes), step=contents["step"], training=training or None
+        config,
+        params,
+        (*names, "dense"),
+        tuple(notes),
+        step=contents["step"],
+        training=training or None,
+        image_shape=shape,
+        class_names=tuple(contents["id2label"].values()),
     )
     return imported.checked()
 
@@ -154,7 +161,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     sides = shape if isinstance(shape, list) else []
     if not (2 <= len(sides) <= 3 and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides)):
         raise WeightsError(f"{path} has the image_shape {str(shape)[:100]}, expected [height, width].")
-    if not isinstance(labels, dict) or list(labels) != [str(number) for number in range(len(labels))]:
+    named = isinstance(labels, dict) and all(isinstance(name, str) for name in labels.values())
+    if not named or list(labels) != [str(number) for number in range(len(labels))]:
         raise WeightsError(f"{path} has no id2label, an object with a name for each class, from 0.")
     if type(step) is not int or not 0 <= step < 2**31:
         raise WeightsError(f"{path} has the step {str(step)[:100]}, expected an integer from 0 to 2147483647.")

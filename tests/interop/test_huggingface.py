@@ -137,6 +137,16 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     assert_close(back.params, run.params, atol=0)
     assert back.folder.config == replace(run.folder.config, seed=3)
     assert back.step == run.step
+    for change, words, message in [
+        (("28,\n    28", "14,\n    28"), (), "trained on images of 14x28 pixels, but those of .* have 28x28"),
+        (('"0": "0"', '"0": "zero"'), (), "Class 0 of the model is 'zero', but that of .* is '0'; name the data"),
+        (("", ""), ("--task", "rows"), "leave out --task"),
+    ]:
+        shutil.copytree(folder, tmp_path / "other", dirs_exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text(text.replace(*change))
+        done = command_line("import", "huggingface", tmp_path / "other", "--run-dir", tmp_path / "none", *words)
+        assert done.returncode == 2
+        assert re.search(message, done.stderr), done.stderr
     back.export("huggingface", again)
     assert_close(*(load_file(place / "model.safetensors") for place in (again, folder)), atol=0)
     configs = [json.loads((place / "config.json").read_text()) for place in (folder, again)]
