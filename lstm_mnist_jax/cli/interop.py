@@ -11,7 +11,7 @@ import tyro
 
 from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_options, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
-from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
 
 
@@ -153,16 +153,21 @@ def import_(arguments: Sequence[str]) -> int:
         task = imported.config.task if parsed.task == ModelConfig.task else parsed.task
         more = {name: getattr(imported, name) for name in ("time_steps", "image_shape", "class_names")}
         more["network"] = replace(imported.config, task=task)
-    run = begin_run(
-        imported.params,
-        config,
-        parsed.run_dir,
-        parsed.execution,
-        origin=origin,
-        adam=adam,
-        step=imported.step,
-        **more,
-    )
+    try:
+        run = begin_run(
+            imported.params,
+            config,
+            parsed.run_dir,
+            parsed.execution,
+            origin=origin,
+            adam=adam,
+            step=imported.step,
+            **more,
+        )
+    except DataError as error:
+        if parsed.format != "huggingface" or "source" in words:
+            raise
+        raise DataError(f"{error} The model's folder names its data so; give their place with --source.") from error
     console = OutputConsole()
     for line in [origin, *imported.describe(), *([SLOWER] if runs_through_flax(config.model) else [])]:
         say(console, line)

@@ -7,8 +7,9 @@ model.onnx          for onnxruntime, where ONNX's operators can hold the network
 """
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def write(
       config: the network.
       image_shape: (height, width) or (height, width, channels) of one image.
       class_names: one name a class.
-      training: the config of the run.
+      training: the config of the run. Of paths in it, to the data, the last part alone is written.
       step: the number of training steps.
       counts: of "validation" and "test", the correctly classified images and all of them.
       onnx: the model as an ONNX file, if ONNX can hold it.
@@ -68,6 +69,7 @@ def write(
     Raises:
       WeightsError: a file cannot be written, or the package safetensors is missing.
     """
+    training = training and _without_places(training)
     arrays = {".".join(map(str, path)): np.asarray(leaf) for path, leaf in flatten_dict(params).items()}
     contents = {
         "model_type": MODEL_TYPE,
@@ -89,6 +91,19 @@ def write(
         (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
     write_bytes(folder / CARD, card.encode())
     write_bytes(folder / CONFIG, (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _without_places(training: Config) -> Config:
+    """The config without the folders of this machine: a folder's own name is written as ./NAME, which is no source of
+    that name, such as mnist."""
+
+    def own_name(path: str) -> str:
+        parts = [part for part in re.split(r"[/\\]", path) if part]
+        return f"./{parts[-1]}" if re.search(r"[/\\]", path) and parts else path
+
+    source, data_dir = training.data.source, training.data.data_dir
+    source = source if source.startswith("tfds:") else own_name(source)
+    return replace(training, data=replace(training.data, source=source, data_dir=data_dir and own_name(data_dir)))
 
 
 def read(folder: Path) -> ImportedModel:

@@ -95,6 +95,16 @@ def test_the_pytorch_program_of_the_card_computes_the_logits(tmp_path, monkeypat
 
 
 def test_the_metadata_of_the_card_are_yaml_with_metrics_and_their_intervals(tmp_path):
+    for source, data_dir, written in [
+        ("/home/me/mnist/", "C:\\me\\tfds", ("./mnist", "./tfds")),
+        ("fashion-mnist", None, ("fashion-mnist", None)),
+        ("tfds:a/b", "/", ("tfds:a/b", "/")),
+    ]:
+        data = replace(TINY.data, source=source, data_dir=data_dir)
+        write(tmp_path / "elsewhere", NETWORKS["rows"], training=replace(TINY, data=data))
+        data = huggingface.read(tmp_path / "elsewhere").training.data
+        assert (data.source, data.data_dir) == written
+        assert not re.search(r"\bme\b", (tmp_path / "elsewhere" / "README.md").read_text())
     write(tmp_path / 'a "b": c', NETWORKS["rows"], training=TINY, counts=COUNTS)
     card = (tmp_path / 'a "b": c' / "README.md").read_text()
     assert card.startswith("---\n")
@@ -141,6 +151,7 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
         (("28,\n    28", "14,\n    28"), (), "trained on images of 14x28 pixels, but those of .* have 28x28"),
         (('"0": "0"', '"0": "zero"'), (), "Class 0 of the model is 'zero', but that of .* is '0'; name the data"),
         (("", ""), ("--task", "rows"), "leave out --task"),
+        (('"source": "mnist"', '"source": "./digits"'), (), r"'\./digits'.*; give their place with --source"),
     ]:
         shutil.copytree(folder, tmp_path / "other", dirs_exist_ok=True)
         (tmp_path / "other" / "config.json").write_text(text.replace(*change))

@@ -1,4 +1,4 @@
-"""ONNX files of any exporter, read: LSTM or GRU operators over the steps of an image, then one dense layer.
+"""ONNX files of any exporter, read: LSTM or GRU operators over the steps of an image, then dense layers.
 
 The nodes on the way from the outputs back to the input are gone through in order. The value of a name is a constant, a
 shape, or a `Signal`: what the network computes, with what each of its axes means. A node that is not understood, or

@@ -122,7 +122,7 @@ class Graph:
         if operation is None:
             raise WeightsError(
                 f"it has {place}, which this classifier does not have: LSTM or GRU layers over the rows of an image, "
-                "then one dense layer."
+                "then dense layers."
             )
         attributes = {item.name: self.onnx.helper.get_attribute_value(item) for item in node.attribute}
         if unknown := sorted(short(name) for name in attributes.keys() - set(operation.attributes)):
