@@ -2,16 +2,16 @@
 
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_options, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
-from lstm_mnist_jax.errors import UserError
+from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
 
 
@@ -117,6 +117,9 @@ def import_(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
+    words = {name.removeprefix("no-").replace("-", "_") for name in given_options(arguments)}
+    if parsed.format == "huggingface" and "task" in words:
+        raise UserError("A folder for huggingface holds how its network reads an image; leave out --task.")
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
     path = formats.locate(parsed.format, path)
@@ -141,24 +144,30 @@ def import_(arguments: Sequence[str]) -> int:
         optimizer=parsed.optimizer,
     )
     if isinstance(imported, ImportedModel) and imported.training:
-        config = _with_options(imported.training, config)
+        config = _with_options(imported.training, config, words)
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
     origin += "" if imported.inputs == Inputs() else f"; trained on inputs of {imported.inputs}"
     more: dict[str, Any] = {"image_rows": imported.image_rows}
     if isinstance(imported, ImportedModel):
         task = imported.config.task if parsed.task == ModelConfig.task else parsed.task
-        more = {"network": replace(imported.config, task=task), "time_steps": imported.time_steps}
-    run = begin_run(
-        imported.params,
-        config,
-        parsed.run_dir,
-        parsed.execution,
-        origin=origin,
-        adam=adam,
-        step=imported.step,
-        **more,
-    )
+        more = {name: getattr(imported, name) for name in ("time_steps", "image_shape", "class_names")}
+        more["network"] = replace(imported.config, task=task)
+    try:
+        run = begin_run(
+            imported.params,
+            config,
+            parsed.run_dir,
+            parsed.execution,
+            origin=origin,
+            adam=adam,
+            step=imported.step,
+            **more,
+        )
+    except DataError as error:
+        if parsed.format != "huggingface" or "source" in words:
+            raise
+        raise DataError(f"{error} The model's folder names its data so; give their place with --source.") from error
     console = OutputConsole()
     for line in [origin, *imported.describe(), *([SLOWER] if runs_through_flax(config.model) else [])]:
         say(console, line)
@@ -182,19 +191,17 @@ def import_(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _with_options(training: Config, given: Config) -> Config:
-    """The config of a file with the options that are not the defaults. Imported runs have one batch size throughout."""
+def _with_options(training: Config, options: Config, given: Collection[str]) -> Config:
+    """The config of a file with the options that were given, by name. Imported runs have one batch size throughout."""
 
-    def mixed(stored: Any, given: Any, default: Any) -> dict[str, Any]:
-        pairs = {name: (value, getattr(given, name), getattr(default, name)) for name, value in vars(stored).items()}
-        return {name: value if chosen == usual else chosen for name, (value, chosen, usual) in pairs.items()}
+    def mixed(stored: Any, options: Any) -> dict[str, Any]:
+        return {name: getattr(options if name in given else stored, name) for name in vars(stored)}
 
     parts = {
-        "data": DataConfig(**mixed(training.data, given.data, DataConfig())),
-        "optimizer": OptimizerConfig(**mixed(training.optimizer, given.optimizer, OptimizerConfig())),
+        "data": DataConfig(**mixed(training.data, options.data)),
+        "optimizer": OptimizerConfig(**mixed(training.optimizer, options.optimizer)),
     }
-    own = {name: value for name, value in mixed(training, given, Config()).items() if name not in (*parts, "model")}
-    return Config(**own | parts | {"model": training.model, "batch_doubling_epochs": ()})
+    return Config(**mixed(training, options) | parts | {"model": training.model, "batch_doubling_epochs": ()})
 
 
 def export(arguments: Sequence[str]) -> int:

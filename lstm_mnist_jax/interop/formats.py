@@ -249,20 +249,37 @@ def _read(
         as_stored = not _is_safetensors(path)  # which sorts the names
         return torch.from_arrays(found, layers, input_activation=given.input_activation, as_stored=as_stored)
     imported = flax.from_arrays(found, layers, given.input_activation)
-    return imported._replace(network=_network_of_file(path)) if format_name == "safetensors" else imported
+    if format_name == "safetensors":
+        return imported._replace(network=_network_of_file(path, imported.weights.steps))
+    return imported
 
 
-def _network_of_file(path: Path) -> dict[str, str]:
-    """The fields of the config in a file of this package; none in those of version 0.4."""
+def _network_of_file(path: Path, steps: int | None) -> dict[str, str]:
+    """The fields of the config in a file of this package; none in those of version 0.4.
+
+    Args:
+      path: the file.
+      steps: the number of steps whose outputs its dense layers take; None is that of one.
+    """
     text = files.read_safetensors_metadata(path).get("network", "{}")
     try:
         network = json.loads(text)
         replace(ModelConfig(), **network)
         unknown = network.keys() - set(NETWORK)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} describes a network that this version does not have: {error}") from error
+    except (AttributeError, ConfigError, RecursionError, TypeError, ValueError) as error:
+        reason = str(error)[:300]
+        raise WeightsError(f"{path} describes a network that this version does not have: {reason}") from error
     if unknown:
         raise WeightsError(f"{path} describes a network with {', '.join(unknown)}, which this version does not read.")
+    pooling = network.get("pooling", ModelConfig.pooling)
+    if pooling not in (ModelConfig.pooling, *HOLDS["safetensors"]["pooling"]):
+        raise WeightsError(f"{path} describes a network with the pooling {pooling}, which such files do not hold.")
+    if "pooling" in network and (pooling == "all") != (steps is not None):
+        taken = "one step" if steps is None else f"{steps} steps"
+        raise WeightsError(
+            f"{path} describes a network with the pooling {pooling}, but its dense layers take the outputs of {taken}: "
+            "the file is damaged."
+        )
     return network
 
 

@@ -7,8 +7,9 @@ model.onnx          for onnxruntime, where ONNX's operators can hold the network
 """
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,12 @@ def write(
     """Writes the files of a folder, config.json last.
 
     Args:
-      folder: new, or one whose files of these names are replaced.
+      folder: new, or one whose files of these names are replaced; a model.onnx there is removed if `onnx` is None.
       params: the model's parameters.
       config: the network.
       image_shape: (height, width) or (height, width, channels) of one image.
       class_names: one name a class.
-      training: the config of the run.
+      training: the config of the run. Of paths in it, to the data, the last part alone is written.
       step: the number of training steps.
       counts: of "validation" and "test", the correctly classified images and all of them.
       onnx: the model as an ONNX file, if ONNX can hold it.
@@ -68,6 +69,7 @@ def write(
     Raises:
       WeightsError: a file cannot be written, or the package safetensors is missing.
     """
+    training = training and _without_places(training)
     arrays = {".".join(map(str, path)): np.asarray(leaf) for path, leaf in flatten_dict(params).items()}
     contents = {
         "model_type": MODEL_TYPE,
@@ -85,8 +87,23 @@ def write(
     write_safetensors(folder / WEIGHTS, arrays, {"program": MODEL_TYPE, "classes": "\n".join(class_names)})
     if onnx is not None:
         write_bytes(folder / ONNX, onnx)
+    else:
+        (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
     write_bytes(folder / CARD, card.encode())
     write_bytes(folder / CONFIG, (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _without_places(training: Config) -> Config:
+    """The config without the folders of this machine: a folder's own name is written as ./NAME, which is no source of
+    that name, such as mnist."""
+
+    def own_name(path: str) -> str:
+        parts = [part for part in re.split(r"[/\\]", path) if part]
+        return f"./{parts[-1]}" if re.search(r"[/\\]", path) and parts else path
+
+    source, data_dir = training.data.source, training.data.data_dir
+    source = source if source.startswith("tfds:") else own_name(source)
+    return replace(training, data=replace(training.data, source=source, data_dir=data_dir and own_name(data_dir)))
 
 
 def read(folder: Path) -> ImportedModel:
@@ -117,7 +134,14 @@ def read(folder: Path) -> ImportedModel:
     names += [f"dense_hidden.{number}" for number in range(len(config.dense_features))]
     notes = [f"trained for {contents['step']:,} step{'s' * (contents['step'] != 1)}"] if contents["step"] else []
     imported = ImportedModel(
-        config, params, (*names, "dense"), tuple(notes), step=contents["step"], training=training or None
+        config,
+        params,
+        (*names, "dense"),
+        tuple(notes),
+        step=contents["step"],
+        training=training or None,
+        image_shape=shape,
+        class_names=tuple(contents["id2label"].values()),
     )
     return imported.checked()
 
@@ -152,7 +176,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     sides = shape if isinstance(shape, list) else []
     if not (2 <= len(sides) <= 3 and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides)):
         raise WeightsError(f"{path} has the image_shape {str(shape)[:100]}, expected [height, width].")
-    if not isinstance(labels, dict) or list(labels) != [str(number) for number in range(len(labels))]:
+    named = isinstance(labels, dict) and all(isinstance(name, str) for name in labels.values())
+    if not named or list(labels) != [str(number) for number in range(len(labels))]:
         raise WeightsError(f"{path} has no id2label, an object with a name for each class, from 0.")
     if type(step) is not int or not 0 <= step < 2**31:
         raise WeightsError(f"{path} has the step {str(step)[:100]}, expected an integer from 0 to 2147483647.")
@@ -189,6 +214,13 @@ def _check(folder: Path, params: model.Params, config: ModelConfig, shape: tuple
         raise WeightsError(
             f"{folder / WEIGHTS} has {count} layers and dense.bias {list(np.shape(bias))}; {CONFIG} says "
             f"{len(config.hidden_features)} layers and {classes} classes."
+        )
+    hidden = params.get("dense_hidden", {})
+    found = len(hidden) if isinstance(hidden, dict) else 0
+    if found != len(config.dense_features) or found > MAX_LAYERS:  # not even shapes are computed of so many
+        raise WeightsError(
+            f"{folder / WEIGHTS} has {found} hidden dense layers; {CONFIG} says {len(config.dense_features)}, and at "
+            f"most {MAX_LAYERS} are read."
         )
     largest = max(side for leaf in jax.tree.leaves(params) for side in np.shape(leaf) or (1,))
     if max(config.hidden_features) > largest:  # not even shapes are computed of such a network

@@ -59,7 +59,8 @@ LAYERS: dict[str, dict[str, tuple[Any, ...]]] = {
 REASONS = {
     "Masking": "it skips the time steps whose pixels all have the masked value",
     "Embedding": "it reads whole numbers, not pixels",
-    "Permute": "the model may read columns",
+    "Permute": "the model may read columns; if it does, save its weights alone, with "
+    "model.save_weights('model.weights.h5'), and import these with --task columns",
     "GRU": "this import reads LSTM layers",
     "CuDNNGRU": "this import reads LSTM layers",
     "Bidirectional": "this import reads layers in one direction",
@@ -247,7 +248,9 @@ def _image_rows(layers: Sequence[ConfiguredLayer]) -> int | None:
         if kind in RECURRENT:
             if len(shape) == 2 and shape[1] == 1 and shape[0] != 1:
                 raise WeightsError(
-                    f"The LSTM layer {name} reads one number at a time, the pixels of an image; expected its rows."
+                    f"The LSTM layer {name} reads one number at a time, the pixels of an image; expected its rows. "
+                    "Save the model's weights alone, with model.save_weights('model.weights.h5'), and import these "
+                    "with --task pixels."
                 )
             return shape[0] if len(shape) == 2 and type(shape[0]) is int else None
     return None

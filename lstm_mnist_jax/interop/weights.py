@@ -220,6 +220,8 @@ class ImportedModel:
       training: the config that it was trained with, if the file has it.
       knows_inputs: whether the file determines what its inputs are.
       inputs: those that it was trained with; folded into `params`.
+      image_shape: (height, width) or (height, width, channels) of the images; None where the file does not hold it.
+      class_names: one name a class; None where the file does not hold them.
     """
 
     config: ModelConfig
@@ -231,6 +233,8 @@ class ImportedModel:
     training: Config | None = None
     knows_inputs: bool = True
     inputs: Inputs = Inputs()
+    image_shape: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     adam = image_rows = None
 

@@ -71,6 +71,8 @@ def begin_run(
     image_rows: int | None = None,
     network: ModelConfig | None = None,
     time_steps: int | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> ImportedRun:
     """Makes a run folder of imported weights, which can be evaluated, used and trained on.
 
@@ -86,9 +88,11 @@ def begin_run(
       image_rows: the number of rows of the images that the weights were trained on; None where it is not known.
       network: the network, where the file of the weights holds it; None takes it from the weights and `config.model`.
       time_steps: the number of steps that `network` reads; None is what its task gives for the data's images.
+      image_shape: the shape of the images that the weights were trained on; None where it is not known.
+      class_names: the names of their classes in order; None where they are not known.
 
     Raises:
-      WeightsError: the weights do not fit the data's images, or have another number of classes.
+      WeightsError: the weights do not fit the data's images, or have other classes.
       DataError, ConfigError: the data cannot be loaded, or is too few for a batch.
       RunError: the folder is not empty, or cannot be written to.
     """
@@ -105,7 +109,19 @@ def begin_run(
             f"The model reads sequences of {image_rows} rows, but the images of {dataset.origin} have "
             f"{dataset.image_shape[0]} rows; name the data that it was trained on with --source."
         )
+    if image_shape not in (None, dataset.image_shape):
+        own, theirs = ("x".join(map(str, shape)) for shape in (image_shape or (), dataset.image_shape))
+        raise WeightsError(
+            f"The model was trained on images of {own} pixels, but those of {dataset.origin} have {theirs}; name the "
+            "data that it was trained on with --source."
+        )
     config = _fitting(config, params, step, dataset, network, time_steps)
+    for number, (own, theirs) in enumerate(zip(class_names or (), dataset.class_names, strict=False)):
+        if own != theirs:
+            raise WeightsError(
+                f"Class {number} of the model is {own[:100]!r}, but that of {dataset.origin} is {theirs!r}; name the "
+                "data that it was trained on with --source, or correct the names in the model's file."
+            )
     mesh = make_mesh(execution, config.batch_size)
     init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
     state = jax.jit(init, compiler_options=run_once(mesh))(np.uint32(config.seed))

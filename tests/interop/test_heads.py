@@ -206,9 +206,22 @@ def test_networks_that_a_function_cannot_hold_are_refused():
                     write(drawn(config), (6, 5))
     with pytest.raises(WeightsError, match="this model's pooling mean"):
         keras.to_model(drawn(ModelConfig()), (6, 5), ModelConfig(pooling="mean"))
+
+
+def test_networks_that_a_file_cannot_hold_are_refused(tmp_path):
     params = drawn(NETWORKS[0])
     with pytest.raises(WeightsError, match="have one dense layer, of the last output"):
         tf1.to_variables(formats.from_params(params))
+    for config, network, message in [
+        (NETWORKS[0], "[" * 200_000, "a network that this version does not have"),
+        (NETWORKS[0], '{"pooling": "attention"}', "the pooling attention, which such files do not hold"),
+        (NETWORKS[0], '{"pooling": "all"}', "the pooling all, but its dense layers take the outputs of one step"),
+        (NETWORKS[1], '{"pooling": "mean"}', "the pooling mean, but its dense layers take the outputs of 6 steps"),
+    ]:
+        arrays = flax.flatten(flax.to_tree(drawn(config), "nnx"), ".")
+        save_file(arrays, tmp_path / "ours.safetensors", {"network": network})
+        with pytest.raises(WeightsError, match=message):
+            formats.read("safetensors", tmp_path / "ours.safetensors")
     tree = flax.to_tree(params)["params"]
     assert list(tree)[-3:] == ["Dense_0", "Dense_1", "Dense_2"]
     assert tree["Dense_2"]["bias"].shape == (3,)

@@ -60,11 +60,14 @@ def test_the_programs_of_the_card_compute_the_logits(tmp_path, monkeypatch, rng)
     for name, config in NETWORKS.items():
         folder = tmp_path / name
         onnx = export.to_onnx(drawn(config), (6, 5)) if name == "rows" else None
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"of another model")
         params = write(folder, config, onnx=onnx)
         np.save(folder / "images.npy", images)
         monkeypatch.chdir(folder)
         expected = np.asarray(apply(params, images, config))
         found = programs(folder)
+        assert (folder / "model.onnx").exists() == (onnx is not None)
         assert len(found) == (1 if name in ("ur", "norm") else 3 if name == "rows" else 2)
         for program in found:
             if "import torch" in program:
@@ -92,6 +95,16 @@ def test_the_pytorch_program_of_the_card_computes_the_logits(tmp_path, monkeypat
 
 
 def test_the_metadata_of_the_card_are_yaml_with_metrics_and_their_intervals(tmp_path):
+    for source, data_dir, written in [
+        ("/home/me/mnist/", "C:\\me\\tfds", ("./mnist", "./tfds")),
+        ("fashion-mnist", None, ("fashion-mnist", None)),
+        ("tfds:a/b", "/", ("tfds:a/b", "/")),
+    ]:
+        data = replace(TINY.data, source=source, data_dir=data_dir)
+        write(tmp_path / "elsewhere", NETWORKS["rows"], training=replace(TINY, data=data))
+        data = huggingface.read(tmp_path / "elsewhere").training.data
+        assert (data.source, data.data_dir) == written
+        assert not re.search(r"\bme\b", (tmp_path / "elsewhere" / "README.md").read_text())
     write(tmp_path / 'a "b": c', NETWORKS["rows"], training=TINY, counts=COUNTS)
     card = (tmp_path / 'a "b": c' / "README.md").read_text()
     assert card.startswith("---\n")
@@ -123,17 +136,32 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     with pytest.raises(WeightsError, match=r"exists already.*--overwrite"):
         run.export("huggingface", folder)
     run.export("huggingface", folder, overwrite=True)
-    done = command_line("import", "huggingface", folder, "--run-dir", tmp_path / "run", "--learning-rate", "0.125")
+    text = (folder / "config.json").read_text()
+    assert text.count('"learning_rate": 0.01') == text.count('"seed": 0') == 1
+    text = text.replace('"learning_rate": 0.01', '"learning_rate": 0.125').replace('"seed": 0', '"seed": 3')
+    (folder / "config.json").write_text(text)
+    # An option that is given counts where it is the default, too.
+    done = command_line("import", "huggingface", folder, "--run-dir", tmp_path / "run", "--learning-rate", "0.01")
     assert (done.returncode, done.stderr) == (0, "")
     back = load_run(tmp_path / "run")
     assert_close(back.params, run.params, atol=0)
-    learning_rate = replace(run.folder.config.optimizer, learning_rate=0.125)
-    assert back.folder.config == replace(run.folder.config, optimizer=learning_rate)
+    assert back.folder.config == replace(run.folder.config, seed=3)
     assert back.step == run.step
+    for change, words, message in [
+        (("28,\n    28", "14,\n    28"), (), "trained on images of 14x28 pixels, but those of .* have 28x28"),
+        (('"0": "0"', '"0": "zero"'), (), "Class 0 of the model is 'zero', but that of .* is '0'; name the data"),
+        (("", ""), ("--task", "rows"), "leave out --task"),
+        (('"source": "mnist"', '"source": "./digits"'), (), r"'\./digits'.*; give their place with --source"),
+    ]:
+        shutil.copytree(folder, tmp_path / "other", dirs_exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text(text.replace(*change))
+        done = command_line("import", "huggingface", tmp_path / "other", "--run-dir", tmp_path / "none", *words)
+        assert done.returncode == 2
+        assert re.search(message, done.stderr), done.stderr
     back.export("huggingface", again)
     assert_close(*(load_file(place / "model.safetensors") for place in (again, folder)), atol=0)
     configs = [json.loads((place / "config.json").read_text()) for place in (folder, again)]
-    assert configs[1].pop("training") == configs[0].pop("training") | {"optimizer": asdict(learning_rate)}
+    assert configs[1].pop("training") == configs[0].pop("training") | {"optimizer": asdict(run.folder.config.optimizer)}
     assert configs[0] == configs[1]
 
 
@@ -155,6 +183,7 @@ def test_folders_of_other_models_are_refused(tmp_path):
         ({"model": short}, "config.json: model lacks cell"),
         ({"model": contents["model"] | {"cell": "gru"}}, "does not fit config.json"),
         ({"model": contents["model"] | {"hidden_features": [4] * 10**5}}, "says 100000 layers"),
+        ({"model": contents["model"] | {"dense_features": [4] * 600}}, "has 0 hidden dense .*config.json says 600"),
         ({"training": {"seed": 0}}, "config.json: training lacks"),
     ]:
         (folder / "config.json").write_text(json.dumps(contents | change))

@@ -329,6 +329,10 @@ def test_whatever_is_not_the_classifier_is_refused_by_its_operator(tmp_path):
                    n=np.array(255, np.uint8)), tmp_path)  # fmt: skip
     with pytest.raises(WeightsError, match="is of another classifier"):
         read(graph(LSTM + HEAD + "z = Gemm(h, K, row3)", outputs=("y", "z"), row3=CONSTANTS["c"] + 1), tmp_path)
+    body = "v0 = Cast<to=1>(V) " + " ".join(f"v{n + 1} = Mul(v{n}, v{n})" for n in range(99))
+    body += " w = Slice(v99, i0, i1, i0) u = Mul(x, w)" + LSTM.replace("(x)", "(u)") + HEAD
+    with pytest.raises(WeightsError, match=r"numbers; with those before it these are .* bytes, more than the file can"):
+        read(graph(body, V=np.ones(20_000, np.float32)), tmp_path)
     body = "t = Transpose<perm=[2,0,1,3]>(x) s = Reshape(t, sizes) Y, H = LSTM<hidden_size=4>(s, W10, R, B)" + HEAD
     changes = {"sizes": np.array([3, 4, 10]), "W10": np.ones((1, 16, 10), np.float32)}
     with pytest.raises(WeightsError, match="neither row by row nor column by column"):

@@ -33,7 +33,7 @@ OFFSET = 10
 
 
 class Graph:
-    """Goes through the nodes of a graph. `most` is the largest number of bytes of a constant."""
+    """Goes through the nodes of a graph. `most` is the largest number of bytes of the constants that nodes make."""
 
     def __init__(self, onnx: Any, graph: Any, opset: int, most: int) -> None:
         self.onnx, self.graph, self.opset, self.most = onnx, graph, opset, most
@@ -42,7 +42,7 @@ class Graph:
             raise WeightsError("it has sparse initializers, which are not read. Save it with dense ones.")
         self.values: dict[str, Any] = {}
         self.layers: list[Layer] = []
-        self.input_kind = ""
+        self.input_kind, self.made = "", 0
 
     def classifier(self) -> ImportedModel:
         """The network that the outputs belong to."""
@@ -125,7 +125,7 @@ class Graph:
         if operation is None:
             raise WeightsError(
                 f"it has {place}, which this classifier does not have: LSTM or GRU layers over the rows of an image, "
-                "then one dense layer."
+                "then dense layers."
             )
         attributes = {item.name: self.onnx.helper.get_attribute_value(item) for item in node.attribute}
         if unknown := sorted(short(name) for name in attributes.keys() - set(operation.attributes)):
@@ -149,9 +149,13 @@ class Graph:
             self.values[name] = Unread(f"output {number} of {place}")
 
     def bounded(self, size: int, itemsize: int = 8) -> None:
-        """Refuses constants that are much larger than the file."""
-        if size * itemsize > self.most:
-            raise WeightsError(f"makes a constant of {size} numbers, more than the file can need.")
+        """Counts a new constant. Refuses those that are, all together, much larger than the file."""
+        self.made += size * itemsize
+        if self.made > self.most:
+            raise WeightsError(
+                f"makes a constant of {size:,} numbers; with those before it these are {self.made:,} bytes, more than "
+                "the file can need."
+            )
 
     def check_output(self, name: str, logits: Signal) -> None:
         layer = logits.layer

@@ -100,7 +100,9 @@ def _cast(graph: "Graph", attributes: Any, inputs: list[Any], node: Any) -> Any:
         return replace(value, integer=False)
     if isinstance(value, Fill) or value.dtype == object:
         return value
-    return value.astype(graph.onnx.helper.tensor_dtype_to_np_dtype(to))
+    kind = np.dtype(graph.onnx.helper.tensor_dtype_to_np_dtype(to))
+    graph.bounded(value.size, kind.itemsize)
+    return value.astype(kind)
 
 
 @operator("Constant", "value value_float value_floats value_int value_ints")
@@ -453,6 +455,7 @@ def _gemm(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], node: A
     if isinstance(kernel, np.ndarray) and attributes.get("transB", 0):
         kernel = kernel.T
     if isinstance(kernel, np.ndarray) and (alpha := attributes.get("alpha", 1.0)) != 1:
+        graph.bounded(kernel.size)
         kernel = kernel * np.float64(alpha)
     if isinstance(features, Signal) and len(features.axes) != 2:
         raise ValueError("its first factor is not a matrix")

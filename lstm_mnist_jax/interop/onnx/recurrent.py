@@ -47,6 +47,7 @@ def _recurrent(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], no
     given = [kernel, recurrent_kernel] + [bias] * (bias is not None)
     if not all(map(is_numbers, given)):
         raise ValueError("its weights are not in the file")
+    graph.bounded(kernel.size + recurrent_kernel.size, 4)  # the cells hold copies
     order = (1, 0) if attributes.get("layout", 0) else (0, 1)
     time, batch = (sequence.axes[axis] for axis in order)
     layer = Layer(
