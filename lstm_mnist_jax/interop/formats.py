@@ -13,7 +13,7 @@ import numpy as np
 from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
-from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, refuse_unusual, unusual
+from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, HOLDS, NETWORK, refuse_unusual, unusual
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import (
