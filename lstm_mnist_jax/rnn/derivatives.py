@@ -69,18 +69,20 @@ class Call(NamedTuple):
         def one(*arrays: Array) -> list[Array]:
             return jax.tree.leaves(self.function.run(self.settings, *self.arguments.unflatten(arrays)))
 
-        for axes in self.vmaps:
-            one = jax.vmap(one, axes)
-        return one(*arrays)
+        return _under(self.vmaps, one)(*arrays)
 
     def forward(self, *arrays: Array) -> tuple[list[Array], Any]:
         def one(*arrays: Array) -> tuple[list[Array], Any]:
             results, kept = self.function.forward(self.settings, *self.arguments.unflatten(arrays))
             return jax.tree.leaves(results), kept
 
-        for axes in self.vmaps:
-            one = jax.vmap(one, axes)
-        return one(*arrays)
+        return _under(self.vmaps, one)(*arrays)
+
+
+def _under(vmaps: tuple[Axes, ...], function: Callable[..., Any]) -> Callable[..., Any]:
+    for axes in vmaps:
+        function = jax.vmap(function, axes)
+    return function
 
 
 function_p = Primitive("function_with_gradient")
@@ -92,23 +94,19 @@ def _(*arrays: Any, call: Call, program: Any) -> list[Any]:
     return program.out_avals
 
 
-@function_p.def_impl
-def _(*arrays: Array, call: Call, program: Any) -> list[Array]:
+def _run_program(*arrays: Array, call: Call, program: Any) -> list[Array]:
     return jaxpr_as_fun(program)(*arrays)
 
 
-def _lowered(*arrays: Array, call: Call, program: Any) -> list[Array]:
-    return jaxpr_as_fun(program)(*arrays)
-
-
-mlir.register_lowering(function_p, mlir.lower_fun(_lowered, multiple_results=True))
+function_p.def_impl(_run_program)
+mlir.register_lowering(function_p, mlir.lower_fun(_run_program, multiple_results=True))
 
 
 def _jvp(arrays: Any, tangents: Any, *, call: Call, program: Any) -> tuple[list[Array], list[Any]]:
     results, kept = call.forward(*arrays)
     kept_arrays, kept_structure = jax.tree.flatten(kept)
     has = tuple(not isinstance(tangent, ad.Zero) for tangent in tangents)
-    given = [tangent for tangent, there in zip(tangents, has, strict=True) if there]
+    given = _chosen(tangents, has)
     vmaps = tuple((*axes, *(0,) * len(kept_arrays), *_chosen(axes, has)) for axes in call.vmaps)
     linear = Tangents(call._replace(vmaps=()), has, kept_structure, vmaps)
     types = tuple(jax.typeof(result).to_tangent_aval() for result in results)
@@ -160,16 +158,11 @@ class Tangents(NamedTuple):
             arrays, _, tangents = self.split(operands)
 
             def of_some(*some: Array) -> list[Array]:
-                rest = iter(some)
-                return self.call.run(
-                    *(next(rest) if there else array for array, there in zip(arrays, self.has, strict=True))
-                )
+                return self.call.run(*_replaced(arrays, self.has, some))
 
             return jax.jvp(of_some, _chosen(arrays, self.has), tuple(tangents))[1]
 
-        for axes in self.vmaps:
-            one = jax.vmap(one, axes)
-        return one(*operands)
+        return _under(self.vmaps, one)(*operands)
 
     def backward(self, arrays: list[Array], kept: list[Array], gradients: list[Any]) -> list[Array]:
         """The gradients of the arguments that have a tangent, from those of the results; some may be None."""
@@ -177,8 +170,7 @@ class Tangents(NamedTuple):
 
         def one(*operands: Array) -> list[Array]:
             arrays, kept, some = self.split(operands)
-            rest = iter(some)
-            gradients = [next(rest) if there else None for there in given]
+            gradients = _replaced([None] * len(given), given, some)
             arguments = self.call.arguments.unflatten(arrays)
             found = self.call.function.backward(
                 self.call.settings, arguments, self.kept.unflatten(kept), self.call.results.unflatten(gradients)
@@ -207,6 +199,12 @@ def _chosen(values: Any, has: tuple[bool, ...]) -> tuple[Any, ...]:
     return tuple(value for value, there in zip(values, has, strict=True) if there)
 
 
+def _replaced(values: list[Any], has: tuple[bool, ...], some: Any) -> list[Any]:
+    """The values, with others for those that `_chosen` takes."""
+    rest = iter(some)
+    return [next(rest) if there else value for value, there in zip(values, has, strict=True)]
+
+
 tangents_p = Primitive("tangents_of_function_with_gradient")
 tangents_p.multiple_results = True
 
@@ -216,16 +214,12 @@ def _(*operands: Any, linear: Tangents, types: Any) -> list[Any]:
     return [*types]
 
 
-@tangents_p.def_impl
-def _(*operands: Array, linear: Tangents, types: Any) -> list[Array]:
+def _run_tangents(*operands: Array, linear: Tangents, types: Any) -> list[Array]:
     return linear.forward(*operands)
 
 
-def _tangents_lowered(*operands: Array, linear: Tangents, types: Any) -> list[Array]:
-    return linear.forward(*operands)
-
-
-mlir.register_lowering(tangents_p, mlir.lower_fun(_tangents_lowered, multiple_results=True))
+tangents_p.def_impl(_run_tangents)
+mlir.register_lowering(tangents_p, mlir.lower_fun(_run_tangents, multiple_results=True))
 
 
 def _tangents_transposed(gradients: Any, *operands: Any, linear: Tangents, types: Any) -> list[Any]:
@@ -253,9 +247,7 @@ def _tangents_jvp(operands: Any, changes: Any, *, linear: Tangents, types: Any) 
         has = tuple(not isinstance(change, ad.Zero) for change in of_arrays)
 
         def of_some(*some: Array) -> list[Array]:
-            rest = iter(some)
-            moved = [next(rest) if there else array for array, there in zip(arrays, has, strict=True)]
-            return linear.forward(*moved, *operands[len(arrays) :])
+            return linear.forward(*_replaced(arrays, has, some), *operands[len(arrays) :])
 
         more = jax.jvp(of_some, _chosen(arrays, has), _chosen(of_arrays, has))[1]
         changed = [
