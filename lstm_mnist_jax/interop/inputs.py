@@ -85,19 +85,24 @@ class Inputs:
         gain, shift = 255 / self.scale / self.std, -self.mean / self.std
         layers: dict[int, Any] = dict(params["rnn"]["layers"])
         directions = {name: layers[0][name] for name in layers[0] if name.endswith("_rnn")} or {"": layers[0]}
-        folded = {name: {"cell": _folded(layer["cell"], gain, shift)} for name, layer in directions.items()}
+        folded = {name: {"cell": fold_cell(layer["cell"], gain, shift)} for name, layer in directions.items()}
         layers[0] = folded.get("", folded)
         return params | {"rnn": {"layers": layers}}
 
 
-def _folded(cell: dict[str, Any], gain: float, shift: float) -> dict[str, Any]:
+def fold_cell(cell: dict[str, Any], gain: float, shift: float) -> dict[str, Any]:
+    """A cell that takes x as the given one takes gain * x + shift; computed in float64."""
     owner = next((name for name in ("dense_i", "dense_h") if "bias" in cell.get(name, {})), None)
     if owner is None or any(name.startswith("norm") for name in cell):
         raise WeightsError("Inputs can be folded into an LSTM or a GRU with biases, not into this first layer.")
     kernel = np.asarray(cell["dense_i"]["kernel"], np.float64)
-    bias = np.asarray(cell[owner]["bias"], np.float64) + shift * kernel.sum(axis=0)
-    cell = cell | {"dense_i": cell["dense_i"] | {"kernel": (gain * kernel).astype(np.float32)}}
-    return cell | {owner: cell[owner] | {"bias": bias.astype(np.float32)}}
+    with np.errstate(over="ignore", invalid="ignore"):
+        bias = (np.asarray(cell[owner]["bias"], np.float64) + shift * kernel.sum(axis=0)).astype(np.float32)
+        kernel = (gain * kernel).astype(np.float32)
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+        raise WeightsError(f"Inputs multiplied by {gain:g}, plus {shift:g}: the first layer's weights become infinite.")
+    cell = cell | {"dense_i": cell["dense_i"] | {"kernel": kernel}}
+    return cell | {owner: cell[owner] | {"bias": bias}}
 
 
 CANDIDATES = {

@@ -48,6 +48,9 @@ def test_impossible_inputs_are_refused():
     ]:
         with pytest.raises(WeightsError, match=message):
             Inputs(**options)
+    params = drawn(ModelConfig(hidden_features=(4,)))
+    with pytest.raises(WeightsError, match="the first layer's weights become infinite"):
+        Inputs(std=1e-40).fold(params)
 
 
 def unfolded(params, inputs):

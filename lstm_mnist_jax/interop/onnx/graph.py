@@ -7,6 +7,7 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.inputs import fold_cell
 from lstm_mnist_jax.interop.onnx import operators, recurrent
 from lstm_mnist_jax.interop.onnx.signals import (
     Atom,
@@ -254,19 +255,9 @@ class Graph:
         note = f"the input is taken to be {self.input_kind} of 0 to {255 if raw else 1}{known}"
         if images.shift == 0 and math.isclose(factor, 1, rel_tol=1e-6):
             return first.cells, note
-        return tuple(_scaled(cell, factor, images.shift) for cell in first.cells), (
+        return tuple(fold_cell(cell, factor, images.shift) for cell in first.cells), (
             f"{note}; x * {images.scale:.6g} + {images.shift:.6g} at the graph's beginning is in the weights now"
         )
-
-
-def _scaled(cell: dict[str, Any], factor: float, shift: float) -> dict[str, Any]:
-    """A cell that takes x as the given one takes factor * x + shift; computed in float64."""
-    kernel = cell["dense_i"]["kernel"].astype(np.float64)
-    holder = "dense_i" if "bias" in cell["dense_i"] else "dense_h"
-    bias = cell[holder]["bias"] + shift * kernel.sum(axis=0)
-    folded = {name: dict(part) for name, part in cell.items()}
-    folded["dense_i"]["kernel"], folded[holder]["bias"] = float32(kernel * factor), float32(bias)
-    return folded
 
 
 def _as_module(cells: tuple[dict[str, Any], ...]) -> dict[str, Any]:
