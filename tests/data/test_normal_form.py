@@ -46,7 +46,7 @@ def test_noise_is_not_ink(paper, noise, rng):
     clean, found = (digit(levels.astype(np.float32)) for levels in (picture, noisy))
     assert np.abs(found - clean).mean() < 0.06  # a wrong rectangle would be 0.2
     assert found[0].max() == 0
-    with pytest.raises(DataError, match="as uneven as its inside"):
+    with pytest.raises(DataError, match="No part of it differs from its surroundings"):
         digit(np.clip(paper + rng.normal(0, noise, (200, 200)), 0, 1).astype(np.float32))
 
 
@@ -64,19 +64,10 @@ def test_uneven_light_is_not_ink(down, right, digits, rng):
 
 
 def test_a_digit_that_touches_the_border():
-    """Its ink covers most of one side, which is not the light."""
+    """Its strokes end there. A band along a whole side would be a table."""
     picture = np.zeros((60, 40), np.float32)
-    picture[:8] = picture[:, 16:24] = 1
+    picture[26:34] = picture[:, 16:24] = 1
     np.testing.assert_allclose(digit(picture), digit(np.pad(picture, 20)), atol=1e-6)
-
-
-def test_ink_too_thin_for_the_size_of_a_digit_is_refused():
-    picture = np.full((256, 256), 120, np.float32) / 255
-    for start in (40, 216):
-        picture[start - 6 : start + 9, start - 6 : start + 9] = 0
-        picture[start : start + 3, start : start + 3] = 1
-    with pytest.raises(DataError, match="vanishes"):
-        digit(picture)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (40, 40, 3)])
@@ -87,23 +78,30 @@ def test_pictures_of_one_colour(shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 50), (50, 1), (2, 2), (3, 3), (1000, 2), (256, 257)])
-def test_the_smallest_and_the_longest(shape, rng):
+def test_the_smallest_and_the_longest(shape):
+    """Something in a corner is a rim or a speck: it is refused, or it is a digit of the right form."""
     picture = np.zeros(shape, np.float32)
     picture[-1, -1] = 1
-    image = digit(picture)
-    assert image.max() == 1
-    assert np.isfinite(image).all()
+    for marked in (picture, 1 - picture):
+        try:
+            image = digit(marked)
+        except DataError as error:
+            assert "Nothing can be seen" in str(error)
+        else:
+            assert image.max() == 1
+            assert np.isfinite(image).all()
 
 
-def test_thin_and_tiny_strokes():
+def test_thin_strokes_are_thickened():
     picture = np.ones((100, 100), np.float32)
     picture[10:90, 50] = 0
     image = digit(picture)
     assert image.max() == 1
-    assert (image.sum(1) > 0).sum() == 20
-    dot = np.zeros((5, 5), np.float32)
-    dot[4, 4] = 1
-    assert digit(dot).sum() == pytest.approx(400)
+    assert (image.sum(1) > 0.5).sum() == 20
+    assert 1.5 < image.sum() / 20 < 4  # the pixels of a stroke's width
+    dot = np.zeros((20, 20), np.float32)
+    dot[10, 10] = 1
+    assert digit(dot).max() == 1
 
 
 def test_colours_are_ink():

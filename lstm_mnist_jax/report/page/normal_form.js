@@ -1,12 +1,16 @@
 // A drawing in the form of the images that the network was trained on.
 //
-// The same as lstm_mnist_jax/data/normal_form.py for white ink on black without noise, in at most 256 x 256 pixels. A
-// picture is {height, width, levels}: levels from 0 to 1, row after row.
+// The same as lstm_mnist_jax/data/normal_form.py for white ink on black without noise, all of it one digit, in at most
+// 512 x 512 pixels. A picture is {height, width, levels}: levels from 0 to 1, row after row.
 
 const FACES = 20 / 28; // the longer side of a digit, as a fraction of the side of MNIST's images
 const LEAST_CONTRAST = 0.06; // of ink; less is an empty picture
-const EDGE = 0.25; // where a stroke ends, as a fraction of the brightest ink
+const EDGE = 0.25; // where a stroke ends, as a fraction of the level of the ink
+const CORE = 0.35; // where its soft edge begins, as a fraction of the brightest ink
 const FAINT_EDGE = 0.01; // the same in a picture that is in normal form already
+const FINE = 4; // strokes are thickened in so many times the size of a digit
+const THIN = 1.6; // thinner strokes are thickened to THICK: pixels of a digit of 20
+const THICK = 2.2;
 
 const peakOf = (levels) => levels.reduce((a, b) => Math.max(a, b), 0);
 
@@ -42,12 +46,11 @@ function resampled({ height, width, levels }, tall, wide) {
   return { height: tall, width: wide, levels: found };
 }
 
-/** Crops a picture to its ink: to levels above `edge` times the brightest. */
+/** Crops a picture to its ink: to levels above `edge`. */
 function cutOut({ width, levels }, edge) {
-  const peak = peakOf(levels);
   let [top, bottom, left, right] = [Infinity, -1, Infinity, -1];
   for (let at = 0; at < levels.length; at++) {
-    if (levels[at] <= edge * peak) continue;
+    if (levels[at] <= edge) continue;
     const [y, x] = [Math.floor(at / width), at % width];
     [top, bottom, left, right] = [Math.min(top, y), Math.max(bottom, y), Math.min(left, x), Math.max(right, x)];
   }
@@ -72,28 +75,88 @@ function start(mass, length) {
   return Math.min(length - mass.length, Math.max(0, wanted));
 }
 
+const longestOf = ({ height, width }) => Math.max(height, width);
+
+/** Whether a picture is a digit in normal form already. */
+function isNormal(picture, height, width, side) {
+  if (picture.height !== height || picture.width !== width || peakOf(picture.levels) < 0.9) return false;
+  const peak = peakOf(picture.levels);
+  return [FAINT_EDGE, EDGE].some((edge) => longestOf(cutOut(picture, edge * peak)) === side);
+}
+
+/** The level of the ink: that which a quarter of the pixels of the strokes reaches. */
+function levelOf(levels) {
+  const core = levels.filter((level) => level > CORE * peakOf(levels)).sort();
+  return core[Math.floor((3 * (core.length - 1)) / 4)];
+}
+
+/** The most (or with `least`, the smallest) level within `offsets` [dy, dx] of each pixel; outside it is 0. */
+function filtered({ height, width, levels }, offsets, least = false) {
+  const found = new Float64Array(height * width).fill(least ? Infinity : 0);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      for (const [dy, dx] of offsets) {
+        const inside = y + dy >= 0 && y + dy < height && x + dx >= 0 && x + dx < width;
+        const level = inside ? levels[(y + dy) * width + x + dx] : 0;
+        const at = y * width + x;
+        found[at] = least ? Math.min(found[at], level) : Math.max(found[at], level);
+      }
+    }
+  }
+  return { height, width, levels: found };
+}
+
+/** The pixels [dy, dx] within a radius. */
+function disc(radius) {
+  const reach = Math.floor(radius);
+  const steps = Array.from({ length: 2 * reach + 1 }, (_, n) => n - reach);
+  return steps.flatMap((dy) => steps.filter((dx) => Math.hypot(dy, dx) <= radius).map((dx) => [dy, dx]));
+}
+
+/** Strokes of a thin pen, as thick as those of MNIST; others as they are. */
+function thickened(strokes, side) {
+  const fine = FINE * side;
+  const size = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((fine * n) / longestOf(strokes))));
+  const scaled = resampled(strokes, ...size);
+  const peak = peakOf(scaled.levels);
+  const mask = { ...scaled, levels: scaled.levels.map((level) => Number(level > 0.4 * peak)) };
+  const sum = (levels) => levels.reduce((a, b) => a + b, 0);
+  const inner = sum(filtered(mask, disc(1.5), true).levels);
+  const width = 2 / Math.max(1 - inner / Math.max(sum(mask.levels), 1), 0.01);
+  const missing = Math.round((THICK * (fine / 20) - width) / 2);
+  if (width >= THIN * (fine / 20) || missing <= 0) return strokes;
+  const padded = { height: scaled.height + 2 * missing, width: scaled.width + 2 * missing };
+  padded.levels = new Float64Array(padded.height * padded.width);
+  for (let y = 0; y < scaled.height; y++) {
+    const row = scaled.levels.subarray(y * scaled.width, (y + 1) * scaled.width);
+    padded.levels.set(row, (y + missing) * padded.width + missing);
+  }
+  return filtered(padded, disc(missing + 0.3));
+}
+
 /** A digit in MNIST's normal form: [height * width] from 0 to 1; null if the picture is empty. */
 function digit(picture, height, width) {
   if (peakOf(picture.levels) < LEAST_CONTRAST) return null;
   const side = Math.round(FACES * Math.min(height, width));
-  let strokes = cutOut(picture, FAINT_EDGE);
-  if (Math.max(strokes.height, strokes.width) !== side) strokes = cutOut(picture, EDGE);
-  const longest = Math.max(strokes.height, strokes.width);
+  if (isNormal(picture, height, width, side)) return picture.levels;
+  const level = levelOf(picture.levels);
+  let strokes = cutOut(picture, EDGE * level);
+  strokes = thickened({ ...strokes, levels: strokes.levels.map((each) => Math.min(each, level)) }, side);
+  const longest = longestOf(strokes);
   const [tall, wide] = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((side * n) / longest)));
   if (strokes.height !== tall || strokes.width !== wide) strokes = resampled(strokes, tall, wide);
-  const peak = peakOf(strokes.levels);
+  const most = Math.min(level, peakOf(strokes.levels));
+  const levels = strokes.levels.map((each) => Math.min(1, each / most));
   const rows = new Float64Array(tall);
   const columns = new Float64Array(wide);
-  for (const [at, level] of strokes.levels.entries()) {
-    rows[Math.floor(at / wide)] += level;
-    columns[at % wide] += level;
+  for (const [at, each] of levels.entries()) {
+    rows[Math.floor(at / wide)] += each;
+    columns[at % wide] += each;
   }
   const [y0, x0] = [start(rows, height), start(columns, width)];
   const normal = new Float64Array(height * width);
   for (let y = 0; y < tall; y++) {
-    for (let x = 0; x < wide; x++) {
-      normal[(y0 + y) * width + x0 + x] = strokes.levels[y * wide + x] / peak;
-    }
+    for (let x = 0; x < wide; x++) normal[(y0 + y) * width + x0 + x] = levels[y * wide + x];
   }
   return normal;
 }
