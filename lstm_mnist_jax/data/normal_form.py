@@ -33,6 +33,9 @@ pixels may be nearly white;"""
 EDGE = 0.25
 """and in others."""
 
+SURE_OF_EDGE = 3.0
+"""The least level of a stroke's edge, in standard deviations of the noise."""
+
 TAKEN_OFF = 2.0
 """The noise that is subtracted after scaling, in standard deviations."""
 
@@ -138,7 +141,7 @@ def _digit(ink: Ink, shape: tuple[int, ...], height: int, width: int, side: int)
     """A digit in normal form."""
     strokes, noise = ink.levels, ink.noise
     most = _level(strokes, ink.core)
-    rows, columns = _box(strokes, EDGE * most)
+    rows, columns = _box(strokes, max(EDGE * most, min(SURE_OF_EDGE * noise, 0.75 * most)))
     strokes = strokes[rows, columns]
     box = (
         (ink.top + rows.start) / shape[0],
@@ -146,7 +149,8 @@ def _digit(ink: Ink, shape: tuple[int, ...], height: int, width: int, side: int)
         strokes.shape[0] / shape[0],
         strokes.shape[1] / shape[1],
     )
-    strokes, noise = _thickened(np.minimum(strokes, most), noise, side)
+    thicker = _thickened(np.minimum(strokes, most), side)
+    strokes, noise = (strokes, noise) if thicker is None else (thicker, 0.0)
     tall, wide = (max(1, _rounded(side * length / max(strokes.shape))) for length in strokes.shape)
     if strokes.shape != (tall, wide):
         by_row, by_column = resampling(strokes.shape[0], tall), resampling(strokes.shape[1], wide)
@@ -162,13 +166,13 @@ def _digit(ink: Ink, shape: tuple[int, ...], height: int, width: int, side: int)
 
 
 def _level(strokes: np.ndarray, core: np.ndarray) -> float:
-    """The level of the ink: that which a quarter of the pixels of the strokes reaches."""
+    """The level of the ink: that which a quarter of the pixels of its strokes reaches."""
     levels = np.sort(strokes[core])
     return float(levels[(3 * (len(levels) - 1)) // 4])
 
 
-def _thickened(strokes: np.ndarray, noise: float, side: int) -> tuple[np.ndarray, float]:
-    """Strokes of a thin pen, as thick as those of MNIST; others as they are."""
+def _thickened(strokes: np.ndarray, side: int) -> np.ndarray | None:
+    """Strokes of a thin pen, as thick as those of MNIST; None if they are that thick."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
     longest, fine = max(strokes.shape), FINE * side
@@ -179,9 +183,9 @@ def _thickened(strokes: np.ndarray, noise: float, side: int) -> tuple[np.ndarray
     width = 2 / max(1 - inner.sum() / max(mask.sum(), 1), 0.01)  # of the strokes
     missing = _rounded((NORMAL * fine / 20 - width) / 2)
     if width >= THIN * fine / 20 or missing <= 0:
-        return strokes, noise
+        return None
     disc = np.hypot(*np.ogrid[-missing : missing + 1, -missing : missing + 1]) <= missing + 0.3
-    return maximum_filter(np.pad(scaled, missing), footprint=disc, mode="constant"), 0.0
+    return maximum_filter(np.pad(scaled, missing), footprint=disc, mode="constant")
 
 
 def _box(strokes: np.ndarray, edge: float) -> tuple[slice, slice]:

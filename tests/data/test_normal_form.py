@@ -66,7 +66,7 @@ def test_uneven_light_is_not_ink(down, right, digits, rng):
 def test_a_digit_that_touches_the_border():
     """Its strokes end there. A band along a whole side would be a table."""
     picture = np.zeros((60, 40), np.float32)
-    picture[26:34] = picture[:, 16:24] = 1
+    picture[26:34, 12:28] = picture[:, 16:24] = 1
     np.testing.assert_allclose(digit(picture), digit(np.pad(picture, 20)), atol=1e-6)
 
 

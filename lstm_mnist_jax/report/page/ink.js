@@ -1,0 +1,453 @@
+// Finds the digits on a picture, as lstm_mnist_jax/data/ink.py does, which says how: a change there needs the same here.
+//
+// A picture is {height, width, levels}. The decisions are made on integers, so that both make the same.
+
+const LEVELS = 4000;
+const INK_EDGE = 0.35;
+const SURE = 6;
+const [QUIET, LOUD] = [0.008, 0.04];
+const SMOOTHED = [1, 1 / 3, 19 / 81];
+const SMOOTHED_SIZE = 64;
+const EDGED = 0.85;
+const BEYOND = 0.06;
+const NEAR = 0.035;
+const LINE = 0.8;
+const LINE_THICKNESS = 1 / 40;
+const SLOPES = Array.from({ length: 33 }, (_, n) => (n - 16) / 100);
+
+function noiseOf({ height, width, levels }) {
+  if (width < 3) return 0;
+  const second = new Float64Array(height * (width - 2));
+  let cut = 0;
+  for (let y = 0, n = 0; y < height; y++) {
+    for (let at = y * width + 1; at < (y + 1) * width - 1; at++) {
+      second[n++] = Math.abs(levels[at - 1] - 2 * levels[at] + levels[at + 1]);
+    }
+  }
+  for (const level of levels) cut += level <= 0 || level >= 1;
+  const scale = cut > 0.25 * levels.length ? 0.76 : 0.6745 * Math.sqrt(6);
+  return lowerMedian(second) / scale;
+}
+
+/** Quickselect's lower median; the array is reordered. */
+function lowerMedian(values) {
+  const wanted = Math.floor((values.length - 1) / 2);
+  let [low, high] = [0, values.length - 1];
+  while (low < high) {
+    const pivot = values[(low + high) >> 1];
+    let [i, j] = [low, high];
+    while (i <= j) {
+      while (values[i] < pivot) i++;
+      while (values[j] > pivot) j--;
+      if (i <= j) {
+        [values[i], values[j]] = [values[j], values[i]];
+        i++;
+        j--;
+      }
+    }
+    if (wanted <= j) high = j;
+    else if (wanted >= i) low = i;
+    else break;
+  }
+  return values[wanted];
+}
+
+/** The mean of 3 x 3 pixels, the border repeated. */
+function meansOfNine({ height, width, levels }) {
+  const down = new Float64Array(levels.length);
+  const found = new Float64Array(levels.length);
+  for (let y = 0; y < height; y++) {
+    const [above, here, below] = [Math.max(0, y - 1), y, Math.min(height - 1, y + 1)].map((row) => row * width);
+    for (let x = 0; x < width; x++) down[here + x] = (levels[above + x] + levels[here + x] + levels[below + x]) / 3;
+  }
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const row = y * width;
+      found[row + x] = (down[row + Math.max(0, x - 1)] + down[row + x] + down[row + Math.min(width - 1, x + 1)]) / 3;
+    }
+  }
+  return { height, width, levels: found };
+}
+
+/** The closing of a line of levels by a window of 2 * reach + 1, its ends continued (van Herk 1992). */
+function closing(line, length, reach, spare) {
+  const window = 2 * reach + 1;
+  const [padded, forward, backward] = spare;
+  const size = length + 4 * reach;
+  for (let n = 0; n < size; n++) padded[n] = line[Math.min(length - 1, Math.max(0, n - 2 * reach))];
+  const extreme = (count, sign) => {
+    for (let n = 0; n < count; n++) {
+      forward[n] = n % window && sign * forward[n - 1] > sign * padded[n] ? forward[n - 1] : padded[n];
+    }
+    for (let n = count - 1; n >= 0; n--) {
+      const last = n === count - 1 || n % window === window - 1;
+      backward[n] = !last && sign * backward[n + 1] > sign * padded[n] ? backward[n + 1] : padded[n];
+    }
+    for (let n = 0; n + window <= count; n++) {
+      const [a, b] = [backward[n], forward[n + window - 1]];
+      padded[n] = sign * a > sign * b ? a : b;
+    }
+    return count - window + 1;
+  };
+  extreme(extreme(size, 1), -1);
+  return padded;
+}
+
+/** The brightness of the paper at each pixel. */
+function paperOf({ height, width, levels }) {
+  const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
+  const spare = [0, 1, 2].map(() => new Int32Array(Math.max(height, width) + 4 * reach));
+  const line = new Int32Array(Math.max(height, width));
+  const paper = new Int32Array(levels.length);
+  for (let y = 0; y < height; y++) {
+    const closed = closing(levels.subarray(y * width, (y + 1) * width), width, reach, spare);
+    paper.set(closed.subarray(0, width), y * width);
+  }
+  for (let x = 0; x < width; x++) {
+    for (let y = 0; y < height; y++) line[y] = levels[y * width + x];
+    const closed = closing(line, height, reach, spare);
+    for (let y = 0; y < height; y++) paper[y * width + x] = Math.max(paper[y * width + x], closed[y]);
+  }
+  return paper;
+}
+
+/** Numbers the connected pieces of a mask, diagonals included, in the order of their first pixels: [labels, count]. */
+function labelled(mask, height, width) {
+  const labels = new Int32Array(mask.length);
+  const stack = [];
+  let count = 0;
+  for (let start = 0; start < mask.length; start++) {
+    if (!mask[start] || labels[start]) continue;
+    labels[start] = ++count;
+    stack.push(start);
+    while (stack.length) {
+      const at = stack.pop();
+      const x = at % width;
+      const y = (at - x) / width;
+      for (let v = Math.max(0, y - 1); v <= Math.min(height - 1, y + 1); v++) {
+        for (let u = Math.max(0, x - 1); u <= Math.min(width - 1, x + 1); u++) {
+          const next = v * width + u;
+          if (mask[next] && !labels[next]) {
+            labels[next] = count;
+            stack.push(next);
+          }
+        }
+      }
+    }
+  }
+  return [labels, count];
+}
+
+/** The length of the run of ink at each pixel, along steps of `step` in lines of `length` that start `stride` apart. */
+function runLengths(mask, lines, stride, length, step) {
+  const runs = new Int32Array(mask.length);
+  for (let line = 0; line < lines; line++) {
+    for (let n = 0; n < length; ) {
+      let end = n;
+      while (end < length && mask[line * stride + end * step]) end++;
+      for (let at = n; at < end; at++) runs[line * stride + at * step] = end - n;
+      n = Math.max(end, n + 1);
+    }
+  }
+  return runs;
+}
+
+/** A mask without straight thin lines across most of the picture; the mask itself if nothing else is on it. */
+function withoutLines(mask, height, width) {
+  const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
+  const kept = Uint8Array.from(mask);
+  for (const turned of [false, true]) {
+    const [length, across] = turned ? [height, width] : [width, height];
+    const runs = turned ? runLengths(mask, height, width, width, 1) : runLengths(mask, width, 1, height, width);
+    const points = [];
+    for (let along = 0; along < length; along++) {
+      for (let other = 0; other < across; other++) {
+        const at = turned ? along * width + other : other * width + along;
+        if (mask[at] && runs[at] <= thickness) points.push([at, along, other]);
+      }
+    }
+    const half = Math.floor(length / 2);
+    const bands = Math.floor((across + 4 * length) / (thickness + 1)) + 2;
+    const cover = new Int32Array(bands);
+    const last = new Int32Array(bands);
+    for (const slope of SLOPES) {
+      for (const offset of [0, Math.floor(thickness / 2) + 1]) {
+        const bandOf = (along, other) =>
+          Math.floor((Math.floor(other - slope * (along - half) + 0.5) + half + offset) / (thickness + 1));
+        cover.fill(0);
+        last.fill(-1);
+        for (const [, along, other] of points) {
+          const band = bandOf(along, other);
+          if (last[band] !== along) cover[band]++;
+          last[band] = along;
+        }
+        for (const [at, along, other] of points) if (cover[bandOf(along, other)] >= LINE * length) kept[at] = 0;
+      }
+    }
+  }
+  const count = (some) => some.reduce((sum, each) => sum + each, 0);
+  return count(kept) > 0.02 * count(mask) ? kept : mask;
+}
+
+const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
+const scoreOf = (piece) => (piece.peak ** 2 / LEVELS) * Math.max(0.1 * sizeOf(piece), sizeOf(piece) - 2 * piece.thick);
+const best = (pieces, score) => pieces.reduce((a, b) => (score(b) > score(a) ? b : a));
+
+/** The square of side 2 * reach + 1 around each pixel of a mask. */
+function dilated(mask, height, width, reach) {
+  const wide = new Uint8Array(mask.length);
+  const found = new Uint8Array(mask.length);
+  for (let at = 0; at < mask.length; at++) {
+    if (!mask[at]) continue;
+    const x = at % width;
+    wide.fill(1, at - Math.min(x, reach), at + Math.min(width - 1 - x, reach) + 1);
+  }
+  for (let y = 0; y < height; y++) {
+    for (let v = Math.max(0, y - reach); v <= Math.min(height - 1, y + reach); v++) {
+      for (let x = 0; x < width; x++) if (wide[v * width + x]) found[y * width + x] = 1;
+    }
+  }
+  return found;
+}
+
+/** The connected pieces of ink. */
+function piecesOf(depth, levels, labels, count, height, width) {
+  const pieces = Array.from({ length: count }, (_, n) => ({
+    members: [n + 1], top: height, bottom: 0, left: width, right: 0, peak: 0, area: 0, span: 0, edge: 0, thick: 0, near: 0,
+  }));
+  const down = runLengths(labels, width, 1, height, width);
+  const across = runLengths(labels, height, width, width, 1);
+  const first = new Int32Array(count + 1).fill(-1);
+  const rowLeft = new Int32Array(count + 1).fill(-1);
+  const rowRight = new Int32Array(count + 1);
+  const rowOf = new Int32Array(count + 1).fill(-1);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const at = y * width + x;
+      const number = labels[at];
+      if (!number) continue;
+      const piece = pieces[number - 1];
+      if (first[number] < 0) first[number] = at;
+      piece.top = Math.min(piece.top, y);
+      piece.bottom = y + 1;
+      piece.left = Math.min(piece.left, x);
+      piece.right = Math.max(piece.right, x + 1);
+      piece.peak = Math.max(piece.peak, depth[at]);
+      piece.area++;
+      piece.thick += Math.min(down[at], across[at]);
+      if (rowOf[number] !== y) {
+        if (rowOf[number] >= 0) piece.span += rowRight[number] - rowLeft[number] + 1;
+        [rowOf[number], rowLeft[number]] = [y, x];
+      }
+      rowRight[number] = x;
+    }
+  }
+  const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
+  const [near] = labelled(dilated(labels, height, width, Math.round(NEAR * longest)), height, width);
+  const [outline, changes] = [new Int32Array(count + 1), new Int32Array(count + 1)];
+  const distance = Math.max(3, Math.round(BEYOND * longest));
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const at = y * width + x;
+      const number = labels[at];
+      if (!number) continue;
+      for (const [inside, there] of [
+        [y >= distance, at - distance * width], [y + distance < height, at + distance * width],
+        [x >= distance, at - distance], [x + distance < width, at + distance],
+      ]) {
+        if (!inside || labels[there] === number) continue;
+        outline[number]++;
+        changes[number] += Math.abs(levels[at] - levels[there]) >= 0.4 * depth[at];
+      }
+    }
+  }
+  for (const [n, piece] of pieces.entries()) {
+    piece.span += rowRight[n + 1] - rowLeft[n + 1] + 1;
+    piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
+    piece.thick /= piece.area;
+    piece.near = near[first[n + 1]];
+    piece.cut = piece.top === 0 || piece.left === 0 || piece.bottom === height || piece.right === width;
+  }
+  return pieces;
+}
+
+/** Whether a piece is a thin outline around other ink of some size. */
+function isFrame(piece, pieces) {
+  const size = sizeOf(piece);
+  const margin = 0.04 * size;
+  if (piece.area >= 0.35 * (piece.bottom - piece.top) * (piece.right - piece.left)) return false;
+  return pieces.some(
+    (other) =>
+      sizeOf(other) >= 0.2 * size && other.peak >= 0.35 * piece.peak &&
+      other.top >= piece.top + margin && other.bottom <= piece.bottom - margin &&
+      other.left >= piece.left + margin && other.right <= piece.right - margin,
+  );
+}
+
+function united(one, other) {
+  const area = one.area + other.area;
+  return {
+    members: [...one.members, ...other.members],
+    top: Math.min(one.top, other.top),
+    bottom: Math.max(one.bottom, other.bottom),
+    left: Math.min(one.left, other.left),
+    right: Math.max(one.right, other.right),
+    peak: Math.max(one.peak, other.peak),
+    area,
+    span: one.span + other.span,
+    edge: Math.min(one.edge, other.edge),
+    thick: (one.thick * one.area + other.thick * other.area) / area,
+    near: one.near,
+    cut: one.cut || other.cut,
+  };
+}
+
+function belongTogether(one, other) {
+  const larger = Math.max(sizeOf(one), sizeOf(other));
+  const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);
+  const down = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
+  const [low, high] = [one.bottom - one.top, other.bottom - other.top].sort((a, b) => a - b);
+  const covers = across >= 0.5 * Math.min(one.right - one.left, other.right - other.left);
+  if (covers && (down >= 0.5 * low || -down <= 0.12 * larger)) return true;
+  if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) return true;
+  const both = united(one, other);
+  return one.near === other.near && both.right - both.left <= 0.9 * (both.bottom - both.top);
+}
+
+/** Unites the pieces of one digit, until no two belong together. */
+function grouped(pieces) {
+  const groups = [...pieces];
+  const merge = () => {
+    for (let first = 0; first < groups.length; first++) {
+      for (let second = first + 1; second < groups.length; second++) {
+        if (!belongTogether(groups[first], groups[second])) continue;
+        groups[first] = united(groups[first], groups.splice(second, 1)[0]);
+        return true;
+      }
+    }
+    return false;
+  };
+  while (merge());
+  return groups;
+}
+
+/** The digits among the pieces of ink. */
+function chosen(all) {
+  let pieces = all.filter((piece) => piece.edge >= EDGED);
+  if (!pieces.length) return [];
+  const strongest = best(pieces, scoreOf);
+  pieces = pieces.filter((piece) => sizeOf(piece) >= 0.03 * sizeOf(strongest));
+  const inner = pieces.filter((piece) => !piece.cut);
+  if (inner.length && scoreOf(best(inner, scoreOf)) >= 0.15 * scoreOf(best(pieces, scoreOf))) pieces = inner;
+  const { peak } = best(pieces, scoreOf);
+  const groups = grouped(pieces.filter((piece) => piece.peak >= 0.5 * peak));
+  const main = best(groups, scoreOf);
+  return groups.filter((group) => sizeOf(group) >= 0.4 * sizeOf(main));
+}
+
+/** The digits of one polarity: {labels, digits}. */
+function digitsOf(depth, levels, height, width, noise) {
+  const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * noise));
+  const sure = depth.map((each) => Number(each > Math.floor(least / 2)));
+  let [labels, count] = labelled(sure, height, width);
+  if (count === 0) return { labels, digits: [] };
+  const peaks = new Int32Array(count + 1);
+  for (const [at, number] of labels.entries()) if (number) peaks[number] = Math.max(peaks[number], depth[at]);
+  const mask = new Uint8Array(depth.length);
+  for (const [at, number] of labels.entries()) {
+    mask[at] = number && depth[at] > INK_EDGE * peaks[number] && peaks[number] >= least ? 1 : 0;
+  }
+  [labels, count] = labelled(mask, height, width);
+  const whole = piecesOf(depth, levels, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
+  const frames = new Set(whole.filter((piece) => isFrame(piece, whole)).flatMap(({ members }) => members));
+  if (frames.size) for (const [at, number] of labels.entries()) if (frames.has(number)) mask[at] = 0;
+  [labels, count] = labelled(withoutLines(mask, height, width), height, width);
+  return { labels, digits: chosen(piecesOf(depth, levels, labels, count, height, width)) };
+}
+
+function liesWithin(inner, outer) {
+  const down = Math.min(inner.bottom, outer.bottom) - Math.max(inner.top, outer.top);
+  const across = Math.min(inner.right, outer.right) - Math.max(inner.left, outer.left);
+  return down >= 0.9 * (inner.bottom - inner.top) && across >= 0.9 * (inner.right - inner.left);
+}
+
+/** Whether the ink is light on dark paper, by the digits that are found in each case. */
+function isLight(dark, light) {
+  if (!dark.length || !light.length) return light.length > 0;
+  const whole = [dark, light].map((digits) => digits.reduce(united));
+  const ratios = [dark, light].map(
+    (digits) => digits.reduce((sum, digit) => sum + digit.thick / sizeOf(digit), 0) / digits.length,
+  );
+  for (const [inner, outer] of [[0, 1], [1, 0]]) {
+    const [one, other] = [whole[inner], whole[outer]];
+    const isSheet = ratios[outer] >= 0.26 && one.area + other.area >= 0.9 * other.span;
+    const isStroke = ratios[inner] < ratios[outer] && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
+    if (isSheet && isStroke && liesWithin(one, other)) return inner === 1;
+  }
+  const [darkScore, lightScore] = [dark, light].map((each) => each.reduce((sum, digit) => sum + scoreOf(digit), 0));
+  return lightScore > darkScore;
+}
+
+/** Line by line from the top, and from left to right. */
+function inOrder(digits) {
+  const lines = [];
+  const sorted = [...digits].sort((a, b) => a.top + a.bottom - b.top - b.bottom || a.left - b.left);
+  for (const digit of sorted) {
+    const tallest = lines.length && best(lines.at(-1), ({ top, bottom }) => bottom - top);
+    if (tallest && (digit.top + digit.bottom) / 2 < tallest.bottom) lines.at(-1).push(digit);
+    else lines.push([digit]);
+  }
+  return lines.flatMap((line) => line.sort((a, b) => a.left - b.left));
+}
+
+/** The ink of each digit on a picture: [{height, width, levels, core, top, left, noise, cut}]. */
+function findInk(picture) {
+  const { height, width } = picture;
+  const noise = noiseOf(picture);
+  const passes = Math.max(height, width) < SMOOTHED_SIZE ? 0 : Number(noise > QUIET) + Number(noise > LOUD);
+  let smooth = picture;
+  for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
+  const levels = Int32Array.from(smooth.levels, (level) => Math.floor(LEVELS * level + 0.5));
+  const offers = [1, -1].map((sign) => {
+    const signed = levels.map((level) => sign * level);
+    const paper = paperOf({ height, width, levels: signed });
+    const depth = paper.map((level, at) => level - signed[at]);
+    const typical = typicalOf(depth);
+    for (let at = 0; at < depth.length; at++) depth[at] = Math.max(0, depth[at] - typical);
+    return { sign, paper, typical, ...digitsOf(depth, levels, height, width, noise * SMOOTHED[passes]) };
+  });
+  const { sign, paper, typical, labels, digits } = offers[Number(isLight(offers[0].digits, offers[1].digits))];
+  return inOrder(digits).map((digit) => {
+    const soft = Math.max(2, Math.floor(sizeOf(digit) / 20));
+    const [top, bottom] = [Math.max(0, digit.top - soft), Math.min(height, digit.bottom + soft)];
+    const [left, right] = [Math.max(0, digit.left - soft), Math.min(width, digit.right + soft)];
+    const [tall, wide] = [bottom - top, right - left];
+    const core = new Uint8Array(tall * wide);
+    const members = new Set(digit.members);
+    const found = new Float64Array(tall * wide);
+    for (let y = 0; y < tall; y++) {
+      for (let x = 0; x < wide; x++) core[y * wide + x] = members.has(labels[(top + y) * width + left + x]);
+    }
+    const near = dilated(core, tall, wide, soft);
+    for (let y = 0; y < tall; y++) {
+      for (let x = 0; x < wide; x++) {
+        const at = (top + y) * width + left + x;
+        const level = Math.max(0, (paper[at] - typical) / LEVELS - sign * picture.levels[at]);
+        found[y * wide + x] = near[y * wide + x] * level;
+      }
+    }
+    return { height: tall, width: wide, levels: found, core, top, left, noise, cut: digit.cut };
+  });
+}
+
+/** The median of whole numbers of 0 or more, rounded down between two middle ones, as int(numpy.median()). */
+function typicalOf(depth) {
+  const counts = new Uint32Array(2 * LEVELS + 1);
+  for (const each of depth) counts[each]++;
+  const at = (rank) => {
+    let left = rank;
+    for (let value = 0; ; value++) if ((left -= counts[value]) < 0) return value;
+  };
+  const last = depth.length - 1;
+  return Math.floor((at(Math.floor(last / 2)) + at(Math.ceil(last / 2))) / 2);
+}
