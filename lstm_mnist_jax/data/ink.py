@@ -35,7 +35,7 @@ QUIET, LOUD = 0.008, 0.04
 SMOOTHED = (1.0, 1 / 3, 19 / 81)
 """What remains of the standard deviation of the noise after no, one and two means of 3 x 3 pixels."""
 
-SMOOTHED_SIZE = 64
+SMOOTHED_SIZE = 100
 """Smaller pictures are not smoothed: their strokes are as thin as the noise."""
 
 LINE = 0.8

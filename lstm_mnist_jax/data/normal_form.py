@@ -3,8 +3,8 @@
 MNIST's normal form (yann.lecun.com/exdb/mnist): the larger side of a digit is scaled to 20 pixels with anti-aliasing,
 its aspect kept, and its centre of mass is in the middle of 28 x 28 pixels, white on black.
 
-A report's page preprocesses drawings by the same algorithm in JavaScript (lstm_mnist_jax/report/page/): a change here
-needs the same change there.
+`lstm_mnist_jax.data.ink` finds the digits on a picture. A report's page does the same in JavaScript
+(lstm_mnist_jax/report/page/): a change here needs the same change there.
 """
 
 import math
@@ -42,7 +42,7 @@ TAKEN_OFF = 2.0
 FINE = 4
 """Strokes are measured and thickened on images of so many times the side of a digit."""
 
-THIN, NORMAL = 1.6, 2.2
+THIN, NORMAL = 1.35, 2.2
 """Strokes that are thinner than the first are thickened to the second, in pixels of a digit of 20."""
 
 Normal = Float32[np.ndarray, "rows columns *channels"]
