@@ -4,11 +4,30 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#include "self_test.h"
 #include "threads.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
+
+// The loops for the processor that runs this.
+const Loops& Chosen() {
+#if defined(LSTM_MNIST_JAX_X86_64)
+  static const Loops& chosen = [&]() -> const Loops& {
+    __builtin_cpu_init();
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2");
+    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl");
+    return v4 ? loops_x86_64_v4 : v3 ? loops_x86_64_v3 : loops_x86_64;
+  }();
+  return chosen;
+#else
+  return loops;
+#endif
+}
 
 // A thread has to be worth waking (some microseconds): at least this many multiplications and additions a chunk.
 constexpr Index kChunkWork = 1 << 20;
@@ -39,7 +58,7 @@ ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index u
   if (is_free) threads = std::max<Index>(pool.num_threads(), 1);
   const Index step_work = s.gates * s.hidden * s.hidden * s.batch, work = step_work * std::max<Index>(steps, 1);
   if (s.instances * work < 2 * kChunkWork) threads = 1;
-  const Index panel_size = Ceil(s.hidden, loops.width) * loops.width * s.hidden * s.gates;
+  const Index panel_size = Ceil(s.hidden, Chosen().width) * Chosen().width * s.hidden * s.gates;
   Scratch<0> panels(s.instances * panel_size);
   if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
   const Index blocks = Ceil(s.hidden, units);
@@ -58,7 +77,7 @@ ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index u
           Part{s.batch * chunk / chunks, s.batch * (chunk + 1) / chunks, begin, end, 0, s.hidden});
     });
   };
-  const Index chunks = chunks_of(loops.chunk_rows), sharing = std::min({threads, blocks, step_work / kStepWork});
+  const Index chunks = chunks_of(Chosen().chunk_rows), sharing = std::min({threads, blocks, step_work / kStepWork});
   if (s.instances > 1 || sharing < 2 * chunks) {
     Parallel(pool, threads, s.instances * blocks, s.instances * blocks, 0, pack_block);
     run_rows(chunks, 0, steps);
@@ -234,7 +253,7 @@ ffi::Error LstmForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Ar
                            Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs, Output activations,
                            Output last_h, Output last_c, bool reverse, Index threads) {
   const ForwardArrays arrays{bias, {h, c}, {reset_h, reset_c}, {hs, cs}, activations, {}, {last_h, last_c}};
-  return RunForward(loops.lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(Chosen().lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
@@ -243,14 +262,14 @@ ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, A
                             bool reverse, Index threads) {
   const BackwardArrays arrays{{},          cs, c,          reset_c, {d_hs, d_cs}, {d_last_h, d_last_c},
                               d_projected, {}, {d_h, d_c}, {d_reset_h, d_reset_c}};
-  return RunBackward(loops.lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
+  return RunBackward(Chosen().lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
 }
 
 ffi::Error GruForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Booleans resets,
                           Array reset_h, Output hs, Output activations, Output recurrents, Output last_h, bool reverse,
                           Index threads) {
   const ForwardArrays arrays{bias, {h}, {reset_h}, {hs}, activations, recurrents, {last_h}};
-  return RunForward(loops.gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(Chosen().gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurrents, Array hs, Array h, Array weights,
@@ -258,10 +277,14 @@ ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurr
                            Output d_recurrents, Output d_h, Output d_reset_h, bool reverse, Index threads) {
   const BackwardArrays arrays{recurrents,  hs,           h,     reset_h, {d_hs}, {d_last_h},
                               d_projected, d_recurrents, {d_h}, {d_reset_h}};
-  return RunBackward(loops.gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunBackward(Chosen().gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 }  // namespace
+
+// The kind of processor of the loops that run, and what a test of them finds: nullptr, or why they are not to be used.
+extern "C" const char* LstmMnistJaxProcessor() { return Chosen().processor; }
+extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(Chosen()); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall,
                               ffi::Ffi::Bind()
