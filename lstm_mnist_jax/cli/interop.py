@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -24,6 +24,11 @@ class ImportArguments:
     .keras or .h5, a .msgpack of a Flax tree, .safetensors of this package, an .onnx graph of any exporter, or a folder
     of `export huggingface`. The layers' widths are read from the shapes.
     """
+
+    common: ClassVar = (
+        *("run_dir", "list", "ignore", "layer", "dense_activation", "task", "input_mean", "input_std", "source"),
+        "validation_examples",
+    )
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface"]]
     """The format of the weights."""

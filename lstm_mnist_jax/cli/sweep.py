@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -50,6 +50,11 @@ class SweepArguments:
     numbers one interval: uniform:LOW:HIGH or loguniform:LOW:HIGH, from which --samples settings are drawn. Ctrl-C
     saves a checkpoint and stops; --resume continues.
     """
+
+    common: ClassVar = (
+        *("run_dir", "resume", "seeds", "samples", "optuna", "learning_rate", "hidden_features", "batch_size"),
+        *("epochs", "source"),
+    )
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
     """The config to start from, by its name."""

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 from rich.console import Console
@@ -23,6 +23,11 @@ class TrainArguments:
 
     Ctrl-C saves and stops; --resume continues, with the same result as without a stop.
     """
+
+    common: ClassVar = (
+        *("run_dir", "resume", "epochs", "batch_size", "learning_rate", "hidden_features", "cell", "seed", "source"),
+        "devices",
+    )
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
     """The config to start from, by its name. The options below change it."""
