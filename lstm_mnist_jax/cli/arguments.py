@@ -116,10 +116,8 @@ def arguments_of(cls: Any, default: Any = None) -> list[Argument]:
 def _arguments(cls: Any, default: Any) -> Iterator[Argument]:
     hints = typing.get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
-        hint, *markers = (
-            typing.get_args(hints[field.name]) if _is_annotated(hints[field.name]) else (hints[field.name],)
-        )
-        value = default_of(field, default)
+        hint, value = hints[field.name], default_of(field, default)
+        hint, *markers = typing.get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
         if dataclasses.is_dataclass(hint):
             yield from _arguments(hint, value)
         else:
@@ -172,18 +170,18 @@ def help_of(cls: Any, default: Any = None, *, everything: bool = True) -> str:
     for paragraph in (inspect.getdoc(cls) or "").split("\n\n"):
         lines += [*wrapped(" ".join(paragraph.split())), ""]
     for argument in positional:
-        lines += _entry(argument.usage().strip("[]"), argument.description())
+        lines += entry(argument.usage().strip("[]"), argument.description())
     if not everything and hasattr(cls, "common"):
         by_field = {argument.field: argument for argument in options}
         lines += ["", "options:"]
         for field in cls.common:
-            lines += _entry(by_field[field].usage(), by_field[field].description())
+            lines += entry(by_field[field].usage(), by_field[field].description())
         return "\n".join([*lines, "", *wrapped(f"{command_of(cls)} --help-all prints all options.")]) + "\n"
     for group, arguments in itertools.groupby(options, lambda argument: argument.group):
         heading = "options:" if group is cls else " ".join((inspect.getdoc(group) or "").split("\n\n")[0].split())
         lines += ["", *wrapped(heading)]
         for argument in arguments:
-            lines += _entry(argument.usage(), argument.description())
+            lines += entry(argument.usage(), argument.description())
     return "\n".join(lines) + "\n"
 
 
@@ -198,7 +196,8 @@ def _width() -> int:
     return max(40, min(COLUMNS, shutil.get_terminal_size().columns))
 
 
-def _entry(usage: str, text: str) -> list[str]:
+def entry(usage: str, text: str) -> list[str]:
+    """The lines of an argument or a command: how it is written, and its help text beside or below."""
     indent = min(INDENT, _width() // 3)
     lines = textwrap.wrap(text, _width() - indent, break_long_words=False, break_on_hyphens=False)
     beside = len(usage) + 4 <= indent
