@@ -49,15 +49,15 @@ CLASSES: dict[str, Any] = {
 
 BASH = """\
 _lstm_mnist() {{
-  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
+  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" found=""
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words="{commands}"
+    found="{commands}"
   else
     case "${{COMP_WORDS[1]}} $before $word" in
 {cases}
     esac
   fi
-  COMPREPLY=($(compgen -W "$words" -- "$word"))
+  COMPREPLY=($(compgen -W "$found" -- "$word"))
 }}
 complete -o default -F _lstm_mnist lstm-mnist
 """
@@ -86,14 +86,14 @@ def bash_script() -> str:
         flags, free = [flag for option in options for flag in _flags(option)], list[str]()
         for option in options:
             if option.choices:
-                cases.append(f'"{command} --{option.name} "*) words="{" ".join(option.choices)}" ;;')
+                cases.append(f'"{command} --{option.name} "*) found="{" ".join(option.choices)}" ;;')
             elif option.hint is not bool:
                 free.append(f'"{command} --{option.name} "*')
         if free:
             cases.append(f"{'|'.join(free)}) ;;")
-        cases.append(f'"{command} "*" -"*) words="{" ".join(flags)}" ;;')
+        cases.append(f'"{command} "*" -"*) found="{" ".join(flags)}" ;;')
         if words := [word for argument in found if argument.is_positional for word in _words(argument)]:
-            cases.append(f'"{command} "*) words="{" ".join(words)}" ;;')
+            cases.append(f'"{command} "*) found="{" ".join(words)}" ;;')
     return BASH.format(commands=" ".join(CLASSES), cases="\n".join(" " * 6 + case for case in cases))
 
 
