@@ -76,6 +76,8 @@ def _run(words: list[str], debug: bool) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can print every name
     try:
+        if command == "help" and words[1:2] and words[1] in COMMANDS:
+            command, words = words[1], [words[1], "--help"]
         if command in ("-h", "--help", "--help-all", "help"):
             print(program_help(), end="", flush=True)
             return 0
@@ -97,7 +99,7 @@ def _run(words: list[str], debug: bool) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"lstm-mnist: {_with_options(error)}", file=sys.stderr)
+        print("lstm-mnist:", re.sub(r"\s*\n\s*", " ", _with_options(error).strip()), file=sys.stderr)
         return _failed(2)
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -143,7 +145,7 @@ def _unknown_command(words: Sequence[str]) -> str:
     if command.startswith("-") or command in PRESETS:
         kind = "an option" if command.startswith("-") else "a preset"
         example = f"lstm-mnist {first or 'train'} {command}"
-        return f"{command!r} is {kind}; the command comes first, such as {example}. See lstm-mnist --help."
+        return f"{command!r} is {kind}; the command comes first, such as {example} ... See lstm-mnist --help."
     meant = ELSEWHERE.get(command.lower())
     nearest = f"; did you mean {meant}?" if meant else did_you_mean(command, COMMANDS)
     return f"Unknown command {command!r}; expected one of {', '.join(COMMANDS)}{nearest} See lstm-mnist --help."
@@ -157,8 +159,8 @@ def _with_options(error: UserError) -> str:
     fields |= {"seeds", "samples"}
     long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
     pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])"
-    pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )"
-    return re.sub(pattern, lambda found: "--" + (found[1] or found[2]).replace("_", "-"), str(error))
+    pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )|(?:(?<=set )|(?<=and ))(samples)(?=,)"
+    return re.sub(pattern, lambda found: "--" + (found[1] or found[2] or found[3]).replace("_", "-"), str(error))
 
 
 def _failed(code: int) -> int:

@@ -141,7 +141,9 @@ def _nearest_option(cls: type, word: str) -> str:
     meant = [f"--{option}" for option in ELSEWHERE.get(name, ()) if option in options]
     if meant:
         return f"; did you mean {' or '.join(meant)}?"
-    return did_you_mean(f"--{name}", [f"--{option}" for option in [*options, *flags, "help", "help-all", "debug"]])
+    if len(name) == 1:
+        return ". Options are whole words with two dashes."
+    return did_you_mean(name, [*options, *flags, "help", "help-all", "debug"]).replace("mean ", "mean --")
 
 
 def _without_commas(cls: type, arguments: Sequence[str]) -> list[str]:
@@ -205,9 +207,9 @@ def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> st
     Raises:
       ConfigError: a word is no value of its option.
     """
-    name, hint = next(iter(typing.get_type_hints(cls).items()))
-    if typing.get_origin(hint) is typing.Literal and arguments and not arguments[0].startswith("-"):
-        from_text(hint, arguments[0], name)
+    found = arguments_of(cls)
+    if found[0].is_positional and found[0].choices and arguments and not arguments[0].startswith("-"):
+        from_text(found[0].hint, arguments[0], found[0].name)
     for name, words in given_options(arguments).items():
         hint = _hints(cls).get(name, str)
         if hint is bool:
@@ -224,8 +226,8 @@ def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> st
                 last = " The preset comes first." if word in PRESETS else ""
                 return f"--{name} is {word!r}, expected integers with commas or spaces between, such as 32,64.{last}"
     if "(required)" in printed:
-        names = [field.name.upper() for field in dataclasses.fields(cls) if default_of(field, None) is tyro.MISSING]
-        return f"An argument is missing, expected {command} {' '.join(names)}. See {command} --help."
+        names = " ".join(argument.usage() for argument in found if argument.is_positional).removesuffix(" ...")
+        return f"An argument is missing, expected {command} {names}. See {command} --help."
     title, *lines = (line.strip("│╭╮╰╯─- ") for line in printed.splitlines())
     message = " ".join(line for line in lines if line).split("For full helptext")[0].strip()
     return f"{title}: {message}"
@@ -238,6 +240,20 @@ def _flag_before(cls: type, arguments: Sequence[str], word: str) -> str | None:
         if name.removeprefix("no-") in flags and words[:1] == [word]:
             return f"--{name} takes no value: leave out {word!r}."
     return None
+
+
+def _unknown_preset(cls: type, arguments: Sequence[str], word: str) -> str:
+    """What is wrong with a word that is taken for a preset, but is none."""
+    if hint := _flag_before(cls, arguments, word):
+        return hint
+    for name, words in given_options(arguments).items():
+        if word in words[1:] and word not in words[:1] and did_you_mean(word, PRESETS) == ".":
+            to_sweep = "" if "Sweep" in cls.__name__ else " Several values of an option are for lstm-mnist sweep."
+            return f"--{name} takes one value: leave out {word!r}.{to_sweep}"
+    name, equals, value = word.partition("=")
+    if equals and (option := name.replace("_", "-")) in _hints(cls):
+        return f"{word!r} is no preset; for the option, write --{option} {value}."
+    return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{did_you_mean(word, PRESETS)}"
 
 
 def parse_with_preset(
@@ -267,12 +283,7 @@ def parse_with_preset(
 
         config = read_run_folder(parsed.resume.expanduser()).config
     elif parsed.preset not in PRESETS:
-        if hint := _flag_before(cls, arguments, parsed.preset):
-            raise UserError(hint)
-        several = parsed.preset.replace(".", "").replace("-", "").replace("e", "").isdecimal()
-        hint = " Several values of an option are for lstm-mnist sweep." if several else ""
-        nearest = did_you_mean(parsed.preset, PRESETS)
-        raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}{nearest}{hint}")
+        raise UserError(_unknown_preset(cls, arguments, parsed.preset))
     elif parsed.preset != preset and comes_first:
         raise UserError(f"There are two presets, {preset} and {parsed.preset}; name one.")
     elif parsed.preset != preset:  # it follows the options

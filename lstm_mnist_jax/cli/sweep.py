@@ -98,6 +98,10 @@ def sweep(arguments: Sequence[str]) -> int:
 
     given = parsing.given_options(arguments)
     axes = {name: words for name, words in vars(parsed.swept).items() if name.replace("_", "-") in given}
+    for name, words in axes.items():
+        if "features" not in name and (word := next((word for word in words if "," in word), None)):
+            option, values = f"--{name.replace('_', '-')}", word.replace(",", " ")
+            raise UserError(f"{option} is {word!r}, expected values with blanks between: {option} {values}.")
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
         space = Space(tuple(axes), tuple(axes.values()), **options)

@@ -20,7 +20,7 @@ from lstm_mnist_jax.training import checkpoint, processes, run_folder
 from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
 from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
 from lstm_mnist_jax.training.mesh import describe, hint
-from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
+from lstm_mnist_jax.training.metrics import EpochMetrics, OnEpoch, read_metrics
 from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import RunFolder
@@ -58,6 +58,7 @@ def train(
     execution: Execution = Execution(),
     together: Processes = Processes(),
     console: Console | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainingResult:
     """Trains a run, new or resumed, to its last epoch or to the first Ctrl-C or SIGTERM.
 
@@ -70,6 +71,9 @@ def train(
       execution: on which devices.
       together: the other processes of a distributed run, each of which calls this with the same config and folder.
       console: where to print progress; None is nowhere.
+      on_epoch: called after each epoch that is trained now with its `EpochMetrics` and the run's folder, in process 0
+        only: for an experiment tracker. The epoch's checkpoint may still be under way. An exception in it stops the
+        run, with this epoch saved.
 
     Returns:
       The metrics of every epoch, the best epoch, and how the run ended.
@@ -77,8 +81,8 @@ def train(
     Raises:
       ConfigError: the config is impossible, with this data or on these devices, or differs from the run's.
       DataError: the data cannot be loaded.
-      RunError: the folder cannot be used, a checkpoint cannot be written, the loss is not finite, or another process
-        is gone.
+      RunError: the folder cannot be used, a checkpoint cannot be written, the loss is not finite, another process
+        is gone, or `on_epoch` raised an exception (the run is saved; the exception is its `__cause__`).
 
     Examples:
       >>> from dataclasses import replace
@@ -91,11 +95,17 @@ def train(
     """
     settings = ("one", config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, mesh, console):
-        return _train(config, run_dir, resume, mesh, execution, console)
+        return _train(config, run_dir, resume, mesh, execution, console, on_epoch)
 
 
 def _train(
-    config: Config, run_dir: Path, resume: bool, mesh: Mesh, execution: Execution, console: Console
+    config: Config,
+    run_dir: Path,
+    resume: bool,
+    mesh: Mesh,
+    execution: Execution,
+    console: Console,
+    on_epoch: OnEpoch | None,
 ) -> TrainingResult:
     first = processes.is_first()
     former = run_folder.read_run(run_dir) if resume else None
@@ -142,7 +152,7 @@ def _train(
         if runs_through_flax(config.model):
             say(console, SLOWER)
         stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
-        loop = TrainingLoop(folder, 0, program, states, record, console)
+        loop = TrainingLoop(folder, 0, program, states, record, console, on_epoch)
         noted = loop.run(stop)
 
     epochs, best_step = read_metrics(folder.metrics), loop.members[0].best_step

@@ -59,6 +59,6 @@ def test_commands_of_the_recipes_page(folder):
 
 def test_options_of_the_recipes_page_exist(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    options = re.findall(r"--[\w-]+", command_line("train", "--help").stdout)
+    options = re.findall(r"--[\w-]+", command_line("train", "--help-all").stdout)
     for option in re.findall(r"`(--[\w-]+)", read("recipes")):
         assert option in options, option
