@@ -113,8 +113,11 @@ def sweep(
     """
     # Each group makes its own mesh; the session's is made because there may be no device, or not so many.
     settings = (space.describe(), config, run_dir, resume, execution, together, console)
-    with processes.distributed_session(*settings) as (config, run_dir, _, console):
-        return _sweep(config, space, run_dir, resume, execution, console, on_epoch)
+    with processes.distributed_session(*settings) as (config, run_dir, devices, console):
+        environment = run_folder.environment(devices.size)
+        if line := mesh.too_many(devices):
+            say(console, line)
+        return _sweep(config, space, run_dir, resume, execution, environment, console, on_epoch)
 
 
 def _sweep(
@@ -123,6 +126,7 @@ def _sweep(
     run_dir: Path,
     resume: bool,
     execution: Execution,
+    environment: dict[str, str],
     console: Console,
     on_epoch: OnEpoch | None,
 ) -> SweepResult:
@@ -138,7 +142,7 @@ def _sweep(
     if folder is not None:
         folder = run_folder.resume_run_folder(folder, config, dataset)
     else:
-        folder = RunFolder(run_dir, config, run_folder.DataFacts.of(dataset), run_folder.environment(), space=space)
+        folder = RunFolder(run_dir, config, run_folder.DataFacts.of(dataset), environment, space=space)
         folder = with_next_members(folder, dataset)
         folder, program = fit(folder, 0, dataset, execution, console)  # before anything is written
     with ExitStack() as stack:
@@ -147,9 +151,11 @@ def _sweep(
             if not resume:
                 run_folder.refuse_occupied(run_dir)  # another process may have made a run in it meanwhile
         stop = stack.enter_context(loop.noted_stop_request())
-        say(console, f"sweep {run_dir}: {dataset.describe()}")
-        for line in run_folder.environment_changes(folder.environment):
+        say(console, f"sweep {run_dir}")
+        say(console, dataset.describe())
+        for line in run_folder.environment_changes(folder.environment, environment):
             say(console, line)
+        folder = replace(folder, environment=environment)
         trained, stopped_by, group = False, None, 0
         while True:
             if group == len(folder.groups):
@@ -170,9 +176,8 @@ def _sweep(
         results.write_csv(folder, members)
         draw_results(folder, members, dataset)
         done = sum(results.is_done(folder.member_config(member.member), member) for member in members)
-        title = f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s"
-        title += "; means with 95 % confidence intervals, each seed at its best epoch on validation"
-        say(console, title)
+        say(console, f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s")
+        say(console, "means with 95 % confidence intervals, each seed at its best epoch on validation:")
         found = results.table(folder.config, members)
         # As wide as it is, however narrow the terminal.
         width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
@@ -256,10 +261,11 @@ def _print_group(folder: RunFolder, group: int, program: TrainingProgram, second
     fixed_values = f", {describe({name: members[0].setting[name] for name in fixed})}" if part and fixed else ""
     shares = program.mesh.shape[mesh.DATA_AXIS]
     shared = f", {shares} for each" if shares > 1 else ""
+    say(console, f"{part}{runs(len(members))} at once{of}{fixed_values}")
     say(
         console,
-        f"{part}{runs(len(members))} at once{of}{fixed_values}, {layers}, on {mesh.describe(program.mesh)}{shared}, "
-        f"{size_of(program.device_bytes())} of each device; ready in {seconds:.1f} s",
+        f"{layers}, on {mesh.describe(program.mesh)}{shared}, {size_of(program.device_bytes())} of each device; "
+        f"ready in {seconds:.1f} s",
     )
 
 

@@ -184,15 +184,18 @@ def import_(arguments: Sequence[str]) -> int:
         examples = load(**vars(run.folder.config.data)).validation
         for line in likely_causes(unfolded, run.folder.config.model, examples, imported.inputs):
             say(console, line)
+    held_out = config.data.validation_examples
+    if parsed.format != "huggingface" and int(run.evaluations["validation"].count.sum()) == held_out:
+        say(console, f"validation: the first {held_out:,} training examples, as --validation-examples has it")
+        say(console, "  (too high if the model was trained on them: give the number it was trained with)")
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
-    say(
-        console,
-        f"training would continue with learning rate {config.optimizer.learning_rate:g} and batches of "
-        f"{config.batch_size}; for others, import with --learning-rate and --batch-size",
-    )
-    say(console, f"train it further, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
+    rate = config.optimizer.learning_rate
+    say(console, f"training would continue with learning rate {rate:g} and batches of {config.batch_size}; for others,")
+    say(console, "import with --learning-rate and --batch-size")
+    say(console, f"train it further, up to epoch {epochs}, with:")
+    say(console, f"  lstm-mnist train --resume {run_dir} --epochs {epochs}")
     return 0
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import os
+import signal
 import sys
 import time
 import typing
@@ -342,12 +343,23 @@ class OutputConsole(Console):
 
 
 class TrainingConsole(Console):
-    """A console for training, which a closed output does not end."""
+    """A console for training. Where its reader has closed it (`train ... | head`), the run is saved and stops.
+
+    That is what SIGHUP does, which is sent where a terminal is closed. Under nohup, which ignores it, the run goes on.
+    """
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-        print("lstm-mnist: the output is closed; the training run goes on without it", file=sys.stderr)
+        hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+        handler = signal.SIG_IGN if hang_up is None else signal.getsignal(hang_up)
+        if handler == signal.SIG_DFL:  # nothing is trained at the moment
+            raise BrokenPipeError
+        if hang_up is None or handler == signal.SIG_IGN:
+            print("lstm-mnist: the output is closed; the training run goes on without it", file=sys.stderr)
+        else:
+            print("lstm-mnist: the output is closed; the run is saved and stops (--resume goes on)", file=sys.stderr)
+            signal.raise_signal(hang_up)
 
 
 def console_of_first() -> TrainingConsole:

@@ -141,9 +141,11 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         best = result.members[result.best]
         setting = describe({"seed": best.seed, **best.setting})
         so_far = " so far" if result.stopped_by is not None else ""
-        say(console, f"{best_in_words(config)}{so_far}: run {best.member} ({setting}), epoch {best.best_epoch}")
+        say(console, f"{best_in_words(config)}{so_far}: run {best.member}, epoch {best.best_epoch}")
+        say(console, f"  {setting}")
     if result.stopped_by is not None:
-        say(console, f"stopped and saved; continue with: lstm-mnist sweep --resume {quoted}")
+        say(console, "stopped and saved; continue with:")
+        say(console, f"  lstm-mnist sweep --resume {quoted}")
         return 128 + result.stopped_by
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one
@@ -151,6 +153,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     if result.best is None:
         say(console, f"saved in {run_dir} (results.csv)")
         return 0
-    say(console, f"saved in {run_dir} (results.csv, results.png); the best run is {run_dir / 'best'}:")
-    say(console, f"lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}")
+    say(console, f"saved in {run_dir} (results.csv, results.png)")
+    say(console, f"the best run is {run_dir / 'best'}:")
+    say(console, f"  lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}")
     return 0

@@ -192,7 +192,8 @@ class TrainingLoop:
         self._states = self._program.choose(better, self._states)
         if self._writer is not None:
             self._writer.write(epochs)
-        self._display.say(epoch_line(epochs, self._folder, self._config.epochs, self._epoch_seconds))
+        for line in epoch_lines(epochs, self._folder, self._config.epochs, self._epoch_seconds):
+            self._display.say(line)
         return epochs
 
     def _call_on_epoch(self, epochs: Sequence[EpochMetrics]) -> None:
@@ -322,17 +323,17 @@ def newest_sound_step(directory: Path, console: Console) -> int | None:
     return None if found < 0 else found
 
 
-def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seconds: float) -> str:
-    """The printed line of an epoch: of the best setting on validation, means over its seeds with 95 % confidence
-    intervals."""
+def epoch_lines(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seconds: float) -> list[str]:
+    """What is printed of an epoch: of the best setting on validation, means over its seeds with 95 % confidence
+    intervals. A run takes one line, several take two."""
     by_setting: dict[str, list[EpochMetrics]] = {}
     for each in metrics:
         if not each.diverged:
             by_setting.setdefault(describe(folder.members[each.member].setting), []).append(each)
     start = f"epoch {metrics[0].epoch:{len(str(epochs))}d}/{epochs}  "
-    end = f"{seconds:.1f} s  {metrics[0].examples_per_second:,.0f} examples/s"
+    end = f"{seconds:.1f} s  {metrics[0].examples_per_second:,.0f} images/s"
     if not by_setting:
-        return f"{start}all have diverged  {end}"
+        return [f"{start}all have diverged  {end}"]
 
     def mean_score(setting: str) -> float:
         return float(np.mean([score_of(folder.config, each) for each in by_setting[setting]]))
@@ -341,8 +342,11 @@ def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seco
     loss = mean_of([each.train_loss for each in by_setting[best]])
     spread = "" if math.isnan(loss.half_width) else f" ± {loss.half_width:.4f}"
     accuracies = "  ".join(
-        f"{split} {percent(mean_of([getattr(each, f'{split}_accuracy') for each in by_setting[best]])):>7}"
+        f"{split} {percent(mean_of([getattr(each, f'{split}_accuracy') for each in by_setting[best]])):>6}"
         for split in ("validation", "test")
     )
+    found = f"{start}loss {loss_in_words(loss.mean)}{spread}  {accuracies}"
+    if not folder.is_sweep:
+        return [f"{found}  {end}"]
     chosen = f"best of {len(by_setting)}: {best}  " if len(by_setting) > 1 else ""
-    return f"{start}{chosen}loss {loss_in_words(loss.mean)}{spread}  {accuracies}  {end}"
+    return [found, f"  {chosen}{end}"]

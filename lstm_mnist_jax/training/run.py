@@ -18,7 +18,13 @@ from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes, run_folder
 from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
-from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
+from lstm_mnist_jax.training.loop import (
+    TrainingLoop,
+    is_complete,
+    newest_sound_step,
+    noted_stop_request,
+    refuse_fewer_epochs,
+)
 from lstm_mnist_jax.training.mesh import describe, hint
 from lstm_mnist_jax.training.metrics import EpochMetrics, OnEpoch, read_metrics
 from lstm_mnist_jax.training.new_run import make_run_of_member
@@ -127,24 +133,27 @@ def _train(
             path = run_dir if former is None else former.path  # of SWEEP/best, that of SWEEP/3
             stack.enter_context(run_folder.lock(path))
         if former is None:
-            folder = run_folder.create_run_folder(run_dir, config, dataset)
+            folder = run_folder.create_run_folder(run_dir, config, dataset, mesh.size)
         else:
             folder = run_folder.resume_run_folder(former, config, dataset)
-        say(console, f"run {folder.path}: {dataset.describe()}")
+        say(console, f"run {folder.path}")
+        say(console, dataset.describe())
         began = time.perf_counter()
+        environment = run_folder.environment(mesh.size)
+        changes = run_folder.environment_changes(folder.environment, environment)
+        for line in changes:
+            say(console, line)
         states, record = begin(folder, 0, program, newest_sound_step(folder.checkpoints, console), console)
-        if first and (former is None or folder.config != former.config):
-            run_folder.write_config(replace(folder, environment=run_folder.environment()))
+        trains = not is_complete(config, record.step, record.members, program.steps_per_epoch)
+        if first and (former is None or folder.config != former.config or (changes and trains)):
+            run_folder.write_config(replace(folder, environment=environment) if trains else folder)
         processes.wait_for_file(folder.path / "config.json")
         program = program.compile()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(states.newest.params))
         task, layers = task_of(config.model).describe(dataset.image_shape), describe_layers(config.model)
         seconds = time.perf_counter() - began
-        say(
-            console,
-            f"{task} -> {layers} -> {len(dataset.class_names)} classes, {parameters:,} parameters, "
-            f"on {describe(mesh)}; ready in {seconds:.1f} s",
-        )
+        say(console, f"{task} -> {layers} -> {len(dataset.class_names)} classes")
+        say(console, f"{parameters:,} parameters, on {describe(mesh)}; ready in {seconds:.1f} s")
         if line := hint(mesh, execution, config.batch_size):
             say(console, line)
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
@@ -194,8 +203,6 @@ def begin(
         return states, Record(0, program.places, 0.0, (MemberStatus(),) * len(folder.groups[group]))
     epochs_done, epochs = step // program.steps_per_epoch, program.configs[0].epochs
     refuse_fewer_epochs(folder, epochs, step, program.steps_per_epoch)
-    for line in run_folder.environment_changes(folder.environment) if not folder.is_sweep else ():
-        say(console, line)
     say(console, f"resumed at step {step:,}: {epochs_done} of {epochs} epochs are done")
     path = checkpoint.checkpoint_path(directory, step)
     record = checkpoint.read_record(path)
