@@ -129,7 +129,7 @@ def _refuse_unknown(cls: type, arguments: Sequence[str], unknown: Sequence[str])
             raise UserError(f"Unknown option {word.split('=')[0]}{_nearest_option(cls, word)} {see}")
     if unknown:
         presets = [word for word in arguments if word in PRESETS]
-        if "preset" in cls.__dataclass_fields__ and unknown[0] in PRESETS and len(presets) > 1:
+        if hasattr(cls, "preset") and unknown[0] in PRESETS and len(presets) > 1:
             raise UserError(f"There are two presets, {presets[0]} and {presets[1]}; name one.")
         raise UserError(f"Unexpected argument {unknown[0]!r}. {_flag_before(cls, arguments, unknown[0]) or see}")
 

@@ -141,8 +141,8 @@ def _train(
         began = time.perf_counter()
         environment = run_folder.environment(mesh.size)
         changes = run_folder.environment_changes(folder.environment, environment)
-        for line in changes:
-            say(console, line)
+        for change in changes:
+            say(console, change)
         states, record = begin(folder, 0, program, newest_sound_step(folder.checkpoints, console), console)
         trains = not is_complete(config, record.step, record.members, program.steps_per_epoch)
         if first and (former is None or folder.config != former.config or (changes and trains)):
