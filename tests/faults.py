@@ -107,6 +107,10 @@ FAULTS = [
           "states = LatestAndBest(*program.from_saved(tuple(saved)))\n"
           "    return states._replace(newest=states.newest._replace(step=states.newest.step + 1)), record",
           "test_train.py"),
+    fault("a resumed run does not print that 64-bit numbers were switched on or off", "training/run_folder.py",
+          '    "x64": "jax_enable_x64",\n', "", "test_train.py"),
+    fault("a run goes on after an exception in on_epoch", "training/loop.py", "failure = error", "failure = None",
+          "test_train.py"),
     fault("checksums are not compared", "training/checkpoint.py", "if expected[name] != found[name]:", "if False:",
           "test_checkpoint.py", "test_train.py"),
     fault("the best of equals is the latest", "training/loop.py", "or value > member.best_score",
@@ -187,6 +191,8 @@ FAULTS = [
           "test_train.py"),
     fault("a mistake of the user's ends with exit code 1", "cli/main.py", "return _failed(2)", "return _failed(1)",
           "test_cli.py"),
+    fault("a comma between integers of an option is an error", "cli/parsing.py", "_without_commas(cls, arguments)\n",
+          "list(arguments)\n", "test_cli.py"),
     fault("`predict` gives the answer of another picture", "cli/predict.py", "classified = iter(probabilities)",
           "classified = iter(probabilities[::-1])", "test_predict.py"),
 ]  # fmt: skip

@@ -317,4 +317,4 @@ def test_the_command_line_has_all_formats():
         (positional, *_) = typing.get_args(typing.get_type_hints(arguments)["format"]) or [None]
         names = typing.get_args(typing.get_type_hints(arguments)["format"])
         assert set(names or typing.get_args(positional)) == set(known)
-        assert all(name in cli.HELP for name in known)
+        assert all(name in cli.program_help() for name in known)
