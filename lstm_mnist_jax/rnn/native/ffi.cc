@@ -4,6 +4,10 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#if defined(LSTM_MNIST_JAX_X86_64)
+#include <cpuid.h>
+#endif
+
 #include "self_test.h"
 #include "threads.h"
 
@@ -12,22 +16,28 @@ namespace {
 namespace ffi = xla::ffi;
 
 // The loops for the processor that runs this.
-const Loops& Chosen() {
 #if defined(LSTM_MNIST_JAX_X86_64)
-  static const Loops& chosen = [&]() -> const Loops& {
-    __builtin_cpu_init();
-    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                    __builtin_cpu_supports("bmi2");
-    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                    __builtin_cpu_supports("avx512vl");
+const Loops& Chosen() {
+  static const Loops& chosen = []() -> const Loops& {
+    // Not __builtin_cpu_supports: some compilers' libraries answer no to everything.
+    auto has = [](unsigned leaf, unsigned word, std::initializer_list<int> bits) {
+      unsigned words[4] = {0, 0, 0, 0};  // eax, ebx, ecx, edx
+      if (!__get_cpuid_count(leaf, 0, &words[0], &words[1], &words[2], &words[3])) return false;
+      return std::all_of(bits.begin(), bits.end(), [&](int bit) { return (words[word] >> bit & 1) != 0; });
+    };
+    if (!has(1, 2, {27})) return loops_x86_64;  // the system keeps no registers beyond those of SSE
+    unsigned kept = 0, high = 0;
+    asm volatile("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    const bool v3 = (kept & 0x06) == 0x06 && has(1, 2, {12, 22, 28, 29}) /* FMA, MOVBE, AVX, F16C */ &&
+                    has(7, 1, {3, 5, 8}) /* BMI1, AVX2, BMI2 */ && has(0x80000001u, 2, {5}) /* LZCNT */;
+    const bool v4 = v3 && (kept & 0xe6) == 0xe6 && has(7, 1, {16, 17, 28, 30, 31}) /* AVX512 F, DQ, CD, BW, VL */;
     return v4 ? loops_x86_64_v4 : v3 ? loops_x86_64_v3 : loops_x86_64;
   }();
   return chosen;
-#else
-  return loops;
-#endif
 }
+#else
+const Loops& Chosen() { return loops; }
+#endif
 
 // A thread has to be worth waking (some microseconds): at least this many multiplications and additions a chunk.
 constexpr Index kChunkWork = 1 << 20;
