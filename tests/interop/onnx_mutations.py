@@ -17,11 +17,11 @@ from onnx_graphs import IMAGES
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import onnx as reader
-from lstm_mnist_jax.interop.onnx import graph
+from lstm_mnist_jax.interop.onnx import trace
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "onnx"
 INTEGERS = [-(2**63), -7, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 30, 2**31, 2**62]
-OPERATORS = sorted({*graph.OPERATORS, "Relu", "Conv", "Loop"})
+OPERATORS = sorted({*trace.ON_CONSTANTS, *trace.OPERATORS, "Conv", "Loop"})
 
 
 def try_mutations(count, folder, seed):

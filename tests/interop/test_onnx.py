@@ -275,7 +275,7 @@ REFUSED = [
     (LSTM + STEP + "l = Gather<axis=1>(t, two) y = Gemm(l, K, c)", "uses the output of time step 2, not of the last"),
     (LSTM + STEP + "l = Gather<axis=1>(t, zero) y = Gemm(l, K, c)", "the output of the first time step"),
     (LSTM + "q = Squeeze(Y, i1) l = Gather<axis=1>(q, last) y = Gemm(l, K, c)", "a part of the images, of the examp"),
-    (LSTM + STEP + "l = Slice(t, i1, i2, i2) m = Squeeze(l) y = MatMul(m, K)", "part of the images, of the examples"),
+    (LSTM + STEP + "l = Slice(t, i1, i2, i2) m = Squeeze(l) y = MatMul(m, K)", "and the layer before gives 6 features"),
     (LSTM + STEP + "y = MatMul(t, K)", "from the output of all time steps"),
     (
         LSTM + STEP + "m = MatMul(t, K) a = Add(m, c) y = ReduceMax<axes=[1], keepdims=0>(a)",

@@ -1,19 +1,18 @@
 """ONNX's LSTM and GRU operators as layers of the classifier."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.export import ONNX_GATES
-from lstm_mnist_jax.interop.onnx.operators import Operation
-from lstm_mnist_jax.interop.onnx.signals import Axis, Fill, Layer, Signal, Unread, float32, is_numbers, short, size_of
+from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Unread, float32, is_constant
 from lstm_mnist_jax.interop.weights import GATES
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 if TYPE_CHECKING:
-    from lstm_mnist_jax.interop.onnx.graph import Graph
+    from lstm_mnist_jax.interop.onnx.trace import Trace
 
 ONNX_GRU_GATES, GRU_GATES = "zrn", "rzn"
 """The order of the gates of ONNX's GRU, and that of `flax.nnx.GRUCell`."""
@@ -25,54 +24,67 @@ DEFAULTS = {"hardsigmoid": (0.2, 0.5), "affine": (1.0, 0.0)}
 
 GATE_FUNCTIONS, CELL_FUNCTIONS = ("sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"), ("tanh", "relu", "linear")
 
-ATTRIBUTES = (
-    "activation_alpha activation_beta activations clip direction hidden_size input_forget layout linear_before_reset"
-)
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A recurrent layer.
+
+    Attributes:
+      kind: lstm or gru.
+      activations: those of the gates and of the cell, with the names of a `ModelConfig`.
+      name: of the node.
+      cells: the parameters of the cell of each direction, with the names of `flax.nnx`.
+    """
+
+    kind: str
+    activations: tuple[str, str]
+    name: str
+    cells: tuple[dict[str, Any], ...]
 
 
-def _recurrent(graph: "Graph", attributes: dict[str, Any], inputs: list[Any], node: Any) -> Any:
-    kind = node.op_type
-    inputs = inputs + [None] * (8 - len(inputs))
-    sequence, kernel, recurrent_kernel, bias, lengths, *states, peepholes = inputs
+def layer(trace: "Trace", attributes: dict[str, Any], inputs: list[Any], place: Place) -> Any:
+    """The outputs of an LSTM or GRU operator: of all steps, the final ones, and the cell state."""
+    kind = place.kind
+    sequence, kernel, recurrent_kernel, bias, lengths, *states, peepholes = inputs + [None] * (8 - len(inputs))
     directions, functions = _check_options(kind, attributes)
-    if lengths is not None:
+    if not isinstance(sequence, Signal) or sequence.entries.ndim != 3 or sequence.integer:
+        raise ValueError("its input is not a sequence of floats")
+    if not all(map(is_constant, [kernel, recurrent_kernel] + [bias] * (bias is not None))):
+        raise ValueError("its weights are not in the file")
+    by_batch = bool(attributes.get("layout", 0))
+    entries = sequence.entries.swapaxes(0, 1) if by_batch else sequence.entries
+    steps, batch, features = entries.shape
+    if lengths is not None and not (is_constant(lengths) and lengths.shape == (batch,) and (lengths == steps).all()):
         raise WeightsError("has sequence_lens, lengths of the sequences; here all images are read to the end.")
     if peepholes is not None and kind == "LSTM":
         raise WeightsError("has peepholes (P), which this classifier does not.")
     for state in states if kind == "LSTM" else states[:1]:
-        if state is not None and not _is_zero(state):
+        if state is not None and (isinstance(state, Signal) or state.any()):
             raise WeightsError("does not start from states of zero (initial_h, initial_c), as this classifier does.")
-    if not isinstance(sequence, Signal) or len(sequence.axes) != 3:
-        raise ValueError("its input is not a sequence")
-    given = [kernel, recurrent_kernel] + [bias] * (bias is not None)
-    if not all(map(is_numbers, given)):
-        raise ValueError("its weights are not in the file")
-    graph.bounded(kernel.size + recurrent_kernel.size, 4)  # the cells hold copies
-    order = (1, 0) if attributes.get("layout", 0) else (0, 1)
-    time, batch = (sequence.axes[axis] for axis in order)
-    layer = Layer(
-        kind=kind,
-        activations=functions,
-        name=short(node.name or node.output[0] or node.output[1]),
-        below=sequence if order == (0, 1) else replace(sequence, axes=(time, batch, sequence.axes[2])),
-        cells=_cells(kind, directions, kernel, recurrent_kernel, bias, attributes),
-        hidden=recurrent_kernel.shape[-1],
-        time=time,
-        batch=batch,
-        number=len(graph.layers),
-    )
-    _check_inputs(layer, sequence.axes[2], kernel.shape[2])
-    if attributes.get("hidden_size", layer.hidden) != layer.hidden:
-        raise ValueError(f"its hidden_size is {attributes['hidden_size']}, and its weights are of {layer.hidden}")
-    graph.layers.append(layer)
-    outputs = (time, layer.directions, batch, layer.units)
-    final = (layer.directions, batch, layer.units)
-    if attributes.get("layout", 0):
-        outputs, final = (batch, time, layer.directions, layer.units), (batch, layer.directions, layer.units)
-    whole = Signal(outputs, layer)
-    if not time:  # one step
-        whole = replace(whole, steps="final")
-    return whole, Signal(final, layer, steps="final"), *[Unread("the cell state of an LSTM")] * (kind == "LSTM")
+    cells = _cells(kind, directions, kernel, recurrent_kernel, bias, attributes)
+    hidden = recurrent_kernel.shape[-1]
+    if kernel.shape[2] != features:
+        raise ValueError(f"it takes {kernel.shape[2]} features, and its input has {features}")
+    if attributes.get("hidden_size", hidden) != hidden:
+        raise ValueError(f"its hidden_size is {attributes['hidden_size']}, and its weights are of {hidden}")
+    before = trace.source(entries)
+    if before.kind not in ("images", "affine"):
+        if before.kind != "layer" or len(entries) != before.shape[0]:
+            raise WeightsError("does not read the outputs of the layer before at all steps.")
+        expected = before.entries.transpose(0, 2, 1, 3).reshape(before.shape[0], before.shape[2], -1)
+        if not np.array_equal(entries, expected):
+            raise WeightsError("reads the outputs of the layer before in another order.")
+    data = Layer(kind.lower(), functions, place.name, cells)
+    outputs = trace.new("layer", (steps, directions, batch, hidden), place.text, entries, data).entries
+    final = final_states(outputs)
+    if by_batch:
+        outputs, final = outputs.transpose(2, 0, 1, 3), final.swapaxes(0, 1)
+    return Signal(outputs), Signal(final), *[Unread("the cell state of an LSTM")] * (kind == "LSTM")
+
+
+def final_states(outputs: np.ndarray) -> np.ndarray:
+    """[directions, batch, hidden] of [time, directions, batch, hidden]: what each direction gives when it has read all."""
+    return np.concatenate([outputs[-1, :1], outputs[0, 1:]])
 
 
 def _check_options(kind: str, attributes: dict[str, Any]) -> tuple[int, tuple[str, str]]:
@@ -125,32 +137,6 @@ def _functions(names: list[str], alphas: list[float], betas: list[float]) -> lis
     return found + [f"a number {number:g} too many" for number in alphas + betas]
 
 
-def _is_zero(state: Any) -> bool:
-    return state.value == 0 if isinstance(state, Fill) else isinstance(state, np.ndarray) and not state.any()
-
-
-def _check_inputs(layer: Layer, features: Axis, width: int) -> None:
-    below, time, batch = layer.below, layer.time, layer.batch
-    if size_of(features) != width:
-        raise ValueError(f"it takes {width} features, and its input has {size_of(features)}")
-    if below.layer is not None:
-        before = below.layer
-        if below.steps not in ("all",) or below.dense or below.direction is not None:
-            raise WeightsError("does not read the outputs of the layer before at all steps.")
-        if (time, batch, features) != (before.time, before.batch, before.features):
-            raise WeightsError("reads the outputs of the layer before in another order.")
-        return
-    if below.integer:
-        raise ValueError("its input is of integers")
-    if len(batch) > 1 or any(atom.stride != 1 for atom in batch):
-        raise WeightsError("has examples that are not an axis of the input.")
-    if size_of(time) is None and batch and size_of(batch) is not None:
-        raise WeightsError(
-            f"takes its steps along an axis of open size, and {size_of(batch)} examples along another: has it been "
-            "given the images with the batch first, which needs batch_first=True, or layout=1?"
-        )
-
-
 def _cells(
     kind: str, directions: int, kernel: np.ndarray, recurrent: np.ndarray, bias: Any, attributes: dict[str, Any]
 ) -> tuple[dict[str, Any], ...]:
@@ -187,6 +173,3 @@ def _cells(
         cell["dense_h" if kind == "LSTM" else "dense_i"]["bias"] = total
         cells.append(cell)
     return tuple(cells)
-
-
-OPERATORS = dict.fromkeys(("LSTM", "GRU"), Operation(_recurrent, tuple(ATTRIBUTES.split())))
