@@ -14,10 +14,10 @@ import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import read_bytes, require
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.onnx.network import classifier
 from lstm_mnist_jax.interop.onnx.signals import first_line
 from lstm_mnist_jax.interop.onnx.trace import Trace
-from lstm_mnist_jax.interop.weights import ImportedModel
 
 OPSETS = range(7, 27)
 
@@ -25,14 +25,14 @@ SIZES = (2, 5, 7, 11), (3, 7, 11, 13)
 """What is taken for the first to fourth axis of an input where their sizes are open; both have to give one network."""
 
 
-def read(path: Path) -> ImportedModel:
+def read(path: Path) -> Imported:
     """The classifier in an ONNX file, with its external data beside it. Needs the package onnx.
 
     Args:
       path: the file.
 
     Returns:
-      The network and its parameters for pixels of 0 to 1, with what was assumed about the inputs in `notes`.
+      The network and its parameters for pixels of 0 to 1, with what was assumed about the inputs in `input_note`.
 
     Raises:
       WeightsError: the file is missing or damaged, or its graph is another network.
@@ -56,17 +56,17 @@ def read(path: Path) -> ImportedModel:
     size += sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.external_data)
     try:
         # Weights of 16 bits that are cast, joined and scaled are 6 times as large.
-        return _read(onnx, graph, opset, 8 * size + 2**20)
+        return _read(onnx, proto, opset, 8 * size + 2**20)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
 
 
-def _read(onnx: Any, graph: Any, opset: int, most: int) -> ImportedModel:
-    trace = Trace(onnx, graph, opset, most, SIZES[0])
+def _read(onnx: Any, proto: Any, opset: int, most: int) -> Imported:
+    trace = Trace(onnx, proto, opset, most, SIZES[0])
     model, batch = classifier(trace)
     if not trace.is_open:
         return model
-    other, other_batch = classifier(Trace(onnx, graph, opset, most, SIZES[1]))
+    other, other_batch = classifier(Trace(onnx, proto, opset, most, SIZES[1]))
     time_steps = model.time_steps
     if other.time_steps != time_steps:
         if batch == other_batch > 1:

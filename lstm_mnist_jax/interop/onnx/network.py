@@ -1,18 +1,20 @@
 """The classifier that an ONNX graph is: from its logits back to the images."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.inputs import fold_cell
+from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.onnx.operators import rows_below
 from lstm_mnist_jax.interop.onnx.recurrent import final_states
-from lstm_mnist_jax.interop.onnx.signals import Signal, Source, Unread, float32, short
+from lstm_mnist_jax.interop.onnx.signals import Signal, Source, Unread, short
 from lstm_mnist_jax.interop.onnx.trace import Trace
-from lstm_mnist_jax.interop.weights import ImportedModel
+from lstm_mnist_jax.interop.weights import Dense, Weights, to_params, with_recurrent_biases
 
 RAW, UNIT = 1 / 64, 1 / 16
 """Floats that the graph multiplies by less than RAW are pixels of 0 to 255; those by UNIT or more are 0 to 1."""
@@ -21,7 +23,7 @@ OFFSET = 10
 """Floats from which the graph subtracts more are pixels of 0 to 255."""
 
 
-def classifier(trace: Trace) -> tuple[ImportedModel, int]:
+def classifier(trace: Trace) -> tuple[Imported, int]:
     """The network that the outputs belong to, and the number of images that it was followed for."""
     found: np.ndarray | None = None
     for output in trace.graph.output:
@@ -43,20 +45,21 @@ def classifier(trace: Trace) -> tuple[ImportedModel, int]:
     return model, batch
 
 
-def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[ImportedModel, int]:
-    dense, features = _dense_layers(trace, logits)
+def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int]:
+    dense, activations, features = _dense_layers(trace, logits)
     pooling, source = _pooling(trace, features, output)
     sources = [source]
     while (below := trace.source(sources[0].below)).kind == "layer":
         sources.insert(0, below)
     layers = [source.data for source in sources]
-    if len(kinds := {layer.kind for layer in layers}) > 1 or len({len(layer.cells) for layer in layers}) > 1:
+    kinds = {layer.weights.forward.cell for layer in layers}
+    if len(kinds) > 1 or len({source.shape[1] for source in sources}) > 1:
         what = "LSTM and GRU layers" if len(kinds) > 1 else "layers in one and in both directions"
         raise WeightsError(f"it has {what}, which this classifier does not have together.")
     if len(functions := {layer.activations for layer in layers}) > 1:
         raise WeightsError(f"it has layers of different activations: {sorted(functions)}.")
-    between = {layer["activation"] or "linear" for layer in dense[:-1]} or {ModelConfig.dense_activation}
-    if len(between) > 1 or dense[-1]["activation"]:
+    between = set(activations[:-1]) or {ModelConfig.dense_activation}
+    if len(between) > 1 or activations[-1] != "linear":
         raise WeightsError(
             "it has dense layers with different activations after them, or one after the output layer, which this "
             "classifier does not have."
@@ -65,41 +68,42 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[ImportedModel
     while (below := trace.source(images)).kind == "affine":
         factor, addend = below.data
         scale, shift, images = scale * factor, shift + scale * addend, below.under(images)
-    config = ModelConfig(
-        **_task(images, trace.sources[0].shape, layers[0].name),
-        cell=layers[0].kind,
-        hidden_features=tuple(source.shape[-1] for source in sources),
-        bidirectional=len(layers[0].cells) == 2,
+    weights = Weights(
+        with_recurrent_biases([layer.weights for layer in layers]),
+        tuple(Dense(kernel, np.zeros(kernel.shape[1]) if bias is None else bias) for kernel, bias, _ in dense),
+        trace.source(features).data if pooling == "attention" else None,
+    )
+    names = (*(layer.name for layer in layers), *(name for _, _, name in dense))
+    config = replace(
+        weights.config,
+        **_task(images, trace),
         pooling=pooling,
         recurrent_activation=layers[0].activations[0],
         activation=layers[0].activations[1],
-        dense_features=tuple(layer["kernel"].shape[1] for layer in dense[:-1]),
         dense_activation=between.pop(),
     )
-    cells, note = _fold_scale(layers[0].cells, scale, shift, trace.integers)
-    notes, trees = [note], []
-    for layer in dense:
-        if layer["bias"] is None:
-            notes.append(f"{layer['name']} has no bias: zeros were taken")
-        bias = np.zeros(layer["kernel"].shape[1]) if layer["bias"] is None else layer["bias"]
-        trees.append({"kernel": float32(layer["kernel"]), "bias": float32(bias)})
-    recurrent = [_as_module(cells), *(_as_module(layer.cells) for layer in layers[1:])]
-    params = {"rnn": {"layers": dict(enumerate(recurrent))}, "dense": trees[-1]}
-    if trees[:-1]:
-        params["dense_hidden"] = dict(enumerate(trees[:-1]))
-    if pooling == "attention":
-        params["attention"] = {"kernel": float32(trace.source(features).data)}
-    names = (*(layer.name for layer in layers), *(layer["name"] for layer in dense))
-    plain = not trace.integers and (scale, shift) == (1, 0)
-    model = ImportedModel(config, params, names, tuple(notes), len(images), knows_inputs=not plain)
+    inputs, note = _inputs(scale, shift, trace.integers)
+    model = Imported(
+        config,
+        inputs.fold(to_params(weights)),
+        names,
+        tuple(f"{name} has no bias: zeros were taken" for _, bias, name in dense if bias is None),
+        time_steps=len(images),
+        knows_inputs=trace.integers or (scale, shift) != (1, 0),
+        input_note=note,
+    )
     return model.checked(), images.shape[1]
 
 
-def _dense_layers(trace: Trace, outputs: np.ndarray) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The dense layers of which these are the outputs, [examples, out], and what the first of them is given."""
-    layers: list[dict[str, Any]] = []
+def _dense_layers(trace: Trace, outputs: np.ndarray) -> tuple[list[tuple[Any, Any, str]], list[str], np.ndarray]:
+    """The dense layers of which these are the outputs, [examples, out], their activations, and their inputs.
+
+    A dense layer is its kernel, its bias or None, and its name.
+    """
+    layers: list[tuple[Any, Any, str]] = []
+    activations: list[str] = []
     while True:
-        source, activation, bias = trace.source(outputs), "", None
+        source, activation, bias = trace.source(outputs), "linear", None
         if source.kind in ("relu", "tanh"):
             activation, outputs = source.kind, source.under(outputs)
             source = trace.source(outputs)
@@ -110,9 +114,10 @@ def _dense_layers(trace: Trace, outputs: np.ndarray) -> tuple[list[dict[str, Any
             bias, outputs = added[0] if bias is None else bias + added[0], source.under(outputs)
             source = trace.source(outputs)
         if source.kind != "dense":
-            return layers, outputs
+            return layers, activations, outputs
         kernel, name = source.data
-        layers.insert(0, {"kernel": kernel, "bias": bias, "activation": activation, "name": name})
+        layers.insert(0, (kernel, bias, name))
+        activations.insert(0, activation)
         outputs = rows_below(source, outputs)
 
 
@@ -125,9 +130,9 @@ def _pooling(trace: Trace, features: np.ndarray, output: str) -> tuple[str, Sour
             return source.kind, layer
     elif source.kind == "layer":
         entries = source.entries
-        forms = {"last": _by_example(final_states(entries)), "all": _by_example(entries)}
+        forms = {"last": final_states(entries), "all": entries, "last_step": entries[-1]}
         for pooling, expected in forms.items():
-            if np.array_equal(features, expected):
+            if np.array_equal(features, _by_example(expected)):
                 return pooling, source
         raise WeightsError(f"{output} {_difference(features, source)}")
     raise WeightsError(
@@ -155,13 +160,7 @@ def _difference(features: np.ndarray, source: Source) -> str:
     if directions == 2 and np.array_equal(features, _by_example(final_states(source.entries)[::-1])):
         return "puts the backward direction first; this classifier has the forward one first."
     if len(np.unique(time)) == 1 and features.shape[1] == directions * hidden:
-        step = time.flat[0]
-        if step == steps - 1:
-            return (
-                "uses the output of the last time step in both directions; the backward one has read a single step "
-                "there. " + POOLINGS
-            )
-        which = "the first time step" if step == 0 else f"time step {step}, not of the last one"
+        which = f"time step {time.flat[0]}, not of the last one" if time.any() else "the first time step"
         return f"uses the output of {which}. {POOLINGS}"
     return (
         "has other inputs than the features of one step, or of all in their order, the forward direction's before the "
@@ -169,36 +168,50 @@ def _difference(features: np.ndarray, source: Source) -> str:
     )
 
 
-POOLINGS = "This classifier uses the final hidden states, all of them, or their mean, maximum or attention over time."
+POOLINGS = "This classifier uses those of the last step, of all steps, or their mean, maximum or attention over time."
 
 
-def _task(images: np.ndarray, shape: tuple[int, ...], name: str) -> dict[str, Any]:
+def _task(images: np.ndarray, trace: Trace) -> dict[str, Any]:
     """The fields of the config for how images are read, from the pixels [time, batch, features] of the steps."""
     steps, batch, features = images.shape
+    shape = trace.sources[0].shape
     place = np.unravel_index(images, shape)
     numbers = np.arange(batch)[:, None]
     axes = [axis for axis, size in enumerate(shape) if size == batch and (place[axis] == numbers).all()]
     if batch > 1 and not axes:
-        raise WeightsError("has examples that are not an axis of the input.")
-    axis = axes[0] if axes else None
-    own = shape if axis is None else shape[:axis] + shape[axis + 1 :]
-    order = np.ravel_multi_index([p for number, p in enumerate(place) if number != axis], own)
-    if (order == order[:, :1]).all() and order[:, 0].size == math.prod(own):
-        order = order[:, 0]
-        if np.array_equal(order.reshape(-1), np.arange(order.size)):
-            return {"task": "rows"}
-        if np.array_equal(order.T.reshape(-1), np.arange(order.size)):
-            return {"task": "columns"}
+        raise WeightsError("its first layer has examples that are not an axis of the input.")
+    inner = [axis for axis in range(len(shape)) if axis not in axes[:1]]
+    own = [shape[axis] for axis in inner]
+    orders = np.ravel_multi_index([place[axis] for axis in inner], own)
+    order, size = orders[:, 0].reshape(-1), math.prod(own)
+    own = own[1:] if len(own) == 3 and own[0] == 1 else own  # one channel, before the rows
+    is_flat = len(own) == 1
+    # Channels before the rows, as in PyTorch: in this package they come last.
+    is_other = len(own) == 3 and own[0] <= 4 < own[2] and not trace.is_own
+    if order.size == size and (orders == orders[:, :1]).all() and not is_other:
+        pixels = math.prod(own[:2])
+        by_column = np.arange(size).reshape([features, steps] if is_flat else own).swapaxes(0, 1).reshape(-1)
+        by_pixel = np.arange(size).reshape(pixels, -1)
+        tasks: list[tuple[np.ndarray, int, dict[str, Any]]] = [
+            (np.arange(size), steps if is_flat else own[0], {"task": "rows"}),
+            (by_column, steps if is_flat else own[1], {"task": "columns"}),
+        ]
+        for seed in trace.seeds:
+            permuted = by_pixel[np.random.RandomState(seed).permutation(pixels)].reshape(-1)
+            tasks.append((permuted, pixels, {"task": "permuted", "permutation_seed": seed}))
+        for expected, natural, task in tasks:
+            if np.array_equal(order, expected):
+                if task["task"] == "rows" and steps == pixels != natural and own[1] > 1:
+                    return {"task": "pixels"}
+                return task | {"sequence_length": None if steps == natural else steps}
     raise WeightsError(
-        f"its first layer, {name}, reads the steps in another order: neither row by row nor column by column of the "
-        "images."
+        "its first layer reads the steps in another order: neither row by row nor column by column of the images, nor "
+        "in the order of a permutation_seed that is in the file."
     )
 
 
-def _fold_scale(
-    cells: tuple[dict[str, Any], ...], scale: float, shift: float, integers: bool
-) -> tuple[tuple[dict[str, Any], ...], str]:
-    """The cells of the first layer for pixels of 0 to 1, and what was assumed."""
+def _inputs(scale: float, shift: float, integers: bool) -> tuple[Inputs, str]:
+    """What the first layer takes, if the images are multiplied by scale and then shift is added, and what was assumed."""
     is_offset = abs(shift) > OFFSET * abs(scale)
     raw = integers or abs(scale) < RAW or is_offset
     if not raw and abs(scale) < UNIT:
@@ -206,17 +219,12 @@ def _fold_scale(
             f"it multiplies its input by {scale:.3g}, so that it is not clear whether the pixels are 0 to 1 or 0 to 255."
         )
     factor = scale * (255 if raw else 1)
+    if not 1e-30 < abs(factor) < 1e30:
+        raise WeightsError(f"it multiplies its input by {scale:.3g}, so that nothing is left of the images.")
     done = "subtracts such a number from them" if is_offset else "divides them"
     known = "" if integers else f", as the graph {done}" if raw else ", as is usual"
     note = f"the input is taken to be {'integers' if integers else 'floats'} of 0 to {255 if raw else 1}{known}"
     if shift == 0 and math.isclose(factor, 1, rel_tol=1e-6):
-        return cells, note
-    return tuple(fold_cell(cell, factor, shift) for cell in cells), (
-        f"{note}; x * {scale:.6g} + {shift:.6g} at the graph's beginning is in the weights now"
-    )
-
-
-def _as_module(cells: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    if len(cells) == 1:
-        return {"cell": cells[0]}
-    return {"forward_rnn": {"cell": cells[0]}, "backward_rnn": {"cell": cells[1]}}
+        return Inputs(), note
+    note += f"; x * {scale:.6g} + {shift:.6g} at the graph's beginning is in the weights now"
+    return Inputs(-shift / factor, 1 / factor), note

@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.onnx import recurrent
-from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Source, Unread, is_constant
+from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Source
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.interop.onnx.trace import Trace
@@ -32,14 +32,6 @@ def operator(names: str) -> Callable[[Any], Any]:
     return register
 
 
-def _integers(value: Any) -> list[int]:
-    """A constant, or an attribute, as a list of integers."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.ndim > 1:
-        raise ValueError("axes have to be integers that are in the file")
-    return [int(item) for item in array.reshape(-1)]
-
-
 def _from_start(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"there is no axis {axis} of {rank}")
@@ -58,7 +50,7 @@ def _dropout(trace: "Trace", attributes: Attributes, inputs: list[Any], place: P
 def _cast(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Place) -> Any:
     value, types = inputs[0], trace.onnx.TensorProto
     if place.kind == "CastLike":
-        is_float = is_constant(inputs[1]) and "float" in str(inputs[1].dtype)
+        is_float = isinstance(inputs[1], np.ndarray) and "float" in str(inputs[1].dtype)
     else:
         is_float = attributes["to"] in (types.FLOAT, types.DOUBLE, types.FLOAT16, types.BFLOAT16)
     if not isinstance(value, Signal) or not (is_float or value.end):
@@ -70,7 +62,7 @@ def _cast(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Plac
 def _arithmetic(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Place) -> Any:
     left, right = inputs
     signal, constant = (left, right) if isinstance(left, Signal) else (right, left)
-    if not is_constant(constant):
+    if not isinstance(constant, np.ndarray):
         return _weighted(trace, left, right, place)
     entries = signal.entries
     if np.broadcast_shapes(entries.shape, constant.shape) != entries.shape:
@@ -140,7 +132,7 @@ def _gemm(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Plac
         raise WeightsError("transposes its first factor (transA), which this classifier does not.")
     if isinstance(features, Signal) and features.entries.ndim != 2:
         raise ValueError("its first factor is not a matrix")
-    if is_constant(kernel):
+    if isinstance(kernel, np.ndarray):
         kernel = kernel.T if attributes.get("transB", 0) else kernel
         if (alpha := attributes.get("alpha", 1.0)) != 1:
             trace.bounded(kernel.size)
@@ -153,7 +145,7 @@ def _gemm(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Plac
 
 
 def _dense(trace: "Trace", features: Any, kernel: Any, place: Place) -> Signal:
-    if not isinstance(features, Signal) or not is_constant(kernel):
+    if not isinstance(features, Signal) or not isinstance(kernel, np.ndarray):
         raise WeightsError("multiplies something else than outputs of a layer and a matrix that is in the file.")
     entries = features.entries
     if trace.source(entries).kind in ("images", "affine"):
@@ -176,96 +168,89 @@ def rows_below(source: Source, entries: np.ndarray) -> np.ndarray:
 @operator("Softmax LogSoftmax ArgMax")
 def _softmax(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Place) -> Any:
     (signal,) = inputs
-    source = trace.source(signal.entries)
+    source, shape = trace.source(signal.entries), signal.entries.shape
     if source.kind not in OUTPUTS:
         raise WeightsError("does not stand after the dense layer, as in this classifier.")
-    shape, last = signal.entries.shape, signal.entries.ndim - 1
+    last = len(shape) - 1
     usual = 0 if place.kind == "ArgMax" else -1 if trace.opset >= 13 else 1
     axis = _from_start(attributes.get("axis", usual), last + 1)
-    if place.kind == "Softmax" and shape[last] == 1 and (trace.opset >= 13 or math.prod(shape[axis + 1 :]) == 1):
-        # One number a step: the weights of attention over time. A bias is the same for all steps, so it does nothing.
-        scores = source.under(signal.entries) if source.kind == "bias" else signal.entries
-        below = trace.source(scores)
-        if below.kind == "dense" and (source.kind != "bias" or source.data.size == 1):
-            features = _steps(trace, rows_below(below, scores), axis)
-            data = below.data[0], features
-            return Signal(
-                trace.new("weights", shape, place.text, np.moveaxis(features, 0, axis)[..., :1], data).entries
-            )
-    if trace.opset < 13 and place.kind != "ArgMax" and axis < last and math.prod(shape[axis:last]) == 1:
+    if trace.opset < 13 and place.kind != "ArgMax" and math.prod(shape[axis:last]) == 1:
         axis = last  # it works on all axes from this one
+    if axis != last and shape[last] == 1 and place.kind == "Softmax" and trace.opset >= 13:
+        return _attention(trace, signal.entries, axis, place)
     if axis != last:
         raise WeightsError("works along another axis than the classes.")
     return Signal(signal.entries, False, place.kind)
 
 
-def _steps(trace: "Trace", entries: np.ndarray, axis: int) -> np.ndarray:
-    """Outputs of a layer at all time steps, in their order, along this axis, which comes first then."""
+def _attention(trace: "Trace", scores: np.ndarray, axis: int, place: Place) -> Signal:
+    """The weights of attention over time, from one score a step."""
+    shape, source = scores.shape, trace.source(scores)
+    if source.kind == "bias" and source.data.size == 1:  # the same for all steps, so that it changes no weight
+        scores = source.under(scores)
+        source = trace.source(scores)
+    if source.kind == "dense":
+        features = rows_below(source, scores)
+        layer, first = trace.source(features), features[..., :1]
+        if layer.kind == "layer":
+            time, _, example, _ = np.unravel_index(first[..., 0] - layer.start, layer.shape)
+            _first_step(trace, first, axis)
+            if np.array_equal(features, layer.by_step[time, example]):
+                return Signal(trace.new("weights", shape, place.text, first, source.data[0]).entries)
+    raise WeightsError("works along another axis than the classes, and is no attention over the outputs of a layer.")
+
+
+def _first_step(trace: "Trace", entries: np.ndarray, axis: int) -> np.ndarray:
+    """The outputs at the first step, of those along this axis. Refuses others than all steps in their order."""
     moved = np.moveaxis(entries, axis, 0)
     source = trace.source(moved)
-    steps = np.arange(len(moved)).reshape(-1, *[1] * (moved.ndim - 1)) * math.prod(source.shape[1:])
-    first = moved[0] - source.start
+    size = math.prod(source.shape[1:])
+    steps = source.start + size * np.arange(len(moved)).reshape(-1, *[1] * (moved.ndim - 1))
+    is_first = (moved[0] >= source.start) & (moved[0] < source.start + size)
     if (
         source.kind != "layer"
         or len(moved) != source.shape[0]
-        or (moved != moved[:1] + steps).any()
-        or (first >= math.prod(source.shape[1:])).any()
+        or not is_first.all()
+        or (moved != moved[0] - source.start + steps).any()
     ):
         raise WeightsError("pools along another axis than time.")
-    return moved
+    return moved[0]
 
 
 @operator("ReduceMean ReduceMax ReduceSum")
 def _pool(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Place) -> Any:
     signal, axes = inputs[0], attributes.get("axes", inputs[1] if len(inputs) > 1 else None)
-    if not isinstance(signal, Signal):
-        raise WeightsError("pools something else than the outputs of a layer.")
-    axes = [] if axes is None else _integers(axes)
-    if len(axes) != 1:
+    axes = np.asarray([] if axes is None else axes).reshape(-1)
+    if not isinstance(signal, Signal) or len(axes) != 1:
         raise WeightsError("pools along another axis than time.")
-    axis = _from_start(axes[0], signal.entries.ndim)
+    axis = _from_start(int(axes[0]), signal.entries.ndim)
     kind = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceSum": "attention"}[place.kind]
     pooled = _over_time(trace, kind, signal.entries, axis, place)
     return Signal(np.expand_dims(pooled.entries, axis)) if attributes.get("keepdims", 1) else pooled
 
 
 def _over_time(trace: "Trace", kind: str, entries: np.ndarray, axis: int, place: Place) -> Signal:
-    source, data = trace.source(entries), None
+    source, kernel = trace.source(entries), None
     if source.kind in ("dense", "bias", "relu", "tanh"):
-        if kind != "mean" or source.kind not in OUTPUTS or axis == entries.ndim - 1:
-            raise WeightsError("pools after the dense layer; this classifier pools before.")
         # The mean of a dense layer's outputs is its output for the mean of its inputs.
-        if source.kind == "bias":
+        if kind == "mean" and source.kind == "dense" and axis < entries.ndim - 1:
+            inner = _over_time(trace, kind, rows_below(source, entries), axis, place)
+            return _dense(trace, inner, source.data[0], place._replace(name=source.data[1]))
+        if kind == "mean" and source.kind == "bias":
             bias = np.broadcast_to(source.data, source.shape).reshape(-1)[entries - source.start]
-            if (bias != bias.take([0], axis)).any():
-                raise WeightsError("pools after the dense layer; this classifier pools before.")
-            inner = _over_time(trace, kind, source.under(entries), axis, place)
-            return _arithmetic(trace, {}, [inner, bias.take(0, axis)], place._replace(kind="Add"))
-        inner = _over_time(trace, kind, rows_below(source, entries), axis, place)
-        return _dense(trace, inner, source.data[0], place._replace(name=source.data[1]))
+            if np.array_equal(bias, np.broadcast_to(bias.take([0], axis), bias.shape)):
+                inner = _over_time(trace, kind, source.under(entries), axis, place)
+                return _arithmetic(trace, {}, [inner, bias.take(0, axis)], place._replace(kind="Add"))
+        raise WeightsError("pools after the dense layer; this classifier pools before.")
     if (source.kind == "product") != (kind == "attention"):
         raise WeightsError("pools something else than the outputs of a layer.")
     if kind == "attention":
         weights = source.data.reshape(-1)[entries - source.start]
         entries = source.under(entries)
-        data = _attention_kernel(trace, entries, weights, axis)
-    first = _steps(trace, entries, axis)[0]
-    return Signal(trace.new(kind, first.shape, place.text, first, data).entries)
-
-
-def _attention_kernel(trace: "Trace", entries: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-    """The kernel [features, 1] of the attention by which outputs are weighted. Raises WeightsError."""
-    source, layer = trace.source(weights), trace.source(entries)
-    # Each weight belongs to an output's time step and example, and is computed from all features there.
-    steps, _, batch, _ = layer.shape
-    kernel, features = source.data
-    expected = layer.entries.transpose(0, 2, 1, 3).reshape(steps, batch, -1)
-    place = np.unravel_index(entries - layer.start, layer.shape)
-    own = expected[place[0], place[2], 0]
-    if (
-        trace.source(features) is not layer
-        or (source.under(weights) != own).any()
-        or (features.reshape(-1, features.shape[-1]) != expected.reshape(-1, expected.shape[-1])).any()
-    ):
-        raise WeightsError("weights the outputs of a layer otherwise than attention over time does.")
-    return kernel
+        layer, source = trace.source(entries), trace.source(weights)
+        time, _, example, _ = np.unravel_index(entries - layer.start, layer.shape)
+        if not np.array_equal(source.under(weights), layer.by_step[time, example, 0]):
+            raise WeightsError("weights outputs by the attention to other steps or other examples.")
+        kernel = source.data
+    first = _first_step(trace, entries, axis)
+    return Signal(trace.new(kind, first.shape, place.text, first, kernel).entries)

@@ -1,81 +1,71 @@
 """ONNX's LSTM and GRU operators as layers of the classifier."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.export import ONNX_GATES
-from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Unread, float32, is_constant
-from lstm_mnist_jax.interop.weights import GATES
+from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Unread
+from lstm_mnist_jax.interop.weights import GATES, Layer, direction
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.interop.onnx.trace import Trace
-
-ONNX_GRU_GATES, GRU_GATES = "zrn", "rzn"
-"""The order of the gates of ONNX's GRU, and that of `flax.nnx.GRUCell`."""
 
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
 
 DEFAULTS = {"hardsigmoid": (0.2, 0.5), "affine": (1.0, 0.0)}
 """ONNX's activations that have alpha and beta."""
 
-GATE_FUNCTIONS, CELL_FUNCTIONS = ("sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"), ("tanh", "relu", "linear")
+HARD_SIGMOIDS = "hard_sigmoid_keras2", "hard_sigmoid_keras3"
+GATE_FUNCTIONS, CELL_FUNCTIONS = ("sigmoid", *HARD_SIGMOIDS), ("tanh", "relu", "linear", *HARD_SIGMOIDS)
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A recurrent layer.
+class NamedLayer(NamedTuple):
+    """A recurrent layer, the name of its node, and its activations of the gates and of the cell, as in a config."""
 
-    Attributes:
-      kind: lstm or gru.
-      activations: those of the gates and of the cell, with the names of a `ModelConfig`.
-      name: of the node.
-      cells: the parameters of the cell of each direction, with the names of `flax.nnx`.
-    """
-
-    kind: str
-    activations: tuple[str, str]
+    weights: Layer
     name: str
-    cells: tuple[dict[str, Any], ...]
+    activations: tuple[str, str]
 
 
 def layer(trace: "Trace", attributes: dict[str, Any], inputs: list[Any], place: Place) -> Any:
     """The outputs of an LSTM or GRU operator: of all steps, the final ones, and the cell state."""
     kind = place.kind
     sequence, kernel, recurrent_kernel, bias, lengths, *states, peepholes = inputs + [None] * (8 - len(inputs))
-    directions, functions = _check_options(kind, attributes)
+    count, functions = _check_options(kind, attributes)
     if not isinstance(sequence, Signal) or sequence.entries.ndim != 3 or sequence.integer:
         raise ValueError("its input is not a sequence of floats")
-    if not all(map(is_constant, [kernel, recurrent_kernel] + [bias] * (bias is not None))):
-        raise ValueError("its weights are not in the file")
     by_batch = bool(attributes.get("layout", 0))
     entries = sequence.entries.swapaxes(0, 1) if by_batch else sequence.entries
     steps, batch, features = entries.shape
-    if lengths is not None and not (is_constant(lengths) and lengths.shape == (batch,) and (lengths == steps).all()):
+    if lengths is not None and not np.array_equal(lengths, np.full(batch, steps)):
         raise WeightsError("has sequence_lens, lengths of the sequences; here all images are read to the end.")
     if peepholes is not None and kind == "LSTM":
         raise WeightsError("has peepholes (P), which this classifier does not.")
     for state in states if kind == "LSTM" else states[:1]:
         if state is not None and (isinstance(state, Signal) or state.any()):
             raise WeightsError("does not start from states of zero (initial_h, initial_c), as this classifier does.")
-    cells = _cells(kind, directions, kernel, recurrent_kernel, bias, attributes)
-    hidden = recurrent_kernel.shape[-1]
-    if kernel.shape[2] != features:
-        raise ValueError(f"it takes {kernel.shape[2]} features, and its input has {features}")
-    if attributes.get("hidden_size", hidden) != hidden:
-        raise ValueError(f"its hidden_size is {attributes['hidden_size']}, and its weights are of {hidden}")
+    weights = _weights(kind, count, kernel, recurrent_kernel, bias, place.name)
+    if kind == "GRU" and not attributes.get("linear_before_reset", 0):
+        raise WeightsError(
+            "has linear_before_reset=0: its reset gate multiplies the state before the product, and that of this "
+            "classifier multiplies the product."
+        )
+    if weights.in_features != features:
+        raise ValueError(f"it takes {weights.in_features} features, and its input has {features}")
+    hidden = attributes.get("hidden_size", weights.hidden)
+    if hidden != weights.hidden:
+        raise ValueError(f"its hidden_size is {hidden}, and its weights are of {weights.hidden}")
     before = trace.source(entries)
     if before.kind not in ("images", "affine"):
-        if before.kind != "layer" or len(entries) != before.shape[0]:
+        if before.kind != "layer" or steps != before.shape[0]:
             raise WeightsError("does not read the outputs of the layer before at all steps.")
-        expected = before.entries.transpose(0, 2, 1, 3).reshape(before.shape[0], before.shape[2], -1)
-        if not np.array_equal(entries, expected):
+        if not np.array_equal(entries, before.by_step):
             raise WeightsError("reads the outputs of the layer before in another order.")
-    data = Layer(kind.lower(), functions, place.name, cells)
-    outputs = trace.new("layer", (steps, directions, batch, hidden), place.text, entries, data).entries
+    data = NamedLayer(weights, place.name, functions)
+    outputs = trace.new("layer", (steps, count, batch, hidden), place.text, entries, data).entries
     final = final_states(outputs)
     if by_batch:
         outputs, final = outputs.transpose(2, 0, 1, 3), final.swapaxes(0, 1)
@@ -83,7 +73,7 @@ def layer(trace: "Trace", attributes: dict[str, Any], inputs: list[Any], place: 
 
 
 def final_states(outputs: np.ndarray) -> np.ndarray:
-    """[directions, batch, hidden] of [time, directions, batch, hidden]: what each direction gives when it has read all."""
+    """[directions, batch, hidden] of [time, directions, batch, hidden]: each direction's output at its last step."""
     return np.concatenate([outputs[-1, :1], outputs[0, 1:]])
 
 
@@ -92,19 +82,14 @@ def _check_options(kind: str, attributes: dict[str, Any]) -> tuple[int, tuple[st
     direction = _text(attributes.get("direction", "forward"))
     if direction not in ("forward", "bidirectional"):
         raise WeightsError(f"has the direction {direction}; this classifier reads forward, or in both directions.")
-    count = 2 if direction == "bidirectional" else 1
-    given = [_text(name).lower() for name in attributes.get("activations", ACTIVATIONS[kind] * count)]
+    count, usual = 1 + (direction == "bidirectional"), ACTIVATIONS[kind]
+    given = [_text(name).lower() for name in attributes.get("activations", usual * count)]
     functions = _functions(given, *(list(attributes.get(f"activation_{name}", ())) for name in ("alpha", "beta")))
-    size = len(ACTIVATIONS[kind])
-    gates, *cell = functions[:size] or [""]
-    known = gates in GATE_FUNCTIONS and set(cell) <= set(CELL_FUNCTIONS) and len(set(cell)) == 1
-    if len(functions) != size * count or functions != functions[:size] * count or not known:
-        raise WeightsError(
-            f"has the activations {', '.join(functions)[:200]}, expected {', '.join(ACTIVATIONS[kind])} in each "
-            "direction."
-        )
-    if kind == "GRU" and functions[:size] != ACTIVATIONS[kind]:
-        raise WeightsError(f"has the activations {', '.join(functions)}, expected sigmoid, tanh.")
+    gates, *cell = functions[: len(usual)] or [""]
+    known = gates in GATE_FUNCTIONS and len(set(cell)) == 1 and cell[0] in CELL_FUNCTIONS
+    if functions != [gates, *cell] * count or not known or (kind == "GRU" and [gates, *cell] != usual):
+        found = ", ".join(functions)[:200]
+        raise WeightsError(f"has the activations {found}, expected {', '.join(usual)} in each direction.")
     if attributes.get("clip") is not None:
         raise WeightsError(f"clips its gates at {attributes['clip']:g}, which this classifier does not.")
     if attributes.get("input_forget", 0):
@@ -137,39 +122,21 @@ def _functions(names: list[str], alphas: list[float], betas: list[float]) -> lis
     return found + [f"a number {number:g} too many" for number in alphas + betas]
 
 
-def _cells(
-    kind: str, directions: int, kernel: np.ndarray, recurrent: np.ndarray, bias: Any, attributes: dict[str, Any]
-) -> tuple[dict[str, Any], ...]:
-    """The parameters of the cells, with the names of `flax.nnx`."""
-    gates = 4 if kind == "LSTM" else 3
-    hidden = recurrent.shape[-1] if recurrent.ndim == 3 else 0
-    shapes = [kernel.shape[:2], recurrent.shape] + ([] if bias is None else [bias.shape])
-    expected = [(directions, gates * hidden), (directions, gates * hidden, hidden), (directions, 2 * gates * hidden)]
-    if kernel.ndim != 3 or not hidden or shapes != expected[: len(shapes)]:
-        found = ", ".join(str(list(array.shape)) for array in (kernel, recurrent, bias) if array is not None)
+def _weights(kind: str, count: int, kernel: Any, recurrent_kernel: Any, bias: Any, name: str) -> Layer:
+    """The layer of an operator's W [directions, gates, in], R [directions, gates, hidden] and B, or None for B."""
+    given = [array for array in (kernel, recurrent_kernel, bias) if array is not None]
+    if len(given) < 2 or not all(isinstance(array, np.ndarray) for array in given):
+        raise ValueError("its weights are not in the file")
+    gates = GATES[kind.lower()]
+    hidden = recurrent_kernel.shape[-1] if recurrent_kernel.ndim == 3 else 0
+    columns = (count, len(gates) * hidden)
+    shapes = [(*columns, kernel.shape[-1]), (*columns, hidden), (count, 2 * columns[1])]
+    if kernel.ndim != 3 or not hidden or [array.shape for array in given] != shapes[: len(given)]:
+        found = ", ".join(str(list(array.shape)) for array in given)
         raise ValueError(f"its weights W, R and B do not fit together: {found}")
-    own, new = (ONNX_GATES, GATES) if kind == "LSTM" else (ONNX_GRU_GATES, GRU_GATES)
-    cells = []
-    for number in range(directions):
-        columns, recurrent_columns = (
-            float32(reorder_gates(array[number].T, own, new)) for array in (kernel, recurrent)
-        )
-        both = np.zeros((2, gates * hidden), np.float32) if bias is None else bias[number].reshape(2, -1)
-        inner = both[1]
-        if kind == "GRU":
-            if not attributes.get("linear_before_reset", 0):
-                raise WeightsError(
-                    "has linear_before_reset=0: its reset gate multiplies the state before the product, and that of "
-                    "this classifier multiplies the product."
-                )
-            if inner[2 * hidden :].any():
-                raise WeightsError(
-                    "has a recurrent bias of the candidate (the last third of Rb), which flax.nnx.GRUCell, the GRU of "
-                    "this classifier, does not have. rnn.GRU has it: see rnn.load_torch."
-                )
-        # The sum only where it is needed, so that the bits of a bias stay.
-        total = float32(reorder_gates(both[0] + inner if inner.any() else both[0], own, new))
-        cell: dict[str, Any] = {"dense_i": {"kernel": columns}, "dense_h": {"kernel": recurrent_columns}}
-        cell["dense_h" if kind == "LSTM" else "dense_i"]["bias"] = total
-        cells.append(cell)
-    return tuple(cells)
+    directions = []
+    for number in range(count):
+        biases = [] if bias is None else [*bias[number].reshape(2, -1)]
+        arrays = [kernel[number].T, recurrent_kernel[number].T, *biases]
+        directions.append(direction(name, *(reorder_gates(array, ONNX_GATES[kind], gates) for array in arrays)))
+    return Layer(*directions)

@@ -33,6 +33,11 @@ class Source:
     def entries(self) -> np.ndarray:
         return np.arange(self.start, self.start + math.prod(self.shape)).reshape(self.shape)
 
+    @property
+    def by_step(self) -> np.ndarray:
+        """Of a layer [time, batch, features]: the features of the forward direction before those of the backward one."""
+        return np.moveaxis(self.entries, 1, 2).reshape(self.shape[0], self.shape[2], -1)
+
     def under(self, entries: np.ndarray) -> np.ndarray:
         """Those from which these entries are computed, where it is one for one."""
         return self.below.reshape(-1)[entries - self.start]
@@ -40,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """What the network computes: the numbers of its entries, whether they are integers, and the operator after logits."""
+    """What the network computes: the numbers of its entries, whether these are integers, the operator after logits."""
 
     entries: np.ndarray
     integer: bool = False
@@ -60,15 +65,6 @@ class Place(NamedTuple):
     kind: str
     name: str
     text: str
-
-
-def is_constant(value: Any) -> bool:
-    return isinstance(value, np.ndarray)
-
-
-def float32(array: Any) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(np.asarray(array), np.float32)
 
 
 def short(name: Any) -> str:

@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.export import PRODUCER
 from lstm_mnist_jax.interop.onnx.operators import OPERATORS
 from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Source, Unread, first_line, short
 
-MOVES = frozenset("Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split())
-
-ELEMENTWISE = frozenset(
-    "Abs Add And Cast CastLike Ceil Div Equal Floor Greater Less Max Min Mod Mul Neg Not Or Sqrt Sub Where".split()
-)
-
-ON_CONSTANTS = MOVES | ELEMENTWISE | frozenset("Constant ConstantOfShape Range ReduceProd Shape Size Tile".split())
+MOVES = {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
+MOVES |= {"Unsqueeze"}
+ELEMENTWISE = {"Add", "And", "Cast", "CastLike", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Neg", "Not"}
+ELEMENTWISE |= {"Or", "Sub", "Where"}
+ON_CONSTANTS = {*MOVES, *ELEMENTWISE, "Constant", "ConstantOfShape", "ReduceProd", "Shape", "Size", "Tile"}
 
 AFTER_LOGITS = ("Identity", "Cast", "ArgMax")
 
@@ -33,14 +32,17 @@ class Trace:
 
     Args:
       onnx: the package.
-      graph: the `GraphProto`.
+      proto: the `ModelProto`.
       opset: the version of its operators.
       most: the largest number of bytes of the constants that nodes make.
       sizes: what is taken for the sizes of the input that the graph leaves open.
     """
 
-    def __init__(self, onnx: Any, graph: Any, opset: int, most: int, sizes: tuple[int, ...]) -> None:
-        self.onnx, self.graph, self.opset, self.most = onnx, graph, opset, most
+    def __init__(self, onnx: Any, proto: Any, opset: int, most: int, sizes: tuple[int, ...]) -> None:
+        self.onnx, self.graph, self.opset, self.most = onnx, proto.graph, opset, most
+        graph, self.is_own = proto.graph, proto.producer_name == PRODUCER
+        given = (item.value for item in proto.metadata_props if item.key == "permutation_seed")
+        self.seeds = [int(text) for text in given if text.isdecimal() and len(text) < 11 and int(text) < 2**32][:1]
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         if graph.sparse_initializer:
             raise WeightsError("it has sparse initializers, which are not read. Save it with dense ones.")
@@ -177,9 +179,6 @@ class Trace:
                 return math.prod(map(int, arrays[0]))
             case "Tile":
                 return arrays[0].size * math.prod(map(int, arrays[1]))
-            case "Range":
-                start, limit, delta = map(float, arrays)
-                return math.ceil(abs((limit - start) / delta))
             case "Gather":
                 return arrays[1].size * arrays[0].size // max(1, arrays[0].shape[attributes.get("axis", 0)])
             case "Concat":
