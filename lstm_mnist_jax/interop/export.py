@@ -4,6 +4,7 @@ Both take uint8 images (0 to 255), [batch, height, width] or [batch, height, wid
 return `probabilities` and `logits`, float32 [batch, classes].
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -63,6 +64,8 @@ def to_onnx(
     onnx = require("onnx")
     weights = from_params(params)
     pooling = pooling_of(weights, config)
+    shown = {name: getattr(weights.config, name) for name in ("cell", "recurrent_bias", "bidirectional")}
+    config = replace(config, **shown)  # which refuses other activations of a GRU
     graph = _OnnxGraph(onnx)
     sequence = _onnx_sequence(graph, model.task_of(config), image_shape)
     final = ""

@@ -207,12 +207,8 @@ READ = {
     ),
     "inverted": ("r = Sub(unit, x)" + LSTM.replace("(x)", "(r)") + HEAD, {}, P),
 }  # fmt: skip
-CHANGES = {
-    "A": CONSTANTS["P"][0, :4, None],
-    "W16": CONSTANTS["W"].astype(np.float16),
-    "WS": CONSTANTS["W"] / 255,
-    "SQ": CONSTANTS["K"][:3],
-}
+A = CONSTANTS["P"][0, :4, None]
+CHANGES = {"A": A, "W16": CONSTANTS["W"].astype(np.float16), "WS": CONSTANTS["W"] / 255, "SQ": CONSTANTS["K"][:3]}
 CHANGES |= {"KALL": np.tile(CONSTANTS["K"], (6, 1)) * np.linspace(0, 1, 24, dtype=np.float32)[:, None]}
 CHANGES |= {"KBALL": np.tile(CONSTANTS["K"], (12, 1)) * np.linspace(0, 1, 48, dtype=np.float32)[:, None]}
 
@@ -362,8 +358,8 @@ REFUSED = [
     (LSTM + "h = Squeeze(H, i0) y = Gemm(h, NAN, c)", "dense.kernel holds values that are not finite"),
     ("y = MatMul(x, K53)", "stands before the LSTM"),
 ]
-MORE = {"A": A, "shuffled": np.array([1, 0, 2, 3, 4, 5]), "SQ": np.eye(3, dtype="f4"), "SQ5": np.eye(5, dtype="f4"), "FIRST": np.array([-(2**62)]),
-        "NAN": np.full((4, 3), np.nan, "f4"), "K53": np.ones((5, 3), "f4")}  # fmt: skip
+MORE = {"A": A, "shuffled": np.array([1, 0, 2, 3, 4, 5]), "SQ": np.eye(3, dtype="f4"), "SQ5": np.eye(5, dtype="f4"),
+        "FIRST": np.array([-(2**62)]), "NAN": np.full((4, 3), np.nan, "f4"), "K53": np.ones((5, 3), "f4")}  # fmt: skip
 
 
 def test_whatever_is_not_the_classifier_is_refused_by_its_operator(tmp_path):

@@ -211,12 +211,13 @@ def _task(images: np.ndarray, trace: Trace) -> dict[str, Any]:
 
 
 def _inputs(scale: float, shift: float, integers: bool) -> tuple[Inputs, str]:
-    """What the first layer takes, if the images are multiplied by scale and then shift is added, and what was assumed."""
+    """What the first layer takes of pixels x, scale * x + shift, and what was assumed, as a line of text."""
     is_offset = abs(shift) > OFFSET * abs(scale)
     raw = integers or abs(scale) < RAW or is_offset
     if not raw and abs(scale) < UNIT:
         raise WeightsError(
-            f"it multiplies its input by {scale:.3g}, so that it is not clear whether the pixels are 0 to 1 or 0 to 255."
+            f"it multiplies its input by {scale:.3g}, so that it is not clear whether the pixels are 0 to 1 or 0 to "
+            "255."
         )
     factor = scale * (255 if raw else 1)
     if not 1e-30 < abs(factor) < 1e30:

@@ -35,7 +35,7 @@ class Source:
 
     @property
     def by_step(self) -> np.ndarray:
-        """Of a layer [time, batch, features]: the features of the forward direction before those of the backward one."""
+        """Of a layer, [time, batch, features]: the forward direction's features before the backward one's."""
         return np.moveaxis(self.entries, 1, 2).reshape(self.shape[0], self.shape[2], -1)
 
     def under(self, entries: np.ndarray) -> np.ndarray:
