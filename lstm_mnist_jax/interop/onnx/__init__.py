@@ -55,8 +55,8 @@ def read(path: Path) -> Imported:
         )
     size += sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.external_data)
     try:
-        # Weights of 16 bits that are cast, joined and scaled are 6 times as large.
-        return _read(onnx, proto, opset, 8 * size + 2**20)
+        # Each number is counted as 8 bytes, for every operator that moves, casts or scales it.
+        return _read(onnx, proto, opset, 32 * size + 2**20)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
 

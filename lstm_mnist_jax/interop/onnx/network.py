@@ -118,7 +118,7 @@ def _dense_layers(trace: Trace, outputs: np.ndarray) -> tuple[list[tuple[Any, An
         kernel, name = source.data
         layers.insert(0, (kernel, bias, name))
         activations.insert(0, activation)
-        outputs = rows_below(source, outputs)
+        outputs = rows_below(source, outputs, "its output ")
 
 
 def _pooling(trace: Trace, features: np.ndarray, output: str) -> tuple[str, Source]:

@@ -40,8 +40,7 @@ def _from_start(axis: int, rank: int) -> int:
 
 @operator("Dropout")
 def _dropout(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Place) -> Any:
-    training = inputs[2] if len(inputs) > 2 else None
-    if training is not None and np.any(training):
+    if len(inputs) > 2 and np.any(inputs[2] is not None and inputs[2]):
         raise WeightsError("is in training mode. Export the network for inference: model.eval().")
     return inputs[0]
 
@@ -97,14 +96,12 @@ def _rescaled(images: Signal, constant: np.ndarray, kind: str, *, swapped: bool)
 
 def _weighted(trace: "Trace", left: Signal, right: Signal, place: Place) -> Signal:
     """Outputs times weights over time."""
-    entries = dict(zip(("left", "right"), np.broadcast_arrays(left.entries, right.entries), strict=True))
-    kinds = {name: trace.source(array).kind for name, array in entries.items()}
-    if place.kind != "Mul" or sorted(kinds.values()) != ["layer", "weights"]:
+    trace.bounded(math.prod(np.broadcast_shapes(left.entries.shape, right.entries.shape)), is_moved=True)
+    pair = np.broadcast_arrays(left.entries, right.entries)
+    outputs, weights = sorted(pair, key=lambda entries: trace.source(entries).kind)
+    if place.kind != "Mul" or (trace.source(outputs).kind, trace.source(weights).kind) != ("layer", "weights"):
         raise WeightsError("combines two outputs of the network, which this classifier does not.")
-    trace.bounded(3 * entries["left"].size, is_moved=True)
-    outputs, weights = sorted(entries, key=lambda name: kinds[name])
-    source = trace.new("product", entries["left"].shape, place.text, entries[outputs], entries[weights])
-    return Signal(source.entries)
+    return Signal(trace.new("product", outputs.shape, place.text, outputs, weights).entries)
 
 
 @operator("Relu Tanh")
@@ -156,12 +153,12 @@ def _dense(trace: "Trace", features: Any, kernel: Any, place: Place) -> Signal:
     return Signal(trace.new("dense", shape, place.text, entries, (kernel, place.name)).entries)
 
 
-def rows_below(source: Source, entries: np.ndarray) -> np.ndarray:
+def rows_below(source: Source, entries: np.ndarray, who: str = "") -> np.ndarray:
     """The inputs of a dense layer, [..., features], of which these are the outputs, [..., out]. Raises WeightsError."""
     width = source.shape[-1]
     rows, columns = np.divmod(entries - source.start, width)
     if entries.shape[-1] != width or (columns != np.arange(width)).any() or (rows != rows[..., :1]).any():
-        raise WeightsError(f"it uses a part of the outputs of {source.place}, or in another order.")
+        raise WeightsError(f"{who}uses a part of the outputs of {source.place}, or in another order.")
     return source.below.reshape(-1, source.below.shape[-1])[rows[..., 0]]
 
 
@@ -205,14 +202,9 @@ def _first_step(trace: "Trace", entries: np.ndarray, axis: int) -> np.ndarray:
     moved = np.moveaxis(entries, axis, 0)
     source = trace.source(moved)
     size = math.prod(source.shape[1:])
-    steps = source.start + size * np.arange(len(moved)).reshape(-1, *[1] * (moved.ndim - 1))
-    is_first = (moved[0] >= source.start) & (moved[0] < source.start + size)
-    if (
-        source.kind != "layer"
-        or len(moved) != source.shape[0]
-        or not is_first.all()
-        or (moved != moved[0] - source.start + steps).any()
-    ):
+    rest = moved - size * np.arange(len(moved)).reshape(-1, *[1] * (moved.ndim - 1))
+    is_layer = source.kind == "layer" and len(moved) == source.shape[0]
+    if not is_layer or (rest != rest[0]).any() or rest.max() >= source.start + size:
         raise WeightsError("pools along another axis than time.")
     return moved[0]
 

@@ -24,7 +24,9 @@ ON_CONSTANTS = {*MOVES, *ELEMENTWISE, "Constant", "ConstantOfShape", "ReduceProd
 
 AFTER_LOGITS = ("Identity", "Cast", "ArgMax")
 
-MAX_AXES, MAX_ENTRIES = 16, 2**25
+LOOPS = ("If", "Loop", "Scan", "SequenceMap")
+
+MAX_ENTRIES = 2**26
 
 
 class Trace:
@@ -109,10 +111,10 @@ class Trace:
         kind = node.op_type if is_onnx else f"{node.domain}.{node.op_type}"
         place = f"the operator {short(kind)}" + (f" (node {short(node.name)})" if node.name else "")
         if kind not in ON_CONSTANTS | OPERATORS.keys():
-            raise WeightsError(
-                f"it has {place}, which this classifier does not have: LSTM or GRU layers over the rows of an image, "
-                "then dense layers."
-            )
+            expected = "this classifier does not have: LSTM or GRU layers over the rows of an image, then dense layers."
+            if kind in LOOPS:
+                expected = "is not read. Where an exporter writes a layer like this, import the program's own file."
+            raise WeightsError(f"it has {place}, which {expected}")
         inputs = [self.value(name, f"{place}: its inputs") if name else None for name in node.input]
         if unread := [value.what for value in inputs if isinstance(value, Unread)]:
             raise WeightsError(f"{place} uses {unread[0]}, which this classifier does not.")
@@ -148,31 +150,29 @@ class Trace:
             return signals
         if len(signals) < (len(inputs) if kind == "Concat" else 1) or not isinstance(inputs[0], Signal):
             raise WeightsError("joins the images, or outputs, with constants.")
-        moved = self._run(
-            node, [value.entries if isinstance(value, Signal) else value for value in inputs], is_moved=True
-        )
+        arrays = [value.entries if isinstance(value, Signal) else value for value in inputs]
+        moved = self._run(node, arrays, is_moved=True)
         return [Signal(entries, signals[0].integer) for entries in moved]
 
     def _run(self, node: Any, arrays: list[Any], *, is_moved: bool = False) -> list[np.ndarray]:
         """The outputs of an operator for arrays, by the package onnx."""
-        attributes = {item.name: self.onnx.helper.get_attribute_value(item) for item in node.attribute}
         given = [array for array in arrays if array is not None]
-        self.bounded(self._most_entries(node.op_type, attributes, given), is_moved)
-        copied = type(node)()
-        copied.CopyFrom(node)
-        copied.domain = ""
+        self.bounded(self._most_entries(node, given), is_moved)
+        node.domain = ""
         named = {name: array for name, array in zip(node.input, arrays, strict=False) if name}
         infos = ([self.onnx.ValueInfoProto(name=name) for name in names if name] for names in (named, node.output))
-        graph = self.onnx.helper.make_graph([copied], "node", *infos)
+        graph = self.onnx.helper.make_graph([node], "node", *infos)
         with np.errstate(all="ignore"):
             found = self.onnx.reference.ReferenceEvaluator(graph, opsets={"": self.opset}).run(None, named)
-        outputs = iter(found)
-        return [np.asarray(next(outputs)) if name else np.zeros(0) for name in node.output]
+        by_name = dict(zip(filter(None, node.output), map(np.asarray, found), strict=True))
+        return [by_name.get(name, np.zeros(0)) for name in node.output]
 
     @staticmethod
-    def _most_entries(kind: str, attributes: dict[str, Any], arrays: list[np.ndarray]) -> int:
-        """A bound of the entries that an operator makes; 0 where they are a view of its input."""
-        match kind:
+    def _most_entries(node: Any, arrays: list[np.ndarray]) -> int:
+        """A bound of the entries that an operator makes."""
+        if node.op_type in ELEMENTWISE:
+            return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
+        match node.op_type:
             case "Expand":
                 return math.prod(np.broadcast_shapes(arrays[0].shape, tuple(map(int, arrays[1]))))
             case "ConstantOfShape":
@@ -180,12 +180,9 @@ class Trace:
             case "Tile":
                 return arrays[0].size * math.prod(map(int, arrays[1]))
             case "Gather":
-                return arrays[1].size * arrays[0].size // max(1, arrays[0].shape[attributes.get("axis", 0)])
-            case "Concat":
-                return sum(array.size for array in arrays)
-            case "Unsqueeze" if arrays[0].ndim + np.size(attributes.get("axes", arrays[-1])) > MAX_AXES:
-                raise ValueError(f"more than {MAX_AXES} axes")
-        return math.prod(np.broadcast_shapes(*(array.shape for array in arrays))) if kind in ELEMENTWISE else 0
+                axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
+                return arrays[1].size * arrays[0].size // max(1, arrays[0].shape[axis])
+        return sum(array.size for array in arrays)
 
     def bounded(self, size: int, is_moved: bool = False) -> None:
         """Counts new entries, or numbers of a constant. Refuses those that are, all together, too many."""
