@@ -128,7 +128,8 @@ def _logits(imported, images):
         case "all":
             pooled = np.moveaxis(outputs, 0, 1).reshape(outputs.shape[1], -1)
         case "attention":
-            weights = np.exp(outputs @ imported.params["attention"]["kernel"])
+            scores = outputs @ imported.params["attention"]["kernel"]
+            weights = np.exp(scores - scores.max(axis=0))
             pooled = (outputs * weights).sum(axis=0) / weights.sum(axis=0)
         case pooling:
             pooled = getattr(outputs, pooling)(axis=0)

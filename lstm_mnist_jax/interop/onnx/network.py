@@ -77,10 +77,10 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int
     config = replace(
         weights.config,
         **_task(images, trace),
-        pooling=pooling,
+        pooling=pooling,  # type: ignore[arg-type]
         recurrent_activation=layers[0].activations[0],
         activation=layers[0].activations[1],
-        dense_activation=between.pop(),
+        dense_activation=between.pop(),  # type: ignore[arg-type]
     )
     inputs, note = _inputs(scale, shift, trace.integers)
     model = Imported(
