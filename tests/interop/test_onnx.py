@@ -75,8 +75,8 @@ def test_our_own_graphs_come_back_to_the_bit(tmp_path):
             assert imported.time_steps == model.task_of(config).shape(shape)[0]
 
 
-def test_own_graphs_compute_what_the_model_computes_in_onnxruntime():
-    for fields in OWN[6:]:
+def test_own_graphs_of_pixels_compute_what_the_model_computes_in_onnxruntime():
+    for fields in [fields for fields in OWN if fields.get("task") in ("pixels", "permuted")]:
         config = ModelConfig(**fields)
         params = drawn(config, (6, 5))
         proto = onnx.load_model_from_string(export.to_onnx(params, (6, 5), (), config))
