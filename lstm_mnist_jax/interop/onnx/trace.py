@@ -73,6 +73,8 @@ class Trace:
             raise WeightsError(f"its input {short(name)} has {len(given)} axes, expected images: 2 to 4.")
         self.integers, self.is_open = tensor.elem_type in integers, min(given) <= 0
         shape = tuple(size if size > 0 else chosen for size, chosen in zip(given, sizes, strict=False))
+        if math.prod(shape) > MAX_ENTRIES:
+            raise WeightsError(f"its input {short(name)} is {list(shape)}. Export it for any number of images.")
         images = self.new("images", shape, "the input", np.zeros(0, int))
         self.values[name] = Signal(images.entries, self.integers)
 
