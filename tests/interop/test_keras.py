@@ -207,7 +207,11 @@ def test_configs_of_other_models_are_refused(tmp_path):
         ("bidirectional_keras1_model", lambda c: first(c).update(merge_mode=None), "merge_mode=None, expected concat"),
         ("bidirectional_keras1_model", backward(activation="relu"), "The two directions of .* bidirectional_1 differ"),
         ("bidirectional_keras1_model", backward(go_backwards=False), "an LSTM or a GRU and the same backwards"),
-        ("bidirectional_keras1_model", lambda c: first(c)["layer"].update(class_name="RNN"), "bidirectional_1 has a RNN"),
+        (
+            "bidirectional_keras1_model",
+            lambda c: first(c)["layer"].update(class_name="RNN"),
+            "bidirectional_1 has a RNN",
+        ),
         ("bidirectional_keras1_model", one_way, "in one and in both directions, which this classifier does not have"),
         ("keras2_model", lambda c: first(c).update(return_state=True), "return_state=True, expected False"),
         ("keras2_model", lambda c: first(c).update(name="lstm_8"), "names the layers lstm_8, lstm_3, dense_1, but"),
