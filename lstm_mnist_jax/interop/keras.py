@@ -59,12 +59,11 @@ if TYPE_CHECKING:
 
 CELL_PARTS = ("kernel", "recurrent_kernel", "bias")
 KERAS_1 = tuple(f"{kind}_{gate}" for kind in "WUb" for gate in "ifco")
-FORMS = (CELL_PARTS[:2], CELL_PARTS, KERAS_1, ("W", "U", "b"))
-"""The parts of a cell: without and with bias; of Keras 1's LSTM, and of it with consume_less="gpu"."""
+FORMS = (CELL_PARTS[:2], CELL_PARTS, KERAS_1)
+"""The parts of a cell: without and with bias, and of Keras 1's LSTM."""
 
-DENSE_FORMS = (("kernel",), ("kernel", "bias"), ("W",), ("W", "b"))
-
-BIASES = {"bias", "b", "b_i"}
+DENSE_FORMS = (("kernel",), ("kernel", "bias"))
+IN_KERAS_1 = {"W": "kernel", "U": "recurrent_kernel", "b": "bias"}
 
 PART = re.compile(
     r"(recurrent_kernel|kernel|bias|gamma|beta|moving_mean|moving_variance|mean|variance|[WUb](?:_[a-z])?)(?:_\d+)?(?::0)?"
@@ -276,9 +275,8 @@ def _from_config(
         if layer.kind in RECURRENT:
             folding.recurrent(name, Layer(*(_to_direction(name, cell, layer.kind) for cell in cells if cell)))
         elif layer.kind == "Dense":
-            kernel = cells[0].get("kernel", cells[0].get("W"))
-            zeros = np.zeros(kernel.shape[-1:], np.float32)
-            bias = cells[0].get("bias", cells[0].get("b", zeros))
+            kernel = cells[0]["kernel"]
+            bias = cells[0].get("bias", np.zeros(kernel.shape[-1:], np.float32))
             folding.dense(name, Dense(kernel, bias), layer.activation)
         else:
             folding.other(layer, cells[0])
@@ -318,7 +316,7 @@ def _check_parts(layer: ConfiguredLayer, name: str, cells: Sequence[Mapping[str,
             f"{', in each direction' * layer.bidirectional}."
         )
     for cell in found:
-        if layer.has_bias != bool(BIASES & cell.keys()):
+        if layer.has_bias != bool({"bias", "b_i"} & cell.keys()):
             raise WeightsError(f"The {layer.kind} layer {name} lacks its bias, or has one that its config excludes.")
         if layer.kind.startswith("CuDNN") and not _is_cudnn(cell):
             raise WeightsError(
@@ -341,15 +339,17 @@ def _to_direction(name: str, arrays: Mapping[str, np.ndarray], kind: str = "") -
         parts = [[arrays[f"{kind}_{gate}"] for gate in "ifco"] for kind in "WUb"]
         if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
             raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
-        arrays = dict(zip("WUb", (np.concatenate(part, axis=-1) for part in parts), strict=True))
-    kernel, recurrent, bias = (arrays.get(part, arrays.get(old)) for part, old in zip(CELL_PARTS, "WUb", strict=True))
+        arrays = dict(zip(CELL_PARTS, (np.concatenate(part, axis=-1) for part in parts), strict=True))
+    kernel, recurrent, bias = arrays["kernel"], arrays["recurrent_kernel"], arrays.get("bias")
     hidden = recurrent.shape[0] if recurrent.ndim else 0
     cell = "gru" if hidden and recurrent.shape == (hidden, 3 * hidden) else "lstm"
     if kind and cell != RECURRENT[kind]:
         raise WeightsError(f"The layer {name} is a {kind} with weights {list(recurrent.shape)} for its state.")
     gates = len(GATES[cell])
     biases = [] if bias is None else list(bias) if cell == "gru" and bias.ndim == 2 else [bias]
-    if _is_cudnn(arrays) and kernel.shape[1:] == recurrent.shape[1:]:  # as Keras converts CuDNNLSTM to LSTM
+    if (
+        bias is not None and _is_cudnn(arrays) and kernel.shape[1:] == recurrent.shape[1:]
+    ):  # as Keras converts CuDNNLSTM to LSTM
         kernel = np.concatenate(
             [gate.T.reshape(gate.shape, order="F") for gate in np.split(kernel, gates, axis=1)], axis=1
         )
@@ -396,7 +396,7 @@ def _from_weights(
     for layer, parts in stored.items():
         paths = {place.part: path for place, path in parts.items()}
         if layer not in recurrent and set(paths) in map(set, DENSE_FORMS):
-            named[layer] = dense_name(paths.get("kernel") or paths["W"])
+            named[layer] = dense_name(paths["kernel"])
     places = {path: place for layer in recurrent for place, path in stored[layer].items()}
     imported = assemble(
         arrays,
@@ -464,7 +464,10 @@ def _places(arrays: Arrays, layers: Mapping[str, Sequence[str]]) -> dict[str, Pl
 def _named_part(last: str) -> tuple[str, str] | None:
     """What stands before the name of a part, such as lstm_1 in lstm_1_W_i, and the part."""
     match = PART.fullmatch(last) or re.fullmatch(f"(.*?)_{PART.pattern}", last)
-    return None if match is None else (match[1] if match.re is not PART else "", match.groups()[-1])
+    if match is None:
+        return None
+    prefix, part = (match[1] if match.re is not PART else ""), match.groups()[-1]
+    return prefix, IN_KERAS_1.get(part, part)
 
 
 def _in_cell(path: str) -> bool:
@@ -476,7 +479,7 @@ def _is_recurrent(parts: Mapping[Place, str], arrays: Arrays) -> bool:
     name, found = next(iter(parts.values())), {place.part for place in parts}
     if found & {"W_z", "W_r"}:
         raise WeightsError(f"The layer of {name} is a GRU of Keras 1: {REASONS['reset_after']}.")
-    recurrent = any(map(_in_cell, parts.values())) or bool({"recurrent_kernel", "U", "U_i"} & found)
+    recurrent = any(map(_in_cell, parts.values())) or bool({"recurrent_kernel", "U_i"} & found)
     if recurrent and (other := found - {part for form in FORMS for part in form}):
         raise WeightsError(
             f"The layer of {name} has more than an LSTM or a GRU: {', '.join(sorted(other))}. {listing(arrays)}"

@@ -262,13 +262,11 @@ def check_architecture(layers: Sequence[ConfiguredLayer], version: str) -> dict[
     if not recurrent or "Dense" in kinds[first:after] or after == len(kinds):
         found = ", ".join(kinds) or "none"
         raise WeightsError(f"Expected LSTM or GRU layers, then Dense layers; the model has {found}.")
-    for what, different in [
-        ("LSTM and GRU layers", {RECURRENT[layer.kind] for layer in recurrent}),
-        ("layers in one and in both directions", {layer.bidirectional for layer in recurrent}),
-    ]:
-        if len(different) > 1:
-            raise WeightsError(f"The model has {what}, which this classifier does not have together.")
-    network = {"cell": RECURRENT[recurrent[0].kind], "bidirectional": recurrent[0].bidirectional}
+    cells, directions = {RECURRENT[layer.kind] for layer in recurrent}, {layer.bidirectional for layer in recurrent}
+    if len(cells) > 1 or len(directions) > 1:
+        what = "LSTM and GRU layers" if len(cells) > 1 else "layers in one and in both directions"
+        raise WeightsError(f"The model has {what}, which this classifier does not have together.")
+    network = {"cell": cells.pop(), "bidirectional": directions.pop()}
     return network | _activations(recurrent, version) | _order(layers, first, after)
 
 
@@ -278,7 +276,7 @@ def _check_settings(layer: ConfiguredLayer) -> None:
     if kind not in LAYERS:
         reason = f": {REASONS[kind]}" if kind in REASONS else ""
         raise WeightsError(f"The layer {name} is a {kind}, which this classifier does not have{reason}.")
-    found = UNNAMED.get(kind, {}) | config
+    found = {**UNNAMED.get(kind, {}), **config}
     for setting, values in LAYERS[kind].items():
         if setting in found and not any(found[setting] == value for value in values):
             why = f": {REASONS[setting]}" if setting in REASONS else ""
@@ -375,11 +373,12 @@ def _is_of_all(layer: ConfiguredLayer, last: int) -> bool:
 
 def _activations(layers: Sequence[ConfiguredLayer], version: str) -> dict[str, str]:
     """The activations of the recurrent layers, in the words of `ModelConfig`. Raises WeightsError where they differ."""
-    network = {}
-    for name, usual in [("activation", "tanh"), ("recurrent_activation", "sigmoid")]:
-        inner = name.replace("recurrent", "inner")
+    network = {"activation": "tanh", "recurrent_activation": "sigmoid"}  # those of CuDNN layers, which have no others
+    for name, usual in network.items():
         words = {
-            layer.config.get(name, layer.config.get(inner, usual if layer.kind.startswith("CuDNN") else ""))
+            usual
+            if layer.kind.startswith("CuDNN")
+            else layer.config.get(name.replace("recurrent", "inner")) or layer.config[name]
             for layer in layers
         }
         if len(words) > 1:
@@ -393,7 +392,7 @@ def _activations(layers: Sequence[ConfiguredLayer], version: str) -> dict[str, s
                     "not hold the version of Keras. Load the model in its Keras, and save it again."
                 )
             word = f"hard_sigmoid_keras{3 if int(major) > 2 else 2}"
-        network |= {name: word} if word else {}
+        network[name] = word
     return network
 
 
