@@ -298,7 +298,7 @@ def _order(layers: Sequence[ConfiguredLayer], first: int, after: int) -> dict[st
       first: how many dense layers stand before the recurrent layers.
       after: how many dense and recurrent layers stand before the first dense layer after these.
     """
-    done, pooling, sequence, reshapable = 0, "last", True, True
+    done, pooling, sequence = 0, "last", True
     activations: list[str] = []  # after each dense layer that follows the recurrent ones
     for layer in layers:
         kind, name, config = layer[:3]
@@ -322,9 +322,9 @@ def _order(layers: Sequence[ConfiguredLayer], first: int, after: int) -> dict[st
             if sequence:
                 pooling, sequence = POOLING.get(kind, "all"), False
         elif kind == "Reshape":
-            fits = not done and reshapable
+            fits = not done
         elif kind in AFFINE:
-            reshapable &= _is_of_all(layer, 2 if sequence else 1)
+            _check_axis(layer, 2 if sequence else 1)
         elif kind in ("Activation", "ReLU", "Softmax") and layer.activation != "linear":
             if not activations:
                 before = "before the LSTM layers" if done <= first else "between the LSTM layers and the dense layers"
@@ -353,22 +353,16 @@ def _has_activation(layer: ConfiguredLayer, where: str) -> WeightsError:
     )
 
 
-def _is_of_all(layer: ConfiguredLayer, last: int) -> bool:
-    """Whether a layer of `AFFINE` has one number for all features. Raises WeightsError where it has one a pixel.
+def _check_axis(layer: ConfiguredLayer, last: int) -> None:
+    """Raises WeightsError where a layer of `AFFINE` has other numbers than one, or one for each feature.
 
     Args:
       layer: the layer.
       last: the number of the last axis of its input.
     """
-    if layer.kind == "Rescaling":
-        return True
     axis = layer.config.get("axis", -1)
-    axes = axis if isinstance(axis, list) else [axis]
-    if axes in ([], [None]):
-        return True
-    if axes not in ([-1], [last]):
+    if (axis if isinstance(axis, list) else [axis]) not in ([], [None], [-1], [last]):
         raise _unexpected(layer, "axis", axis, (-1,), ": one number for each feature")
-    return False
 
 
 def _activations(layers: Sequence[ConfiguredLayer], version: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ the recurrent layers x K + b. The layer after them takes x instead, with other w
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,20 @@ from lstm_mnist_jax.interop.keras_config import AFFINE, Architecture, Configured
 from lstm_mnist_jax.interop.weights import Dense, Layer, Weights, float32, to_params, with_recurrent_biases
 
 RAW, UNIT, OFFSET = 1 / 64, 1 / 16, 10
-"""Inputs that the model multiplies by less than RAW, or from which it subtracts more than OFFSET, are pixels of 0 to
-255; those that it multiplies by UNIT or more are 0 to 1."""
+"""Inputs that the first layer multiplies by less than RAW, or from which it subtracts more than OFFSET, are 0 to 255;
+those that it multiplies by UNIT or more are 0 to 1."""
 
 EPSILON = 1e-7
 """The least standard deviation by which a `Normalization` layer divides."""
+
+
+class Affine(NamedTuple):
+    """gamma * scale * (x - center) + shift of each feature x: each [1], or [features]."""
+
+    scale: np.ndarray
+    center: np.ndarray = np.zeros(1)
+    gamma: np.ndarray = np.ones(1)
+    shift: np.ndarray = np.zeros(1)
 
 
 class Folding:
@@ -33,24 +42,20 @@ class Folding:
         self.names: list[str] = []
         self.notes: list[str] = []
         self.input_note = ""
-        self.are_inputs_read = False
-        self.gain: Any = np.ones(())
-        """Of what the next layer takes: one number, one a feature, or a matrix."""
-        self.shift: Any = np.zeros(())
+        self.gain, self.shift = np.ones(1), np.zeros(1)
+        """Of what the next layer takes: [1], or [features]; after dense layers, the gain is a matrix."""
         self.pending: list[str] = []
         """The layers that gain and shift are of."""
         self.is_linear = False
         """Whether no activation has followed the last dense layer."""
 
     def recurrent(self, name: str, layer: Layer) -> None:
-        self._read_pixels()
         self.layers.append(
             Layer(*(cell._replace(**self._folded(name, cell.kernel, cell.bias)) for cell in layer.directions))
         )
         self._took(name)
 
     def dense(self, name: str, dense: Dense, activation: str) -> None:
-        self._read_pixels()
         dense = Dense(**self._folded(name, *dense))
         if not self.layers:
             self.gain, self.shift = (np.asarray(array, np.float64) for array in dense)
@@ -71,7 +76,11 @@ class Folding:
             self.is_linear = False
         if layer.kind not in AFFINE:
             return
-        gain, shift = _affine(layer, arrays)
+        affine = _affine(layer, arrays)
+        gain = affine.gamma * affine.scale
+        shift = affine.shift - affine.center * gain
+        if not (self.layers or self.pending):
+            self._read_pixels(layer.name, affine)
         if self.is_linear:
             kernel, bias = self.dense_layers[-1]
             gain, shift = (_of_size(array, len(bias), layer.name) for array in (gain, shift))
@@ -79,12 +88,9 @@ class Folding:
                 self.dense_layers[-1] = Dense(float32(kernel * gain), float32(bias * gain + shift))
             self.notes.append(f"{layer.name} is folded into the weights and biases of {self.names[-1]}")
             return
-        size = max((array.shape[-1] for array in (gain, shift, self.gain, self.shift) if array.ndim), default=0)
-        if size:
-            gain, shift, before = (_of_size(array, size, layer.name) for array in (gain, shift, self.shift))
-            own = self.gain if self.gain.ndim == 2 else _of_size(self.gain, size, layer.name)
-        else:
-            own, before = self.gain, self.shift
+        size = max(len(shift), self.gain.shape[-1], len(self.shift))
+        gain, shift, before = (_of_size(array, size, layer.name) for array in (gain, shift, self.shift))
+        own = self.gain if self.gain.shape[-1] == size else _of_size(self.gain, size, layer.name)
         with np.errstate(over="ignore", invalid="ignore"):
             self.gain, self.shift = own * gain, before * gain + shift
         self.pending.append(layer.name)
@@ -116,58 +122,54 @@ class Folding:
         ).checked()
 
     def _took(self, name: str) -> None:
-        if self.pending:
+        if self._has_effect():
             self.notes.append(f"{', '.join(self.pending)}, before {name}, is folded into its weights and biases")
-        self.gain, self.shift, self.pending = np.ones(()), np.zeros(()), []
+        self.gain, self.shift, self.pending = np.ones(1), np.zeros(1), []
         self.names.append(name)
 
-    def _read_pixels(self) -> None:
-        """Decides, before the first trained layer, whether the inputs are 0 to 1, or 0 to 255."""
-        first, self.are_inputs_read = not self.are_inputs_read, True
-        if not first or not self.pending:
-            return
-        smallest, listed = np.abs(self.gain).min(), ", ".join(self.pending)
-        is_raw = bool(smallest < RAW or (np.abs(self.shift) > OFFSET * np.abs(self.gain)).any())
+    def _read_pixels(self, name: str, first: Affine) -> None:
+        """Decides, by the first layer that scales them, whether the inputs are 0 to 1, or 0 to 255."""
+        smallest = np.abs(first.scale).min()
+        is_raw = bool(smallest < RAW or (np.abs(first.center) > OFFSET).any())
         if not is_raw and smallest < UNIT:
             raise WeightsError(
-                f"The layers {listed} multiply the inputs by {smallest:.3g}, so that it is not clear whether these are "
+                f"The layer {name} multiplies the inputs by {smallest:.3g}, so that it is not clear whether these are "
                 "0 to 1 or 0 to 255. Save the model's weights alone, with model.save_weights('model.weights.h5'), and "
                 "import these with --input-mean, --input-std and --input-scale."
             )
-        self.gain = self.gain * (255 if is_raw else 1)
-        self.input_note = f"the inputs are taken to be 0 to {255 if is_raw else 1}, by the numbers of {listed}"
+        self.gain = np.full(1, 255.0 if is_raw else 1.0)
+        self.input_note = f"the inputs are taken to be 0 to {255 if is_raw else 1}, by the numbers of {name}"
+
+    def _has_effect(self) -> bool:
+        """Whether the next layer takes something else than what the layer before gives."""
+        is_one = self.gain.ndim == 1 and np.allclose(self.gain, 1, rtol=1e-6, atol=0)  # as 255 * (1 / 255)
+        return bool(self.pending and (not is_one or self.shift.any()))
 
     def _folded(self, name: str, kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
         """The weights of a layer that takes x where it took gain * x + shift."""
-        if not self.pending or (np.allclose(self.gain, 1, rtol=1e-6, atol=0) and not np.any(self.shift)):
-            return {"kernel": kernel, "bias": bias}
         if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
             raise WeightsError(
                 f"The arrays of the layer {name} do not fit together: {list(kernel.shape)}, {list(bias.shape)}."
             )
-        wide = kernel.astype(np.float64)
-        shift = _of_size(self.shift, len(kernel), name)
+        if not self._has_effect():
+            return {"kernel": kernel, "bias": bias}
+        wide, size = kernel.astype(np.float64), len(kernel)
+        shift = _of_size(self.shift, size, name)
+        gain = self.gain if self.gain.shape[-1] == size else _of_size(self.gain, size, name)
         with np.errstate(over="ignore", invalid="ignore"):
-            if self.gain.ndim == 2:
-                _of_size(self.gain[0], len(kernel), name)
-                scaled = self.gain @ wide
-            else:
-                scaled = _of_size(self.gain, len(kernel), name)[:, None] * wide
+            scaled = gain @ wide if gain.ndim == 2 else gain[:, None] * wide
             return {"kernel": float32(scaled), "bias": float32(bias + shift @ wide)}
 
 
-def _of_size(numbers: Any, size: int, name: str) -> np.ndarray:
+def _of_size(array: np.ndarray, size: int, name: str) -> np.ndarray:
     """One number for each of `size` features: one is that of all, and those of a step are those of every step."""
-    array = np.asarray(numbers)
-    if array.ndim > 1 or (array.ndim and (not len(array) or size % len(array))):
-        raise WeightsError(
-            f"The layer {name} takes {size} features, but there are {list(array.shape)} numbers to scale them."
-        )
-    return np.tile(array, size // max(1, array.size))
+    if array.ndim > 1 or not len(array) or size % len(array):
+        raise WeightsError(f"The layer {name} takes {size} features; the numbers to scale them are {[*array.shape]}.")
+    return np.tile(array, size // len(array))
 
 
-def _affine(layer: ConfiguredLayer, arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-    """Gain and shift of a layer of `AFFINE`: each one number, or one for each feature."""
+def _affine(layer: ConfiguredLayer, arrays: Mapping[str, np.ndarray]) -> Affine:
+    """The numbers of a layer of `AFFINE`. `arrays`: those that the file has of it."""
     names = layer.array_names
     parts = dict(arrays) if set(arrays) <= set(names) else dict(zip(names, arrays.values(), strict=False))
     if len(arrays) != len(names) or set(parts) != set(names):
@@ -181,9 +183,9 @@ def _affine(layer: ConfiguredLayer, arrays: Mapping[str, np.ndarray]) -> tuple[A
         try:
             array = np.asarray(value, np.float64)
         except (OverflowError, RecursionError, TypeError, ValueError):
-            array = np.full((1, 1, 1), np.nan)
-        array = array.reshape(()) if array.size == 1 else array
-        if array.ndim > 1 or not array.size or not np.isfinite(array).all():
+            array = np.full(1, np.nan)
+        array = array.reshape(1) if array.size == 1 else array
+        if array.ndim != 1 or not array.size or not np.isfinite(array).all():
             raise WeightsError(
                 f"The {layer.kind} layer {layer.name} has, as its {name}, something else than a finite number, or one "
                 "for each feature."
@@ -191,15 +193,14 @@ def _affine(layer: ConfiguredLayer, arrays: Mapping[str, np.ndarray]) -> tuple[A
         return array
 
     if layer.kind == "Rescaling":
-        return number("scale"), number("offset", 0.0)
-    gamma, beta = np.ones(()), np.zeros(())
-    if layer.kind == "Normalization":
+        found = Affine(number("scale"), shift=number("offset", 0.0))
+    elif layer.kind == "Normalization":
         mean, deviation = number("mean"), np.maximum(np.sqrt(np.maximum(number("variance"), 0)), EPSILON)
+        found = Affine(deviation, shift=mean) if layer.config.get("invert") else Affine(1 / deviation, mean)
     else:
-        mean, gamma, beta = number("moving_mean"), number("gamma", 1.0), number("beta", 0.0)
-        deviation = np.sqrt(np.maximum(number("moving_variance") + number("epsilon", 1e-3), 0))
-    if len({array.shape for array in (mean, deviation, gamma, beta)} - {()}) > 1 or not deviation.all():
-        raise WeightsError(f"The arrays of the {layer.kind} layer {layer.name} do not fit together, or divide by zero.")
-    if layer.config.get("invert"):
-        return deviation, mean
-    return gamma / deviation, beta - mean * gamma / deviation
+        variance = np.maximum(number("moving_variance") + number("epsilon", 1e-3), np.finfo(np.float64).tiny)
+        gamma, beta = number("gamma", 1.0), number("beta", 0.0)
+        found = Affine(1 / np.sqrt(variance), number("moving_mean"), gamma, beta)
+    if len({len(array) for array in found} - {1}) > 1:
+        raise WeightsError(f"The arrays of the {layer.kind} layer {layer.name} do not fit together.")
+    return found

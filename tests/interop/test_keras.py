@@ -134,10 +134,16 @@ def test_layers_that_scale_features_are_folded(rng, tmp_path):
     np.testing.assert_allclose(apply(imported.params, pixels, imported.config), theirs, rtol=0, atol=1e-5)
     sequences, pooling = layers.LSTM(4, return_sequences=True), layers.GlobalMaxPooling1D()
     for first, message in [
-        ([layers.Rescaling(1 / 30), layers.LSTM(4)], "multiply the inputs by 0.0333, so that it is not clear whether"),
+        (
+            [layers.Rescaling(1 / 30), layers.LSTM(4)],
+            "multiplies the inputs by 0.0333, so that it is not clear whether",
+        ),
         ([sequences, layers.BatchNormalization(axis=1), pooling], "axis=1, expected -1: one number for each feature"),
         ([sequences, layers.BatchNormalization(), pooling], "the maximum becomes the minimum"),
-        ([layers.BatchNormalization(), layers.Reshape((5, 6)), layers.LSTM(4)], "a Reshape, stands where"),
+        (
+            [layers.BatchNormalization(), layers.Reshape((10, 3)), layers.LSTM(4)],
+            r"the numbers to scale them are \[5\]",
+        ),
     ]:
         with pytest.raises(WeightsError, match=message):
             read(*first)
