@@ -129,8 +129,9 @@ def from_model(model: "keras.Model") -> Params:
 
     Parameters do not hold activations and pooling. They are those of a `ModelConfig` with the widths of the model:
     tanh and sigmoid in the recurrent layers, relu after hidden `Dense` layers, and the last output, or with `Flatten`
-    all outputs. For a model with others, save it, and read the file with `lstm_mnist_jax.interop.formats.read`, which
-    gives the config as well.
+    all outputs. Layers that scale features, such as `Rescaling`, are folded into them, and say what the inputs are: see
+    docs/weights.md. For a model with others, save it, and read the file with `lstm_mnist_jax.interop.formats.read`,
+    which gives the config as well.
 
     Raises:
       WeightsError: it is another network, or has another activation or pooling.

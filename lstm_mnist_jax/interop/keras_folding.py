@@ -41,7 +41,7 @@ class Folding:
         self.dense_layers: list[Dense] = []
         self.names: list[str] = []
         self.notes: list[str] = []
-        self.input_note = ""
+        self.input_note, self.reads_pixels = "", False
         self.gain, self.shift = np.ones(1), np.zeros(1)
         """Of what the next layer takes: [1], or [features]; after dense layers, the gain is a matrix."""
         self.pending: list[str] = []
@@ -117,7 +117,7 @@ class Folding:
             notes=tuple(self.notes),
             known=frozenset(network),
             time_steps=architecture.image_rows,
-            knows_inputs=bool(self.input_note),
+            knows_inputs=self.reads_pixels,
             input_note=self.input_note,
         ).checked()
 
@@ -130,15 +130,16 @@ class Folding:
     def _read_pixels(self, name: str, first: Affine) -> None:
         """Decides, by the first layer that scales them, whether the inputs are 0 to 1, or 0 to 255."""
         smallest = np.abs(first.scale).min()
-        is_raw = bool(smallest < RAW or (np.abs(first.center) > OFFSET).any())
-        if not is_raw and smallest < UNIT:
+        self.reads_pixels = bool(smallest < RAW or (np.abs(first.center) > OFFSET).any())
+        if not self.reads_pixels and smallest < UNIT:
             raise WeightsError(
                 f"The layer {name} multiplies the inputs by {smallest:.3g}, so that it is not clear whether these are "
                 "0 to 1 or 0 to 255. Save the model's weights alone, with model.save_weights('model.weights.h5'), and "
                 "import these with --input-mean, --input-std and --input-scale."
             )
-        self.gain = np.full(1, 255.0 if is_raw else 1.0)
-        self.input_note = f"the inputs are taken to be 0 to {255 if is_raw else 1}, by the numbers of {name}"
+        most = 255 if self.reads_pixels else 1
+        self.gain = np.full(1, float(most))
+        self.input_note = f"the inputs are taken to be 0 to {most}, by the numbers of {name}"
 
     def _has_effect(self) -> bool:
         """Whether the next layer takes something else than what the layer before gives."""

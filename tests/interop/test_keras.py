@@ -74,7 +74,7 @@ def test_files_of_keras_both_ways(params, config, images, tmp_path):
 OTHERS = [
     ModelConfig(cell="gru", recurrent_bias=True, hidden_features=(4, 3), bidirectional=True, pooling="mean"),
     ModelConfig(hidden_features=(3, 4), bidirectional=True, dense_features=(5,), dense_activation="tanh"),
-    ModelConfig(cell="gru", hidden_features=(4,), pooling="max"),
+    ModelConfig(cell="gru", recurrent_bias=True, hidden_features=(4,)),
 ]
 
 
@@ -91,6 +91,11 @@ def test_other_networks_both_ways(config, images, tmp_path):
         assert imported.config == config
         assert_close(imported.params, params, atol=0)
     assert imported.notes[-1].startswith("of the Bidirectional layers") == config.bidirectional
+    if config.bidirectional:
+        with pytest.raises(WeightsError, match="which parameters alone do not hold"):
+            keras.from_model(network)
+    else:
+        assert_close(keras.from_model(network), params, atol=0)
     zeros = keras.to_model(jax.tree.map(np.zeros_like, params), (6, 5), config)
     files.write_hdf5(tmp_path / "ours.weights.h5", keras.to_arrays(params), "sequential")
     zeros.load_weights(tmp_path / "ours.weights.h5")
@@ -130,6 +135,9 @@ def test_layers_that_scale_features_are_folded(rng, tmp_path):
     adapted = layers.Normalization(axis=None)
     adapted.adapt(pixels / np.float32(255))
     network, imported = read(adapted, layers.LSTM(4))
+    normalized = formats.read("keras", tmp_path / "model.keras", inputs=Inputs(0.5, 0.25))
+    theirs = network((pixels / np.float32(255) - 0.5) / 0.25)
+    np.testing.assert_allclose(apply(normalized.params, pixels, imported.config), theirs, rtol=0, atol=1e-5)
     theirs = network(pixels / np.float32(255))
     np.testing.assert_allclose(apply(imported.params, pixels, imported.config), theirs, rtol=0, atol=1e-5)
     sequences, pooling = layers.LSTM(4, return_sequences=True), layers.GlobalMaxPooling1D()
