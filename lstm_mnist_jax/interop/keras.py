@@ -337,7 +337,7 @@ def _is_cudnn(cell: Mapping[str, Any]) -> bool:
 def _to_direction(name: str, arrays: Mapping[str, np.ndarray], kind: str = "") -> Direction:
     """The cell of these arrays. `kind`: the class of the layer, where it is known."""
     if set(arrays) == set(KERAS_1):
-        parts = [[arrays[f"{kind}_{gate}"] for gate in "ifco"] for kind in "WUb"]
+        parts = [[arrays[f"{part}_{gate}"] for gate in "ifco"] for part in "WUb"]
         if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
             raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
         arrays = dict(zip(CELL_PARTS, (np.concatenate(part, axis=-1) for part in parts), strict=True))
@@ -348,9 +348,8 @@ def _to_direction(name: str, arrays: Mapping[str, np.ndarray], kind: str = "") -
         raise WeightsError(f"The layer {name} is a {kind} with weights {list(recurrent.shape)} for its state.")
     gates = len(GATES[cell])
     biases = [] if bias is None else list(bias) if cell == "gru" and bias.ndim == 2 else [bias]
-    if (
-        bias is not None and _is_cudnn(arrays) and kernel.shape[1:] == recurrent.shape[1:]
-    ):  # as Keras converts CuDNNLSTM to LSTM
+    # As Keras converts CuDNNLSTM to LSTM.
+    if bias is not None and _is_cudnn(arrays) and kernel.shape[1:] == recurrent.shape[1:]:
         kernel = np.concatenate(
             [gate.T.reshape(gate.shape, order="F") for gate in np.split(kernel, gates, axis=1)], axis=1
         )
@@ -513,12 +512,12 @@ def _assumed_activation(file: KerasFile, paths: Sequence[str]) -> str:
     version = name_in_file(file.version) or ("1" if any(path.endswith(("_U_i", "_U_i:0")) for path in paths) else "")
     numbers = re.match(r"(\d+)(?:\.(\d+))?", version)
     recent = numbers is not None and (int(numbers[1]), int(numbers[2] or 0)) >= (2, 3)
-    if recent or any("cell/" in path or "_cell" in path or "/vars/" in path for path in paths):
+    if recent or any(re.search(r"(lstm|gru)_cell(_\d+)?/|/cell/|/vars/", path) for path in paths):
         return "the file does not hold the activations: assumed are Keras's defaults, sigmoid in the gates and tanh"
     by = f"Keras {version}" if version else "a version of Keras that it does not name"
     return (
-        f"warning: the file holds no activations. It is by {by}; before Keras 2.3 and in TensorFlow 1 the gates of "
-        "an LSTM had hard_sigmoid unless the program set another. sigmoid and tanh are assumed: if that is wrong, the "
-        "model computes something else. Look for recurrent_activation (Keras 1: inner_activation) in the program, and "
+        f"warning: the file holds no activations. It is by {by}; before Keras 2.3 and in TensorFlow 1 the gates had "
+        "hard_sigmoid unless the program set another. sigmoid and tanh are assumed: if that is wrong, the model "
+        "computes something else. Look for recurrent_activation (Keras 1: inner_activation) in the program, and "
         "say it with --recurrent-activation sigmoid or hard_sigmoid_keras2."
     )
