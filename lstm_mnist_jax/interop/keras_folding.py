@@ -139,7 +139,7 @@ class Folding:
             )
         most = 255 if self.reads_pixels else 1
         self.gain = np.full(1, float(most))
-        self.input_note = f"the inputs are taken to be 0 to {most}, by the numbers of {name}"
+        self.input_note = f"the inputs are taken to be 0 to {most}, as {name} scales them by {smallest:.3g}"
 
     def _has_effect(self) -> bool:
         """Whether the next layer takes something else than what the layer before gives."""

@@ -123,7 +123,7 @@ def test_layers_that_scale_features_are_folded(rng, tmp_path):
         network.save(tmp_path / name)
         imported = formats.read("keras", tmp_path / name)
         np.testing.assert_allclose(apply(imported.params, pixels, imported.config), expected, rtol=1e-5, atol=1e-5)
-        assert imported.input_note.startswith("the inputs are taken to be 0 to 255, by the numbers of rescaling")
+        assert imported.input_note.startswith("the inputs are taken to be 0 to 255, as rescaling")
 
     def read(*first):
         network = keras3.Sequential([keras3.Input((6, 5)), *first, layers.Dense(3)])
