@@ -311,7 +311,7 @@ def _order(layers: Sequence[ConfiguredLayer], first: int, after: int) -> dict[st
         elif kind == "Dense" and done < first:
             done += 1
             if layer.activation != "linear":
-                raise _has_activation(layer, "before the LSTM layers")
+                raise _has_activation(layer, "before the recurrent layers")
         elif kind == "Dense":
             if sequence:
                 why = ": the last output alone enters the Dense layer"
@@ -327,7 +327,11 @@ def _order(layers: Sequence[ConfiguredLayer], first: int, after: int) -> dict[st
             _check_axis(layer, 2 if sequence else 1)
         elif kind in ("Activation", "ReLU", "Softmax") and layer.activation != "linear":
             if not activations:
-                before = "before the LSTM layers" if done <= first else "between the LSTM layers and the dense layers"
+                before = (
+                    "before the recurrent layers"
+                    if done <= first
+                    else "between the recurrent layers and the dense layers"
+                )
                 raise _has_activation(layer, before)
             if activations[-1] != "linear":
                 softmax = "softmax" in activations[-1] and "softmax" in layer.activation
@@ -376,14 +380,16 @@ def _activations(layers: Sequence[ConfiguredLayer], version: str) -> dict[str, s
             for layer in layers
         }
         if len(words) > 1:
-            raise WeightsError(f"The LSTM layers differ in {name}: {', '.join(sorted(words))}; expected one for all.")
+            raise WeightsError(
+                f"The recurrent layers differ in {name}: {', '.join(sorted(words))}; expected one for all."
+            )
         (word,) = words
         if word == "hard_sigmoid":
             major = version.partition(".")[0]
             if not major.isdecimal():
                 raise WeightsError(
-                    f"The LSTM layers have {name}=hard_sigmoid, which differs between Keras 2 and 3, and the file does "
-                    "not hold the version of Keras. Load the model in its Keras, and save it again."
+                    f"The recurrent layers have {name}=hard_sigmoid, which differs between Keras 2 and 3, and the file "
+                    "does not hold the version of Keras. Load the model in its Keras, and save it again."
                 )
             word = f"hard_sigmoid_keras{3 if int(major) > 2 else 2}"
         network[name] = word

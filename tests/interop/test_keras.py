@@ -374,12 +374,15 @@ def test_other_keras_models_are_refused(tmp_path):
         (layers.LSTM(4, return_sequences=True), "has return_sequences=True, expected False: the last output alone"),
         (
             keras3.Sequential([layers.LSTM(4), layers.Activation("softmax")]),
-            "activation=softmax between the LSTM layers",
+            "activation=softmax between the recurrent layers",
         ),
         (keras3.Sequential([layers.Masking(), layers.LSTM(4)]), "is a Masking.*skips the time steps"),
         (keras3.Sequential([layers.Reshape((30, 1)), layers.LSTM(4)]), "reads one number at a time, the pixels"),
         (keras3.Sequential([layers.LSTM(4), layers.Dense(3, "elu")]), "has activation=elu, expected relu or tanh"),
-        (keras3.Sequential([layers.Dense(3, "relu"), layers.LSTM(4)]), "has activation=relu before the LSTM layers"),
+        (
+            keras3.Sequential([layers.Dense(3, "relu"), layers.LSTM(4)]),
+            "has activation=relu before the recurrent layers",
+        ),
         (
             keras3.Sequential([layers.LSTM(4), layers.Dense(3, "relu"), layers.Dense(3, "tanh")]),
             "The hidden Dense layers have relu, tanh, expected one",
