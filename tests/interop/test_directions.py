@@ -1,5 +1,7 @@
 """GRUs, both directions and their poolings: against the equations in NumPy, from arrays with PyTorch's names."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -32,7 +34,7 @@ def arrays_of(rng, cell, widths, *, both=False, dense=(), pooling="last", bias=T
     if pooling == "attention":
         found["attention.weight"] = rng.normal(size=(1, features)).astype("f4")
     sizes = [features * (6 if pooling == "all" else 1), *dense, 3]
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(sizes)):
         found[f"fc.{number}.weight"] = rng.normal(0, 0.5, (after, before)).astype("f4")
         found[f"fc.{number}.bias"] = rng.normal(size=after).astype("f4")
     return found
