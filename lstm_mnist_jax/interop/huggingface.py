@@ -78,14 +78,14 @@ def write(
         "training": None if training is None else asdict(training),
     }
     card = model_card(folder.absolute().name, contents, config, training, counts or {}, onnx is not None)
-    write_safetensors(folder / WEIGHTS, arrays, {"program": MODEL_TYPE, "classes": "\n".join(class_names)})
-    if onnx is not None:
-        write_bytes(folder / ONNX, onnx)
-    else:
-        try:
+    try:  # first, as these may fail
+        if onnx is None:
             (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
-        except OSError as error:
-            raise WeightsError(f"{folder / ONNX} cannot be removed: {error.strerror or error}.") from error
+        else:
+            write_bytes(folder / ONNX, onnx)
+    except OSError as error:
+        raise WeightsError(f"{folder / ONNX} cannot be removed: {error.strerror or error}.") from error
+    write_safetensors(folder / WEIGHTS, arrays, {"program": MODEL_TYPE, "classes": "\n".join(class_names)})
     write_bytes(folder / CARD, card.encode())
     write_bytes(folder / CONFIG, (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode())
 

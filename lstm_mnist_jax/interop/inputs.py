@@ -159,7 +159,8 @@ def likely_causes(
     else:
         lines.append(
             "none of these is right. It may be the order of the classes, for tf1 the forget bias of the cells "
-            "(--forget-bias 0), or the activations (--activation, --recurrent-activation, --dense-activation)"
+            "(--forget-bias 0), the pooling (--pooling), or the activations (--activation, --recurrent-activation, "
+            "--dense-activation)"
         )
     return lines
 

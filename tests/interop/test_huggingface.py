@@ -174,6 +174,14 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     assert configs[0] == configs[1]
 
 
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    for onnx, message in ((None, "cannot be removed: Is a directory"), (b"graph", "cannot be written: Is a directory")):
+        with pytest.raises(WeightsError, match=f"model.onnx {message}"):
+            write(tmp_path, NETWORKS["rows"], onnx=onnx)
+        assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_folders_of_other_models_are_refused(tmp_path):
     folder, config = tmp_path / "model", NETWORKS["rows"]
     with pytest.raises(WeightsError, match=r"no config\.json; it is not a folder"):
