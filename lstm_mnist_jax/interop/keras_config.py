@@ -119,6 +119,11 @@ REASONS = {
     "Permute": "the model may read columns; if it does, save its weights alone, with "
     "model.save_weights('model.weights.h5'), and import these with --task columns",
     "TimeDistributed": "its layer is applied to every time step",
+    **dict.fromkeys(
+        ("Lambda", "GetItem", "SlicingOpLambda"),
+        "if it takes the outputs at the last step, outputs[:, -1], save the model's weights alone, with "
+        "model.save_weights('model.weights.h5'), and import these; of Bidirectional layers, with --pooling last_step",
+    ),
 }
 """Why a layer or a setting is not accepted, where its name does not say it."""
 

@@ -387,6 +387,10 @@ def test_other_keras_models_are_refused(tmp_path):
             keras3.Sequential([layers.LSTM(4), layers.Dense(3, "relu"), layers.Dense(3, "tanh")]),
             "The hidden Dense layers have relu, tanh, expected one",
         ),
+        (
+            layers.Lambda(lambda outputs: outputs[:, -1]),
+            "is a Lambda, .* of Bidirectional layers, with --pooling last_step",
+        ),
         (layers.LayerNormalization(), "is a LayerNormalization, which this classifier does not have"),
     ]:
         first = layer.layers if isinstance(layer, keras3.Sequential) else [layer]
