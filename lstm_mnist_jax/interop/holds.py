@@ -22,8 +22,9 @@ HOLDS: dict[str, dict[str, Any]] = {
     "tf1": {},
     "torch": DENSE | CELLS | {"pooling": ANY},
     "keras": DENSE
+    | CELLS
     | {
-        "pooling": ("all",),
+        "pooling": ("all", "mean", "max"),
         "activation": ("relu", "linear", "hard_sigmoid_keras3"),
         "recurrent_activation": ("hard_sigmoid_keras3",),
     },
