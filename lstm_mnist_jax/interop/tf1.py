@@ -27,6 +27,7 @@ from lstm_mnist_jax.interop.weights import (
     GATES,
     Adam,
     Arrays,
+    Dense,
     Imported,
     Layer,
     Weights,
@@ -57,8 +58,12 @@ OTHER_CELLS = {
     r"projection/[^/]*": "a projection of its output (num_proj)",
     r"[^/]*(lstm|cell)[^/]*/.*(gamma|beta)": "layer normalization (LayerNormBasicLSTMCell)",
     r"[^/]*batch_norm[^/]*/(gamma|beta)": "batch normalization",
-    r"(gates|candidate)/[^/]*": "a GRUCell",
+    r"cudnn_compatible_gru_cell/.*": "a CudnnGRU (here the cells of TensorFlow 1 are LSTMs)",
+    r"(?<!cudnn_compatible_gru_cell/)(gates|candidate)/[^/]*": "a GRUCell (it multiplies r and h before the product, GRU "
+    "layers here after it)",
     r"[^/]*rnn_cell/(kernel|weights|bias|biases)": "a BasicRNNCell",
+    r"opaque_(kernel|params)|[^/]*cudnn[^/]*/(kernel|params)": "cuDNN's weights in one array (restore it in TensorFlow, and "
+    "save it through CudnnLSTM's saveable)",
     r"recurrent_kernel": "a layer of Keras (save that model as .h5 there, for import keras)",
 }
 """What other variables than those of an LSTM cell belong to, by the ends of their names."""
@@ -127,12 +132,12 @@ def from_variables(
     for name, (projection, offset) in linear.items():
         layers[0] = _folded(found, name, projection, offset, layers[0])
         notes.append(f"{name} became part of the first LSTM layer; Adam starts from zero")
-    kernel, bias = (np.asarray(found[name], np.float32) for name in places.dense)
-    weights = Weights(tuple(layers), kernel, bias)
-    imported = check(Imported(weights, (*places.cells, places.dense[0])), found)
-    if weights.steps is not None:  # in which order a program flattens the outputs of all steps is not read
+    weights = _weights(found, layers, places.dense)
+    names = (*places.cells, *(kernel for kernel, _ in places.dense))
+    imported = check(Imported(weights, names), found)
+    if weights.steps is not None and network is None:  # in which order a program flattens the outputs is not known
         raise WeightsError(
-            f"The output layer {places.dense[0]} has weights {list(kernel.shape)}, but the last LSTM layer gives "
+            f"The output layer {names[-1]} has weights {list(weights.dense_kernel.shape)}, but the last LSTM layer gives "
             f"{weights.hidden_features[-1]} features. {listing(found)}"
         )
     if network:
@@ -144,7 +149,7 @@ def from_variables(
         notes.append(f"the step is global_step, {int(step):,}; Adam's powers are those of step {adam.steps:,}")
     if linear:
         adam = None
-    known = {"activation": "tanh", "recurrent_activation": "sigmoid"} if network else {}  # other graphs are refused
+    known = network.fields if network else {}
     imported = imported._replace(adam=adam, step=int(step), notes=tuple(notes), forget_bias=added[0], network=known)
     return imported._replace(knows_inputs=network is not None and network.scales_inputs)
 
@@ -221,28 +226,26 @@ class _Places(NamedTuple):
 
     Attributes:
       cells: the names of each cell's kernel and bias, by the cell's name.
-      dense: the names of the output layer's weights and biases.
+      dense: the names of the dense layers' weights and biases, the output layer's last.
       slots: the names of what optimizers and averages keep of a variable, by the variable's name and by kind.
       added: what the cells add to their forget gates, where it is known, by the cell's name.
     """
 
     cells: dict[str, tuple[str, str]]
-    dense: tuple[str, str]
+    dense: tuple[tuple[str, str], ...]
     slots: dict[str, dict[str, str]]
     added: dict[str, float]
 
     @property
     def names(self) -> list[str]:
         """Of all weights and biases, the output layer's last."""
-        return [name for pair in (*self.cells.values(), self.dense) for name in pair]
+        return [name for pair in (*self.cells.values(), *self.dense) for name in pair]
 
 
 def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = None) -> _Places:
     """Finds the parts of the model, the cells from the first layer to the last."""
     slots = _slots(found)
     if network:
-        if not network.dense[1]:
-            raise WeightsError(f"The output layer {network.dense[0]} has no bias; this program's model has one.")
         cells = {_cell_name(cell.kernel): (cell.kernel, cell.bias) for cell in network.cells}
         if order and list(order) != list(cells):
             raise WeightsError(f"--layer names {', '.join(order)}; the graph has the cells {', '.join(cells)}.")
@@ -259,7 +262,7 @@ def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = 
     dense = output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
     names = order_layers({name: _layer(found, pair, 0.0) for name, pair in cells.items()}, found, order)
     added = {name: 0.0 for name in names if CUDNN_CELL in name}
-    return _Places({name: cells[name] for name in names}, dense, slots, added)
+    return _Places({name: cells[name] for name in names}, (dense,), slots, added)
 
 
 def _cell_name(kernel: str) -> str:
@@ -294,10 +297,12 @@ def _read_network(prefix: Path, found: Arrays) -> Network | None:
     except WeightsError as error:
         kinds = _other_kinds(found)
         raise WeightsError(f"{meta.name}: {error}{kinds and f' There is {kinds}.'}") from error
-    if network or any(node.op.startswith("CudnnRNN") for node in graph.values()):
+    if network or any(node.op.startswith("CudnnRNN") for node in graph.nodes.values()):
         return network
     _cells({name: array for name, array in found.items() if not SLOT.fullmatch(name)})  # it may be of another kind
-    raise WeightsError(f"{meta} computes no LSTM cell with the variables of the checkpoint. {way_out} {listing(found)}")
+    raise WeightsError(
+        f"{meta} computes no LSTM cells, and a dense layer after them, with the variables of the checkpoint. {way_out} {listing(found)}"
+    )
 
 
 def _notes(places: _Places, network: Network | None, given: float | None) -> list[str]:
@@ -310,7 +315,7 @@ def _notes(places: _Places, network: Network | None, given: float | None) -> lis
     if theirs != set(added):
         cells += f" as given, although the graph has {', '.join(sorted(theirs))}"
     adam = ", ".join(f"{name} {value:g}" for name, value in network.adam.items())
-    return [f"from the graph: {cells}, tanh{adam and f'; Adam with {adam}'}"]
+    return [f"from the graph: {cells}, {network.fields['activation']}{adam and f'; Adam with {adam}'}"]
 
 
 def _other_kinds(names: Iterable[str]) -> str:
@@ -443,6 +448,12 @@ def _renamed(found: Arrays, places: _Places, weights: Weights, own: Arrays, step
     return variables
 
 
+def _weights(found: Arrays, layers: Iterable[Layer], dense: Iterable[tuple[str, str]]) -> Weights:
+    """The weights from the LSTM layers and the names of the dense layers, the output layer last."""
+    *hidden, output = (Dense(*(np.asarray(found[name], np.float32) for name in pair)) for pair in dense)
+    return Weights(tuple(layers), *output, tuple(hidden))
+
+
 def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
     """A layer from the names of its kernel and its bias."""
     kernel, bias = (np.asarray(found[name]) for name in names)
@@ -491,14 +502,14 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
             f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
     steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
-    owners = ["Adam's state of " + kernel for kernel, _ in (*places.cells.values(), places.dense)]
+    owners = ["Adam's state of " + kernel for kernel, _ in (*places.cells.values(), *places.dense)]
     moments = []
     for kind in ("Adam", "Adam_1"):
         layers = (
             _layer(found, (slots[kernel][kind], slots[bias][kind]), 0.0) for kernel, bias in places.cells.values()
         )
-        kernel, bias = (np.asarray(found[slots[name][kind]], np.float32) for name in places.dense)
-        moments.append(check(Imported(Weights(tuple(layers), kernel, bias), tuple(owners)), found).weights)
+        dense = [(slots[kernel][kind], slots[bias][kind]) for kernel, bias in places.dense]
+        moments.append(check(Imported(_weights(found, layers, dense), tuple(owners)), found).weights)
     return Adam(steps, *moments)
 
 

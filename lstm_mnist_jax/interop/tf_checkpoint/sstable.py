@@ -11,7 +11,7 @@ https://github.com/google/leveldb, doc/table_format.md.
 from collections.abc import Iterable, Iterator
 
 from lstm_mnist_jax.interop.files import require
-from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, Unsupported, read_varint, varint
+from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, Unsupported
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_SIZE = 48
@@ -153,3 +153,28 @@ def decompress_snappy(data: bytes) -> bytes:
         return bytes(cramjam.snappy.decompress_raw(data))
     except cramjam.DecompressionError as error:
         raise Malformed(str(error)) from error
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """The unsigned number at `position` in base 128, least digit first, and the position after it. Raises Malformed."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            raise Malformed("the data end within a number")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= 1 << 64:
+                break
+            return value, position
+    raise Malformed("a number has more than 64 bits")
+
+
+def varint(value: int) -> bytes:
+    """A number from 0 to 2^64 - 1 in base 128, least digit first."""
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(digits) + bytes([value])
