@@ -1,8 +1,8 @@
 """What a TensorFlow 1 graph computes with the variables of its checkpoint.
 
 The graph is run on random images. A product with a variable (MatMul) is a layer: an LSTM cell, if its result is split
-into four gates i, j, f, o, else a dense layer. They make a model like this program's, and the graph is it if that model
-gives the logits of the graph. Names do not matter. Any other graph is refused, with what is known of the difference.
+into four gates i, j, f, o, else a dense layer. The graph is read if this program's model with these layers has its
+logits. Names do not matter. Any other graph is refused, with what is known of the difference.
 """
 
 import itertools
@@ -19,21 +19,21 @@ from lstm_mnist_jax.interop.tf1_run import ACTIVATIONS, PASSES, Env, Runner, kin
 from lstm_mnist_jax.interop.tf_checkpoint.graph import VARIABLES, Graph, Node, Output
 
 BATCH, STEPS = 5, 7
-"""Sizes that a graph leaves open. The batch has three images with blank rows, and two without."""
+"""Sizes that a graph leaves open. Of a batch, images 1 to 3 have blank rows."""
 
 MAX_PIXELS = 1 << 20
 """The most numbers in the images that a graph is run on."""
 
 GATES = ("input", "candidate", "forget", "output")
-CELL_ACTIVATIONS = {"Tanh": "tanh", "Relu": "relu", "": "linear"}
+FUNCTIONS = {"tanh": np.tanh, "relu": ACTIVATIONS["Relu"], "linear": lambda x: x}
+FLOATS, BOOL = (1, 2, 14, 19), 10
+"""Numbers of types."""
+
+SCALES = ("Mul", "RealDiv", "Div")
 SOURCES = ("Placeholder", "IteratorGetNext", "QueueDequeue", "QueueDequeueMany", "QueueDequeueUpTo")
-PLAIN = {
-    *PASSES, "Add", "BiasAdd", "Cast", "Concat", "Const", "ExpandDims", "Fill", "Gather", "MatMul", "Merge", "Mul", "Pack", "Rank",
-    "Reshape", "Shape", "Sigmoid", "Slice", "Split", "SplitV", "Squeeze", "StridedSlice", "Sub", "Switch", "Tanh", "Transpose", "Unpack",
-    "TensorArrayGather", "TensorArrayRead", "TensorArrayScatter", "TensorArrayWrite", "TensorListFromTensor",
-    "TensorListSetItem", "ZerosLike",
-}  # fmt: skip
-"""Operations that are in all graphs: a message about a difference does not name them."""
+REMARKABLE = ("AddN", "Exp", "Max", "Maximum", "Mean", "Min", "Minimum", "Neg", "RealDiv", "Relu", "Reverse", "ReverseSequence",
+              "Select", "Sub", "Sum", "Tile")  # fmt: skip
+"""Operations that a message about a difference names."""
 
 
 class Cell(NamedTuple):
@@ -73,26 +73,18 @@ def find_network(graph: Graph, found: Mapping[str, Any]) -> Network | None:
       WeightsError: the graph computes something else than LSTM layers and dense layers.
     """
     saved = _saved_names(graph.nodes)
-    networks = []
-    for end in _ends(graph.nodes, saved, found):
-        run = _Run(graph, end, saved, found)
-        run.trace()
-        if any(layer.is_cell for layer in run.layers.values()):
-            networks.append(run)
-    kernels = sorted({next(reversed(run.layers)) for run in networks})
-    if len(kernels) > 1 or not networks:
-        if not networks and not any(
-            kind_of(node.op) in ("LSTMBlockCell", "BlockLSTM") for node in graph.nodes.values()
-        ):
-            return None
+    runs = [_Run(graph, end, saved, found) for end in _ends(graph.nodes, saved, found)]
+    runs = [run for run in runs if run.has_cells()]
+    kernels = sorted({next(reversed(run.layers)) for run in runs})
+    if len(kernels) > 1:
         raise WeightsError(
-            f"Expected one output layer, a product with a variable after the LSTM cells; found "
-            f"{', '.join(kernels) or 'none'}. Leave out what the model does without with --ignore."
+            f"Expected one output layer, a product with a variable after the LSTM cells; found {', '.join(kernels)}. "
+            "Leave out what the model does without with --ignore."
         )
-    (network, *others) = [run.network() for run in networks]
-    if any(other != network for other in others):
+    networks = [run.network() for run in runs]
+    if any(network != networks[0] for network in networks):
         raise WeightsError(f"The graph uses {kernels[0]} in two networks that differ.")
-    return network
+    return networks[0] if networks else None
 
 
 def _saved_names(nodes: dict[str, Node]) -> dict[str, tuple[str, str]]:
@@ -100,105 +92,87 @@ def _saved_names(nodes: dict[str, Node]) -> dict[str, tuple[str, str]]:
     saved = {name: (name, "") for name, node in nodes.items() if node.op in VARIABLES}
     for node in nodes.values():
         if node.op in ("Save", "SaveSlices", "SaveV2") and len(node.inputs) > 2:
-            names, slices = (nodes[each].strings if each in nodes else [] for each, _ in node.inputs[1:3])
-            values = node.inputs[2 if node.op == "Save" else 3 :]
-            for key, part, output in itertools.zip_longest(names, [] if node.op == "Save" else slices, values):
-                for name in _sources(nodes, output) if output else ():
-                    saved[name] = key or name, part or ""
+            names, parts = (nodes[each].strings if each in nodes else [] for each, _ in node.inputs[1:3])
+            values = node.inputs[2:] if node.op == "Save" else node.inputs[3:]
+            parts = [""] * len(names) if node.op == "Save" else parts
+            for key, part, output in zip(names, parts, values, strict=False):
+                saved |= dict.fromkeys(_sources(nodes, output), (key, part))
     return saved
 
 
 def _sources(nodes: dict[str, Node], output: Output) -> list[str]:
-    """The nodes of variables whose values an output has, as they are or joined."""
+    """The nodes of variables whose values an output has, as they are or joined; none if it has others."""
     found, pending = dict[str, None](), [output[0]]
     while pending:
         if (name := pending.pop()) not in found and name in nodes:
             found[name] = None
-            node = nodes[name]
-            if kind_of(node.op) in ("Concat", *PASSES):
-                pending += [each for each, _ in node.inputs if each in nodes and nodes[each].op != "Const"]
-            elif node.op not in VARIABLES:
+            if kind_of(nodes[name].op) in ("Concat", *PASSES):
+                pending += [each for each, _ in nodes[name].inputs if each in nodes and nodes[each].op != "Const"]
+            elif nodes[name].op not in VARIABLES:
                 return []
     return [name for name in found if nodes[name].op in VARIABLES]
 
 
 def _is_product(node: Node) -> bool:
-    return (
-        node.op == "MatMul" and len(node.inputs) == 2 and not (node.number("transpose_a") or node.number("transpose_b"))
-    )
+    return node.op == "MatMul" and len(node.inputs) == 2 and not any(map(node.number, ("transpose_a", "transpose_b")))
 
 
 def _ends(nodes: dict[str, Node], saved: dict[str, tuple[str, str]], found: Mapping[str, Any]) -> list[Output]:
-    """The results of the products with a variable on which no other product with a variable depends."""
-    products = {}
-    for name, node in nodes.items():
-        is_product = node.op == "MatMul" and len(node.inputs) == 2 and "_grad/" not in name
-        sources = {saved[each][0] for each in _sources(nodes, node.inputs[1])} if is_product else ()
-        if len(sources) == 1 and (kernel := next(iter(sources))) in found:
-            products[name] = kernel
-    before = upstream(nodes, (each for name in products for each, _ in nodes[name].inputs))
-    cells = {kernel for name, kernel in products.items() if name in before}
-    users = defaultdict[str, list[str]](list)
+    """What becomes of the products with a variable on which no other product with a variable depends."""
+    products, users = dict[str, str](), defaultdict[str, list[str]](list)
     for name, node in nodes.items():
         for each, _ in node.inputs:
             users[each].append(name)
+        if node.op == "MatMul" and len(node.inputs) == 2 and "_grad/" not in name:
+            keys = {saved[each][0] for each in _sources(nodes, node.inputs[1])}
+            products |= {name: key for key in keys if keys == {key} and key in found}
+    before = upstream(nodes, (each for name in products for each, _ in nodes[name].inputs))
+    cells = {kernel for name, kernel in products.items() if name in before}
     ends = []
     for name in (name for name, kernel in products.items() if name not in before and kernel not in cells):
         if not _is_product(nodes[name]):
             raise WeightsError(f"The graph takes {products[name]} transposed ({name}); here it is [features, classes].")
-        pending, after, end = [name], [name], name
+        pending, seen, end = [name], {name}, name
         while pending:
             for user in users[pending.pop()]:
-                is_bias = kind_of(nodes[user].op) in ("Add", "BiasAdd") and any(
-                    _sources(nodes, each) for each in nodes[user].inputs
+                kind, others = kind_of(nodes[user].op), [each for each in nodes[user].inputs if each[0] not in seen]
+                constant = nodes.get(others[0][0]) if others else None
+                changes = (
+                    kind in ("Relu", "Tanh")
+                    or (kind in ("Add", "BiasAdd") and others and _sources(nodes, others[0]))
+                    or (kind in SCALES and constant and constant.op == "Const" and constant.value.size == 1)
                 )
-                if (is_bias or nodes[user].op in ("Identity", "Reshape")) and user not in after:
-                    pending, after, end = [*pending, user], [*after, user], user if is_bias else end
-        for user in (user for each in after for user in users[each] if "_grad/" not in user):
-            op = nodes[user].op
-            if op in ACTIVATIONS and op != "Sigmoid":
-                raise WeightsError(
-                    f"The output layer {products[name]} has the activation {op.lower()}; here it has none."
-                )
-            if op in ("RealDiv", "Div", "Mul") and _is_scalar(nodes, user, after):
-                raise WeightsError(f"The outputs of {products[name]} are scaled ({user}); here they are the logits.")
+                if user not in seen and "_grad/" not in user and (changes or kind in ("Identity", "Reshape")):
+                    pending, end = [*pending, user], user if changes else end
+                    seen.add(user)
         ends.append((end, 0))
     return ends
 
 
-def _is_scalar(nodes: dict[str, Node], user: str, after: list[str]) -> bool:
-    """Whether an operation takes, besides one of these nodes, a scalar constant."""
-    others = [nodes[each] for each, _ in nodes[user].inputs if each not in after and each in nodes]
-    return bool(others) and others[0].op == "Const" and others[0].value.size == 1
-
-
 class _Layer:
-    """A product with a variable, and what follows it."""
+    """A product with a variable, and what follows it.
+
+    Attributes:
+      kernel: the name of the variable.
+      bias: the name of what is added; "" where nothing is.
+      activation: the operation on the sum; "" where there is none.
+      is_cell: whether the sum is split into gates.
+      gates: the activations of gates, by their places.
+      added: the constants that are added to gates.
+      inputs: the factors.
+    """
 
     def __init__(self, kernel: str) -> None:
-        self.kernel, self.bias, self.activation = kernel, "", ""
-        self.is_cell = False
-        self.gates: dict[int, str] = {}
-        """The activations of gates, by their places."""
-        self.added: dict[int, float] = {}
-        """The constants that are added to gates."""
-        self.inputs: list[np.ndarray] = []
+        self.kernel, self.bias, self.activation, self.is_cell = kernel, "", "", False
+        self.gates, self.added, self.inputs = dict[int, str](), dict[int, float](), list[np.ndarray]()
 
-    def require(self, known: bool, what: str, node: str = "") -> None:
-        if not known:
-            where = node and f" (node {node})"
-            raise WeightsError(f"The cell of {self.kernel} is no plain LSTM cell: it has {what}{where}.")
+    def require(self, is_so: bool, what: str) -> None:
+        if not is_so:
+            raise WeightsError(f"The cell of {self.kernel} is no plain LSTM cell: it has {what}.")
 
 
 class _Mark(NamedTuple):
-    """What is known of an array: a variable, the outputs of a layer, or one of its gates.
-
-    Attributes:
-      array: the array, which is kept so that no other has its id.
-      variable: the name of the variable; "" where it is none.
-      layer: whose outputs or gate it is.
-      gate: the place of the gate.
-    """
+    """What is known of an array, which is kept so that no other has its id: a variable, a layer's sum, or a gate."""
 
     array: np.ndarray
     variable: str = ""
@@ -214,381 +188,301 @@ class _Run(Runner):
         self.saved, self.found = saved, found
         self.layers: dict[str, _Layer] = {}
         self.marks: dict[int, _Mark] = {}
-        self.values: dict[str, np.ndarray] = {}
-        self.clip = math.inf
+        self.arrays: dict[str, np.ndarray] = {}
         self.kinds: dict[str, None] = {}
-        self.kinds_before: list[str] = []
-        self.is_integer, self.batch_axis = False, 0
+        self.clip = math.inf
 
-    def trace(self) -> None:
-        """Runs the graph."""
-        self.images = np.zeros(0)
-        fed = self._feeds()
-        (self.logits,) = self.run(fed)
+    def has_cells(self) -> bool:
+        """Runs the graph. Whether there are LSTM cells."""
+        (self.logits,) = self.run(self._feeds())
         if not isinstance(self.logits, np.ndarray):
             raise WeightsError(f"The logits of the graph depend on {self.logits.mark}.")
+        return any(layer.is_cell for layer in self.layers.values())
 
     def _feeds(self) -> Env:
-        """What the graph is fed with."""
-        nodes, fed = self.graph.nodes, dict[str, Any]()
-        used = {output for name in self.needed for output in nodes[name].inputs}
-        sources = sorted((name, number) for name, number in used if kind_of(self._op(name)) in SOURCES)
-        shapes = {source: nodes[source[0]].shape(source[1]) for source in sources}
-        types = {source: _type(nodes[source[0]], source[1]) for source in sources}
-        inputs = [source for source, shape in shapes.items() if shape and len(shape) > 1 and types[source] != 10]
+        """The inputs of the graph: images, and for the rest what is so when it is used."""
+        nodes = self.graph.nodes
+        used = sorted({output for name in self.needed for output in nodes[name].inputs if kind_of(self._op(output[0])) in SOURCES})
+        shapes = {source: nodes[source[0]].shape(source[1]) or [] for source in used}
+        types = {source: _type(nodes[source[0]], source[1]) for source in used}
+        inputs = [source for source in used if len(shapes[source]) > 1 and types[source] != BOOL]
         if len(inputs) != 1:
             listed = ", ".join(name for name, _ in inputs) or "none"
             raise WeightsError(f"Expected a graph with one input of images; found {listed}.")
-        shape = shapes[inputs[0]] or []
-        self.batch_axis = shape.index(-1) if -1 in shape else 0
-        shape[self.batch_axis] = batch = BATCH if shape[self.batch_axis] < 0 else shape[self.batch_axis]
+        shape = shapes[inputs[0]]
+        axis = shape.index(-1) if -1 in shape else 0
+        batch = shape[axis] = BATCH if shape[axis] < 0 else shape[axis]
         shape = [STEPS if size < 0 else size for size in shape]
         if not 0 < math.prod(shape) <= MAX_PIXELS:
-            raise WeightsError(f"The graph takes images of the shape {shape}, which is too large to run it.")
-        self.is_integer = types[inputs[0]] not in (1, 2, 14, 19)
-        rng = np.random.default_rng(0)
+            raise WeightsError(f"The graph takes images of the shape {shape}, which are too large, or none.")
+        self.is_integer, rng = types[inputs[0]] not in FLOATS, np.random.default_rng(0)
         images = rng.integers(0, 256, shape) if self.is_integer else rng.random(shape)
-        first = np.moveaxis(images, self.batch_axis, 0)
-        half = first.shape[1] // 2
-        if batch > 3:  # where lengths are those of the images, blank rows show it
-            first[1], first[2, half:], first[3, :half] = 0, 0, 0
-        self.images = images
-        steps = shape[1 - self.batch_axis] if len(shape) > 2 else math.isqrt(shape[-1])
-        for source in sources:
-            kind, rank = types[source], len(shapes[source] or ())
-            value: Any = np.full(batch, steps) if rank else batch
-            if kind in (1, 2, 14, 19, 10):
-                value = np.array(kind != 10, np.float64 if kind != 10 else bool)  # all is kept; not in training
+        self.images = np.moveaxis(images, axis, 0)
+        half = self.images.shape[1] // 2
+        for number, part in enumerate([slice(None), slice(half), slice(half, None)][: batch - 2], 1):
+            self.images[number, part] = 0  # where sequence lengths are those of the images, blank rows show it
+        steps = self.images.shape[1] if len(shape) > 2 else math.isqrt(shape[-1])
+        fed = dict[str, Any]()
+        for source, kind in types.items():  # nothing is dropped, and it is not training; all steps are read
+            value = images if source == inputs[0] else np.array(1.0 if kind in FLOATS else kind != BOOL and batch)
+            value = np.full(batch, steps) if len(shapes[source]) == 1 and kind not in FLOATS else value
             outputs = [*fed.get(source[0], ()), *[None] * (source[1] + 1)]
-            outputs[source[1]] = images if source == inputs[0] else np.array(value)
+            outputs[source[1]] = value
             fed[source[0]] = tuple(outputs)
         return fed
 
     def variable(self, name: str) -> np.ndarray:
         key, part = self.saved[name]
         if key not in self.found:
-            raise WeightsError(
-                f"The output of the graph depends also on {key}, which is not in the checkpoint or ignored."
-            )
-        if key not in self.values:
-            self.values[key] = np.asarray(self.found[key]).astype(np.float64)
-        values = self.values[key]
-        if part.count(" ") == values.ndim and values.ndim:
-            starts = [each.split(",") for each in part.rpartition(" ")[2].split(":")]
-            values = values[
-                tuple(
-                    slice(None) if each == ["-"] else slice(int(each[0]), int(each[0]) + int(each[1]))
-                    for each in starts
-                )
-            ]
-            values = self.values[key] if values.shape == self.values[key].shape else values
-        self.marks[id(values)] = _Mark(values, variable=key)
+            raise WeightsError(f"The output of the graph depends also on {key}, which is not there, or is ignored.")
+        if key not in self.arrays:
+            self.arrays[key] = np.asarray(self.found[key]).astype(np.float64)
+            self._mark(self.arrays[key], variable=key)
+        whole = self.arrays[key]
+        extents = [extent.partition(",") for extent in part.rpartition(" ")[2].split(":")] if part else []
+        places = [slice(None) if start == "-" else slice(int(start), int(start) + int(size)) for start, _, size in extents]
+        values = whole[tuple(places)]
+        if values.shape == whole.shape:
+            return whole
+        self._mark(values, variable=key)
         return values
 
     def seen(self, name: str, node: Node, values: list[Any], result: Any) -> Any:
         kind = kind_of(node.op)
-        marks = [self.marks.get(id(value)) for value in values]
-        if any(isinstance(value, np.ndarray) and value.dtype.kind == "f" for value in values):
-            self.kinds[kind] = None
-        if _is_product(node) and marks[1] and marks[1].variable:
-            layer = self._layer(marks[1].variable)
+        marks = [self.marks.get(id(value), _Mark(value)) for value in values]
+        self.kinds |= {kind: None} if any(getattr(value, "dtype", None) == np.float64 for value in values) else {}
+        if _is_product(node) and marks[1].variable:
+            layer = self.layers.setdefault(marks[1].variable, _Layer(marks[1].variable))
             layer.inputs.append(values[0])
-            self._mark(result, layer)
+            self._mark(result, layer=layer)
         elif kind in ("Add", "BiasAdd"):
-            for (mark, other), value in (((marks[0], marks[1]), values[1]), ((marks[1], marks[0]), values[0])):
-                if mark and mark.layer and mark.gate is None and other and other.variable:
+            for mark, other in (marks, marks[::-1]):
+                if mark.layer and mark.gate is None and other.variable:
                     mark.layer.bias = other.variable
-                    self._mark(result, mark.layer)
-                elif mark and mark.layer and mark.gate is not None and np.size(value) == 1:
-                    number = float(np.ravel(value)[0])
-                    if mark.layer.added.setdefault(mark.gate, number) != number:
-                        raise WeightsError(f"The graph uses {mark.layer.kernel} with two forget biases.")
-                    self._mark(result, mark.layer, mark.gate)
+                    self._mark(result, layer=mark.layer)
+                elif mark.layer and mark.gate is not None and np.size(other.array) == 1:
+                    number = float(np.ravel(other.array)[0])
+                    mark.layer.require(mark.layer.added.setdefault(mark.gate, number) == number, "two forget biases")
+                    self._mark(result, layer=mark.layer, gate=mark.gate)
         elif kind in ("Split", "SplitV", "StridedSlice", "Slice"):
-            mark, results = marks[kind == "Split"], result if isinstance(result, tuple) else (result,)
-            if mark and mark.layer and mark.gate is None:
-                quarters = np.split(mark.array, 4, -1) if mark.array.shape[-1] % 4 == 0 else []
-                for part, (place, quarter) in itertools.product(results, enumerate(quarters)):
+            mark = marks[kind == "Split"]
+            if mark.layer and mark.gate is None and mark.array.shape[-1] % 4 == 0:
+                quarters = enumerate(np.split(mark.array, 4, -1))
+                for part, (place, quarter) in itertools.product(result if isinstance(result, tuple) else [result], quarters):
                     if np.array_equal(part, quarter):
                         mark.layer.is_cell = True
-                        self._mark(part, mark.layer, place)
-        elif kind in (*ACTIVATIONS, "LeakyRelu") and marks[0] and marks[0].layer:
+                        self._mark(part, layer=mark.layer, gate=place)
+        elif kind in ACTIVATIONS and (layer := marks[0].layer):
             if marks[0].gate is None:
-                marks[0].layer.activation = kind
+                layer.activation = kind.lower()
             else:
-                marks[0].layer.gates[marks[0].gate] = kind
-        elif kind == "Reshape" and marks[0] and marks[0].layer and result.shape[-1:] == values[0].shape[-1:]:
-            self._mark(result, marks[0].layer, marks[0].gate)
-        elif kind == "Concat":
-            parts = {mark.variable for mark in marks if mark}
-            if (
-                len(parts) == 1
-                and (whole := self.values.get(parts.pop())) is not None
-                and np.array_equal(whole, result)
-            ):
-                self.marks[id(whole)] = _Mark(whole, variable=next(mark.variable for mark in marks if mark))
-                return whole
+                layer.gates[marks[0].gate] = kind.lower()
+        elif kind == "Reshape" and marks[0].layer and result.shape[-1:] == values[0].shape[-1:]:
+            self._mark(result, layer=marks[0].layer, gate=marks[0].gate)
+        elif kind == "Concat":  # the parts of a variable
+            whole = self.arrays.get(next((mark.variable for mark in marks if mark.variable), ""))
+            return result if whole is None or not np.array_equal(whole, result) else whole
         elif kind in ("Maximum", "Minimum", "ClipByValue") and values[0].dtype.kind == "f":
             self.clip = min([self.clip, *(float(abs(value)) for value in values if np.size(value) == 1)])
         elif kind in ("LSTMBlockCell", "BlockLSTM"):
-            self._fused(name, node, values[kind == "BlockLSTM" :], marks[kind == "BlockLSTM" :])
+            x, _, _, kernel, _, _, _, bias = marks[kind == "BlockLSTM" :]
+            layer = self.layers.setdefault(kernel.variable, _Layer(kernel.variable))
+            clip = node.number("cell_clip", 3.0)
+            layer.require(kernel.variable != "" != bias.variable, "weights that are no variables")
+            layer.require(clip <= 0, f"cell_clip={clip:g}")
+            layer.require(not node.number("use_peephole"), "peepholes")
+            layer.is_cell, layer.bias, layer.added = True, bias.variable, {2: node.number("forget_bias", 1.0)}
+            layer.gates = {0: "sigmoid", 1: "tanh", 2: "sigmoid", 3: "sigmoid"}
+            layer.inputs.append(x.array)
         return result
 
-    def _layer(self, kernel: str) -> _Layer:
-        if not self.layers:
-            self.kinds_before = list(self.kinds)
-        return self.layers.setdefault(kernel, _Layer(kernel))
-
-    def _mark(self, array: np.ndarray, layer: _Layer, gate: int | None = None) -> None:
-        self.marks[id(array)] = _Mark(array, "", layer, gate)
-
-    def _fused(self, name: str, node: Node, values: list[Any], marks: list[_Mark | None]) -> None:
-        """TensorFlow's cells in one operation."""
-        names = [mark.variable if mark else "" for mark in marks]
-        if not names[3]:
-            return
-        layer = self._layer(names[3])
-        layer.is_cell, layer.bias = True, names[7]
-        layer.require(bool(names[7]), "no bias", name)
-        layer.require(not node.number("use_peephole"), "peepholes", name)
-        clip = node.number("cell_clip", 3.0)
-        layer.require(clip <= 0, f"cell_clip={clip:g}", name)
-        layer.gates, layer.added = (
-            dict(enumerate(("Sigmoid", "Tanh", "Sigmoid", "Sigmoid"))),
-            {2: node.number("forget_bias", 1.0)},
-        )
-        layer.inputs.append(values[0].reshape(-1, values[0].shape[-1]))
+    def _mark(self, array: np.ndarray, **known: Any) -> None:
+        self.marks[id(array)] = _Mark(array, **known)
 
     def network(self) -> Network:
         """The layers. Raises WeightsError where the logits are not those of this program's model with them."""
         layers = list(self.layers.values())
-        places = [place for place, layer in enumerate(layers) if layer.is_cell]
-        first, last = places[0], places[-1] + 1
-        projections, cells, dense = layers[:first], layers[first:last], layers[last:]
+        first, last = (next(place for place, each in enumerate(turned) if each.is_cell) for turned in (layers, layers[::-1]))
+        before, cells, dense = layers[:first], layers[first : len(layers) - last], layers[len(layers) - last :]
+        if not dense:
+            raise WeightsError(f"There is no output layer after the LSTM cell of {cells[-1].kernel}.")
+        fields = self._fields(before, cells, dense)
+        known = {name for layer in layers for name in (layer.kernel, layer.bias)}
+        if others := self.arrays.keys() - known:
+            raise WeightsError(
+                f"The output of the graph depends also on {', '.join(sorted(others))}, which is no part of LSTM layers "
+                "and dense layers."
+            )
+        self.width = len(self.arrays[layers[0].kernel]) - (0 if before else self._hidden(cells[0]))
+        factor, offset = self._scaling(layers[0])
+        self.images = self.images.reshape(len(self.images), -1) * factor + offset
+        # c_t is between -t and t.
+        cells[-1].require(
+            self.clip == math.inf or (fields["activation"] == "tanh" and self.clip >= self.images.shape[1] // self.width),
+            "a clipped cell state (cell_clip)",
+        )
+        cells, more = self._match(before, cells, dense, fields)
+        is_bytes = self.is_integer or abs(factor) < 1 / 20  # of pixels from 0 to 1, none is so small
+        scaling = _decimal(factor * (255 if is_bytes else 1)), _decimal(offset)
+        return Network(
+            tuple((layer.kernel, layer.bias) for layer in before),
+            tuple(Cell(cell.kernel, cell.bias, _decimal(cell.added.get(2, 0.0))) for cell in cells),
+            tuple((layer.kernel, layer.bias) for layer in dense),
+            fields | more,
+            _adam(self.graph.nodes),
+            scaling,
+            is_bytes or scaling != (1.0, 0.0),
+        )
+
+    def _fields(self, before: list[_Layer], cells: list[_Layer], dense: list[_Layer]) -> dict[str, Any]:
+        """The activations. Raises WeightsError where this program's model has no such layers."""
         for cell in cells:
             if not cell.is_cell:
-                raise WeightsError(
-                    f"There is a dense layer {cell.kernel} between LSTM cells; this program's model has none there."
-                )
-        fields = self._activations(cells, dense)
-        for layer in projections:
+                raise WeightsError(f"There is a dense layer {cell.kernel} between LSTM cells; here there is none.")
+            for place, gate in enumerate(GATES):
+                found = cell.gates.get(place, "linear" if place == 1 else "")
+                cell.require(found != "", f"another computation of its {gate} gate")
+                expected = tuple(FUNCTIONS) if place == 1 else ("sigmoid",)
+                cell.require(found in expected, f"the activation {found} instead of {' or '.join(expected)}")
+        for layer in before:
             if layer.activation:
                 raise WeightsError(
                     f"The graph computes {layer.activation} of the outputs of {layer.kernel} before {cells[0].kernel}; "
                     "this program's model computes nothing there."
                 )
-        known = {name for layer in layers for name in (layer.kernel, layer.bias)}
-        if others := set(self.values) - known:
-            raise WeightsError(
-                f"The output of the graph depends also on {', '.join(sorted(others))}, which is no part of LSTM layers "
-                "and dense layers."
-            )
-        if dense[-1].bias == "":
-            raise WeightsError(f"The output layer {dense[-1].kernel} has no bias; this program's model has one.")
-        self.factor, self.offset = self._scaling(layers[0])
-        if self.clip < math.inf and not (fields["activation"] == "tanh" and self.clip >= self.images[0].size):
-            cells[-1].require(False, "a clipped cell state (cell_clip)")
-        cells, more = self._match(projections, cells, dense, fields)
-        is_bytes = self.is_integer or abs(self.factor) < 1 / 20  # of pixels from 0 to 1 none is so small
-        factor = _decimal(self.factor * (255 if is_bytes else 1))
-        return Network(
-            tuple((layer.kernel, layer.bias) for layer in projections),
-            tuple(Cell(cell.kernel, cell.bias, _decimal(cell.added.get(2, 0.0))) for cell in cells),
-            tuple((layer.kernel, layer.bias) for layer in dense),
-            fields | more,
-            _adam(self.graph.nodes),
-            (factor, _decimal(self.offset)),
-            is_bytes or (factor, _decimal(self.offset)) != (1.0, 0.0),
-        )
-
-    def _activations(self, cells: list[_Layer], dense: list[_Layer]) -> dict[str, Any]:
-        """The activations, which are those of all cells, and of all hidden dense layers."""
-        for cell in cells:
-            for place, gate in enumerate(GATES):
-                found = cell.gates.get(place, "")
-                if place != 1:
-                    cell.require(found != "", f"another computation of its {gate} gate")
-                    cell.require(found == "Sigmoid", f"the activation {found.lower()} instead of sigmoid")
-                cell.require(
-                    place != 1 or found in CELL_ACTIVATIONS,
-                    f"the activation {found.lower()} instead of tanh, relu or none (linear)",
-                )
-        own = {cell.kernel: CELL_ACTIVATIONS[cell.gates.get(1, "")] for cell in cells}
-        hidden = {layer.kernel: layer.activation for layer in dense[:-1]}
-        for what, found in (("cells", own), ("dense layers", hidden)):
-            if len(set(found.values())) > 1:
-                listed = ", ".join(f"{name} {each.lower() or 'linear'}" for name, each in found.items())
+        if dense[-1].activation:
+            raise WeightsError(f"The output layer {dense[-1].kernel} has the activation {dense[-1].activation}; here it has none.")
+        if without := [layer.kernel for layer in [*cells, *dense] if not layer.bias]:
+            what = "output layer" if without[0] == dense[-1].kernel else "layer"
+            raise WeightsError(f"The {what} {without[0]} has no bias; this program's model has one.")
+        fields = {"recurrent_activation": "sigmoid"}
+        own = {cell.kernel: cell.gates.get(1, "linear") for cell in cells}
+        hidden = {layer.kernel: layer.activation or "linear" for layer in dense[:-1]}
+        for name, found in (("activation", own), ("dense_activation", hidden)):
+            if len({*found.values()}) > 1 or not FUNCTIONS.keys() >= {*found.values()}:
+                listed = ", ".join(f"{kernel} {each}" for kernel, each in found.items())
                 raise WeightsError(
-                    f"The {what} have different activations: {listed}; in this program's model all have one."
+                    f"Layers have the activations {listed}; in this program's model all LSTM layers have one, and all hidden "
+                    f"dense layers have one: {', '.join(FUNCTIONS)}."
                 )
-        fields = {"activation": own[cells[0].kernel], "recurrent_activation": "sigmoid"}
-        if hidden:
-            (activation,) = set(hidden.values())
-            if activation not in CELL_ACTIVATIONS:
-                raise WeightsError(
-                    f"The dense layer {next(iter(hidden))} has the activation {activation.lower()}; this program's model "
-                    "has relu, tanh or none (linear)."
-                )
-            fields["dense_activation"] = CELL_ACTIVATIONS[activation]
+            fields |= {name: each for each in found.values()}
         return fields
 
-    def _scaling(self, layer: _Layer) -> tuple[float, float]:
+    def _hidden(self, cell: _Layer) -> int:
+        return self.arrays[cell.kernel].shape[1] // 4
+
+    def _scaling(self, first: _Layer) -> tuple[float, float]:
         """The factor and the offset by which the first layer's inputs are the images' pixels, in whatever order."""
-        width = len(self.values[layer.kernel]) - (self._hidden(layer) if layer.is_cell else 0)
-        inputs = [each.reshape(-1, each.shape[-1]) for each in layer.inputs]
-        pixels = np.sort(self.images.ravel().astype(np.float64))
-        read = np.sort(np.concatenate([each[:, :width].ravel() for each in inputs]))
-        if read.size < pixels.size:
-            raise WeightsError(
-                f"{layer.kernel} reads {read.size * 100 // pixels.size} % of the images' pixels; this program's model reads all."
-            )
-        if factor_and_offset := _fit(pixels, read):
-            return factor_and_offset
-        if layer.is_cell and _fit(pixels, np.sort(np.concatenate([each[:, -width:].ravel() for each in inputs]))):
-            raise WeightsError(
-                f"The cell of {layer.kernel} joins its state and its input in another order than TensorFlow's."
-            )
-        changes = ", ".join(kind for kind in self.kinds_before if kind not in PLAIN)
+        inputs = [each.reshape(-1, each.shape[-1]) for each in first.inputs]
+        pixels, read, others = (
+            np.sort(np.concatenate([each.ravel() for each in parts]))
+            for parts in (self.images, [x[:, : self.width] for x in inputs], [x[:, -self.width :] for x in inputs])
+        )
+        for place, numbers in enumerate((read, read[::-1], others)):
+            if len(numbers) == len(pixels):
+                factor = (numbers[-1] - numbers[0]) / (pixels[-1] - pixels[0])
+                offset = numbers[0] - factor * pixels[0]
+                if factor and np.allclose(numbers, factor * pixels + offset, rtol=0, atol=1e-9 * (1 + abs(numbers).max())):
+                    if place == 2:
+                        first.require(False, "the state before the input, where TensorFlow's has the input first")
+                    return float(factor), float(offset)
+        if len(read) < len(pixels):
+            share = len(read) * 100 // len(pixels)
+            raise WeightsError(f"{first.kernel} reads {share} % of the images' pixels; this program's model reads all.")
         raise WeightsError(
-            f"The graph computes {changes or 'something'} of its inputs before {layer.kernel}; this program's model computes "
-            "nothing there, except for one factor and one offset."
+            f"The graph computes more than one factor and one offset of its inputs before {first.kernel}; this program's "
+            f"model computes nothing there.{self._listing()}"
         )
 
-    def _hidden(self, cell: _Layer) -> int:
-        return self.values[cell.kernel].shape[1] // 4
+    def _listing(self) -> str:
+        kinds = ", ".join(kind for kind in REMARKABLE if kind in self.kinds)
+        return kinds and f" The graph has the operations {kinds}."
 
     def _match(
-        self, projections: list[_Layer], cells: list[_Layer], dense: list[_Layer], fields: dict[str, Any]
+        self, before: list[_Layer], cells: list[_Layer], dense: list[_Layer], fields: dict[str, Any]
     ) -> tuple[list[_Layer], dict[str, Any]]:
         """The cells in order, and the fields of the config, with which the model has the graph's logits."""
-        scale = 1 + np.abs(self.logits).max()
-        if not np.isfinite(scale):
+        limit = 1e-8 * (1 + np.abs(self.logits).max())
+        if not np.isfinite(limit):
             raise WeightsError("The logits of the graph are not finite numbers for random images; it cannot be of use.")
-        near = ""
-        for stack in _stacks(cells):
-            for reading, images in self._readings(projections, cells[0]):
-                for taken, features in self._features(stack, projections, images, fields):
-                    logits = self._dense(dense, features, fields)
-                    if logits is None or logits.shape != self.logits.shape:
-                        continue
-                    wrong = np.abs(logits - self.logits).max(axis=-1) > 1e-8 * scale
-                    if not wrong.any():
-                        both = {"bidirectional": True} if len(stack[0]) > 1 else {}
-                        if taken in ("last", "mean", "max", "all") and reading == "rows":
-                            return list(itertools.chain(*stack)), both | ({} if taken == "last" else {"pooling": taken})
-                        if both and reading != "rows":
-                            reading, taken = "rows", "the backward direction before the forward one"
-                        what = f"{dense[0].kernel} takes {taken}" if reading == "rows" else f"The graph reads {reading}"
-                        last = "final state of each direction" if both else "last output"
-                        raise WeightsError(
-                            f"{what}; this program's model reads rows from the first one, and takes the {last} of the last "
-                            "layer, or the mean, the maximum or all of its outputs."
-                        )
-                    if len(wrong) == BATCH and not wrong[[0, 4]].any() and not near:
-                        near = (
-                            " It does for images without blank rows: the graph computes sequence lengths of the images."
-                        )
-        changes = ", ".join(sorted(self.kinds.keys() - PLAIN))
+        found = note = ""
+        for stack, (reading, images) in itertools.product(_stacks(cells), self._readings()):
+            for taken, logits in self._logits(before, stack, dense, images, FUNCTIONS[fields["activation"]]):
+                if logits.shape != self.logits.shape:
+                    continue
+                wrong = np.abs(logits - self.logits).max(axis=-1) > limit
+                if not wrong.any() and reading == "rows" and taken in ("last", "mean", "max", "all"):
+                    more = {"bidirectional": True} if len(stack[0]) > 1 else {}
+                    return list(itertools.chain(*stack)), more if taken == "last" else more | {"pooling": taken}
+                if not wrong.any():
+                    found = found or f"reads {reading}, and {dense[0].kernel} takes {taken} of {stack[-1][-1].kernel}"
+                elif len(wrong) == BATCH and not wrong[[0, 4]].any():
+                    note = " They differ for images with blank rows alone: the graph computes sequence lengths."
+        names = ", ".join(self.layers)
         raise WeightsError(
-            f"The graph computes something else with {', '.join(self.layers)} than this program's model: for random images "
-            f"the logits differ.{near} It may have residual connections, another initial state or another order of steps"
-            f"{changes and f', and has the operations {changes}'}."
+            f"The graph {found or f'computes other logits of random images than a model with {names}'}; "
+            "here a model reads rows from the first one, and takes the last h of the last layer, of each direction its own, "
+            f"or the mean, the maximum or all h over time.{note}{self._listing()}"
         )
 
-    def _readings(self, projections: list[_Layer], cell: _Layer) -> Iterator[tuple[str, np.ndarray]]:
+    def _readings(self) -> list[tuple[str, np.ndarray]]:
         """The images as sequences [batch, steps, features], in the ways in which programs read them."""
-        first = (projections or [cell])[0]
-        width = len(self.values[first.kernel]) - (0 if projections else self._hidden(cell))
-        batch = self.images.shape[self.batch_axis]
-        images = np.moveaxis(self.images, self.batch_axis, 0).reshape(batch, -1) * self.factor + self.offset
-        if width < 1 or images.shape[1] % width:
-            return
-        rows, columns = images.reshape(batch, -1, width), images.reshape(batch, width, -1).transpose(0, 2, 1)
-        yield "rows", rows
-        yield "images by columns", columns
-        yield "rows backwards, from the last to the first", rows[:, ::-1]
-        yield "images by columns backwards", columns[:, ::-1]
+        batch, pixels = self.images.shape
+        if self.width < 1 or pixels % self.width:
+            return []
+        rows = self.images.reshape(batch, -1, self.width)
+        columns = self.images.reshape(batch, self.width, -1).transpose(0, 2, 1)
+        return [("rows", rows), ("columns", columns), ("rows backwards", rows[:, ::-1])]
 
-    def _features(
-        self, stack: list[tuple[_Layer, ...]], projections: list[_Layer], x: np.ndarray, fields: dict[str, Any]
+    def _logits(
+        self, before: list[_Layer], stack: list[tuple[_Layer, ...]], dense: list[_Layer], x: np.ndarray, activation: Any
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """What a dense layer may take of recurrent layers, by what it is."""
-        for layer in projections:
-            x = self._product(layer, x)
-        states = []
-        for number, layers in enumerate(stack):
-            if any(len(self.values[cell.kernel]) != x.shape[-1] + self._hidden(cell) for cell in layers):
+        """The logits of the model, by what its dense layers take of the last LSTM layer."""
+        for layer in before:
+            x = self._sum(layer, x)
+        for cells in stack:
+            if any(len(self.arrays[cell.kernel]) != x.shape[-1] + self._hidden(cell) for cell in cells):
                 return
-            outputs = []
-            for place, cell in enumerate(layers):
-                h, c = self._recurrent(cell, x[:, :: -1 if place else 1], fields["activation"])
-                outputs.append(h[:, :: -1 if place else 1])
-                states.append((f"the cell state c of {cell.kernel}, not the hidden state h", c))
-                if number + 1 < len(stack):
-                    states.append((f"the outputs of {cell.kernel}, not of the last layer", h[:, -1]))
-            x = np.concatenate(outputs, -1)
-        yield "last", np.concatenate([each[:, -place] for place, each in zip((1, 0), outputs, strict=False)], -1)
-        yield "mean", x.mean(1)
-        yield "max", x.max(1)
-        yield "all", x.reshape(len(x), -1)
-        both = " of both directions, of which the backward one has read a single row there" if len(outputs) > 1 else ""
-        for step in range(x.shape[1]):
-            yield f"the outputs of step {step + 1} of {x.shape[1]}{both}", x[:, step]
-        yield from states
-        yield "the sum over time", x.sum(1)
+            states = [self._states(cell, x[:, ::turn], activation) for cell, turn in zip(cells, (1, -1), strict=False)]
+            x = np.concatenate([h[:, ::turn] for (h, _), turn in zip(states, (1, -1), strict=False)], -1)
+        taken = {"last": np.concatenate([h[:, -1] for h, _ in states], -1), "mean": x.mean(1), "max": x.max(1)}
+        taken |= {"all": x.reshape(len(x), -1), "the last cell state c": np.concatenate([c for _, c in states], -1)}
+        taken |= {f"the outputs h of step {step + 1} of {x.shape[1]}": x[:, step] for step in range(x.shape[1])}
+        for name, features in taken.items():
+            if features.shape[-1] == len(self.arrays[dense[0].kernel]):
+                for layer in dense:
+                    features = self._sum(layer, features)
+                    features = ACTIVATIONS[layer.activation.capitalize()](features) if layer.activation else features
+                yield name, features
 
-    def _product(self, layer: _Layer, x: np.ndarray) -> np.ndarray:
-        product = x @ self.values[layer.kernel]
-        return product + self.values[layer.bias] if layer.bias else product
+    def _sum(self, layer: _Layer, x: np.ndarray) -> np.ndarray:
+        return x @ self.arrays[layer.kernel] + (self.arrays[layer.bias] if layer.bias else 0)
 
-    def _recurrent(self, cell: _Layer, x: np.ndarray, activation: str) -> tuple[np.ndarray, np.ndarray]:
-        """The outputs of a cell [batch, steps, hidden], and its last cell state."""
-        function = {"tanh": np.tanh, "relu": ACTIVATIONS["Relu"], "linear": lambda x: x}[activation]
+    def _states(self, cell: _Layer, x: np.ndarray, activation: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs h of a cell [batch, steps, hidden], and its last c."""
         h = c = np.zeros((len(x), self._hidden(cell)))
         outputs = []
         for step in range(x.shape[1]):
-            i, j, f, o = np.split(self._product(cell, np.concatenate([x[:, step], h], 1)), 4, 1)
-            c = expit(f + cell.added.get(2, 0.0)) * c + expit(i) * function(j)
-            h = expit(o) * function(c)
+            i, j, f, o = np.split(self._sum(cell, np.concatenate([x[:, step], h], 1)), 4, 1)
+            c = expit(f + cell.added.get(2, 0.0)) * c + expit(i) * activation(j)
+            h = expit(o) * activation(c)
             outputs.append(h)
         return np.stack(outputs, 1), c
-
-    def _dense(self, dense: list[_Layer], x: np.ndarray, fields: dict[str, Any]) -> np.ndarray | None:
-        for layer in dense:
-            if x.shape[-1] != len(self.values[layer.kernel]):
-                return None
-            x = self._product(layer, x)
-            if layer is not dense[-1] and layer.activation:
-                x = ACTIVATIONS[layer.activation](x)
-        return x
 
 
 def _stacks(cells: list[_Layer]) -> Iterator[list[tuple[_Layer, ...]]]:
     """The cells as layers in one direction, then as layers in both."""
     yield [(cell,) for cell in cells]
-    if len(cells) % 2 == 0 and len(cells) <= 8:
-        pairs = list(zip(cells[::2], cells[1::2], strict=True))
+    pairs = list(zip(cells[::2], cells[1::2], strict=False))
+    if len(cells) in (2, 4, 6):
         for turned in itertools.product((1, -1), repeat=len(pairs)):
             yield [pair[::turn] for pair, turn in zip(pairs, turned, strict=True)]
 
 
-def _fit(pixels: np.ndarray, read: np.ndarray) -> tuple[float, float] | None:
-    """The factor and the offset by which these numbers are those pixels, both sorted; None where they are not."""
-    for each in (pixels, pixels[::-1]) if read.size == pixels.size else ():
-        factor = (read[-1] - read[0]) / (each[-1] - each[0])
-        offset = read[0] - factor * each[0]
-        if factor and np.allclose(read, factor * each + offset, rtol=0, atol=1e-9 * max(1.0, *abs(read[[0, -1]]))):
-            return float(factor), float(offset)
-    return None
-
-
 def _type(node: Node, number: int) -> int:
-    """The number of the type of a source of inputs."""
-    for name in ("output_types", "component_types"):
-        if name in node.attributes:
-            types = node.attributes[name].list.type
-            return int(types[number]) if number < len(types) else 0
-    return int(node.number("dtype"))
+    """The number of the type of an input."""
+    types = [*node.integers("output_types"), *node.integers("component_types"), *[int(node.number("dtype"))] * (number + 1)]
+    return types[number]
 
 
 def _adam(nodes: dict[str, Node]) -> dict[str, float]:
@@ -596,21 +490,9 @@ def _adam(nodes: dict[str, Node]) -> dict[str, float]:
     for node in nodes.values():
         if node.op in ("ApplyAdam", "ResourceApplyAdam"):
             named = zip(("learning_rate", "b1", "b2", "epsilon"), node.inputs[5:9], strict=False)
-            values = {name: _constant(nodes, output) for name, output in named}
-            return {name: _decimal(value) for name, value in values.items() if value is not None}
+            constants = {name: nodes[each] for name, (each, _) in named if each in nodes and nodes[each].op == "Const"}
+            return {name: _decimal(float(node.value)) for name, node in constants.items() if node.value.shape == ()}
     return {}
-
-
-def _constant(nodes: dict[str, Node], output: Output) -> float | None:
-    """The value of a scalar constant; None where it is none."""
-    for _ in range(10):
-        node = nodes.get(output[0])
-        if node is None or node.op not in (*PASSES, "Const") or (node.op != "Const" and not node.inputs):
-            return None
-        if node.op == "Const":
-            return float(node.value) if node.value.shape == () and node.value.dtype.kind in "fiu" else None
-        output = node.inputs[0]
-    return None
 
 
 def _decimal(value: float) -> float:

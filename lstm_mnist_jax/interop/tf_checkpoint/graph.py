@@ -54,6 +54,11 @@ class Node(NamedTuple):
         kind = value and value.WhichOneof("value")
         return float(getattr(value, kind)) if kind in ("i", "f", "b", "type") else default
 
+    def integers(self, name: str) -> list[int]:
+        """An attribute that is a list of integers, or of the numbers of types."""
+        value = self.attributes.get(name)
+        return [] if value is None else [*value.list.i, *value.list.type]
+
     def text(self, name: str) -> str:
         """An attribute that is a string, or the name of a function; empty where there is none."""
         value = self.attributes.get(name)

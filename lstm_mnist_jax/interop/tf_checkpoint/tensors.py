@@ -71,11 +71,10 @@ def extents_of(message: Any, shape: tuple[int, ...]) -> tuple[Extent, ...]:
     """From a Slice of a variable of this shape. Raises Malformed where it is outside the shape."""
     if len(message.extent) != len(shape):
         raise Malformed(f"it has a slice of {len(message.extent)} axes, but the shape {list(shape)}")
-    axes = zip(message.extent, shape, strict=True)
-    extents = tuple((axis.start, axis.length or size - axis.start) for axis, size in axes)  # no length: to the end
-    if any(start < 0 or length < 0 or start + length > size for (start, length), size in zip(extents, shape)):
+    axes = list(zip(message.extent, shape, strict=True))  # no length: to the end
+    if any(min(axis.start, axis.length) < 0 or axis.start + axis.length > size for axis, size in axes):
         raise Malformed(f"it has a slice that lies outside its shape {list(shape)}")
-    return extents
+    return tuple((axis.start, axis.length or size - axis.start) for axis, size in axes)
 
 
 def join_slices(
