@@ -22,7 +22,7 @@ from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.config.json import differences, from_dict
 from lstm_mnist_jax.errors import ConfigError, WeightsError
 from lstm_mnist_jax.interop.files import read_bytes, read_safetensors, write_bytes, write_safetensors
-from lstm_mnist_jax.interop.weights import ImportedModel
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.statistics import Share
 
 MODEL_TYPE, FORMAT = "lstm-mnist-jax", 1
@@ -88,7 +88,10 @@ def write(
     if onnx is not None:
         write_bytes(folder / ONNX, onnx)
     else:
-        (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
+        try:
+            (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
+        except OSError as error:
+            raise WeightsError(f"{folder / ONNX} cannot be removed: {error.strerror or error}.") from error
     write_bytes(folder / CARD, card.encode())
     write_bytes(folder / CONFIG, (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -106,7 +109,7 @@ def _without_places(training: Config) -> Config:
     return replace(training, data=replace(training.data, source=source, data_dir=data_dir and own_name(data_dir)))
 
 
-def read(folder: Path) -> ImportedModel:
+def read(folder: Path) -> Imported:
     """The classifier in a folder that `write` made.
 
     Args:
@@ -132,16 +135,15 @@ def read(folder: Path) -> ImportedModel:
     _check(folder, params, config, shape, len(contents["id2label"]))
     names = [f"rnn.layers.{number}" for number in range(len(config.hidden_features))]
     names += [f"dense_hidden.{number}" for number in range(len(config.dense_features))]
-    notes = [f"trained for {contents['step']:,} step{'s' * (contents['step'] != 1)}"] if contents["step"] else []
-    imported = ImportedModel(
+    imported = Imported(
         config,
         params,
         (*names, "dense"),
-        tuple(notes),
         step=contents["step"],
         training=training or None,
         image_shape=shape,
         class_names=tuple(contents["id2label"].values()),
+        knows_inputs=True,
     )
     return imported.checked()
 

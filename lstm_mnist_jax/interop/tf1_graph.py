@@ -29,6 +29,7 @@ FUNCTIONS = {"tanh": np.tanh, "relu": ACTIVATIONS["Relu"], "linear": lambda x: x
 FLOATS, BOOL = (1, 2, 14, 19), 10
 """Numbers of types."""
 
+POOLINGS = ("last", "last_step", "mean", "max", "all")
 SCALES = ("Mul", "RealDiv", "Div")
 SOURCES = ("Placeholder", "IteratorGetNext", "QueueDequeue", "QueueDequeueMany", "QueueDequeueUpTo")
 REMARKABLE = ("AddN", "Exp", "Max", "Maximum", "Mean", "Min", "Minimum", "Neg", "RealDiv", "Relu", "Reverse", "ReverseSequence",
@@ -411,9 +412,10 @@ class _Run(Runner):
                 if logits.shape != self.logits.shape:
                     continue
                 wrong = np.abs(logits - self.logits).max(axis=-1) > limit
-                if not wrong.any() and reading == "rows" and taken in ("last", "mean", "max", "all"):
-                    more = {"bidirectional": True} if len(stack[0]) > 1 else {}
-                    return list(itertools.chain(*stack)), more if taken == "last" else more | {"pooling": taken}
+                if not wrong.any() and reading in ("rows", "columns") and taken in POOLINGS:
+                    task = "pixels" if self.width == 1 else reading
+                    more = {"bidirectional": len(stack[0]) > 1, "pooling": taken, "task": task}
+                    return list(itertools.chain(*stack)), more
                 if not wrong.any():
                     found = found or f"reads {reading}, and {dense[0].kernel} takes {taken} of {stack[-1][-1].kernel}"
                 elif len(wrong) == BATCH and not wrong[[0, 4]].any():
@@ -421,8 +423,8 @@ class _Run(Runner):
         names = ", ".join(self.layers)
         raise WeightsError(
             f"The graph {found or f'computes other logits of random images than a model with {names}'}; "
-            "here a model reads rows from the first one, and takes the last h of the last layer, of each direction its own, "
-            f"or the mean, the maximum or all h over time.{note}{self._listing()}"
+            "here a model reads rows or columns from the first one, and takes the last h of the last layer, of each direction its own, "
+            f"both at the last step, or the mean, the maximum or all h over time.{note}{self._listing()}"
         )
 
     def _readings(self) -> list[tuple[str, np.ndarray]]:
@@ -445,8 +447,8 @@ class _Run(Runner):
                 return
             states = [self._states(cell, x[:, ::turn], activation) for cell, turn in zip(cells, (1, -1), strict=False)]
             x = np.concatenate([h[:, ::turn] for (h, _), turn in zip(states, (1, -1), strict=False)], -1)
-        taken = {"last": np.concatenate([h[:, -1] for h, _ in states], -1), "mean": x.mean(1), "max": x.max(1)}
-        taken |= {"all": x.reshape(len(x), -1), "the last cell state c": np.concatenate([c for _, c in states], -1)}
+        taken = {"last": np.concatenate([h[:, -1] for h, _ in states], -1), "last_step": x[:, -1]}
+        taken |= {"mean": x.mean(1), "max": x.max(1), "all": x.reshape(len(x), -1), "the last cell state c": np.concatenate([c for _, c in states], -1)}
         taken |= {f"the outputs h of step {step + 1} of {x.shape[1]}": x[:, step] for step in range(x.shape[1])}
         for name, features in taken.items():
             if features.shape[-1] == len(self.arrays[dense[0].kernel]):

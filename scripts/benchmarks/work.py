@@ -13,7 +13,7 @@ class Start(NamedTuple):
     """What every library starts an epoch from; NumPy's arrays alone, so that no process imports JAX because of it.
 
     Attributes:
-      layers: kernel, recurrent kernel and bias of each LSTM layer, as in `lstm_mnist_jax.interop.weights.Layer`.
+      layers: kernel, recurrent kernel and bias of each LSTM layer, as in `lstm_mnist_jax.interop.weights.Direction`.
       dense_kernel, dense_bias: of the output layer.
       order: int [steps, batch], the examples of each step.
     """
@@ -25,9 +25,10 @@ class Start(NamedTuple):
 
     @property
     def weights(self) -> "Weights":
-        from lstm_mnist_jax.interop.weights import Layer, Weights
+        from lstm_mnist_jax.interop.weights import Dense, Direction, Layer, Weights
 
-        return Weights(tuple(Layer(*layer) for layer in self.layers), self.dense_kernel, self.dense_bias)
+        layers = tuple(Layer(Direction(*layer)) for layer in self.layers)
+        return Weights(layers, (Dense(self.dense_kernel, self.dense_bias),))
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     for change, words, message in [
         (("28,\n    28", "14,\n    28"), (), "trained on images of 14x28 pixels, but those of .* have 28x28"),
         (('"0": "0"', '"0": "zero"'), (), "Class 0 of the model is 'zero', but that of .* is '0'; name the data"),
-        (("", ""), ("--task", "rows"), "leave out --task"),
+        (("", ""), ("--task", "columns"), "--task is columns, but the network of the file reads rows. Leave it out"),
         (('"source": "mnist"', '"source": "./digits"'), (), r"'\./digits'.*; give their place with --source"),
     ]:
         shutil.copytree(folder, tmp_path / "other", dirs_exist_ok=True)

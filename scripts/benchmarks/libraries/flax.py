@@ -50,10 +50,10 @@ class Classifier(nnx.Module):
     """The tutorial's network with given weights."""
 
     def __init__(self, weights: Weights) -> None:
-        self.layers = nnx.List([Recurrent(*layer) for layer in weights.layers])
-        self.dense = nnx.Linear(*weights.dense_kernel.shape, rngs=nnx.Rngs(0))
+        self.layers = nnx.List([Recurrent(*layer.forward[:3]) for layer in weights.layers])
+        self.dense = nnx.Linear(*weights.dense[0].kernel.shape, rngs=nnx.Rngs(0))
         bias: Any = self.dense.bias
-        self.dense.kernel[...], bias[...] = jnp.asarray(weights.dense_kernel), jnp.asarray(weights.dense_bias)
+        self.dense.kernel[...], bias[...] = map(jnp.asarray, weights.dense[0])
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [batch, classes] of uint8 images [batch, height, width]."""

@@ -32,7 +32,7 @@ def start(work: Epoch) -> Start:
     passes = [permutation(config.seed, number, examples) for number in range(-(-needed // examples))]
     order = np.concatenate(passes)[:needed].reshape(work.steps, work.batch_size)
     weights = from_params(state.params)
-    return Start(tuple(map(tuple, weights.layers)), weights.dense_kernel, weights.dense_bias, order)
+    return Start(tuple(layer.forward[:3] for layer in weights.layers), *weights.dense[0], order)
 
 
 def epoch(work: Epoch, setting: str) -> Job:
