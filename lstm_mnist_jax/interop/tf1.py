@@ -523,7 +523,9 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
             f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
     steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
-    owners = [f"Adam's state of {kernel}" for kernel, _ in (*list(places.cells.values())[:: places.directions], *places.dense)]
+    owners = [
+        f"Adam's state of {kernel}" for kernel, _ in (*list(places.cells.values())[:: places.directions], *places.dense)
+    ]
     added = [0.0] * len(places.cells)
     return Adam(steps, *(check(_weights(found, places, added, kind), owners, found) for kind in ("Adam", "Adam_1")))
 

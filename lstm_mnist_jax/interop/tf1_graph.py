@@ -203,7 +203,9 @@ class _Run(Runner):
     def _feeds(self) -> Env:
         """The inputs of the graph: images, and for the rest what is so when it is used."""
         nodes = self.graph.nodes
-        used = sorted({output for name in self.needed for output in nodes[name].inputs if kind_of(self._op(output[0])) in SOURCES})
+        used = sorted(
+            {output for name in self.needed for output in nodes[name].inputs if kind_of(self._op(output[0])) in SOURCES}
+        )
         shapes = {source: nodes[source[0]].shape(source[1]) or [] for source in used}
         types = {source: _type(nodes[source[0]], source[1]) for source in used}
         inputs = [source for source in used if len(shapes[source]) > 1 and types[source] != BOOL]
@@ -241,7 +243,9 @@ class _Run(Runner):
             self._mark(self.arrays[key], variable=key)
         whole = self.arrays[key]
         extents = [extent.partition(",") for extent in part.rpartition(" ")[2].split(":")] if part else []
-        places = [slice(None) if start == "-" else slice(int(start), int(start) + int(size)) for start, _, size in extents]
+        places = [
+            slice(None) if start == "-" else slice(int(start), int(start) + int(size)) for start, _, size in extents
+        ]
         values = whole[tuple(places)]
         if values.shape == whole.shape:
             return whole
@@ -269,7 +273,9 @@ class _Run(Runner):
             mark = marks[kind == "Split"]
             if mark.layer and mark.gate is None and mark.array.shape[-1] % 4 == 0:
                 quarters = enumerate(np.split(mark.array, 4, -1))
-                for part, (place, quarter) in itertools.product(result if isinstance(result, tuple) else [result], quarters):
+                for part, (place, quarter) in itertools.product(
+                    result if isinstance(result, tuple) else [result], quarters
+                ):
                     if np.array_equal(part, quarter):
                         mark.layer.is_cell = True
                         self._mark(part, layer=mark.layer, gate=place)
@@ -303,7 +309,9 @@ class _Run(Runner):
     def network(self) -> Network:
         """The layers. Raises WeightsError where the logits are not those of this program's model with them."""
         layers = list(self.layers.values())
-        first, last = (next(place for place, each in enumerate(turned) if each.is_cell) for turned in (layers, layers[::-1]))
+        first, last = (
+            next(place for place, each in enumerate(turned) if each.is_cell) for turned in (layers, layers[::-1])
+        )
         before, cells, dense = layers[:first], layers[first : len(layers) - last], layers[len(layers) - last :]
         if not dense:
             raise WeightsError(f"There is no output layer after the LSTM cell of {cells[-1].kernel}.")
@@ -319,7 +327,8 @@ class _Run(Runner):
         self.images = self.images.reshape(len(self.images), -1) * factor + offset
         # c_t is between -t and t.
         cells[-1].require(
-            self.clip == math.inf or (fields["activation"] == "tanh" and self.clip >= self.images.shape[1] // self.width),
+            self.clip == math.inf
+            or (fields["activation"] == "tanh" and self.clip >= self.images.shape[1] // self.width),
             "a clipped cell state (cell_clip)",
         )
         cells, more = self._match(before, cells, dense, fields)
@@ -352,7 +361,9 @@ class _Run(Runner):
                     "this program's model computes nothing there."
                 )
         if dense[-1].activation:
-            raise WeightsError(f"The output layer {dense[-1].kernel} has the activation {dense[-1].activation}; here it has none.")
+            raise WeightsError(
+                f"The output layer {dense[-1].kernel} has the activation {dense[-1].activation}; here it has none."
+            )
         if without := [layer.kernel for layer in [*cells, *dense] if not layer.bias]:
             what = "output layer" if without[0] == dense[-1].kernel else "layer"
             raise WeightsError(f"The {what} {without[0]} has no bias; this program's model has one.")
@@ -383,7 +394,9 @@ class _Run(Runner):
             if len(numbers) == len(pixels):
                 factor = (numbers[-1] - numbers[0]) / (pixels[-1] - pixels[0])
                 offset = numbers[0] - factor * pixels[0]
-                if factor and np.allclose(numbers, factor * pixels + offset, rtol=0, atol=1e-9 * (1 + abs(numbers).max())):
+                if factor and np.allclose(
+                    numbers, factor * pixels + offset, rtol=0, atol=1e-9 * (1 + abs(numbers).max())
+                ):
                     if place == 2:
                         first.require(False, "the state before the input, where TensorFlow's has the input first")
                     return float(factor), float(offset)
@@ -448,7 +461,12 @@ class _Run(Runner):
             states = [self._states(cell, x[:, ::turn], activation) for cell, turn in zip(cells, (1, -1), strict=False)]
             x = np.concatenate([h[:, ::turn] for (h, _), turn in zip(states, (1, -1), strict=False)], -1)
         taken = {"last": np.concatenate([h[:, -1] for h, _ in states], -1), "last_step": x[:, -1]}
-        taken |= {"mean": x.mean(1), "max": x.max(1), "all": x.reshape(len(x), -1), "the last cell state c": np.concatenate([c for _, c in states], -1)}
+        taken |= {
+            "mean": x.mean(1),
+            "max": x.max(1),
+            "all": x.reshape(len(x), -1),
+            "the last cell state c": np.concatenate([c for _, c in states], -1),
+        }
         taken |= {f"the outputs h of step {step + 1} of {x.shape[1]}": x[:, step] for step in range(x.shape[1])}
         for name, features in taken.items():
             if features.shape[-1] == len(self.arrays[dense[0].kernel]):
@@ -483,7 +501,11 @@ def _stacks(cells: list[_Layer]) -> Iterator[list[tuple[_Layer, ...]]]:
 
 def _type(node: Node, number: int) -> int:
     """The number of the type of an input."""
-    types = [*node.integers("output_types"), *node.integers("component_types"), *[int(node.number("dtype"))] * (number + 1)]
+    types = [
+        *node.integers("output_types"),
+        *node.integers("component_types"),
+        *[int(node.number("dtype"))] * (number + 1),
+    ]
     return types[number]
 
 

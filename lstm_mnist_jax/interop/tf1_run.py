@@ -75,7 +75,7 @@ def _strided_slice(node: Node, x: np.ndarray, *places: np.ndarray) -> np.ndarray
         else:
             part = slice(None if "begin" in own else begin, None if "end" in own else end, stride)
             index.append(begin if "shrink_axis" in own else part)
-    return x[tuple(index)]
+    return np.asarray(x[tuple(index)])
 
 
 def _reverse_sequence(node: Node, x: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -308,7 +308,8 @@ class Runner:
         if kind not in OPERATIONS or node.op == "BlockLSTMV2":
             raise WeightsError(f"The graph has the operation {node.op} ({name}), which import does not know.")
         self._spend(_cost(node, kind, values))
-        return self.seen(name, node, values, OPERATIONS[kind](node, *values))
+        result = OPERATIONS[kind](node, *values)
+        return self.seen(name, node, values, np.asarray(result) if isinstance(result, np.generic) else result)
 
     def _spend(self, cost: int) -> None:
         self.budget -= cost

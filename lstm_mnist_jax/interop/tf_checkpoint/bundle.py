@@ -55,7 +55,7 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
 def bundle_of(variables: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
     """The index and the data file of a checkpoint of one shard, with these arrays by name."""
     numbers = {dtype: number for number, dtype in DTYPES.items()}
-    header = new("BundleHeader", num_shards=1, version=new("Version", min_consumer=FORMAT_VERSION))
+    header = new("BundleHeader", num_shards=1, version=new("Version", producer=FORMAT_VERSION))
     items = [(b"", header.SerializeToString())]
     data = bytearray()
     for name, array in sorted(variables.items(), key=lambda item: item[0].encode()):

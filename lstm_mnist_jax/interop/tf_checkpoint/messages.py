@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 DECLARATIONS = """
 BundleHeader    num_shards=1 endianness=2 version=3:Version
-Version         min_consumer=2
+Version         producer=1 min_consumer=2
 BundleEntry     dtype=1 shape=2:Shape shard=3 offset=4 size=5 crc32c=6:fixed32 slices=7*:Slice
 Shape           dim=2*:Dim unknown_rank=3
 Dim             size=1
