@@ -50,7 +50,7 @@ OTHER_CELLS = {
     r"[^/]*(lstm|cell)[^/]*/.*(gamma|beta)": "layer normalization (LayerNormBasicLSTMCell)",
     r"[^/]*batch_norm[^/]*/(gamma|beta)": "batch normalization",
     r"cudnn_compatible_gru_cell/.*": "a CudnnGRU (of TensorFlow 1, LSTM cells are read)",
-    r"(?!.*cudnn).*(gates|candidate)/[^/]*": "a GRUCell (which multiplies r and h before the product, GRUs here after it)",
+    r"(?!.*cudnn).*(gates|candidate)/[^/]*": "a GRUCell (which multiplies r and h before the product, GRUs here do after)",
     r"[^/]*rnn_cell/(kernel|weights|bias|biases)": "a BasicRNNCell",
     r"opaque_(kernel|params)": "cuDNN, all weights in one array (save them there through CudnnLSTM's saveable)",
     r"recurrent_kernel": "a layer of Keras (save that model as .h5 there, for import keras)",
@@ -123,7 +123,7 @@ def from_variables(
     if linear:
         first, *others = weights.layers
         weights = weights._replace(layers=(folded([*linear.values()][::-1], first), *others))
-    names = (*list(places.cells)[:: places.directions], *(kernel for kernel, _ in places.dense))
+    names = (*(_cell_name(kernel) for kernel, _ in places.layers), *(kernel for kernel, _ in places.dense))
     check(weights, names, found)
     if weights.steps is not None and not network:  # in which order a program flattens the outputs is not known
         raise WeightsError(
@@ -235,6 +235,11 @@ class _Places(NamedTuple):
     slots: dict[str, dict[str, str]]
     added: dict[str, float]
     directions: int = 1
+
+    @property
+    def layers(self) -> list[tuple[str, str]]:
+        """The names of each layer's kernel and bias, in the forward direction."""
+        return list(self.cells.values())[:: self.directions]
 
     @property
     def names(self) -> list[str]:
@@ -523,9 +528,7 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
             f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
     steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
-    owners = [
-        f"Adam's state of {kernel}" for kernel, _ in (*list(places.cells.values())[:: places.directions], *places.dense)
-    ]
+    owners = [f"Adam's state of {kernel}" for kernel, _ in (*places.layers, *places.dense)]
     added = [0.0] * len(places.cells)
     return Adam(steps, *(check(_weights(found, places, added, kind), owners, found) for kind in ("Adam", "Adam_1")))
 

@@ -32,8 +32,8 @@ FLOATS, BOOL = (1, 2, 14, 19), 10
 POOLINGS = ("last", "last_step", "mean", "max", "all")
 SCALES = ("Mul", "RealDiv", "Div")
 SOURCES = ("Placeholder", "IteratorGetNext", "QueueDequeue", "QueueDequeueMany", "QueueDequeueUpTo")
-REMARKABLE = ("AddN", "Exp", "Max", "Maximum", "Mean", "Min", "Minimum", "Neg", "RealDiv", "Relu", "Reverse", "ReverseSequence",
-              "Select", "Sub", "Sum", "Tile")  # fmt: skip
+REMARKABLE = ("AddN", "Exp", "Max", "Maximum", "Mean", "Min", "Minimum", "Neg", "RealDiv", "Relu", "Reverse",
+              "ReverseSequence", "Select", "Sub", "Sum", "Tile")  # fmt: skip
 """Operations that a message about a difference names."""
 
 
@@ -126,7 +126,8 @@ def _ends(nodes: dict[str, Node], saved: dict[str, tuple[str, str]], found: Mapp
             users[each].append(name)
         if node.op == "MatMul" and len(node.inputs) == 2 and "_grad/" not in name:
             keys = {saved[each][0] for each in _sources(nodes, node.inputs[1])}
-            products |= {name: key for key in keys if keys == {key} and key in found}
+            if len(keys) == 1 and keys <= found.keys():
+                (products[name],) = keys
     before = upstream(nodes, (each for name in products for each, _ in nodes[name].inputs))
     cells = {kernel for name, kernel in products.items() if name in before}
     ends = []
@@ -222,8 +223,9 @@ class _Run(Runner):
         images = rng.integers(0, 256, shape) if self.is_integer else rng.random(shape)
         self.images = np.moveaxis(images, axis, 0)
         half = self.images.shape[1] // 2
-        for number, part in enumerate([slice(None), slice(half), slice(half, None)][: batch - 2], 1):
-            self.images[number, part] = 0  # where sequence lengths are those of the images, blank rows show it
+        blank = {1: slice(None), 2: slice(half), 3: slice(half, None)} if batch == BATCH else {-1: slice(half, None)}
+        for number, part in blank.items():
+            self.images[number, part] = 0  # where sequence lengths are computed of the images, blank rows show it
         steps = self.images.shape[1] if len(shape) > 2 else math.isqrt(shape[-1])
         fed = dict[str, Any]()
         for source, kind in types.items():  # nothing is dropped, and it is not training; all steps are read
@@ -246,8 +248,7 @@ class _Run(Runner):
         places = [
             slice(None) if start == "-" else slice(int(start), int(start) + int(size)) for start, _, size in extents
         ]
-        values = whole[tuple(places)]
-        if values.shape == whole.shape:
+        if (values := whole[tuple(places)]).shape == whole.shape:
             return whole
         self._mark(values, variable=key)
         return values
@@ -272,10 +273,8 @@ class _Run(Runner):
         elif kind in ("Split", "SplitV", "StridedSlice", "Slice"):
             mark = marks[kind == "Split"]
             if mark.layer and mark.gate is None and mark.array.shape[-1] % 4 == 0:
-                quarters = enumerate(np.split(mark.array, 4, -1))
-                for part, (place, quarter) in itertools.product(
-                    result if isinstance(result, tuple) else [result], quarters
-                ):
+                parts, quarters = result if isinstance(result, tuple) else [result], np.split(mark.array, 4, -1)
+                for part, (place, quarter) in itertools.product(parts, enumerate(quarters)):
                     if np.array_equal(part, quarter):
                         mark.layer.is_cell = True
                         self._mark(part, layer=mark.layer, gate=place)
@@ -309,10 +308,9 @@ class _Run(Runner):
     def network(self) -> Network:
         """The layers. Raises WeightsError where the logits are not those of this program's model with them."""
         layers = list(self.layers.values())
-        first, last = (
-            next(place for place, each in enumerate(turned) if each.is_cell) for turned in (layers, layers[::-1])
-        )
-        before, cells, dense = layers[:first], layers[first : len(layers) - last], layers[len(layers) - last :]
+        places = [place for place, layer in enumerate(layers) if layer.is_cell]
+        first, last = places[0], places[-1] + 1
+        before, cells, dense = layers[:first], layers[first:last], layers[last:]
         if not dense:
             raise WeightsError(f"There is no output layer after the LSTM cell of {cells[-1].kernel}.")
         fields = self._fields(before, cells, dense)
@@ -325,12 +323,10 @@ class _Run(Runner):
         self.width = len(self.arrays[layers[0].kernel]) - (0 if before else self._hidden(cells[0]))
         factor, offset = self._scaling(layers[0])
         self.images = self.images.reshape(len(self.images), -1) * factor + offset
-        # c_t is between -t and t.
-        cells[-1].require(
-            self.clip == math.inf
-            or (fields["activation"] == "tanh" and self.clip >= self.images.shape[1] // self.width),
-            "a clipped cell state (cell_clip)",
-        )
+        largest = (
+            self.images.shape[1] // self.width if fields["activation"] == "tanh" else math.inf
+        )  # of the cell states
+        cells[-1].require(self.clip >= largest, "a clipped cell state (cell_clip)")
         cells, more = self._match(before, cells, dense, fields)
         is_bytes = self.is_integer or abs(factor) < 1 / 20  # of pixels from 0 to 1, none is so small
         scaling = _decimal(factor * (255 if is_bytes else 1)), _decimal(offset)
@@ -374,10 +370,11 @@ class _Run(Runner):
             if len({*found.values()}) > 1 or not FUNCTIONS.keys() >= {*found.values()}:
                 listed = ", ".join(f"{kernel} {each}" for kernel, each in found.items())
                 raise WeightsError(
-                    f"Layers have the activations {listed}; in this program's model all LSTM layers have one, and all hidden "
-                    f"dense layers have one: {', '.join(FUNCTIONS)}."
+                    f"Layers have the activations {listed}; in this program's model all LSTM layers have one, and all "
+                    f"hidden dense layers have one: {', '.join(FUNCTIONS)}."
                 )
-            fields |= {name: each for each in found.values()}
+            if found:
+                (fields[name],) = {*found.values()}
         return fields
 
     def _hidden(self, cell: _Layer) -> int:
@@ -394,9 +391,8 @@ class _Run(Runner):
             if len(numbers) == len(pixels):
                 factor = (numbers[-1] - numbers[0]) / (pixels[-1] - pixels[0])
                 offset = numbers[0] - factor * pixels[0]
-                if factor and np.allclose(
-                    numbers, factor * pixels + offset, rtol=0, atol=1e-9 * (1 + abs(numbers).max())
-                ):
+                limit = 1e-9 * (1 + abs(numbers).max())
+                if factor and np.allclose(numbers, factor * pixels + offset, rtol=0, atol=limit):
                     if place == 2:
                         first.require(False, "the state before the input, where TensorFlow's has the input first")
                     return float(factor), float(offset)
@@ -404,8 +400,8 @@ class _Run(Runner):
             share = len(read) * 100 // len(pixels)
             raise WeightsError(f"{first.kernel} reads {share} % of the images' pixels; this program's model reads all.")
         raise WeightsError(
-            f"The graph computes more than one factor and one offset of its inputs before {first.kernel}; this program's "
-            f"model computes nothing there.{self._listing()}"
+            f"The graph computes more than one factor and one offset of its inputs before {first.kernel}; this "
+            f"program's model computes nothing there.{self._listing()}"
         )
 
     def _listing(self) -> str:
@@ -424,7 +420,7 @@ class _Run(Runner):
             for taken, logits in self._logits(before, stack, dense, images, FUNCTIONS[fields["activation"]]):
                 if logits.shape != self.logits.shape:
                     continue
-                wrong = np.abs(logits - self.logits).max(axis=-1) > limit
+                wrong = ~(np.abs(logits - self.logits).max(axis=-1) <= limit)  # nor are they NaN
                 if not wrong.any() and reading in ("rows", "columns") and taken in POOLINGS:
                     task = "pixels" if self.width == 1 else reading
                     more = {"bidirectional": len(stack[0]) > 1, "pooling": taken, "task": task}
@@ -436,8 +432,8 @@ class _Run(Runner):
         names = ", ".join(self.layers)
         raise WeightsError(
             f"The graph {found or f'computes other logits of random images than a model with {names}'}; "
-            "here a model reads rows or columns from the first one, and takes the last h of the last layer, of each direction its own, "
-            f"both at the last step, or the mean, the maximum or all h over time.{note}{self._listing()}"
+            "here a model reads rows or columns from the first one, and takes the last h of the last layer, of each "
+            f"direction its own, both at the last step, or the mean, the maximum or all h.{note}{self._listing()}"
         )
 
     def _readings(self) -> list[tuple[str, np.ndarray]]:

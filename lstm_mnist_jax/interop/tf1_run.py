@@ -52,9 +52,9 @@ BINARY = COMPARISONS | {
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"Sigmoid": expit, "Tanh": np.tanh, "Relu": lambda x: np.maximum(x, 0)}
 UNARY = ACTIVATIONS | {
     "Neg": np.negative, "Square": np.square, "Sqrt": np.sqrt, "Rsqrt": lambda x: 1 / np.sqrt(x), "Exp": np.exp,
-    "Log": np.log, "Abs": np.abs, "Sign": np.sign, "Floor": np.floor, "Reciprocal": lambda x: 1 / x, "Inv": lambda x: 1 / x,
-    "LogicalNot": np.logical_not, "ZerosLike": np.zeros_like, "OnesLike": np.ones_like, "Size": lambda x: np.array(x.size),
-    "Rank": lambda x: np.array(x.ndim), "Shape": lambda x: np.array(x.shape, np.int64),
+    "Log": np.log, "Abs": np.abs, "Sign": np.sign, "Floor": np.floor, "Reciprocal": lambda x: 1 / x,
+    "LogicalNot": np.logical_not, "ZerosLike": np.zeros_like, "OnesLike": np.ones_like, "Size": np.size,
+    "Rank": np.ndim, "Shape": lambda x: np.array(x.shape, np.int64),
 }  # fmt: skip
 REDUCTIONS: dict[str, Callable[..., Any]] = {
     "Sum": np.sum, "Mean": np.mean, "Prod": np.prod, "Max": np.max, "Min": np.min, "All": np.all, "Any": np.any
@@ -115,19 +115,25 @@ def _put(elements: Any, indices: Any, values: Iterable[Any]) -> dict[int, Any]:
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "MatMul": lambda node, x, y: np.matmul(*(each.T if node.number(f"transpose_{name}") else each for name, each in zip("ab", (x, y), strict=True))),
+    "MatMul": lambda node, x, y: (
+        (x.T if node.number("transpose_a") else x) @ (y.T if node.number("transpose_b") else y)
+    ),
     "AddN": lambda _, *values: sum(values[1:], values[0]),
     "Cast": lambda node, x: to_working_type(x, int(node.number("DstT"))),
     "Select": lambda node, condition, x, y: np.where(
         condition.reshape(-1, *[1] * (x.ndim - 1)) if node.op == "Select" and condition.ndim == 1 else condition, x, y
     ),  # of whole rows
     "StridedSlice": _strided_slice, "ReverseSequence": _reverse_sequence,
-    "Slice": lambda _, x, begin, size: x[tuple(slice(b, None if s < 0 else b + s) for b, s in zip(_axes(begin), _axes(size), strict=True))],
+    "Slice": lambda _, x, begin, size: x[
+        tuple(slice(b, None if s < 0 else b + s) for b, s in zip(_axes(begin), _axes(size), strict=True))
+    ],
     "Reshape": lambda _, x, shape: x.reshape(_axes(shape)),
     "Transpose": lambda _, x, axes: x.transpose(_axes(axes)),
     "ExpandDims": lambda _, x, axis: np.expand_dims(x, int(axis)),
     "Squeeze": lambda node, x: x.squeeze(tuple(node.integers("squeeze_dims")) or None),
-    "Concat": lambda node, *values: np.concatenate(values[:-1], int(values[-1])) if node.op[-1] == "2" else np.concatenate(values[1:], int(values[0])),
+    "Concat": lambda node, *values: (
+        np.concatenate(values[1:], int(values[0])) if node.op == "Concat" else np.concatenate(values[:-1], int(values[-1]))
+    ),
     "Pack": lambda node, *values: np.stack(values, int(node.number("axis"))),
     "Unpack": lambda node, x: tuple(np.moveaxis(x, int(node.number("axis")), 0)),
     "Split": lambda node, axis, x: tuple(np.split(x, int(node.number("num_split")), int(axis))),
@@ -192,11 +198,8 @@ def _cost(node: Node, kind: str, values: list[Any]) -> int:
     if kind == "MatMul":  # a product and a sum cost less than a value
         inner = max(1, values[0].shape[0 if node.number("transpose_a") else -1])
         return max(sizes[0] * sizes[1] // inner**2, sizes[0] * sizes[1] // inner >> 8)
-    return (
-        sum(sizes)
-        if kind in ("Concat", "Pack", "AddN", "TensorListStack", "TensorArrayGather", "TensorArrayPack")
-        else max(sizes, default=1)
-    )
+    joins = kind in ("Concat", "Pack", "AddN", "TensorListStack", "TensorArrayGather", "TensorArrayPack")
+    return sum(sizes) if joins else max(sizes, default=1)
 
 
 def _is_true(value: Any) -> bool:
@@ -309,7 +312,7 @@ class Runner:
             raise WeightsError(f"The graph has the operation {node.op} ({name}), which import does not know.")
         self._spend(_cost(node, kind, values))
         result = OPERATIONS[kind](node, *values)
-        return self.seen(name, node, values, np.asarray(result) if isinstance(result, np.generic) else result)
+        return self.seen(name, node, values, np.asarray(result) if isinstance(result, np.generic | int) else result)
 
     def _spend(self, cost: int) -> None:
         self.budget -= cost

@@ -1,7 +1,7 @@
 """The protocol buffers of TensorFlow's checkpoints and graphs, as far as they are read here.
 
-From tensorflow/core/protobuf/{tensor_bundle,meta_graph,saved_model}.proto, tensorflow/core/util/saved_tensor_slice.proto
-and tensorflow/core/framework/{attr_value,function,graph,node_def,op_def,tensor,tensor_shape,tensor_slice}.proto.
+From tensorflow/core/protobuf/{tensor_bundle,meta_graph,saved_model}.proto, core/util/saved_tensor_slice.proto and
+core/framework/{attr_value,function,graph,node_def,op_def,tensor,tensor_shape,tensor_slice}.proto.
 """
 
 import re
