@@ -45,12 +45,12 @@ SLOT = re.compile(r".*/(Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialM
 """Slots of optimizers and moving averages, also where their variable is missing."""
 
 OTHER_CELLS = {
+    r"cudnn_compatible_gru_cell/.*": "a CudnnGRU (of TensorFlow 1, LSTM cells are read)",
     r"w_[fio]_diag": "peepholes (use_peepholes=True)",
     r"projection/[^/]*": "a projection of its output (num_proj)",
     r"[^/]*(lstm|cell)[^/]*/.*(gamma|beta)": "layer normalization (LayerNormBasicLSTMCell)",
     r"[^/]*batch_norm[^/]*/(gamma|beta)": "batch normalization",
-    r"cudnn_compatible_gru_cell/.*": "a CudnnGRU (of TensorFlow 1, LSTM cells are read)",
-    r"(?!.*cudnn).*(gates|candidate)/[^/]*": "a GRUCell (which multiplies r and h before the product, GRUs here do after)",
+    r"(gates|candidate)/[^/]*": "a GRUCell (which multiplies r and h before the product, a GRU here does after it)",
     r"[^/]*rnn_cell/(kernel|weights|bias|biases)": "a BasicRNNCell",
     r"opaque_(kernel|params)": "cuDNN, all weights in one array (save them there through CudnnLSTM's saveable)",
     r"recurrent_kernel": "a layer of Keras (save that model as .h5 there, for import keras)",
@@ -281,8 +281,8 @@ def _output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
     if more or bias is None:
         raise WeightsError(
             "Expected LSTM layers and one output layer, a matrix and a vector, but there is more besides the LSTM "
-            f"layers: {', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME. "
-            f"{listing(found)}"
+            f"layers: {', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME; "
+            f"hidden dense layers are read if the .meta file lies beside them. {listing(found)}"
         )
     return kernel, bias
 
@@ -345,9 +345,9 @@ def _other_kinds(names: Iterable[str]) -> str:
     """What other kinds of variables there are, each with a name."""
     kinds: dict[str, str] = {}
     for name in names:
-        for pattern, kind in OTHER_CELLS.items():
-            if re.fullmatch(rf"(.*/)?{pattern}", name, re.IGNORECASE):
-                kinds.setdefault(kind, name)
+        found = (kind for end, kind in OTHER_CELLS.items() if re.fullmatch(rf"(.*/)?{end}", name, re.IGNORECASE))
+        if kind := next(found, ""):
+            kinds.setdefault(kind, name)
     return " and ".join(f"{name} of {kind}" for kind, name in kinds.items())
 
 
@@ -403,7 +403,9 @@ def _cells(variables: Arrays) -> dict[str, tuple[str, str]]:
         )
     for scope, cell in parts.items():
         if {"fw", "bw"} & set(scope.split("/")):
-            raise WeightsError(f"The cell {scope} is part of a bidirectional layer, which this classifier has not.")
+            raise WeightsError(
+                f"The cell {scope} is part of a bidirectional layer. Such layers are read if the .meta file lies beside them."
+            )
         others = [name for name in variables if name.startswith(f"{scope}/") and name not in taken]
         if others:
             names = ", ".join(name.removeprefix(f"{scope}/") for name in others)
