@@ -181,6 +181,11 @@ def to_variables(
     """
     if network and (network.projections or network.input_scaling != (1.0, 0.0)):
         raise WeightsError("The checkpoint whose names are wanted has a linear layer before its LSTM layers.")
+    if network and (len(network.dense) > 1 or any(v != getattr(ModelConfig, k) for k, v in network.fields.items())):
+        fields = ", ".join(f"{name} {value}" for name, value in network.fields.items())
+        raise WeightsError(
+            f"The graph of the checkpoint whose names are wanted is that of another network, with {fields}."
+        )
     places = None if like is None else _places(like, (), network)
     if places and len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
@@ -404,7 +409,7 @@ def _cells(variables: Arrays) -> dict[str, tuple[str, str]]:
     for scope, cell in parts.items():
         if {"fw", "bw"} & set(scope.split("/")):
             raise WeightsError(
-                f"The cell {scope} is part of a bidirectional layer. Such layers are read if the .meta file lies beside them."
+                f"The cell {scope} is part of a bidirectional layer, which is read if the .meta file lies beside it."
             )
         others = [name for name in variables if name.startswith(f"{scope}/") and name not in taken]
         if others:
@@ -497,7 +502,7 @@ def _direction(found: Arrays, names: tuple[str, str], forget_bias: float = 0.0) 
 
 
 def _named(weights: Weights, added: Sequence[float]) -> dict[str, np.ndarray]:
-    """The variables by the tutorial's names, of cells that add these to their forget gates; the inverse of `_direction`."""
+    """The variables by the tutorial's names. Their cells add these to forget gates; the inverse of `_direction`."""
     if weights.config != ModelConfig(hidden_features=weights.hidden_features):
         raise WeightsError(
             "Checkpoints for tf1 have LSTM layers in one direction and one dense layer, of the last output; these "

@@ -220,8 +220,8 @@ class _Run(Runner):
         if not 0 < math.prod(shape) <= MAX_PIXELS:
             raise WeightsError(f"The graph takes images of the shape {shape}, which are too large, or none.")
         self.is_integer, rng = types[inputs[0]] not in FLOATS, np.random.default_rng(0)
-        images = rng.integers(0, 256, shape) if self.is_integer else rng.random(shape)
-        self.images = np.moveaxis(images, axis, 0)
+        images: np.ndarray = rng.integers(0, 256, shape) if self.is_integer else rng.random(shape)
+        self.images: np.ndarray = np.moveaxis(images, axis, 0)
         half = self.images.shape[1] // 2
         blank = {1: slice(None), 2: slice(half), 3: slice(half, None)} if batch == BATCH else {-1: slice(half, None)}
         for number, part in blank.items():
@@ -278,11 +278,11 @@ class _Run(Runner):
                     if np.array_equal(part, quarter):
                         mark.layer.is_cell = True
                         self._mark(part, layer=mark.layer, gate=place)
-        elif kind in ACTIVATIONS and (layer := marks[0].layer):
+        elif kind in ACTIVATIONS and marks[0].layer:
             if marks[0].gate is None:
-                layer.activation = kind.lower()
+                marks[0].layer.activation = kind.lower()
             else:
-                layer.gates[marks[0].gate] = kind.lower()
+                marks[0].layer.gates[marks[0].gate] = kind.lower()
         elif kind == "Reshape" and marks[0].layer and result.shape[-1:] == values[0].shape[-1:]:
             self._mark(result, layer=marks[0].layer, gate=marks[0].gate)
         elif kind == "Concat":  # the parts of a variable
@@ -366,15 +366,15 @@ class _Run(Runner):
         fields = {"recurrent_activation": "sigmoid"}
         own = {cell.kernel: cell.gates.get(1, "linear") for cell in cells}
         hidden = {layer.kernel: layer.activation or "linear" for layer in dense[:-1]}
-        for name, found in (("activation", own), ("dense_activation", hidden)):
-            if len({*found.values()}) > 1 or not FUNCTIONS.keys() >= {*found.values()}:
-                listed = ", ".join(f"{kernel} {each}" for kernel, each in found.items())
+        for name, theirs in (("activation", own), ("dense_activation", hidden)):
+            if len({*theirs.values()}) > 1 or not FUNCTIONS.keys() >= {*theirs.values()}:
+                listed = ", ".join(f"{kernel} {each}" for kernel, each in theirs.items())
                 raise WeightsError(
                     f"Layers have the activations {listed}; in this program's model all LSTM layers have one, and all "
                     f"hidden dense layers have one: {', '.join(FUNCTIONS)}."
                 )
-            if found:
-                (fields[name],) = {*found.values()}
+            if theirs:
+                (fields[name],) = {*theirs.values()}
         return fields
 
     def _hidden(self, cell: _Layer) -> int:
@@ -425,7 +425,9 @@ class _Run(Runner):
                     task = "pixels" if self.width == 1 else reading
                     more = {"bidirectional": len(stack[0]) > 1, "pooling": taken, "task": task}
                     return list(itertools.chain(*stack)), more
-                if not wrong.any():
+                if not wrong.any() and len(stack[0]) > 1 and taken == "last":
+                    found = found or "joins the backward direction before the forward one"
+                elif not wrong.any():
                     found = found or f"reads {reading}, and {dense[0].kernel} takes {taken} of {stack[-1][-1].kernel}"
                 elif len(wrong) == BATCH and not wrong[[0, 4]].any():
                     note = " They differ for images with blank rows alone: the graph computes sequence lengths."

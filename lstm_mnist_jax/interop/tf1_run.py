@@ -132,7 +132,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "ExpandDims": lambda _, x, axis: np.expand_dims(x, int(axis)),
     "Squeeze": lambda node, x: x.squeeze(tuple(node.integers("squeeze_dims")) or None),
     "Concat": lambda node, *values: (
-        np.concatenate(values[1:], int(values[0])) if node.op == "Concat" else np.concatenate(values[:-1], int(values[-1]))
+        np.concatenate(values[1:], int(values[0]))  # the axis comes first
+        if node.op == "Concat"
+        else np.concatenate(values[:-1], int(values[-1]))
     ),
     "Pack": lambda node, *values: np.stack(values, int(node.number("axis"))),
     "Unpack": lambda node, x: tuple(np.moveaxis(x, int(node.number("axis")), 0)),

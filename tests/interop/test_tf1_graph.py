@@ -20,6 +20,8 @@ ARCHIVE = Path(__file__).parents[1] / "fixtures" / "tf1_graphs.tar.xz"
 FORGET_BIASES = {
     "all_steps": [1],
     "bidirectional": [1],
+    "bidirectional_final_states": [1, 0.3],
+    "bidirectional_in_two_layers": [1, 1, 0.5, 2],
     "block_lstm": [0.7],
     "columns": [1],
     "divided_by_255": [1],
@@ -32,13 +34,18 @@ FORGET_BIASES = {
     "gathered": [1],
     "hand_written": [0],
     "hidden_dense": [1],
+    "hidden_tanh": [1],
+    "in_a_while_loop": [0.5],
+    "linear_cell": [1],
     "lstm_block_cell": [0.7],
+    "max_over_time": [1],
     "mean": [1],
     "normalised": [1],
     "partitioned": [1],
     "projection": [1],
     "projection_by_layers": [1],
     "relu": [1],
+    "relu_with_forget_biases": [0.3, 2],
     "renamed": [0.4, 1],
     "sequence_lengths": [1],
     "shared_by_two_copies": [1],
@@ -52,14 +59,21 @@ FORGET_BIASES = {
 FIELDS = {
     "all_steps": {"pooling": "all"},
     "bidirectional": {"bidirectional": True, "pooling": "last_step"},
+    "bidirectional_final_states": {"bidirectional": True},
+    "bidirectional_in_two_layers": {"bidirectional": True},
     "columns": {"task": "columns"},
     "hidden_dense": {"dense_features": (6,), "dense_activation": "relu"},
+    "hidden_tanh": {"dense_features": (6,), "dense_activation": "tanh"},
+    "linear_cell": {"activation": "linear"},
+    "max_over_time": {"pooling": "max"},
     "mean": {"pooling": "mean"},
     "relu": {"activation": "relu"},
+    "relu_with_forget_biases": {"activation": "relu"},
 }
 """What a config has besides the widths of the LSTM layers."""
 
 REFUSED = {
+    "backward_before_forward": r"joins the backward direction before the forward one",
     "backwards": r"reads rows backwards.*reads rows or columns from the first one.*the operations Reverse",
     "backwards_by_stride": r"reads rows backwards, and Variable takes last of rnn/basic_lstm_cell/kernel",
     "basic_rnn": r"no LSTM cell.*basic_rnn_cell/bias of a BasicRNNCell",
@@ -67,23 +81,29 @@ REFUSED = {
     "cell_clip": r"rnn/lstm_cell/kernel is no plain LSTM cell: it has a clipped cell state \(cell_clip\)",
     "cell_state": r"Variable takes the last cell state c of rnn/basic_lstm_cell/kernel",
     "decaying_state": r"computes other logits of random images than a model with rnn/decaying/kernel, Variable",
+    "elu_cell": r"the operation Elu \(rnn/while/.*\), which import does not know",
     "first_step": r"Variable takes the outputs h of step 1 of 6 of",
     "gru": r"no LSTM cell.*of a GRUCell \(which multiplies r and h before the product",
     "halved": r"computes other logits of random images",
     "initial_state_of_ones": r"computes other logits of random images",
     "layer_norm": r"another computation of its input gate.*of layer normalization \(LayerNormBasicLSTMCell\)",
     "learned_state": r"depends also on Variable",
+    "lengths_of_the_images": r"differ for images with blank rows alone: the graph computes sequence lengths",
     "no_bias": r"The output layer Variable has no bias",
     "num_proj": r"of a projection of its output \(num_proj\)",
     "other_order_of_gates": r"the activation sigmoid instead of tanh or relu or linear",
     "peepholes": r"another computation of its input gate.*of peepholes \(use_peepholes=True\)",
+    "random_noise": r"logits of the graph depend on random numbers",
     "relu_of_logits": r"The output layer Variable has the activation relu",
     "relu_of_projection": r"computes relu of the outputs of w_in before rnn/basic_lstm_cell/kernel",
+    "relu_then_tanh": r"activations .*cell_0/.* relu, .*cell_1/.* tanh; in this program's model all LSTM",
     "residual": r"computes other logits of random images than a model with .*cell_0.*, .*cell_1.*, Variable",
+    "scaled_logits": r"computes other logits of random images",
     "state_before_input": r"has the state before the input",
     "static_backwards": r"reads rows backwards",
     "static_backwards_between": r"computes other logits of random images",
     "static_fourth_step": r"reads 66 % of the images' pixels",
+    "two_heads": r"Expected one output layer.*found Variable, other_w.*--ignore",
     "two_networks": r"Expected one output layer.*found a/Variable, b/Variable.*--ignore",
 }
 
@@ -107,7 +127,8 @@ def copy(networks, tmp_path):
 def logits(imported, images):
     """The model in plain NumPy."""
     config, weights = imported.config, imported.weights
-    activation = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[config.activation]
+    functions = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "linear": lambda x: x}
+    activation = functions[config.activation]
 
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))
@@ -128,9 +149,11 @@ def logits(imported, images):
         directions = [outputs_of(layer.forward, x)]
         directions += [outputs_of(layer.backward, x[:, ::-1])[:, ::-1]] if layer.backward else []
         x = np.concatenate(directions, -1)
-    x = {"all": x.reshape(len(x), -1), "mean": x.mean(1), "last": x[:, -1], "last_step": x[:, -1]}[config.pooling]
+    last = np.concatenate([each[:, 0 if number else -1] for number, each in enumerate(directions)], -1)
+    pooled = {"all": x.reshape(len(x), -1), "mean": x.mean(1), "max": x.max(1), "last": last, "last_step": x[:, -1]}
+    x = pooled[config.pooling]
     for dense in weights.dense[:-1]:
-        x = np.maximum(x @ dense.kernel + dense.bias, 0)
+        x = functions[config.dense_activation](x @ dense.kernel + dense.bias)
     return x @ weights.dense[-1].kernel + weights.dense[-1].bias
 
 
@@ -209,6 +232,13 @@ def test_an_export_with_the_names_of_another_has_the_forget_biases_of_its_graph(
     found, expected = (read_checkpoint(path) for path in (tmp_path / "ours", theirs))
     for name, array in expected.items():
         np.testing.assert_allclose(np.asarray(found[name]), np.asarray(array), atol=1e-6)
+
+
+def test_the_names_of_another_network_are_not_taken(networks, tmp_path):
+    weights = tf1.read(networks / "static" / "model.ckpt").weights
+    for name in ("relu", "mean", "hidden_dense", "columns"):
+        with pytest.raises(WeightsError, match="is that of another network, with activation"):
+            tf1.write(tmp_path / "ours", weights, like=networks / name / "model.ckpt")
 
 
 def test_an_order_that_contradicts_the_graph_is_refused(networks):
