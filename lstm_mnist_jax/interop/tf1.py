@@ -181,16 +181,19 @@ def to_variables(
     """
     if network and (network.projections or network.input_scaling != (1.0, 0.0)):
         raise WeightsError("The checkpoint whose names are wanted has a linear layer before its LSTM layers.")
-    if network and (len(network.dense) > 1 or any(v != getattr(ModelConfig, k) for k, v in network.fields.items())):
-        fields = ", ".join(f"{name} {value}" for name, value in network.fields.items())
-        raise WeightsError(
-            f"The graph of the checkpoint whose names are wanted is that of another network, with {fields}."
-        )
+    own = (
+        {name: value for name, value in network.fields.items() if value != getattr(ModelConfig, name)}
+        if network
+        else {}
+    )
+    if network and (own or len(network.dense) > 1):
+        fields = ", ".join(f"{name} {value}" for name, value in own.items()) or "hidden dense layers"
+        raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {fields}.")
     places = None if like is None else _places(like, (), network)
     if places and len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
-    own = 1.0 if forget_bias is None else forget_bias
-    added = [places.added.get(name, own) for name in places.cells] if places else [own] * len(weights.layers)
+    given = 1.0 if forget_bias is None else forget_bias
+    added = [places.added.get(name, given) for name in places.cells] if places else [given] * len(weights.layers)
     variables = _named(weights, added)
     if adam is not None:
         for slot, moments in (("Adam", adam.mu), ("Adam_1", adam.nu)):

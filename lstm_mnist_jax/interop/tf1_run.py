@@ -34,7 +34,7 @@ class _Every:
         return self
 
 
-DEAD, NOISE, MASK = map(_Every, ("a branch that is not taken", "random numbers", "random numbers (a dropout mask)"))
+DEAD, NOISE, MASK = map(_Every, ("a branch that is not taken", "random numbers", "random numbers"))
 
 PASSES = ("Identity", "Enter", "Exit", "NextIteration", "LoopCond", "StopGradient", "EnsureShape", "CheckNumerics",
           "PreventGradient", "PlaceholderWithDefault", "ReadVariableOp", "TensorListPushBack")  # fmt: skip
