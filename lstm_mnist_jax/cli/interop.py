@@ -56,7 +56,8 @@ class ImportArguments:
     """How the network reads an image: rows from the top, columns from the left, or pixels row by row."""
     input_mean: float = 0.0
     """The network was trained on inputs (pixel / input_scale - input_mean) / input_std. This is folded exactly into its
-    first layer. For PyTorch's Normalize((0.1307,), (0.3081,)): --input-mean 0.1307 --input-std 0.3081."""
+    first layer. For PyTorch's Normalize((0.1307,), (0.3081,)): --input-mean 0.1307 --input-std 0.3081. One number for
+    all pixels; those of each channel are not supported."""
     input_std: float = 1.0
     """See --input-mean."""
     input_scale: float = 255.0

@@ -226,8 +226,8 @@ def _refuse_between(stored: Sequence[str], recurrent: Sequence[str], after: Sequ
         options = " ".join(f"--layer {name}" for name in [*recurrent, *after])
         raise WeightsError(
             f"The file has {', '.join(between)} between its recurrent layers: {', '.join(stored)}. This classifier has "
-            "no dense layer there. If the program computes them in another order than that of the file, name all layers "
-            f"from the input to the output, such as: {options}."
+            "no dense layer there. If the program computes them in another order than that of the file, name all "
+            f"layers from the input to the output, such as: {options}."
         )
 
 
@@ -344,6 +344,9 @@ def _order_dense(
     names = sorted(dense, key=natural)
     if len(fitting) > 1 and len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1 and ([], names) in fitting:
         return [], names
+    own = [*(name for name in names if re.fullmatch(r"dense_hidden[./]\d+", name)), "dense"]  # this package's names
+    if len(fitting) > 1 and sorted(own) == sorted(names) and ([], own) in fitting:
+        return [], own
     if len(fitting) == 1:
         return fitting[0]
     if len(fitting) > 1 or len(dense) > MAX_PERMUTED:

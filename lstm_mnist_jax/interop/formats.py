@@ -18,7 +18,7 @@ from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, R
 from lstm_mnist_jax.interop.imported import POOLING, Imported
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
-from lstm_mnist_jax.interop.weights import Adam, from_params
+from lstm_mnist_jax.interop.weights import Adam, from_params, pooling_of
 from lstm_mnist_jax.model import Params
 
 
@@ -246,35 +246,21 @@ def _read(
 
 def _with_network_of_file(imported: Imported, path: Path) -> Imported:
     """With the fields of the config in a file of this package; there are none in those of version 0.4."""
-    text = files.read_safetensors_metadata(path).get("network", "{}")
-    shown = imported.config.pooling
     try:
-        network = json.loads(text)
-        unknown = network.keys() - {*NETWORK, *READING}
-        pooling = network.get("pooling", shown)
-        if shown != pooling and (shown != "last" or pooling in ("all", "attention")):
-            weights = imported.weights
-            taken = (
-                "those of attention pooling"
-                if weights.attention is not None
-                else (
-                    "for the outputs of one step"
-                    if weights.steps is None
-                    else f"for the outputs of {weights.steps} steps"
-                )
-            )
+        network = json.loads(files.read_safetensors_metadata(path).get("network", "{}"))
+        if unknown := network.keys() - {*NETWORK, *READING}:
+            raise WeightsError(f"unknown fields {', '.join(unknown)}"[:300])
+        found = imported.with_network(**network)
+        if "pooling" in network and pooling_of(imported.weights, found.config) != found.config.pooling:
             raise WeightsError(
-                f"{path} describes a network with the pooling {pooling}, but its weights are {taken}: the file is "
-                "damaged."
+                f"the pooling {found.config.pooling}, but weights of the pooling {imported.config.pooling}"
             )
-        if not unknown:
-            return imported.with_network(**network)
-    except (AttributeError, ConfigError, RecursionError, TypeError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
+    except (AttributeError, ConfigError, RecursionError, TypeError, ValueError, WeightsError) as error:
         reason = str(error)[:300]
-        raise WeightsError(f"{path} describes a network that this version does not have: {reason}") from error
-    raise WeightsError(f"{path} describes a network with {', '.join(unknown)}, which this version does not read.")
+        raise WeightsError(
+            f"{path} describes a network that this version or the file does not have: {reason}"
+        ) from error
+    return found
 
 
 def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
@@ -283,8 +269,8 @@ def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
     fields = {name: getattr(given, name) for name in NETWORK if getattr(given, name) is not None}
     if fields.get("pooling") == "last_step" and not config.bidirectional:
         fields["pooling"] = "last"  # the same in one direction
-    has_attention, attends = "attention" in imported.unfolded, fields.get("pooling") == "attention"
-    if has_attention != attends and "pooling" not in known and (has_attention or attends):
+    has_attention = "attention" in imported.unfolded
+    if has_attention != (fields.get("pooling") == "attention") and "pooling" not in known:
         raise WeightsError(
             "The file has the weights of attention pooling, but not what it computes with them. Where the outputs are "
             "averaged with the softmax over time of outputs @ weights, confirm this with --pooling attention."

@@ -67,6 +67,6 @@ def refuse_unusual(format_name: str, config: ModelConfig) -> None:
         listed = ", ".join(f"{name} {value}" for name, value in fields.items())
         others = [name for name in EXPORT_ENDINGS if not unusual(name, config)]
         raise WeightsError(
-            f"Files for {format_name} hold LSTM layers and dense layers, or more (see docs/weights.md); they cannot "
-            f"hold this model's {listed}. Such a model can be exported to {' or '.join(others)}."
+            f"Files for {format_name} cannot hold this model's {listed}. Such a model can be exported to "
+            f"{' or '.join(others)}."
         )

@@ -93,15 +93,15 @@ class Imported:
             kernel = self.unfolded["dense_hidden"][number]["kernel"]
             lines.append(f"dense {kernel.shape[0]} -> {kernel.shape[1]}, {config.dense_activation}: {name}")
         kernel = self.unfolded["dense"]["kernel"]
-        lines.append(f"output {kernel.shape[0]} -> {count(kernel.shape[1], 'class', 'es')}: {self.names[-1]}")
+        lines.append(f"output {kernel.shape[0]} -> {counted(kernel.shape[1], 'class', 'es')}: {self.names[-1]}")
         if config.task != ModelConfig.task:
             lines.append(f"reads images as {config.task}")
         return [
             *lines,
             "no optimizer state: Adam starts from zero"
             if self.adam is None
-            else f"the state of Adam after {count(self.adam.steps, 'step')}",
-            f"trained for {count(self.step, 'step')}" if self.step else "the number of training steps is not known",
+            else f"the state of Adam after {counted(self.adam.steps, 'step')}",
+            f"trained for {counted(self.step, 'step')}" if self.step else "the number of training steps is not known",
             *([self.input_note] if self.input_note else []),
             *self.notes,
         ]
@@ -125,5 +125,5 @@ POOLING = {
 """What stands between the recurrent layers and the dense layers, where it is not the final states."""
 
 
-def count(number: int, word: str, plural: str = "s") -> str:
+def counted(number: int, word: str, plural: str = "s") -> str:
     return f"{number:,} {word}{plural * (number != 1)}"

@@ -329,7 +329,10 @@ class Runner:
             scaled = nodes.get(node.inputs[place][0])
             if scaled and kind_of(scaled.op) in ("Mul", "RealDiv", "Div") and len(scaled.inputs) == 2:
                 before, scale = (env[each][number] for each, number in scaled.inputs)
-                return before if np.size(scale) == 1 else values[place]
+                if np.size(scale) == 1 and (
+                    scale >= 1 if kind_of(scaled.op) == "Mul" else 0 < scale <= 1
+                ):  # 1 / keep_prob
+                    return before
             return values[place]
         return MASK if any(is_mask) or kind in COMPARISONS or kind == "Floor" else NOISE
 

@@ -156,9 +156,9 @@ def _fitting(
     if (in_features, classes) != (row, len(class_names)) or time_steps not in (None, steps):
         own, theirs = (f"{time_steps} ", f"{steps} ") if time_steps not in (None, steps) else ("", "")
         raise WeightsError(
-            f"The weights take {own}{task} of {in_features} numbers and have {classes} classes, but {dataset.origin} "
-            f"has {theirs}{task} of {row} and {len(class_names)} classes. Each of the {task} of an image is a time "
-            "step here; name the data that they were trained on with --source."
+            f"The weights take {own}{task} of {in_features} numbers and have {classes} class{'es' * (classes != 1)}, "
+            f"but {dataset.origin} has {theirs}{task} of {row} and {len(class_names)} classes. Each of the {task} of "
+            "an image is a time step here; name the data that they were trained on with --source."
         )
     dense_in = len((params["dense_hidden"][0] if hidden else params["dense"])["kernel"])
     width = len(cells[-1]["dense_h"]["kernel"]) * (2 if network.bidirectional else 1)

@@ -10,11 +10,11 @@ import numpy_lstm
 import pytest
 from parameters import drawn
 from safetensors.numpy import save_file
-from stacks import apply, assert_close
+from stacks import FIXTURES, apply, assert_close
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop import export, flax, formats, keras, tf1, torch
+from lstm_mnist_jax.interop import export, flax, formats, holds, keras, tf1, torch
 
 NETWORKS = [
     ModelConfig(hidden_features=(4, 3), dense_features=(5, 4)),
@@ -39,6 +39,38 @@ HELD = {
     "safetensors": range(13),
     "onnx": range(7),
 }
+
+
+TABLE = {
+    "LSTM layers, the last": {},
+    "hidden dense": {"dense_features": (4,), "dense_activation": "tanh"},
+    "the outputs of all steps": {"pooling": "all"},
+    "mean or max": {"pooling": "max"},
+    "attention pooling": {"pooling": "attention"},
+    "GRU layers (`--cell": {"cell": "gru"},
+    "GRU layers with": {"cell": "gru", "recurrent_bias": True},
+    "both directions, the final": {"bidirectional": True},
+    "both directions, the outputs": {"bidirectional": True, "pooling": "last_step"},
+    "`relu` or": {"activation": "relu"},
+    "`hard_sigmoid_keras3`": {"activation": "hard_sigmoid_keras3", "recurrent_activation": "hard_sigmoid_keras3"},
+    "`hard_sigmoid_keras2`": {"recurrent_activation": "hard_sigmoid_keras2"},
+    "columns": {"task": "permuted", "permutation_seed": 3, "sequence_length": 2},
+    "LSTM with layer": {"cell": "layer_norm_lstm"},
+}
+
+
+def test_the_table_of_the_docs_is_that_of_the_program():
+    text = (FIXTURES.parents[1] / "docs" / "weights.md").read_text()
+    first = text[text.index("| the model has") :].split("\n")
+    names = [cell.strip(" `") for cell in first[0].split("|")[2:-1]]
+    assert names == list(holds.HOLDS)
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), first[2:]))
+    assert len(rows) == len(TABLE)
+    for row, (start, fields) in zip(rows, TABLE.items(), strict=True):
+        _, what, *cells, _ = (cell.strip() for cell in row.split("|"))
+        assert what.startswith(start)
+        held = [not holds.unusual(name, ModelConfig(**fields)) for name in names]
+        assert cells == [("no", "yes")[each] for each in held], what
 
 
 @pytest.mark.parametrize("format_name", HELD)
@@ -212,10 +244,10 @@ def test_networks_that_a_function_cannot_hold_are_refused():
     for name, write in {"onnx": export.to_onnx, "keras": keras.to_model}.items():
         for field, value in [("pooling", "attention"), ("task", "columns"), ("cell", "gru"), ("bidirectional", True)]:
             config = ModelConfig(hidden_features=(4,), **{field: value})
-            with pytest.raises(WeightsError, match=f"Files for {name} .* cannot hold this model's {field} {value}"):
+            with pytest.raises(WeightsError, match=f"Files for {name} cannot hold this model's {field} {value}"):
                 write(drawn(config), (6, 5), config=config)
             if field != "task":
-                with pytest.raises(WeightsError, match=f"Files for {name} .* cannot hold this model's {field} {value}"):
+                with pytest.raises(WeightsError, match=f"Files for {name} cannot hold this model's {field} {value}"):
                     write(drawn(config), (6, 5))
     with pytest.raises(WeightsError, match="this model's pooling mean"):
         keras.to_model(drawn(ModelConfig()), (6, 5), ModelConfig(pooling="mean"))
@@ -226,10 +258,16 @@ def test_networks_that_a_file_cannot_hold_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="one dense layer, of the last output"):
         tf1.to_variables(formats.from_params(params))
     for config, network, message in [
-        (NETWORKS[0], "[" * 200_000, "a network that this version does not have"),
-        (NETWORKS[0], '{"pooling": "attention"}', "pooling attention, but its weights are for the outputs of one step"),
-        (NETWORKS[0], '{"pooling": "all"}', "the pooling all, but its weights are for the outputs of one step"),
-        (NETWORKS[1], '{"pooling": "mean"}', "the pooling mean, but its weights are for the outputs of 6 steps"),
+        (NETWORKS[0], "[" * 200_000, "a network that this version or the file does not have: maximum recursion"),
+        (
+            NETWORKS[0],
+            '{"pooling": "attention"}',
+            "the pooling attention, but the weights are those .* the pooling last",
+        ),
+        (NETWORKS[0], '{"pooling": "all"}', "the pooling all, but the weights are those .* the pooling last"),
+        (NETWORKS[1], '{"pooling": "mean"}', "the pooling mean, but the weights are those .* the pooling all"),
+        (NETWORKS[1], '{"pooling": "last"}', "the pooling last, but weights of the pooling all"),
+        (NETWORKS[1], '{"cell": "gru"}', "not have: unknown fields cell"),
     ]:
         arrays = flax.flatten(flax.to_tree(drawn(config), "nnx"), ".")
         save_file(arrays, tmp_path / "ours.safetensors", {"network": network})

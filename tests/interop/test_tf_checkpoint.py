@@ -94,7 +94,7 @@ def compressed(table):
     entries = [(key, move(handle, 0)) for key, handle in sstable._entries(table[offset : offset + size])]
     metaindex = move(footer, 0)
     index = bytearray()
-    sstable._append_block(index, entries, 1)
+    sstable._append_block(index, entries)
     handles = metaindex + append(bytes(index[: -sstable.TRAILER_SIZE]))
     return bytes(output) + handles.ljust(sstable.FOOTER_SIZE - 8, b"\0") + sstable.MAGIC
 
@@ -338,10 +338,14 @@ def test_a_state_file_that_names_its_own_folder_or_no_shards(tmp_path):
         find_prefix(tmp_path / "m.ckpt")
 
 
-def test_keys_and_variables_that_claim_more_than_there_is_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sstable, "RESTART_INTERVAL", 1 << 20)
-    monkeypatch.setattr(sstable, "BLOCK_SIZE", 1 << 30)
-    table = sstable.write_table((b"k" * number, b"") for number in range(3000))  # each shares all of the one before
+def test_keys_and_variables_that_claim_more_than_there_is_are_refused(tmp_path):
+    # Each key shares all of the one before.
+    keys = [varint(max(0, size - 1)) + varint(min(size, 1)) + varint(0) + b"k"[:size] for size in range(3000)]
+    block = b"".join(keys) + bytes(4) + b"\1\0\0\0" + b"\0"
+    output = bytearray(block + masked_crc32c(block).to_bytes(4, "little"))
+    index = [(b"k", varint(0) + varint(len(block) - 1))]
+    footer = sstable._append_block(output, []) + sstable._append_block(output, index)
+    table = bytes(output) + footer.ljust(sstable.FOOTER_SIZE - 8, b"\0") + sstable.MAGIC
     assert len(table) < 20_000
     with pytest.raises(Malformed, match="keys are too long"):
         list(sstable.read_table(table))

@@ -18,9 +18,8 @@ FOOTER_SIZE = 48
 TRAILER_SIZE = 5
 UNCOMPRESSED, SNAPPY = 0, 1
 BLOCK_SIZE = 1 << 18
-RESTART_INTERVAL = 16
 MAX_KEYS = 100
-"""The largest size of all keys, in sizes of the table. Keys share their beginnings; every 16th is whole."""
+"""The largest size of all keys, in sizes of the table. Keys may share their beginnings."""
 
 MASK_DELTA = 0xA282EAD8
 """TensorFlow stores rotated checksums plus this, so that a checksum of data that contain checksums is still good."""
@@ -69,11 +68,11 @@ def write_table(items: Iterable[tuple[bytes, bytes]]) -> bytes:
         pending.append((key, value))
         size += len(key) + len(value)
         if size >= BLOCK_SIZE:
-            index.append((key, _append_block(output, pending, RESTART_INTERVAL)))
+            index.append((key, _append_block(output, pending)))
             pending, size = [], 0
     if pending:
-        index.append((pending[-1][0], _append_block(output, pending, RESTART_INTERVAL)))
-    footer = _append_block(output, [], 1) + _append_block(output, index, 1)
+        index.append((pending[-1][0], _append_block(output, pending)))
+    footer = _append_block(output, []) + _append_block(output, index)
     return bytes(output) + footer.ljust(FOOTER_SIZE - len(MAGIC), b"\0") + MAGIC
 
 
@@ -115,22 +114,15 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield key, block[position - size : position]
 
 
-def _append_block(output: bytearray, entries: list[tuple[bytes, bytes]], restart_interval: int) -> bytes:
-    """Appends a block to the output; gives its handle."""
-    block, restarts, last = bytearray(), [], b""
-    for number, (key, value) in enumerate(entries):
-        shared = 0
-        if number % restart_interval == 0:
-            restarts.append(len(block))
-        else:
-            while shared < min(len(key), len(last)) and key[shared] == last[shared]:
-                shared += 1
-        block += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        last = key
-    restarts = restarts or [0]
-    for position in restarts:
+def _append_block(output: bytearray, entries: list[tuple[bytes, bytes]]) -> bytes:
+    """Appends a block to the output, in which all keys are whole; gives its handle."""
+    block, restarts = bytearray(), []
+    for key, value in entries:
+        restarts.append(len(block))
+        block += varint(0) + varint(len(key)) + varint(len(value)) + key + value
+    for position in restarts or [0]:
         block += position.to_bytes(4, "little")
-    block += len(restarts).to_bytes(4, "little")
+    block += max(1, len(restarts)).to_bytes(4, "little")
     handle = varint(len(output)) + varint(len(block))
     block.append(UNCOMPRESSED)
     output += block + masked_crc32c(bytes(block)).to_bytes(4, "little")
