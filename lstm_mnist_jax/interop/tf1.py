@@ -7,7 +7,7 @@
 
 A cell's j is our g. `LSTMCell` without peepholes, projection and clipping, and `LSTMBlockCell` without clipping,
 compute and store the same. What else there is to know, such as forget_bias, is in the graph, PREFIX.meta: see
-`tf1_graph`.
+`tf1_graph`. Without it, tanh and one dense layer are assumed.
 """
 
 import itertools
@@ -70,6 +70,9 @@ def read(
     b2: float = 0.999,
 ) -> Imported:
     """Reads the tutorial's model, of any number of layers and any widths, from a checkpoint.
+
+    Where PREFIX.meta lies beside it, the network is that of the graph. It may then have relu or linear cells, both
+    directions, poolings over time and hidden dense layers: see `tf1_graph`.
 
     Args:
       path: what was given to `Saver.save`, one of the checkpoint's files, their folder, or that of a SavedModel.
