@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -24,6 +24,11 @@ class ImportArguments:
     .keras or .h5, a .msgpack of a Flax tree, .safetensors of this package, an .onnx graph of any exporter, or a folder
     of `export huggingface`. The layers' widths are read from the shapes.
     """
+
+    common: ClassVar = (
+        *("run_dir", "list", "ignore", "layer", "dense_activation", "task", "input_mean", "input_std", "source"),
+        "validation_examples",
+    )
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface"]]
     """The format of the weights."""
@@ -181,15 +186,18 @@ def import_(arguments: Sequence[str]) -> int:
         examples = load(**vars(run.folder.config.data)).validation
         for line in likely_causes(imported.unfolded, run.folder.config.model, examples, imported.inputs):
             say(console, line)
+    held_out = config.data.validation_examples
+    if parsed.format != "huggingface" and int(run.evaluations["validation"].count.sum()) == held_out:
+        say(console, f"validation: the first {held_out:,} training examples, as --validation-examples has it")
+        say(console, "  (too high if the model was trained on them: give the number that it had)")
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
-    say(
-        console,
-        f"training would continue with learning rate {config.optimizer.learning_rate:g} and batches of "
-        f"{config.batch_size}; for others, import with --learning-rate and --batch-size",
-    )
-    say(console, f"train it further, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
+    rate = config.optimizer.learning_rate
+    say(console, f"training would continue with learning rate {rate:g} and batches of {config.batch_size}; for others,")
+    say(console, "import with --learning-rate and --batch-size")
+    say(console, f"train it further, up to epoch {epochs}, with:")
+    say(console, f"  lstm-mnist train --resume {run_dir} --epochs {epochs}")
     return 0
 
 

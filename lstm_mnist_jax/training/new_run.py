@@ -125,7 +125,7 @@ def begin_run(
     first = state._replace(step=jnp.int32(step), params=params, opt_state=opt_state, average=average)
     state = jax.tree.map(lambda leaf, new: jnp.asarray(new, leaf.dtype), state, first)
     with lock(run_dir):
-        folder = create_run_folder(run_dir, config, dataset, origin)
+        folder = create_run_folder(run_dir, config, dataset, mesh.size, origin)
         splits = {name: dataset.splits[name] for name in ("validation", "test")}
         evaluations = evaluate_one(state.trained, config.model, splits, execution)
         value = score(config, evaluations["validation"].loss, evaluations["validation"].accuracy)
