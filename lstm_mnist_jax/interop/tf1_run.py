@@ -17,6 +17,9 @@ from lstm_mnist_jax.interop.tf_checkpoint.graph import VARIABLES, Graph, Node, O
 BUDGET = 1 << 26
 """The most values to compute, and to hold. A stack of a thousand units over 28 steps takes a tenth."""
 
+MAX_VISITS = 1 << 19
+"""The most visits of operations, two or three each: three layers over 784 steps make 200,000, in some seconds."""
+
 MAX_DEPTH = 8
 """Of loops and functions within each other."""
 
@@ -218,7 +221,7 @@ class Runner:
     """
 
     def __init__(self, graph: Graph, outputs: list[Output]) -> None:
-        self.graph, self.targets, self.budget = graph, outputs, BUDGET
+        self.graph, self.targets, self.budget, self.visits = graph, outputs, BUDGET, 0
         self.needed = upstream(graph.nodes, (name for name, _ in outputs))
         self.loops: dict[str, list[str]] = {}
         for name in self.needed:
@@ -262,7 +265,7 @@ class Runner:
                 else:
                     result = self._result(nodes, name, env, depth)
                     env[name] = result if isinstance(result, tuple | _Every) else (result,)
-                self._spend(16)
+                self._spend(0)
             except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
                 if isinstance(error, WeightsError):
                     raise
@@ -318,7 +321,8 @@ class Runner:
 
     def _spend(self, cost: int) -> None:
         self.budget -= cost
-        if self.budget < 0:
+        self.visits += 1
+        if self.budget < 0 or self.visits > MAX_VISITS:
             raise WeightsError("The graph computes more than this program runs of a graph.")
 
     def _with_noise(self, nodes: dict[str, Node], node: Node, kind: str, values: list[Any], env: Env) -> Any:
@@ -344,7 +348,7 @@ class Runner:
 
         if kind.endswith("While"):
             while _is_true(call("cond", values)[0]):
-                self._spend(16)
+                self._spend(0)
                 values = call("body", values)
             return tuple(values)
         if kind.endswith("If"):
@@ -369,6 +373,7 @@ class Runner:
         condition = exits[name].inputs[1]
         values = {merge: entered[enter] for merge, (enter, _, _) in carried.items()}
         while _is_true(self._evaluate(nodes, [condition], scope := entered | values, depth + 1)[0]):
+            self._spend(0)
             after = self._evaluate(nodes, [output for _, _, output in carried.values()], scope, depth + 1)
             values = {merge: (value,) for merge, value in zip(carried, after, strict=True)}
         for each, switch in exits.items():
