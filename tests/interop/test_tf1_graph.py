@@ -302,7 +302,20 @@ def test_graphs_that_are_too_large_are_refused(copy, monkeypatch):
             patch.setattr(f"lstm_mnist_jax.interop.tf_checkpoint.{name}", limit)
             with pytest.raises(WeightsError, match=message):
                 tf1.read(prefix)
-    monkeypatch.setattr("lstm_mnist_jax.interop.tf1_run.BUDGET", 1000)
+    for name in ("BUDGET", "MAX_VISITS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"lstm_mnist_jax.interop.tf1_run.{name}", 1000)
+            with pytest.raises(WeightsError, match="computes more than this program runs"):
+                tf1.read(prefix)
+
+
+def test_a_loop_without_an_end_is_refused(copy, monkeypatch):
+    prefix = copy("in_a_while_loop") / "model.ckpt"
+    meta = messages.parse("MetaGraph", prefix.with_suffix(".ckpt.meta").read_bytes())
+    nodes = {node.name: node for node in meta.graph_def.node}
+    nodes["while/NextIteration"].input[0] = "while/Identity"  # the number of the step stays 0
+    prefix.with_suffix(".ckpt.meta").write_bytes(meta.SerializeToString())
+    monkeypatch.setattr("lstm_mnist_jax.interop.tf1_run.MAX_VISITS", 10_000)
     with pytest.raises(WeightsError, match="computes more than this program runs"):
         tf1.read(prefix)
 
