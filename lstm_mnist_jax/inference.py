@@ -117,7 +117,9 @@ class TrainedRun:
 
     @property
     def form(self) -> str:
-        """The default form of `normalise`."""
+        """The default form of `normalise`: that of the training pictures, where they were pictures."""
+        if self.folder.data.form is not None:
+            return self.folder.data.form
         digits = set(self.class_names) <= set("0123456789")
         return "digit" if digits and len(self.folder.data.image_shape) == 2 else "whole"
 

@@ -152,7 +152,6 @@ def test_unknown_sources(source, tmp_path, monkeypatch):
     [
         ({"validation_examples": 20}, "validation_examples is 20, expected 1 to 19"),
         ({"validation_examples": 0}, "validation_examples is 0, expected 1 to 19"),
-        ({"validation_examples": 5, "train_examples": 16}, "train_examples is 16, expected 1 to 15"),
         ({"validation_examples": 5, "train_examples": -1}, "train_examples is -1"),
     ],
 )
@@ -160,6 +159,13 @@ def test_invalid_sizes_are_refused(tmp_path, options, message):
     write_folder(tmp_path)
     with pytest.raises(DataError, match=message):
         load(str(tmp_path), **options)
+
+
+def test_fewer_training_examples_than_asked_for_are_all_used(tmp_path):
+    write_folder(tmp_path)
+    found = load(str(tmp_path), validation_examples=5, train_examples=16)
+    assert len(found.train) == 15
+    assert "train_examples is 16: all that are left are used" in found.describe()
 
 
 def test_a_class_without_training_examples_is_refused(tmp_path):
