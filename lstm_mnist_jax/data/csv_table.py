@@ -69,8 +69,6 @@ def read_csv(path: Path) -> Table:
             return _read(path, lines)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is a damaged or truncated gzip file ({error}). Fetch it again.") from error
-    except UnicodeError as error:
-        raise DataError(f"{path} is not text in UTF-8 or UTF-16: {error}.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -86,7 +84,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
         text = io.TextIOWrapper(data, encoding, newline=None)  # type: ignore[type-var]
         for number in itertools.count(1):
-            line = text.readline(MAX_LINE + 1)
+            try:
+                line = text.readline(MAX_LINE + 1)
+            except UnicodeError as error:
+                raise DataError(f"{path}, after row {number - 1}, is not text in UTF-8 or UTF-16: {error}.") from error
             if not line:
                 return
             if len(line) > MAX_LINE:
@@ -220,13 +221,16 @@ def _numbers(rows: Sequence[tuple[int, str]], columns: _Columns, delimiter: str,
             )
     except (ValueError, UserWarning, OverflowError):
         numbers = np.zeros((0, 0), np.float32)
-    if numbers.shape == (len(rows), len(columns.order)) and np.isfinite(numbers).all() and numbers.min() >= 0:
-        whole = numbers.astype(np.uint8) if numbers.max() <= 255 else None
-        return whole if whole is not None and (whole == numbers).all() else numbers
+    is_read = numbers.shape == (len(rows), len(columns.order)) and np.isfinite(numbers).all() and numbers.min() >= 0
+    # Where the labels are is not known yet if all columns are read; a label may be above 255.
+    if is_read and (numbers[:, 1:-1] if every else numbers).max() <= 255:
+        whole = numbers.astype(np.uint8) if numbers.max() <= 255 else numbers
+        return whole if (whole == numbers).all() else numbers
     for (number, _), text in zip(rows, texts, strict=True):
         cells = _cells(text, delimiter, path, number)
         for place in columns.order:
-            if not _is_number(cells[place]) or not 0 <= float(cells[place]) < 1e30:
+            is_end = every and place in (0, columns.count - 1)
+            if not _is_number(cells[place]) or not 0 <= float(cells[place]) <= (1e30 if is_end else 255):
                 raise _no_number(path, number, place, cells[place])
     raise DataError(f"{path}, rows {rows[0][0]} to {rows[-1][0]}: they cannot be read as numbers.")
 
@@ -246,7 +250,9 @@ def _is_number(text: str) -> bool:
 
 def _no_number(path: Path, number: int, column: int, cell: str) -> DataError:
     shown = printable(cell[:30])
-    return DataError(f"{path}, row {number}, column {column + 1}: {shown!r} is no pixel, expected a number, 0 or more.")
+    return DataError(
+        f"{path}, row {number}, column {column + 1}: {shown!r} is no pixel, expected a number from 0 to 255."
+    )
 
 
 def _labels(texts: list[str]) -> np.ndarray:
@@ -272,8 +278,8 @@ def _with_labels_found(numbers: np.ndarray, path: Path) -> Table:
     last = found["last"] > found["first"]
     sure = "" if found["first"] != found["last"] else ", which is assumed"
     pixels = numbers[:, :-1] if last else numbers[:, 1:]
-    if pixels.dtype != np.uint8 and (narrow := pixels.astype(np.uint8) if pixels.max() <= 255 else None) is not None:
-        pixels = narrow if (narrow == pixels).all() else pixels
+    if pixels.dtype != np.uint8 and pixels.max() <= 255 and (pixels == np.rint(pixels)).all():
+        pixels = pixels.astype(np.uint8)
     name = "last" if last else "first"
     return Table(pixels, ends[name].astype(np.int64), f"labels in the {name} column{sure}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_mnist_jax.data.idx import read_at_most, refuse_bomb
+from lstm_mnist_jax.data.pictures import printable
 from lstm_mnist_jax.errors import DataError
 
 MAX_MEMBERS = 1000
@@ -27,7 +28,7 @@ def npz_members(path: Path) -> dict[str, Callable[[], np.ndarray]]:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
     except Exception as error:  # of many types, where the directory at its end is damaged
-        raise _damaged(str(path), error) from error
+        raise damaged(str(path), error) from error
     if not members or len(members) > MAX_MEMBERS:
         raise DataError(f"{path} holds {len(members):,} arrays, expected 1 to {MAX_MEMBERS:,}.")
     return {member.filename.removesuffix(".npy"): partial(_read_member, path, member) for member in members}
@@ -55,7 +56,7 @@ def _read_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # checksums, passwords, methods of compression, truncation
-        raise _damaged(where, error) from error
+        raise damaged(where, error) from error
 
 
 def _read_array(file: io.BufferedIOBase, size: int, where: str) -> np.ndarray:
@@ -87,5 +88,6 @@ def _read_array(file: io.BufferedIOBase, size: int, where: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _damaged(where: str, error: Exception) -> DataError:
-    return DataError(f"{where} cannot be read: {str(error).rstrip('.') or type(error).__name__}. Is it damaged?")
+def damaged(where: str, error: Exception) -> DataError:
+    what = printable(str(error))[:150].rstrip(".") or type(error).__name__
+    return DataError(f"{where} cannot be read: {what}. Is it damaged?")

@@ -14,6 +14,7 @@ from lstm_mnist_jax.data.cache import cached
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
 from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
+from lstm_mnist_jax.data.npz import damaged
 from lstm_mnist_jax.data.splits import split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import DataError, did_you_mean
@@ -177,7 +178,7 @@ def _in_zip(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
         except DataError:
             raise
         except Exception as error:  # damaged directories, checksums, passwords, methods of compression
-            raise DataError(f"{path} cannot be unpacked: {str(error).rstrip('.')}. Is it damaged?") from error
+            raise damaged(str(path), error) from error
         root = Path(folder)
         while len(inner := [child for child in root.iterdir() if child.name != "__MACOSX"]) == 1 and inner[0].is_dir():
             root = inner[0]

@@ -65,6 +65,7 @@ def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
                 elif array is not None:
                     found[role] = array
         where = ", ".join(part.where for part in parts if part.split == split)
+        place = str(path) if where == path.name else f"{path} ({where})"
         if missing := [role for role in ("images", "labels") if role not in found]:
             if found and split != "train" and missing == ["labels"]:
                 notes.append(f"{where} without labels: not used")
@@ -75,8 +76,8 @@ def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
                     "arrays such as x_train, y_train, x_test, y_test, and a table's column of labels 'label'."
                 )
             continue
-        images[split], flat = _shaped(found["images"], image_size, where)
-        labels[split], hot = _flat_labels(found["labels"], len(images[split]), where)
+        images[split], flat = _shaped(found["images"], image_size, place)
+        labels[split], hot = _flat_labels(found["labels"], len(images[split]), place)
         notes += [note for note in (flat, hot) if note and note not in notes]
     if len(shapes := {array.shape[1:] for array in images.values()}) > 1:
         raise DataError(f"{path}: the splits have images of several sizes: {_sizes(shapes)}. Make them of one size.")

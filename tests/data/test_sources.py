@@ -99,6 +99,23 @@ def test_emnist_is_transposed_and_named_by_its_mapping(tmp_path):
     np.testing.assert_array_equal(found.validation.images[2], content["emnist-letters-train-images-idx3-ubyte"][2].T)
 
 
+def test_letters_of_emnist_without_a_mapping(tmp_path):
+    images = np.zeros((60, 8, 6), np.uint8)
+    images[:, :, 1] = 255  # an L, stored on its side and mirrored
+    images[:, 7, 1:4] = 200
+    labels = np.arange(60, dtype=np.uint8) % 26 + 1
+    write_folder(
+        tmp_path, "emnist-letters-", "test", train_images=images, train_labels=labels, test_images=images,
+        test_labels=labels,
+    )  # fmt: skip
+    found = load(tmp_path, validation_examples=8)
+    assert found.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert found.test.labels[:3].tolist() == [0, 1, 2]
+    for image in found.test.images:
+        assert image[1].tolist() == [255] * 7 + [200]
+        assert image[:, 7].tolist() == [0, 200, 200, 200, 0, 0]
+
+
 def test_a_folder_of_several_sets_is_refused_with_their_names(tmp_path):
     write_folder(tmp_path, "emnist-digits-", "test")
     write_folder(tmp_path, "emnist-mnist-", "test")

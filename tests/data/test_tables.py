@@ -206,7 +206,7 @@ BAD_TABLES = {
     text(FIRST, header=["label", *PIXELS]).replace("\n2,", "\n2,nan,", 1): "row 4: it has 38 columns",
     text([[1, "nan", *[3] * 35]] * 3): "row 1, column 2: 'nan' is no pixel",
     text([[1, -1, *[3] * 35]] * 3): "row 1, column 2: '-1' is no pixel",
-    text([[n % 2, 256, *[3] * 35] for n in range(9)]): "a pixel is 256",
+    text([[n % 2, 256, *[3] * 35] for n in range(9)]): "row 1, column 2: '256' is no pixel",
     text([[n % 2, *[3] * 35] for n in range(9)]): "an image has 35 pixels; it is no square: give height and width",
     text(FIRST.T): "no square.*or is the table transposed",
     text(FIRST, header=["label", *PIXELS[:-1], "remark"]): "neither labels nor pixels: remark",
