@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,10 +46,10 @@ def cached(path: Path, options: tuple[Any, ...], read: Callable[[], Dataset]) ->
 
 
 def cache_folder() -> Path:
-    """The folder of cached data sets."""
-    from lstm_mnist_jax.rnn.native.build import user_cache_folder
-
-    return user_cache_folder() / "data"
+    """The folder of cached data sets: `data` beside the compiled kernels, in the user's cache folder."""
+    # As rnn/native/build.py has it, whose import takes seconds for JAX. A test compares the two.
+    default = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default)) / "lstm_mnist_jax" / "data"
 
 
 def _key(path: Path, options: tuple[Any, ...]) -> str:
@@ -56,26 +57,22 @@ def _key(path: Path, options: tuple[Any, ...]) -> str:
     digest = hashlib.sha256(repr((str(path.absolute()), options)).encode("utf-8", "surrogateescape"))
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    seen, folders = set[tuple[int, int]](), [str(path)]
-    while folders:
+    status = os.stat(path)
+    facts, seen, folders = [f"{status.st_size} {status.st_mtime_ns}"], set[tuple[int, int]](), [str(path)]
+    while folders and os.path.isdir(path):
         place = folders.pop()
-        if not os.path.isdir(place):
-            status = os.stat(place)
-            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-            break
         status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen:  # links can go in circles
             continue
         seen.add((status.st_dev, status.st_ino))
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
-            name = entry.path.encode("utf-8", "surrogateescape")
             if entry.is_dir():
                 folders.append(entry.path)
-                digest.update(name + b"/")
                 continue
             with suppress(OSError):  # such as a link to nothing
                 status = entry.stat()
-                digest.update(name + f" {status.st_size} {status.st_mtime_ns}\0".encode())
+                facts.append(f"{entry.path} {status.st_size} {status.st_mtime_ns}")
+    digest.update("\0".join(facts).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lstm_mnist_jax.data.dataset import MAX_CLASSES
 from lstm_mnist_jax.data.idx import GZIP_MAGIC, refuse_bomb
 from lstm_mnist_jax.data.pictures import printable
 from lstm_mnist_jax.errors import DataError
@@ -26,6 +27,9 @@ from lstm_mnist_jax.progress import Reading
 
 MAX_LINE = 1 << 24
 """Characters."""
+
+MAX_NAME = 200
+"""Characters of a label."""
 
 CHUNK_ROWS = 500
 CHUNK_CHARACTERS = 1 << 22
@@ -132,6 +136,8 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
                 )
             if columns.label is not None:
                 labels.append(_cell(line, delimiter, columns.label, columns.count, path, number).strip())
+                if len(labels[-1]) > MAX_NAME:
+                    raise DataError(f"{path}, row {number}: its label has more than {MAX_NAME} characters.")
         chunks.append(_numbers(chunk, columns, delimiter, path))
     if not chunks:
         raise DataError(f"{path} has a header, but no images.")
@@ -287,7 +293,7 @@ def _with_labels_found(numbers: np.ndarray, path: Path) -> Table:
 def _looks_like_labels(column: np.ndarray) -> int:
     """0: no labels; 1: perhaps; 2: integers without a gap from 0 or 1; 3: and none is nearly everywhere."""
     values, counts = np.unique(column, return_counts=True)
-    if len(values) < 2 or len(values) > 1000 or (values != np.rint(values)).any():
+    if len(values) < 2 or len(values) > 1000 or values[-1] >= MAX_CLASSES or (values != np.rint(values)).any():
         return 0
     if values[0] > 1 or values[-1] - values[0] != len(values) - 1:
         return 1

@@ -15,7 +15,7 @@ from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
 from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
 from lstm_mnist_jax.data.npz import damaged
-from lstm_mnist_jax.data.splits import split
+from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import DataError, did_you_mean
 from lstm_mnist_jax.progress import Reading
@@ -37,7 +37,7 @@ FASHION_CLASSES = (
 def load(
     source: str | Path = "mnist",
     *,
-    validation_examples: int = 5000,
+    validation_examples: int = USUAL_VALIDATION_EXAMPLES,
     train_examples: int | None = None,
     data_dir: str | None = None,
     validation: str = "auto",
@@ -59,7 +59,7 @@ def load(
         - .csv, .npz and .npy files, whose names say train and test, or
         - pictures: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png.
       validation_examples: the number of examples to move from the training examples to the validation split. Ignored
-        where the source has a validation split.
+        where the source has a validation split. The default, 5000, is a tenth of them where there are no more.
       train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
       data_dir: the folder of prepared TFDS data; None is TFDS's own default. Ignored by other sources.
       validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or

@@ -9,6 +9,9 @@ import numpy as np
 from lstm_mnist_jax.data.dataset import Dataset, Examples
 from lstm_mnist_jax.errors import DataError
 
+USUAL_VALIDATION_EXAMPLES = 5000
+"""The default, which is a tenth where there are no more than these."""
+
 
 def split(
     dataset: Dataset,
@@ -111,6 +114,10 @@ def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
 def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Dataset:
     train = dataset.train
+    if count == USUAL_VALIDATION_EXAMPLES >= len(train) > 1:
+        count = max(1, len(train) // 10)
+        note = f"a tenth of the training examples for validation, not {USUAL_VALIDATION_EXAMPLES:,}"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     if not 0 < count < len(train):
         advice = f"A tenth is usual: --validation-examples {max(1, len(train) // 10)}."
         raise DataError(

@@ -3,13 +3,19 @@
 import itertools
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.data import load
+from lstm_mnist_jax.data.cache import cache_folder
 from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.rnn.native.build import user_cache_folder
+from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
 
 GLYPH = np.zeros((28, 28), np.uint8)
 GLYPH[4:24, 6:10] = 255  # an L: no rotation and no mirror image is the same
@@ -157,6 +163,20 @@ def test_an_archive_of_folders(tmp_path, monkeypatch):
         archive.writestr("a/0.png", bytes(3 << 20))
     with pytest.raises(DataError, match=r"bomb.zip has .* bytes and would take 3,145,728"):
         load(tmp_path / "bomb.zip")
+
+
+def test_predict_prepares_pictures_as_training_did():
+    data = DataFacts("pictures", (28, 28), ("nought", "one"), "", form="digit")
+    run = TrainedRun(RunFolder(Path("run"), Config(), data, {}), 0, {}, None)
+    assert run.form == "digit"
+    photograph = np.full((90, 60), 255, np.uint8)
+    photograph[20:70, 20:30] = 0
+    (seen,) = run.normalise([photograph])
+    assert np.nonzero(seen.max(axis=1) > 0.1)[0].size == 20
+
+
+def test_the_cache_is_beside_the_other_ones():
+    assert cache_folder() == user_cache_folder() / "data"
 
 
 class TestCache:

@@ -73,6 +73,14 @@ def test_sorted_labels_are_split_by_class():
     assert "train_examples: stratified, seed 0" in fewer.describe()
 
 
+def test_the_default_is_a_tenth_of_a_small_set():
+    found = split(dataset(MIXED), **DEFAULTS | {"validation_examples": 5000})
+    assert numbers(found.validation) == list(range(6))
+    assert "a tenth of the training examples for validation, not 5,000" in found.describe()
+    with pytest.raises(DataError, match="validation_examples is 4,999, expected 1 to 59"):
+        split(dataset(MIXED), **DEFAULTS | {"validation_examples": 4999})
+
+
 def test_the_way_can_be_chosen():
     asked = split(dataset(MIXED), **DEFAULTS | {"validation": "stratified"})
     assert np.bincount(asked.validation.labels).tolist() == [4, 3, 3]
