@@ -81,11 +81,11 @@ def _load(file: Path) -> Dataset:
     with np.load(file, allow_pickle=False) as arrays:
         facts = json.loads(str(arrays["facts"]))
         names = tuple(facts["class_names"])
-        splits = [
+        train, validation, test = (
             Examples(arrays[f"{name}_images"], arrays[f"{name}_labels"], len(names))
             for name in ("train", "validation", "test")
-        ]
-    return Dataset(*splits, names, facts["origin"], tuple(facts["notes"]), facts["form"])
+        )
+    return Dataset(train, validation, test, names, facts["origin"], tuple(facts["notes"]), facts["form"])
 
 
 def _save(file: Path, dataset: Dataset) -> None:
@@ -98,7 +98,7 @@ def _save(file: Path, dataset: Dataset) -> None:
     partial = file.with_name(f"{file.stem}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as written:
-            np.savez(written, facts=np.array(json.dumps(facts)), **arrays)
+            np.savez(written, **{"facts": np.array(json.dumps(facts)), **arrays})  # type: ignore[arg-type]
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import itertools
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +56,7 @@ class Table(NamedTuple):
 class _Columns(NamedTuple):
     """The meaning of the columns: `label` is None where it is not known; `order` are those of pixels."""
 
-    count: int
+    width: int
     label: int | None
     order: list[int]
     note: str
@@ -77,7 +77,7 @@ def read_csv(path: Path) -> Table:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path) -> Generator[tuple[int, str]]:
     """The lines that are not empty, with their numbers, with any of the three line ends."""
     packed, unpacked = path.stat().st_size, 0
     with path.open("rb") as file:
@@ -86,7 +86,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         start = data.read(2)
         data.seek(0)
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-        text = io.TextIOWrapper(data, encoding, newline=None)  # type: ignore[type-var]
+        text = io.TextIOWrapper(data, encoding, newline=None)
         for number in itertools.count(1):
             try:
                 line = text.readline(MAX_LINE + 1)
@@ -129,13 +129,13 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
     chunks, labels = list[np.ndarray](), list[str]()
     while chunk := _chunk(lines):
         for number, line in chunk:
-            if (count := _count(line, delimiter, path, number)) != columns.count:
+            if (count := _count(line, delimiter, path, number)) != columns.width:
                 raise DataError(
-                    f"{path}, row {number}: it has {count:,} columns, the first row {columns.count:,}. It is truncated "
+                    f"{path}, row {number}: it has {count:,} columns, the first row {columns.width:,}. It is truncated "
                     "or damaged."
                 )
             if columns.label is not None:
-                labels.append(_cell(line, delimiter, columns.label, columns.count, path, number).strip())
+                labels.append(_cell(line, delimiter, columns.label, columns.width, path, number).strip())
                 if len(labels[-1]) > MAX_NAME:
                     raise DataError(f"{path}, row {number}: its label has more than {MAX_NAME} characters.")
         chunks.append(_numbers(chunk, columns, delimiter, path))
@@ -212,7 +212,7 @@ def _cell(line: str, delimiter: str, column: int, count: int, path: Path, number
 def _numbers(rows: Sequence[tuple[int, str]], columns: _Columns, delimiter: str, path: Path) -> np.ndarray:
     """The pixels of some rows."""
     texts, between = [_with_points(line, delimiter) for _, line in rows], None if delimiter == " " else delimiter
-    every = columns.order == list(range(columns.count))
+    every = columns.order == list(range(columns.width))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of rows without numbers
@@ -235,7 +235,7 @@ def _numbers(rows: Sequence[tuple[int, str]], columns: _Columns, delimiter: str,
     for (number, _), text in zip(rows, texts, strict=True):
         cells = _cells(text, delimiter, path, number)
         for place in columns.order:
-            is_end = every and place in (0, columns.count - 1)
+            is_end = every and place in (0, columns.width - 1)
             if not _is_number(cells[place]) or not 0 <= float(cells[place]) <= (1e30 if is_end else 255):
                 raise _no_number(path, number, place, cells[place])
     raise DataError(f"{path}, rows {rows[0][0]} to {rows[-1][0]}: they cannot be read as numbers.")

@@ -14,6 +14,7 @@ import itertools
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -165,7 +166,7 @@ def load_idx_folder(path: Path) -> Dataset:
     return Dataset(train, train[:0], test, class_names, origin=f"IDX files {folder / prefix.rstrip('-')}")
 
 
-def read_at_most(size: int, file: io.BufferedIOBase) -> bytes:
+def read_at_most(size: int, file: io.BufferedIOBase | IO[bytes]) -> bytes:
     """Reads block by block: a header that gives too large a size costs no memory."""
     blocks = []
     while size and (block := file.read(min(size, READ_BLOCK))):

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def _read_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
         raise damaged(where, error) from error
 
 
-def _read_array(file: io.BufferedIOBase, size: int, where: str) -> np.ndarray:
+def _read_array(file: io.BufferedIOBase | IO[bytes], size: int, where: str) -> np.ndarray:
     try:
         major, _ = np.lib.format.read_magic(file)
         # Version 3 differs from 2 in the names of fields alone, which no images have.

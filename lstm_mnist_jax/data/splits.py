@@ -93,7 +93,8 @@ def _only_present(dataset: Dataset) -> Dataset:
         raise DataError(f"{dataset.origin}: no test example is of a class that has training examples.")
     names = tuple(dataset.class_names[label] for label in present)
     what = f"{len(absent)} of {len(dataset.class_names)} classes left out, which have no training example"
-    return replace(dataset, **parts, class_names=names, notes=(*dataset.notes, f"{what}: {_listed(absent)}"))
+    notes = (*dataset.notes, f"{what}: {_listed(absent)}")
+    return Dataset(parts["train"], parts["validation"], parts["test"], names, dataset.origin, notes, dataset.form)
 
 
 def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,17 +106,19 @@ def _parts(file: Path) -> list[_Part]:
     split, role = _meaning(file.name.split(".")[0])
     name = file.name.lower()
     if name.endswith(".npy"):
-        return [_Part(split, role, file.name, lambda: {str(role): read_npy(file)})]
+        return [_Part(split, role, file.name, partial(_as_role, role, partial(read_npy, file)))]
     if not name.endswith(".npz"):
-        return [_Part(split, "both", file.name, lambda: _read_csv(file))]
+        return [_Part(split, "both", file.name, partial(_read_csv, file))]
     found = []
     for member, read in npz_members(file).items():
         own = _meaning(member)
-        one = own[1] or role
-        found.append(
-            _Part(own[0] or split, one, f"{file.name}: {member}", lambda one=one, read=read: {str(one): read()})
-        )
+        part_role = own[1] or role
+        found.append(_Part(own[0] or split, part_role, f"{file.name}: {member}", partial(_as_role, part_role, read)))
     return found
+
+
+def _as_role(role: str | None, read: Callable[[], np.ndarray]) -> dict[str, np.ndarray | str | None]:
+    return {str(role): read()}
 
 
 def _read_csv(file: Path) -> dict[str, np.ndarray | str | None]:
@@ -266,11 +269,11 @@ def _numbered(labels: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.n
             split: np.array([number_of[text] for text in array.tolist()], np.int32) for split, array in texts.items()
         }
         return numbers, tuple(printable(name[:100]) for name in names)
-    every, names = np.concatenate(list(labels.values())), declared
-    if names is None and not path.is_dir() and (found := re.match(r"emnist-([a-z]+)", path.name)):
-        names, first = emnist.character_names(found[1], every)
+    every, known = np.concatenate(list(labels.values())), declared
+    if known is None and not path.is_dir() and (found := re.match(r"emnist-([a-z]+)", path.name)):
+        known, first = emnist.character_names(found[1], every)
         labels = {split: array - np.int32(first) for split, array in labels.items()}
-    names = names or number_names(every, str(path))
+    names = known or number_names(every, str(path))
     for split, array in labels.items():
         check_labels(array, names, f"{path}, {split} labels")
     return labels, names
