@@ -98,7 +98,7 @@ def load(
     elif source == FASHION_MNIST:
         dataset = _load_system_fashion_mnist()
     else:
-        reason = "it is a file of another kind" if _is_file(path) else "there is no folder or file of this name"
+        reason = "it is a file" if _is_file(path) else "there is no folder or file of this name"
         nearest = did_you_mean(source, ("mnist", FASHION_MNIST))
         raise DataError(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "

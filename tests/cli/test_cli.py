@@ -135,7 +135,7 @@ def leaf_names(values):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_field_of_the_config_is_an_option_with_the_presets_default(command_line, monkeypatch, preset):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "100")
     done = command_line("train", preset, "--help")
     assert done.returncode == 0
     for name in [*leaf_names(asdict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
