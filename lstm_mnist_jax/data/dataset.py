@@ -79,9 +79,9 @@ class Dataset:
         return self.train.images.shape[1:]
 
     def describe(self) -> str:
-        """The origin, the sizes of the splits, and the notes, in one line."""
+        """The origin and the sizes of the splits in a line, and a line for each note."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        return "; ".join([f"{self.origin} ({sizes})", *self.notes])
+        return "\n  ".join([f"{self.origin} ({sizes})", *self.notes])
 
     def fingerprint(self) -> str:
         """SHA-256 over every image and label of every split."""

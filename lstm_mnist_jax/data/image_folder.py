@@ -79,14 +79,15 @@ def load_image_folder(path: Path, form: str = "whole", image_size: tuple[int, ..
         except _Colours:
             splits = _read(files, names, (height, width, 3), form, True, reading)
     shape = splits["train"].images.shape[1:]
-    what = f"{' x '.join(map(str, shape))} pixels, {len(names)} classes: {', '.join(map(printable, names[:10]))}"
+    few = [*names[:3], "..."] if len(names) > 4 else names
+    what = f"{' x '.join(map(str, shape))} pixels, form {form}, {len(names)} classes: {', '.join(map(printable, few))}"
     return Dataset(
         splits["train"],
         splits.get("validation", splits["train"][:0]),
         splits.get("test", splits["train"][:0]),
         tuple(map(printable, names)),
         origin=f"pictures in {path}",
-        notes=(what + " ..." * (len(names) > 10), f"form {form}", *notes),
+        notes=(what, *notes),
         form=form,
     )
 

@@ -135,9 +135,9 @@ def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Datas
             "--validation front and --classes present, which give the first ones to validation."
         )
     lacking = len(np.unique(train.labels)) - len(np.unique(train.labels[:count]))
-    why = f"the first {count:,} training examples lack {lacking} of the classes" if lacking else "as it was asked for"
+    why = f"the first {count:,} lack {lacking} of the classes" if lacking else "as it was asked for"
     if how == "auto" and not lacking:
-        why = f"after the first {count:,} training examples, the others lack classes"
+        why = f"after the first {count:,}, the others lack classes"
     note = f"validation split: stratified, seed {seed} ({why})"
     return replace(
         dataset,

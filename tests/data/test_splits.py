@@ -65,7 +65,7 @@ def test_sorted_labels_are_split_by_class():
     found = split(dataset(SORTED), **DEFAULTS)
     assert np.bincount(found.validation.labels).tolist() == [4, 3, 3]
     assert sorted(numbers(found.validation) + numbers(found.train)) == list(range(60))
-    assert "stratified, seed 0 (the first 10 training examples lack 2 of the classes)" in found.describe()
+    assert "stratified, seed 0 (the first 10 lack 2 of the classes)" in found.describe()
     other = split(dataset(SORTED), **DEFAULTS | {"split_seed": 1})
     assert numbers(found.validation) != numbers(other.validation)
     fewer = split(dataset(SORTED), **DEFAULTS | {"train_examples": 12})
