@@ -65,13 +65,18 @@ def _key(path: Path, options: tuple[Any, ...]) -> str:
         if (status.st_dev, status.st_ino) in seen:  # links can go in circles
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
-            if entry.is_dir():
-                folders.append(entry.path)
-                continue
-            with suppress(OSError):  # such as a link to nothing
-                status = entry.stat()
+        with suppress(PermissionError), os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                    facts.append(f"{entry.path}/")
+                    continue
+                try:
+                    status = entry.stat()
+                except OSError:  # such as a link to nothing
+                    continue
                 facts.append(f"{entry.path} {status.st_size} {status.st_mtime_ns}")
+    facts.sort()
     digest.update("\0".join(facts).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

@@ -130,6 +130,8 @@ def _meaning(name: str) -> tuple[str | None, str | None]:
     """The split and the role that a name says."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     words = re.findall(r"t10k|[a-z]+", name)
+    if "names" in words:  # such as class_names
+        return None, None
     joined = [JOINED[word] for word in words if word in JOINED]
     splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF] + [split for split, _ in joined]
     roles = [ROLE_OF[word] for word in words if word in ROLE_OF] + [role for _, role in joined]

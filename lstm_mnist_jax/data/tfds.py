@@ -98,8 +98,12 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
             f"TensorFlow Datasets has no set {name!r}, and none of that name is prepared in "
             f"{data_dir or tfds.core.constants.DATA_DIR}. See https://www.tensorflow.org/datasets/catalog."
         ) from error
-    except (AssertionError, ValueError, TypeError) as error:
-        raise DataError(f"tfds:{name} cannot be opened: {error}") from error
+    except Exception as error:  # of many types, where its files of JSON are damaged
+        what = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        raise DataError(
+            f"tfds:{name} cannot be opened: {what.rstrip('.')}. If it is prepared in "
+            f"{data_dir or tfds.core.constants.DATA_DIR}, its files may be damaged."
+        ) from error
     if not builder.is_prepared():
         raise DataError(
             f"tfds:{name} is not prepared in {builder.data_dir}. " + _how_to_prepare(name, str(builder.data_dir_root))

@@ -204,3 +204,5 @@ def test_fashion_mnist_in_debians_folder_or_a_folder_of_its_name(tmp_path, monke
     write_folder(tmp_path / "fashion-mnist")
     assert load("fashion-mnist", validation_examples=1).origin == "IDX files fashion-mnist"
     assert absolute_source("fashion-mnist") == str(tmp_path / "fashion-mnist")
+    (tmp_path / "digits.csv").write_text("")
+    assert absolute_source("digits.csv") == str(tmp_path / "digits.csv")

@@ -181,6 +181,8 @@ def test_what_is_assumed_is_said(tmp_path):
     assert "pixels from 0 to 1, times 255" in small(tmp_path / "a.npz").describe()
     np.savez(tmp_path / "a.npz", x=X, y=Y + 1)
     assert small(tmp_path / "a.npz", classes="present").class_names == ("1", "2", "3")
+    np.savez(tmp_path / "a.npz", x=X, y=Y, class_names=NAMES)
+    assert "not read: a.npz: class_names" in small(tmp_path / "a.npz").describe()
     np.savez(tmp_path / "a.npz", x=FLAT, y=Y)
     assert small(tmp_path / "a.npz", image_size=(4, 9)).image_shape == (4, 9)
     corner = FIRST.copy()
