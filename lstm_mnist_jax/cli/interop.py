@@ -189,7 +189,7 @@ def import_(arguments: Sequence[str]) -> int:
     held_out = config.data.validation_examples
     if parsed.format != "huggingface" and int(run.evaluations["validation"].count.sum()) == held_out:
         say(console, f"validation: the first {held_out:,} training examples, as --validation-examples has it")
-        say(console, "  (too high if the model was trained on them: give the number it was trained with)")
+        say(console, "  (too high if the model was trained on them: give the number that it had)")
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
