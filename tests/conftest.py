@@ -47,7 +47,8 @@ from lstm_mnist_jax.sweeps import Space, space_of, sweep
 gc.set_threshold(100_000, 50, 100)
 
 LONGEST = (
-    "test_processes", "test_train", "test_sweep", "test_step", "test_benchmark", "test_cli", "test_docs_runs",
+    "test_processes", "test_train", "test_sweep", "test_step", "test_feed", "test_benchmark", "test_cli",
+    "test_docs_runs",
     "test_docs_sweeps", "test_docs_weights", "test_native", "test_report", "test_page_drawing", "test_stack",
     "test_tf_checkpoint", "test_page",
 )  # fmt: skip
@@ -64,11 +65,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def optimized(wanted: bool) -> Iterator[None]:
     """With or without most of XLA's optimizations, which take a third of the time to compile."""
     before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", not wanted)
+    choose_optimizations(wanted)
     try:
         yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+        choose_optimizations(not before)
+
+
+def choose_optimizations(wanted: bool) -> None:
+    if jax.config.values["jax_disable_most_optimizations"] == wanted:
+        jax.config.update("jax_disable_most_optimizations", not wanted)
+        jax.clear_caches()  # JAX takes a program compiled with the other setting for the same
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -92,8 +99,11 @@ def compiled_programs_are_dropped_when_they_are_many() -> Iterator[None]:
 
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    with optimized(True):
-        return made_once(factory, name, make)
+    def make_optimized(path: Path) -> None:
+        with optimized(True):
+            make(path)
+
+    return made_once(factory, name, make_optimized)
 
 
 @pytest.fixture(scope="session")
