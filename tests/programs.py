@@ -1,9 +1,9 @@
 """Programs in processes of their own, started without importing JAX anew.
 
 To import JAX, Flax and Orbax takes a process seconds. These processes are forked from one server, which has imported
-them and has done nothing else: no JAX backend, no thread. What runs in them is what `lstm-mnist` runs, with standard
-streams, signals, exit codes and exit handlers of its own. Where the start of the interpreter is what a test is about
-(entry points, what is imported, environment variables that JAX reads on import), use `subprocess`.
+them and read MNIST, and has done nothing else: no JAX backend, no thread. What runs in them is what `lstm-mnist` runs,
+with standard streams, signals, exit codes and exit handlers of its own. Where the start of the interpreter is what a
+test is about (entry points, what is imported, environment variables that JAX reads on import), use `subprocess`.
 """
 
 import atexit
@@ -26,8 +26,9 @@ import jax
 
 PRELOADED = [
     "numpy", "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "tensorboardX", "scipy.special",
-    "lstm_mnist_jax", "lstm_mnist_jax.cli", "lstm_mnist_jax.inference", "lstm_mnist_jax.sweeps",
+    "lstm_mnist_jax", "lstm_mnist_jax.cli.main", "lstm_mnist_jax.inference", "lstm_mnist_jax.sweeps",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "typeguard", "jaxlib.mlir.dialects.mhlo", "loaded_mnist",
 ]  # fmt: skip
 JAX_OPTIONS: dict[str, Callable[[str], Any]] = {
     "JAX_NUM_CPU_DEVICES": int,

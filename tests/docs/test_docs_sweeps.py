@@ -41,10 +41,12 @@ def test_a_sweep_from_python(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes(folder):
+def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(folder, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "-1")  # JAX's own default: the program decides
     (line,) = commands("distributed")
-    # The options of a program that other tests compile for two processes as well.
-    assert "on 2 x cpu in 2 processes" in run(line, folder, *TINY_OPTIONS)
+    output = run(line, folder, *TINY_OPTIONS, "--epochs", "1", "--devices", "2")
+    assert "on 4 x cpu in 2 processes" in output
+    assert output.count("epoch 1/1") == 1
 
 
 @pytest.mark.slow
