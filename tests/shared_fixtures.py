@@ -19,6 +19,14 @@ from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
 
+gc.freeze()  # what is imported stays: the collector need not look at it again and again
+
+
+def pytest_sessionfinish() -> None:
+    """Once over all that the tests have left: pytest does it five times."""
+    gc.collect()
+    gc.freeze()
+
 
 @contextmanager
 def optimized(wanted: bool) -> Iterator[None]:

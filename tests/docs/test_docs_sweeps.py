@@ -53,7 +53,7 @@ def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(fol
 def test_commands_of_the_recipes_page(folder):
     first, *_ = [block.text for block in blocks("recipes") if block.language == "sh"]
     train, evaluate, table = first.splitlines()
-    less_work = ["--epochs", "2", "--train-examples", "6400"]  # not a minute of a core
+    less_work = ["--epochs", "2", "--train-examples", "6400", "--validation-examples", "500"]  # not a minute of a core
     assert "best on validation" in run(train, folder, *less_work)
     assert "test-time augmentation: mean over 9 shifts of up to 1 pixels" in run(evaluate, folder)
     assert "lstm-mnist train rows-fast" in run(table, folder)
