@@ -283,10 +283,10 @@ def shape_of(config: Config) -> Config:
 
 def traced_config(config: Config) -> Config:
     """The part of a config on which the compiled functions depend, with defaults in place of the rest."""
-    unused = ("selection_metric", "early_stopping_patience", "tensorboard", "data", "checkpoints")
+    unused = ["selection_metric", "early_stopping_patience", "tensorboard", "data", "checkpoints"]
     rates = config.optimizer
     if rates.schedule == "constant" and not rates.warmup_epochs and not config.batch_doubling_epochs:
-        unused += ("epochs",)  # the number of steps is an argument
+        unused.append("epochs")  # the number of steps is an argument
     default = Config()
     return replace(shape_of(config), **{name: getattr(default, name) for name in unused})
 
