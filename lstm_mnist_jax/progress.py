@@ -22,7 +22,7 @@ class ProgressDisplay:
             BarColumn(),
             TextColumn("step"),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} examples/s  left"),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s  left"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -43,7 +43,7 @@ class ProgressDisplay:
         epoch, rate = self._epoch(step), f"{examples_per_second:,.0f}"
         self._bar.update(self._task, completed=step, epoch=epoch, loss=loss_in_words(loss), rate=rate)
         if self._bar.disable and time.monotonic() - self._last_plain_line > PLAIN_INTERVAL:
-            self.say(f"epoch {epoch}  step {step:,}  loss {loss_in_words(loss)}  {rate} examples/s")
+            self.say(f"epoch {epoch}  step {step:,}  loss {loss_in_words(loss)}  {rate} images/s")
 
     def say(self, line: str) -> None:
         """Writes a line above the bar."""

@@ -68,13 +68,18 @@ class ModelConfig(Checked):
     Keras 3, JAX and PyTorch."""
     recurrent_activation: Literal["sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] = _added("sigmoid")
     """Activation of the LSTM's gates. Others than sigmoid run through Flax's scan, which is slower."""
+    recurrent_bias: bool = _added(False)
+    """Give the GRU the second bias of PyTorch's and Keras's GRU: it is in the product with the hidden state, which the
+    reset gate multiplies. Flax's GRU has none."""
     hidden_features: tuple[int, ...] = (32, 64)
     """Width of each recurrent layer, from the input to the output, in each direction."""
     bidirectional: bool = False
     """Read each sequence forwards and backwards."""
-    pooling: Literal["last", "mean", "max", "attention", "all"] = "last"
-    """Pooling over time, between the last recurrent layer and the dense layers: the last hidden state, or mean pooling,
-    max pooling or attention pooling over all steps; or all: no pooling, the outputs of all steps, flattened."""
+    pooling: Literal["last", "mean", "max", "attention", "all", "last_step"] = "last"
+    """Pooling over time, between the last recurrent layer and the dense layers: the last hidden state (of each
+    direction); mean pooling, max pooling or attention pooling over all steps; or all: no pooling, the outputs of all
+    steps, flattened. last_step is for both directions: the outputs at the last step, of which the backward direction
+    has read that step alone (outputs[:, -1] in PyTorch)."""
     dense_features: tuple[int, ...] = _added(())
     """Width of each hidden dense layer, between the pooling and the output layer."""
     dense_activation: Literal["relu", "tanh", "linear"] = _added("relu")
@@ -97,6 +102,12 @@ class ModelConfig(Checked):
             self.require(
                 self.cell == "lstm" or getattr(self, name) == usual, name, f"{usual} with the cell {self.cell}"
             )
+        self.require(
+            self.cell == "gru" or not self.recurrent_bias, "recurrent_bias", f"False with the cell {self.cell}"
+        )
+        self.require(
+            self.bidirectional or self.pooling != "last_step", "pooling", "last in one direction, which is the same"
+        )
         self.require_positive("sequence_length")
         self.require(0 <= self.permutation_seed < 2**32, "permutation_seed", "0 to 4294967295")
         self.require(len(widths) > 0 and min(widths) > 0, "hidden_features", "one or more widths, each 1 or more")

@@ -14,7 +14,7 @@ from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.interop.files import require
 from lstm_mnist_jax.interop.holds import refuse_unusual
-from lstm_mnist_jax.interop.weights import GATES, from_params
+from lstm_mnist_jax.interop.weights import GATES, from_params, pooling_of
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 ONNX_GATES = "iofg"
@@ -59,8 +59,9 @@ def to_onnx(
     onnx = require("onnx")
     helper, tensor = onnx.helper, onnx.numpy_helper.from_array
     weights = from_params(params)
+    refuse_unusual("onnx", weights.config)
     last = len(weights.layers) - 1
-    pooling = config.pooling if weights.steps is None else "all"
+    pooling = pooling_of(weights, config)
     own: dict[str, Any] = {}
     if model.runs_through_flax(config):
         # Of the gates, of the candidate and of the output. alpha and beta are of those that have them, in this order.
@@ -83,7 +84,9 @@ def to_onnx(
         helper.make_node("Transpose", ["scaled"], ["sequence_0"], perm=[1, 0, 2]),
     ]
     for number, layer in enumerate(weights.layers):
-        kernel, recurrent_kernel, bias = (reorder_gates(array, GATES, ONNX_GATES) for array in layer)
+        kernel, recurrent_kernel, bias = (
+            reorder_gates(array, GATES["lstm"], ONNX_GATES) for array in layer.forward[:3]
+        )
         names = [f"lstm_{number}/{part}" for part in ("kernel", "recurrent_kernel", "bias")]
         arrays = kernel.T[None], recurrent_kernel.T[None], np.concatenate([bias, np.zeros_like(bias)])[None]
         constants |= zip(names, arrays, strict=True)
@@ -105,7 +108,7 @@ def to_onnx(
             nodes.append(helper.make_node("Reshape", ["by_image", "flat_shape"], ["pooled"]))
     below = "pooled"
     for number, dense in enumerate(weights.dense):
-        is_output = number == len(weights.dense_hidden)
+        is_output = number == len(weights.dense) - 1
         name, output = ("dense", "logits") if is_output else (f"dense_hidden_{number}", f"hidden_{number}")
         constants |= {f"{name}/kernel": dense.kernel, f"{name}/bias": dense.bias}
         nodes.append(helper.make_node("Gemm", [below, f"{name}/kernel", f"{name}/bias"], [output]))

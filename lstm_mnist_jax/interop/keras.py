@@ -13,6 +13,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,10 @@ import numpy as np
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble, dense_name, ignoring, listing
 from lstm_mnist_jax.interop.files import KerasFile
 from lstm_mnist_jax.interop.holds import refuse_unusual
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
     RECURRENT,
@@ -30,24 +33,15 @@ from lstm_mnist_jax.interop.keras_config import (
     name_in_file,
     read_architecture,
 )
-from lstm_mnist_jax.interop.weights import (
-    GATES,
-    Arrays,
-    Imported,
-    Layer,
-    assemble,
-    dense_name,
-    from_params,
-    ignoring,
-    listing,
-)
+from lstm_mnist_jax.interop.weights import Direction, direction, from_params, pooling_of
 from lstm_mnist_jax.model import Params
 
 if TYPE_CHECKING:
     import keras
 
 KERAS_1 = tuple(f"{kind}_{gate}" for kind in "WUb" for gate in "ifco")
-FORMS = (Layer._fields[:2], Layer._fields, KERAS_1, ("W", "U", "b"))
+PARTS = Direction._fields[:3]
+FORMS = (PARTS[:2], PARTS, KERAS_1, ("W", "U", "b"))
 """The parts of an LSTM layer: without and with bias; of Keras 1, and of it with consume_less="gpu"."""
 
 BIASES = {"bias", "b", "b_i"}
@@ -82,6 +76,8 @@ def to_model(
 
     refuse_unusual("keras", config)
     weights = from_params(params)
+    pooling_of(weights, config)
+    refuse_unusual("keras", weights.config)
     if image_shape[1] != weights.in_features:
         raise WeightsError(f"The parameters take rows of {weights.in_features} numbers, not of {image_shape[1]}.")
     if weights.steps not in (None, image_shape[0]):
@@ -94,10 +90,11 @@ def to_model(
         for number, hidden in enumerate(weights.hidden_features)
     ]
     flatten = [] if weights.steps is None else [keras.layers.Flatten()]
-    dense = [keras.layers.Dense(len(d.bias), activation=config.dense_activation) for d in weights.dense_hidden]
+    dense = [keras.layers.Dense(len(d.bias), activation=config.dense_activation) for d in weights.dense[:-1]]
     dense.append(keras.layers.Dense(weights.num_classes))
     model = keras.Sequential([keras.Input(image_shape), *layers, *flatten, *dense])
-    model.set_weights([array for layer in (*weights.layers, *weights.dense) for array in layer])
+    cells = [layer.forward[:3] for layer in weights.layers]
+    model.set_weights([array for arrays in (*cells, *weights.dense) for array in arrays])
     return model
 
 
@@ -137,10 +134,11 @@ def from_model(model: "keras.Model") -> Params:
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
     """The arrays of a .weights.h5 file, by their paths in it, as `keras.Sequential` names its layers there."""
     weights = from_params(params)
+    refuse_unusual("keras", weights.config)
     arrays: dict[str, np.ndarray] = {}
     for number, layer in enumerate(weights.layers):
         name = f"lstm_{number}" if number else "lstm"
-        arrays |= {f"layers/{name}/cell/vars/{place}": array for place, array in enumerate(layer)}
+        arrays |= {f"layers/{name}/cell/vars/{place}": array for place, array in enumerate(layer.forward[:3])}
     for number, dense in enumerate(weights.dense):
         name = f"dense_{number}" if number else "dense"
         arrays |= {f"layers/{name}/vars/{place}": array for place, array in enumerate(dense)}
@@ -192,10 +190,10 @@ def from_file(
     arrays = _relevant(ignoring(file.arrays, ignore), file)
     config = file.config if isinstance(file.config, Mapping) else {}
     layers: list[ConfiguredLayer] = []
-    network, image_rows = dict[str, str](), None
+    network, time_steps = dict[str, str](), None
     if has_layers(config):
         version = name_in_file(file.version) or name_in_file(config.get("keras_version", ""))
-        layers, network, image_rows = read_architecture(config, version)
+        layers, network, time_steps = read_architecture(config, version)
         input_activation = "linear"  # as the config has been checked
     places = _places(arrays, file.layers)
     stored: dict[str, dict[str, str]] = {}
@@ -226,18 +224,18 @@ def from_file(
         layer: dense_name(parts.get("kernel") or parts["W"]) for layer, parts in stored.items() if _is_dense(parts)
     }
     order = [name if name in lstms else named.get(name, name) for name in known]
-    cells = {path: place for path, place in places.items() if place[0] in lstms}
+    cells = {path: Place(*place) for path, place in places.items() if place[0] in lstms}
     options: dict[str, Any] = {"order": order, "numbered": False, "input_activation": input_activation}
-    imported = assemble(arrays, cells.get, FORMS, _to_layer, **options)
+    imported = assemble(arrays, cells.get, FORMS, _to_direction, **options)
     layer_of = {name: layer for layer, name in named.items()}
     for note in notes:
         if note.startswith("warning"):
             warnings.warn(note, UserWarning, stacklevel=2)
-    return imported._replace(
+    return replace(
+        imported.with_network(**network),
         names=tuple(layer_of.get(name, name) for name in imported.names),
-        image_rows=image_rows,
+        time_steps=time_steps,
         notes=(*notes, *imported.notes),
-        network=network,
         knows_inputs=any(layer.kind == "Rescaling" for layer in layers),
     )
 
@@ -272,7 +270,7 @@ def _places(arrays: Arrays, layers: Mapping[str, Sequence[str]]) -> dict[str, tu
             layer, number = scope.removesuffix("/vars"), int(last)
             second = arrays.get(f"{scope}/1")
             is_dense = not CELL.search(f"/{layer}") and (second is None or len(second.shape) == 1)
-            fields = ("kernel", "bias") if is_dense else Layer._fields
+            fields = ("kernel", "bias") if is_dense else PARTS
             places[path] = CELL.sub("", layer), fields[number] if number < len(fields) else f"vars/{last}"
             continue
         if (named := _named_part(last)) is None:
@@ -314,29 +312,29 @@ def _is_recurrent(parts: Mapping[str, str], arrays: Arrays) -> bool:
 
 
 def _is_cudnn(parts: Mapping[str, str], arrays: Arrays) -> bool:
-    if set(parts) != set(Layer._fields):
+    if set(parts) != set(PARTS):
         return False
     bias, recurrent = (arrays[parts[part]].shape for part in ("bias", "recurrent_kernel"))
     return len(recurrent) == 2 and bias == (8 * recurrent[0],)
 
 
-def _to_layer(name: str, arrays: dict[str, np.ndarray]) -> Layer:
+def _to_direction(name: str, arrays: dict[str, np.ndarray]) -> Direction:
     if set(arrays) == set(KERAS_1):
         parts = [[arrays[f"{kind}_{gate}"] for gate in "ifco"] for kind in "WUb"]
         if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
-            raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
-        return Layer(*(np.concatenate(part, axis=-1) for part in parts))
+            raise WeightsError(f"The gates of the layer {name} are of different shapes.")
+        return direction(name, *(np.concatenate(part, axis=-1) for part in parts))
     kernel, recurrent, *biases = arrays.values()
     bias = biases[0] if biases else np.zeros(recurrent.shape[-1:], np.float32)
     hidden = recurrent.shape[0] if recurrent.ndim else 0
+    if hidden and kernel.shape[1:] == recurrent.shape[1:] == (3 * hidden,):
+        raise WeightsError(f"The layer {name} is that of a GRU, expected an LSTM.")
     fits = kernel.ndim == 2 and kernel.shape[1:] == (4 * hidden,) and recurrent.shape == (hidden, 4 * hidden)
     if fits and bias.shape == (8 * hidden,):  # as Keras converts CuDNNLSTM to LSTM
-        kernel = np.concatenate(
-            [gate.T.reshape(gate.shape, order="F") for gate in np.split(kernel, len(GATES), axis=1)], axis=1
-        )
-        recurrent = np.concatenate([gate.T for gate in np.split(recurrent, len(GATES), axis=1)], axis=1)
+        kernel = np.concatenate([gate.T.reshape(gate.shape, order="F") for gate in np.split(kernel, 4, axis=1)], axis=1)
+        recurrent = np.concatenate([gate.T for gate in np.split(recurrent, 4, axis=1)], axis=1)
         bias = bias[: 4 * hidden] + bias[4 * hidden :]
-    return Layer(kernel, recurrent, bias)
+    return direction(name, kernel, recurrent, bias)
 
 
 def _stored_order(file: KerasFile, lstms: Sequence[str]) -> list[str]:

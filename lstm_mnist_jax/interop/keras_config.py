@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import MAX_NAME
+from lstm_mnist_jax.interop.assembly import MAX_NAME
 
 ACTIVATIONS = "this package's LSTM has no other"
 

@@ -13,6 +13,7 @@ compute and store the same. What else there is to know, such as forget_bias, is 
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,21 +22,11 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.assembly import Arrays, check, dense_arrays, ignoring, listing, order_layers
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.tf1_graph import Network, find_network
 from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, read_graph, write_checkpoint
-from lstm_mnist_jax.interop.weights import (
-    GATES,
-    Adam,
-    Arrays,
-    Imported,
-    Layer,
-    Weights,
-    check,
-    ignoring,
-    listing,
-    order_layers,
-    output_layer,
-)
+from lstm_mnist_jax.interop.weights import GATES, Adam, Dense, Direction, Layer, Weights, folded, to_params
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 TF1_GATES = "igfo"
@@ -100,13 +91,13 @@ def read(
         named, counted = int(suffix[1]), imported.adam.steps if imported.adam else imported.step
         if not (imported.adam or counted):
             notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
-            imported = imported._replace(step=named)
+            imported = replace(imported, step=named)
         # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
         elif abs(named - counted) <= 1 or named > counted >= _countable(b2):
-            imported = imported._replace(step=named)
+            imported = replace(imported, step=named)
         else:
             notes.append(f"the step is {counted:,}, by Adam's powers; the name {prefix.name} has {named:,}")
-    return imported._replace(notes=tuple(notes))
+    return replace(imported, notes=tuple(notes))
 
 
 def from_variables(
@@ -123,13 +114,13 @@ def from_variables(
     added = [_forget_bias(places, name, forget_bias) for name in places.cells]
     layers = [_layer(found, cell, bias) for cell, bias in zip(places.cells.values(), added, strict=True)]
     notes = _notes(places, network, forget_bias)
-    linear = _linear_layers(found, network, len(layers[0].kernel)) if network else {}
-    for name, (projection, offset) in linear.items():
-        layers[0] = _folded(found, name, projection, offset, layers[0])
+    linear = _linear_layers(found, network, layers[0].in_features) if network else {}
+    for name in linear:
         notes.append(f"{name} became part of the first LSTM layer; Adam starts from zero")
+    layers[0] = folded([*linear.values()][::-1], layers[0]) if linear else layers[0]
     kernel, bias = (np.asarray(found[name], np.float32) for name in places.dense)
-    weights = Weights(tuple(layers), kernel, bias)
-    imported = check(Imported(weights, (*places.cells, places.dense[0])), found)
+    names = (*places.cells, places.dense[0])
+    weights = check(Weights(tuple(layers), (Dense(kernel, bias),)), names, found)
     if weights.steps is not None:  # in which order a program flattens the outputs of all steps is not read
         raise WeightsError(
             f"The output layer {places.dense[0]} has weights {list(kernel.shape)}, but the last LSTM layer gives "
@@ -144,9 +135,17 @@ def from_variables(
         notes.append(f"the step is global_step, {int(step):,}; Adam's powers are those of step {adam.steps:,}")
     if linear:
         adam = None
-    known = {"activation": "tanh", "recurrent_activation": "sigmoid"} if network else {}  # other graphs are refused
-    imported = imported._replace(adam=adam, step=int(step), notes=tuple(notes), forget_bias=added[0], network=known)
-    return imported._replace(knows_inputs=network is not None and network.scales_inputs)
+    known = frozenset({"activation", "recurrent_activation"} if network else ())  # other graphs are refused
+    return Imported(
+        replace(weights.config, forget_bias=added[0]),
+        to_params(weights),
+        names,
+        notes=tuple(notes),
+        known=known,
+        adam=adam,
+        step=int(step),
+        knows_inputs=network is not None and network.scales_inputs,
+    )
 
 
 def to_variables(
@@ -256,10 +255,27 @@ def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = 
     }
     cells = _cells(variables)
     taken = {name for pair in cells.values() for name in pair}
-    dense = output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
+    dense = _output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
     names = order_layers({name: _layer(found, pair, 0.0) for name, pair in cells.items()}, found, order)
     added = {name: 0.0 for name in names if CUDNN_CELL in name}
     return _Places({name: cells[name] for name in names}, dense, slots, added)
+
+
+def _output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
+    """The names of the output layer's matrix and vector, the only dense layer in `rest`."""
+    (kernel, bias), *more = dense_arrays(rest, found).values()
+    if not more and bias is None:
+        raise WeightsError(
+            f"The output layer is missing: expected a matrix and a vector besides the LSTM layers, there are {kernel}. "
+            f"{listing(found)}"
+        )
+    if more or bias is None:
+        raise WeightsError(
+            "Expected LSTM layers and one output layer, a matrix and a vector, but there is more besides the LSTM "
+            f"layers: {', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME. "
+            f"{listing(found)}"
+        )
+    return kernel, bias
 
 
 def _cell_name(kernel: str) -> str:
@@ -323,28 +339,25 @@ def _other_kinds(names: Iterable[str]) -> str:
     return " and ".join(f"{name} of {kind}" for kind, name in kinds.items())
 
 
-def _linear_layers(found: Arrays, network: Network, width: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Weights and biases of the linear layers before the cells, the last one first, by what they are."""
+def _linear_layers(found: Arrays, network: Network, width: int) -> dict[str, Dense]:
+    """The linear layers before the cells, the last one first, by what they are."""
     layers = {}
     for kernel, bias in reversed(network.projections):
         weights = np.asarray(found[kernel], np.float64)
         offset = np.asarray(found[bias], np.float64) if bias else np.zeros(weights.shape[-1:])
-        layers[f"the linear layer {kernel}"] = weights, offset
+        if weights.ndim != 2 or not weights.shape[1:] == offset.shape == (width,):
+            raise WeightsError(
+                f"the linear layer {kernel} {list(weights.shape)} does not fit a layer of {width} features. "
+                f"{listing(found)}"
+            )
+        layers[f"the linear layer {kernel}"] = Dense(weights, offset)
         width = len(weights)
     factor, shift = network.input_scaling
     if (factor, shift) != (1.0, 0.0):
-        layers[f"the scaling of pixels, {factor:g} x {shift:+g},"] = factor * np.eye(width), np.full(width, shift)
-    return layers
-
-
-def _folded(found: Arrays, name: str, weights: np.ndarray, offset: np.ndarray, layer: Layer) -> Layer:
-    """A layer with a linear layer before it in its kernel and its bias."""
-    if weights.ndim != 2 or not weights.shape[1:] == offset.shape == layer.kernel.shape[:1]:
-        raise WeightsError(
-            f"{name} {list(weights.shape)} does not fit a layer of {len(layer.kernel)} features. {listing(found)}"
+        layers[f"the scaling of pixels, {factor:g} x {shift:+g},"] = Dense(
+            factor * np.eye(width), np.full(width, shift)
         )
-    kernel, bias = weights @ layer.kernel, layer.bias + offset @ layer.kernel
-    return Layer(kernel.astype(np.float32), layer.recurrent_kernel, bias.astype(np.float32))
+    return layers
 
 
 def _slots(found: Arrays) -> dict[str, dict[str, str]]:
@@ -456,24 +469,28 @@ def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
         raise WeightsError(
             f"{names[0]} {list(kernel.shape)} leaves no rows for the inputs of a cell of {hidden} units."
         )
-    kernel, bias = (reorder_gates(np.asarray(array, np.float32), TF1_GATES, GATES) for array in (kernel, bias))
+    kernel, bias = (reorder_gates(np.asarray(array, np.float32), TF1_GATES, GATES["lstm"]) for array in (kernel, bias))
     bias[hidden : 2 * hidden] += np.float32(forget_bias)
-    return Layer(kernel[:-hidden], kernel[-hidden:], bias)
+    return Layer(Direction(kernel[:-hidden], kernel[-hidden:], bias))
 
 
 def _named(weights: Weights, added: Sequence[float]) -> dict[str, np.ndarray]:
     """The variables by the tutorial's names, of cells that add these to their forget gates; the inverse of `_layer`."""
     if weights.config != ModelConfig(hidden_features=weights.hidden_features):
-        raise WeightsError("Checkpoints for tf1 have one dense layer, of the last output; these weights have more.")
+        raise WeightsError(
+            "Checkpoints for tf1 have LSTM layers in one direction and one dense layer, of the last output; these "
+            "weights have others."
+        )
     named = {}
-    for number, ((kernel, recurrent_kernel, bias), forget_bias) in enumerate(zip(weights.layers, added, strict=True)):
+    for number, (layer, forget_bias) in enumerate(zip(weights.layers, added, strict=True)):
+        kernel, recurrent_kernel, bias, _ = layer.forward
         hidden = len(recurrent_kernel)
         bias = np.array(bias, np.float32)
         bias[hidden : 2 * hidden] -= np.float32(forget_bias)
         scope = f"rnn/multi_rnn_cell/cell_{number}/basic_lstm_cell"
-        named[f"{scope}/kernel"] = reorder_gates(np.concatenate([kernel, recurrent_kernel]), GATES, TF1_GATES)
-        named[f"{scope}/bias"] = reorder_gates(bias, GATES, TF1_GATES)
-    return named | {"Variable": weights.dense_kernel, "Variable_1": weights.dense_bias}
+        named[f"{scope}/kernel"] = reorder_gates(np.concatenate([kernel, recurrent_kernel]), GATES["lstm"], TF1_GATES)
+        named[f"{scope}/bias"] = reorder_gates(bias, GATES["lstm"], TF1_GATES)
+    return named | dict(zip(("Variable", "Variable_1"), weights.dense[0], strict=True))
 
 
 def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
@@ -498,7 +515,7 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
             _layer(found, (slots[kernel][kind], slots[bias][kind]), 0.0) for kernel, bias in places.cells.values()
         )
         kernel, bias = (np.asarray(found[slots[name][kind]], np.float32) for name in places.dense)
-        moments.append(check(Imported(Weights(tuple(layers), kernel, bias), tuple(owners)), found).weights)
+        moments.append(check(Weights(tuple(layers), (Dense(kernel, bias),)), owners, found))
     return Adam(steps, *moments)
 
 

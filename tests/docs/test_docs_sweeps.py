@@ -18,12 +18,12 @@ def test_commands_of_the_sweeps_page(tmp_path):
         options = LESS_WORK if " smoke " in line else []
         outputs[line] = run(line, tmp_path, *options)
     _, grid, _, compared, _, reported, resumed = outputs.values()
-    best, sweep = re.search(r"run (\d) \(seed", grid), tmp_path / "runs" / "grid"
+    best, sweep = re.search(r"on validation: run (\d), epoch", grid), tmp_path / "runs" / "grid"
     assert best is not None
     assert "hidden_features 16,32" in compared
     assert "runs/grid/3/plots" in reported
     assert (sweep / "3" / "plots" / "confusion.png").exists()
-    assert f"run runs/grid/{best[1]}: " in resumed
+    assert resumed.startswith(f"run runs/grid/{best[1]}\n")
     assert "epoch 4/4" in resumed
     assert load_run(sweep / "best").folder.path == sweep / best[1]
     assert load_run(sweep / "best").folder.config.epochs == 4
@@ -61,6 +61,6 @@ def test_commands_of_the_recipes_page(folder):
 
 def test_options_of_the_recipes_page_exist(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    options = re.findall(r"--[\w-]+", command_line("train", "--help").stdout)
+    options = re.findall(r"--[\w-]+", command_line("train", "--help-all").stdout)
     for option in re.findall(r"`(--[\w-]+)", read("recipes")):
         assert option in options, option

@@ -56,7 +56,7 @@ def _compare(imported, data, number):
     shape = [size.dim_value or 4 for size in proto.graph.input[0].type.tensor_type.shape.dim]
     if int(np.prod(shape)) > 10_000:
         return False
-    raw = any("of 0 to 255" in note for note in imported.notes)
+    raw = "of 0 to 255" in imported.input_note
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     try:

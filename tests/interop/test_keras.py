@@ -82,7 +82,7 @@ def test_files_of_keras_1_and_2_give_what_keras_gives():
     for name in expected.keys() - {"images"}:
         imported = formats.read("keras", AGES / f"{name}.h5")
         assert_close(apply(imported.params, expected["images"], imported.config), expected[name])
-        assert imported.image_rows == (None if "weights" in name else 6)
+        assert imported.time_steps == (None if "weights" in name else 6)
 
 
 def test_weights_of_an_age_with_hard_sigmoid_ask_for_the_activation():
@@ -168,7 +168,7 @@ def test_arrays_of_other_recurrent_layers_are_refused(tmp_path):
         ({"rnn": {f"cell_{n}/{part}": shape for n in (1, 2) for part, shape in lstm.items()}}, "several layers in it"),
         ({"lstm": lstm, "one": {"kernel:0": (4, 3)}, "two": {"beta:0": (3,)}}, "there is more besides"),
         ({"both": {f"backward_lstm/{part}": shape for part, shape in lstm.items()}}, "reads both directions"),
-        ({"lstm": lstm, "hidden": dense}, "there is more besides the LSTM layers"),
+        ({"lstm": lstm, "hidden": dense}, "there is more besides the recurrent layers"),
     ]:
         write(**layers, dense=dense)
         with pytest.raises(WeightsError, match=message):
@@ -316,7 +316,7 @@ def test_the_order_of_the_layers_is_that_of_the_model(tmp_path):
     model.save_weights(tmp_path / "model.weights.h5")
     given = ["first", "layers/lstm"]  # Keras's name of the second is that in the list of the model's layers
     for name in ("model.keras", "model.weights.h5"):
-        with pytest.raises(WeightsError, match="Neither names nor widths determine the order of the LSTM layers"):
+        with pytest.raises(WeightsError, match="Neither names nor widths determine the order of the recurrent layers"):
             formats.read("keras", tmp_path / name)
         imported = formats.read("keras", tmp_path / name, layers=given)
         first = np.asarray(imported.params["rnn"]["layers"][0]["cell"]["dense_h"]["kernel"])

@@ -196,11 +196,11 @@ def test_every_way_to_write_the_classifier_computes_what_onnxruntime_computes(tm
         images = x if x.dtype == np.uint8 else P.reshape(4, 30, 1) if name == "pixels" else P
         logits = np.asarray(apply(imported.params, images, imported.config))
         np.testing.assert_allclose(logits, computed(proto, x), rtol=0, atol=2e-5, err_msg=name)
-        assert any("0 to 255" in note for note in imported.notes) == (x.max() > 1), name
+        assert ("0 to 255" in imported.input_note) == (x.max() > 1), name
         if name == "MatMul alone":
-            normalized, bias = imported.with_inputs(Inputs(0.5)).notes
-            assert normalized.startswith("trained on inputs of (pixel / 255 - 0.5)")
-            assert bias == imported.notes[1]
+            normalized = imported.with_inputs(Inputs(0.5))
+            assert normalized.input_note.startswith("trained on inputs of (pixel / 255 - 0.5)")
+            (bias,) = normalized.notes
             assert bias.endswith("has no bias: zeros were taken")
 
 
@@ -349,7 +349,7 @@ def test_files_that_are_no_onnx_graphs_are_refused(tmp_path):
         with pytest.raises(WeightsError, match="cannot be read as an ONNX file"):
             reader.read(path)
     path.write_bytes(data)
-    with pytest.raises(WeightsError, match="leave out --ignore, --layer"):
+    with pytest.raises(WeightsError, match="leave out --ignore and --layer"):
         formats.read("onnx", path, ignore=["W"])
     assert formats.list_arrays("onnx", path)["W"].shape == (1, 16, 5)
 

@@ -99,13 +99,13 @@ def logits(weights, images):
         return 1 / (1 + np.exp(-x))
 
     outputs = list(images.astype(np.float64).transpose(1, 0, 2))
-    for layer in weights.layers:
+    for layer in [layer.forward for layer in weights.layers]:
         h = c = np.zeros((len(images), len(layer.recurrent_kernel)))
         for step, x in enumerate(outputs):
             i, f, g, o = np.split(x @ layer.kernel + h @ layer.recurrent_kernel + layer.bias, 4, axis=1)
             c = c * sigmoid(f) + sigmoid(i) * np.tanh(g)
             outputs[step] = h = np.tanh(c) * sigmoid(o)
-    return outputs[-1] @ weights.dense_kernel + weights.dense_bias
+    return outputs[-1] @ weights.dense[0].kernel + weights.dense[0].bias
 
 
 def assert_right(folder, imported):
@@ -120,7 +120,7 @@ def test_logits_are_tensorflows_with_the_forget_biases_of_the_graph(networks):
         assert_right(networks / name, imported)
         shown = f"{biases[0]:g}" if len(set(biases)) == 1 else ", ".join(f"{bias:g}" for bias in biases)
         assert imported.notes[0].startswith(f"from the graph: forget bias {shown}, tanh"), name
-        assert imported.forget_bias == biases[0]
+        assert imported.config.forget_bias == biases[0]
 
 
 def test_graphs_of_other_networks_are_refused_for_what_they_are(networks):
@@ -153,9 +153,9 @@ def test_what_comes_before_the_cells_becomes_part_of_them(networks):
 def test_a_forget_bias_that_contradicts_the_graph_is_taken_and_reported(networks):
     given, right = (tf1.read(networks / "static", forget_bias=bias) for bias in (0.0, None))
     assert "forget bias 0 as given, although the graph has 0.5" in given.notes[0]
-    difference = right.weights.layers[0].bias - given.weights.layers[0].bias
+    difference = right.weights.layers[0].forward.bias - given.weights.layers[0].forward.bias
     np.testing.assert_allclose(difference, [0] * 4 + [0.5] * 4 + [0] * 8, atol=1e-6)
-    assert (given.forget_bias, right.forget_bias) == (0.0, 0.5)
+    assert (given.config.forget_bias, right.config.forget_bias) == (0.0, 0.5)
 
 
 def test_without_a_graph_what_was_assumed_is_reported(copy):
@@ -275,7 +275,7 @@ def test_mutated_graphs_raise_only_weights_errors(networks, tmp_path):
             parts = [(1, node) for node in nodes if node is not None] + [(2, each) for each in fields.get(2, [])]
             (tmp_path / f"{name}.meta").write_bytes(protobuf.message([(2, protobuf.message(parts))]))
             try:
-                outcomes.append(np.isfinite(tf1.read(tmp_path / name).weights.dense_bias).all())
+                outcomes.append(np.isfinite(tf1.read(tmp_path / name).weights.dense[-1].bias).all())
             except WeightsError:
                 outcomes.append("refused")
         assert set(outcomes) == {True, "refused"}

@@ -11,21 +11,21 @@ import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import read_bytes, require
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.onnx.graph import Graph
 from lstm_mnist_jax.interop.onnx.signals import first_line
-from lstm_mnist_jax.interop.weights import ImportedModel
 
 OPSETS = range(7, 27)
 
 
-def read(path: Path) -> ImportedModel:
+def read(path: Path) -> Imported:
     """The classifier in an ONNX file, with its external data beside it. Needs the package onnx.
 
     Args:
       path: the file.
 
     Returns:
-      The network and its parameters for pixels of 0 to 1, with what was assumed about the inputs in `notes`.
+      The network and its parameters for pixels of 0 to 1, with what was assumed about the inputs in `input_note`.
 
     Raises:
       WeightsError: the file is missing or damaged, or its graph is another network.

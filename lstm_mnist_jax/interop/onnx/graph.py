@@ -7,6 +7,7 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.inputs import fold_cell
 from lstm_mnist_jax.interop.onnx import operators, recurrent
 from lstm_mnist_jax.interop.onnx.signals import (
@@ -16,11 +17,10 @@ from lstm_mnist_jax.interop.onnx.signals import (
     Unread,
     axis_of,
     first_line,
-    float32,
     short,
     size_of,
 )
-from lstm_mnist_jax.interop.weights import ImportedModel
+from lstm_mnist_jax.interop.weights import float32
 
 OPERATORS = operators.OPERATORS | recurrent.OPERATORS
 
@@ -45,7 +45,7 @@ class Graph:
         self.layers: list[Layer] = []
         self.input_kind, self.made = "", 0
 
-    def classifier(self) -> ImportedModel:
+    def classifier(self) -> Imported:
         """The network that the outputs belong to."""
         self._read_input()
         for node in self._needed():
@@ -176,7 +176,7 @@ class Graph:
         if filled != [axis for axis in (layer.batch, () if logits.end == "ArgMax" else classes) if axis]:
             raise WeightsError(f"its output {name} has other axes than examples and classes.")
 
-    def _model(self, logits: Signal) -> ImportedModel:
+    def _model(self, logits: Signal) -> Imported:
         """The network from its logits, with the scaling of the images in the weights of the first layer."""
         layers: list[Layer] = []
         below: Signal = logits
@@ -209,7 +209,7 @@ class Graph:
         )
         cells, note = self._fold_scale(layers[0], below)
         trees = [cells, *(layer.cells for layer in layers[1:])]
-        notes = [note]
+        notes = []
         trees_of_dense = []
         for dense in logits.dense:
             if dense.bias is None:
@@ -225,7 +225,9 @@ class Graph:
             params["dense_hidden"] = dict(enumerate(hidden))
         names = (*(layer.name for layer in layers), *(dense.name for dense in logits.dense))
         plain = self.input_kind == "floats" and (below.scale, below.shift) == (1, 0)
-        return ImportedModel(config, params, names, tuple(notes), steps, knows_inputs=not plain).checked()
+        return Imported(
+            config, params, names, tuple(notes), time_steps=steps, knows_inputs=not plain, input_note=note
+        ).checked()
 
     def _task(self, first: Layer) -> tuple[str, int | None]:
         """How the images are read, and the number of time steps, if the file has it."""

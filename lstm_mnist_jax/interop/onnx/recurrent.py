@@ -8,15 +8,15 @@ import numpy as np
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.export import ONNX_GATES
 from lstm_mnist_jax.interop.onnx.operators import Operation
-from lstm_mnist_jax.interop.onnx.signals import Axis, Fill, Layer, Signal, Unread, float32, is_numbers, short, size_of
-from lstm_mnist_jax.interop.weights import GATES
+from lstm_mnist_jax.interop.onnx.signals import Axis, Fill, Layer, Signal, Unread, is_numbers, short, size_of
+from lstm_mnist_jax.interop.weights import GATES, float32
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.interop.onnx.graph import Graph
 
-ONNX_GRU_GATES, GRU_GATES = "zrn", "rzn"
-"""The order of the gates of ONNX's GRU, and that of `flax.nnx.GRUCell`."""
+ONNX_GRU_GATES = "zrn"
+"""The order of the gates of ONNX's GRU."""
 
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
 
@@ -162,7 +162,7 @@ def _cells(
     if kernel.ndim != 3 or not hidden or shapes != expected[: len(shapes)]:
         found = ", ".join(str(list(array.shape)) for array in (kernel, recurrent, bias) if array is not None)
         raise ValueError(f"its weights W, R and B do not fit together: {found}")
-    own, new = (ONNX_GATES, GATES) if kind == "LSTM" else (ONNX_GRU_GATES, GRU_GATES)
+    own, new = (ONNX_GATES if kind == "LSTM" else ONNX_GRU_GATES), GATES[kind.lower()]
     cells = []
     for number in range(directions):
         columns, recurrent_columns = (

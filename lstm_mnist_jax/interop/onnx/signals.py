@@ -240,11 +240,6 @@ def is_numbers(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype != object
 
 
-def float32(array: Any) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(np.asarray(array), np.float32)
-
-
 def short(name: Any) -> str:
     """A name of the file for a message; damaged files have names of bytes, or long ones."""
     text = str(name)[:100]

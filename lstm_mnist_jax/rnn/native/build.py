@@ -37,8 +37,10 @@ import jax
 
 from lstm_mnist_jax.errors import ConfigError
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("lstm.cc", "gru.cc"))
-HEADER = Path(__file__).with_name("common.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("ffi.cc", "loops.cc"))
+HEADERS = tuple(
+    Path(__file__).with_name(name) for name in ("gru.h", "loops.h", "lstm.h", "threads.h", "tiles.h", "vectors.h")
+)
 
 SWITCH = "LSTM_MNIST_JAX_NATIVE"
 
@@ -91,7 +93,7 @@ def library() -> tuple[ctypes.CDLL, str]:
         raise ConfigError(f"The environment variable {SWITCH} is {wanted!r}, expected 0 or 1.")
     try:
         compiler = _compiler()
-        source = b"\0".join(path.read_bytes() for path in (*SOURCES, HEADER))
+        source = b"\0".join(path.read_bytes() for path in (*SOURCES, *HEADERS))
         key = "\n".join(
             [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, _include(), platform.machine(), _processor()]
         )
