@@ -95,6 +95,8 @@ FAULTS = [
           "state.step % steps_per_epoch == 0", "(state.step - 1) % steps_per_epoch == 0", "test_step.py"),
     fault("the EMA of the weights is one step behind", "training/step.py", "averaged(state.average, params,",
           "averaged(state.average, state.params,", "test_step.py"),
+    fault("programs with another label smoothing are taken for the same", "training/program.py",
+          'unused = ["selection_metric",', 'unused = ["label_smoothing", "selection_metric",', "test_step.py"),
     fault("padding counts in the evaluation's loss", "training/evaluation.py",
           "jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()",
           "model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)).sum()", "test_step.py", "test_feed.py"),
