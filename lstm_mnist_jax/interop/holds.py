@@ -22,14 +22,15 @@ HOLDS: dict[str, dict[str, Any]] = {
     "tf1": {},
     "torch": DENSE | CELLS | {"pooling": ANY},
     "keras": DENSE
+    | CELLS
     | {
-        "pooling": ("all",),
+        "pooling": ("all", "mean", "max"),
         "activation": ("relu", "linear", "hard_sigmoid_keras3"),
         "recurrent_activation": ("hard_sigmoid_keras3",),
     },
     "flax": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY},
     "safetensors": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY} | dict.fromkeys(READING, ANY),
-    "onnx": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+    "onnx": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY} | dict.fromkeys(READING, ANY),
 }
 """Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
 

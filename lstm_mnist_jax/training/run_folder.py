@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.config.json import differences, from_dict, from_value
+from lstm_mnist_jax.config.json import ADDED, differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
@@ -77,10 +77,11 @@ class DataFacts:
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     fingerprint: str
+    form: str | None = field(default=None, metadata=ADDED)
 
     @staticmethod
     def of(dataset: Dataset) -> "DataFacts":
-        return DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, dataset.fingerprint())
+        return DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, dataset.fingerprint(), dataset.form)
 
     def require_same(self, dataset: Dataset, path: Path) -> None:
         """Raises RunError where a data set is not the one that was trained on in the folder `path`."""

@@ -41,17 +41,19 @@ def test_a_sweep_from_python(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes(folder):
+def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(folder, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "-1")  # JAX's own default: the program decides
     (line,) = commands("distributed")
-    # The options of a program that other tests compile for two processes as well.
-    assert "on 2 x cpu in 2 processes" in run(line, folder, *TINY_OPTIONS)
+    output = run(line, folder, *TINY_OPTIONS, "--epochs", "1", "--devices", "2")
+    assert "on 4 x cpu in 2 processes" in output
+    assert output.count("epoch 1/1") == 1
 
 
 @pytest.mark.slow
 def test_commands_of_the_recipes_page(folder):
     first, *_ = [block.text for block in blocks("recipes") if block.language == "sh"]
     train, evaluate, table = first.splitlines()
-    less_work = ["--epochs", "2", "--train-examples", "6400"]  # not a minute of a core
+    less_work = ["--epochs", "2", "--train-examples", "6400", "--validation-examples", "500"]  # not a minute of a core
     assert "best on validation" in run(train, folder, *less_work)
     assert "test-time augmentation: mean over 9 shifts of up to 1 pixels" in run(evaluate, folder)
     assert "lstm-mnist train rows-fast" in run(table, folder)

@@ -34,10 +34,10 @@ NETWORKS = [
 HELD = {
     "tf1": [],
     "torch": [0, 1, 6, 7, 8, 9, 10],
-    "keras": [0, 1, 2],
+    "keras": [0, 1, 2, 5, 6, 7, 9, 11],
     "flax": range(12),
     "safetensors": range(13),
-    "onnx": range(7),
+    "onnx": range(13),
 }
 
 
@@ -241,16 +241,22 @@ def test_what_is_unknown_is_asked_for_and_what_contradicts_is_refused(rng, tmp_p
 
 def test_networks_that_a_function_cannot_hold_are_refused():
     pytest.importorskip("keras")
-    for name, write in {"onnx": export.to_onnx, "keras": keras.to_model}.items():
-        for field, value in [("pooling", "attention"), ("task", "columns"), ("cell", "gru"), ("bidirectional", True)]:
+    cells = [("cell", "ur_lstm"), ("cell", "layer_norm_lstm")]
+    others = [("pooling", "attention"), ("task", "columns")]
+    for name, write, fields in [("onnx", export.to_onnx, cells), ("keras", keras.to_model, others)]:
+        for field, value in fields:
             config = ModelConfig(hidden_features=(4,), **{field: value})
             with pytest.raises(WeightsError, match=f"Files for {name} cannot hold this model's {field} {value}"):
                 write(drawn(config), (6, 5), config=config)
-            if field != "task":
+            if name == "onnx":
+                with pytest.raises(WeightsError, match="not those of LSTM or GRU layers"):
+                    write(drawn(config), (6, 5))
+            elif field != "task":
                 with pytest.raises(WeightsError, match=f"Files for {name} cannot hold this model's {field} {value}"):
                     write(drawn(config), (6, 5))
-    with pytest.raises(WeightsError, match="this model's pooling mean"):
-        keras.to_model(drawn(ModelConfig()), (6, 5), ModelConfig(pooling="mean"))
+    config = ModelConfig(bidirectional=True, pooling="last_step")
+    with pytest.raises(WeightsError, match="this model's pooling last_step"):
+        keras.to_model(drawn(config), (6, 5), config)
 
 
 def test_networks_that_a_file_cannot_hold_are_refused(tmp_path):

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -186,15 +185,21 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
         assert a == pytest.approx(b, rel=1e-3)  # later epochs drift apart by rounding, as any two orders of sums do
 
 
-@pytest.mark.slow
-def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(tmp_path):
-    words = ["train", *TINY_OPTIONS, "--epochs", 1, "--devices", 2, "--run-dir", tmp_path / "run"]
-    env = environment() | {"JAX_NUM_CPU_DEVICES": "-1"}  # JAX's own default: the program decides
-    command = [*map(str, [sys.executable, LAUNCH, 2, *words])]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "on 4 x cpu in 2 processes" in done.stdout
-    assert done.stdout.count("epoch 1/1") == 1
+@pytest.fixture
+def launcher():
+    spec = importlib.util.spec_from_file_location("launch_local", LAUNCH)
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    return launcher
+
+
+def test_the_launcher_shares_the_cores_among_the_processes_unless_devices_are_asked_for(monkeypatch, launcher):
+    monkeypatch.setattr(launcher.os, "sched_getaffinity", lambda process: set(range(7)), raising=False)
+    monkeypatch.setattr(launcher.psutil, "cpu_count", lambda logical: 6)
+    assert launcher._with_devices(["train", "smoke"], 2) == ["train", "smoke", "--devices", "3"]
+    assert launcher._with_devices(["train"], 9) == ["train", "--devices", "1"]
+    for words in (["train", "--devices", "2"], ["train", "--devices=2"]):
+        assert launcher._with_devices(words, 2) == words
 
 
 @pytest.mark.parametrize(
@@ -206,10 +211,7 @@ def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(tmp
         (["exit 2", "exec sleep 600"], 2),
     ],
 )
-def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scripts, code):
-    spec = importlib.util.spec_from_file_location("launch_local", LAUNCH)
-    launcher = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launcher)
+def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, launcher, scripts, code):
     monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0.1)
     started = [subprocess.Popen(["sh", "-c", script]) for script in scripts]
     assert launcher._wait(started) == code
