@@ -1,7 +1,7 @@
-// The loops of the compiled kernel without XLA, for processors that this machine emulates: reads one recurrence from
-// standard input, and writes the results of its forward and its backward loop.
+// The loops of the compiled kernel without XLA, also for processors that this machine emulates: reads recurrences from
+// standard input, and writes the results of their forward and their backward loop.
 //
-// Input: eight int64 (gates, time, batch, hidden, reverse, resets, rows and units of a part; 0: all at once); then
+// Input, for each: eight int64 (gates, time, batch, hidden, reverse, resets, rows and units of a part; 0: all at once); then
 // float32 projected [T, B, G H], bias [4 H], weights [H, G H], h, c, reset h, reset c, d last h, d last c [B, H], d hs
 // [T, B, H]; with resets, bytes [T, B]. Output: hs, cs, d projected, d h, d c, d reset h, d reset c.
 
@@ -25,16 +25,9 @@ std::vector<T> Read(Index count) {
 
 void Write(const Floats& values) { std::fwrite(values.data(), sizeof(float), values.size(), stdout); }
 
-}  // namespace
-
-int main() {
-  const std::vector<Index> s = Read<Index>(8);
+void Run(const std::vector<Index>& s) {
   const Index gates = s[0], time = s[1], batch = s[2], hidden = s[3], state = batch * hidden;
   const bool reverse = s[4] != 0, has_resets = s[5] != 0;
-  if (const char* wrong = SelfTest(loops)) {
-    std::fprintf(stderr, "%s\n", wrong);
-    return 1;
-  }
   const Cell& cell = gates == 4 ? loops.lstm : loops.gru;
   const Floats projected = Read<float>(time * batch * gates * hidden), bias = Read<float>(4 * hidden);
   const Floats weights = Read<float>(hidden * gates * hidden), h = Read<float>(state), c = Read<float>(state);
@@ -77,4 +70,14 @@ int main() {
   parts(time == 0 ? 0 : time + 1, cell.backward_units,
         [&](const Part& part) { cell.backward(backward, panels.data(), part); });
   for (const Floats* result : {&hs, &cs, &d_projected, &d_h, &d_c, &d_reset_h, &d_reset_c}) Write(*result);
+}
+
+}  // namespace
+
+int main() {
+  if (const char* wrong = SelfTest(loops)) {
+    std::fprintf(stderr, "%s\n", wrong);
+    return 1;
+  }
+  for (std::vector<Index> sizes(8); std::fread(sizes.data(), sizeof(Index), 8, stdin) == 8;) Run(sizes);
 }
