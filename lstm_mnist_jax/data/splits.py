@@ -63,7 +63,7 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     ideal = count * sizes / max(1, len(labels))
     most = np.maximum(sizes - 1, 0)
     chosen = np.minimum(np.maximum(np.floor(ideal).astype(int), 1), most)
-    while (excess := chosen.sum() - count) > 0:  # from the classes with more than their share; the last are the small ones
+    while (excess := chosen.sum() - count) > 0:  # first of classes with more than their share, then of small ones
         several = np.flatnonzero(chosen > 1)
         if several.size:
             chosen[several[np.argmax((chosen - ideal)[several])]] -= 1
