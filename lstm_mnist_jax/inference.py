@@ -98,8 +98,9 @@ class TrainedRun:
 
         Args:
           pictures: uint8 or floats from 0 to 1, [height, width] or [height, width, 3] each, or an array of them.
-          form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is digit if the classes are
-            digits on grey images, else whole. Of several digits on a picture, the largest; `find_digits` gives all.
+          form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the training
+            pictures, if the run was trained on class folders; else digit if the classes are digits on grey images,
+            else whole. Of several digits on a picture, the largest; `find_digits` gives all.
 
         Returns:
           float32 [n, height, width] or [n, height, width, channels], for `predict`.
@@ -135,7 +136,9 @@ class TrainedRun:
 
     @property
     def form(self) -> str:
-        """The default form of `normalise`."""
+        """The default form of `normalise`: that of the training pictures, where they were pictures."""
+        if self.folder.data.form is not None:
+            return self.folder.data.form
         digits = set(self.class_names) <= set("0123456789")
         return "digit" if digits and len(self.folder.data.image_shape) == 2 else "whole"
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Integer, Key, Num, PRNGKeyArray
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data.tasks import Task
-from lstm_mnist_jax.rnn import LSTM, LayerNormLSTMCell, StackedRNN, URLSTMCell, chrono
+from lstm_mnist_jax.rnn import LSTM, GRUCell, LayerNormLSTMCell, StackedRNN, URLSTMCell, chrono
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 
 Params = dict[str, Any]
@@ -149,6 +149,8 @@ class Classifier(nnx.Module):
             case "attention":
                 weights = jax.nn.softmax(self.attention(outputs), axis=0, where=counts)
                 return jnp.sum(outputs * weights, axis=0)
+            case "last_step":
+                return outputs[-1 if counts is None else counts.sum() - 1]
             case "all":
                 steps, batch, features = outputs.shape
                 return jnp.moveaxis(outputs, 0, 1).reshape(batch, steps * features)
@@ -196,7 +198,7 @@ def _stack(config: ModelConfig) -> Callable[..., StackedRNN]:
         case "gru":
             if steps is not None:
                 options["bias_init"] = chrono(steps, "rfn")  # of its gates r, z, n the second is the forget gate
-            return partial(StackedRNN, nnx.GRUCell, **options)
+            return partial(StackedRNN, GRUCell if config.recurrent_bias else nnx.GRUCell, **options)
         case "ur_lstm":
             return partial(StackedRNN, URLSTMCell, **options)
         case "layer_norm_lstm":
@@ -211,9 +213,11 @@ def describe_layers(config: ModelConfig) -> str:
     """The layers in words: "LSTM 32 -> LSTM 64 -> max over time -> dense 32 (relu)"."""
     name = ("bidirectional " if config.bidirectional else "") + CELL_NAMES[config.cell]
     own = f" ({config.activation}, {config.recurrent_activation})" if runs_through_flax(config) else ""
+    own += " (recurrent bias)" * config.recurrent_bias
     layers = [f"{name} {features}{own}" for features in config.hidden_features]
     if config.pooling != "last":
-        layers.append("all steps" if config.pooling == "all" else f"{config.pooling} over time")
+        words = {"all": "all steps", "last_step": "last step"}
+        layers.append(words.get(config.pooling, f"{config.pooling} over time"))
     layers += [f"dense {features} ({config.dense_activation})" for features in config.dense_features]
     return " -> ".join(layers)
 

@@ -22,7 +22,7 @@ class ProgressDisplay:
             BarColumn(),
             TextColumn("step"),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} examples/s  left"),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s  left"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -43,7 +43,7 @@ class ProgressDisplay:
         epoch, rate = self._epoch(step), f"{examples_per_second:,.0f}"
         self._bar.update(self._task, completed=step, epoch=epoch, loss=loss_in_words(loss), rate=rate)
         if self._bar.disable and time.monotonic() - self._last_plain_line > PLAIN_INTERVAL:
-            self.say(f"epoch {epoch}  step {step:,}  loss {loss_in_words(loss)}  {rate} examples/s")
+            self.say(f"epoch {epoch}  step {step:,}  loss {loss_in_words(loss)}  {rate} images/s")
 
     def say(self, line: str) -> None:
         """Writes a line above the bar."""
@@ -62,3 +62,38 @@ def loss_in_words(loss: float) -> str:
 def say(console: Console, line: str) -> None:
     """Prints a line without styles and line breaks."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Reading:
+    """Shows on standard error how far the reading of files is: a bar on a terminal, elsewhere a line now and then.
+
+    A context manager. Nothing is shown of what takes less than a second.
+    """
+
+    def __init__(self, what: str, total: int | None) -> None:
+        """Args: a few words, and the number of files or rows, if it is known."""
+        self._what, self._total, self._done = what, total, 0
+        self._console = Console(stderr=True)
+        self._next = time.monotonic() + (1.0 if self._console.is_terminal else PLAIN_INTERVAL)
+
+    def __enter__(self) -> "Reading":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal and self._done:
+            self._console.file.write("\r\x1b[K")
+
+    def advance(self, n: int) -> None:
+        """Notes that `n` more are read."""
+        self._done += n
+        if (now := time.monotonic()) < self._next:
+            return
+        of = f" of {self._total:,}" if self._total else ""
+        line = f"{self._what}: {self._done:,}{of}"
+        if self._console.is_terminal:
+            self._console.file.write(f"\r\x1b[K{line}")
+            self._console.file.flush()
+            self._next = now + 0.2
+        else:
+            say(self._console, line)
+            self._next = now + PLAIN_INTERVAL

@@ -27,6 +27,7 @@ from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import checkpoint, loop, mesh, processes, results, run_folder
 from lstm_mnist_jax.training.feed import GIB
+from lstm_mnist_jax.training.metrics import OnEpoch
 from lstm_mnist_jax.training.program import TrainingProgram, make_program, refuse_streaming, shape_of
 from lstm_mnist_jax.training.results import MemberResult, SettingResult
 from lstm_mnist_jax.training.run import begin, load_same
@@ -75,6 +76,7 @@ def sweep(
     execution: Execution = Execution(),
     together: Processes = Processes(),
     console: Console | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> SweepResult:
     """Trains every setting of a space with every seed, as many as fit in one compiled program.
 
@@ -86,6 +88,9 @@ def sweep(
       execution: on which devices, and with how much of their memory.
       together: the other processes of a distributed sweep, each of which calls this with the same arguments.
       console: where to print progress; None is nowhere.
+      on_epoch: called after each epoch that is trained now, once for each run, with its `EpochMetrics` and the path of
+        the run (SWEEP/NUMBER), in process 0 only: for an experiment tracker. An exception in it stops the sweep, with
+        this epoch saved.
 
     Returns:
       The result of every run and of every setting over its seeds, the best run, and how the sweep ended.
@@ -94,7 +99,8 @@ def sweep(
       ConfigError: a config is impossible, differs from the resumed one in more than epochs, or has fewer epochs; a
         single run does not fit into memory; Optuna is not installed.
       DataError: the data cannot be loaded.
-      RunError: the folder cannot be used, a checkpoint cannot be written, or another process is gone.
+      RunError: the folder cannot be used, a checkpoint cannot be written, another process is gone, or `on_epoch` raised
+        an exception (the sweep is saved; the exception is its `__cause__`).
 
     Examples:
       >>> from dataclasses import replace
@@ -107,12 +113,22 @@ def sweep(
     """
     # Each group makes its own mesh; the session's is made because there may be no device, or not so many.
     settings = (space.describe(), config, run_dir, resume, execution, together, console)
-    with processes.distributed_session(*settings) as (config, run_dir, _, console):
-        return _sweep(config, space, run_dir, resume, execution, console)
+    with processes.distributed_session(*settings) as (config, run_dir, devices, console):
+        environment = run_folder.environment(devices.size)
+        if line := mesh.too_many(devices):
+            say(console, line)
+        return _sweep(config, space, run_dir, resume, execution, environment, console, on_epoch)
 
 
 def _sweep(
-    config: Config, space: Space, run_dir: Path, resume: bool, execution: Execution, console: Console
+    config: Config,
+    space: Space,
+    run_dir: Path,
+    resume: bool,
+    execution: Execution,
+    environment: dict[str, str],
+    console: Console,
+    on_epoch: OnEpoch | None,
 ) -> SweepResult:
     first = processes.is_first()
     folder = run_folder.read_run_folder(run_dir) if resume else None
@@ -126,7 +142,7 @@ def _sweep(
     if folder is not None:
         folder = run_folder.resume_run_folder(folder, config, dataset)
     else:
-        folder = RunFolder(run_dir, config, run_folder.DataFacts.of(dataset), run_folder.environment(), space=space)
+        folder = RunFolder(run_dir, config, run_folder.DataFacts.of(dataset), environment, space=space)
         folder = with_next_members(folder, dataset)
         folder, program = fit(folder, 0, dataset, execution, console)  # before anything is written
     with ExitStack() as stack:
@@ -135,9 +151,11 @@ def _sweep(
             if not resume:
                 run_folder.refuse_occupied(run_dir)  # another process may have made a run in it meanwhile
         stop = stack.enter_context(loop.noted_stop_request())
-        say(console, f"sweep {run_dir}: {dataset.describe()}")
-        for line in run_folder.environment_changes(folder.environment):
+        say(console, f"sweep {run_dir}")
+        say(console, dataset.describe())
+        for line in run_folder.environment_changes(folder.environment, environment):
             say(console, line)
+        folder = replace(folder, environment=environment)
         trained, stopped_by, group = False, None, 0
         while True:
             if group == len(folder.groups):
@@ -147,7 +165,7 @@ def _sweep(
             stopped_by = loop.noted_signal(stop)  # a signal at the end of a group ends the sweep, unless it is the last
             if stopped_by is not None:
                 break
-            folder, steps, complete = _train_group(folder, group, program, dataset, execution, console, stop)
+            folder, steps, complete = _train_group(folder, group, program, dataset, execution, console, stop, on_epoch)
             trained |= steps > 0
             if not complete:
                 stopped_by = loop.noted_signal(stop)
@@ -158,9 +176,8 @@ def _sweep(
         results.write_csv(folder, members)
         draw_results(folder, members, dataset)
         done = sum(results.is_done(folder.member_config(member.member), member) for member in members)
-        title = f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s"
-        title += "; means with 95 % confidence intervals, each seed at its best epoch on validation"
-        say(console, title)
+        say(console, f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s")
+        say(console, "means with 95 % confidence intervals, each seed at its best epoch on validation:")
         found = results.table(folder.config, members)
         # As wide as it is, however narrow the terminal.
         width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
@@ -201,6 +218,7 @@ def _train_group(
     execution: Execution,
     console: Console,
     stop: loop.StopRequest,
+    on_epoch: OnEpoch | None,
 ) -> tuple[RunFolder, int, bool]:
     """Trains a group to its end, or until a signal; `program` is its program, if that is compiled already.
 
@@ -227,7 +245,7 @@ def _train_group(
     processes.wait_for_file(folder.path / "config.json")
     states, record = begin(folder, group, program, step, console)
     _print_group(folder, group, program, time.perf_counter() - began, console)
-    training = loop.TrainingLoop(folder, group, program, states, record, console)
+    training = loop.TrainingLoop(folder, group, program, states, record, console, on_epoch)
     training.run(stop)
     return folder, training.step - record.step, training.is_complete
 
@@ -243,10 +261,11 @@ def _print_group(folder: RunFolder, group: int, program: TrainingProgram, second
     fixed_values = f", {describe({name: members[0].setting[name] for name in fixed})}" if part and fixed else ""
     shares = program.mesh.shape[mesh.DATA_AXIS]
     shared = f", {shares} for each" if shares > 1 else ""
+    say(console, f"{part}{runs(len(members))} at once{of}{fixed_values}")
     say(
         console,
-        f"{part}{runs(len(members))} at once{of}{fixed_values}, {layers}, on {mesh.describe(program.mesh)}{shared}, "
-        f"{size_of(program.device_bytes())} of each device; ready in {seconds:.1f} s",
+        f"{layers}, on {mesh.describe(program.mesh)}{shared}, {size_of(program.device_bytes())} of each device; "
+        f"ready in {seconds:.1f} s",
     )
 
 

@@ -30,10 +30,7 @@ def main(arguments: list[str]) -> int:
     if words[0] not in ("train", "sweep"):
         print(f"{words[0]} runs in one process; expected train or sweep.\n{USAGE}", file=sys.stderr)
         return 2
-    if not any(word.split("=")[0] == "--devices" for word in words):
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        cores = min(usable, psutil.cpu_count(logical=False) or usable)
-        words += ["--devices", str(max(1, cores // count))]
+    words = _with_devices(words, count)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     common = [*words, "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)]
@@ -49,6 +46,15 @@ def main(arguments: list[str]) -> int:
         started.append(subprocess.Popen(command, env={"JAX_PLATFORMS": "cpu", **os.environ}))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all of them by itself
     return _wait(started)
+
+
+def _with_devices(words: list[str], count: int) -> list[str]:
+    """The words, with an equal share of the cores for each process where they do not name the number of devices."""
+    if any(word.split("=")[0] == "--devices" for word in words):
+        return words
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(usable, psutil.cpu_count(logical=False) or usable)
+    return [*words, "--devices", str(max(1, cores // count))]
 
 
 def _wait(started: list[subprocess.Popen[bytes]]) -> int:

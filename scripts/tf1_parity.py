@@ -27,7 +27,8 @@ import tensorflow as tf
 from lstm_mnist_jax import load, model
 from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.interop import tf1
-from lstm_mnist_jax.interop.weights import Adam, Imported, from_params
+from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.weights import Adam, from_params
 from lstm_mnist_jax.training.optimizer import make_optimizer
 
 BOUNDS = {

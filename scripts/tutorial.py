@@ -113,7 +113,7 @@ def train(data: Dataset, seed: int = SEED, epochs: int = EPOCHS) -> tuple[Networ
         mean_loss, seconds = np.mean(losses[-steps:]), time.perf_counter() - began
         validation, test = (float(accuracy(params, s.images, s.labels)) for s in (data.validation, data.test))
         accuracies = f"validation {validation:7.2%}  test {test:7.2%}"
-        speed = f"{seconds:.1f} s  {steps * BATCH_SIZE / seconds:,.0f} examples/s"
+        speed = f"{seconds:.1f} s  {steps * BATCH_SIZE / seconds:,.0f} images/s"
         print(f"epoch {epoch + 1:2d}/{epochs}  loss {mean_loss:.4f}  {accuracies}  {speed}")
         if validation > best[0]:
             best = validation, f"epoch {epoch + 1}, validation {validation:.2%}, test {test:.2%}"

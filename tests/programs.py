@@ -1,9 +1,9 @@
 """Programs in processes of their own, started without importing JAX anew.
 
 To import JAX, Flax and Orbax takes a process seconds. These processes are forked from one server, which has imported
-them and has done nothing else: no JAX backend, no thread. What runs in them is what `lstm-mnist` runs, with standard
-streams, signals, exit codes and exit handlers of its own. Where the start of the interpreter is what a test is about
-(entry points, what is imported, environment variables that JAX reads on import), use `subprocess`.
+them and read MNIST, and has done nothing else: no JAX backend, no thread. What runs in them is what `lstm-mnist` runs,
+with standard streams, signals, exit codes and exit handlers of its own. Where the start of the interpreter is what a
+test is about (entry points, what is imported, environment variables that JAX reads on import), use `subprocess`.
 """
 
 import atexit
@@ -17,17 +17,19 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from multiprocessing import reduction
+from multiprocessing import forkserver, reduction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 
 PRELOADED = [
     "numpy", "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "tensorboardX", "scipy.special",
-    "lstm_mnist_jax", "lstm_mnist_jax.cli", "lstm_mnist_jax.inference", "lstm_mnist_jax.sweeps",
+    "lstm_mnist_jax", "lstm_mnist_jax.cli.main", "lstm_mnist_jax.inference", "lstm_mnist_jax.sweeps",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "typeguard", "jaxlib.mlir.dialects.mhlo", "preloaded",
 ]  # fmt: skip
 JAX_OPTIONS: dict[str, Callable[[str], Any]] = {
     "JAX_NUM_CPU_DEVICES": int,
@@ -69,6 +71,9 @@ class Program:
         # Compiled as in this process (see conftest.py), also what it starts itself.
         env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(jax.config.values["jax_disable_most_optimizations"]))
         arguments = (list(map(str, words)), code, env, str(cwd or Path.cwd()))
+        path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        with mock.patch.dict(os.environ, PYTHONPATH=path):  # for the server alone, which imports `preloaded`
+            forkserver.ensure_running()
         self._process: BaseProcess = _context.Process(target=_run, args=(arguments, _Streams(out, err)))
         self._process.start()
         os.close(out)

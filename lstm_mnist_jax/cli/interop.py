@@ -5,25 +5,30 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_options, parse, start_jax
-from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import Config, DataConfig, OptimizerConfig
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
 
 
 @dataclass(frozen=True)
 class ImportArguments:
-    """Make a run of a model that another program trained: LSTM layers, with the last output through dense layers.
+    """Make a run of a model that another program trained: LSTM or GRU layers, then dense layers.
 
     PATH is a TensorFlow 1 checkpoint (what was given to Saver.save, with the step that it added), a PyTorch state_dict
     or training checkpoint (.pt, .pth, .ckpt, .bin or .safetensors; nothing in it is executed), Keras's .weights.h5,
     .keras or .h5, a .msgpack of a Flax tree, .safetensors of this package, an .onnx graph of any exporter, or a folder
     of `export huggingface`. The layers' widths are read from the shapes.
     """
+
+    common: ClassVar = (
+        *("run_dir", "list", "ignore", "layer", "dense_activation", "task", "input_mean", "input_std", "source"),
+        "validation_examples",
+    )
 
     format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface"]]
     """The format of the weights."""
@@ -36,25 +41,28 @@ class ImportArguments:
     ignore: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A pattern of names to leave out, such as 'model2/*'. Can be repeated."""
     layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """The names of the LSTM layers from the input to the output, each with --layer, where their order is unknown; with
-    those of all dense layers, where their order is unknown."""
+    """The names of the recurrent layers from the input to the output, each with --layer, where their order is unknown;
+    with those of all dense layers, where their order is unknown."""
     dense_activation: Literal["relu", "tanh", "linear"] | None = None
     """The activation after each hidden dense layer, where the file does not hold it. linear is none."""
     input_activation: Literal["linear"] | None = None
-    """linear: no activation follows a dense layer before the LSTM layers, which is then folded into them."""
+    """linear: no activation follows a dense layer before the recurrent layers, which is then folded into them."""
     activation: Literal["tanh", "relu", "linear", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] | None = None
     """The activation of the LSTM, where the file does not hold it. None is tanh."""
     recurrent_activation: Literal["sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] | None = None
     """The activation of the LSTM's gates, where the file does not hold it. None is sigmoid."""
-    pooling: Literal["last", "mean", "max"] | None = None
-    """Pooling over time before the dense layers. None is last, the last output. (all is found from the shapes.)"""
+    pooling: Literal["last", "last_step", "mean", "max", "attention"] | None = None
+    """Pooling over time before the dense layers, where the file does not hold it. None is last, the last output. With
+    two directions, last are the final states of both (h_n[-2] and h_n[-1] in PyTorch), and last_step is outputs[:, -1].
+    (all, the outputs of all steps, is found from the shapes.)"""
     forget_bias: float | None = None
     """tf1: what the cells added to their forget gates. None is what the .meta file has; without one, 1."""
     task: Literal["rows", "columns", "pixels"] = "rows"
     """How the network reads an image: rows from the top, columns from the left, or pixels row by row."""
     input_mean: float = 0.0
     """The network was trained on inputs (pixel / input_scale - input_mean) / input_std. This is folded exactly into its
-    first layer. For PyTorch's Normalize((0.1307,), (0.3081,)): --input-mean 0.1307 --input-std 0.3081."""
+    first layer. For PyTorch's Normalize((0.1307,), (0.3081,)): --input-mean 0.1307 --input-std 0.3081. One number for
+    all pixels; those of each channel are not supported."""
     input_std: float = 1.0
     """See --input-mean."""
     input_scale: float = 255.0
@@ -113,13 +121,10 @@ def import_(arguments: Sequence[str]) -> int:
         return 0
     from lstm_mnist_jax.data import load
     from lstm_mnist_jax.interop.inputs import LOW_ACCURACY, Inputs, likely_causes
-    from lstm_mnist_jax.interop.weights import ImportedModel, to_params
     from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
     words = {name.removeprefix("no-").replace("-", "_") for name in given_options(arguments)}
-    if parsed.format == "huggingface" and "task" in words:
-        raise UserError("A folder for huggingface holds how its network reads an image; leave out --task.")
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
     path = formats.locate(parsed.format, path)
@@ -134,25 +139,25 @@ def import_(arguments: Sequence[str]) -> int:
             given=given,
             inputs=Inputs(parsed.input_mean, parsed.input_std, parsed.input_scale),
         )
+    network = imported.config
+    if "task" in words and parsed.task != network.task:
+        if "task" in imported.known:
+            raise UserError(f"--task is {parsed.task}, but the network of the file reads {network.task}. Leave it out.")
+        network = replace(network, task=parsed.task)
     config = Config(
         seed=parsed.seed,
         epochs=parsed.epochs,
         batch_size=parsed.batch_size,
         selection_metric=parsed.selection_metric,
         data=parsed.data,
-        model=replace(imported.config, forget_bias=imported.forget_bias, task=parsed.task),
+        model=network,
         optimizer=parsed.optimizer,
     )
-    if isinstance(imported, ImportedModel) and imported.training:
+    if imported.training:
         config = _with_options(imported.training, config, words)
     start_jax(parsed.execution, config.batch_size)
     origin, adam = f"imported from {parsed.format}: {path.absolute()}", imported.adam and imported.adam.to_optax()
     origin += "" if imported.inputs == Inputs() else f"; trained on inputs of {imported.inputs}"
-    more: dict[str, Any] = {"image_rows": imported.image_rows}
-    if isinstance(imported, ImportedModel):
-        task = imported.config.task if parsed.task == ModelConfig.task else parsed.task
-        more = {name: getattr(imported, name) for name in ("time_steps", "image_shape", "class_names")}
-        more["network"] = replace(imported.config, task=task)
     try:
         run = begin_run(
             imported.params,
@@ -162,7 +167,10 @@ def import_(arguments: Sequence[str]) -> int:
             origin=origin,
             adam=adam,
             step=imported.step,
-            **more,
+            time_steps=imported.time_steps,
+            image_shape=imported.image_shape,
+            class_names=imported.class_names,
+            network=network,
         )
     except DataError as error:
         if parsed.format != "huggingface" or "source" in words:
@@ -174,20 +182,22 @@ def import_(arguments: Sequence[str]) -> int:
     for name, evaluation in run.evaluations.items():
         say(console, f"{name} {evaluation.accuracy:.2%}")
     low = min(evaluation.accuracy for evaluation in run.evaluations.values()) < LOW_ACCURACY
-    unfolded = imported.unfolded if isinstance(imported, ImportedModel) else to_params(imported.weights)
-    if low and not imported.knows_inputs and len(unfolded["dense"]["bias"]) == 10:
+    if low and not imported.knows_inputs and len(imported.unfolded["dense"]["bias"]) == 10:
         examples = load(**vars(run.folder.config.data)).validation
-        for line in likely_causes(unfolded, run.folder.config.model, examples, imported.inputs):
+        for line in likely_causes(imported.unfolded, run.folder.config.model, examples, imported.inputs):
             say(console, line)
+    held_out = config.data.validation_examples
+    if parsed.format != "huggingface" and int(run.evaluations["validation"].count.sum()) == held_out:
+        say(console, f"validation: the first {held_out:,} training examples, as --validation-examples has it")
+        say(console, "  (too high if the model was trained on them: give the number that it had)")
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
-    say(
-        console,
-        f"training would continue with learning rate {config.optimizer.learning_rate:g} and batches of "
-        f"{config.batch_size}; for others, import with --learning-rate and --batch-size",
-    )
-    say(console, f"train it further, up to epoch {epochs}, with: lstm-mnist train --resume {run_dir} --epochs {epochs}")
+    rate = config.optimizer.learning_rate
+    say(console, f"training would continue with learning rate {rate:g} and batches of {config.batch_size}; for others,")
+    say(console, "import with --learning-rate and --batch-size")
+    say(console, f"train it further, up to epoch {epochs}, with:")
+    say(console, f"  lstm-mnist train --resume {run_dir} --epochs {epochs}")
     return 0
 
 

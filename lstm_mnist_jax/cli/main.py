@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 
 from lstm_mnist_jax import __version__
+from lstm_mnist_jax.cli.arguments import entry, wrapped
+from lstm_mnist_jax.cli.completion import completion
 from lstm_mnist_jax.cli.evaluate import evaluate
 from lstm_mnist_jax.cli.interop import export, import_
 from lstm_mnist_jax.cli.predict import predict
@@ -20,26 +22,33 @@ from lstm_mnist_jax.cli.train import train
 from lstm_mnist_jax.config import PRESETS, options
 from lstm_mnist_jax.errors import ConfigError, DataError, UserError, did_you_mean
 
-HELP = f"""lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.
+SUMMARIES = {
+    "train [PRESET]": f"train a model (presets: {', '.join(PRESETS)}), or continue one with --resume RUN_DIR",
+    "sweep [PRESET]": "train several runs at once: seeds, hyperparameters, networks",
+    "evaluate RUN_DIR": "loss and accuracy of a trained run, by split and class",
+    "predict RUN_DIR IMAGE ...": "classify images",
+    "report RUN_DIR ...": "curves, errors and figures of a run; a comparison of several; --html for a page to draw on",
+    "import FORMAT PATH --run-dir RUN_DIR": "make a run folder from weights of tf1, torch, keras, flax, safetensors, "
+    "onnx or huggingface",
+    "export FORMAT RUN_DIR FILE": "write a run's model for tf1, torch, keras, flax, safetensors, onnx, stablehlo or "
+    "huggingface",
+    "completion SHELL": "print a script with which bash, zsh or fish complete commands and options",
+}
 
-usage: lstm-mnist COMMAND [OPTIONS]
 
-  train [PRESET]     train a model (presets: {", ".join(PRESETS)}), or continue one with --resume RUN_DIR
-  sweep [PRESET]     train several runs at once: seeds, hyperparameters, networks
-  evaluate RUN_DIR   loss and accuracy of a trained run, by split and class
-  predict RUN_DIR IMAGE ...
-                     classify images
-  report RUN_DIR ... curves, errors and figures of a run; a comparison of several; --html for a page to draw on
-  import FORMAT PATH --run-dir RUN_DIR
-                     make a run folder from weights of tf1, torch, keras, flax, safetensors, onnx or huggingface
-  export FORMAT RUN_DIR FILE
-                     write a run's model for tf1, torch, keras, flax, safetensors, onnx, stablehlo or huggingface
-
-A run of a sweep is named by its path wherever RUN_DIR is taken: SWEEP/NUMBER or SWEEP/best.
-
-lstm-mnist COMMAND --help prints the options of a command, --version the version. With --debug, an error prints its
-traceback.
-"""
+def program_help() -> str:
+    """What `lstm-mnist --help` prints, no wider than the terminal or 80 columns."""
+    lines = wrapped(f"lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.")
+    lines += ["", "usage: lstm-mnist COMMAND [OPTIONS]", ""]
+    for usage, summary in SUMMARIES.items():
+        lines += entry(usage, summary)
+    for paragraph in (
+        "A run of a sweep is named by its path wherever RUN_DIR is taken: SWEEP/NUMBER or SWEEP/best.",
+        "lstm-mnist COMMAND --help prints the options of a command, for train, sweep and import the common ones; "
+        "--help-all prints all. --version prints the version. With --debug, an error prints its traceback.",
+    ):
+        lines += ["", *wrapped(paragraph)]
+    return "\n".join(lines) + "\n"
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -50,6 +59,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report,
     "import": import_,
     "export": export,
+    "completion": completion,
 }
 
 
@@ -66,8 +76,10 @@ def _run(words: list[str], debug: bool) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can print every name
     try:
-        if command in ("-h", "--help", "help"):
-            print(HELP, end="", flush=True)
+        if command == "help" and words[1:2] and words[1] in COMMANDS:
+            command, words = words[1], [words[1], "--help"]
+        if command in ("-h", "--help", "--help-all", "help"):
+            print(program_help(), end="", flush=True)
             return 0
         if command == "--version":
             print(__version__, flush=True)
@@ -78,9 +90,7 @@ def _run(words: list[str], debug: bool) -> int:
                 "SWEEP/best, wherever a run folder is taken, also by train --resume."
             )
         if command not in COMMANDS:
-            known = ", ".join(COMMANDS)
-            nearest = did_you_mean(command, COMMANDS)
-            raise UserError(f"Unknown command {command!r}; expected one of {known}{nearest} See lstm-mnist --help.")
+            raise UserError(_unknown_command(words))
         if not debug:
             _quieten_libraries()
         code = COMMANDS[command](words[1:])
@@ -89,7 +99,7 @@ def _run(words: list[str], debug: bool) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"lstm-mnist: {_with_options(error)}", file=sys.stderr)
+        print("lstm-mnist:", re.sub(r"\s*\n\s*", " ", _with_options(error).strip()), file=sys.stderr)
         return _failed(2)
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -108,6 +118,39 @@ def _run(words: list[str], debug: bool) -> int:
         return _failed(1)
 
 
+ELSEWHERE = {
+    "classify": "predict",
+    "compare": "report",
+    "convert": "export",
+    "eval": "evaluate",
+    "finetune": "train --resume RUN_DIR",
+    "fit": "train",
+    "infer": "predict",
+    "load": "import",
+    "plot": "report",
+    "resume": "train --resume RUN_DIR",
+    "run": "train",
+    "save": "export",
+    "search": "sweep",
+    "test": "evaluate",
+    "tune": "sweep",
+    "validate": "evaluate",
+}
+"""Commands of other programs, and ours."""
+
+
+def _unknown_command(words: Sequence[str]) -> str:
+    command, *others = words
+    first = next((word for word in others if word in COMMANDS), None)
+    if command.startswith("-") or command in PRESETS:
+        kind = "an option" if command.startswith("-") else "a preset"
+        example = f"lstm-mnist {first or 'train'} {command}"
+        return f"{command!r} is {kind}; the command comes first, such as {example} ... See lstm-mnist --help."
+    meant = ELSEWHERE.get(command.lower())
+    nearest = f"; did you mean {meant}?" if meant else did_you_mean(command, COMMANDS)
+    return f"Unknown command {command!r}; expected one of {', '.join(COMMANDS)}{nearest} See lstm-mnist --help."
+
+
 def _with_options(error: UserError) -> str:
     """The message of an error, with options (--batch-size) in place of the fields of a config (batch_size)."""
     if not isinstance(error, ConfigError | DataError):
@@ -116,8 +159,8 @@ def _with_options(error: UserError) -> str:
     fields |= {"seeds", "samples"}
     long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
     pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])"
-    pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )"
-    return re.sub(pattern, lambda found: "--" + (found[1] or found[2]).replace("_", "-"), str(error))
+    pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )|(?:(?<=set )|(?<=and ))(samples)(?=,)"
+    return re.sub(pattern, lambda found: "--" + (found[1] or found[2] or found[3]).replace("_", "-"), str(error))
 
 
 def _failed(code: int) -> int:

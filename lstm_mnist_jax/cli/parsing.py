@@ -1,24 +1,23 @@
 """Shared by the commands: parsing of arguments, the compilation cache, the console, and names of run folders."""
 
-import ast
 import contextlib
 import dataclasses
-import inspect
 import io
 import itertools
 import os
+import signal
 import sys
 import time
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
 
+from lstm_mnist_jax.cli.arguments import arguments_of, command_of, default_of, help_of
 from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.config.json import described, from_text
 from lstm_mnist_jax.errors import ConfigError, UserError, did_you_mean
@@ -39,14 +38,65 @@ RENAMED = {
 }
 """Options by their names in version 0.4, and their present names."""
 
+ELSEWHERE = {
+    "beta1": ("b1",),
+    "beta2": ("b2",),
+    "bs": ("batch-size",),
+    "clip": ("clip-norm",),
+    "cpus": ("devices",),
+    "dataset": ("source",),
+    "decay": ("weight-decay",),
+    "dir": ("run-dir",),
+    "dropout": ("dropout-rate",),
+    "eps": ("epsilon",),
+    "gpus": ("devices",),
+    "grad-clip": ("clip-norm",),
+    "hidden-dim": ("hidden-features",),
+    "hidden-size": ("hidden-features",),
+    "layers": ("hidden-features",),
+    "logdir": ("run-dir",),
+    "lr": ("learning-rate",),
+    "lr-schedule": ("schedule",),
+    "model": ("cell",),
+    "num-epochs": ("epochs",),
+    "num-layers": ("hidden-features",),
+    "out": ("run-dir", "into"),
+    "output": ("run-dir", "into"),
+    "output-dir": ("run-dir", "into"),
+    "patience": ("early-stopping-patience",),
+    "rnn": ("cell",),
+    "save-dir": ("run-dir",),
+    "scheduler": ("schedule",),
+    "steps": ("epochs",),
+    "units": ("hidden-features",),
+    "val-size": ("validation-examples",),
+    "warmup": ("warmup-epochs",),
+    "wd": ("weight-decay",),
+    "workers": ("num-processes",),
+}
+"""Names that other programs give to options, and ours."""
+
 
 def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
-    """The arguments of a command. Raises UserError where an option has its name of version 0.4."""
+    """The arguments of a command. Prints its help, and ends the program, where they ask for that.
+
+    Args:
+      cls: the class of the arguments: a dataclass, some of whose fields may be dataclasses.
+      arguments: the words of the command line.
+      default: an object of the class, with the values of the options that are not given; None takes the class's own.
+
+    Raises:
+      UserError: a word is wrong.
+    """
     for word in arguments:
         name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
         if word.startswith("--") and name in RENAMED:
             raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
-    command = f"lstm-mnist {cls.__name__.removesuffix('Arguments').lower()}"
+    command = command_of(cls)
+    if asked := {"-h", "--help", "--help-all"} & set(arguments):
+        print(help_of(cls, default, everything="--help-all" in asked), end="", flush=True)
+        raise SystemExit(0)
+    arguments = _without_commas(cls, arguments)
     options: dict[str, Any] = {} if default is None else {"default": default}
     printed = io.StringIO()
     try:
@@ -54,29 +104,68 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
             parsed, unknown = tyro.cli(
                 cls,
                 prog=command,
-                description=inspect.getdoc(cls),
-                args=list(arguments),
+                args=arguments,
+                add_help=False,
                 config=(tyro.conf.OmitArgPrefixes,),
                 registry=REGISTRY,
                 return_unknown_args=True,
                 **options,
             )
     except SystemExit as end:
-        if not end.code:  # --help
-            raise
         cause: BaseException | None = end
         while (cause := cause and cause.__context__) is not None:
             if isinstance(cause, UserError):  # of a dataclass, which tyro would print in a frame
                 raise cause from None
         raise UserError(_fault(cls, command, arguments, printed.getvalue())) from None
-    for word in unknown:
-        if word.startswith("--"):
-            nearest = did_you_mean(word.split("=")[0], [f"--{name}" for name in _options(cls)])
-            raise UserError(f"Unknown option {word}{nearest} See {command} --help.")
-    if unknown:
-        hint = _flag_before(cls, arguments, unknown[0]) or f"See {command} --help."
-        raise UserError(f"Unexpected argument {unknown[0]!r}. {hint}")
+    _refuse_unknown(cls, arguments, unknown)
     return parsed
+
+
+def _refuse_unknown(cls: type, arguments: Sequence[str], unknown: Sequence[str]) -> None:
+    """Raises UserError where words belong to no option and no argument."""
+    see = f"See {command_of(cls)} {'--help-all' if hasattr(cls, 'common') else '--help'}."
+    for word in unknown:
+        if word.startswith("-") and word != "-":
+            raise UserError(f"Unknown option {word.split('=')[0]}{_nearest_option(cls, word)} {see}")
+    if unknown:
+        presets = [word for word in arguments if word in PRESETS]
+        if hasattr(cls, "preset") and unknown[0] in PRESETS and len(presets) > 1:
+            raise UserError(f"There are two presets, {presets[0]} and {presets[1]}; name one.")
+        raise UserError(f"Unexpected argument {unknown[0]!r}. {_flag_before(cls, arguments, unknown[0]) or see}")
+
+
+def _nearest_option(cls: type, word: str) -> str:
+    """The end of a message: the option that a mistyped one, or one of another program, may mean."""
+    options = _hints(cls)
+    name = word.split("=")[0].lstrip("-").replace("_", "-").lower()
+    flags = [f"no-{option}" for option, hint in options.items() if hint is bool]
+    meant = [f"--{option}" for option in ELSEWHERE.get(name, ()) if option in options]
+    if meant:
+        return f"; did you mean {' or '.join(meant)}?"
+    if len(name) == 1:
+        return ". Options are whole words with two dashes."
+    return did_you_mean(name, [*options, *flags, "help", "help-all", "debug"]).replace("mean ", "mean --")
+
+
+def _without_commas(cls: type, arguments: Sequence[str]) -> list[str]:
+    """The words, where integers of one option may have commas between them (32,64), each a word of its own."""
+    several = {name for name, hint in _hints(cls).items() if hint == tuple[int, ...]}
+    found, is_list = list[str](), False
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, values = argument.partition("=")
+            is_list = name[2:].replace("_", "-") in several
+            found += [name, *values.replace(",", " ").split()] if is_list and equals else [argument]
+        elif is_list:
+            found += argument.replace(",", " ").split()
+        else:
+            found.append(argument)
+    return found
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the options of a command, by their names without dashes."""
+    return {argument.name: argument.hint for argument in arguments_of(cls) if not argument.is_positional}
 
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -84,7 +173,7 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @REGISTRY.struct_rule
 def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-    """Help texts without the line breaks of the source."""
+    """Our classes without their help texts, which `arguments` prints."""
     cls: Any = info.type
     if not dataclasses.is_dataclass(cls) or not cls.__module__.startswith(__package__.split(".")[0]):
         return None
@@ -93,58 +182,12 @@ def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.
         tyro.constructors.StructFieldSpec(
             name=field.name,
             type=hints[field.name],
-            default=_default(field, info.default),
-            helptext=partial(_help, cls, field.name, hints[field.name]),
+            default=default_of(field, info.default),
+            helptext=None,
         )
         for field in dataclasses.fields(cls)
     )
     return tyro.constructors.StructConstructorSpec(typing.cast(Any, cls), fields)
-
-
-def _default(field: "dataclasses.Field[Any]", given: Any) -> Any:
-    if hasattr(given, field.name):
-        return getattr(given, field.name)
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
-
-
-def _help(cls: Any, field: str, hint: Any) -> str | None:
-    """The docstring below a field, or of its class, in one line.
-
-    The fields of a class with `documented_by` have the docstrings of the fields of those classes.
-    """
-    hint, *_ = typing.get_args(hint) or (hint,)
-    if dataclasses.is_dataclass(hint):
-        return inspect.getdoc(hint)
-    owner = next(o for o in getattr(cls, "documented_by", cls.__mro__) if field in inspect.get_annotations(o))
-    return _field_docstrings(owner.__module__).get((owner.__name__, field))
-
-
-@cache
-def _field_docstrings(module: str) -> dict[tuple[str, str], str]:
-    """The docstrings below the fields of the classes of a module."""
-    found = {}
-    body = ast.parse(inspect.getsource(sys.modules[module])).body
-    for owner in [node for node in body if isinstance(node, ast.ClassDef)]:
-        for field, below in itertools.pairwise(owner.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-                text = ast.literal_eval(below.value)
-                found[owner.name, ast.unparse(field.target)] = " ".join(text.split())
-    return found
-
-
-def _options(cls: type) -> dict[str, Any]:
-    """The types of the options of a command, by their names without dashes."""
-    positional = typing.get_args(tyro.conf.Positional[int])[1]
-    found = dict[str, Any]()
-    for name, annotated in typing.get_type_hints(cls, include_extras=True).items():
-        hint, *markers = typing.get_args(annotated) if hasattr(annotated, "__metadata__") else (annotated,)
-        if dataclasses.is_dataclass(hint):
-            found |= _options(typing.cast(type, hint))
-        elif positional not in markers:
-            found[name.replace("_", "-")] = hint
-    return found
 
 
 def given_options(arguments: Sequence[str]) -> dict[str, list[str]]:
@@ -165,11 +208,11 @@ def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> st
     Raises:
       ConfigError: a word is no value of its option.
     """
-    name, hint = next(iter(typing.get_type_hints(cls).items()))
-    if typing.get_origin(hint) is typing.Literal and arguments and not arguments[0].startswith("-"):
-        from_text(hint, arguments[0], name)
+    found = arguments_of(cls)
+    if found[0].is_positional and found[0].choices and arguments and not arguments[0].startswith("-"):
+        from_text(found[0].hint, arguments[0], found[0].name)
     for name, words in given_options(arguments).items():
-        hint = _options(cls).get(name, str)
+        hint = _hints(cls).get(name, str)
         if hint is bool:
             continue
         several = typing.get_origin(hint) is tuple
@@ -181,10 +224,11 @@ def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> st
             except ConfigError:
                 if not several:
                     raise
-                return f"--{name} is {word!r}, expected integers separated by spaces, such as 32 64."
+                last = " The preset comes first." if word in PRESETS else ""
+                return f"--{name} is {word!r}, expected integers with commas or spaces between, such as 32,64.{last}"
     if "(required)" in printed:
-        names = [field.name.upper() for field in dataclasses.fields(cls) if _default(field, None) is tyro.MISSING]
-        return f"An argument is missing, expected {command} {' '.join(names)}. See {command} --help."
+        names = " ".join(argument.usage() for argument in found if argument.is_positional).removesuffix(" ...")
+        return f"An argument is missing, expected {command} {names}. See {command} --help."
     title, *lines = (line.strip("│╭╮╰╯─- ") for line in printed.splitlines())
     message = " ".join(line for line in lines if line).split("For full helptext")[0].strip()
     return f"{title}: {message}"
@@ -192,11 +236,25 @@ def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> st
 
 def _flag_before(cls: type, arguments: Sequence[str], word: str) -> str | None:
     """A hint where a word follows an option that takes no value."""
-    flags = [name for name, hint in _options(cls).items() if hint is bool]
+    flags = [name for name, hint in _hints(cls).items() if hint is bool]
     for name, words in given_options(arguments).items():
         if name.removeprefix("no-") in flags and words[:1] == [word]:
             return f"--{name} takes no value: leave out {word!r}."
     return None
+
+
+def _unknown_preset(cls: type, arguments: Sequence[str], word: str) -> str:
+    """What is wrong with a word that is taken for a preset, but is none."""
+    if hint := _flag_before(cls, arguments, word):
+        return hint
+    for name, words in given_options(arguments).items():
+        if word in words[1:] and word not in words[:1] and did_you_mean(word, PRESETS) == ".":
+            to_sweep = "" if "Sweep" in cls.__name__ else " Several values of an option are for lstm-mnist sweep."
+            return f"--{name} takes one value: leave out {word!r}.{to_sweep}"
+    name, equals, value = word.partition("=")
+    if equals and (option := name.replace("_", "-")) in _hints(cls):
+        return f"{word!r} is no preset; for the option, write --{option} {value}."
+    return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{did_you_mean(word, PRESETS)}"
 
 
 def parse_with_preset(
@@ -226,12 +284,7 @@ def parse_with_preset(
 
         config = read_run_folder(parsed.resume.expanduser()).config
     elif parsed.preset not in PRESETS:
-        if hint := _flag_before(cls, arguments, parsed.preset):
-            raise UserError(hint)
-        several = parsed.preset.replace(".", "").replace("-", "").replace("e", "").isdecimal()
-        hint = " Several values of an option are for lstm-mnist sweep." if several else ""
-        nearest = did_you_mean(parsed.preset, PRESETS)
-        raise UserError(f"Unknown preset {parsed.preset!r}; expected one of {', '.join(PRESETS)}{nearest}{hint}")
+        raise UserError(_unknown_preset(cls, arguments, parsed.preset))
     elif parsed.preset != preset and comes_first:
         raise UserError(f"There are two presets, {preset} and {parsed.preset}; name one.")
     elif parsed.preset != preset:  # it follows the options
@@ -290,12 +343,23 @@ class OutputConsole(Console):
 
 
 class TrainingConsole(Console):
-    """A console for training, which a closed output does not end."""
+    """A console for training. Where its reader has closed it (`train ... | head`), the run is saved and stops.
+
+    That is what SIGHUP does, which is sent where a terminal is closed. Under nohup, which ignores it, the run goes on.
+    """
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-        print("lstm-mnist: the output is closed; the training run goes on without it", file=sys.stderr)
+        hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+        handler = signal.SIG_IGN if hang_up is None else signal.getsignal(hang_up)
+        if handler == signal.SIG_DFL:  # nothing is trained at the moment
+            raise BrokenPipeError
+        if hang_up is None or handler == signal.SIG_IGN:
+            print("lstm-mnist: the output is closed; the training run goes on without it", file=sys.stderr)
+        else:
+            print("lstm-mnist: the output is closed; the run is saved and stops (--resume goes on)", file=sys.stderr)
+            signal.raise_signal(hang_up)
 
 
 def console_of_first() -> TrainingConsole:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
+from lstm_mnist_jax.cli.arguments import wrapped
 from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.progress import say
@@ -131,5 +132,6 @@ def _write(console: Console, pictures: "Sequence[Picture]", folder: Path) -> lis
         return []
     files = write_pictures(pictures, folder)
     say(console, f"{len(pictures)} figures, each as PNG and SVG, in {folder}:")
-    say(console, f"  {', '.join(picture.name for picture in pictures)}")
+    for line in wrapped(", ".join(picture.name for picture in pictures), 2):
+        say(console, line)
     return [str(file) for file in files]

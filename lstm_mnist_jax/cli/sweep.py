@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -51,6 +51,11 @@ class SweepArguments:
     saves a checkpoint and stops; --resume continues.
     """
 
+    common: ClassVar = (
+        *("run_dir", "resume", "seeds", "samples", "optuna", "learning_rate", "hidden_features", "batch_size"),
+        *("epochs", "source"),
+    )
+
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
     """The config to start from, by its name."""
     run_dir: Path | None = None
@@ -93,6 +98,10 @@ def sweep(arguments: Sequence[str]) -> int:
 
     given = parsing.given_options(arguments)
     axes = {name: words for name, words in vars(parsed.swept).items() if name.replace("_", "-") in given}
+    for name, words in axes.items():
+        if "features" not in name and (word := next((word for word in words if "," in word), None)):
+            option, values = f"--{name.replace('_', '-')}", word.replace(",", " ")
+            raise UserError(f"{option} is {word!r}, expected values with blanks between: {option} {values}.")
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
         space = Space(tuple(axes), tuple(axes.values()), **options)
@@ -132,9 +141,11 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         best = result.members[result.best]
         setting = describe({"seed": best.seed, **best.setting})
         so_far = " so far" if result.stopped_by is not None else ""
-        say(console, f"{best_in_words(config)}{so_far}: run {best.member} ({setting}), epoch {best.best_epoch}")
+        say(console, f"{best_in_words(config)}{so_far}: run {best.member}, epoch {best.best_epoch}")
+        say(console, f"  {setting}")
     if result.stopped_by is not None:
-        say(console, f"stopped and saved; continue with: lstm-mnist sweep --resume {quoted}")
+        say(console, "stopped and saved; continue with:")
+        say(console, f"  lstm-mnist sweep --resume {quoted}")
         return 128 + result.stopped_by
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one
@@ -142,6 +153,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     if result.best is None:
         say(console, f"saved in {run_dir} (results.csv)")
         return 0
-    say(console, f"saved in {run_dir} (results.csv, results.png); the best run is {run_dir / 'best'}:")
-    say(console, f"lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}")
+    say(console, f"saved in {run_dir} (results.csv, results.png)")
+    say(console, f"the best run is {run_dir / 'best'}:")
+    say(console, f"  lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}")
     return 0

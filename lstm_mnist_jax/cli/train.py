@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 from rich.console import Console
@@ -23,6 +23,11 @@ class TrainArguments:
 
     Ctrl-C saves and stops; --resume continues, with the same result as without a stop.
     """
+
+    common: ClassVar = (
+        *("run_dir", "resume", "epochs", "batch_size", "learning_rate", "hidden_features", "cell", "seed", "source"),
+        "devices",
+    )
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
     """The config to start from, by its name. The options below change it."""
@@ -77,13 +82,15 @@ def train(arguments: Sequence[str]) -> int:
         say(
             console,
             f"{best}: epoch {result.best.epoch}, validation {result.best.validation_accuracy:.2%}{loss}, "
-            f"test {test.value:.2%} (95 % confidence interval of {test.count:,} images: {100 * low:.2f} to "
-            f"{100 * high:.2f})",
+            f"test {test.value:.2%}",
         )
+        interval = f"{100 * low:.2f} to {100 * high:.2f}"
+        say(console, f"95 % confidence interval of the test accuracy ({test.count:,} images): {interval} %")
     elif result.best_step is not None:
         say(console, f"{best}: the weights of step {result.best_step:,}, which were imported")
     if result.stopped_by is not None:
-        say(console, f"stopped and saved; continue with: lstm-mnist train --resume {shlex.quote(str(run_dir))}")
+        say(console, "stopped and saved; continue with:")
+        say(console, f"  lstm-mnist train --resume {shlex.quote(str(run_dir))}")
         return 128 + result.stopped_by
     done = result.epochs[-1].epoch if result.epochs else 0  # imported weights may begin later than at 0
     if done < parsed.config.epochs and result.trained:
@@ -112,6 +119,6 @@ def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bo
         commands[f"train --resume {run_dir} --epochs {2 * config.epochs}"] = "train for longer"
     else:
         commands[f"evaluate {run_dir}"] = "loss and accuracy by split and by class"
-    width = max(map(len, commands))
     for command, what in commands.items():
-        say(console, f"  lstm-mnist {command:{width}}  # {what}")
+        say(console, f"  # {what}")
+        say(console, f"  lstm-mnist {command}")

@@ -68,13 +68,18 @@ class ModelConfig(Checked):
     Keras 3, JAX and PyTorch."""
     recurrent_activation: Literal["sigmoid", "hard_sigmoid_keras2", "hard_sigmoid_keras3"] = _added("sigmoid")
     """Activation of the LSTM's gates. Others than sigmoid run through Flax's scan, which is slower."""
+    recurrent_bias: bool = _added(False)
+    """Give the GRU the second bias of PyTorch's and Keras's GRU: it is in the product with the hidden state, which the
+    reset gate multiplies. Flax's GRU has none."""
     hidden_features: tuple[int, ...] = (32, 64)
     """Width of each recurrent layer, from the input to the output, in each direction."""
     bidirectional: bool = False
     """Read each sequence forwards and backwards."""
-    pooling: Literal["last", "mean", "max", "attention", "all"] = "last"
-    """Pooling over time, between the last recurrent layer and the dense layers: the last hidden state, or mean pooling,
-    max pooling or attention pooling over all steps; or all: no pooling, the outputs of all steps, flattened."""
+    pooling: Literal["last", "mean", "max", "attention", "all", "last_step"] = "last"
+    """Pooling over time, between the last recurrent layer and the dense layers: the last hidden state (of each
+    direction); mean pooling, max pooling or attention pooling over all steps; or all: no pooling, the outputs of all
+    steps, flattened. last_step is for both directions: the outputs at the last step, of which the backward direction
+    has read that step alone (outputs[:, -1] in PyTorch)."""
     dense_features: tuple[int, ...] = _added(())
     """Width of each hidden dense layer, between the pooling and the output layer."""
     dense_activation: Literal["relu", "tanh", "linear"] = _added("relu")
@@ -97,6 +102,12 @@ class ModelConfig(Checked):
             self.require(
                 self.cell == "lstm" or getattr(self, name) == usual, name, f"{usual} with the cell {self.cell}"
             )
+        self.require(
+            self.cell == "gru" or not self.recurrent_bias, "recurrent_bias", f"False with the cell {self.cell}"
+        )
+        self.require(
+            self.bidirectional or self.pooling != "last_step", "pooling", "last in one direction, which is the same"
+        )
         self.require_positive("sequence_length")
         self.require(0 <= self.permutation_seed < 2**32, "permutation_seed", "0 to 4294967295")
         self.require(len(widths) > 0 and min(widths) > 0, "hidden_features", "one or more widths, each 1 or more")
@@ -189,17 +200,40 @@ class DataConfig(Checked):
     """The images, and how they are split into training and validation."""
 
     source: str = "mnist"
-    """mnist (embedded), fashion-mnist (where Debian installs it, or a folder of this name), a folder of IDX files, or
-    tfds:NAME."""
+    """mnist (embedded), fashion-mnist (where Debian installs it, or a folder of this name), tfds:NAME, a .csv, .npz or
+    .zip file, or a folder: of IDX, .csv, .npz or .npy files, or with a folder of pictures for each class."""
     data_dir: str | None = None
     """Folder of prepared TFDS data; None is TFDS's own default."""
     validation_examples: int = 5000
-    """Examples that are taken from the front of the training examples for validation."""
+    """Examples that are moved from training to validation, where the source has no validation split. 5000 is a tenth
+    of the training examples where there are no more."""
     train_examples: int | None = None
-    """The number of remaining examples to train on, from the first; None is all of them."""
+    """The largest number of remaining examples to train on, from the first; None is all of them."""
+    validation: Literal["auto", "front", "stratified"] = _added("auto")
+    """How validation_examples are chosen: from the front, stratified (each class in proportion, at random), or auto:
+    from the front unless classes would be lacking there, else stratified."""
+    test_fraction: float = _added(0.1)
+    """Where the source has no test split: the fraction of the training examples that become one, stratified."""
+    split_seed: int = _added(0)
+    """Seed of stratified splits."""
+    classes: Literal["declared", "present"] = _added("declared")
+    """present leaves out classes that have no training example, which declared refuses."""
+    form: Literal["whole", "digit"] = _added("whole")
+    """Pictures in class folders: whole scales the whole picture, digit finds the digit in it and brings it to MNIST's
+    form. predict does the same."""
+    image_size: tuple[int, ...] = _added(())
+    """Height and width, perhaps channels, of pictures in class folders, or of the images in a table of pixels. Without
+    it, pictures keep a common size up to 64, else become 28 x 28; images in tables are square."""
 
     def check(self) -> None:
         self.require_positive("validation_examples", "train_examples")
+        self.require(0 < self.test_fraction < 1, "test_fraction", "above 0 and below 1")
+        self.require(0 <= self.split_seed < 2**32, "split_seed", "0 to 4294967295")
+        size = self.image_size
+        fits = not size or (
+            len(size) in (2, 3) and min(size) > 0 and max(size) <= 4096 and size[2:] in ((), (1,), (3,))
+        )
+        self.require(fits, "image_size", "height and width, each 1 to 4096, and perhaps 1 or 3 channels")
 
 
 @dataclass(frozen=True)

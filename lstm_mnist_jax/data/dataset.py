@@ -12,6 +12,9 @@ from lstm_mnist_jax.errors import DataError
 Images = UInt8[np.ndarray, "n height width"] | UInt8[np.ndarray, "n height width channels"]
 Labels = Int32[np.ndarray, " n"]
 
+MAX_CLASSES = 100_000
+"""Of sets whose classes have no names but numbers."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -53,6 +56,8 @@ class Dataset:
       test: the test split.
       class_names: one name a class; `class_names[label]` names a label.
       origin: where the data came from, as text.
+      notes: what else was found, assumed or left out, one line each.
+      form: the form of `normalise` that pictures were brought to; None where the arrays are used as they are.
     """
 
     train: Examples
@@ -60,6 +65,8 @@ class Dataset:
     test: Examples
     class_names: tuple[str, ...]
     origin: str
+    notes: tuple[str, ...] = ()
+    form: str | None = None
 
     @property
     def splits(self) -> dict[str, Examples]:
@@ -72,9 +79,9 @@ class Dataset:
         return self.train.images.shape[1:]
 
     def describe(self) -> str:
-        """The origin and the sizes of the splits, as text."""
+        """The origin and the sizes of the splits in a line, and a line for each note."""
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
-        return f"{self.origin} ({sizes})"
+        return "\n  ".join([f"{self.origin} ({sizes})", *self.notes])
 
     def fingerprint(self) -> str:
         """SHA-256 over every image and label of every split."""
@@ -102,3 +109,15 @@ def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: str) -
             f"{where}: label {labels[outside[0]]} of example {outside[0]} is outside the classes "
             f"0 to {len(class_names) - 1} ({outside.size:,} such labels)."
         )
+
+
+def number_names(labels: np.ndarray, where: str) -> tuple[str, ...]:
+    """The names of classes that have none: their numbers from 0 to the largest label.
+
+    Raises:
+      DataError: the largest label is above any sensible number of classes.
+    """
+    most = int(labels.max(initial=0))
+    if most >= MAX_CLASSES:
+        raise DataError(f"{where}: the label {most} is too large. Number the classes from 0, or name them.")
+    return tuple(map(str, range(most + 1)))

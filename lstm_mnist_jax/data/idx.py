@@ -14,10 +14,12 @@ import itertools
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels
+from lstm_mnist_jax.data import emnist
+from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels, number_names
 from lstm_mnist_jax.errors import DataError
 
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -29,6 +31,12 @@ MAPPED_BYTES = 1 << 28
 MAX_DIMENSIONS = 32
 MAX_EMPTY_SIZE = 1 << 24
 """The largest dimension of an empty array: no data bound it, and NumPy can shape it."""
+
+FREE_BYTES = 1 << 28
+MAX_RATIO = 200
+"""Files above FREE_BYTES may be packed by this factor at most. Images of digits are packed by 3 to 15."""
+
+CLASSES_FILE = "classes.txt"
 
 TRAIN_PREFIX = "train"
 TEST_PREFIXES = ("t10k", "test")
@@ -53,7 +61,11 @@ def read_idx(path: Path | str) -> np.ndarray:
             mapped = not gzipped and dtype.itemsize == 1 and size > MAPPED_BYTES
             if mapped and path.stat().st_size == file.tell() + size:
                 return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
-            data = _read_at_most(size + 1, file)  # one more byte than expected: a file that is too long is found
+            packed = path.stat().st_size
+            most = max(FREE_BYTES, MAX_RATIO * packed)
+            # One more byte than expected: a file that is too long is found.
+            if len(data := read_at_most(min(size, most) + 1, file)) > most:
+                refuse_bomb(size, packed, str(path))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -108,6 +120,11 @@ def is_idx_source(path: Path) -> bool:
         return False
 
 
+def has_idx_files(folder: Path) -> bool:
+    """Whether a folder holds files under the names of the format."""
+    return any("-idx" in path.name or ".idx" in path.name for path in folder.iterdir() if path.name[0] != ".")
+
+
 def load_idx_folder(path: Path) -> Dataset:
     """Loads the training and test files of a folder; the validation split is left empty.
 
@@ -132,13 +149,16 @@ def load_idx_folder(path: Path) -> Dataset:
             "both must be of one size."
         )
     is_emnist, mapping = prefix.startswith("emnist-"), folder / f"{prefix}mapping.txt"
+    names, first_label = None, 0
     if is_emnist:
-        train_images, test_images = train_images.swapaxes(1, 2), test_images.swapaxes(1, 2)
-    if is_emnist and mapping.exists():
-        class_names, first_label = _read_mapping(mapping)
+        train_images, test_images = emnist.upright(train_images), emnist.upright(test_images)
+        if mapping.exists():
+            names, first_label = _read_mapping(mapping)
+        elif not (folder / CLASSES_FILE).exists():
+            part = prefix.removeprefix("emnist-").rstrip("-")
+            names, first_label = emnist.character_names(part, train_labels)
         train_labels, test_labels = train_labels - first_label, test_labels - first_label
-    else:
-        class_names = _read_class_names(folder, train_labels)
+    class_names = names or read_class_names(folder) or number_names(train_labels, f"{folder}, training labels")
     check_labels(train_labels, class_names, f"{folder}, training labels")
     check_labels(test_labels, class_names, f"{folder}, test labels")
     train = Examples(train_images, train_labels, len(class_names))
@@ -146,13 +166,22 @@ def load_idx_folder(path: Path) -> Dataset:
     return Dataset(train, train[:0], test, class_names, origin=f"IDX files {folder / prefix.rstrip('-')}")
 
 
-def _read_at_most(size: int, file: io.BufferedIOBase) -> bytes:
+def read_at_most(size: int, file: io.BufferedIOBase | IO[bytes]) -> bytes:
     """Reads block by block: a header that gives too large a size costs no memory."""
     blocks = []
     while size and (block := file.read(min(size, READ_BLOCK))):
         blocks.append(block)
         size -= len(block)
     return b"".join(blocks)
+
+
+def refuse_bomb(unpacked: int, packed: int, where: str) -> None:
+    """Raises DataError where a file takes far more memory than its size lets expect."""
+    if unpacked > FREE_BYTES and unpacked > MAX_RATIO * packed:
+        raise DataError(
+            f"{where} has {packed:,} bytes and would take {unpacked:,} in memory, {unpacked // max(1, packed):,} "
+            f"times as many; above {FREE_BYTES >> 20} MiB at most {MAX_RATIO} times are read. Is it damaged?"
+        )
 
 
 def _read_header(magic: bytes, file: io.BufferedIOBase, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
@@ -214,18 +243,19 @@ def _only_prefix(folder: Path) -> str:
     return prefixes.pop()
 
 
-def _read_class_names(folder: Path, labels: np.ndarray) -> tuple[str, ...]:
-    names_file = folder / "classes.txt"
-    if names_file.exists():
-        try:
-            names = [line.strip() for line in names_file.read_text("utf-8").splitlines() if line.strip()]
-        except ValueError as error:
-            raise DataError(f"{names_file} is not UTF-8 text: {error}.") from error
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"{names_file} names several classes {twice!r}.")
-        return tuple(names)
-    return tuple(str(label) for label in range(int(labels.max()) + 1))
+def read_class_names(folder: Path) -> tuple[str, ...] | None:
+    """The lines of classes.txt; None where there is no such file."""
+    names_file = folder / CLASSES_FILE
+    if not names_file.exists():
+        return None
+    try:
+        names = [line.strip() for line in names_file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{names_file} is not UTF-8 text: {error}.") from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{names_file} names several classes {twice!r}.")
+    return tuple(names)
 
 
 def _read_mapping(path: Path) -> tuple[tuple[str, ...], int]:

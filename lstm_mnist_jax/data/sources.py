@@ -1,20 +1,29 @@
 """`load`: the named sources of labelled images.
 
 Where a source has no validation split, it is cut from the front of the training examples, as by the classic
-`read_data_sets`.
+`read_data_sets`; or stratified, where classes would be lacking at the front.
 """
 
+import tempfile
+import zipfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
+from lstm_mnist_jax.data.cache import cached
 from lstm_mnist_jax.data.dataset import Dataset
-from lstm_mnist_jax.data.idx import is_idx_source, load_idx_folder
+from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
+from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
+from lstm_mnist_jax.data.npz import damaged
+from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
+from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import DataError, did_you_mean
+from lstm_mnist_jax.progress import Reading
 
 EMBEDDED_MNIST = Path(__file__).parent / "mnist"
+
+MAX_ZIP_MEMBERS = 2_000_000
+MAX_ZIP_BYTES = 1 << 34
 
 FASHION_MNIST = "fashion-mnist"
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -28,25 +37,43 @@ FASHION_CLASSES = (
 def load(
     source: str | Path = "mnist",
     *,
-    validation_examples: int = 5000,
+    validation_examples: int = USUAL_VALIDATION_EXAMPLES,
     train_examples: int | None = None,
     data_dir: str | None = None,
+    validation: str = "auto",
+    test_fraction: float = 0.1,
+    split_seed: int = 0,
+    classes: str = "declared",
+    form: str = "whole",
+    image_size: tuple[int, ...] = (),
 ) -> Dataset:
     """Loads a data set.
 
     Args:
       source: "mnist" (in the package, no network); "fashion-mnist" (a folder of this name, or what Debian's package
-        dataset-fashion-mnist installs); a folder of IDX files, gzipped or not, as MNIST, Fashion-MNIST, KMNIST and
-        EMNIST are published (`folder/prefix` where a folder holds several sets, as EMNIST's does); or "tfds:NAME", an
-        image classification set of TensorFlow Datasets, prepared in the array_record format.
-      validation_examples: the number of examples to move from the front of the training examples to the validation
-        split. Ignored where the source has a validation split.
-      train_examples: the number of the remaining training examples to keep, from the front; None keeps all.
+        dataset-fashion-mnist installs); "tfds:NAME", an image classification set of TensorFlow Datasets,
+        prepared in the array_record format; a .csv file with an image and its label a line (gzipped or not), a .npz
+        file with arrays such as x_train and y_train, or a .zip archive of a folder; or a folder, of
+        - IDX files, gzipped or not, as MNIST, Fashion-MNIST, KMNIST and EMNIST are published (`folder/prefix` where it
+          holds several sets, as EMNIST's does),
+        - .csv, .npz and .npy files, whose names say train and test, or
+        - pictures: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png.
+      validation_examples: the number of examples to move from the training examples to the validation split. Ignored
+        where the source has a validation split. The default, 5000, is a tenth of them where there are no more.
+      train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
       data_dir: the folder of prepared TFDS data; None is TFDS's own default. Ignored by other sources.
+      validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or
+        "auto", from the front unless classes would be lacking there or in what is left, else stratified.
+      test_fraction: where the source has no test split, the fraction of the training examples that become one.
+      split_seed: of stratified splits.
+      classes: "declared", or "present" to leave out classes that have no training example.
+      form: of `normalise`, for pictures in class folders: "whole" scales the picture, "digit" finds the digit in it.
+      image_size: (height, width) or (height, width, channels) of pictures in class folders, or of the images in tables
+        of pixels. () keeps a common size of pictures up to 64, else takes 28 x 28; images in tables are square.
 
     Returns:
       The data set: splits `train`, `validation` and `test` of uint8 images [n, height, width] or [n, height, width,
-      channels] and int32 labels [n]; the names of the classes; and where it came from.
+      channels] and int32 labels [n]; the names of the classes; where it came from, and notes on what was assumed.
 
     Raises:
       DataError: the source is unknown, missing, damaged or inconsistent, or has too few examples.
@@ -64,20 +91,102 @@ def load(
         from lstm_mnist_jax.data.tfds import load_tfds  # a second of imports, only for those who use it
 
         dataset = load_tfds(source.removeprefix("tfds:"), data_dir)
-    elif is_idx_source(path := _expand(source)):
-        dataset = load_idx_folder(path)
-        if path.name == FASHION_MNIST and not (path / "classes.txt").exists():
+    elif (dataset_at := _at_path(path := _expand(source), form, tuple(image_size))) is not None:
+        dataset = dataset_at
+        if path.name == FASHION_MNIST and not (path / "classes.txt").exists() and len(dataset.class_names) == 10:
             dataset = replace(dataset, class_names=FASHION_CLASSES)
     elif source == FASHION_MNIST:
         dataset = _load_system_fashion_mnist()
     else:
-        reason = "it is a file" if _is_file(path) else "there is no folder of this name"
+        reason = "it is a file" if _is_file(path) else "there is no folder or file of this name"
         nearest = did_you_mean(source, ("mnist", FASHION_MNIST))
         raise DataError(
-            f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files, or "
-            f"'tfds:NAME' (such as tfds:kmnist){nearest}"
+            f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
+            "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
-    return _split(dataset, validation_examples, train_examples)
+    return split(
+        dataset,
+        validation_examples=validation_examples,
+        train_examples=train_examples,
+        validation=validation,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        classes=classes,
+    )
+
+
+def _at_path(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset | None:
+    """The data set of a file or folder; None where there is none of a known kind."""
+    try:
+        if path.is_dir():
+            return _in_folder(path, form, image_size)
+        if is_idx_source(path):
+            return load_idx_folder(path)
+        if not path.is_file():
+            return None
+        if path.suffix.lower() == ".zip":
+            return cached(path, (form, image_size), lambda: _in_zip(path, form, image_size))
+        if path.suffix.lower() == ".npy":
+            raise DataError(f"{path} is one array. Name its folder, with files such as x_train.npy and y_train.npy.")
+        if is_table(path):
+            return _tables(path, image_size)
+    except OSError as error:  # such as a name that is too long, or a folder without permission
+        if _is_file(path) or error.filename not in (None, str(path)):
+            raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
+    return None
+
+
+def _in_folder(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
+    if has_idx_files(path):
+        return load_idx_folder(path)
+    tables = any(is_table(file) for file in path.iterdir())
+    if has_class_folders(path, at_least=2 if tables else 1):
+        return cached(path, (form, image_size), lambda: load_image_folder(path, form, image_size))
+    if tables:
+        return _tables(path, image_size)
+    present = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
+    raise DataError(
+        f"{path} has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz, no folders of classes with pictures "
+        f"in them, and no .csv or .npz files. It holds: {present}."
+    )
+
+
+def _tables(path: Path, image_size: tuple[int, ...]) -> Dataset:
+    files = list(path.iterdir()) if path.is_dir() else [path]
+    if not any(file.name.lower().endswith(TEXT_ENDINGS) for file in files):  # arrays are read as fast as a cache
+        return load_tables(path, image_size)
+    return cached(path, image_size, lambda: load_tables(path, image_size))
+
+
+def _in_zip(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
+    """The data set in an archive, unpacked into a temporary folder for the time of reading."""
+    with tempfile.TemporaryDirectory(prefix="lstm_mnist_jax-") as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+                unpacked, packed = (sum(getattr(m, size) for m in members) for size in ("file_size", "compress_size"))
+                refuse_bomb(unpacked, packed, str(path))
+                if len(members) > MAX_ZIP_MEMBERS or unpacked > MAX_ZIP_BYTES:
+                    raise DataError(
+                        f"{path} holds {len(members):,} files of {unpacked:,} bytes, too many to unpack into a "
+                        "temporary folder. Unpack it, and name the folder."
+                    )
+                with Reading(f"unpacking {path.name}", len(members)) as reading:
+                    for member in members:
+                        archive.extract(member, folder)  # which leaves out .. and leading /
+                        reading.advance(1)
+        except DataError:
+            raise
+        except Exception as error:  # damaged directories, checksums, passwords, methods of compression
+            raise damaged(str(path), error) from error
+        root = Path(folder)
+        while len(inner := [child for child in root.iterdir() if child.name != "__MACOSX"]) == 1 and inner[0].is_dir():
+            root = inner[0]
+        try:
+            dataset = _in_folder(root, form, image_size)
+        except DataError as error:
+            raise DataError(str(error).replace(str(root), str(path))) from error
+    return replace(dataset, origin=dataset.origin.replace(str(root), str(path)))
 
 
 @cache
@@ -103,7 +212,8 @@ def _load_system_fashion_mnist() -> Dataset:
 def absolute_source(source: str) -> str:
     """The source with an absolute path, for programs that are started in another folder."""
     named = source == "mnist" or source.startswith("tfds:")
-    return source if named or not is_idx_source(path := _expand(source)) else str(path.absolute())
+    path = _expand(source)
+    return str(path.absolute()) if not named and (is_idx_source(path) or _is_file(path)) else source
 
 
 def _expand(source: str) -> Path:
@@ -118,31 +228,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # such as a name that is too long
         return False
-
-
-def _split(dataset: Dataset, validation_examples: int, train_examples: int | None) -> Dataset:
-    if len(dataset.validation) == 0:
-        if not 0 < validation_examples < len(dataset.train):
-            raise DataError(
-                f"validation_examples is {validation_examples:,}, expected 1 to {len(dataset.train) - 1:,}: "
-                f"{dataset.origin} has {len(dataset.train):,} training examples. A tenth is usual: "
-                f"--validation-examples {max(1, len(dataset.train) // 10)}."
-            )
-        dataset = replace(
-            dataset, validation=dataset.train[:validation_examples], train=dataset.train[validation_examples:]
-        )
-    if train_examples is not None:
-        if not 0 < train_examples <= len(dataset.train):
-            raise DataError(
-                f"train_examples is {train_examples:,}, expected 1 to {len(dataset.train):,}: "
-                f"{dataset.origin} has this many training examples after the validation split. --train-examples None "
-                "takes all."
-            )
-        dataset = replace(dataset, train=dataset.train[:train_examples])
-    counts = np.bincount(dataset.train.labels, minlength=dataset.train.num_classes)
-    if missing := [name for name, count in zip(dataset.class_names, counts, strict=False) if not count]:
-        raise DataError(
-            f"Of the {len(dataset.train):,} training examples of {dataset.origin}, none is of class "
-            f"{', '.join(missing[:10])}{' ...' * (len(missing) > 10)}. Train on more of them, or fix the labels."
-        )
-    return dataset

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lstm_mnist_jax.data import emnist
 from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels
 from lstm_mnist_jax.errors import DataError
 
@@ -32,34 +33,58 @@ def load_tfds(name: str, data_dir: str | None = None) -> Dataset:
     test_name = "test" if "test" in splits else "validation"
     if not {"train", test_name} <= splits.keys():
         raise DataError(f"tfds:{name} has the splits {', '.join(splits)}, expected train and test (or validation).")
-    has_validation = {"validation", "test"} <= splits.keys()
-    sources = builder.as_data_source()
+    used = ["train", "validation", "test"] if {"validation", "test"} <= splits.keys() else ["train", test_name]
+    found = {split: _read(builder, split, image_key, label_key, name) for split in used}
+    notes: tuple[str, ...] = ()
+    if builder.info.name == "emnist":
+        part = builder.info.config_name or "byclass"
+        names, first = emnist.character_names(part, np.concatenate([labels for _, labels in found.values()]))
+        class_names = names or class_names
+        found = {split: (emnist.upright(images), labels - np.int32(first)) for split, (images, labels) in found.items()}
+        notes = ("transposed, as EMNIST is published",)
+    examples = {}
+    for split, (images, labels) in found.items():
+        check_labels(labels, class_names, f"tfds:{name}, split {split}")
+        examples[split] = Examples(images, labels, len(class_names))
+    train = examples["train"]
+    validation = examples["validation"] if len(used) == 3 else train[:0]
+    origin = f"tfds:{name} in {builder.data_dir}"
+    return Dataset(train, validation, examples[test_name], class_names, origin, notes)
 
-    def read(split: str) -> Examples:
-        images, labels = [], []
-        for example in sources[split]:
+
+def _read(builder: Any, split: str, image_key: str, label_key: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels of a split."""
+    where, images, labels = f"tfds:{name}, split {split}", list[np.ndarray](), list[int]()
+    expected = builder.info.splits[split].num_examples
+    try:
+        source = builder.as_data_source(split=split)
+        if len(source) != expected:
+            raise DataError(
+                f"{where}: its files in {builder.data_dir} hold {len(source):,} examples, but {expected:,} were "
+                "prepared. Prepare it once more."
+            )
+        for example in source:
             images.append(example[image_key])
             labels.append(example[label_key])
             if images[-1].shape != images[0].shape:
                 raise DataError(
-                    f"tfds:{name}, split {split}: image {len(images) - 1} is {images[-1].shape}, the first "
-                    f"{images[0].shape}; expected images of one size."
+                    f"{where}: image {len(images) - 1} is {images[-1].shape}, the first {images[0].shape}; expected "
+                    "images of one size."
                 )
-        where = f"tfds:{name}, split {split}"
-        if not images:
-            raise DataError(f"{where} has no examples.")
-        stacked = np.stack(images)
-        if stacked.dtype != np.uint8:
-            raise DataError(f"{where} has images of type {stacked.dtype}, expected uint8.")
-        if stacked.shape[-1] == 1:
-            stacked = stacked[..., 0]
-        checked = np.asarray(labels, np.int32)
-        check_labels(checked, class_names, where)
-        return Examples(stacked, checked, len(class_names))
-
-    train = read("train")
-    validation = read("validation") if has_validation else train[:0]
-    return Dataset(train, validation, read(test_name), class_names, f"tfds:{name} in {builder.data_dir}")
+    except DataError:
+        raise
+    except Exception as error:  # of the record files or of the image decoder, of many types
+        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"{where}: example {len(images):,} cannot be read ({what}). Are the files in {builder.data_dir} damaged or "
+            "truncated? Delete them, and prepare the set once more."
+        ) from error
+    if not images:
+        raise DataError(f"{where} has no examples.")
+    stacked = np.stack(images)
+    if stacked.dtype != np.uint8:
+        raise DataError(f"{where} has images of type {stacked.dtype}, expected uint8.")
+    return stacked[..., 0] if stacked.shape[-1] == 1 else stacked, np.asarray(labels, np.int32)
 
 
 def _find_builder(name: str, data_dir: str | None) -> Any:
@@ -73,8 +98,12 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
             f"TensorFlow Datasets has no set {name!r}, and none of that name is prepared in "
             f"{data_dir or tfds.core.constants.DATA_DIR}. See https://www.tensorflow.org/datasets/catalog."
         ) from error
-    except (AssertionError, ValueError, TypeError) as error:
-        raise DataError(f"tfds:{name} cannot be opened: {error}") from error
+    except Exception as error:  # of many types, where its files of JSON are damaged
+        what = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+        raise DataError(
+            f"tfds:{name} cannot be opened: {what.rstrip('.')}. If it is prepared in "
+            f"{data_dir or tfds.core.constants.DATA_DIR}, its files may be damaged."
+        ) from error
     if not builder.is_prepared():
         raise DataError(
             f"tfds:{name} is not prepared in {builder.data_dir}. " + _how_to_prepare(name, str(builder.data_dir_root))

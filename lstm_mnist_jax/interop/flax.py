@@ -1,10 +1,13 @@
-"""Flax: the parameter trees of Linen's and NNX's LSTM cells with dense layers, as nested dictionaries.
+"""Flax: the parameter trees of Linen's and NNX's LSTM and GRU cells with dense layers, as nested dictionaries.
 
 Linen's LSTMCell and OptimizedLSTMCell, and NNX's LSTMCell, keep a matrix for each gate: ii, if, ig, io for the inputs,
-hi, hf, hg, ho with biases for the state (NNX writes if_). NNX's OptimizedLSTMCell keeps them together, in the order
-i, f, g, o, as this package does: dense_i, dense_h.
+hi, hf, hg, ho with biases for the state (NNX writes if_). So does Linen's GRUCell: ir, iz, in with biases, hr, hz, and
+hn with a bias. NNX's OptimizedLSTMCell and GRUCell keep them together, in the order i, f, g, o and r, z, n, as this
+package does: dense_i, dense_h.
 """
 
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,13 +16,25 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import GATES, Arrays, Imported, Layer, assemble, from_params, to_params
+from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble, natural
+from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.weights import GATES, Direction, direction, from_params, to_params
 from lstm_mnist_jax.model import Params
 
 Kind = Literal["linen", "nnx"]
 
-FUSED = ("dense_i/kernel", "dense_h/kernel", "dense_h/bias")
-PER_GATE = tuple(pattern.format(gate) for pattern in ("i{}/kernel", "h{}/kernel", "h{}/bias") for gate in GATES)
+FUSED = ("dense_i/kernel", "dense_h/kernel", "dense_h/bias", "dense_i/bias")
+LSTM_PARTS = tuple(
+    pattern.format(gate) for pattern in ("i{}/kernel", "h{}/kernel", "h{}/bias") for gate in GATES["lstm"]
+)
+GRU_PARTS = (*(pattern.format(gate) for pattern in ("i{}/kernel", "h{}/kernel", "i{}/bias") for gate in GATES["gru"]),)
+GRU_PARTS = (*GRU_PARTS, "hn/bias")
+FORMS = (
+    *(FUSED[:2], FUSED[:3], (*FUSED[:2], FUSED[3]), FUSED),
+    *(LSTM_PARTS[:8], LSTM_PARTS, GRU_PARTS[:6], GRU_PARTS),
+)
+
+LINEN_CELLS = {"lstm": "OptimizedLSTMCell", "gru": "GRUCell"}
 
 
 def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
@@ -28,64 +43,128 @@ def to_tree(params: Params, kind: Kind = "linen") -> dict[str, Any]:
     Args:
       params: the model's parameters.
       kind: "linen" gives {"params": {"OptimizedLSTMCell_0": ..., "Dense_0": ...}}, the tree of a compact module of
-        `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells) and `nn.Dense`s, the output layer last; "nnx" gives {"rnn":
-        {"layers": {0: {"cell": ...}}}, "dense": ...}, the tree of `lstm_mnist_jax.model.Classifier`.
+        `nn.RNN(nn.OptimizedLSTMCell(n))`s (or LSTMCells, or GRUCells) and `nn.Dense`s, the output layer last; of both
+        directions, each layer has two cells, as `nn.Bidirectional(nn.RNN(...), nn.RNN(...))` makes them, and attention
+        pooling is the `nn.Dense` called attention. "nnx" gives {"rnn": {"layers": {0: {"cell": ...}}}, "dense": ...},
+        the tree of `lstm_mnist_jax.model.Classifier`.
     """
-    if kind == "nnx":
-        return to_params(from_params(params))
     weights = from_params(params)
-    tree: dict[str, Any] = {}
-    for number, layer in enumerate(weights.layers):
-        kernels, recurrent_kernels, biases = (np.split(array, 4, axis=-1) for array in layer)
-        cell = {f"i{gate}": {"kernel": kernel} for gate, kernel in zip(GATES, kernels, strict=True)}
-        for gate, kernel, bias in zip(GATES, recurrent_kernels, biases, strict=True):
-            cell[f"h{gate}"] = {"kernel": kernel, "bias": bias}
-        tree[f"OptimizedLSTMCell_{number}"] = cell
+    if kind == "nnx":
+        return to_params(weights)
+    cells = [_linen_cell(direction) for layer in weights.layers for direction in layer.directions]
+    tree: dict[str, Any] = {f"{LINEN_CELLS[weights.cell]}_{number}": cell for number, cell in enumerate(cells)}
+    if weights.attention is not None:
+        tree["attention"] = {"kernel": weights.attention}
     return {"params": tree | {f"Dense_{number}": layer._asdict() for number, layer in enumerate(weights.dense)}}
+
+
+def _linen_cell(direction: Direction) -> dict[str, Any]:
+    gates = GATES[direction.cell]
+    kernels, recurrent_kernels, biases = (np.split(array, len(gates), axis=-1) for array in direction[:3])
+    cell: dict[str, Any] = {f"i{gate}": {"kernel": kernel} for gate, kernel in zip(gates, kernels, strict=True)}
+    cell |= {f"h{gate}": {"kernel": kernel} for gate, kernel in zip(gates, recurrent_kernels, strict=True)}
+    if direction.cell == "gru":
+        second = np.zeros_like(direction.bias) if direction.recurrent_bias is None else direction.recurrent_bias
+        *of_sigmoids, cell["hn"]["bias"] = np.split(second, 3)
+        biases = [*(a + b if b.any() else a for a, b in zip(biases, of_sigmoids, strict=False)), biases[2]]
+    for gate, bias in zip(gates, biases, strict=True):
+        cell[f"{'h' if direction.cell == 'lstm' else 'i'}{gate}"]["bias"] = bias
+    return cell
 
 
 def from_tree(tree: Any, order: Sequence[str] = (), *, input_activation: str | None = None) -> Params:
     """The model's parameters from a tree of Flax. The modules may have any names.
 
+    A tree does not hold the pooling over time and the activation of hidden dense layers: these are `pooling` and
+    `dense_activation` of the `ModelConfig`. Of a bidirectional network, the pooling "last" is that of a program that
+    joins the final states of both directions, and "last_step" that of one that takes `outputs[:, -1]`.
+
     Args:
-      tree: nested dictionaries of arrays, with LSTM cells of Linen or NNX and dense layers: the result of Linen's
-        `init`, or of `nnx.state(module, nnx.Param)`. The layers are in the order of their numbers. The activation of
-        hidden dense layers is not in a tree: it is `dense_activation` of the `ModelConfig`.
+      tree: nested dictionaries of arrays, with LSTM or GRU cells of Linen or NNX and dense layers: the result of
+        Linen's `init`, or of `nnx.state(module, nnx.Param)`. The layers are in the order of their numbers.
       order: the names of all layers, where neither names nor widths determine the order of the dense layers.
-      input_activation: "linear" confirms that no activation follows a dense layer before the LSTM layers, which is
-        folded into the first of them.
+      input_activation: "linear" confirms that no activation follows a dense layer before the recurrent layers, which
+        is folded into the first of them.
 
     Raises:
       WeightsError: it is of another network.
     """
     leaves = flatten(nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree)
-    return to_params(from_arrays(leaves, order, input_activation).weights)
+    return from_arrays(leaves, order, input_activation).unfolded
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = (), input_activation: str | None = None) -> Imported:
     """The classifier in arrays by their keys, joined by "/"; for the arguments see `assemble`. Raises WeightsError."""
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
-    options: dict[str, Any] = {"order": order, "input_activation": input_activation}
-    return assemble(found, _place_of, [FUSED[:2], FUSED, PER_GATE[:8], PER_GATE], _layer, **options)
+    cells = {scope for name in found if (scope := _cell_of(name)[0])}
+    directions = {cell: _direction_of(cell) for cell in cells} | _pairs(found, cells)
+
+    def place_of(name: str) -> Place | None:
+        cell, part = _cell_of(name)
+        return Place(directions[cell][0], part, directions[cell][1]) if cell else None
+
+    return assemble(found, place_of, FORMS, _direction, order=order, input_activation=input_activation)
 
 
-def _place_of(name: str) -> tuple[str, str] | None:
-    """The cell and the part of an array."""
+def _cell_of(name: str) -> tuple[str, str]:
+    """The cell and the part of an array; ("", "") of others."""
     scope, _, parameter = name.rpartition("/")
     scope, _, module = scope.rpartition("/")
     part = f"{module.rstrip('_')}/{parameter}"
-    return (scope, part) if part in FUSED or part in PER_GATE else None
+    return (scope, part) if any(part in form for form in FORMS) else ("", "")
 
 
-def _layer(name: str, arrays: dict[str, np.ndarray]) -> Layer:
-    parts = list(arrays.values())
-    if len(parts) > len(FUSED):
-        gates = [parts[start : start + 4] for start in range(0, len(parts), 4)]
-        if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in gates):
-            raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
-        parts = [np.concatenate(part, axis=-1) for part in gates]
-    kernel, recurrent_kernel, *bias = parts
-    return Layer(kernel, recurrent_kernel, bias[0] if bias else np.zeros(kernel.shape[-1:], np.float32))
+def _direction_of(cell: str) -> tuple[str, bool]:
+    """The layer of a cell, and whether it reads backwards, where the tree names the directions as `Bidirectional`."""
+    match = re.fullmatch(r"(.*?)/?\b(forward|backward)_rnn(/.*|)", cell)
+    return (cell, False) if match is None else (match[1] or "rnn", match[2] == "backward")
+
+
+def _pairs(found: Arrays, cells: set[str]) -> dict[str, tuple[str, bool]]:
+    """The layers and directions of numbered cells of Linen that are two to a layer, by their widths; else none."""
+    names = sorted(cells, key=natural)
+    if not names or len(names) % 2 or len({re.sub(r"\d+", "", name) for name in names}) > 1:
+        return {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in names}
+    for name, array in found.items():
+        cell, part = _cell_of(name)
+        if cell and part.endswith("kernel") and len(array.shape) == 2:
+            shapes[cell][part[0]] = array.shape  # of any gate: i, h; or d of cells of NNX, whose trees name directions
+    if not all(parts.keys() == {"i", "h"} for parts in shapes.values()):
+        return {}
+    widths = [(parts["i"][0], parts["h"][0]) for parts in shapes.values()]
+    if all(below[1] == above[0] for below, above in itertools.pairwise(widths)):
+        return {}
+    first, second = widths[::2], widths[1::2]
+    if first != second or any(2 * below[1] != above[0] for below, above in itertools.pairwise(first)):
+        return {}
+    layers = [f"{forward} and {backward}" for forward, backward in zip(names[::2], names[1::2], strict=True)]
+    return {name: (layers[number // 2], bool(number % 2)) for number, name in enumerate(names)}
+
+
+def _direction(name: str, arrays: dict[str, np.ndarray]) -> Direction:
+    if "dense_i/kernel" in arrays:
+        found = direction(name, *(arrays.get(part) for part in (*FUSED[:2], FUSED[3], FUSED[2])))  # type: ignore[arg-type]
+        if "dense_i/bias" in arrays and found.recurrent_kernel.shape[-1] == 4 * len(found.recurrent_kernel):
+            raise WeightsError(
+                f"The layer {name} has the biases of another cell than nnx.OptimizedLSTMCell, such as a UR-LSTM."
+            )
+        return found
+    gates = GATES["gru" if "ir/kernel" in arrays else "lstm"]
+    of_kind = [
+        [arrays[part] for gate in gates if (part := f"{kind}{gate}/{parameter}") in arrays]
+        for kind, parameter in (("i", "kernel"), ("h", "kernel"), ("i", "bias"), ("h", "bias"))
+    ]
+    kernels, recurrent_kernels, biases, recurrent_biases = of_kind
+    if any(len({gate.shape for gate in part}) > 1 or (part and not part[0].ndim) for part in of_kind):
+        raise WeightsError(f"The gates of the layer {name} are of different shapes.")
+    if len(recurrent_biases) == 1:  # of a GRU's candidate alone
+        recurrent_biases = [*2 * [np.zeros_like(recurrent_biases[0])], *recurrent_biases]
+    joined = [
+        np.concatenate(part, axis=-1) if part else None
+        for part in (kernels, recurrent_kernels, biases, recurrent_biases)
+    ]
+    return direction(name, *joined)  # type: ignore[arg-type]
 
 
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:

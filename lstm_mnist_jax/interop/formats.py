@@ -13,18 +13,12 @@ import numpy as np
 from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
-from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, HOLDS, NETWORK, refuse_unusual, unusual
+from lstm_mnist_jax.interop.assembly import Arrays, ignoring
+from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, READING, refuse_unusual, unusual
+from lstm_mnist_jax.interop.imported import POOLING, Imported
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
-from lstm_mnist_jax.interop.weights import (
-    INPUTS_ARE_KNOWN,
-    Adam,
-    Arrays,
-    Imported,
-    ImportedModel,
-    from_params,
-    ignoring,
-)
+from lstm_mnist_jax.interop.weights import Adam, from_params, pooling_of
 from lstm_mnist_jax.model import Params
 
 
@@ -175,15 +169,15 @@ def read(
     settings: Settings = Settings(),
     given: Given = Given(),
     inputs: Inputs = Inputs(),
-) -> Imported | ImportedModel:
+) -> Imported:
     """The classifier in a file.
 
     Args:
       format_name: one of `IMPORT_FORMATS`.
       path: the file; for tf1, see `tf1.read`.
       ignore: patterns of names to leave out.
-      layers: the names of the LSTM layers from the input to the output, where nothing else determines their order; or
-        of the LSTM layers and the dense layers.
+      layers: the names of the recurrent layers from the input to the output, where nothing else determines their order;
+        or of the recurrent layers and the dense layers.
       settings: for tf1.
       given: what the user says of the network.
       inputs: the inputs that it was trained with. Others than pixels / 255 are folded into its first layer; the state
@@ -194,11 +188,8 @@ def read(
         was given.
     """
     _require_one_of(IMPORT_FORMATS, format_name)
-    if format_name in WHOLE_MODELS and ((*ignore, *layers) or given != Given()):
-        raise WeightsError(
-            f"A file for {format_name} holds the whole network; leave out --ignore, --layer, and what says how it "
-            "computes, such as --activation."
-        )
+    if format_name in WHOLE_MODELS and (*ignore, *layers):
+        raise WeightsError(f"A file for {format_name} holds the whole network; leave out --ignore and --layer.")
     if settings.forget_bias is not None and format_name != "tf1":
         raise WeightsError(
             f"--forget-bias is of cells of TensorFlow 1, which add it to what the file holds; files for {format_name} "
@@ -206,21 +197,17 @@ def read(
         )
     if given.input_activation is not None and format_name == "tf1":
         raise WeightsError(
-            "--input-activation is of a dense layer before the LSTM layers, which importing tf1 does not support. "
+            "--input-activation is of a dense layer before the recurrent layers, which importing tf1 does not support. "
             "Leave it out."
         )
     with _hint(format_name, path):
         if format_name in WHOLE_MODELS:
             whole = (onnx if format_name == "onnx" else huggingface).read(path)
-            return whole if inputs == Inputs() else whole.with_inputs(inputs)
-        imported = _with_given(_read(format_name, path, ignore, layers, settings, given), format_name, given)
-    if inputs == Inputs():
-        return imported
-    if imported.knows_inputs:
-        raise WeightsError(INPUTS_ARE_KNOWN)
-    notes = [f"trained on inputs of {inputs}: folded into the weights and biases of {imported.names[0]}"]
-    notes += [] if imported.adam is None else ["the state of Adam is left out: it belongs to the weights in the file"]
-    return imported._replace(inputs=inputs, adam=None, notes=(*imported.notes, *notes))
+            own = NETWORK if format_name == "onnx" else (*NETWORK, *READING)
+            imported = replace(whole, known=frozenset(own))
+        else:
+            imported = _read(format_name, path, ignore, layers, settings, given)
+        return _with_given(imported, format_name, given).with_inputs(inputs)
 
 
 def _read(
@@ -250,61 +237,71 @@ def _read(
         return torch.from_arrays(found, layers, input_activation=given.input_activation, as_stored=as_stored)
     imported = flax.from_arrays(found, layers, given.input_activation)
     if format_name == "safetensors":
-        return imported._replace(network=_network_of_file(path, imported.weights.steps))
+        return _with_network_of_file(imported, path)
+    if imported.config.cell == "gru" and any(name.endswith("dense_i/kernel") for name in found):
+        note = "GRUCells of NNX are assumed: the arrays of other cells with three gates have the same names"
+        return replace(imported, notes=(*imported.notes, note))
     return imported
 
 
-def _network_of_file(path: Path, steps: int | None) -> dict[str, str]:
-    """The fields of the config in a file of this package; none in those of version 0.4.
-
-    Args:
-      path: the file.
-      steps: the number of steps whose outputs its dense layers take; None is that of one.
-    """
-    text = files.read_safetensors_metadata(path).get("network", "{}")
+def _with_network_of_file(imported: Imported, path: Path) -> Imported:
+    """With the fields of the config in a file of this package; there are none in those of version 0.4."""
     try:
-        network = json.loads(text)
-        replace(ModelConfig(), **network)
-        unknown = network.keys() - set(NETWORK)
-    except (AttributeError, ConfigError, RecursionError, TypeError, ValueError) as error:
+        network = json.loads(files.read_safetensors_metadata(path).get("network", "{}"))
+        if unknown := network.keys() - {*NETWORK, *READING}:
+            raise WeightsError(f"unknown fields {', '.join(unknown)}"[:300])
+        found = imported.with_network(**network)
+        if "pooling" in network and pooling_of(imported.weights, found.config) != found.config.pooling:
+            raise WeightsError(
+                f"the pooling {found.config.pooling}, but weights of the pooling {imported.config.pooling}"
+            )
+    except (AttributeError, ConfigError, RecursionError, TypeError, ValueError, WeightsError) as error:
         reason = str(error)[:300]
-        raise WeightsError(f"{path} describes a network that this version does not have: {reason}") from error
-    if unknown:
-        raise WeightsError(f"{path} describes a network with {', '.join(unknown)}, which this version does not read.")
-    pooling = network.get("pooling", ModelConfig.pooling)
-    if pooling not in (ModelConfig.pooling, *HOLDS["safetensors"]["pooling"]):
-        raise WeightsError(f"{path} describes a network with the pooling {pooling}, which such files do not hold.")
-    if "pooling" in network and (pooling == "all") != (steps is not None):
-        taken = "one step" if steps is None else f"{steps} steps"
         raise WeightsError(
-            f"{path} describes a network with the pooling {pooling}, but its dense layers take the outputs of {taken}: "
-            "the file is damaged."
-        )
-    return network
+            f"{path} describes a network that this version or the file does not have: {reason}"
+        ) from error
+    return found
 
 
 def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
     """The classifier with what the user says of it. Raises WeightsError where this contradicts, or is missing."""
-    network, weights = dict(imported.network), imported.weights
-    if weights.steps is not None:
-        network["pooling"] = "all"
-    if format_name == "torch":
-        network |= {name: getattr(ModelConfig, name) for name in ACTIVATIONS}  # nn.LSTM has no others
-    for name in NETWORK:
-        value = getattr(given, name)
-        if value is not None and value != network.setdefault(name, value):
+    config, known = imported.config, set(imported.known)
+    fields = {name: getattr(given, name) for name in NETWORK if getattr(given, name) is not None}
+    if fields.get("pooling") == "last_step" and not config.bidirectional:
+        fields["pooling"] = "last"  # the same in one direction
+    has_attention = "attention" in imported.unfolded
+    if has_attention != (fields.get("pooling") == "attention") and "pooling" not in known:
+        raise WeightsError(
+            "The file has the weights of attention pooling, but not what it computes with them. Where the outputs are "
+            "averaged with the softmax over time of outputs @ weights, confirm this with --pooling attention."
+            if has_attention
+            else "--pooling is attention, but the file has no attention.weight or attention/kernel [features, 1]."
+        )
+    for name, value in fields.items():
+        if name in known and value != getattr(config, name):
             raise WeightsError(
-                f"--{name.replace('_', '-')} is {value}, but the network of the file has {network[name]}. Leave it out."
+                f"--{name.replace('_', '-')} is {value}, but the network of the file has {getattr(config, name)}. "
+                "Leave it out."
             )
-    hidden = ", ".join(imported.names[len(weights.layers) : -1])
-    if weights.dense_hidden and "dense_activation" not in network:
+    hidden = ", ".join(imported.names[len(config.hidden_features) : -1])
+    if hidden and "dense_activation" not in known | fields.keys():
         raise WeightsError(
             f"The model has hidden dense layers: {hidden}. The file does not hold the activation that follows them: "
             "look into the program that trained the model, and give --dense-activation relu, tanh or linear (none)."
         )
-    if given.dense_activation is not None and not hidden:
+    if "dense_activation" in fields and not hidden:
         raise WeightsError("--dense-activation is of hidden dense layers, of which the file has none. Leave it out.")
-    return imported._replace(network=network)
+    if config.bidirectional and format_name in ("torch", "flax") and "pooling" not in known | fields.keys():
+        raise WeightsError(
+            "The model reads both directions, and the file does not hold which outputs its dense layers take. Look "
+            "into the program, and give --pooling last_step where it takes outputs[:, -1], of which the backward half "
+            "has read one step; --pooling last where it joins the final states of both directions (h_n[-2] and "
+            "h_n[-1]); or --pooling mean or max, over time."
+        )
+    try:
+        return imported.with_network(**fields)
+    except ConfigError as error:
+        raise WeightsError(f"{error}") from error
 
 
 def _require_one_of(formats: Iterable[str], name: str) -> None:
@@ -327,7 +324,7 @@ def _write_file(format_name: str, path: Path, model: Exported) -> None:
         case "flax":
             files.write_msgpack(path, flax.to_tree(params))
         case "safetensors":
-            network = json.dumps({name: getattr(model.config, name) for name in NETWORK})
+            network = json.dumps({name: getattr(model.config, name) for name in (*READING, *NETWORK)})
             metadata = {"program": "lstm-mnist-jax", "classes": "\n".join(model.class_names), "network": network}
             files.write_safetensors(path, flax.flatten(flax.to_tree(params, "nnx"), "."), metadata)
         case "onnx":
@@ -349,8 +346,9 @@ def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
     for name in ACTIVATIONS:
         if getattr(config, name) != getattr(ModelConfig, name):
             said.append(f"{name} {getattr(config, name)} in its LSTM layers")
-    if config.pooling == "all":
-        said.append("the outputs of all steps, flattened, before its dense layers")
+    if config.bidirectional or config.pooling != ModelConfig.pooling:
+        pooling = POOLING.get(config.pooling, "the final states of both directions, joined")
+        said.append(f"{pooling}, before its dense layers")
     if config.dense_features:
         said.append(f"{config.dense_activation} after each hidden dense layer")
     return said

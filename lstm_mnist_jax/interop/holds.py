@@ -3,30 +3,34 @@
 from typing import Any
 
 from lstm_mnist_jax.config import ModelConfig
-from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 
-NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "permutation_seed")
+NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate")
 """Fields that matter to initialization and training alone."""
 
 NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
 """Fields of a `ModelConfig` that the shapes of weights do not show."""
 
+READING = ("task", "sequence_length", "permutation_seed")
+"""How an image is read."""
+
 ANY = None
 DENSE: dict[str, Any] = {"dense_features": ANY, "dense_activation": ANY}
 ACTIVATIONS: dict[str, Any] = {"activation": ANY, "recurrent_activation": ANY}
+CELLS: dict[str, Any] = {"cell": ("gru",), "recurrent_bias": ANY, "bidirectional": ANY}
 HOLDS: dict[str, dict[str, Any]] = {
     "tf1": {},
-    "torch": DENSE | {"pooling": ("all",)},
+    "torch": DENSE | CELLS | {"pooling": ANY},
     "keras": DENSE
+    | CELLS
     | {
-        "pooling": ("all",),
+        "pooling": ("all", "mean", "max"),
         "activation": ("relu", "linear", "hard_sigmoid_keras3"),
         "recurrent_activation": ("hard_sigmoid_keras3",),
     },
-    "flax": DENSE | ACTIVATIONS | {"pooling": ("all",)},
-    "safetensors": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
-    "onnx": DENSE | ACTIVATIONS | {"pooling": ("all", "mean", "max")},
+    "flax": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY},
+    "safetensors": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY} | dict.fromkeys(READING, ANY),
+    "onnx": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY} | dict.fromkeys(READING, ANY),
 }
 """Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
 
@@ -47,11 +51,15 @@ def unusual(format_name: str, config: ModelConfig) -> dict[str, Any]:
     """The fields of a config that the files of a format cannot hold, with their values."""
     if format_name in ("stablehlo", "huggingface"):
         return {}
-    own = {name: getattr(config, name) for name in ("hidden_features", *NOT_IN_WEIGHTS)}
-    for name, values in HOLDS[format_name].items():
-        if values is ANY or getattr(config, name) in values:
-            own[name] = getattr(config, name)
-    return {name: value for name, (_, value) in differences(ModelConfig(**own), config).items()}
+    held: dict[str, Any] = dict.fromkeys(("hidden_features", *NOT_IN_WEIGHTS), ANY) | HOLDS[format_name]
+    changed = {name: value for name, value in vars(config).items() if value != getattr(ModelConfig, name)}
+    if config.task != "permuted":
+        changed.pop("permutation_seed", None)
+    return {
+        name: value
+        for name, value in changed.items()
+        if name not in held or not (held[name] is ANY or value in held[name])
+    }
 
 
 def refuse_unusual(format_name: str, config: ModelConfig) -> None:
@@ -60,6 +68,6 @@ def refuse_unusual(format_name: str, config: ModelConfig) -> None:
         listed = ", ".join(f"{name} {value}" for name, value in fields.items())
         others = [name for name in EXPORT_ENDINGS if not unusual(name, config)]
         raise WeightsError(
-            f"Files for {format_name} hold LSTM layers in one direction that read rows, and dense layers; they cannot "
-            f"hold this model's {listed}. Such a model can be exported to {' or '.join(others)}."
+            f"Files for {format_name} cannot hold this model's {listed}. Such a model can be exported to "
+            f"{' or '.join(others)}."
         )

@@ -19,10 +19,10 @@ from flax.traverse_util import flatten_dict
 
 from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import Config, ModelConfig
-from lstm_mnist_jax.config.json import differences, from_dict
+from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import ConfigError, WeightsError
 from lstm_mnist_jax.interop.files import read_bytes, read_safetensors, write_bytes, write_safetensors
-from lstm_mnist_jax.interop.weights import ImportedModel
+from lstm_mnist_jax.interop.imported import Imported, counted
 from lstm_mnist_jax.statistics import Share
 
 MODEL_TYPE, FORMAT = "lstm-mnist-jax", 1
@@ -30,12 +30,6 @@ MODEL_TYPE, FORMAT = "lstm-mnist-jax", 1
 WEIGHTS, CONFIG, CARD, ONNX = "model.safetensors", "config.json", "README.md", "model.onnx"
 
 MAX_CONFIG_BYTES, MAX_SIDE, MAX_LAYERS = 2**20, 2**15, 1000
-
-TORCH_FIELDS = (
-    *("task", "sequence_length", "permutation_seed", "cell", "hidden_features", "bidirectional", "pooling"),
-    *("dropout_rate", "forget_bias", "chrono_steps", "dense_stddev"),
-)
-"""What the PyTorch program of a card knows of a network."""
 
 Counts = Mapping[str, tuple[int, int]]
 """By split: the number of correctly classified images, and of all images."""
@@ -84,11 +78,14 @@ def write(
         "training": None if training is None else asdict(training),
     }
     card = model_card(folder.absolute().name, contents, config, training, counts or {}, onnx is not None)
+    try:  # first, as these may fail
+        if onnx is None:
+            (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
+        else:
+            write_bytes(folder / ONNX, onnx)
+    except OSError as error:
+        raise WeightsError(f"{folder / ONNX} cannot be removed: {error.strerror or error}.") from error
     write_safetensors(folder / WEIGHTS, arrays, {"program": MODEL_TYPE, "classes": "\n".join(class_names)})
-    if onnx is not None:
-        write_bytes(folder / ONNX, onnx)
-    else:
-        (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
     write_bytes(folder / CARD, card.encode())
     write_bytes(folder / CONFIG, (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -106,7 +103,7 @@ def _without_places(training: Config) -> Config:
     return replace(training, data=replace(training.data, source=source, data_dir=data_dir and own_name(data_dir)))
 
 
-def read(folder: Path) -> ImportedModel:
+def read(folder: Path) -> Imported:
     """The classifier in a folder that `write` made.
 
     Args:
@@ -132,16 +129,15 @@ def read(folder: Path) -> ImportedModel:
     _check(folder, params, config, shape, len(contents["id2label"]))
     names = [f"rnn.layers.{number}" for number in range(len(config.hidden_features))]
     names += [f"dense_hidden.{number}" for number in range(len(config.dense_features))]
-    notes = [f"trained for {contents['step']:,} step{'s' * (contents['step'] != 1)}"] if contents["step"] else []
-    imported = ImportedModel(
+    imported = Imported(
         config,
         params,
         (*names, "dense"),
-        tuple(notes),
         step=contents["step"],
         training=training or None,
         image_shape=shape,
         class_names=tuple(contents["id2label"].values()),
+        knows_inputs=True,
     )
     return imported.checked()
 
@@ -207,13 +203,13 @@ def _check(folder: Path, params: model.Params, config: ModelConfig, shape: tuple
     """Raises WeightsError where the weights are not those of the config."""
     try:
         layers, bias = params["rnn"]["layers"], params["dense"]["bias"]
-        count = len(layers)
+        number = len(layers)
     except (KeyError, TypeError, IndexError) as error:
         raise WeightsError(f"{folder / WEIGHTS} lacks rnn.layers or dense.bias.") from error
-    if not count == len(config.hidden_features) <= MAX_LAYERS or np.shape(bias) != (classes,):
+    if not number == len(config.hidden_features) <= MAX_LAYERS or np.shape(bias) != (classes,):
         raise WeightsError(
-            f"{folder / WEIGHTS} has {count} layers and dense.bias {list(np.shape(bias))}; {CONFIG} says "
-            f"{len(config.hidden_features)} layers and {classes} classes."
+            f"{folder / WEIGHTS} has {counted(number, 'layer')} and dense.bias {list(np.shape(bias))}; {CONFIG} says "
+            f"{counted(len(config.hidden_features), 'layer')} and {counted(classes, 'class', 'es')}."
         )
     hidden = params.get("dense_hidden", {})
     found = len(hidden) if isinstance(hidden, dict) else 0
@@ -257,11 +253,11 @@ def model_card(
     parts = [
         _front_matter(name, data, counts),
         f"# {name}",
-        f"Classifies images of {shape} pixels into {len(classes)} classes: {', '.join(classes[:20])}"
+        f"Classifies images of {shape} pixels into {counted(len(classes), 'class', 'es')}: {', '.join(classes[:20])}"
         f"{', ...' if len(classes) > 20 else ''}. {model.describe_layers(config)}, then a dense layer; an image is "
         f"read as {config.task}. Trained with lstm-mnist-jax {__version__}"
         + (f" on {data}" if data else "")
-        + (f", {contents['step']:,} steps." if contents["step"] else "."),
+        + (f", {counted(contents['step'], 'step')}." if contents["step"] else "."),
         "Images are uint8 from 0 to 255, [n, height, width]; the outputs are logits, [n, classes].",
         "## Metrics",
         _metrics_table(counts),
@@ -269,7 +265,7 @@ def model_card(
         "Each program is run in this folder. `images.npy` holds the images.",
         "### JAX\n\n" + _code(JAX_PROGRAM),
     ]
-    if not _unknown_to_torch(config):
+    if config.cell in ("lstm", "gru") and not model.runs_through_flax(config):
         parts.append("### PyTorch\n\n" + _code(TORCH_PROGRAM))
     if has_onnx:
         parts.append("### onnxruntime\n\n" + _code(ONNX_PROGRAM))
@@ -282,12 +278,6 @@ def model_card(
             "can be evaluated, and trained further.",
         ]
     return "\n\n".join(parts) + "\n"
-
-
-def _unknown_to_torch(config: ModelConfig) -> bool:
-    """Whether the PyTorch program lacks something of the network."""
-    known = {field: getattr(config, field) for field in TORCH_FIELDS}
-    return config.cell not in ("lstm", "gru") or bool(differences(ModelConfig(**known), config))
 
 
 def _front_matter(name: str, data: str, counts: Counts) -> str:
@@ -382,12 +372,17 @@ class Classifier(nn.Module):
                 kernel, bias = weights[cell + "dense_i.kernel"], weights[cell + f"dense_{'h' if lstm else 'i'}.bias"]
                 state["weight_ih_l0" + suffix] = kernel.T
                 state["weight_hh_l0" + suffix] = weights[cell + "dense_h.kernel"].T
-                state["bias_ih_l0" + suffix], state["bias_hh_l0" + suffix] = bias, torch.zeros_like(bias)
+                second = None if lstm else weights.get(cell + "dense_h.bias")  # with recurrent_bias
+                state["bias_ih_l0" + suffix] = bias
+                state["bias_hh_l0" + suffix] = torch.zeros_like(bias) if second is None else second
             layer = (nn.LSTM if lstm else nn.GRU)(len(kernel), hidden, bidirectional=both)
             layer.load_state_dict(state)
             self.layers.append(layer)
-        self.dense = nn.Linear(*weights["dense.kernel"].shape)
-        self.dense.load_state_dict({"weight": weights["dense.kernel"].T, "bias": weights["dense.bias"]})
+        self.dense = nn.ModuleList()
+        for name in [*(f"dense_hidden.{n}" for n in range(len(config["dense_features"]))), "dense"]:
+            layer = nn.Linear(*weights[f"{name}.kernel"].shape)
+            layer.load_state_dict({"weight": weights[f"{name}.kernel"].T, "bias": weights[f"{name}.bias"]})
+            self.dense.append(layer)
 
     def forward(self, images):
         config, (n, height, width) = self.config, images.shape[:3]
@@ -403,11 +398,16 @@ class Classifier(nn.Module):
         last = state[0] if isinstance(state, tuple) else state
         pooled = {
             "last": lambda: torch.cat(tuple(last), dim=-1),
+            "last_step": lambda: outputs[-1],
+            "all": lambda: outputs.transpose(0, 1).flatten(1),
             "mean": lambda: outputs.mean(0),
             "max": lambda: outputs.amax(0),
             "attention": lambda: (outputs * torch.softmax(outputs @ self.attention, 0)).sum(0),
         }[config["pooling"]]()
-        return self.dense(pooled)
+        activation = {"relu": torch.relu, "tanh": torch.tanh, "linear": nn.Identity()}[config["dense_activation"]]
+        for layer in self.dense[:-1]:
+            pooled = activation(layer(pooled))
+        return self.dense[-1](pooled)
 
 
 with open("config.json") as file:

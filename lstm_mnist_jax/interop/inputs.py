@@ -50,6 +50,11 @@ class Inputs:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            if not isinstance(value, int | float):
+                raise WeightsError(
+                    f"--input-{name} is {value}, expected one number for all pixels. Means and standard deviations of "
+                    "each channel are not folded: train the network on in the program that has them, or without them."
+                )
             if not math.isfinite(value) or (not value and name != "mean"):
                 expected = "a number" if name == "mean" else "a number, and not 0"
                 raise WeightsError(f"--input-{name} is {value:g}, expected {expected}.")
@@ -154,7 +159,8 @@ def likely_causes(
     else:
         lines.append(
             "none of these is right. It may be the order of the classes, for tf1 the forget bias of the cells "
-            "(--forget-bias 0), or the activations (--activation, --recurrent-activation, --dense-activation)"
+            "(--forget-bias 0), the pooling (--pooling), or the activations (--activation, --recurrent-activation, "
+            "--dense-activation)"
         )
     return lines
 

@@ -1,18 +1,23 @@
-"""Keras 1, 2 and 3: `LSTM` layers and a `Dense` one, as a model, or as the contents of its files.
+"""Keras 1, 2 and 3: `LSTM` or `GRU` layers and `Dense` ones, as a model, or as the contents of its files.
 
-Keras's gates i, f, c, o are those of this package: kernel [in, 4 hidden], recurrent_kernel [hidden, 4 hidden], bias.
+Keras's arrays are the kernel [in, gates * hidden], the recurrent kernel [hidden, gates * hidden] and the bias. The
+order of an LSTM's gates, i, f, c, o, is that of this package; that of a GRU's is z, r, h. A `GRU` with
+`reset_after=True` has the biases [2, 3 hidden], the second within the recurrent product.
 
 - Keras 1 and 2 (and Keras 3's .h5) list the layers and their arrays in attributes: lstm_1/kernel:0 (Keras 2.0 to 2.3),
   lstm_1/lstm_cell/kernel:0 (TensorFlow 2.2 and later), lstm_1_W_i and eleven more (Keras 1, a matrix for each gate).
 - Keras 3's .weights.h5 numbers the variables of a layer: layers/lstm/cell/vars/0, 1 and 2; layers/dense/vars/0 and 1.
   The layers are in the order of their numbers: lstm, lstm_1, lstm_2.
-- CuDNNLSTM stores each gate's matrices transposed, and two biases.
+- The two cells of a `Bidirectional` layer are in it: bidirectional/forward_lstm/lstm_cell/kernel:0, or
+  layers/bidirectional/forward_layer/cell/vars/0.
+- CuDNNLSTM and CuDNNGRU store each gate's matrices transposed, and two biases in one array.
 """
 
 import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,39 +25,49 @@ import numpy as np
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble, dense_name, ignoring, listing
 from lstm_mnist_jax.interop.files import KerasFile
 from lstm_mnist_jax.interop.holds import refuse_unusual
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
+    REASONS,
     RECURRENT,
+    Architecture,
     ConfiguredLayer,
     has_layers,
     name_in_file,
     read_architecture,
 )
+from lstm_mnist_jax.interop.keras_folding import Folding
 from lstm_mnist_jax.interop.weights import (
     GATES,
-    Arrays,
-    Imported,
+    Dense,
+    Direction,
     Layer,
-    assemble,
-    dense_name,
+    Weights,
+    direction,
+    float32,
     from_params,
-    ignoring,
-    listing,
+    pooling_of,
 )
 from lstm_mnist_jax.model import Params
+from lstm_mnist_jax.rnn.weights import KERAS_GATES, reorder_gates
 
 if TYPE_CHECKING:
     import keras
 
+CELL_PARTS = ("kernel", "recurrent_kernel", "bias")
 KERAS_1 = tuple(f"{kind}_{gate}" for kind in "WUb" for gate in "ifco")
-FORMS = (Layer._fields[:2], Layer._fields, KERAS_1, ("W", "U", "b"))
-"""The parts of an LSTM layer: without and with bias; of Keras 1, and of it with consume_less="gpu"."""
+FORMS = (CELL_PARTS[:2], CELL_PARTS, KERAS_1)
+"""The parts of a cell: without and with bias, and of Keras 1's LSTM."""
 
-BIASES = {"bias", "b", "b_i"}
+DENSE_FORMS = (("kernel",), ("kernel", "bias"))
+IN_KERAS_1 = {"W": "kernel", "U": "recurrent_kernel", "b": "bias"}
 
-PART = re.compile(r"(recurrent_kernel|kernel|bias|[WUb](?:_[a-z])?)(?:_\d+)?(?::0)?")
+PART = re.compile(
+    r"(recurrent_kernel|kernel|bias|gamma|beta|moving_mean|moving_variance|mean|variance|[WUb](?:_[a-z])?)(?:_\d+)?(?::0)?"
+)
 NUMBERED = re.compile(r"(.*(?:^|/)(?:layers|container\w*|\w+_dependencies)/[a-z_]*[a-z])(?:_(\d+))?")
 """A layer of a list of layers in Keras 3's .weights.h5, named by its class, and numbered where there are several."""
 
@@ -60,6 +75,10 @@ DEFAULT_NAME = re.compile(r"(sequential|functional|model)(_\d+)?")
 """The names that Keras gives to Sequential and functional models."""
 
 CELL = re.compile(r"/(?:[^/]*_)?cell(?:_\d+)?$")
+DIRECTION = re.compile(r"(.+)/(forward|backward)_[^/]*$")
+"""A cell's layer in a `Bidirectional` layer."""
+
+POOLING_LAYERS = {"all": "Flatten", "mean": "GlobalAveragePooling1D", "max": "GlobalMaxPooling1D"}
 
 
 def to_model(
@@ -73,7 +92,7 @@ def to_model(
     Args:
       params: the model's parameters.
       image_shape: (height, width) of an image.
-      config: the network, whose activations the parameters do not hold.
+      config: the network, whose activations and pooling the parameters do not hold.
 
     Raises:
       WeightsError: the parameters belong to images of another size, or `export keras` cannot hold such a network.
@@ -81,33 +100,38 @@ def to_model(
     import keras
 
     refuse_unusual("keras", config)
-    weights = from_params(params)
+    weights = _held(params)
     if image_shape[1] != weights.in_features:
         raise WeightsError(f"The parameters take rows of {weights.in_features} numbers, not of {image_shape[1]}.")
     if weights.steps not in (None, image_shape[0]):
         raise WeightsError(f"The parameters take images of {weights.steps} rows, not of {image_shape[0]}.")
-    names = {name: name.removesuffix("_keras3") for name in (config.activation, config.recurrent_activation)}
-    options = {"activation": names[config.activation], "recurrent_activation": names[config.recurrent_activation]}
-    last = len(weights.layers) - 1 if weights.steps is None else len(weights.layers)
-    layers = [
-        keras.layers.LSTM(hidden, return_sequences=number < last, **options)
-        for number, hidden in enumerate(weights.hidden_features)
-    ]
-    flatten = [] if weights.steps is None else [keras.layers.Flatten()]
-    dense = [keras.layers.Dense(len(d.bias), activation=config.dense_activation) for d in weights.dense_hidden]
-    dense.append(keras.layers.Dense(weights.num_classes))
-    model = keras.Sequential([keras.Input(image_shape), *layers, *flatten, *dense])
-    model.set_weights([array for layer in (*weights.layers, *weights.dense) for array in layer])
+    pooling = pooling_of(weights, config)
+    options = {}
+    if weights.cell == "lstm":
+        names = {name: name.removesuffix("_keras3") for name in (config.activation, config.recurrent_activation)}
+        options = {"activation": names[config.activation], "recurrent_activation": names[config.recurrent_activation]}
+    layers = [keras.Input(image_shape)]
+    for number, layer in enumerate(weights.layers):
+        sequences = number + 1 < len(weights.layers) or pooling != "last"
+        kind = keras.layers.LSTM if weights.cell == "lstm" else keras.layers.GRU
+        made = kind(layer.hidden, return_sequences=sequences, **options)
+        layers.append(made if layer.backward is None else keras.layers.Bidirectional(made))
+    if pooling in POOLING_LAYERS:
+        layers.append(getattr(keras.layers, POOLING_LAYERS[pooling])())
+    layers += [keras.layers.Dense(len(dense.bias), activation=config.dense_activation) for dense in weights.dense[:-1]]
+    model = keras.Sequential([*layers, keras.layers.Dense(weights.num_classes)])
+    model.set_weights(list(to_arrays(params).values()))
     return model
 
 
 def from_model(model: "keras.Model") -> Params:
-    """The parameters of a built `Sequential` or functional Keras model: `LSTM` layers, then `Dense` layers.
+    """The parameters of a built `Sequential` or functional Keras model: `LSTM` or `GRU` layers, then `Dense` layers.
 
     Parameters do not hold activations and pooling. They are those of a `ModelConfig` with the widths of the model:
-    tanh and sigmoid in the LSTM layers, relu after hidden `Dense` layers, and the last output, or with `Flatten` all
-    outputs. For a model with others, save it, and read the file with `lstm_mnist_jax.interop.formats.read`, which gives
-    the config as well.
+    tanh and sigmoid in the recurrent layers, relu after hidden `Dense` layers, and the last output, or with `Flatten`
+    all outputs. Layers that scale features, such as `Rescaling`, are folded into them, and say what the inputs are: see
+    docs/weights.md. For a model with others, save it, and read the file with `lstm_mnist_jax.interop.formats.read`,
+    which gives the config as well.
 
     Raises:
       WeightsError: it is another network, or has another activation or pooling.
@@ -136,15 +160,35 @@ def from_model(model: "keras.Model") -> Params:
 
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
     """The arrays of a .weights.h5 file, by their paths in it, as `keras.Sequential` names its layers there."""
-    weights = from_params(params)
+    weights = _held(params)
     arrays: dict[str, np.ndarray] = {}
     for number, layer in enumerate(weights.layers):
-        name = f"lstm_{number}" if number else "lstm"
-        arrays |= {f"layers/{name}/cell/vars/{place}": array for place, array in enumerate(layer)}
+        name = weights.cell if layer.backward is None else "bidirectional"
+        name = f"layers/{name}_{number}" if number else f"layers/{name}"
+        scopes = [name] if layer.backward is None else [f"{name}/forward_layer", f"{name}/backward_layer"]
+        for scope, cell in zip(scopes, layer.directions, strict=True):
+            arrays |= {f"{scope}/cell/vars/{place}": array for place, array in enumerate(_to_cell(cell))}
     for number, dense in enumerate(weights.dense):
         name = f"dense_{number}" if number else "dense"
         arrays |= {f"layers/{name}/vars/{place}": array for place, array in enumerate(dense)}
     return arrays
+
+
+def _held(params: Params) -> Weights:
+    """The weights in parameters, if Keras has such layers. Raises WeightsError."""
+    weights = from_params(params)
+    refuse_unusual("keras", weights.config)
+    return weights
+
+
+def _to_cell(cell: Direction) -> list[np.ndarray]:
+    """Keras's arrays of a cell."""
+    arrays = [cell.kernel, cell.recurrent_kernel, cell.bias]
+    if cell.cell == "gru":
+        bias = np.zeros_like(cell.bias) if cell.recurrent_bias is None else cell.recurrent_bias
+        arrays[2] = np.stack([cell.bias, bias])
+    gates = GATES[cell.cell]
+    return arrays if gates == KERAS_GATES[gates] else [reorder_gates(a, gates, KERAS_GATES[gates]) for a in arrays]
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:
@@ -165,8 +209,8 @@ def from_file(
     Args:
       file: see `lstm_mnist_jax.interop.files.read_hdf5`.
       ignore: patterns of paths to leave out.
-      order: the names of the LSTM layers from the input to the output, where the file does not determine their order:
-        it has neither the model's config nor a list of the layers, and the widths allow several orders.
+      order: the names of the recurrent layers from the input to the output, where the file does not determine their
+        order: it has neither the model's config nor a list of the layers, and the widths allow several orders.
       recurrent_activation: the activation of the gates where the file has no config, as in a `ModelConfig`; None
         assumes sigmoid, with a warning where Keras's default was hard_sigmoid (before 2.3, and in TensorFlow 1).
       input_activation: see `assemble`; a config holds it.
@@ -191,59 +235,184 @@ def from_file(
         name_in_file(layer)
     arrays = _relevant(ignoring(file.arrays, ignore), file)
     config = file.config if isinstance(file.config, Mapping) else {}
-    layers: list[ConfiguredLayer] = []
-    network, image_rows = dict[str, str](), None
-    if has_layers(config):
-        version = name_in_file(file.version) or name_in_file(config.get("keras_version", ""))
-        layers, network, image_rows = read_architecture(config, version)
-        input_activation = "linear"  # as the config has been checked
-    places = _places(arrays, file.layers)
-    stored: dict[str, dict[str, str]] = {}
-    for path, (layer, part) in places.items():
-        stored.setdefault(layer, {})[part] = path
+    stored: dict[str, dict[Place, str]] = {}
+    for path, place in _places(arrays, file.layers).items():
+        stored.setdefault(place.layer, {})[place] = path
     if file.layers:
         stored = {layer: stored[layer] for layer in file.layers if layer in stored}
-    lstms = [layer for layer, parts in stored.items() if _is_recurrent(parts, arrays)]
-    notes = []
     class_name = name_in_file(config.get("class_name", ""))
-    if layers:
-        if class_name not in MODELS:
-            notes.append(f"the model is of the class {class_name}: it is assumed to compute what its layers say")
-        known = _in_config_order(layers, stored, lstms, arrays, by_name=bool(file.layers))
-        if order and list(order) not in (known, [name for name in known if name in lstms]):
-            raise WeightsError(f"--layer names {', '.join(order)}; the order in the file is {', '.join(known)}.")
-    else:
-        known = list(order) if order or config else _stored_order(file, lstms)
-        but = f", but its class, {class_name}" if class_name else ""
-        notes.append(
-            f"the file does not hold what the model computes{but}: assumed are LSTM layers one after another, "
-            "which read the rows from the top, without masking, and a dense layer on the last output"
+    if not has_layers(config):
+        return _from_weights(file, arrays, stored, class_name, order, recurrent_activation, input_activation)
+    version = name_in_file(file.version) or name_in_file(config.get("keras_version", ""))
+    imported = _from_config(read_architecture(config, version), file, arrays, stored, order)
+    if class_name in MODELS:
+        return imported
+    note = f"the model is of the class {class_name}: it is assumed to compute what its layers say"
+    return replace(imported, notes=(note, *imported.notes))
+
+
+def _from_config(
+    architecture: Architecture,
+    file: KerasFile,
+    arrays: Arrays,
+    stored: Mapping[str, Mapping[Place, str]],
+    order: Sequence[str],
+) -> Imported:
+    """The classifier in a file whose config determines what it computes."""
+    names = _names_in_file(architecture.layers, stored, by_name=bool(file.layers))
+    trained = [layer for layer in architecture.layers if layer.kind in (*RECURRENT, "Dense")]
+    recurrent = [names[layer.name] for layer in trained if layer.kind in RECURRENT]
+    known = [names[layer.name] for layer in trained]
+    if order and list(order) not in (known, recurrent):
+        raise WeightsError(f"--layer names {', '.join(order)}; the order in the file is {', '.join(known)}.")
+    folding = Folding()
+    for layer in architecture.layers:
+        name = names.get(layer.name, layer.name)
+        cells: tuple[dict[str, np.ndarray], ...] = ({}, {})
+        for place, path in stored.get(name, {}).items():
+            cells[place.backward][place.part] = float32(arrays[path])
+        if layer.kind in (*RECURRENT, "Dense"):
+            _check_parts(layer, name, cells)
+        if layer.kind in RECURRENT:
+            folding.recurrent(name, Layer(*(_to_direction(name, cell, layer.kind) for cell in cells if cell)))
+        elif layer.kind == "Dense":
+            kernel = cells[0]["kernel"]
+            bias = cells[0].get("bias", np.zeros(kernel.shape[-1:], np.float32))
+            folding.dense(name, Dense(kernel, bias), layer.activation)
+        else:
+            folding.other(layer, cells[0])
+        if layer.kind in (*RECURRENT, "Dense") and not layer.has_bias:
+            several = "has no biases: they are" if layer.kind in RECURRENT else "has no bias: it is"
+            folding.notes.append(f"{name} {several} zero here, and would be trained")
+    return folding.imported(architecture, arrays)
+
+
+def _names_in_file(layers: Sequence[ConfiguredLayer], stored: Mapping[str, Any], by_name: bool) -> dict[str, str]:
+    """The names in the file of the layers of a config that have arrays. Raises WeightsError where they do not match."""
+    found = {name: name for name in stored}
+    if not by_name:  # they are numbered by class
+        places = {name: NUMBERED.fullmatch(name) for name in stored}
+        one_list = len({name.rpartition("/")[0] for name in stored}) == 1
+        found = {name.rpartition("/")[2]: name for name, place in places.items() if place and one_list}
+    with_arrays = [layer for layer in layers if layer.has_arrays]
+    names = {layer.name: found.get(layer.name if by_name else layer.numbered, "") for layer in with_arrays}
+    if sorted(names.values()) != sorted(stored):
+        raise WeightsError(
+            f"The config of the model names the layers {', '.join(names)}, but the file has the arrays of "
+            f"{', '.join(stored) or 'none'}."
         )
-    unknown = "recurrent_activation" not in network and recurrent_activation is None
-    if unknown and not all(_is_cudnn(stored[name], arrays) for name in lstms):
-        notes.append(_assumed_activation(file, [path for name in lstms for path in stored[name].values()]))
-    named = {
-        layer: dense_name(parts.get("kernel") or parts["W"]) for layer, parts in stored.items() if _is_dense(parts)
-    }
-    order = [name if name in lstms else named.get(name, name) for name in known]
-    cells = {path: place for path, place in places.items() if place[0] in lstms}
-    options: dict[str, Any] = {"order": order, "numbered": False, "input_activation": input_activation}
-    imported = assemble(arrays, cells.get, FORMS, _to_layer, **options)
+    return names
+
+
+def _check_parts(layer: ConfiguredLayer, name: str, cells: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Raises WeightsError where the arrays of a recurrent or a dense layer are others than its config says."""
+    is_dense = layer.kind == "Dense"
+    forms = DENSE_FORMS if is_dense else FORMS
+    expected = 2 if layer.bidirectional else 1
+    found = [cell for cell in cells if cell]
+    if len(found) != expected or any(set(cell) not in map(set, forms) for cell in found):
+        parts = ", ".join(part for cell in cells for part in cell)
+        raise WeightsError(
+            f"The {layer.kind} layer {name} has the arrays {parts}; expected {' or '.join(map(', '.join, forms))}"
+            f"{', in each direction' * layer.bidirectional}."
+        )
+    for cell in found:
+        if layer.has_bias != bool({"bias", "b_i"} & cell.keys()):
+            raise WeightsError(f"The {layer.kind} layer {name} lacks its bias, or has one that its config excludes.")
+        if layer.kind.startswith("CuDNN") and not _is_cudnn(cell):
+            raise WeightsError(
+                f"The layer {name} is a {layer.kind}, but its arrays are not: expected biases "
+                f"[{2 * len(GATES[RECURRENT[layer.kind]])} hidden]."
+            )
+
+
+def _is_cudnn(cell: Mapping[str, Any]) -> bool:
+    """Whether the arrays of a cell are those of a CuDNN layer."""
+    if set(cell) != set(CELL_PARTS) or len(cell["recurrent_kernel"].shape) != 2:
+        return False
+    hidden, columns = cell["recurrent_kernel"].shape
+    return columns in (3 * hidden, 4 * hidden) and cell["bias"].shape == (2 * columns,)
+
+
+def _to_direction(name: str, arrays: Mapping[str, np.ndarray], kind: str = "") -> Direction:
+    """The cell of these arrays. `kind`: the class of the layer, where it is known."""
+    if set(arrays) == set(KERAS_1):
+        parts = [[arrays[f"{part}_{gate}"] for gate in "ifco"] for part in "WUb"]
+        if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
+            raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
+        arrays = dict(zip(CELL_PARTS, (np.concatenate(part, axis=-1) for part in parts), strict=True))
+    kernel, recurrent, bias = arrays["kernel"], arrays["recurrent_kernel"], arrays.get("bias")
+    hidden = recurrent.shape[0] if recurrent.ndim else 0
+    cell = "gru" if hidden and recurrent.shape == (hidden, 3 * hidden) else "lstm"
+    if kind and cell != RECURRENT[kind]:
+        raise WeightsError(f"The layer {name} is a {kind} with weights {list(recurrent.shape)} for its state.")
+    gates = len(GATES[cell])
+    biases = [] if bias is None else list(bias) if cell == "gru" and bias.ndim == 2 else [bias]
+    # As Keras converts CuDNNLSTM to LSTM.
+    if bias is not None and _is_cudnn(arrays) and kernel.shape[1:] == recurrent.shape[1:]:
+        kernel = np.concatenate(
+            [gate.T.reshape(gate.shape, order="F") for gate in np.split(kernel, gates, axis=1)], axis=1
+        )
+        recurrent = np.concatenate([gate.T for gate in np.split(recurrent, gates, axis=1)], axis=1)
+        biases = np.split(bias, 2)
+    if cell == "gru":
+        if bias is None and not kind:
+            raise WeightsError(
+                f"The layer {name} is a GRU without biases, of which weights alone do not show whether it has "
+                "reset_after=True. Save the whole model, with model.save('model.keras'), and import that."
+            )
+        if len(biases) == 1:
+            raise WeightsError(f"The layer {name} is a GRU with reset_after=False: {REASONS['reset_after']}.")
+        if len(biases) > 2 or any(array.shape[-1:] != (3 * hidden,) for array in (kernel, *biases)):
+            raise WeightsError(f"The arrays of the GRU {name} do not fit together. {listing(arrays)}")
+        order = KERAS_GATES[GATES[cell]], GATES[cell]
+        kernel, recurrent, *biases = (reorder_gates(array, *order) for array in (kernel, recurrent, *biases))
+    return direction(name, kernel, recurrent, *biases)
+
+
+def _from_weights(
+    file: KerasFile,
+    arrays: Arrays,
+    stored: Mapping[str, Mapping[Place, str]],
+    class_name: str,
+    order: Sequence[str],
+    recurrent_activation: str | None,
+    input_activation: str | None,
+) -> Imported:
+    """The classifier in a file of weights alone, or of a model whose config does not show what it computes."""
+    recurrent = [layer for layer, parts in stored.items() if _is_recurrent(parts, arrays)]
+    known = list(order) if order or class_name else _stored_order(file, recurrent)
+    but = f", but its class, {class_name}" if class_name else ""
+    notes = [
+        f"the file does not hold what the model computes{but}: assumed are recurrent layers one after another, which "
+        "read the rows from the top, without masking, and a dense layer on the last output"
+    ]
+    cells = [{place.part: arrays[path] for place, path in stored[name].items()} for name in recurrent]
+    if recurrent_activation is None and not all(map(_is_cudnn, cells)):
+        notes.append(_assumed_activation(file, [path for name in recurrent for path in stored[name].values()]))
+    if any(place.backward for name in recurrent for place in stored[name]):
+        notes.append("of the Bidirectional layers merge_mode=concat is assumed, Keras's default")
+    named = {}
+    for layer, parts in stored.items():
+        paths = {place.part: path for place, path in parts.items()}
+        if layer not in recurrent and set(paths) in map(set, DENSE_FORMS):
+            named[layer] = dense_name(paths["kernel"])
+    places = {path: place for layer in recurrent for place, path in stored[layer].items()}
+    imported = assemble(
+        arrays,
+        places.get,
+        FORMS,
+        _to_direction,
+        order=[named.get(name, name) for name in known],
+        numbered=False,
+        input_activation=input_activation,
+    )
     layer_of = {name: layer for layer, name in named.items()}
     for note in notes:
         if note.startswith("warning"):
-            warnings.warn(note, UserWarning, stacklevel=2)
-    return imported._replace(
-        names=tuple(layer_of.get(name, name) for name in imported.names),
-        image_rows=image_rows,
-        notes=(*notes, *imported.notes),
-        network=network,
-        knows_inputs=any(layer.kind == "Rescaling" for layer in layers),
-    )
-
-
-def _is_dense(parts: Mapping[str, str]) -> bool:
-    return parts.keys() <= {"kernel", "bias", "W", "b"} and bool({"kernel", "W"} & parts.keys())
+            warnings.warn(note, UserWarning, stacklevel=3)
+    names = tuple(layer_of.get(name, name) for name in imported.names)
+    return replace(imported, names=names, notes=(*notes, *imported.notes))
 
 
 def _relevant(found: Arrays, file: KerasFile) -> dict[str, Any]:
@@ -257,149 +426,85 @@ def _relevant(found: Arrays, file: KerasFile) -> dict[str, Any]:
     }
 
 
-def _places(arrays: Arrays, layers: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
-    """The layer and the part of each array."""
+def _places(arrays: Arrays, layers: Mapping[str, Sequence[str]]) -> dict[str, Place]:
+    """Where each array belongs. The parts of dense and other layers have places too."""
     owner = {path: layer for layer, paths in layers.items() for path in paths}
-    places = {}
+    scopes: dict[str, tuple[str, str]] = {}  # of each array, and the part
     for path in arrays:
         scope, _, last = path.rpartition("/")
-        if re.search(r"(^|/)backward_", path):
-            raise WeightsError(
-                f"The layer of {path} reads both directions (Bidirectional), which importing Keras's files does not "
-                "support."
-            )
         if scope.endswith("/vars") and last.isdecimal() and not owner:
-            layer, number = scope.removesuffix("/vars"), int(last)
-            second = arrays.get(f"{scope}/1")
-            is_dense = not CELL.search(f"/{layer}") and (second is None or len(second.shape) == 1)
-            fields = ("kernel", "bias") if is_dense else Layer._fields
-            places[path] = CELL.sub("", layer), fields[number] if number < len(fields) else f"vars/{last}"
-            continue
-        if (named := _named_part(last)) is None:
-            places[path] = owner.get(path, scope), last
-            continue
-        prefix, part = named
-        scope = "/".join(filter(None, [scope, prefix]))
-        places[path] = owner.get(path, CELL.sub("", scope)), part
-    by_place = {place: path for path, place in places.items()}
-    for path, place in places.items():
-        if by_place[place] != path:
+            scope, number = scope.removesuffix("/vars"), int(last)
+            second = arrays.get(f"{scope}/vars/1")
+            is_dense = not CELL.search(f"/{scope}") and (second is None or len(second.shape) == 1)
+            fields = CELL_PARTS[::2] if is_dense else CELL_PARTS
+            scopes[path] = CELL.sub("", scope), fields[number] if number < len(fields) else f"vars/{last}"
+        elif (named := _named_part(last)) is None:
+            scopes[path] = scope, last
+        else:
+            scopes[path] = CELL.sub("", "/".join(filter(None, [scope, named[0]]))), named[1]
+    matches = {scope: DIRECTION.fullmatch(scope) for scope, _ in scopes.values()}
+    ways = {(match[1], match[2]) for match in matches.values() if match}
+    places: dict[str, Place] = {}
+    taken: dict[Place, str] = {}
+    for path, (scope, part) in scopes.items():
+        layer, backward = scope, False
+        if (match := matches[scope]) and {(match[1], "forward"), (match[1], "backward")} <= ways:
+            layer, backward = match[1], match[2] == "backward"
+        place = Place(owner.get(path, layer), part, backward)
+        if place in taken:
             raise WeightsError(
-                f"The layer {place[0]} has several layers in it, with {path} and {by_place[place]}; expected each LSTM "
-                "layer to be a layer of the model."
+                f"The layer {place.layer} has several layers in it, with {taken[place]} and {path}; expected each "
+                "recurrent layer to be a layer of the model."
             )
+        places[path] = place
+        taken[place] = path
     return places
 
 
 def _named_part(last: str) -> tuple[str, str] | None:
     """What stands before the name of a part, such as lstm_1 in lstm_1_W_i, and the part."""
     match = PART.fullmatch(last) or re.fullmatch(f"(.*?)_{PART.pattern}", last)
-    return None if match is None else (match[1] if match.re is not PART else "", match.groups()[-1])
+    if match is None:
+        return None
+    prefix, part = (match[1] if match.re is not PART else ""), match.groups()[-1]
+    return prefix, IN_KERAS_1.get(part, part)
 
 
 def _in_cell(path: str) -> bool:
     return CELL.search("/" + path.rpartition("/vars/")[0]) is not None
 
 
-def _is_recurrent(parts: Mapping[str, str], arrays: Arrays) -> bool:
-    """Whether these are the parts of an LSTM layer. Raises WeightsError where they are of another recurrent layer."""
-    name = next(iter(parts.values()))
-    if "W_z" in parts or "W_r" in parts:
-        raise WeightsError(f"The layer of {name} is that of a GRU, expected an LSTM.")
-    known = {part for form in FORMS for part in form}
-    recurrent = any(map(_in_cell, parts.values())) or bool({"recurrent_kernel", "U", "U_i"} & parts.keys())
-    if recurrent and (other := parts.keys() - known):
-        raise WeightsError(f"The layer of {name} has more than an LSTM: {', '.join(sorted(other))}. {listing(arrays)}")
+def _is_recurrent(parts: Mapping[Place, str], arrays: Arrays) -> bool:
+    """Whether these are the parts of an LSTM or a GRU. Raises WeightsError where they are of another such layer."""
+    name, found = next(iter(parts.values())), {place.part for place in parts}
+    if found & {"W_z", "W_r"}:
+        raise WeightsError(f"The layer of {name} is a GRU of Keras 1: {REASONS['reset_after']}.")
+    recurrent = any(map(_in_cell, parts.values())) or bool({"recurrent_kernel", "U_i"} & found)
+    if recurrent and (other := found - {part for form in FORMS for part in form}):
+        raise WeightsError(
+            f"The layer of {name} has more than an LSTM or a GRU: {', '.join(sorted(other))}. {listing(arrays)}"
+        )
     return recurrent
 
 
-def _is_cudnn(parts: Mapping[str, str], arrays: Arrays) -> bool:
-    if set(parts) != set(Layer._fields):
-        return False
-    bias, recurrent = (arrays[parts[part]].shape for part in ("bias", "recurrent_kernel"))
-    return len(recurrent) == 2 and bias == (8 * recurrent[0],)
-
-
-def _to_layer(name: str, arrays: dict[str, np.ndarray]) -> Layer:
-    if set(arrays) == set(KERAS_1):
-        parts = [[arrays[f"{kind}_{gate}"] for gate in "ifco"] for kind in "WUb"]
-        if any(len({gate.shape for gate in part}) > 1 or not part[0].ndim for part in parts):
-            raise WeightsError(f"The gates of the LSTM layer {name} are of different shapes.")
-        return Layer(*(np.concatenate(part, axis=-1) for part in parts))
-    kernel, recurrent, *biases = arrays.values()
-    bias = biases[0] if biases else np.zeros(recurrent.shape[-1:], np.float32)
-    hidden = recurrent.shape[0] if recurrent.ndim else 0
-    fits = kernel.ndim == 2 and kernel.shape[1:] == (4 * hidden,) and recurrent.shape == (hidden, 4 * hidden)
-    if fits and bias.shape == (8 * hidden,):  # as Keras converts CuDNNLSTM to LSTM
-        kernel = np.concatenate(
-            [gate.T.reshape(gate.shape, order="F") for gate in np.split(kernel, len(GATES), axis=1)], axis=1
-        )
-        recurrent = np.concatenate([gate.T for gate in np.split(recurrent, len(GATES), axis=1)], axis=1)
-        bias = bias[: 4 * hidden] + bias[4 * hidden :]
-    return Layer(kernel, recurrent, bias)
-
-
-def _stored_order(file: KerasFile, lstms: Sequence[str]) -> list[str]:
+def _stored_order(file: KerasFile, recurrent: Sequence[str]) -> list[str]:
     """The order of the layers in a file without config; [] where the file does not determine it.
 
     The lists of layers are in the order of the network in Sequential and functional models. In others, which the names
     of the model or of its variables show, they are in the order in which the program made the layers.
     """
     if not file.layers:
-        return _in_numbered_order(lstms) if DEFAULT_NAME.fullmatch(file.name) else []
-    for layer in lstms:
+        matches = {name: NUMBERED.fullmatch(name) for name in recurrent}
+        one_list = len({match[1] for match in matches.values() if match}) == 1 and all(matches.values())
+        if not DEFAULT_NAME.fullmatch(file.name) or not one_list:
+            return []
+        return sorted(recurrent, key=lambda name: int((matches[name] or ["", "", "0"])[2] or 0))
+    for layer in recurrent:
         for path in file.layers[layer]:
             first, _, rest = path.partition(f"{layer}/")[2].partition("/")
             if rest and not first.startswith(layer) and not DEFAULT_NAME.fullmatch(first):
                 return []
-    return list(lstms)
-
-
-def _in_numbered_order(lstms: Sequence[str]) -> list[str]:
-    """The layers of one list in Keras 3's .weights.h5 in the order of their numbers; [] of others."""
-    matches = {name: NUMBERED.fullmatch(name) for name in lstms}
-    if not all(matches.values()) or len({match[1] for match in matches.values() if match}) != 1:
-        return []
-    return sorted(lstms, key=lambda name: int((matches[name] or ["", "", "0"])[2] or 0))
-
-
-def _in_config_order(
-    layers: Sequence[ConfiguredLayer],
-    stored: Mapping[str, Mapping[str, str]],
-    lstms: Sequence[str],
-    arrays: Arrays,
-    by_name: bool,
-) -> list[str]:
-    """The names in the file of the LSTM and Dense layers, in the order of the config. Raises WeightsError."""
-    trained = [layer for layer in layers if layer.kind in (*RECURRENT, "Dense")]
-    names = [layer.name for layer in trained if layer.kind in RECURRENT]
-    dense = [layer.name for layer in trained if layer.kind == "Dense"]
-    if by_name:
-        if set(names) != set(lstms) or stored.keys() != {*names, *dense}:
-            raise WeightsError(
-                f"The config of the model names the LSTM layers {', '.join(names)} and the Dense layer "
-                f"{', '.join(dense)}, but the file has the arrays of {', '.join(stored) or 'none'}."
-            )
-        order = [layer.name for layer in trained]
-    else:
-        kinds = {layer.kind for layer in trained if layer.kind in RECURRENT}
-        rest = [name for name in stored if name not in lstms]
-        numbered = (_in_numbered_order(lstms) if len(kinds) == 1 else [], lstms), (_in_numbered_order(rest), rest)
-        found = [numbers or (list(them) if len(them) == 1 else []) for numbers, them in numbered]
-        if (len(found[0]), len(found[1])) != (len(names), len(dense)):
-            raise WeightsError(
-                f"The config of the model names the LSTM layers {', '.join(names)}, but the file has the arrays of "
-                f"{', '.join(stored) or 'none'}, which cannot be matched to them."
-            )
-        of_lstms, of_dense = map(iter, found)
-        order = [next(of_lstms if layer.kind in RECURRENT else of_dense) for layer in trained]
-    for layer, name in zip(trained, order, strict=True):
-        if layer.has_bias != bool(BIASES & stored[name].keys()):
-            kind = "LSTM" if layer.kind in RECURRENT else layer.kind
-            raise WeightsError(f"The {kind} layer {name} lacks its bias, or has one that its config excludes.")
-        if layer.kind == "CuDNNLSTM" and not _is_cudnn(stored[name], arrays):
-            raise WeightsError(f"The layer {name} is a CuDNNLSTM, but its arrays are not: expected biases [8 hidden].")
-    return order
+    return list(recurrent)
 
 
 def _assumed_activation(file: KerasFile, paths: Sequence[str]) -> str:
@@ -407,12 +512,12 @@ def _assumed_activation(file: KerasFile, paths: Sequence[str]) -> str:
     version = name_in_file(file.version) or ("1" if any(path.endswith(("_U_i", "_U_i:0")) for path in paths) else "")
     numbers = re.match(r"(\d+)(?:\.(\d+))?", version)
     recent = numbers is not None and (int(numbers[1]), int(numbers[2] or 0)) >= (2, 3)
-    if recent or any("cell/" in path or "lstm_cell" in path or "/vars/" in path for path in paths):
+    if recent or any(re.search(r"(lstm|gru)_cell(_\d+)?/|/cell/|/vars/", path) for path in paths):
         return "the file does not hold the activations: assumed are Keras's defaults, sigmoid in the gates and tanh"
     by = f"Keras {version}" if version else "a version of Keras that it does not name"
     return (
-        f"warning: the file holds no activations. It is by {by}; before Keras 2.3 and in TensorFlow 1 the gates of "
-        "an LSTM had hard_sigmoid unless the program set another. sigmoid and tanh are assumed: if that is wrong, the "
-        "model computes something else. Look for recurrent_activation (Keras 1: inner_activation) in the program, and "
+        f"warning: the file holds no activations. It is by {by}; before Keras 2.3 and in TensorFlow 1 the gates had "
+        "hard_sigmoid unless the program set another. sigmoid and tanh are assumed: if that is wrong, the model "
+        "computes something else. Look for recurrent_activation (Keras 1: inner_activation) in the program, and "
         "say it with --recurrent-activation sigmoid or hard_sigmoid_keras2."
     )

@@ -7,12 +7,13 @@
 
 A cell's j is our g. `LSTMCell` without peepholes, projection and clipping, and `LSTMBlockCell` without clipping,
 compute and store the same. What else there is to know, such as forget_bias, is in the graph, PREFIX.meta: see
-`tf1_graph`.
+`tf1_graph`. Without it, tanh and one dense layer are assumed.
 """
 
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,21 +22,12 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.assembly import Arrays, check, dense_arrays, ignoring, listing, order_layers
+from lstm_mnist_jax.interop.holds import NETWORK
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.tf1_graph import Network, find_network
 from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, read_graph, write_checkpoint
-from lstm_mnist_jax.interop.weights import (
-    GATES,
-    Adam,
-    Arrays,
-    Imported,
-    Layer,
-    Weights,
-    check,
-    ignoring,
-    listing,
-    order_layers,
-    output_layer,
-)
+from lstm_mnist_jax.interop.weights import GATES, Adam, Dense, Direction, Layer, Weights, float32, folded, to_params
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 TF1_GATES = "igfo"
@@ -53,12 +45,14 @@ SLOT = re.compile(r".*/(Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialM
 """Slots of optimizers and moving averages, also where their variable is missing."""
 
 OTHER_CELLS = {
+    r"cudnn_compatible_gru_cell/.*": "a CudnnGRU (of TensorFlow 1, LSTM cells are read)",
     r"w_[fio]_diag": "peepholes (use_peepholes=True)",
     r"projection/[^/]*": "a projection of its output (num_proj)",
     r"[^/]*(lstm|cell)[^/]*/.*(gamma|beta)": "layer normalization (LayerNormBasicLSTMCell)",
     r"[^/]*batch_norm[^/]*/(gamma|beta)": "batch normalization",
-    r"(gates|candidate)/[^/]*": "a GRUCell",
+    r"(gates|candidate)/[^/]*": "a GRUCell (which multiplies r and h before the product, a GRU here does after it)",
     r"[^/]*rnn_cell/(kernel|weights|bias|biases)": "a BasicRNNCell",
+    r"opaque_(kernel|params)": "cuDNN, all weights in one array (save them there through CudnnLSTM's saveable)",
     r"recurrent_kernel": "a layer of Keras (save that model as .h5 there, for import keras)",
 }
 """What other variables than those of an LSTM cell belong to, by the ends of their names."""
@@ -76,6 +70,9 @@ def read(
     b2: float = 0.999,
 ) -> Imported:
     """Reads the tutorial's model, of any number of layers and any widths, from a checkpoint.
+
+    Where PREFIX.meta lies beside it, the network is that of the graph. It may then have relu or linear cells, both
+    directions, poolings over time and hidden dense layers: see `tf1_graph`.
 
     Args:
       path: what was given to `Saver.save`, one of the checkpoint's files, their folder, or that of a SavedModel.
@@ -100,13 +97,13 @@ def read(
         named, counted = int(suffix[1]), imported.adam.steps if imported.adam else imported.step
         if not (imported.adam or counted):
             notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
-            imported = imported._replace(step=named)
+            imported = replace(imported, step=named)
         # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
         elif abs(named - counted) <= 1 or named > counted >= _countable(b2):
-            imported = imported._replace(step=named)
+            imported = replace(imported, step=named)
         else:
             notes.append(f"the step is {counted:,}, by Adam's powers; the name {prefix.name} has {named:,}")
-    return imported._replace(notes=tuple(notes))
+    return replace(imported, notes=tuple(notes))
 
 
 def from_variables(
@@ -121,19 +118,20 @@ def from_variables(
     """The model in a checkpoint's variables, and in its graph if that is known: see `read`."""
     places = _places(found, order, network)
     added = [_forget_bias(places, name, forget_bias) for name in places.cells]
-    layers = [_layer(found, cell, bias) for cell, bias in zip(places.cells.values(), added, strict=True)]
+    weights = _weights(found, places, added)
     notes = _notes(places, network, forget_bias)
-    linear = _linear_layers(found, network, len(layers[0].kernel)) if network else {}
-    for name, (projection, offset) in linear.items():
-        layers[0] = _folded(found, name, projection, offset, layers[0])
+    linear = _linear_layers(found, network, weights.in_features) if network else {}
+    for name in linear:
         notes.append(f"{name} became part of the first LSTM layer; Adam starts from zero")
-    kernel, bias = (np.asarray(found[name], np.float32) for name in places.dense)
-    weights = Weights(tuple(layers), kernel, bias)
-    imported = check(Imported(weights, (*places.cells, places.dense[0])), found)
-    if weights.steps is not None:  # in which order a program flattens the outputs of all steps is not read
+    if linear:
+        first, *others = weights.layers
+        weights = weights._replace(layers=(folded([*linear.values()][::-1], first), *others))
+    names = (*(_cell_name(kernel) for kernel, _ in places.layers), *(kernel for kernel, _ in places.dense))
+    check(weights, names, found)
+    if weights.steps is not None and not network:  # in which order a program flattens the outputs is not known
         raise WeightsError(
-            f"The output layer {places.dense[0]} has weights {list(kernel.shape)}, but the last LSTM layer gives "
-            f"{weights.hidden_features[-1]} features. {listing(found)}"
+            f"The output layer {names[-1]} has weights {list(weights.dense[0].kernel.shape)}, but the last LSTM layer "
+            f"gives {weights.hidden_features[-1]} features. {listing(found)}"
         )
     if network:
         b1, b2 = network.adam.get("b1", b1), network.adam.get("b2", b2)
@@ -144,9 +142,17 @@ def from_variables(
         notes.append(f"the step is global_step, {int(step):,}; Adam's powers are those of step {adam.steps:,}")
     if linear:
         adam = None
-    known = {"activation": "tanh", "recurrent_activation": "sigmoid"} if network else {}  # other graphs are refused
-    imported = imported._replace(adam=adam, step=int(step), notes=tuple(notes), forget_bias=added[0], network=known)
-    return imported._replace(knows_inputs=network is not None and network.scales_inputs)
+    fields = network.fields if network else {}
+    return Imported(
+        replace(weights.config, forget_bias=added[0], **fields),
+        to_params(weights),
+        names,
+        notes=tuple(notes),
+        known=frozenset({*NETWORK, "task"} if network else ()),
+        adam=adam,
+        step=int(step),
+        knows_inputs=network is not None and network.scales_inputs,
+    )
 
 
 def to_variables(
@@ -178,11 +184,19 @@ def to_variables(
     """
     if network and (network.projections or network.input_scaling != (1.0, 0.0)):
         raise WeightsError("The checkpoint whose names are wanted has a linear layer before its LSTM layers.")
+    own = (
+        {name: value for name, value in network.fields.items() if value != getattr(ModelConfig, name)}
+        if network
+        else {}
+    )
+    if network and (own or len(network.dense) > 1):
+        fields = ", ".join(f"{name} {value}" for name, value in own.items()) or "hidden dense layers"
+        raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {fields}.")
     places = None if like is None else _places(like, (), network)
     if places and len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
-    own = 1.0 if forget_bias is None else forget_bias
-    added = [places.added.get(name, own) for name in places.cells] if places else [own] * len(weights.layers)
+    given = 1.0 if forget_bias is None else forget_bias
+    added = [places.added.get(name, given) for name in places.cells] if places else [given] * len(weights.layers)
     variables = _named(weights, added)
     if adam is not None:
         for slot, moments in (("Adam", adam.mu), ("Adam_1", adam.nu)):
@@ -221,33 +235,38 @@ class _Places(NamedTuple):
 
     Attributes:
       cells: the names of each cell's kernel and bias, by the cell's name.
-      dense: the names of the output layer's weights and biases.
+      dense: the names of the dense layers' weights and biases, the output layer's last.
       slots: the names of what optimizers and averages keep of a variable, by the variable's name and by kind.
       added: what the cells add to their forget gates, where it is known, by the cell's name.
+      directions: 2 where each layer has a forward cell and then a backward one.
     """
 
     cells: dict[str, tuple[str, str]]
-    dense: tuple[str, str]
+    dense: tuple[tuple[str, str], ...]
     slots: dict[str, dict[str, str]]
     added: dict[str, float]
+    directions: int = 1
+
+    @property
+    def layers(self) -> list[tuple[str, str]]:
+        """The names of each layer's kernel and bias, in the forward direction."""
+        return list(self.cells.values())[:: self.directions]
 
     @property
     def names(self) -> list[str]:
         """Of all weights and biases, the output layer's last."""
-        return [name for pair in (*self.cells.values(), self.dense) for name in pair]
+        return [name for pair in (*self.cells.values(), *self.dense) for name in pair]
 
 
 def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = None) -> _Places:
     """Finds the parts of the model, the cells from the first layer to the last."""
     slots = _slots(found)
     if network:
-        if not network.dense[1]:
-            raise WeightsError(f"The output layer {network.dense[0]} has no bias; this program's model has one.")
         cells = {_cell_name(cell.kernel): (cell.kernel, cell.bias) for cell in network.cells}
         if order and list(order) != list(cells):
             raise WeightsError(f"--layer names {', '.join(order)}; the graph has the cells {', '.join(cells)}.")
         added = {_cell_name(cell.kernel): cell.forget_bias for cell in network.cells}
-        return _Places(cells, network.dense, slots, added)
+        return _Places(cells, network.dense, slots, added, 1 + network.fields["bidirectional"])
     owned = {name for names in slots.values() for name in names.values()}
     variables = {
         name: array
@@ -256,10 +275,27 @@ def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = 
     }
     cells = _cells(variables)
     taken = {name for pair in cells.values() for name in pair}
-    dense = output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
-    names = order_layers({name: _layer(found, pair, 0.0) for name, pair in cells.items()}, found, order)
+    dense = _output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
+    names = order_layers({name: Layer(_direction(found, pair)) for name, pair in cells.items()}, found, order)
     added = {name: 0.0 for name in names if CUDNN_CELL in name}
-    return _Places({name: cells[name] for name in names}, dense, slots, added)
+    return _Places({name: cells[name] for name in names}, (dense,), slots, added)
+
+
+def _output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
+    """The names of the output layer's matrix and vector, the only dense layer in `rest`."""
+    (kernel, bias), *more = dense_arrays(rest, found).values()
+    if not more and bias is None:
+        raise WeightsError(
+            f"The output layer is missing: expected a matrix and a vector besides the LSTM layers, there are {kernel}. "
+            f"{listing(found)}"
+        )
+    if more or bias is None:
+        raise WeightsError(
+            "Expected LSTM layers and one output layer, a matrix and a vector, but there is more besides the LSTM "
+            f"layers: {', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME; "
+            f"hidden dense layers are read if the .meta file lies beside them. {listing(found)}"
+        )
+    return kernel, bias
 
 
 def _cell_name(kernel: str) -> str:
@@ -294,10 +330,13 @@ def _read_network(prefix: Path, found: Arrays) -> Network | None:
     except WeightsError as error:
         kinds = _other_kinds(found)
         raise WeightsError(f"{meta.name}: {error}{kinds and f' There is {kinds}.'}") from error
-    if network or any(node.op.startswith("CudnnRNN") for node in graph.values()):
+    if network or any(node.op.startswith("CudnnRNN") for node in graph.nodes.values()):
         return network
     _cells({name: array for name, array in found.items() if not SLOT.fullmatch(name)})  # it may be of another kind
-    raise WeightsError(f"{meta} computes no LSTM cell with the variables of the checkpoint. {way_out} {listing(found)}")
+    raise WeightsError(
+        f"{meta} computes no LSTM cells, and then a dense layer, with the variables of the checkpoint. {way_out} "
+        f"{listing(found)}"
+    )
 
 
 def _notes(places: _Places, network: Network | None, given: float | None) -> list[str]:
@@ -310,41 +349,33 @@ def _notes(places: _Places, network: Network | None, given: float | None) -> lis
     if theirs != set(added):
         cells += f" as given, although the graph has {', '.join(sorted(theirs))}"
     adam = ", ".join(f"{name} {value:g}" for name, value in network.adam.items())
-    return [f"from the graph: {cells}, tanh{adam and f'; Adam with {adam}'}"]
+    return [f"from the graph: {cells}, {network.fields['activation']}{adam and f'; Adam with {adam}'}"]
 
 
 def _other_kinds(names: Iterable[str]) -> str:
     """What other kinds of variables there are, each with a name."""
     kinds: dict[str, str] = {}
     for name in names:
-        for pattern, kind in OTHER_CELLS.items():
-            if re.fullmatch(rf"(.*/)?{pattern}", name, re.IGNORECASE):
-                kinds.setdefault(kind, name)
+        found = (kind for end, kind in OTHER_CELLS.items() if re.fullmatch(rf"(.*/)?{end}", name, re.IGNORECASE))
+        if kind := next(found, ""):
+            kinds.setdefault(kind, name)
     return " and ".join(f"{name} of {kind}" for kind, name in kinds.items())
 
 
-def _linear_layers(found: Arrays, network: Network, width: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Weights and biases of the linear layers before the cells, the last one first, by what they are."""
+def _linear_layers(found: Arrays, network: Network, width: int) -> dict[str, Dense]:
+    """The linear layers before the cells, the last one first, by what they are."""
     layers = {}
     for kernel, bias in reversed(network.projections):
         weights = np.asarray(found[kernel], np.float64)
-        offset = np.asarray(found[bias], np.float64) if bias else np.zeros(weights.shape[-1:])
-        layers[f"the linear layer {kernel}"] = weights, offset
+        offset = np.asarray(found[bias], np.float64) if bias else np.zeros(width)
+        layers[f"the linear layer {kernel}"] = Dense(weights, offset)
         width = len(weights)
     factor, shift = network.input_scaling
     if (factor, shift) != (1.0, 0.0):
-        layers[f"the scaling of pixels, {factor:g} x {shift:+g},"] = factor * np.eye(width), np.full(width, shift)
-    return layers
-
-
-def _folded(found: Arrays, name: str, weights: np.ndarray, offset: np.ndarray, layer: Layer) -> Layer:
-    """A layer with a linear layer before it in its kernel and its bias."""
-    if weights.ndim != 2 or not weights.shape[1:] == offset.shape == layer.kernel.shape[:1]:
-        raise WeightsError(
-            f"{name} {list(weights.shape)} does not fit a layer of {len(layer.kernel)} features. {listing(found)}"
+        layers[f"the scaling of pixels, {factor:g} x {shift:+g},"] = Dense(
+            factor * np.eye(width), np.full(width, shift)
         )
-    kernel, bias = weights @ layer.kernel, layer.bias + offset @ layer.kernel
-    return Layer(kernel.astype(np.float32), layer.recurrent_kernel, bias.astype(np.float32))
+    return layers
 
 
 def _slots(found: Arrays) -> dict[str, dict[str, str]]:
@@ -383,7 +414,9 @@ def _cells(variables: Arrays) -> dict[str, tuple[str, str]]:
         )
     for scope, cell in parts.items():
         if {"fw", "bw"} & set(scope.split("/")):
-            raise WeightsError(f"The cell {scope} is part of a bidirectional layer, which this classifier has not.")
+            raise WeightsError(
+                f"The cell {scope} is part of a bidirectional layer, which is read if the .meta file lies beside it."
+            )
         others = [name for name in variables if name.startswith(f"{scope}/") and name not in taken]
         if others:
             names = ", ".join(name.removeprefix(f"{scope}/") for name in others)
@@ -443,8 +476,21 @@ def _renamed(found: Arrays, places: _Places, weights: Weights, own: Arrays, step
     return variables
 
 
-def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
-    """A layer from the names of its kernel and its bias."""
+def _weights(found: Arrays, places: _Places, added: Iterable[float], slot: str = "") -> Weights:
+    """The weights, or a slot of them. `added` is what is added to the forget gates."""
+
+    def arrays(pair: tuple[str, str]) -> tuple[str, str]:
+        kernel, bias = (places.slots[name][slot] if slot else name for name in pair)
+        return kernel, bias
+
+    cells = [_direction(found, arrays(pair), bias) for pair, bias in zip(places.cells.values(), added, strict=True)]
+    layers = (Layer(*cells[place : place + places.directions]) for place in range(0, len(cells), places.directions))
+    dense = (Dense(*(float32(found[name]) for name in arrays(pair))) for pair in places.dense)
+    return Weights(tuple(layers), tuple(dense))
+
+
+def _direction(found: Arrays, names: tuple[str, str], forget_bias: float = 0.0) -> Direction:
+    """A cell from the names of its kernel and its bias."""
     kernel, bias = (np.asarray(found[name]) for name in names)
     hidden = bias.size // 4
     if bias.ndim != 1 or bias.size != 4 * hidden or kernel.ndim != 2 or kernel.shape[1] != bias.size:
@@ -456,24 +502,28 @@ def _layer(found: Arrays, names: tuple[str, str], forget_bias: float) -> Layer:
         raise WeightsError(
             f"{names[0]} {list(kernel.shape)} leaves no rows for the inputs of a cell of {hidden} units."
         )
-    kernel, bias = (reorder_gates(np.asarray(array, np.float32), TF1_GATES, GATES) for array in (kernel, bias))
+    kernel, bias = (reorder_gates(np.asarray(array, np.float32), TF1_GATES, GATES["lstm"]) for array in (kernel, bias))
     bias[hidden : 2 * hidden] += np.float32(forget_bias)
-    return Layer(kernel[:-hidden], kernel[-hidden:], bias)
+    return Direction(kernel[:-hidden], kernel[-hidden:], bias)
 
 
 def _named(weights: Weights, added: Sequence[float]) -> dict[str, np.ndarray]:
-    """The variables by the tutorial's names, of cells that add these to their forget gates; the inverse of `_layer`."""
+    """The variables by the tutorial's names. Their cells add these to forget gates; the inverse of `_direction`."""
     if weights.config != ModelConfig(hidden_features=weights.hidden_features):
-        raise WeightsError("Checkpoints for tf1 have one dense layer, of the last output; these weights have more.")
+        raise WeightsError(
+            "Checkpoints for tf1 have LSTM layers in one direction and one dense layer, of the last output; these "
+            "weights have others."
+        )
     named = {}
-    for number, ((kernel, recurrent_kernel, bias), forget_bias) in enumerate(zip(weights.layers, added, strict=True)):
+    for number, (layer, forget_bias) in enumerate(zip(weights.layers, added, strict=True)):
+        kernel, recurrent_kernel, bias, _ = layer.forward
         hidden = len(recurrent_kernel)
         bias = np.array(bias, np.float32)
         bias[hidden : 2 * hidden] -= np.float32(forget_bias)
         scope = f"rnn/multi_rnn_cell/cell_{number}/basic_lstm_cell"
-        named[f"{scope}/kernel"] = reorder_gates(np.concatenate([kernel, recurrent_kernel]), GATES, TF1_GATES)
-        named[f"{scope}/bias"] = reorder_gates(bias, GATES, TF1_GATES)
-    return named | {"Variable": weights.dense_kernel, "Variable_1": weights.dense_bias}
+        named[f"{scope}/kernel"] = reorder_gates(np.concatenate([kernel, recurrent_kernel]), GATES["lstm"], TF1_GATES)
+        named[f"{scope}/bias"] = reorder_gates(bias, GATES["lstm"], TF1_GATES)
+    return named | dict(zip(("Variable", "Variable_1"), weights.dense[0], strict=True))
 
 
 def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
@@ -491,15 +541,9 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
             f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
     steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
-    owners = ["Adam's state of " + kernel for kernel, _ in (*places.cells.values(), places.dense)]
-    moments = []
-    for kind in ("Adam", "Adam_1"):
-        layers = (
-            _layer(found, (slots[kernel][kind], slots[bias][kind]), 0.0) for kernel, bias in places.cells.values()
-        )
-        kernel, bias = (np.asarray(found[slots[name][kind]], np.float32) for name in places.dense)
-        moments.append(check(Imported(Weights(tuple(layers), kernel, bias), tuple(owners)), found).weights)
-    return Adam(steps, *moments)
+    owners = [f"Adam's state of {kernel}" for kernel, _ in (*places.layers, *places.dense)]
+    added = [0.0] * len(places.cells)
+    return Adam(steps, *(check(_weights(found, places, added, kind), owners, found) for kind in ("Adam", "Adam_1")))
 
 
 def _steps(b1_power: float, b2_power: float, b1: float, b2: float) -> int:

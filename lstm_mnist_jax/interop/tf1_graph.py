@@ -1,35 +1,40 @@
 """What a TensorFlow 1 graph computes with the variables of its checkpoint.
 
-A product with a variable (MatMul) begins a layer: an LSTM cell, if four gates i, j, f, o and what combines them follow,
-else a dense layer. Operations decide, not names. The layers are then followed from the output to the input, over
-operations that pass values on. What is none of this is refused.
+The graph is run on random images. A product with a variable (MatMul) is a layer: an LSTM cell, if its result is split
+into four gates i, j, f, o, else a dense layer. The graph is read if this program's model with these layers has its
+logits. Names do not matter. Any other graph is refused, with what is known of the difference.
 """
 
-import re
+import itertools
+import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import expit
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.tf_checkpoint.graph import VARIABLES, Node, Output
+from lstm_mnist_jax.interop.tf1_run import ACTIVATIONS, PASSES, Env, Runner, kind_of, upstream
+from lstm_mnist_jax.interop.tf_checkpoint.graph import VARIABLES, Graph, Node, Output
 
-MAX_STEPS = 3_000_000
-"""The most outputs to visit. A hundred unrolled steps of five layers need 200,000."""
+BATCH, STEPS = 5, 7
+"""Sizes that a graph leaves open. Of a batch, images 1 to 3 have blank rows."""
 
-ADD = ("Add", "AddV2", "BiasAdd")
-CONCAT = ("Concat", "ConcatV2")
+MAX_PIXELS = 1 << 20
+"""The most numbers in the images that a graph is run on."""
+
 GATES = ("input", "candidate", "forget", "output")
-ACTIVATIONS = ("Sigmoid", "Tanh", "Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Softplus", "Softsign")
-CONSTANTS = ("Const", "Fill", "ZerosLike", "OnesLike", "TensorArray", "TensorListReserve")
-READS = ("Identity", "Enter", "ReadVariableOp", "Switch", "RefSwitch", "Merge", "NextIteration", "Reshape", "Transpose")
+FUNCTIONS = {"tanh": np.tanh, "relu": ACTIVATIONS["Relu"], "linear": lambda x: x}
+FLOATS, BOOL = (1, 2, 14, 19), 10
+"""Numbers of types."""
 
-PASSES = dict.fromkeys(
-    (*READS, "Exit", "StridedSlice", "Slice", "Squeeze", "ExpandDims", "Unpack", "SplitV", "Gather", "StopGradient",
-     "Cast", "TensorListGetItem", "TensorListFromTensor", "TensorListStack"), 0,
-) | dict.fromkeys(("Split", "TensorArrayUnpack", "TensorArrayPack"), 1) | dict.fromkeys(
-    ("TensorArrayRead", "TensorArrayWrite", "TensorArrayGather", "TensorArrayScatter", "TensorListSetItem"), 2
-)  # fmt: skip
-"""Which input an operation passes on. A stack of time steps passes all of them on, and so does each step of it."""
+POOLINGS = ("last", "last_step", "mean", "max", "all")
+SCALES = ("Mul", "RealDiv", "Div")
+SOURCES = ("Placeholder", "IteratorGetNext", "QueueDequeue", "QueueDequeueMany", "QueueDequeueUpTo")
+REMARKABLE = ("AddN", "Exp", "Max", "Maximum", "Mean", "Min", "Minimum", "Neg", "RealDiv", "Relu", "Reverse",
+              "ReverseSequence", "Select", "Sub", "Sum", "Tile")  # fmt: skip
+"""Operations that a message about a difference names."""
 
 
 class Cell(NamedTuple):
@@ -45,514 +50,471 @@ class Network(NamedTuple):
 
     Attributes:
       projections: the weights and biases of linear layers before the cells; a bias is "" where there is none.
-      cells: from the input to the output.
-      dense: the output layer.
+      cells: from the input to the output; of layers in both directions, the forward cell comes first.
+      dense: the weights and biases of the dense layers after the cells, the output layer last.
+      fields: those of the `ModelConfig` that shapes do not show.
       adam: learning_rate, b1, b2 and epsilon, where the graph has Adam and they are constants.
       input_scaling: a factor and an offset of pixels from 0 to 1, before the first layer.
-      scales_inputs: whether the graph scales its inputs, or takes bytes: this determines what they are.
+      scales_inputs: whether the graph scales its inputs, or takes integers: this determines what they are.
     """
 
     projections: tuple[tuple[str, str], ...]
     cells: tuple[Cell, ...]
-    dense: tuple[str, str]
+    dense: tuple[tuple[str, str], ...]
+    fields: dict[str, Any]
     adam: dict[str, float]
     input_scaling: tuple[float, float]
     scales_inputs: bool
 
 
-def find_network(nodes: dict[str, Node], names: Collection[str]) -> Network | None:
-    """The classifier in a graph; None where the graph has no LSTM cell with the variables of these names.
+def find_network(graph: Graph, found: Mapping[str, Any]) -> Network | None:
+    """The classifier in a graph; None where the graph has no LSTM cell with these variables of its checkpoint.
 
     Raises:
-      WeightsError: the graph computes something else than LSTM layers and one dense layer.
+      WeightsError: the graph computes something else than LSTM layers and dense layers.
     """
-    graph = _Graph(nodes, names)
-    graph.find_layers()
-    return graph.network() if any(layer.cell for layer in graph.layers.values()) else None
+    saved = _saved_names(graph.nodes)
+    runs = [_Run(graph, end, saved, found) for end in _ends(graph.nodes, saved, found)]
+    runs = [run for run in runs if run.has_cells()]
+    kernels = sorted({next(reversed(run.layers)) for run in runs})
+    if len(kernels) > 1:
+        raise WeightsError(
+            f"Expected one output layer, a product with a variable after the LSTM cells; found {', '.join(kernels)}. "
+            "Leave out what the model does without with --ignore."
+        )
+    networks = [run.network() for run in runs]
+    if any(network != networks[0] for network in networks):
+        raise WeightsError(f"The graph uses {kernels[0]} in two networks that differ.")
+    return networks[0] if networks else None
+
+
+def _saved_names(nodes: dict[str, Node]) -> dict[str, tuple[str, str]]:
+    """The name in the checkpoint, and the slice of it, of each node that is a variable."""
+    saved = {name: (name, "") for name, node in nodes.items() if node.op in VARIABLES}
+    for node in nodes.values():
+        if node.op in ("Save", "SaveSlices", "SaveV2") and len(node.inputs) > 2:
+            names, parts = (nodes[each].strings if each in nodes else [] for each, _ in node.inputs[1:3])
+            values = node.inputs[2:] if node.op == "Save" else node.inputs[3:]
+            parts = [""] * len(names) if node.op == "Save" else parts
+            for key, part, output in zip(names, parts, values, strict=False):
+                saved |= dict.fromkeys(_sources(nodes, output), (key, part))
+    return saved
+
+
+def _sources(nodes: dict[str, Node], output: Output) -> list[str]:
+    """The nodes of variables whose values an output has, as they are or joined; none if it has others."""
+    found, pending = dict[str, None](), [output[0]]
+    while pending:
+        if (name := pending.pop()) not in found and name in nodes:
+            found[name] = None
+            if kind_of(nodes[name].op) in ("Concat", *PASSES):
+                pending += [each for each, _ in nodes[name].inputs if each in nodes and nodes[each].op != "Const"]
+            elif nodes[name].op not in VARIABLES:
+                return []
+    return [name for name in found if nodes[name].op in VARIABLES]
+
+
+def _is_product(node: Node) -> bool:
+    return node.op == "MatMul" and len(node.inputs) == 2 and not any(map(node.number, ("transpose_a", "transpose_b")))
+
+
+def _ends(nodes: dict[str, Node], saved: dict[str, tuple[str, str]], found: Mapping[str, Any]) -> list[Output]:
+    """What becomes of the products with a variable on which no other product with a variable depends."""
+    products, users = dict[str, str](), defaultdict[str, list[str]](list)
+    for name, node in nodes.items():
+        for each, _ in node.inputs:
+            users[each].append(name)
+        if node.op == "MatMul" and len(node.inputs) == 2 and "_grad/" not in name:
+            keys = {saved[each][0] for each in _sources(nodes, node.inputs[1])}
+            if len(keys) == 1 and keys <= found.keys():
+                (products[name],) = keys
+    before = upstream(nodes, (each for name in products for each, _ in nodes[name].inputs))
+    cells = {kernel for name, kernel in products.items() if name in before}
+    ends = []
+    for name in (name for name, kernel in products.items() if name not in before and kernel not in cells):
+        if not _is_product(nodes[name]):
+            raise WeightsError(f"The graph takes {products[name]} transposed ({name}); here it is [features, classes].")
+        pending, seen, end = [name], {name}, name
+        while pending:
+            for user in users[pending.pop()]:
+                kind, others = kind_of(nodes[user].op), [each for each in nodes[user].inputs if each[0] not in seen]
+                constant = nodes.get(others[0][0]) if others else None
+                changes = (
+                    kind in ("Relu", "Tanh")
+                    or (kind in ("Add", "BiasAdd") and others and _sources(nodes, others[0]))
+                    or (kind in SCALES and constant and constant.op == "Const" and constant.value.size == 1)
+                )
+                if user not in seen and "_grad/" not in user and (changes or kind in ("Identity", "Reshape")):
+                    pending, end = [*pending, user], user if changes else end
+                    seen.add(user)
+        ends.append((end, 0))
+    return ends
 
 
 class _Layer:
-    """A layer by its kernel, with the values that it takes: one for each unrolled time step and each copy."""
-
-    def __init__(self, bias: str, cell: bool, forget_bias: float = 0.0) -> None:
-        self.bias, self.cell, self.forget_bias = bias, cell, forget_bias
-        self.inputs: list[Output] = []
-        self.states: list[Output] = []
-        """Of each step h, then c."""
-        self.outputs: list[Output] = []
-
-
-class _Path(NamedTuple):
-    """Where values come from.
+    """A product with a variable, and what follows it.
 
     Attributes:
-      layers: those whose outputs they are.
-      states: those whose cell states they are.
-      changes: the kinds of operations on the way that change them.
-      passed: all operations on the way.
-      scalings: factors and offsets on the way, the last one first.
+      kernel: the name of the variable.
+      bias: the name of what is added; "" where nothing is.
+      activation: the operation on the sum; "" where there is none.
+      is_cell: whether the sum is split into gates.
+      gates: the activations of gates, by their places.
+      added: the constants that are added to gates.
+      inputs: the factors.
     """
 
-    layers: set[str]
-    states: set[str]
-    changes: set[str]
-    passed: list[tuple[Output, Node]]
-    scalings: list[tuple[float, float]]
+    def __init__(self, kernel: str) -> None:
+        self.kernel, self.bias, self.activation, self.is_cell = kernel, "", "", False
+        self.gates, self.added, self.inputs = dict[int, str](), dict[int, float](), list[np.ndarray]()
+
+    def require(self, is_so: bool, what: str) -> None:
+        if not is_so:
+            raise WeightsError(f"The cell of {self.kernel} is no plain LSTM cell: it has {what}.")
 
 
-class _Graph:
-    """A graph with the names that its variables have in the checkpoint."""
+class _Mark(NamedTuple):
+    """What is known of an array, which is kept so that no other has its id: a variable, a layer's sum, or a gate."""
 
-    def __init__(self, nodes: dict[str, Node], names: Collection[str]) -> None:
-        self.nodes, self.budget = nodes, MAX_STEPS
+    array: np.ndarray
+    variable: str = ""
+    layer: _Layer | None = None
+    gate: int | None = None
+
+
+class _Run(Runner):
+    """A run of a graph on random images that finds its layers."""
+
+    def __init__(self, graph: Graph, end: Output, saved: dict[str, tuple[str, str]], found: Mapping[str, Any]) -> None:
+        super().__init__(graph, [end])
+        self.saved, self.found = saved, found
         self.layers: dict[str, _Layer] = {}
-        self.results: dict[Output, str] = {}
-        self.cell_states: dict[Output, str] = {}
-        self.steps: dict[Output, int] = {}
-        self.users: dict[Output, list[str]] = defaultdict(list)
-        for name, node in nodes.items():
-            for output in node.inputs:
-                self.users[output].append(name)
-        self.saved = {name: name for name, node in nodes.items() if node.op in VARIABLES}
-        for node in nodes.values():
-            if node.op in ("Save", "SaveSlices", "SaveV2") and len(node.inputs) > 2:
-                values = node.inputs[2 if node.op == "Save" else 3 :]
-                for key, output in zip(self.node(node.inputs[1]).strings, values, strict=False):
-                    for (name, _), node in self._walk([output], lambda _, node: self._values(_, node) or ()):
-                        if node.op in VARIABLES and key in names:
-                            self.saved[name] = key
-        self.known = {name: key for name, key in self.saved.items() if key in names}
+        self.marks: dict[int, _Mark] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        self.kinds: dict[str, None] = {}
+        self.clip = math.inf
 
-    def node(self, output: Output) -> Node:
-        return self.nodes.get(output[0], Node("", (), []))
+    def has_cells(self) -> bool:
+        """Runs the graph. Whether there are LSTM cells."""
+        (self.logits,) = self.run(self._feeds())
+        if not isinstance(self.logits, np.ndarray):
+            raise WeightsError(f"The logits of the graph depend on {self.logits.mark}.")
+        return any(layer.is_cell for layer in self.layers.values())
 
-    def _spend(self, steps: int) -> None:
-        self.budget -= steps
-        if self.budget < 0:
-            raise WeightsError("The graph has too many connections to be followed.")
-
-    def _walk(
-        self, outputs: Iterable[Output], follow: Callable[[Output, Node], Iterable[Output]]
-    ) -> Iterator[tuple[Output, Node]]:
-        """The outputs upstream of these, each once."""
-        pending, seen = list(outputs), set()
-        while pending:
-            if (output := pending.pop()) not in seen and output[0] in self.nodes:
-                seen.add(output)
-                self._spend(1)
-                yield output, self.nodes[output[0]]
-                pending += follow(output, self.nodes[output[0]])
-
-    def variable(self, output: Output) -> str:
-        """The name of the variable that these values are, also in parts; empty where they are something else."""
-        found = set()
-
-        def follow(output: Output, node: Node) -> Iterable[Output]:
-            if node.op in VARIABLES:
-                found.add(self.known.get(output[0], ""))
-                return ()
-            is_moved = node.op == "Transpose" and self.integers(node, 1) != [0, 1]
-            if is_moved or node.op not in (*READS, *CONCAT):
-                found.add("")
-                return ()
-            return self._values(output, node) or ()
-
-        for _ in self._walk([output], follow):
-            if "" in found:
-                break
-        return found.pop() if len(found) == 1 else ""
-
-    def constant(self, output: Output) -> float | None:
-        """The value of a scalar constant; None where it is none."""
-        for _, node in self._walk([output], lambda _, node: node.inputs[:1] if node.op in (*READS, "Cast") else ()):
-            if node.op not in (*READS, "Cast"):
-                value = node.value
-                return None if value is None or value.shape or value.dtype.kind not in "fiu" else float(value)
-        return None
-
-    def integers(self, node: Node, place: int) -> list[int]:
-        """The constant integers that a node takes; none where they are no constants."""
-        value = self.node(node.inputs[place]).value if len(node.inputs) > place else None
-        return [] if value is None or value.dtype.kind != "i" else value.ravel().tolist()
-
-    def consumers(self, output: Output, ops: Collection[str]) -> list[str]:
-        """The nodes of these kinds that take an output."""
-        found, pending, seen = [], [output], set()
-        while pending:
-            users = self.users.get(pending.pop(), ())
-            self._spend(len(users))
-            for name in users:
-                if name not in seen:
-                    seen.add(name)
-                    if self.nodes[name].op in ops:
-                        found.append(name)
-                    elif self.nodes[name].op in ("Identity", "Reshape"):
-                        pending.append((name, 0))
-        return found
-
-    def find_layers(self) -> None:
-        """Finds all products with a variable, and TensorFlow's fused cells."""
-        for name, node in self.nodes.items():
-            if node.op == "MatMul" and not (node.number("transpose_a", 0.0) or node.number("transpose_b", 0.0)):
-                if len(node.inputs) == 2 and (kernel := self.variable(node.inputs[1])):
-                    self._product(name, node, kernel)
-            elif node.op in ("LSTMBlockCell", "BlockLSTM"):
-                self._fused(name, node)
-            elif node.op == "BlockLSTMV2":
-                raise WeightsError(
-                    f"The graph has a cell of the kind BlockLSTMV2 ({name}), which import does not read."
-                )
-
-    def _add(
-        self, kernel: str, bias: str, forget_bias: float | None, x: Output, states: list[Output], result: Output,
-        cell_state: Output | None = None,
-    ) -> None:  # fmt: skip
-        layer = self.layers.setdefault(kernel, _Layer(bias, forget_bias is not None, forget_bias or 0.0))
-        if (layer.bias, layer.cell, layer.forget_bias) != (bias, forget_bias is not None, forget_bias or 0.0):
-            raise WeightsError(f"The graph uses {kernel} in two ways: in different layers, or with two forget biases.")
-        layer.inputs.append(x)
-        layer.outputs.append(result)
-        layer.states += states
-        self.results[result] = kernel
-        if cell_state:
-            self.cell_states[cell_state] = kernel
-
-    def _fused(self, name: str, node: Node) -> None:
-        """Adds TensorFlow's cell in one operation."""
-        inputs = node.inputs[node.op == "BlockLSTM" :]  # its first is the length
-        if len(inputs) == 8 and (kernel := self.variable(inputs[3])):
-            clip, peephole = node.number("cell_clip", 3.0), node.number("use_peephole", 0.0)
-            bias, forget_bias = self.variable(inputs[7]), node.number("forget_bias", 1.0)
-            if clip > 0 or peephole or not bias:
-                what = "peepholes" if peephole else f"cell_clip={clip:g}" if bias else "no bias"
-                raise self._unlike(kernel, name, what)
-            states = [] if node.op == "BlockLSTM" else [inputs[2], inputs[1]]
-            self._add(kernel, bias, forget_bias, inputs[0], states, (name, 6), (name, 1))
-
-    def _product(self, name: str, node: Node, kernel: str) -> None:
-        """Adds the layer that begins with a MatMul."""
-        output, bias = (name, 0), ""
-        for user in self.consumers(output, ADD):
-            if found := next(filter(None, map(self.variable, self.nodes[user].inputs[:2])), ""):
-                output, bias = (user, 0), found
-        splits = [user for user in self.consumers(output, ["Split"]) if self.nodes[user].number("num_split", 0.0) == 4]
-        if not splits:
-            self._add(kernel, bias, None, node.inputs[0], [], output)
-            return
-        joined = self.node(node.inputs[0])
-        values = [value for value in self._values(node.inputs[0], joined) or () if joined.op in CONCAT]
-        if len(values) != 2 or not bias:
-            raise self._unlike(
-                kernel, name, "no bias" if len(values) == 2 else "no concatenation of the input and the state"
-            )
-        forget_bias, result, state, state_before = self._cell(splits[0], kernel)
-        self._add(kernel, bias, forget_bias, values[0], [values[1], state_before], result, state)
-
-    def _cell(self, split: str, kernel: str) -> tuple[float, Output, Output, Output]:
-        """What a cell adds to its forget gate, its output h, its state c, and the state before."""
-
-        def activated(output: Output) -> list[str]:
-            return self.consumers(output, ACTIVATIONS)
-
-        def both(users: list[str], a: str, b: str) -> list[str]:
-            return [user for user in users if {*self.nodes[user].inputs[:3]} == {(a, 0), (b, 0)}]
-
-        forget_bias, forget = 0.0, activated((split, 2))
-        for add in self.consumers((split, 2), ADD):
-            added = [value for output in self.nodes[add].inputs[:2] if (value := self.constant(output)) is not None]
-            if len(added) == 1 and activated((add, 0)):
-                (forget_bias,), forget = added, activated((add, 0))
-        gates = dict(
-            zip(GATES, (activated((split, 0)), activated((split, 1)), forget, activated((split, 3))), strict=True)
+    def _feeds(self) -> Env:
+        """The inputs of the graph: images, and for the rest what is so when it is used."""
+        nodes = self.graph.nodes
+        used = sorted(
+            {output for name in self.needed for output in nodes[name].inputs if kind_of(self._op(output[0])) in SOURCES}
         )
-        for gate, users in gates.items():
-            if len(users) != 1:
-                raise self._unlike(kernel, split, f"another computation of its {gate} gate")
-            expected, found = "Tanh" if gate == "candidate" else "Sigmoid", self.nodes[users[0]].op
-            if found != expected:
-                raise self._unlike(kernel, users[0], f"the activation {found.lower()} instead of {expected.lower()}")
-        i, j, f, o = (users[0] for users in gates.values())
-        for product in both(self.consumers((i, 0), ["Mul"]), i, j):
-            for state in self.consumers((product, 0), ADD):
-                kept = [self.node(output) for output in self.nodes[state].inputs[:2] if output[0] != product]
-                before = [each for each in kept[0].inputs if each[0] != f] if kept and kept[0].op == "Mul" else []
-                if len(before) != 1 or len(kept[0].inputs) != 2:
-                    continue
-                if self.consumers((state, 0), ["Minimum", "Maximum", "ClipByValue"]):
-                    raise self._unlike(kernel, state, "a clipped cell state (cell_clip)")
-                for activation in activated((state, 0)):
-                    for result in both(self.consumers((o, 0), ["Mul"]), activation, o):
-                        if (found := self.nodes[activation].op) != "Tanh":
-                            raise self._unlike(kernel, activation, f"the activation {found.lower()} instead of tanh")
-                        return forget_bias, (result, 0), (state, 0), before[0]
-        raise self._unlike(kernel, split, "another combination of its gates")
+        shapes = {source: nodes[source[0]].shape(source[1]) or [] for source in used}
+        types = {source: _type(nodes[source[0]], source[1]) for source in used}
+        inputs = [source for source in used if len(shapes[source]) > 1 and types[source] != BOOL]
+        if len(inputs) != 1:
+            listed = ", ".join(name for name, _ in inputs) or "none"
+            raise WeightsError(f"Expected a graph with one input of images; found {listed}.")
+        shape = shapes[inputs[0]]
+        axis = shape.index(-1) if -1 in shape else 0
+        batch = shape[axis] = BATCH if shape[axis] < 0 else shape[axis]
+        shape = [STEPS if size < 0 else size for size in shape]
+        if not 0 < math.prod(shape) <= MAX_PIXELS:
+            raise WeightsError(f"The graph takes images of the shape {shape}, which are too large, or none.")
+        self.is_integer, rng = types[inputs[0]] not in FLOATS, np.random.default_rng(0)
+        images: np.ndarray = rng.integers(0, 256, shape) if self.is_integer else rng.random(shape)
+        self.images: np.ndarray = np.moveaxis(images, axis, 0)
+        half = self.images.shape[1] // 2
+        blank = {1: slice(None), 2: slice(half), 3: slice(half, None)} if batch == BATCH else {-1: slice(half, None)}
+        for number, part in blank.items():
+            self.images[number, part] = 0  # where sequence lengths are computed of the images, blank rows show it
+        steps = self.images.shape[1] if len(shape) > 2 else math.isqrt(shape[-1])
+        fed = dict[str, Any]()
+        for source, kind in types.items():  # nothing is dropped, and it is not training; all steps are read
+            value = images if source == inputs[0] else np.array(1.0 if kind in FLOATS else kind != BOOL and batch)
+            value = np.full(batch, steps) if len(shapes[source]) == 1 and kind not in FLOATS else value
+            outputs = [*fed.get(source[0], ()), *[None] * (source[1] + 1)]
+            outputs[source[1]] = value
+            fed[source[0]] = tuple(outputs)
+        return fed
 
-    def _unlike(self, kernel: str, node: str, what: str) -> WeightsError:
-        return WeightsError(f"The cell of {kernel} is no plain LSTM cell: it has {what} (node {node}).")
+    def variable(self, name: str) -> np.ndarray:
+        key, part = self.saved[name]
+        if key not in self.found:
+            raise WeightsError(f"The output of the graph depends also on {key}, which is not there, or is ignored.")
+        if key not in self.arrays:
+            self.arrays[key] = np.asarray(self.found[key]).astype(np.float64)
+            self._mark(self.arrays[key], variable=key)
+        whole = self.arrays[key]
+        extents = [extent.partition(",") for extent in part.rpartition(" ")[2].split(":")] if part else []
+        places = [
+            slice(None) if start == "-" else slice(int(start), int(start) + int(size)) for start, _, size in extents
+        ]
+        if (values := whole[tuple(places)]).shape == whole.shape:
+            return whole
+        self._mark(values, variable=key)
+        return values
 
-    def _values(self, output: Output, node: Node) -> Iterable[Output] | None:
-        """The inputs whose values an operation passes on; None where it changes them."""
-        op, inputs = re.sub(r"V\d$", "", node.op), node.inputs
-        if op in ("While", "StatelessWhile"):
-            return [(f"{output[0]}/{output[1]}", 0)]
-        if op in ("Pack", "Concat"):
-            return inputs[1:] if node.op == "Concat" else inputs[: -1 if node.op == "ConcatV2" else None]
-        if op == "Merge":
-            return [each for each in inputs if self._carries(output[0], each)] or inputs
-        if op == "Mul" and len(inputs) == 2:
-            for mask, kept in (inputs, inputs[::-1]):
-                if self.node(mask).op in ("Floor", "Cast") and self._is_random(mask):
-                    return [self._unscaled(kept)]
-        if op == "Select" and len(inputs) == 3 and self.node(inputs[0]).op == "GreaterEqual":
-            # Dropout keeps its second input; dynamic_rnn takes the third before the end of a sequence.
-            return [self._unscaled(inputs[1]) if self._is_random(inputs[0]) else inputs[2]]
-        place = PASSES.get(op)
-        return None if place is None else inputs[place : place + 1]
+    def seen(self, name: str, node: Node, values: list[Any], result: Any) -> Any:
+        kind = kind_of(node.op)
+        marks = [self.marks.get(id(value), _Mark(value)) for value in values]
+        self.kinds |= {kind: None} if any(getattr(value, "dtype", None) == np.float64 for value in values) else {}
+        if _is_product(node) and marks[1].variable:
+            layer = self.layers.setdefault(marks[1].variable, _Layer(marks[1].variable))
+            layer.inputs.append(values[0])
+            self._mark(result, layer=layer)
+        elif kind in ("Add", "BiasAdd"):
+            for mark, other in (marks, marks[::-1]):
+                if mark.layer and mark.gate is None and other.variable:
+                    mark.layer.bias = other.variable
+                    self._mark(result, layer=mark.layer)
+                elif mark.layer and mark.gate is not None and np.size(other.array) == 1:
+                    number = float(np.ravel(other.array)[0])
+                    mark.layer.require(mark.layer.added.setdefault(mark.gate, number) == number, "two forget biases")
+                    self._mark(result, layer=mark.layer, gate=mark.gate)
+        elif kind in ("Split", "SplitV", "StridedSlice", "Slice"):
+            mark = marks[kind == "Split"]
+            if mark.layer and mark.gate is None and mark.array.shape[-1] % 4 == 0:
+                parts, quarters = result if isinstance(result, tuple) else [result], np.split(mark.array, 4, -1)
+                for part, (place, quarter) in itertools.product(parts, enumerate(quarters)):
+                    if np.array_equal(part, quarter):
+                        mark.layer.is_cell = True
+                        self._mark(part, layer=mark.layer, gate=place)
+        elif kind in ACTIVATIONS and marks[0].layer:
+            if marks[0].gate is None:
+                marks[0].layer.activation = kind.lower()
+            else:
+                marks[0].layer.gates[marks[0].gate] = kind.lower()
+        elif kind == "Reshape" and marks[0].layer and result.shape[-1:] == values[0].shape[-1:]:
+            self._mark(result, layer=marks[0].layer, gate=marks[0].gate)
+        elif kind == "Concat":  # the parts of a variable
+            whole = self.arrays.get(next((mark.variable for mark in marks if mark.variable), ""))
+            return result if whole is None or not np.array_equal(whole, result) else whole
+        elif kind in ("Maximum", "Minimum", "ClipByValue") and values[0].dtype.kind == "f":
+            self.clip = min([self.clip, *(float(abs(value)) for value in values if np.size(value) == 1)])
+        elif kind in ("LSTMBlockCell", "BlockLSTM"):
+            x, _, _, kernel, _, _, _, bias = marks[kind == "BlockLSTM" :]
+            layer = self.layers.setdefault(kernel.variable, _Layer(kernel.variable))
+            clip = node.number("cell_clip", 3.0)
+            layer.require(kernel.variable != "" != bias.variable, "weights that are no variables")
+            layer.require(clip <= 0, f"cell_clip={clip:g}")
+            layer.require(not node.number("use_peephole"), "peepholes")
+            layer.is_cell, layer.bias, layer.added = True, bias.variable, {2: node.number("forget_bias", 1.0)}
+            layer.gates = {0: "sigmoid", 1: "tanh", 2: "sigmoid", 3: "sigmoid"}
+            layer.inputs.append(x.array)
+        return result
 
-    def _carries(self, merge: str, output: Output) -> bool:
-        """Whether this is the NextIteration of a loop's value that changes from step to step."""
-        node = self.node(output)
-        if node.op != "NextIteration":
-            return False
-        for _ in range(10):
-            if node.op not in ("NextIteration", "Identity", "Switch") or not node.inputs:
-                break
-            output = node.inputs[0]
-            node = self.node(output)
-        return output[0] != merge
-
-    def _is_random(self, output: Output) -> bool:
-        """Whether this is a mask of random numbers."""
-        ops = ("Floor", "Cast", "GreaterEqual", "Mul", "Sub", *ADD)
-        upstream = self._walk([output], lambda _, node: node.inputs if node.op in ops else ())
-        return any("Random" in node.op for _, node in upstream)
-
-    def _unscaled(self, output: Output) -> Output:
-        """What dropout scales by 1 / keep_prob."""
-        node = self.node(output)
-        return node.inputs[0] if node.op in ("RealDiv", "Div", "Mul") and node.inputs else output
-
-    def _path(self, outputs: Iterable[Output]) -> _Path:
-        """Where these values come from."""
-        path = _Path(set(), set(), set(), [], [])
-
-        def follow(output: Output, node: Node) -> Iterable[Output]:
-            path.passed.append((output, node))
-            if kernel := self.results.get(output):
-                path.layers.add(kernel)
-            elif kernel := self.cell_states.get(output):
-                path.states.add(kernel)
-            elif (values := self._values(output, node)) is not None:
-                return values
-            elif scaling := self._scaling(node):
-                path.scalings.append(scaling[1:])
-                return [scaling[0]]
-            elif re.sub(r"V\d$", "", node.op) not in CONSTANTS and node.inputs:
-                path.changes.add(node.op)
-                return node.inputs
-            return ()
-
-        for _ in self._walk(outputs, follow):
-            pass
-        return path
+    def _mark(self, array: np.ndarray, **known: Any) -> None:
+        self.marks[id(array)] = _Mark(array, **known)
 
     def network(self) -> Network:
-        """The layers from the input to the output."""
-        paths = {kernel: self._path(layer.inputs) for kernel, layer in self.layers.items()}
-        used = {before for path in paths.values() for before in path.layers | path.states}
-        ends = [kernel for kernel, layer in self.layers.items() if not layer.cell and kernel not in used]
-        chains = [self._chain(end, paths) for end in ends]
-        chains = [chain for chain in chains if any(self.layers[kernel].cell for kernel in chain)]
-        if len(chains) != 1:
-            found = ", ".join(chain[0] for chain in chains) or "none"
-            raise WeightsError(
-                f"Expected one output layer, a product with a variable after the LSTM cells; found {found}. Leave out "
-                "what the model does without with --ignore."
-            )
-        (chain,) = chains
-        last, *before = chain
-        cells = [kernel for kernel in before[::-1] if self.layers[kernel].cell]
-        projections = before[::-1][: len(before) - len(cells)]
-        if any(self.layers[kernel].cell for kernel in projections):
-            hidden = [kernel for kernel in before if not self.layers[kernel].cell]
-            raise WeightsError(
-                f"There is a dense layer {hidden[0]} after LSTM cells, besides the output layer {last}; this program's "
-                "model has one dense layer."
-            )
-        for kernel in chain:
-            self._require_plain(kernel, paths[kernel], first=kernel == chain[-1])
-        for kernel in chain[::-1]:
-            self._require_order_of_steps(kernel, is_last=kernel == last)
-        self._require_known({last, *before}, last)
-        self._require_logits(last)
-        layers = {kernel: self.layers[kernel] for kernel in chain}
-        return Network(
-            tuple((kernel, layers[kernel].bias) for kernel in projections),
-            tuple(Cell(kernel, layers[kernel].bias, _decimal(layers[kernel].forget_bias)) for kernel in cells),
-            (last, layers[last].bias),
-            self._adam(),
-            *self._input_scaling(chain[-1]),
-        )
-
-    def _chain(self, kernel: str, paths: dict[str, _Path]) -> list[str]:
-        """A layer and those before it, from the output to the input."""
-        chain, pending = [], [kernel]
-        while pending:
-            if (kernel := pending.pop()) not in chain:
-                chain.append(kernel)
-                pending += sorted(paths[kernel].layers | paths[kernel].states)
-        return chain
-
-    def _require_plain(self, kernel: str, path: _Path, first: bool) -> None:
-        """Raises WeightsError unless a layer takes the outputs of one layer, or the images, as they are."""
-        layer = self.layers[kernel]
-        if path.states:
-            raise WeightsError(f"{kernel} takes the cell state c of {', '.join(path.states)}, not the hidden state h.")
-        if kernel in path.layers:
-            raise WeightsError(
-                f"The cell of {kernel} joins its state and its input in another order than TensorFlow's."
-            )
-        if len(path.layers) > 1:
-            raise WeightsError(
-                f"{kernel} takes the outputs of {', '.join(sorted(path.layers))} together (both directions, residual "
-                "connections, layers in parallel); in this program's model each layer takes those of one layer."
-            )
-        refused = path.changes
-        if not first and path.scalings:
-            refused |= {"a product or a sum with a constant"}
-        if first:
-            refused |= {node.op for _, node in path.passed if node.op in ("Gather", "GatherV2")}
-        if refused:
-            source = "its inputs" if first else f"the outputs of {', '.join(path.layers)}"
-            raise WeightsError(
-                f"The graph computes {', '.join(sorted(refused))} of {source} before {kernel}; this program's model "
-                "computes nothing there."
-            )
-        for (name, number), node in path.passed:
-            axes = self.integers(node, 1) if node.op == "Transpose" else []
-            strides = self.integers(node, 3) if node.op == "StridedSlice" else []
-            if first and ((len(axes) == 3 and axes[-1] != 2) or min(strides, default=1) < 0):
-                raise WeightsError(f"The graph reads images by columns or backwards ({name}), not by rows.")
-            if not first and not layer.cell and self._takes_first_step(number, node):
-                raise WeightsError(f"{kernel} takes the outputs of the first time step ({name}), not of the last one.")
-        state = self._path(layer.states)
-        if layer.states and ((state.layers, state.states) != ({kernel}, {kernel}) or state.changes or state.scalings):
-            raise WeightsError(f"The cell of {kernel} does not keep its own h and c unchanged as its state.")
-        for (name, _), node in self._walk(layer.states, self._initial):
-            if "Random" in node.op or node.op == "OnesLike" or (node.op == "Fill" and self.constant(node.inputs[-1])):
-                raise WeightsError(f"The cell of {kernel} begins with another state than zeros ({name}).")
-
-    def _initial(self, output: Output, node: Node) -> Iterable[Output]:
-        """What a state is before the first step: followed as its values are, but out of loops."""
-        if output in self.results or output in self.cell_states:
-            return ()
-        if node.op == "Merge":
-            return [each for each in node.inputs if self.node(each).op != "NextIteration"]
-        return self._values(output, node) or ()
-
-    def _require_order_of_steps(self, kernel: str, is_last: bool) -> None:
-        """Raises WeightsError where an unrolled layer does not take its time steps from the first to the last."""
-        layer = self.layers[kernel]
-        before = {
-            result: [output for output, _ in self._path([state]).passed if output in self.results]
-            for result, state in zip(layer.outputs, layer.states[::2], strict=False)
-        }
-        for result, x in zip(layer.outputs, layer.inputs, strict=True):
-            chain = [result]
-            while (found := before.get(chain[-1])) and found[0] not in self.steps and found[0] not in chain:
-                chain.append(found[0])
-            if not (found and found[0] in chain):  # it is no loop
-                first = self.steps[found[0]] + 1 if found and found[0] in self.steps else 0
-                numbers = range(first, first + len(chain)) if layer.cell and layer.states else ()
-                self.steps |= dict(zip(chain[::-1], numbers, strict=False))
-            passed = self._path([x]).passed
-            steps = {step for output, node in passed for step in self._step_of(output, node)}
-            if not layer.cell and len(steps) == 1:
-                self.steps[result] = min(steps)
-            expected = self.steps.get(result)
-            if is_last and len(steps) == 1 and (taken := [output for output, _ in passed if output in self.results]):
-                of_layer = self.layers[self.results[taken[0]]].outputs
-                expected = max(self.steps.get(output, 0) for output in of_layer) if taken[0] in self.steps else None
-            if expected is not None and steps and steps != {expected}:
-                raise WeightsError(f"The graph takes the time steps before {kernel} in another order ({result[0]}).")
-
-    def _step_of(self, output: Output, node: Node) -> list[int]:
-        """The time step that an operation selects, or whose result this is."""
-        if output in self.results:
-            return [self.steps[output]] if output in self.steps else []
-        if node.number({"Unpack": "num", "Split": "num_split", "SplitV": "num_split"}.get(node.op, ""), 1.0) > 1:
-            return [output[1]]
-        mask = int(node.number("shrink_axis_mask", 0.0)) if node.op == "StridedSlice" else 0
-        begin = self.integers(node, 1) if mask else []
-        return [start for axis, start in enumerate(begin) if mask >> axis & 1]
-
-    def _takes_first_step(self, number: int, node: Node) -> bool:
-        if node.op == "Unpack":
-            return number == 0 and node.number("num", 1.0) > 1
-        if node.op in ("Gather", "GatherV2"):
-            return len(node.inputs) > 1 and self.constant(node.inputs[1]) == 0
-        begin = self.integers(node, 1) if node.op == "StridedSlice" else []
-        mask = int(node.number("shrink_axis_mask", 0.0))
-        return any(mask >> axis & 1 and start == 0 for axis, start in enumerate(begin))
-
-    def _require_known(self, kernels: set[str], last: str) -> None:
-        """Raises WeightsError where the output depends on other variables, too."""
-        known = kernels | {self.layers[kernel].bias for kernel in kernels}
-        upstream = self._walk(self.layers[last].outputs, lambda _, node: node.inputs)
-        others = {self.saved[name] for (name, _), node in upstream if node.op in VARIABLES} - known
-        if others:
+        """The layers. Raises WeightsError where the logits are not those of this program's model with them."""
+        layers = list(self.layers.values())
+        places = [place for place, layer in enumerate(layers) if layer.is_cell]
+        first, last = places[0], places[-1] + 1
+        before, cells, dense = layers[:first], layers[first:last], layers[last:]
+        if not dense:
+            raise WeightsError(f"There is no output layer after the LSTM cell of {cells[-1].kernel}.")
+        fields = self._fields(before, cells, dense)
+        known = {name for layer in layers for name in (layer.kernel, layer.bias)}
+        if others := self.arrays.keys() - known:
             raise WeightsError(
                 f"The output of the graph depends also on {', '.join(sorted(others))}, which is no part of LSTM layers "
-                "and one dense layer."
+                "and dense layers."
             )
+        self.width = len(self.arrays[layers[0].kernel]) - (0 if before else self._hidden(cells[0]))
+        factor, offset = self._scaling(layers[0])
+        self.images = self.images.reshape(len(self.images), -1) * factor + offset
+        largest = (
+            self.images.shape[1] // self.width if fields["activation"] == "tanh" else math.inf
+        )  # of the cell states
+        cells[-1].require(self.clip >= largest, "a clipped cell state (cell_clip)")
+        cells, more = self._match(before, cells, dense, fields)
+        is_bytes = self.is_integer or abs(factor) < 1 / 20  # of pixels from 0 to 1, none is so small
+        scaling = _decimal(factor * (255 if is_bytes else 1)), _decimal(offset)
+        return Network(
+            tuple((layer.kernel, layer.bias) for layer in before),
+            tuple(Cell(cell.kernel, cell.bias, _decimal(cell.added.get(2, 0.0))) for cell in cells),
+            tuple((layer.kernel, layer.bias) for layer in dense),
+            fields | more,
+            _adam(self.graph.nodes),
+            scaling,
+            is_bytes or scaling != (1.0, 0.0),
+        )
 
-    def _scaling(self, node: Node) -> tuple[Output, float, float] | None:
-        """The input that an operation with a constant number scales and shifts, the factor and the offset."""
-        if node.op not in ("Mul", "RealDiv", "Div", "Sub", *ADD) or len(node.inputs) != 2:
-            return None
-        left, right = map(self.constant, node.inputs)
-        number = right if left is None else left
-        if number is None or None not in (left, right) or (right is None and node.op not in ("Mul", *ADD)):
-            return None
-        factor, offset = 1.0, 0.0
-        if node.op in ("Sub", *ADD):
-            offset = -number if node.op == "Sub" else number
-        elif node.op == "Mul" or number:
-            factor = number if node.op == "Mul" else 1 / number
-        return node.inputs[left is not None], factor, offset
+    def _fields(self, before: list[_Layer], cells: list[_Layer], dense: list[_Layer]) -> dict[str, Any]:
+        """The activations. Raises WeightsError where this program's model has no such layers."""
+        for cell in cells:
+            if not cell.is_cell:
+                raise WeightsError(f"There is a dense layer {cell.kernel} between LSTM cells; here there is none.")
+            for place, gate in enumerate(GATES):
+                found = cell.gates.get(place, "linear" if place == 1 else "")
+                cell.require(found != "", f"another computation of its {gate} gate")
+                expected = tuple(FUNCTIONS) if place == 1 else ("sigmoid",)
+                cell.require(found in expected, f"the activation {found} instead of {' or '.join(expected)}")
+        for layer in before:
+            if layer.activation:
+                raise WeightsError(
+                    f"The graph computes {layer.activation} of the outputs of {layer.kernel} before {cells[0].kernel}; "
+                    "this program's model computes nothing there."
+                )
+        if dense[-1].activation:
+            raise WeightsError(
+                f"The output layer {dense[-1].kernel} has the activation {dense[-1].activation}; here it has none."
+            )
+        if without := [layer.kernel for layer in [*cells, *dense] if not layer.bias]:
+            what = "output layer" if without[0] == dense[-1].kernel else "layer"
+            raise WeightsError(f"The {what} {without[0]} has no bias; this program's model has one.")
+        fields = {"recurrent_activation": "sigmoid"}
+        own = {cell.kernel: cell.gates.get(1, "linear") for cell in cells}
+        hidden = {layer.kernel: layer.activation or "linear" for layer in dense[:-1]}
+        for name, theirs in (("activation", own), ("dense_activation", hidden)):
+            if len({*theirs.values()}) > 1 or not FUNCTIONS.keys() >= {*theirs.values()}:
+                listed = ", ".join(f"{kernel} {each}" for kernel, each in theirs.items())
+                raise WeightsError(
+                    f"Layers have the activations {listed}; in this program's model all LSTM layers have one, and all "
+                    f"hidden dense layers have one: {', '.join(FUNCTIONS)}."
+                )
+            if theirs:
+                (fields[name],) = {*theirs.values()}
+        return fields
 
-    def _input_scaling(self, kernel: str) -> tuple[tuple[float, float], bool]:
-        """A factor and an offset of pixels from 0 to 1 before the first layer, and whether the graph has them."""
-        paths = [self._path([output]) for output in self.layers[kernel].inputs]
-        if any(path.scalings != paths[0].scalings for path in paths):
-            raise WeightsError(f"The graph scales the inputs of {kernel} in different ways.")
-        scalings, passed = paths[0].scalings, paths[0].passed
-        joined = any(len(tuple(self._values(*each) or ())) > 1 for each in passed)
-        if scalings and joined:
-            raise WeightsError(f"The graph scales parts of the inputs of {kernel}.")
-        # Bytes, by their type, or because they are divided by 255, are pixels from 0 to 255.
-        is_bytes = any(not node.inputs and node.number("dtype", 0.0) == 4 for _, node in passed)
-        is_bytes = is_bytes or any(abs(255 * factor - 1) < 1e-6 and not offset for factor, offset in scalings[-1:])
-        factor, offset = 1.0, 0.0
-        for scale, shift in [*scalings, *[(255.0, 0.0)] * is_bytes]:
-            factor, offset = factor * scale, offset + factor * shift
-        return (_decimal(factor), offset), bool(scalings) or is_bytes
+    def _hidden(self, cell: _Layer) -> int:
+        return self.arrays[cell.kernel].shape[1] // 4
 
-    def _require_logits(self, last: str) -> None:
-        """Raises WeightsError where the output layer has an activation. A sigmoid keeps the order of the logits."""
-        for output in self.layers[last].outputs:
-            for user in self.consumers(output, ACTIVATIONS):
-                if (op := self.nodes[user].op) != "Sigmoid":
-                    raise WeightsError(f"The output layer {last} has the activation {op.lower()}; here it has none.")
+    def _scaling(self, first: _Layer) -> tuple[float, float]:
+        """The factor and the offset by which the first layer's inputs are the images' pixels, in whatever order."""
+        inputs = [each.reshape(-1, each.shape[-1]) for each in first.inputs]
+        pixels, read, others = (
+            np.sort(np.concatenate([each.ravel() for each in parts]))
+            for parts in (self.images, [x[:, : self.width] for x in inputs], [x[:, -self.width :] for x in inputs])
+        )
+        for place, numbers in enumerate((read, read[::-1], others)):
+            if len(numbers) == len(pixels):
+                factor = (numbers[-1] - numbers[0]) / (pixels[-1] - pixels[0])
+                offset = numbers[0] - factor * pixels[0]
+                limit = 1e-9 * (1 + abs(numbers).max())
+                if factor and np.allclose(numbers, factor * pixels + offset, rtol=0, atol=limit):
+                    if place == 2:
+                        first.require(False, "the state before the input, where TensorFlow's has the input first")
+                    return float(factor), float(offset)
+        if len(read) < len(pixels):
+            share = len(read) * 100 // len(pixels)
+            raise WeightsError(f"{first.kernel} reads {share} % of the images' pixels; this program's model reads all.")
+        raise WeightsError(
+            f"The graph computes more than one factor and one offset of its inputs before {first.kernel}; this "
+            f"program's model computes nothing there.{self._listing()}"
+        )
 
-    def _adam(self) -> dict[str, float]:
-        """The hyperparameters of Adam that are constants."""
-        for node in self.nodes.values():
-            if node.op in ("ApplyAdam", "ResourceApplyAdam"):
-                values = map(self.constant, node.inputs[5:9])
-                named = zip(("learning_rate", "b1", "b2", "epsilon"), values, strict=False)
-                return {name: _decimal(value) for name, value in named if value is not None}
-        return {}
+    def _listing(self) -> str:
+        kinds = ", ".join(kind for kind in REMARKABLE if kind in self.kinds)
+        return kinds and f" The graph has the operations {kinds}."
+
+    def _match(
+        self, before: list[_Layer], cells: list[_Layer], dense: list[_Layer], fields: dict[str, Any]
+    ) -> tuple[list[_Layer], dict[str, Any]]:
+        """The cells in order, and the fields of the config, with which the model has the graph's logits."""
+        limit = 1e-8 * (1 + np.abs(self.logits).max())
+        if not np.isfinite(limit):
+            raise WeightsError("The logits of the graph are not finite numbers for random images; it cannot be of use.")
+        found = note = ""
+        for stack, (reading, images) in itertools.product(_stacks(cells), self._readings()):
+            for taken, logits in self._logits(before, stack, dense, images, FUNCTIONS[fields["activation"]]):
+                if logits.shape != self.logits.shape:
+                    continue
+                wrong = ~(np.abs(logits - self.logits).max(axis=-1) <= limit)  # nor are they NaN
+                if not wrong.any() and reading in ("rows", "columns") and taken in POOLINGS:
+                    task = "pixels" if self.width == 1 else reading
+                    more = {"bidirectional": len(stack[0]) > 1, "pooling": taken, "task": task}
+                    return list(itertools.chain(*stack)), more
+                if not wrong.any() and len(stack[0]) > 1 and taken == "last":
+                    found = found or "joins the backward direction before the forward one"
+                elif not wrong.any():
+                    found = found or f"reads {reading}, and {dense[0].kernel} takes {taken} of {stack[-1][-1].kernel}"
+                elif len(wrong) == BATCH and not wrong[[0, 4]].any():
+                    note = " They differ for images with blank rows alone: the graph computes sequence lengths."
+        names = ", ".join(self.layers)
+        raise WeightsError(
+            f"The graph {found or f'computes other logits of random images than a model with {names}'}; "
+            "here a model reads rows or columns from the first one, and takes the last h of the last layer, of each "
+            f"direction its own, both at the last step, or the mean, the maximum or all h.{note}{self._listing()}"
+        )
+
+    def _readings(self) -> list[tuple[str, np.ndarray]]:
+        """The images as sequences [batch, steps, features], in the ways in which programs read them."""
+        batch, pixels = self.images.shape
+        if self.width < 1 or pixels % self.width:
+            return []
+        rows = self.images.reshape(batch, -1, self.width)
+        columns = self.images.reshape(batch, self.width, -1).transpose(0, 2, 1)
+        return [("rows", rows), ("columns", columns), ("rows backwards", rows[:, ::-1])]
+
+    def _logits(
+        self, before: list[_Layer], stack: list[tuple[_Layer, ...]], dense: list[_Layer], x: np.ndarray, activation: Any
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """The logits of the model, by what its dense layers take of the last LSTM layer."""
+        for layer in before:
+            x = self._sum(layer, x)
+        for cells in stack:
+            if any(len(self.arrays[cell.kernel]) != x.shape[-1] + self._hidden(cell) for cell in cells):
+                return
+            states = [self._states(cell, x[:, ::turn], activation) for cell, turn in zip(cells, (1, -1), strict=False)]
+            x = np.concatenate([h[:, ::turn] for (h, _), turn in zip(states, (1, -1), strict=False)], -1)
+        taken = {"last": np.concatenate([h[:, -1] for h, _ in states], -1), "last_step": x[:, -1]}
+        taken |= {
+            "mean": x.mean(1),
+            "max": x.max(1),
+            "all": x.reshape(len(x), -1),
+            "the last cell state c": np.concatenate([c for _, c in states], -1),
+        }
+        taken |= {f"the outputs h of step {step + 1} of {x.shape[1]}": x[:, step] for step in range(x.shape[1])}
+        for name, features in taken.items():
+            if features.shape[-1] == len(self.arrays[dense[0].kernel]):
+                for layer in dense:
+                    features = self._sum(layer, features)
+                    features = ACTIVATIONS[layer.activation.capitalize()](features) if layer.activation else features
+                yield name, features
+
+    def _sum(self, layer: _Layer, x: np.ndarray) -> np.ndarray:
+        return x @ self.arrays[layer.kernel] + (self.arrays[layer.bias] if layer.bias else 0)
+
+    def _states(self, cell: _Layer, x: np.ndarray, activation: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs h of a cell [batch, steps, hidden], and its last c."""
+        h = c = np.zeros((len(x), self._hidden(cell)))
+        outputs = []
+        for step in range(x.shape[1]):
+            i, j, f, o = np.split(self._sum(cell, np.concatenate([x[:, step], h], 1)), 4, 1)
+            c = expit(f + cell.added.get(2, 0.0)) * c + expit(i) * activation(j)
+            h = expit(o) * activation(c)
+            outputs.append(h)
+        return np.stack(outputs, 1), c
+
+
+def _stacks(cells: list[_Layer]) -> Iterator[list[tuple[_Layer, ...]]]:
+    """The cells as layers in one direction, then as layers in both."""
+    yield [(cell,) for cell in cells]
+    pairs = list(zip(cells[::2], cells[1::2], strict=False))
+    if len(cells) in (2, 4, 6):
+        for turned in itertools.product((1, -1), repeat=len(pairs)):
+            yield [pair[::turn] for pair, turn in zip(pairs, turned, strict=True)]
+
+
+def _type(node: Node, number: int) -> int:
+    """The number of the type of an input."""
+    types = [
+        *node.integers("output_types"),
+        *node.integers("component_types"),
+        *[int(node.number("dtype"))] * (number + 1),
+    ]
+    return types[number]
+
+
+def _adam(nodes: dict[str, Node]) -> dict[str, float]:
+    """The hyperparameters of Adam that are constants."""
+    for node in nodes.values():
+        if node.op in ("ApplyAdam", "ResourceApplyAdam"):
+            named = zip(("learning_rate", "b1", "b2", "epsilon"), node.inputs[5:9], strict=False)
+            constants = {name: nodes[each] for name, (each, _) in named if each in nodes and nodes[each].op == "Const"}
+            return {name: _decimal(float(node.value)) for name, node in constants.items() if node.value.shape == ()}
+    return {}
 
 
 def _decimal(value: float) -> float:

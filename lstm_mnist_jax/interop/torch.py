@@ -1,11 +1,14 @@
-"""PyTorch: the state_dict of `nn.LSTM` and `nn.Linear`, as arrays.
+"""PyTorch: the state_dict of `nn.LSTM`s or `nn.GRU`s and `nn.Linear`s, as arrays.
 
     lstm.weight_ih_l0 [4 hidden, in]    lstm.weight_hh_l0 [4 hidden, hidden]    lstm.bias_ih_l0, lstm.bias_hh_l0
+    gru.weight_ih_l0 [3 hidden, in] and so on, of an nn.GRU; lstm.weight_ih_l0_reverse and so on, if bidirectional
+    attention.weight [1, hidden] of attention pooling
     dense_hidden.0.weight, dense_hidden.0.bias of a hidden dense layer
     dense.weight [classes, hidden]      dense.bias [classes]
 
-PyTorch's gates are i, f, g, o as here; it adds two biases. The layers of an `nn.LSTM` have one width; other stacks are
-an `nn.ModuleList` of them: lstm.0.weight_ih_l0, lstm.1.weight_ih_l0 and so on.
+PyTorch's gates are i, f, g, o and r, z, n as here. It adds two biases, of which the second is within the GRU's
+recurrent product. The layers of a module have one width; other stacks are an `nn.ModuleList` of them:
+lstm.0.weight_ih_l0, lstm.1.weight_ih_l0 and so on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,25 +17,31 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.weights import GATES, Arrays, Imported, Layer, assemble, from_params, to_params
+from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble
+from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.weights import Direction, direction, from_params
 from lstm_mnist_jax.model import Params, bind
-from lstm_mnist_jax.rnn.weights import TORCH_NAME, from_torch, to_torch
+from lstm_mnist_jax.rnn.weights import TORCH_NAME, to_torch
 
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 FORMS = (KINDS[:2], KINDS)
-"""The arrays of a layer with bias=False, and with biases."""
+"""The arrays of a cell with bias=False, and with biases."""
 
 
 def to_state_dict(params: Params) -> dict[str, np.ndarray]:
     """The model's parameters as a state_dict of NumPy arrays.
 
-    `lstm` is one `nn.LSTM` where all layers have one width, otherwise an `nn.ModuleList` of one-layer `nn.LSTM`s. The
-    hidden dense layers are the `nn.ModuleList` `dense_hidden`, the output layer is `dense`. The biases of the LSTM are
-    in `bias_ih`; `bias_hh` is zero. A state_dict does not hold the activation of the hidden dense layers.
+    `lstm` (or `gru`) is one `nn.LSTM` (or `nn.GRU`) where all layers have one width, otherwise an `nn.ModuleList` of
+    one-layer modules. The hidden dense layers are the `nn.ModuleList` `dense_hidden`, the output layer is `dense`. The
+    biases of an LSTM are in `bias_ih`, and `bias_hh` is zero. A state_dict does not hold the pooling and the activation
+    of the hidden dense layers.
     """
     weights = from_params(params)
-    state_dict = to_torch(bind(params, weights.config, (weights.steps or 1, weights.in_features)).rnn, prefix="lstm")
-    names = [*(f"dense_hidden.{number}" for number in range(len(weights.dense_hidden))), "dense"]
+    layers = bind(params, weights.config, (weights.steps or 1, weights.in_features)).rnn
+    state_dict = to_torch(layers, prefix=weights.cell)
+    if weights.attention is not None:
+        state_dict["attention.weight"] = np.ascontiguousarray(weights.attention.T)
+    names = [*(f"dense_hidden.{number}" for number in range(len(weights.dense) - 1)), "dense"]
     for name, (kernel, bias) in zip(names, weights.dense, strict=True):
         state_dict |= {f"{name}.weight": np.ascontiguousarray(kernel.T), f"{name}.bias": bias}
     return state_dict
@@ -43,14 +52,17 @@ def from_state_dict(
 ) -> Params:
     """The model's parameters from a state_dict.
 
+    A state_dict does not hold the pooling over time and the activation of hidden dense layers: these are `pooling` and
+    `dense_activation` of the `ModelConfig`. Of a bidirectional network, the pooling "last" is that of a program that
+    joins `h_n[-2]` and `h_n[-1]`, and "last_step" that of one that takes `outputs[:, -1]`.
+
     Args:
-      state_dict: tensors or arrays by name: of one or more `nn.LSTM`s and `nn.Linear`s; the modules may have any names.
-        The LSTM layers are in the order of their numbers, or in that of the dictionary. Biases that are missing are
-        zero. The activation of hidden dense layers is not in a state_dict: it is `dense_activation` of the
-        `ModelConfig`.
+      state_dict: tensors or arrays by name: of one or more `nn.LSTM`s or `nn.GRU`s, and `nn.Linear`s; the modules may
+        have any names. The recurrent layers are in the order of their numbers, or in that of the dictionary. Biases
+        that are missing are zero.
       order: the names of all layers, where neither names nor widths determine the order of the dense layers.
-      input_activation: "linear" confirms that no activation follows an `nn.Linear` before the LSTM layers, which is
-        folded into the first of them.
+      input_activation: "linear" confirms that no activation follows an `nn.Linear` before the recurrent layers, which
+        is folded into the first of them.
 
     Raises:
       WeightsError: it is of another network.
@@ -59,7 +71,7 @@ def from_state_dict(
         name: np.asarray(tensor.detach().cpu().float() if hasattr(tensor, "detach") else tensor)
         for name, tensor in state_dict.items()
     }
-    return to_params(from_arrays(arrays, order, in_order=True, input_activation=input_activation).weights)
+    return from_arrays(arrays, order, in_order=True, input_activation=input_activation).unfolded
 
 
 def from_arrays(
@@ -77,23 +89,18 @@ def from_arrays(
         "input_activation": input_activation,
         "as_stored": as_stored,
     }
-    return assemble(found, _place_of, FORMS, _layer, **options)
+    imported = assemble(found, _place_of, FORMS, _direction, **options)
+    return imported.with_network(activation="tanh", recurrent_activation="sigmoid")  # PyTorch has no others
 
 
-def _place_of(name: str) -> tuple[str, str] | None:
-    """The layer and the kind of an array."""
+def _place_of(name: str) -> Place | None:
     if (match := TORCH_NAME.fullmatch(name)) is None:
         return None
     module, kind, number, reverse = match.groups()
-    if reverse or kind == "weight_hr":
-        feature = "reads both directions" if reverse else "projects its outputs (proj_size)"
-        raise WeightsError(f"The nn.LSTM of {name} {feature}, which this classifier does not.")
-    return f"{module}l{number}", kind
+    if kind == "weight_hr":
+        raise WeightsError(f"The nn.LSTM of {name} projects its outputs (proj_size), which this classifier does not.")
+    return Place(f"{module}l{number}", kind, reverse is not None)
 
 
-def _layer(name: str, arrays: dict[str, np.ndarray]) -> Layer:
-    if "bias_ih" in arrays and arrays["bias_ih"].shape != arrays["bias_hh"].shape:
-        shapes = ", ".join(f"{kind} {list(array.shape)}" for kind, array in arrays.items())
-        raise WeightsError(f"The arrays of the LSTM layer {name} do not fit together: {shapes}.")
-    weights = from_torch(arrays, GATES)
-    return Layer(**({"bias": np.zeros(weights["kernel"].shape[-1:], np.float32)} | weights))
+def _direction(name: str, arrays: dict[str, np.ndarray]) -> Direction:
+    return direction(name, *(array.T for array in arrays.values()))

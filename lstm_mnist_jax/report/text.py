@@ -111,13 +111,12 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
         table.add_row(f"... {len(entries) - ENTRIES} more")
     console.print(table)
     kinds = {entry.result(split).kind for entry in entries for split in SPLITS}
-    say(
-        console,
-        "Each run at its best epoch on validation, which biases its validation accuracy upwards; the best on "
-        "validation first. 95 % confidence intervals:",
-    )
+    say(console, "Each run at its best epoch on validation, the best on validation first.")
+    say(console, "(The choice of the epoch biases its validation accuracy upwards.)")
+    say(console, "95 % confidence intervals:")
     if "binomial" in kinds:
-        say(console, "  (a to b) of a single run: binomial (Wilson), from the number of examples; seeds vary more")
+        say(console, "  (a to b) of one run: binomial (Wilson), by the number of examples")
+        say(console, "    (different seeds vary more)")
     if "Student's t" in kinds:
         say(console, "  ± of several seeds: Student's t, of their mean")
     for note in notes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Examples
-from lstm_mnist_jax.training.feed import GIB, place
+from lstm_mnist_jax.training.feed import GIB, KEPT_PROGRAMS, place
 from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS, make_mesh
 
 MAX_BATCH = 512
@@ -92,23 +92,8 @@ class Evaluator:
         self._starts = [(name, start) for name, examples in splits.items() for start in range(0, len(examples), batch)]
         batches = len(self._starts)
         pieces = 1 if total <= device_data_limit * GIB else -(-batches // max(1, limit // batch))
-        run_each = each or the_only_one
-        members, sharding = P(MEMBER_AXIS), NamedSharding(mesh, P(None, DATA_AXIS))
-
-        def evaluate_members(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
-            evaluate = partial(_evaluate, images=images, labels=labels, config=config, shifts=shifts)
-            return run_each(partial(evaluate, num_classes=first.num_classes))(params)
-
-        self._program: Any = jax.jit(
-            jax.shard_map(
-                evaluate_members,
-                mesh=mesh,
-                in_specs=(members, sharding.spec, sharding.spec),
-                out_specs=members,
-                check_vma=False,
-            ),
-            out_shardings=NamedSharding(mesh, P()),
-        )
+        sharding = NamedSharding(mesh, P(None, DATA_AXIS))
+        self._program = _program(config, first.num_classes, mesh, shifts, each or the_only_one)
         shape = (-(-batches // pieces), batch)
         self._abstract = (
             jax.ShapeDtypeStruct((*shape, *first.images.shape[1:]), first.images.dtype, sharding=sharding),
@@ -159,6 +144,21 @@ class Evaluator:
             part = self._splits[name][start : start + batch]
             images[number, : len(part)], labels[number, : len(part)] = part.images, part.labels
         return place((images, labels), abstract_labels.sharding)
+
+
+@lru_cache(maxsize=KEPT_PROGRAMS)
+def _program(config: ModelConfig, num_classes: int, mesh: Mesh, shifts: int, each: ForEach) -> Any:
+    """The compiled function of (parameters, images, labels): the same one for the same arguments."""
+    members, batches = P(MEMBER_AXIS), P(None, DATA_AXIS)
+
+    def evaluate_members(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
+        evaluate = partial(_evaluate, images=images, labels=labels, config=config, shifts=shifts)
+        return each(partial(evaluate, num_classes=num_classes))(params)
+
+    sharded = jax.shard_map(
+        evaluate_members, mesh=mesh, in_specs=(members, batches, batches), out_specs=members, check_vma=False
+    )
+    return jax.jit(sharded, out_shardings=NamedSharding(mesh, P()))
 
 
 def batch_size(shares: Sequence[int], most: int) -> int:

@@ -30,6 +30,9 @@ MAX_STEPS_AHEAD = 64
 THREADS = 8
 """Threads that gather batches."""
 
+KEPT_PROGRAMS = 8
+"""Of so many programs, those last used, the traced functions are kept: JAX compiles nothing again for the same one."""
+
 Batches = tuple[Any, Any]
 """Arrays that hold the batches: those that all members share, and those of each member, [members, ...]."""
 
@@ -56,14 +59,7 @@ class Resident:
         self._dtype = np.uint16 if count <= 2**16 else np.int32  # of thousands of runs, permutations fill the memory
         self._drawn: dict[int, jax.Array] = {}
 
-        def batch_of(step: jax.Array, shared: Any, own: Any) -> tuple[jax.Array, jax.Array]:
-            images, labels, number = shared
-            first, second = own
-            start = jax.lax.axis_index(DATA_AXIS) * share
-            batch = batch_indices(first, second, number, step, batch_size, start, share)
-            return images[batch], labels[batch]
-
-        self.batch_of = batch_of
+        self.batch_of = _selection(batch_size, share)
         self.specs = (P(), P(), P()), (self._members.spec, self._members.spec)
         one = jax.ShapeDtypeStruct((len(configs), count), self._dtype, sharding=self._members)
         self.abstract_batches: Batches = (*self._examples, np.int32(0)), (one, one)
@@ -96,6 +92,25 @@ class Resident:
         return jax.make_array_from_callback(shape, self._members, of_members)
 
 
+@lru_cache(maxsize=KEPT_PROGRAMS)
+def _selection(batch_size: int, share: int) -> BatchOf:
+    """How the compiled loop selects a device's share of a batch from all examples."""
+
+    def batch_of(step: jax.Array, shared: Any, own: Any) -> tuple[jax.Array, jax.Array]:
+        images, labels, number = shared
+        first, second = own
+        start = jax.lax.axis_index(DATA_AXIS) * share
+        batch = batch_indices(first, second, number, step, batch_size, start, share)
+        return images[batch], labels[batch]
+
+    return batch_of
+
+
+def _streamed_batch(step: jax.Array, shared: Any, own: Any) -> tuple[jax.Array, jax.Array]:
+    first, images, labels = shared
+    return images[step - first], labels[step - first]
+
+
 class Streamed:
     """Examples that stay with the host. Threads gather the batches ahead of the devices, in order.
 
@@ -112,7 +127,7 @@ class Streamed:
         self._share = config.batch_size // jax.process_count()
         self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
         self._next = -1
-        self.batch_of = lambda step, shared, own: (shared[1][step - shared[0]], shared[2][step - shared[0]])
+        self.batch_of = _streamed_batch
         self.specs = (P(), self._sharding.spec, self._sharding.spec), ()
         pieces = (
             jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P())),

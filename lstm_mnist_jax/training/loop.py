@@ -27,7 +27,7 @@ from lstm_mnist_jax.statistics import mean_of, percent
 from lstm_mnist_jax.training import checkpoint, processes
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation
-from lstm_mnist_jax.training.metrics import MEASURES, EpochMetrics, MetricsWriter, score, score_of
+from lstm_mnist_jax.training.metrics import MEASURES, EpochMetrics, MetricsWriter, OnEpoch, score, score_of
 from lstm_mnist_jax.training.optimizer import schedule
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of
 from lstm_mnist_jax.training.run_folder import RunFolder
@@ -86,12 +86,13 @@ class TrainingLoop:
         states: LatestAndBest,
         record: Record,
         console: Console,
+        on_epoch: OnEpoch | None = None,
     ) -> None:
         self.step, self.members = record.step, list(record.members)
         self._config, self._steps_per_epoch = program.configs[0], program.steps_per_epoch
         self._folder, self._group, self._numbers = folder, group, folder.groups[group]
         self._program, self._states = program, states
-        self._epoch_seconds, self._console = record.epoch_seconds, console
+        self._epoch_seconds, self._console, self._on_epoch = record.epoch_seconds, console, on_epoch
 
     @property
     def is_complete(self) -> bool:
@@ -134,12 +135,15 @@ class TrainingLoop:
             self._epoch_seconds += seconds
             self._show(seconds / steps)
             at_end = self.step % self._steps_per_epoch == 0 or self.is_complete
+            epochs = list[EpochMetrics]()
             if at_end:
-                self._end_epoch()
+                epochs = self._end_epoch()
                 self._epoch_seconds = 0.0
             if at_end or stopped_by or overdue:
                 self._save()
                 last_save = time.monotonic()
+            if at_end:
+                self._call_on_epoch(epochs)
 
     def _has_ended(self, step: int, member: MemberStatus) -> bool:
         """Whether a member of a sweep had ended at a step, while others go on."""
@@ -162,7 +166,7 @@ class TrainingLoop:
         self._display.advance(self.step, float(losses.mean()) if losses.size else math.nan, rate)
         self._checkpoints.raise_failure()
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self) -> list[EpochMetrics]:
         """Evaluates the members, prints and writes their metrics, and notes which have improved."""
         evaluations = self._program.evaluate(self._states.newest.trained)
         validations, tests = evaluations["validation"], evaluations["test"]
@@ -188,7 +192,31 @@ class TrainingLoop:
         self._states = self._program.choose(better, self._states)
         if self._writer is not None:
             self._writer.write(epochs)
-        self._display.say(epoch_line(epochs, self._folder, self._config.epochs, self._epoch_seconds))
+        for line in epoch_lines(epochs, self._folder, self._config.epochs, self._epoch_seconds):
+            self._display.say(line)
+        return epochs
+
+    def _call_on_epoch(self, epochs: Sequence[EpochMetrics]) -> None:
+        """Calls the user's function in process 0. Raises RunError in all processes where it failed."""
+        failure: Exception | None = None
+        if self._on_epoch is not None and processes.is_first():
+            try:
+                for metrics in epochs:
+                    own = self._folder.path / str(metrics.member) if self._folder.is_sweep else self._folder.path
+                    self._on_epoch(metrics, own)
+            except Exception as error:
+                failure = error
+        # The other processes have to stop as well: they would wait for the first one for ever.
+        if not processes.gather(np.array(failure is not None))[0]:
+            return
+        self._checkpoints.wait()
+        command = "sweep" if self._folder.is_sweep else "train"
+        reason = f" with {type(failure).__name__}: {failure}" if failure is not None else " in process 0"
+        raise RunError(
+            f"on_epoch failed{reason}, after epoch {epochs[0].epoch}. The run has stopped, and everything up to this "
+            f"epoch is saved in {self._folder.path}: continue with {command}(..., resume=True), or "
+            f"lstm-mnist {command} --resume {self._folder.path}"
+        ) from failure
 
     def _save(self) -> None:
         at_end = self.step % self._steps_per_epoch == 0
@@ -295,17 +323,17 @@ def newest_sound_step(directory: Path, console: Console) -> int | None:
     return None if found < 0 else found
 
 
-def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seconds: float) -> str:
-    """The printed line of an epoch: of the best setting on validation, means over its seeds with 95 % confidence
-    intervals."""
+def epoch_lines(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seconds: float) -> list[str]:
+    """What is printed of an epoch: of the best setting on validation, means over its seeds with 95 % confidence
+    intervals. A run takes one line, several take two."""
     by_setting: dict[str, list[EpochMetrics]] = {}
     for each in metrics:
         if not each.diverged:
             by_setting.setdefault(describe(folder.members[each.member].setting), []).append(each)
     start = f"epoch {metrics[0].epoch:{len(str(epochs))}d}/{epochs}  "
-    end = f"{seconds:.1f} s  {metrics[0].examples_per_second:,.0f} examples/s"
+    end = f"{seconds:.1f} s  {metrics[0].examples_per_second:,.0f} images/s"
     if not by_setting:
-        return f"{start}all have diverged  {end}"
+        return [f"{start}all have diverged  {end}"]
 
     def mean_score(setting: str) -> float:
         return float(np.mean([score_of(folder.config, each) for each in by_setting[setting]]))
@@ -314,8 +342,11 @@ def epoch_line(metrics: list[EpochMetrics], folder: RunFolder, epochs: int, seco
     loss = mean_of([each.train_loss for each in by_setting[best]])
     spread = "" if math.isnan(loss.half_width) else f" ± {loss.half_width:.4f}"
     accuracies = "  ".join(
-        f"{split} {percent(mean_of([getattr(each, f'{split}_accuracy') for each in by_setting[best]])):>7}"
+        f"{split} {percent(mean_of([getattr(each, f'{split}_accuracy') for each in by_setting[best]])):>6}"
         for split in ("validation", "test")
     )
+    found = f"{start}loss {loss_in_words(loss.mean)}{spread}  {accuracies}"
+    if not folder.is_sweep:
+        return [f"{found}  {end}"]
     chosen = f"best of {len(by_setting)}: {best}  " if len(by_setting) > 1 else ""
-    return f"{start}{chosen}loss {loss_in_words(loss.mean)}{spread}  {accuracies}  {end}"
+    return [found, f"  {chosen}{end}"]

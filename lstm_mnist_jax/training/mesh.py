@@ -42,7 +42,9 @@ def use_cpu_devices(execution: Execution, batch_size: int | None) -> None:
     if jax.config.values["jax_num_cpu_devices"] == UNSET:
         # JAX refuses once it has started; make_mesh reports it if the devices are too few.
         with contextlib.suppress(RuntimeError):
-            count = execution.devices or (_cores() if batch_size is None else _default_count(_cores(), batch_size))
+            count = execution.devices or (
+                usable_cores() if batch_size is None else _default_count(usable_cores(), batch_size)
+            )
             jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -97,13 +99,13 @@ def describe(mesh: Mesh) -> str:
 def hint(mesh: Mesh, execution: Execution, batch_size: int) -> str | None:
     """A line for a run whose devices are too many or too few for this machine; None where they are not."""
     count, device = mesh.size // jax.process_count(), mesh.devices.flat[0]
-    if device.platform == "cpu" and count > _cores():
-        return f"{count} devices share {_cores()} CPU core(s), which is slower than --devices {_cores()}"
+    if line := too_many(mesh):
+        return line
     if execution.devices is not None or jax.process_count() > 1:
         return None
     available = len(jax.local_devices())
     if device.platform == "cpu" and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        available = _cores()
+        available = usable_cores()
     most = min(available, batch_size // MIN_EXAMPLES.get(device.platform, OTHER_MIN_EXAMPLES))
     if 2 * count > most:
         return None
@@ -112,6 +114,14 @@ def hint(mesh: Mesh, execution: Execution, batch_size: int) -> str | None:
         f"{count} of {most} devices is used: a batch of {batch_size} cannot be shared evenly. More are used with "
         f"--batch-size {below} or {above}"
     )
+
+
+def too_many(mesh: Mesh) -> str | None:
+    """A warning where a process has more CPU devices than cores; None where it has not."""
+    count, cores = mesh.size // jax.process_count(), usable_cores()
+    if mesh.devices.flat[0].platform != "cpu" or count <= cores:
+        return None
+    return f"{count} devices share {cores} CPU core(s), which is slower than --devices {cores}"
 
 
 def _devices() -> list[list[jax.Device]]:
@@ -143,7 +153,7 @@ def _default_count(available: int, batch_size: int, platform: str = "cpu", proce
     return max(n for n in range(1, most + 1) if n == 1 or batch_size % (n * processes) == 0)
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """The number of physical cores that this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, psutil.cpu_count(logical=False) or usable)

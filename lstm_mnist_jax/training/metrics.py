@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,9 @@ class EpochMetrics:
         """Whether the loss is not finite."""
         return math.isnan(self.validation_accuracy)
 
+
+OnEpoch = Callable[[EpochMetrics, Path], object]
+"""A function that is called with the metrics of each epoch and the folder of the run; its result is ignored."""
 
 MEASURES = ("train_loss", "train_accuracy", "gradient_norm",
             "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")  # fmt: skip

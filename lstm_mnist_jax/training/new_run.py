@@ -68,7 +68,6 @@ def begin_run(
     origin: str,
     adam: optax.ScaleByAdamState | None = None,
     step: int = 0,
-    image_rows: int | None = None,
     network: ModelConfig | None = None,
     time_steps: int | None = None,
     image_shape: tuple[int, ...] | None = None,
@@ -85,7 +84,6 @@ def begin_run(
       origin: where the weights were imported from, for messages.
       adam: the state of Adam; None starts it afresh.
       step: the number of training steps already made.
-      image_rows: the number of rows of the images that the weights were trained on; None where it is not known.
       network: the network, where the file of the weights holds it; None takes it from the weights and `config.model`.
       time_steps: the number of steps that `network` reads; None is what its task gives for the data's images.
       image_shape: the shape of the images that the weights were trained on; None where it is not known.
@@ -104,11 +102,6 @@ def begin_run(
             "Weights from elsewhere are those of LSTM layers in one direction, with one batch size throughout."
         )
     dataset = load(**vars(config.data))
-    if image_rows not in (None, dataset.image_shape[0]):
-        raise WeightsError(
-            f"The model reads sequences of {image_rows} rows, but the images of {dataset.origin} have "
-            f"{dataset.image_shape[0]} rows; name the data that it was trained on with --source."
-        )
     if image_shape not in (None, dataset.image_shape):
         own, theirs = ("x".join(map(str, shape)) for shape in (image_shape or (), dataset.image_shape))
         raise WeightsError(
@@ -132,7 +125,7 @@ def begin_run(
     first = state._replace(step=jnp.int32(step), params=params, opt_state=opt_state, average=average)
     state = jax.tree.map(lambda leaf, new: jnp.asarray(new, leaf.dtype), state, first)
     with lock(run_dir):
-        folder = create_run_folder(run_dir, config, dataset, origin)
+        folder = create_run_folder(run_dir, config, dataset, mesh.size, origin)
         splits = {name: dataset.splits[name] for name in ("validation", "test")}
         evaluations = evaluate_one(state.trained, config.model, splits, execution)
         value = score(config, evaluations["validation"].loss, evaluations["validation"].accuracy)
@@ -163,9 +156,9 @@ def _fitting(
     if (in_features, classes) != (row, len(class_names)) or time_steps not in (None, steps):
         own, theirs = (f"{time_steps} ", f"{steps} ") if time_steps not in (None, steps) else ("", "")
         raise WeightsError(
-            f"The weights take {own}{task} of {in_features} numbers and have {classes} classes, but {dataset.origin} "
-            f"has {theirs}{task} of {row} and {len(class_names)} classes. Each of the {task} of an image is a time "
-            "step here; name the data that they were trained on with --source."
+            f"The weights take {own}{task} of {in_features} numbers and have {classes} class{'es' * (classes != 1)}, "
+            f"but {dataset.origin} has {theirs}{task} of {row} and {len(class_names)} classes. Each of the {task} of "
+            "an image is a time step here; name the data that they were trained on with --source."
         )
     dense_in = len((params["dense_hidden"][0] if hidden else params["dense"])["kernel"])
     width = len(cells[-1]["dense_h"]["kernel"]) * (2 if network.bidirectional else 1)

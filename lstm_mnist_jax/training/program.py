@@ -7,7 +7,7 @@ several share the batches of each (data parallelism). A single run is a program 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.training.evaluation import Evaluation, Evaluator, ForEach, the_only_one
-from lstm_mnist_jax.training.feed import GIB, Feed, Streamed, make_feed, place
+from lstm_mnist_jax.training.feed import GIB, KEPT_PROGRAMS, BatchOf, Feed, Streamed, make_feed, place
 from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
 from lstm_mnist_jax.training.optimizer import OptimizerNumbers
 from lstm_mnist_jax.training.optimizer import shape_of as optimizer_shape_of
@@ -130,8 +130,8 @@ class TrainingProgram:
 
     def from_saved(self, saved: Any) -> Any:
         """Saved states, with a place for each member on these devices."""
-        members = np.minimum(np.arange(self.places), len(self.configs) - 1)
-        return jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[members], tree), out_shardings=self._members)(saved)
+        last = len(self.configs) - 1
+        return _taken(tuple(min(place, last) for place in range(self.places)), self._members)(saved)
 
     @property
     def _members(self) -> NamedSharding:
@@ -175,26 +175,12 @@ def make_program(
     numbers = [OptimizerNumbers.of(member.optimizer) for member in padded]
     each, at_once = _for_each(len(padded) // mesh.shape[MEMBER_AXIS], mesh)
     feed = make_feed(padded, dataset.train, mesh, device_data_limit)
-    train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], feed.batch_of)
-
-    def run_steps(states: TrainState, n: jax.Array, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
-        def of_member(state: TrainState, numbers: OptimizerNumbers, own: Any) -> TrainState:
-            return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, shared, own), state)
-
-        return each(of_member)(states, numbers, own)
-
-    shared_specs, own_specs = feed.specs
-    # The gradient is averaged explicitly, once and flattened, so JAX need not track which values vary over devices.
-    sharded = jax.shard_map(
-        run_steps,
-        mesh=mesh,
-        in_specs=(members.spec, P(), members.spec, shared_specs, own_specs),
-        out_specs=members.spec,
-        check_vma=False,
-    )
-    first_states = jax.vmap(partial(init_state, config, dataset.image_shape, len(dataset.class_names)))
+    functions = _functions(
+        traced_config(config), steps_per_epoch, dataset.image_shape, len(dataset.class_names), mesh, each,
+        feed.batch_of, feed.specs,
+    )  # fmt: skip
     # Traced once, for the shapes of the states, and compiled only if a run begins with it.
-    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh)).trace(seeds)
+    init = functions.init.trace(seeds)
     return TrainingProgram(
         configs=configs,
         mesh=mesh,
@@ -204,7 +190,7 @@ def make_program(
             init.out_info,
         ),
         steps_per_epoch=steps_per_epoch,
-        _run_steps=jax.jit(sharded, donate_argnums=0, out_shardings=members),
+        _run_steps=functions.run_steps,
         _numbers=place(jax.tree.map(lambda *values: np.array(values, np.float32), *numbers), members),
         _feed=feed,
         _evaluator=Evaluator(
@@ -228,13 +214,61 @@ def refuse_streaming(dataset: Dataset, device_data_limit: float) -> None:
         )
 
 
+class _Functions(NamedTuple):
+    """The compiled functions of a program: (seeds) -> the first states, and that of `TrainingProgram.run_steps`."""
+
+    init: Any
+    run_steps: Any
+
+
+@lru_cache(maxsize=KEPT_PROGRAMS)
+def _functions(
+    config: Config,
+    steps_per_epoch: int,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    mesh: Mesh,
+    each: ForEach,
+    batch_of: BatchOf,
+    specs: tuple[Any, Any],
+) -> _Functions:
+    """The same functions for the same arguments: a second run of a process neither traces nor compiles them again."""
+    train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], batch_of)
+
+    def run_steps(states: TrainState, n: jax.Array, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
+        def of_member(state: TrainState, numbers: OptimizerNumbers, own: Any) -> TrainState:
+            return jax.lax.fori_loop(0, n, lambda _, state: train_step(state, numbers, shared, own), state)
+
+        return each(of_member)(states, numbers, own)
+
+    members = NamedSharding(mesh, P(MEMBER_AXIS))
+    shared_specs, own_specs = specs
+    # The gradient is averaged explicitly, once and flattened, so JAX need not track which values vary over devices.
+    sharded = jax.shard_map(
+        run_steps,
+        mesh=mesh,
+        in_specs=(members.spec, P(), members.spec, shared_specs, own_specs),
+        out_specs=members.spec,
+        check_vma=False,
+    )
+    first_states = jax.vmap(partial(init_state, config, image_shape, num_classes))
+    return _Functions(
+        jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh)),
+        jax.jit(sharded, donate_argnums=0, out_shardings=members),
+    )
+
+
 def _for_each(members: int, mesh: Mesh) -> tuple[ForEach, int]:
     """The function that runs the members of a device, and how many it runs at a time."""
     if members == 1:
         return the_only_one, 1
     if mesh.devices.flat[0].platform in ONE_BY_ONE:
-        return lambda function: lambda *arguments: jax.lax.map(lambda each: function(*each), arguments), 1
+        return _one_by_one, 1
     return jax.vmap, members
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: jax.lax.map(lambda each: function(*each), arguments)
 
 
 def run_once(mesh: Mesh) -> dict[str, Any]:
@@ -245,6 +279,23 @@ def run_once(mesh: Mesh) -> dict[str, Any]:
 def shape_of(config: Config) -> Config:
     """The part of a config that must be the same for all members of a program: all but seed and hyperparameters."""
     return replace(config, seed=Config.seed, optimizer=optimizer_shape_of(config.optimizer))
+
+
+def traced_config(config: Config) -> Config:
+    """The part of a config on which the compiled functions depend, with defaults in place of the rest."""
+    unused = ["selection_metric", "early_stopping_patience", "tensorboard", "data", "checkpoints"]
+    rates = config.optimizer
+    if rates.schedule == "constant" and not rates.warmup_epochs and not config.batch_doubling_epochs:
+        unused.append("epochs")  # the number of steps is an argument
+    default = Config()
+    return replace(shape_of(config), **{name: getattr(default, name) for name in unused})
+
+
+@lru_cache(maxsize=KEPT_PROGRAMS)
+def _taken(members: tuple[int, ...], sharding: NamedSharding) -> Callable[[Any], Any]:
+    """Some places of states, by number."""
+    places = np.array(members)
+    return jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf[places], tree), out_shardings=sharding)
 
 
 @partial(jax.jit, donate_argnums=2)

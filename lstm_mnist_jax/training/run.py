@@ -18,9 +18,15 @@ from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import checkpoint, processes, run_folder
 from lstm_mnist_jax.training.checkpoint import MemberStatus, Record
-from lstm_mnist_jax.training.loop import TrainingLoop, newest_sound_step, noted_stop_request, refuse_fewer_epochs
+from lstm_mnist_jax.training.loop import (
+    TrainingLoop,
+    is_complete,
+    newest_sound_step,
+    noted_stop_request,
+    refuse_fewer_epochs,
+)
 from lstm_mnist_jax.training.mesh import describe, hint
-from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
+from lstm_mnist_jax.training.metrics import EpochMetrics, OnEpoch, read_metrics
 from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import RunFolder
@@ -58,6 +64,7 @@ def train(
     execution: Execution = Execution(),
     together: Processes = Processes(),
     console: Console | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainingResult:
     """Trains a run, new or resumed, to its last epoch or to the first Ctrl-C or SIGTERM.
 
@@ -70,6 +77,9 @@ def train(
       execution: on which devices.
       together: the other processes of a distributed run, each of which calls this with the same config and folder.
       console: where to print progress; None is nowhere.
+      on_epoch: called after each epoch that is trained now with its `EpochMetrics` and the run's folder, in process 0
+        only: for an experiment tracker. The epoch's checkpoint may still be under way. An exception in it stops the
+        run, with this epoch saved.
 
     Returns:
       The metrics of every epoch, the best epoch, and how the run ended.
@@ -77,8 +87,8 @@ def train(
     Raises:
       ConfigError: the config is impossible, with this data or on these devices, or differs from the run's.
       DataError: the data cannot be loaded.
-      RunError: the folder cannot be used, a checkpoint cannot be written, the loss is not finite, or another process
-        is gone.
+      RunError: the folder cannot be used, a checkpoint cannot be written, the loss is not finite, another process
+        is gone, or `on_epoch` raised an exception (the run is saved; the exception is its `__cause__`).
 
     Examples:
       >>> from dataclasses import replace
@@ -91,11 +101,17 @@ def train(
     """
     settings = ("one", config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, mesh, console):
-        return _train(config, run_dir, resume, mesh, execution, console)
+        return _train(config, run_dir, resume, mesh, execution, console, on_epoch)
 
 
 def _train(
-    config: Config, run_dir: Path, resume: bool, mesh: Mesh, execution: Execution, console: Console
+    config: Config,
+    run_dir: Path,
+    resume: bool,
+    mesh: Mesh,
+    execution: Execution,
+    console: Console,
+    on_epoch: OnEpoch | None,
 ) -> TrainingResult:
     first = processes.is_first()
     former = run_folder.read_run(run_dir) if resume else None
@@ -117,24 +133,27 @@ def _train(
             path = run_dir if former is None else former.path  # of SWEEP/best, that of SWEEP/3
             stack.enter_context(run_folder.lock(path))
         if former is None:
-            folder = run_folder.create_run_folder(run_dir, config, dataset)
+            folder = run_folder.create_run_folder(run_dir, config, dataset, mesh.size)
         else:
             folder = run_folder.resume_run_folder(former, config, dataset)
-        say(console, f"run {folder.path}: {dataset.describe()}")
+        say(console, f"run {folder.path}")
+        say(console, dataset.describe())
         began = time.perf_counter()
+        environment = run_folder.environment(mesh.size)
+        changes = run_folder.environment_changes(folder.environment, environment)
+        for change in changes:
+            say(console, change)
         states, record = begin(folder, 0, program, newest_sound_step(folder.checkpoints, console), console)
-        if first and (former is None or folder.config != former.config):
-            run_folder.write_config(replace(folder, environment=run_folder.environment()))
+        trains = not is_complete(config, record.step, record.members, program.steps_per_epoch)
+        if first and (former is None or folder.config != former.config or (changes and trains)):
+            run_folder.write_config(replace(folder, environment=environment) if trains else folder)
         processes.wait_for_file(folder.path / "config.json")
         program = program.compile()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(states.newest.params))
         task, layers = task_of(config.model).describe(dataset.image_shape), describe_layers(config.model)
         seconds = time.perf_counter() - began
-        say(
-            console,
-            f"{task} -> {layers} -> {len(dataset.class_names)} classes, {parameters:,} parameters, "
-            f"on {describe(mesh)}; ready in {seconds:.1f} s",
-        )
+        say(console, f"{task} -> {layers} -> {len(dataset.class_names)} classes")
+        say(console, f"{parameters:,} parameters, on {describe(mesh)}; ready in {seconds:.1f} s")
         if line := hint(mesh, execution, config.batch_size):
             say(console, line)
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
@@ -142,7 +161,7 @@ def _train(
         if runs_through_flax(config.model):
             say(console, SLOWER)
         stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
-        loop = TrainingLoop(folder, 0, program, states, record, console)
+        loop = TrainingLoop(folder, 0, program, states, record, console, on_epoch)
         noted = loop.run(stop)
 
     epochs, best_step = read_metrics(folder.metrics), loop.members[0].best_step
@@ -184,8 +203,6 @@ def begin(
         return states, Record(0, program.places, 0.0, (MemberStatus(),) * len(folder.groups[group]))
     epochs_done, epochs = step // program.steps_per_epoch, program.configs[0].epochs
     refuse_fewer_epochs(folder, epochs, step, program.steps_per_epoch)
-    for line in run_folder.environment_changes(folder.environment) if not folder.is_sweep else ():
-        say(console, line)
     say(console, f"resumed at step {step:,}: {epochs_done} of {epochs} epochs are done")
     path = checkpoint.checkpoint_path(directory, step)
     record = checkpoint.read_record(path)

@@ -9,13 +9,15 @@ tensorboard/      event files of a run
 results.csv       of a sweep, a row for each member; results.png and results-curves.png draw them
 """
 
+import hashlib
 import json
 import os
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,15 @@ from filelock import FileLock, Timeout
 
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.config.json import differences, from_dict, from_value
+from lstm_mnist_jax.config.json import ADDED, differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
+from lstm_mnist_jax.rnn.native import build
+from lstm_mnist_jax.training.mesh import usable_cores
 from lstm_mnist_jax.training.metrics import read_metrics, score_of
 
 FORMAT = 7
@@ -45,6 +49,22 @@ FORMER_SWEEP_FILE = "population.json"
 OWN_LEFTOVERS = (".lock", "permutation.json", "permutation.json.partial", "config.json.partial")
 """Files that a run may leave that was killed before its first step."""
 
+DECISIVE = {
+    "lstm-mnist-jax": "version of lstm-mnist-jax",
+    "jax": "version of jax",
+    "jaxlib": "version of jaxlib",
+    "backend": "JAX backend",
+    "processor": "processor",
+    "devices": "number of devices",
+    "cores": "number of CPU cores",
+    "x64": "jax_enable_x64",
+    "matmul_precision": "jax_default_matmul_precision",
+    "xla_flags": "XLA_FLAGS",
+    "recurrence": "implementation of the recurrence",
+    "kernel": "version of the compiled kernel",
+}
+"""Of an environment, what can change the last bits of a result, in words."""
+
 CHANGEABLE = ("epochs", "early_stopping_patience", "tensorboard", "checkpoints.", "data.source", "data.data_dir")
 """Fields that may differ when a run is resumed. (The data may have moved; its fingerprint is compared.)"""
 
@@ -57,10 +77,11 @@ class DataFacts:
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     fingerprint: str
+    form: str | None = field(default=None, metadata=ADDED)
 
     @staticmethod
     def of(dataset: Dataset) -> "DataFacts":
-        return DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, dataset.fingerprint())
+        return DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, dataset.fingerprint(), dataset.form)
 
     def require_same(self, dataset: Dataset, path: Path) -> None:
         """Raises RunError where a data set is not the one that was trained on in the folder `path`."""
@@ -256,11 +277,15 @@ def refuse_occupied(path: Path) -> None:
         raise RunError(f"{path} holds other files; choose an empty or a new folder as --run-dir.")
 
 
-def create_run_folder(path: Path, config: Config, dataset: Dataset, initial_weights: str | None = None) -> RunFolder:
-    """The folder of a new run. Raises RunError where it is not empty."""
+def create_run_folder(
+    path: Path, config: Config, dataset: Dataset, devices: int, initial_weights: str | None = None
+) -> RunFolder:
+    """The folder of a new run, which so many devices train. Raises RunError where it is not empty."""
     refuse_occupied(path)
     one = (Member(config.seed, {}),)
-    return RunFolder(path, config, DataFacts.of(dataset), environment(), initial_weights, members=one, groups=((0,),))
+    return RunFolder(
+        path, config, DataFacts.of(dataset), environment(devices), initial_weights, members=one, groups=((0,),)
+    )
 
 
 def resume_run_folder(folder: RunFolder, config: Config, dataset: Dataset) -> RunFolder:
@@ -323,25 +348,46 @@ def lock(path: Path) -> Iterator[None]:
         file_lock.release()
 
 
-def environment() -> dict[str, str]:
-    """Versions that determine the results, JAX's backend, the kind of the recurrence's loops, machine and date."""
+def environment(devices: int) -> dict[str, str]:
+    """Versions and options that determine the results to the last bit, the machine and the date.
+
+    Args:
+      devices: how many train, in all processes together.
+    """
     own = {"lstm-mnist-jax": __version__, "python": platform.python_version(), "backend": jax.default_backend()}
-    own["recurrence"] = "native" if own["backend"] == "cpu" and native.unavailable() is None else "xla"
-    count, kind = jax.device_count(), jax.devices()[0].device_kind
-    cores = f"{count} core{'s' * (count > 1)} of {processor()}"
-    own["machine"] = cores if own["backend"] == "cpu" else f"{count} x {kind}"
+    is_cpu = own["backend"] == "cpu"
+    own["kernel"] = _kernel_version() if is_cpu else "none"
+    own["recurrence"] = "xla" if own["kernel"] == "none" else "native"
+    own["processor"] = processor() if is_cpu else jax.devices()[0].device_kind
+    own["machine"] = f"{devices} core{'s' * (devices > 1)} of" if is_cpu else f"{devices} x"
+    own["machine"] += f" {own['processor']}"
+    own["devices"], own["cores"] = str(devices), str(usable_cores()) if is_cpu else "not used"
+    own["x64"] = str(jax.config.values["jax_enable_x64"])
+    own["matmul_precision"] = str(jax.config.values["jax_default_matmul_precision"])
+    own["xla_flags"] = os.environ.get("XLA_FLAGS", "").strip()
     own["date"] = time.strftime("%Y-%m-%d")
     return own | {name: version(name) for name in VERSIONED_PACKAGES}
 
 
-def environment_changes(then: dict[str, str]) -> list[str]:
-    """A line for each difference from the environment `then` that can change the last bits."""
-    now = environment()
-    return [
-        f"{name} was {then.get(name)} and is {now[name]}: expect differences of rounding."
-        for name in ("jax", "jaxlib", "backend", "recurrence")
-        if then.get(name) != now[name]
-    ]
+@cache
+def _kernel_version() -> str:
+    """The hash of the compiled kernel's file, which also depends on the compiler; "none" where there is no kernel."""
+    if native.unavailable() is not None:
+        return "none"
+    library, _ = build.library()
+    return hashlib.sha256(Path(library._name).read_bytes()).hexdigest()[:16]
+
+
+def environment_changes(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    """A line for each difference between two environments that can change the last bits, and what follows from them.
+
+    What older versions did not write is not compared.
+    """
+    changed = [name for name in DECISIVE if name in then and then[name] != now[name]]
+    if {"recurrence", "kernel"} <= set(changed):  # of which one follows from the other
+        changed.remove("kernel")
+    lines = [f"{DECISIVE[name]} was {then[name] or 'not set'}, is {now[name] or 'not set'}" for name in changed]
+    return [*lines, "The result may differ in rounding from that of a run without interruption."] if lines else []
 
 
 def write_config(folder: RunFolder) -> None:

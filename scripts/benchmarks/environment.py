@@ -3,7 +3,10 @@
 import datetime
 import os
 import platform
+import re
+from contextlib import suppress
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,11 +21,15 @@ MAX_BUSY = 0.1
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory (bytes), versions, date, and the fraction of the cores in use. Takes a second."""
+    """Processor, width of its vectors, cores, memory (bytes), versions, date, and the fraction of the cores in use.
+
+    Takes a second.
+    """
     installed = {distribution.name: distribution.version for distribution in distributions()}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": processor(),
+        "vector_bits": _vector_bits(),
         "physical_cores": psutil.cpu_count(logical=False),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -31,3 +38,13 @@ def describe() -> dict[str, Any]:
         "versions": {name: installed[name] for name in PACKAGES if name in installed},
         "busy": psutil.cpu_percent(interval=1.0) / 100,
     }
+
+
+def _vector_bits() -> int | None:
+    """The width of the processor's vectors of float32, as Linux lists them; None where it is not known."""
+    with suppress(OSError):
+        words = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
+        for word, bits in (("avx512f", 512), ("avx", 256), ("sse2", 128), ("asimd", 128)):
+            if word in words:
+                return bits
+    return None

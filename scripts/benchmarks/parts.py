@@ -36,13 +36,17 @@ class Size:
     products: tuple[int, ...]
 
 
-def _grid(hidden: tuple[int, ...], batch: tuple[int, ...], time: tuple[int, ...]) -> tuple[Layer, ...]:
-    return tuple(Layer(t, b, h, backward) for backward, t, h, b in product((False, True), time, hidden, batch))
+def _grid(hidden: tuple[int, ...], batch: tuple[int, ...], time: tuple[int, ...], **kind: Any) -> tuple[Layer, ...]:
+    sizes = product((False, True), time, hidden, batch)
+    return tuple(Layer(t, b, h, backward, **kind) for backward, t, h, b in sizes)
 
 
 QUICK = Size(
     epoch=Epoch(),
-    grid=_grid((32, 128), (1, 64), (28,)) + _grid((128,), (64,), (784,)),
+    grid=_grid((32, 128), (1, 64), (28,))
+    + _grid((128,), (64,), (784,))
+    + _grid((128,), (1, 64), (28,), cell="gru")
+    + _grid((128,), (64,), (28, 784), ragged=True),
     latency_calls=1000,
     memory=Layer(784, 128, 128, True),
     compiled=Layer(28, 64, 128, True),
@@ -60,7 +64,12 @@ SIZES = {
     ),
     "quick": QUICK,
     "full": replace(
-        QUICK, grid=_grid((32, 64, 128, 256, 512), (1, 32, 64, 256), (28, 784)), products=(1024, 2048, 4096)
+        QUICK,
+        grid=_grid((32, 64, 128, 256, 512), (1, 32, 64, 256), (28, 784))
+        + _grid((32, 128, 512), (1, 32, 256), (28, 784), cell="gru")
+        + _grid((128,), (64,), (28, 784), ragged=True)
+        + _grid((128,), (64,), (28, 784), cell="gru", ragged=True),
+        products=(1024, 2048, 4096),
     ),
 }
 

@@ -19,6 +19,9 @@ def show(result: Result, console: Console) -> None:
         f"{machine['processor']}, {machine['usable_cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"{result['platform']}, {machine['date'][:10]}; medians of {result['rounds']} alternating rounds"
     )
+    if machine["vector_bits"]:
+        line(f"vectors of {machine['vector_bits']} bits")
+    line(f"{machine['busy']:.0%} of the cores in use by other programs at the start")
     line(f"our recurrence: {result['recurrence']}")
     if peak:
         line(f"peak: {peak['flops_per_second'] / 1e9:.0f} GFLOP/s ({peak['by']})")
@@ -71,13 +74,14 @@ def _compared(title: str, found: Result, columns: tuple[str, ...]) -> Table:
 def _grid(points: list[Result]) -> Table:
     names = list(dict.fromkeys(name for point in points for name in point["libraries"]))
     table = Table(title="one layer, milliseconds (ratio to ours)", title_justify="left")
-    for column in ("", "H", "B", "T", *names):
+    for column in ("", "", "H", "B", "T", *names):
         table.add_column(column, justify="right" if column else "left")
     for point in points:
         medians = {name: facts["median"] for name, facts in point["libraries"].items()}
         cells = [_ratio(medians, name) if name in medians else "-" for name in names]
         passes = "forward+backward" if point["backward"] else "forward"
-        table.add_row(passes, *(str(point[key]) for key in ("hidden", "batch", "time")), *cells)
+        kind = point["cell"].upper() + ", different lengths" * point["ragged"]
+        table.add_row(kind, passes, *(str(point[key]) for key in ("hidden", "batch", "time")), *cells)
     return table
 
 

@@ -28,11 +28,12 @@ Report = Callable[[str, str], None]
 
 
 class Workers:
-    """A worker for each library, started when it is first asked for, anew after a crash. A context manager."""
+    """A worker for each library and number of a setting, started when it is first asked for, anew after a crash. A
+    context manager."""
 
     def __init__(self, platform: str) -> None:
         self._platform = platform
-        self._workers: dict[str, Worker] = {}
+        self._workers: dict[tuple[str, int], Worker] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "Workers":
@@ -41,63 +42,73 @@ class Workers:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def __getitem__(self, library: str) -> Worker:
-        if library not in self._workers or not self._workers[library].alive:
-            self._workers[library] = self._stack.enter_context(Worker(library, self._platform))
-        return self._workers[library]
+    def __getitem__(self, key: tuple[str, int]) -> Worker:
+        if key not in self._workers or not self._workers[key].alive:
+            self._workers[key] = self._stack.enter_context(Worker(key[0], self._platform))
+        return self._workers[key]
 
 
 def compare(
     workers: Workers, work: Work, libraries: Sequence[str], rounds: int, report: Report, repeats: int | None = None
 ) -> Result:
-    """Times libraries at one work in alternating rounds.
+    """Times libraries at one work in alternating rounds, each of their settings in a process of its own.
 
     Args:
       workers: where they run.
       work: what is timed.
       libraries: what is compared; the first one that works is the reference of the check.
-      rounds: how many turns each has.
-      report: is called for every library that could not be timed.
+      rounds: how many turns each setting has.
+      report: is called for every library or setting that could not be timed.
       repeats: calls a round; None takes as many as `ROUND_SECONDS` need.
 
     Returns:
-      By library: its setting, ready and compile time, and seconds a call: `median`, `min`, `max` over the rounds, and
-      `rounds`. With `repeats` above 1 also `p50` and `p99` of single calls, each the median over the rounds. A
-      library that fails between two rounds is left out.
+      By library: the setting with the least median, its ready and compile time, and seconds a call: `median`, `min`,
+      `max` over the rounds, and `rounds`. With `repeats` above 1 also `p50` and `p99` of single calls, each the median
+      over the rounds. `settings` has the median of each setting. A setting that fails between two rounds is left out.
     """
-    loaded: dict[str, Result] = {}
+    loaded: dict[tuple[str, int], Result] = {}
     for library in libraries:
         try:
-            facts = workers[library].call("load", work)
+            settings = workers[library, 0].call("settings", work)
         except LibraryError as error:
             report(library, str(error))
             continue
-        reference = next(iter(loaded), library)
-        if why := differs(loaded.get(reference, facts)["check"], facts["check"]):
-            report(library, f"its results differ from those of {reference}: {why}")
-        else:
-            loaded[library] = facts | {"seconds": []}
+        for key in [(library, number) for number in range(len(settings))]:
+            try:
+                facts = workers[key].call("load", work, settings[key[1]])
+            except LibraryError as error:
+                report(library, str(error))
+                continue
+            reference = next(iter(loaded), key)
+            if why := differs(loaded.get(reference, facts)["check"], facts["check"]):
+                report(library, f"its results differ from those of {reference[0]}: {why}")
+            else:
+                loaded[key] = facts | {"seconds": []}
 
     for number in range(rounds):
         turns = list(loaded)
         first = number % max(1, len(turns))
-        for library in turns[first:] + turns[:first]:
-            facts = loaded[library]
+        for key in turns[first:] + turns[:first]:
+            facts = loaded[key]
             calls = repeats or max(1, min(10_000, math.ceil(ROUND_SECONDS / max(facts["call_seconds"], 1e-6))))
             time.sleep(SETTLE_SECONDS)
             try:  # under other load a call can take a hundred times as long as when it was tried
-                seconds = workers[library].call("round", calls, 60.0 if repeats else 3 * ROUND_SECONDS)
-                facts["seconds"].append(seconds)
+                facts["seconds"].append(workers[key].call("round", calls, 60.0 if repeats else 3 * ROUND_SECONDS))
             except LibraryError as error:
-                report(library, str(error))
-                del loaded[library]
-    for facts in loaded.values():
+                report(key[0], str(error))
+                del loaded[key]
+    found: Result = {}
+    for (library, _), facts in loaded.items():
         seconds = facts.pop("seconds")
         facts |= summary([statistics.fmean(calls) for calls in seconds])
         if repeats and repeats > 1:
             cuts = [statistics.quantiles(calls, n=100, method="inclusive") for calls in seconds]
             facts |= {f"p{place}": statistics.median(cut[place - 1] for cut in cuts) for place in (50, 99)}
-    return loaded
+        medians = found.get(library, {}).get("settings", {}) | {facts["setting"]: facts["median"]}
+        if library not in found or facts["median"] < found[library]["median"]:
+            found[library] = facts
+        found[library]["settings"] = medians
+    return found
 
 
 def differs(reference: list[float], values: list[float]) -> str:

@@ -1,7 +1,7 @@
 """The work that is timed, as plain values: the same for every library. Imports none of them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ class Start(NamedTuple):
     """What every library starts an epoch from; NumPy's arrays alone, so that no process imports JAX because of it.
 
     Attributes:
-      layers: kernel, recurrent kernel and bias of each LSTM layer, as in `lstm_mnist_jax.interop.weights.Layer`.
+      layers: kernel, recurrent kernel and bias of each LSTM layer, as in `lstm_mnist_jax.interop.weights.Direction`.
       dense_kernel, dense_bias: of the output layer.
       order: int [steps, batch], the examples of each step.
     """
@@ -25,9 +25,10 @@ class Start(NamedTuple):
 
     @property
     def weights(self) -> "Weights":
-        from lstm_mnist_jax.interop.weights import Layer, Weights
+        from lstm_mnist_jax.interop.weights import Dense, Direction, Layer, Weights
 
-        return Weights(tuple(Layer(*layer) for layer in self.layers), self.dense_kernel, self.dense_bias)
+        layers = tuple(Layer(Direction(*layer)) for layer in self.layers)
+        return Weights(layers, (Dense(self.dense_kernel, self.dense_bias),))
 
 
 @dataclass(frozen=True)
@@ -60,25 +61,39 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Layer:
-    """One LSTM layer over a batch of sequences, as many features in as out, time-major, zeros as initial state.
+    """One recurrent layer over a batch of sequences, as many features in as out, time-major, zeros as initial state.
 
     With `backward`, the loss is the mean of the squares of the outputs, and the gradients of the inputs and of all
-    weights are computed.
+    weights are computed. A GRU has no bias within the reset gate's product.
+
+    Attributes:
+      time, batch, hidden: the sizes.
+      backward: with the gradient.
+      cell: the kind of the layer.
+      ragged: the sequences have different lengths, drawn from time / 2 to time; outputs after a sequence's end are 0.
     """
 
     time: int
     batch: int
     hidden: int
     backward: bool
+    cell: Literal["lstm", "gru"] = "lstm"
+    ragged: bool = False
 
     def __str__(self) -> str:
         passes = "forward+backward" if self.backward else "forward"
-        return f"layer H={self.hidden} B={self.batch} T={self.time} {passes}"
+        name = f"{self.cell.upper()}{', sequences of different lengths' * self.ragged}"
+        return f"layer H={self.hidden} B={self.batch} T={self.time} {passes}, {name}"
+
+    @property
+    def gates(self) -> int:
+        return {"lstm": 4, "gru": 3}[self.cell]
 
     @property
     def flops(self) -> int:
         """Multiplications and additions in the matrix products."""
-        return lstm_flops(self.time, self.batch, self.hidden, self.hidden, backward=self.backward)
+        sizes = self.time, self.batch, self.hidden, self.hidden
+        return lstm_flops(*sizes, backward=self.backward) * self.gates // 4
 
     @property
     def bytes(self) -> int:
@@ -86,17 +101,23 @@ class Layer:
         return 4 * self.time * self.batch * self.hidden * (20 if self.backward else 7)
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """float32 inputs [time, batch, hidden], kernel and recurrent kernel [hidden, 4 hidden], bias [4 hidden].
+        """float32 inputs [time, batch, hidden], kernel and recurrent kernel [hidden, G hidden], bias [G hidden].
 
-        The columns are the gates i, f, g, o; drawn as PyTorch draws its initial weights.
+        The columns are the gates i, f, g, o, or r, z, n of a GRU; drawn as PyTorch draws its initial weights.
         """
-        rng, width = np.random.default_rng(0), self.hidden
+        rng, width, columns = np.random.default_rng(0), self.hidden, self.gates * self.hidden
         inputs = rng.standard_normal((self.time, self.batch, width), np.float32)
         kernel, recurrent_kernel, bias = (
             ((2 * rng.random(shape, np.float32) - 1) / np.float32(np.sqrt(width)))
-            for shape in ((width, 4 * width), (width, 4 * width), (4 * width,))
+            for shape in ((width, columns), (width, columns), (columns,))
         )
         return inputs, kernel, recurrent_kernel, bias
+
+    def lengths(self) -> np.ndarray | None:
+        """The lengths of the sequences, int32 [batch]; None where all are `time`."""
+        if not self.ragged:
+            return None
+        return np.random.default_rng(1).integers(-(-self.time // 2), self.time + 1, self.batch, np.int32)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ TIMEOUT = 1800.0
 """Seconds to wait for the answer of a library."""
 
 TRIAL_SECONDS = 0.1
-"""How long a setting is tried."""
+"""How long a work is tried, to know how many calls a round takes."""
 
 
 class LibraryError(Exception):
@@ -145,32 +145,25 @@ class Server:
         start: Start = self._module.start(work)
         return start
 
-    def load(self, work: Work) -> dict[str, Any]:
-        """Prepares a work in the fastest of its settings, and checks it."""
-        tried: dict[str, float] = {}
-        failed: dict[str, Exception] = {}
-        facts: dict[str, Any] = {}
-        for setting in self._settings(work):
-            try:
-                self._job, facts = self._prepare(work, setting)
-                first = _timed(self._job.run, 1)[0]
-                repeats = max(1, min(1000, math.ceil(TRIAL_SECONDS / max(first, 1e-6))))
-                tried[setting] = min(_timed(self._job.run, repeats, TRIAL_SECONDS))
-            except Exception as error:
-                failed[setting] = error
-        if not tried:
-            raise next(iter(failed.values()))
-        fastest = min(tried, key=lambda setting: tried[setting])
-        if len(tried | failed) > 1:  # threads and compilers are settings of the whole process
-            self._job, facts = self._prepare(work, fastest)
-        return facts | {
-            "call_seconds": tried[fastest],
-            "tried": tried | {setting: _describe(error) for setting, error in failed.items()},
-        }
+    def settings(self, work: Work) -> list[str]:
+        """The settings of the library for a work, the likeliest to be the fastest first."""
+        settings: list[str] = self._module.settings(work) if hasattr(self._module, "settings") else [""]
+        return settings
+
+    def load(self, work: Work, setting: str) -> dict[str, Any]:
+        """Prepares a work in a setting, and checks it."""
+        self._job, began = None, time.perf_counter()
+        job = self._build(work, setting)
+        facts = {"check": list(job.check()), "ready_seconds": time.perf_counter() - began}
+        first = _timed(job.run, 1)[0]
+        repeats = max(1, min(1000, math.ceil(TRIAL_SECONDS / max(first, 1e-6))))
+        facts |= {"call_seconds": min(_timed(job.run, repeats, TRIAL_SECONDS))}
+        self._job = job
+        return facts | {"compile_seconds": job.compile_seconds, "setting": job.setting}
 
     def compile(self, work: Work) -> float:
         """The seconds that compiling a work in its first setting takes; runs nothing."""
-        job = self._build(work, self._settings(work)[0])
+        job = self._build(work, self.settings(work)[0])
         if job.compile_seconds is None:
             raise Unavailable("it has no compilation ahead of time that could be timed")
         return job.compile_seconds
@@ -187,7 +180,7 @@ class Server:
         Not counted: the libraries, warm after the same work at a small size; the compiled program; the weights and
         inputs. Free memory is given back to the system before, so that it counts when it is used again.
         """
-        setting = self._settings(work)[0]
+        setting = self.settings(work)[0]
         self._build(small, setting).run()
         job = self._build(work, setting)
         gc.collect()
@@ -200,22 +193,12 @@ class Server:
         job.run()
         return max(0, _status("VmHWM") - before)
 
-    def _prepare(self, work: Work, setting: str) -> tuple[Job, dict[str, Any]]:
-        self._job, began = None, time.perf_counter()
-        job = self._build(work, setting)
-        facts = {"check": list(job.check()), "ready_seconds": time.perf_counter() - began}
-        return job, facts | {"compile_seconds": job.compile_seconds, "setting": job.setting}
-
     def _build(self, work: Work, setting: str) -> Job:
         kind = type(work).__name__.lower()
         function: Callable[[Work, str], Job] | None = getattr(self._module, kind, None)
         if function is None:
             raise Unavailable(f"it does no work of the kind {kind!r}")
         return function(work, setting)
-
-    def _settings(self, work: Work) -> list[str]:
-        settings: list[str] = self._module.settings(work) if hasattr(self._module, "settings") else [""]
-        return settings
 
 
 def _timed(run: Callable[[], Any], repeats: int, max_seconds: float = math.inf) -> list[float]:

@@ -26,7 +26,7 @@ from lstm_mnist_jax.cli.evaluate import EvaluateArguments
 from lstm_mnist_jax.cli.parsing import OutputConsole, TrainingConsole
 from lstm_mnist_jax.config import PRESETS, SWEEPABLE
 from lstm_mnist_jax.progress import say
-from lstm_mnist_jax.training import mesh
+from lstm_mnist_jax.training import checkpoint, mesh
 
 TINY_DATA = TINY_OPTIONS[:-3]
 ONE_LAYER = [*TINY_DATA, "--hidden-features", "3"]
@@ -77,18 +77,21 @@ def falling(tmp_path_factory):
 @pytest.mark.slow
 def test_lines_that_train_prints(trained):
     run_dir, lines = trained
-    assert lines[0] == f"run {run_dir}: MNIST, embedded in the package (1,000 train, 200 validation, 10,000 test)"
-    beginning = "28 rows of 28 -> LSTM 4 -> LSTM 6 -> 10 classes, 862 parameters, on 2 x cpu; ready in "
-    assert lines[1].startswith(beginning)
+    assert lines[:3] == [
+        f"run {run_dir}",
+        "MNIST, embedded in the package (1,000 train, 200 validation, 10,000 test)",
+        "28 rows of 28 -> LSTM 4 -> LSTM 6 -> 10 classes",
+    ]
+    assert lines[3].startswith("862 parameters, on 2 x cpu; ready in ")
     for number in (1, 2, 3):
-        assert lines[1 + number].startswith(f"epoch {number}/3  loss ")
+        assert lines[3 + number].startswith(f"epoch {number}/3  loss ")
+    assert re.fullmatch(r"best on validation: epoch [123], validation [\d.]+%, test [\d.]+%", lines[7])
     assert re.fullmatch(
-        r"best on validation: epoch [123], validation +[\d.]+%, test ([\d.]+)% "
-        r"\(95 % confidence interval of 10,000 images: [\d.]+ to [\d.]+\)",
-        lines[5],
+        r"95 % confidence interval of the test accuracy \(10,000 images\): [\d.]+ to [\d.]+ %", lines[8]
     )
-    assert lines[6] == f"saved in {run_dir}; next steps:"
-    assert len(lines) == 10
+    assert lines[9] == f"saved in {run_dir}; next steps:"
+    assert len(lines) == 16
+    assert max(len(line) for line in lines if str(run_dir) not in line) <= 80
 
 
 @pytest.mark.slow
@@ -96,7 +99,7 @@ def test_commands_that_are_printed_after_training_succeed(command_line, trained,
     run_dir, lines = trained
     copy = tmp_path / "a run"
     shutil.copytree(run_dir, copy)
-    suggested = [line.replace(str(run_dir), str(copy)) for line in lines if line.startswith("  ")]
+    suggested = [line.replace(str(run_dir), str(copy)) for line in lines if line.startswith("  lstm-mnist")]
     commands = [shlex.split(line, comments=True) for line in suggested]
     assert [command[:2] for command in commands] == [["lstm-mnist", verb] for verb in ("report", "predict", "train")]
     picture = tmp_path / "digit.npy"
@@ -120,7 +123,7 @@ def test_help_names_every_command_and_preset(command_line):
         assert done.returncode == 0
         assert "extract" not in done.stdout
         for word in ("train [PRESET]", "evaluate RUN_DIR", "SWEEP/NUMBER or SWEEP/best", *PRESETS, *cli.COMMANDS):
-            assert word in done.stdout
+            assert word in " ".join(done.stdout.split())
 
 
 def test_python_m_prints_the_version():
@@ -136,12 +139,12 @@ def leaf_names(values):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_field_of_the_config_is_an_option_with_the_presets_default(command_line, monkeypatch, preset):
     monkeypatch.setenv("COLUMNS", "200")
-    done = command_line("train", preset, "--help")
+    done = command_line("train", preset, "--help-all")
     assert done.returncode == 0
     for name in [*leaf_names(asdict(PRESETS[preset])), "devices", "compilation_cache", "run_dir", "resume"]:
         assert f"--{name.replace('_', '-')}" in done.stdout, name
     assert f"(default: {PRESETS[preset].epochs})" in done.stdout
-    assert f"(default: {' '.join(map(str, PRESETS[preset].model.hidden_features))})" in done.stdout
+    assert f"(default: {','.join(map(str, PRESETS[preset].model.hidden_features))})" in done.stdout
 
 
 def test_help_imports_no_jax():
@@ -168,7 +171,7 @@ def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_e
     program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     done = programs.run(["smoke", *TINY_OPTIONS], code=program, cwd=tmp_path, env=without_device_count())
     assert done.returncode == 0, done.stderr
-    assert f"on {mesh._default_count(mesh._cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
+    assert f"on {mesh._default_count(mesh.usable_cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name.startswith("smoke-")
     assert (run_dir / "metrics.jsonl").exists()
@@ -185,10 +188,11 @@ def test_as_many_devices_are_used_as_are_asked_for(falling, tmp_path):
     assert "on 1 x cpu" in falling
     words = ["train", "smoke", *ONE_LAYER, "--devices", "4", "--run-dir", tmp_path / "run"]
     program = programs.Program(words, env=without_device_count())
-    found = [line for line, _ in zip(program.stdout, range(2), strict=False)]
+    found = [line for line, _ in zip(program.stdout, range(5), strict=False)]
     program.kill()
     program.communicate()
-    assert "on 4 x cpu" in found[1], found
+    assert "on 4 x cpu" in found[3], found
+    assert (mesh.usable_cores() < 4) == found[4].startswith("4 devices share "), found
 
 
 def test_evaluate_prints_a_table(command_line, run_dir):
@@ -218,21 +222,69 @@ def test_resuming_a_complete_run_prints_that_it_is_complete(command_line, run_di
     ("arguments", "message"),
     [
         (["trane"], "Unknown command 'trane'; expected one of train, sweep, evaluate"),
-        (["trian"], "import, export; did you mean train? See lstm-mnist --help."),
+        (["trian"], "import, export, completion; did you mean train? See lstm-mnist --help."),
+        (["Train"], "; did you mean train? See lstm-mnist --help."),
+        (["eval", "here"], "; did you mean evaluate? See lstm-mnist --help."),
+        (["smoke"], "'smoke' is a preset; the command comes first, such as lstm-mnist train smoke ... See lstm-mnist"),
+        (
+            ["--epochs", "3", "sweep"],
+            "is an option; the command comes first, such as lstm-mnist sweep --epochs",
+        ),
         (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["train", "smok"], "; did you mean smoke?"),
+        (
+            ["train", "--epochs", "3", "ROWS_fast"],
+            "fashion; did you mean rows-fast?",
+        ),
+        (["train", "epochs=3"], "'epochs=3' is no preset; for the option, write --epochs 3."),
         (["train", "smoke", "rows"], "There are two presets, smoke and rows; name one."),
         (["sweep", "smoke", "--seeds", "2", "rows"], "There are two presets, smoke and rows; name one."),
-        (["train", "--epochs", "3", "smoke", "rows"], "Unexpected argument 'rows'. See lstm-mnist train --help."),
-        (["train", "smoke", "--learning-rate", "1", "2"], "Several values of an option are for lstm-mnist sweep."),
+        (["train", "--epochs", "3", "smoke", "rows"], "There are two presets, smoke and rows; name one."),
+        (["evaluate", "here", "there"], "Unexpected argument 'there'. See lstm-mnist evaluate --help."),
+        (
+            ["train", "smoke", "--learning-rate", "1", "2"],
+            "--learning-rate takes one value: leave out '2'. Several values of an option are for lstm-mnist sweep.",
+        ),
+        (["sweep", "smoke", "--epochs", "1", "2"], "--epochs takes one value: leave out '2'."),
         (["train", "smoke", "--bidirectional", "true"], "--bidirectional takes no value: leave out 'true'."),
         (["evaluate", "here", "--json", "true"], "--json takes no value: leave out 'true'."),
-        (["train", "--epoch", "3"], "Unknown option --epoch; did you mean --epochs? See lstm-mnist train --help."),
+        (["train", "--epoch", "3"], "Unknown option --epoch; did you mean --epochs? See lstm-mnist train --help-all."),
+        (["train", "--Epochs=3"], "Unknown option --Epochs; did you mean --epochs?"),
+        (["train", "--lr", "0.1"], "Unknown option --lr; did you mean --learning-rate?"),
+        (["sweep", "-lr", "0.1", "0.2"], "Unknown option -lr; did you mean --learning-rate?"),
+        (["train", "--hidden_size", "64"], "Unknown option --hidden_size; did you mean --hidden-features?"),
+        (["train", "--bs", "32"], "Unknown option --bs; did you mean --batch-size?"),
+        (
+            ["report", "here", "--output=there"],
+            "Unknown option --output; did you mean --into?",
+        ),
+        (["train", "-e", "3"], "Unknown option -e. Options are whole words with two dashes."),
+        (["train", "--json"], "Unknown option --json. See lstm-mnist train --help-all."),
         (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
         (["train", "--epochs"], "--epochs has no value, expected an integer."),
         (["train", "--train-examples", "all"], "--train-examples is 'all', expected an integer or None."),
+        (
+            ["predict"],
+            "An argument is missing, expected lstm-mnist predict RUN_DIR IMAGE. See",
+        ),
+        (
+            ["import", "Pytorch", "w.pt", "--run-dir", "there"],
+            "format is 'Pytorch', expected one of tf1, torch",
+        ),
+        (["completion", "powershell"], "shell is 'powershell', expected one of bash, zsh, fish."),
         (["train", "--learning-rate=fast"], "--learning-rate is 'fast', expected a number."),
-        (["train", "--hidden-features", "32,64"], "is '32,64', expected integers separated by spaces, such as 32 64."),
+        (
+            ["train", "--hidden-features", "32;64"],
+            "is '32;64', expected integers with commas or spaces between",
+        ),
+        (
+            ["train", "--hidden-features", "32", "smoke"],
+            "is 'smoke', expected integers with commas or spaces between",
+        ),
+        (
+            ["train", "--hidden-features=32,0"],
+            "--hidden-features is (32, 0), expected one or more widths",
+        ),
         (["train", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
         (["predict", "a", "b", "--form", "digits"], "expected one of digit, whole, plain or None; did you mean digit?"),
         (["export", "pytorch", "a", "b"], "format is 'pytorch', expected one of tf1, torch, keras, flax, safetensors,"),
@@ -258,8 +310,9 @@ def test_resuming_a_complete_run_prints_that_it_is_complete(command_line, run_di
         (["sweep", "smoke", "--learning-rate"], "--learning-rate has no value to try."),
         (["sweep", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
         (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["sweep", "--learning-rate", "0.1,0.2"], "expected values with blanks between: --learning-rate 0.1 0.2."),
         (["sweep", "--learning-rate", "fast"], "--learning-rate is 'fast', expected a number"),
-        (["sweep", "--learning-rate", "uniform:0.1:1"], "set samples, the number of settings to draw"),
+        (["sweep", "--learning-rate", "uniform:0.1:1"], "set --samples, the number of settings to draw"),
         (["sweep", "--hidden-features", "32", "0"], "--hidden-features is (0,), expected one or more widths"),
         (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
         (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "2 runs at once would take"),
@@ -289,12 +342,12 @@ def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, ti
     grid = tmp_path / "grid"
     done = command_line("sweep", "smoke", *TINY_DATA, *rates, "--run-dir", grid)
     assert done.returncode == 0, done.stderr
-    epoch = r"epoch 1/3  best of 2: learning_rate [\d.]+  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test"
-    assert re.search(epoch, done.stdout.replace(", hidden_features 3", ""))
+    epoch = r"epoch 1/3  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test .*\n  best of 2: learning_rate [\d.]+"
+    assert re.search(epoch, done.stdout)
     assert "group 2 of 2: 4 runs at once of 2 settings, hidden_features 4,6" in done.stdout
     assert "8 of 8 runs done" in done.stdout
     assert f"the best run is {grid}/best" in done.stdout
-    (suggested,) = re.findall("^lstm-mnist (evaluate .*)$", done.stdout, re.MULTILINE)
+    (suggested,) = re.findall("^  lstm-mnist (evaluate .*)$", done.stdout, re.MULTILINE)
     assert command_line(*shlex.split(suggested)).returncode == 0
     done = command_line("evaluate", grid / "5", "--json", "--checkpoint", "last")
     found = json.loads(done.stdout)
@@ -402,19 +455,42 @@ def test_help_texts_have_no_line_breaks_of_the_source(command_line, monkeypatch)
     monkeypatch.setenv("COLUMNS", "100")
 
     def help_of(command):
-        return " ".join(command_line(command, "--help").stdout.replace("│", " ").split())
+        return " ".join(command_line(command, "--help-all").stdout.split())
 
-    assert "by gradient accumulation over two, four, ... steps. (default: )" in help_of("train")
+    assert "by gradient accumulation over two, four, ... steps." in help_of("train")
     assert "Train a stacked LSTM." in help_of("train")
     assert "Adam, as TensorFlow 1 computes it" in help_of("train")
     assert "Learning rate; with a schedule, its peak. (default: the preset's)" in help_of("sweep")
     assert help_of("sweep").count("(default: the preset's)") == len(SWEEPABLE)
 
 
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_help_is_no_wider_than_the_terminal_or_80_columns(command_line, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for words in ([], *([command, option] for command in cli.COMMANDS for option in ("--help", "--help-all"))):
+        text = command_line(*words).stdout
+        # Commands to copy stay in one line.
+        lines = [line for line in text.splitlines() if not line.lstrip().startswith(("~/.", "fish:"))]
+        assert max(map(len, lines)) <= min(columns, 80), words
+        assert 0.7 * min(columns, 80) < max(map(len, lines))
+
+
+def test_short_help_has_the_ten_options_that_people_change(command_line):
+    text = command_line("train", "rows", "--help").stdout
+    options = re.findall(r"^  --([\w-]+)", text, re.MULTILINE)
+    assert len(options) == 10
+    assert {"epochs", "batch-size", "learning-rate", "hidden-features", "run-dir", "resume"} < set(options)
+    assert "(default: 192,192)" in text
+    assert "lstm-mnist train --help-all prints all options." in text
+    everything = re.findall(r"^  --([\w-]+)", command_line("train", "--help-all").stdout, re.MULTILINE)
+    assert set(options) < set(everything)
+    assert command_line("help", "train").stdout == command_line("train", "--help").stdout
+
+
 def test_help_names_folders_and_files(command_line):
-    for command, names in {"export": ["RUN_DIR", "FILE"], "evaluate": ["RUN_DIR"]}.items():
+    for command, names in {"export": ["FORMAT", "RUN_DIR", "FILE"], "evaluate": ["RUN_DIR"]}.items():
         text = command_line(command, "--help").stdout
-        assert re.findall(r"^[│ ] +([A-Z_]+) ", text, re.MULTILINE) == names
+        assert re.findall(r"^  ([A-Z_]+) ", text, re.MULTILINE) == names
 
 
 def test_errors_of_other_kinds_have_the_words_of_the_parser():
@@ -425,9 +501,9 @@ def test_errors_of_other_kinds_have_the_words_of_the_parser():
 
 def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    done = command_line("sweep", "--help")
+    done = command_line("sweep", "--help-all")
     for name in [*leaf_names(asdict(PRESETS["tutorial"].optimizer)), "hidden_features", "batch_size"]:
-        assert f"--{name.replace('_', '-')} [STR" in done.stdout
+        assert f"--{name.replace('_', '-')} VALUE ..." in done.stdout
 
 
 def test_a_resumed_run_takes_no_preset(command_line, run_dir):
@@ -482,24 +558,45 @@ def test_a_pipe_closed_by_its_reader_is_no_error(run_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_goes_on_when_its_output_is_closed(tmp_path):
-    program = programs.Program(["train", "smoke", *TINY_OPTIONS, "--run-dir", tmp_path / "run"])
-    assert program.stdout.readline().startswith("run ")
+def test_a_run_is_saved_and_stops_when_its_output_is_closed(tmp_path):
+    """As by `| head`."""
+    program = programs.Program(
+        ["train", "smoke", *TINY_OPTIONS[2:], "--epochs", 100_000, "--run-dir", tmp_path / "run"]
+    )
+    for line in program.stdout:
+        if line.startswith("epoch"):
+            break
     program.stdout.close()
-    assert program.stderr.read() == "lstm-mnist: the output is closed; the training run goes on without it\n"
+    assert program.stderr.read() == "lstm-mnist: the output is closed; the run is saved and stops (--resume goes on)\n"
     program.stderr.close()
     while program.poll() is None:
         time.sleep(0.01)
-    assert program.returncode == 0
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert program.returncode == 128 + signal.SIGHUP
+    epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert checkpoint.newest_sound_step(tmp_path / "run" / "checkpoints") >= 15 * epochs > 0
 
 
-def test_consoles_with_closed_output(capfd):
+@pytest.fixture
+def ignored_hang_up():
+    """As under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+def test_a_closed_console_of_a_command_that_does_not_train():
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed_pipe:
-        with pytest.raises(BrokenPipeError):
-            say(OutputConsole(file=closed_pipe), "a line")
+        for console in (OutputConsole, TrainingConsole):  # of which the second has nothing to save
+            with pytest.raises(BrokenPipeError):
+                say(console(file=closed_pipe), "a line")
+
+
+def test_training_goes_on_with_a_closed_console_under_nohup(capfd, ignored_hang_up):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed_pipe:
         console = TrainingConsole(file=closed_pipe)
         say(console, "a line")
         say(console, "another")

@@ -99,6 +99,23 @@ def test_emnist_is_transposed_and_named_by_its_mapping(tmp_path):
     np.testing.assert_array_equal(found.validation.images[2], content["emnist-letters-train-images-idx3-ubyte"][2].T)
 
 
+def test_letters_of_emnist_without_a_mapping(tmp_path):
+    images = np.zeros((60, 8, 6), np.uint8)
+    images[:, :, 1] = 255  # an L, stored on its side and mirrored
+    images[:, 7, 1:4] = 200
+    labels = np.arange(60, dtype=np.uint8) % 26 + 1
+    write_folder(
+        tmp_path, "emnist-letters-", "test", train_images=images, train_labels=labels, test_images=images,
+        test_labels=labels,
+    )  # fmt: skip
+    found = load(tmp_path, validation_examples=8)
+    assert found.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert found.test.labels[:3].tolist() == [0, 1, 2]
+    for image in found.test.images:
+        assert image[1].tolist() == [255] * 7 + [200]
+        assert image[:, 7].tolist() == [0, 200, 200, 200, 0, 0]
+
+
 def test_a_folder_of_several_sets_is_refused_with_their_names(tmp_path):
     write_folder(tmp_path, "emnist-digits-", "test")
     write_folder(tmp_path, "emnist-mnist-", "test")
@@ -152,7 +169,6 @@ def test_unknown_sources(source, tmp_path, monkeypatch):
     [
         ({"validation_examples": 20}, "validation_examples is 20, expected 1 to 19"),
         ({"validation_examples": 0}, "validation_examples is 0, expected 1 to 19"),
-        ({"validation_examples": 5, "train_examples": 16}, "train_examples is 16, expected 1 to 15"),
         ({"validation_examples": 5, "train_examples": -1}, "train_examples is -1"),
     ],
 )
@@ -160,6 +176,13 @@ def test_invalid_sizes_are_refused(tmp_path, options, message):
     write_folder(tmp_path)
     with pytest.raises(DataError, match=message):
         load(str(tmp_path), **options)
+
+
+def test_fewer_training_examples_than_asked_for_are_all_used(tmp_path):
+    write_folder(tmp_path)
+    found = load(str(tmp_path), validation_examples=5, train_examples=16)
+    assert len(found.train) == 15
+    assert "train_examples is 16: all that are left are used" in found.describe()
 
 
 def test_a_class_without_training_examples_is_refused(tmp_path):
@@ -181,3 +204,5 @@ def test_fashion_mnist_in_debians_folder_or_a_folder_of_its_name(tmp_path, monke
     write_folder(tmp_path / "fashion-mnist")
     assert load("fashion-mnist", validation_examples=1).origin == "IDX files fashion-mnist"
     assert absolute_source("fashion-mnist") == str(tmp_path / "fashion-mnist")
+    (tmp_path / "digits.csv").write_text("")
+    assert absolute_source("digits.csv") == str(tmp_path / "digits.csv")

@@ -2,9 +2,10 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 
 import pytest
-from pages import commands, python_programs, run, run_installed, run_program
+from pages import TOLERANT, blocks, commands, run, run_installed, run_program
 
 
 @pytest.mark.slow
@@ -13,7 +14,10 @@ def test_train_evaluate_predict_report(folder):
     outputs = [run_installed(shlex.split(first, comments=True), folder)]  # once as it is installed
     outputs += [run(line, folder) for line in commands_before]
     checks = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n"
-    assert run_program("\n".join(python_programs("runs")) + checks, folder) == ""
+    programs = [block.text for block in blocks("runs") if block.language == "python" and not block.marker]
+    assert run_program("\n".join(programs) + checks, folder) == ""
+    lines = (folder / "epochs.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines] == [["run", "epoch"], ["runs/tracked", "1"], ["runs/tracked", "2"]]
     outputs += [run(line, folder) for line in (predict, report, compare, lesson)]
     trained, resumed, evaluated, _, script, predicted, reported, compared, lesson = outputs
     assert "best on validation: epoch" in trained
@@ -24,3 +28,20 @@ def test_train_evaluate_predict_report(folder):
     assert "page: runs/first/report.html" in reported
     assert "python" in compared
     assert "test accuracy" in lesson
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_trackers_that_are_installed_get_each_epoch(folder, tracker):
+    (text,) = [block.text for block in blocks("runs") if block.marker == tracker]
+    compile(text, tracker, "exec")
+    if find_spec(tracker) is None:
+        pytest.skip(f"{tracker} is not installed")
+    run_program(TOLERANT + text, folder)
+    assert (folder / ("wandb" if tracker == "wandb" else "mlflow.db")).exists()
+
+
+def test_completion_scripts_are_printed(tmp_path):
+    (text,) = [block.text for block in blocks("runs") if block.marker == "completion"]
+    for shell in re.findall("lstm-mnist completion (\\w+)", text):
+        assert "lstm-mnist" in run(f"lstm-mnist completion {shell}", tmp_path)

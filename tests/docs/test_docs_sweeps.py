@@ -18,12 +18,12 @@ def test_commands_of_the_sweeps_page(tmp_path):
         options = LESS_WORK if " smoke " in line else []
         outputs[line] = run(line, tmp_path, *options)
     _, grid, _, compared, _, reported, resumed = outputs.values()
-    best, sweep = re.search(r"run (\d) \(seed", grid), tmp_path / "runs" / "grid"
+    best, sweep = re.search(r"on validation: run (\d), epoch", grid), tmp_path / "runs" / "grid"
     assert best is not None
     assert "hidden_features 16,32" in compared
     assert "runs/grid/3/plots" in reported
     assert (sweep / "3" / "plots" / "confusion.png").exists()
-    assert f"run runs/grid/{best[1]}: " in resumed
+    assert resumed.startswith(f"run runs/grid/{best[1]}\n")
     assert "epoch 4/4" in resumed
     assert load_run(sweep / "best").folder.path == sweep / best[1]
     assert load_run(sweep / "best").folder.config.epochs == 4
@@ -41,17 +41,19 @@ def test_a_sweep_from_python(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes(folder):
+def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(folder, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "-1")  # JAX's own default: the program decides
     (line,) = commands("distributed")
-    # The options of a program that other tests compile for two processes as well.
-    assert "on 2 x cpu in 2 processes" in run(line, folder, *TINY_OPTIONS)
+    output = run(line, folder, *TINY_OPTIONS, "--epochs", "1", "--devices", "2")
+    assert "on 4 x cpu in 2 processes" in output
+    assert output.count("epoch 1/1") == 1
 
 
 @pytest.mark.slow
 def test_commands_of_the_recipes_page(folder):
     first, *_ = [block.text for block in blocks("recipes") if block.language == "sh"]
     train, evaluate, table = first.splitlines()
-    less_work = ["--epochs", "2", "--train-examples", "6400"]  # not a minute of a core
+    less_work = ["--epochs", "2", "--train-examples", "6400", "--validation-examples", "500"]  # not a minute of a core
     assert "best on validation" in run(train, folder, *less_work)
     assert "test-time augmentation: mean over 9 shifts of up to 1 pixels" in run(evaluate, folder)
     assert "lstm-mnist train rows-fast" in run(table, folder)
@@ -59,6 +61,6 @@ def test_commands_of_the_recipes_page(folder):
 
 def test_options_of_the_recipes_page_exist(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    options = re.findall(r"--[\w-]+", command_line("train", "--help").stdout)
+    options = re.findall(r"--[\w-]+", command_line("train", "--help-all").stdout)
     for option in re.findall(r"`(--[\w-]+)", read("recipes")):
         assert option in options, option

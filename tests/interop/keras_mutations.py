@@ -27,6 +27,7 @@ VALUES = [
     *("\x1b[31m", "é"),
     *([], {}, [[]], [None, -1, 5], {"config": 3}, [["lstm_1", 0, 0]], ["lstm_1", 0, 0, {}], {"class_name": "LSTM"}),
     *("sequential", "Model", "kernel:0", "../lstm", "/", "lstm_1/kernel:0"),
+    *("GRU", "Bidirectional", "Rescaling", "Normalization", "BatchNormalization", "GlobalMaxPooling1D", "concat"),
 ]
 DTYPES = ["i4", "u1", "f2", "f8", "?", "c8", "S3", h5py.string_dtype(), np.dtype([("a", "f4")]), ">f4"]
 SHAPES = [(), (0,), (1,), (4,), (16,), (5, 16), (4, 16), (16, 4), (3, 4, 4), (4, 0), (1 << 20,), (12,), (32,)]

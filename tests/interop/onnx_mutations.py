@@ -3,6 +3,7 @@
 PYTHONPATH=.:tests python tests/interop/onnx_mutations.py 20000
 """
 
+import itertools
 import random
 import sys
 import tempfile
@@ -10,18 +11,22 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy_gru
 import numpy_lstm
 import onnx
 import onnxruntime
 from onnx_graphs import IMAGES
+from parameters import drawn
 
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop import export
 from lstm_mnist_jax.interop import onnx as reader
-from lstm_mnist_jax.interop.onnx import graph
+from lstm_mnist_jax.interop.onnx import trace
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "onnx"
 INTEGERS = [-(2**63), -7, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 30, 2**31, 2**62]
-OPERATORS = sorted({*graph.OPERATORS, "Relu", "Conv", "Loop"})
+OPERATORS = sorted({*trace.ON_CONSTANTS, *trace.OPERATORS, "Conv", "Loop"})
 
 
 def try_mutations(count, folder, seed):
@@ -32,6 +37,7 @@ def try_mutations(count, folder, seed):
     """
     generator, read, compared, refused = random.Random(seed), 0, 0, 0
     seeds = [path.read_bytes() for path in sorted(FOLDER.glob("*.onnx")) if path.stem in SEEDS]
+    seeds += [export.to_onnx(drawn(config, (6, 5)), (6, 5), (), config) for config in OWN]
     for number in range(count):
         data = _mutated(generator.choice(seeds), generator)
         path = folder / "model.onnx"
@@ -48,6 +54,11 @@ def try_mutations(count, folder, seed):
 
 
 SEEDS = ("last", "both_dynamo", "mean_both", "zeros_dynamo", "normalised", "flat_dynamo", "channel", "linear_first")
+SEEDS += ("gru_with_recurrent_bias", "last_both")
+OWN = (
+    ModelConfig(hidden_features=(4,), bidirectional=True, pooling="attention"),
+    ModelConfig(cell="gru", recurrent_bias=True, hidden_features=(3, 4), task="permuted", sequence_length=5),
+)
 
 
 def _compare(imported, data, number):
@@ -56,7 +67,7 @@ def _compare(imported, data, number):
     shape = [size.dim_value or 4 for size in proto.graph.input[0].type.tensor_type.shape.dim]
     if int(np.prod(shape)) > 10_000:
         return False
-    raw = any("of 0 to 255" in note for note in imported.notes)
+    raw = "of 0 to 255" in imported.input_note
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     try:
@@ -64,7 +75,7 @@ def _compare(imported, data, number):
         given = session.get_inputs()[0]
         kind = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}[given.type]
         x = np.resize(IMAGES, shape).astype(np.float64) / (1 if raw else 255)
-        (theirs, *_) = session.run(None, {given.name: x.astype(kind)})
+        outputs = session.run(None, {given.name: x.astype(kind)})
     except Exception:  # it refuses the graph, or knows no such type
         return False
     first = imported.params["rnn"]["layers"][0]
@@ -73,12 +84,16 @@ def _compare(imported, data, number):
     images = np.moveaxis(x, batch_axis, 0) / (255 if raw else 1)
     if imported.config.task == "columns":
         images = images.reshape(len(images), width, -1).swapaxes(1, 2)
+    if imported.config.task == "permuted":
+        images = images.reshape(len(images), -1)
+        images = images[:, np.random.RandomState(imported.config.permutation_seed).permutation(images.shape[1])]
     with np.errstate(over="ignore"):
         logits = _logits(imported, images.reshape(len(images), -1, width))
     logs = logits - logits.max(axis=-1, keepdims=True)
     logs -= np.log(np.exp(logs).sum(axis=-1, keepdims=True))
     forms = [logits, logs, np.exp(logs), logits.argmax(axis=-1)]
-    if not any(form.size == np.size(theirs) and _close(form.ravel(), np.ravel(theirs)) for form in forms):
+    pairs = itertools.product(forms, outputs)  # of the outputs some may be states of a layer
+    if not any(form.size == np.size(theirs) and _close(form.ravel(), np.ravel(theirs)) for form, theirs in pairs):
         Path("wrong.onnx").write_bytes(data)
         raise AssertionError(f"mutation {number} is read wrongly; it is in wrong.onnx")
     return True
@@ -89,20 +104,35 @@ def _close(a, b):
 
 
 def _logits(imported, images):
-    """The classifier of LSTM layers, in NumPy."""
+    """The classifier of LSTM or GRU layers, in NumPy."""
     outputs = np.moveaxis(images, 0, 1)
     for layer in imported.params["rnn"]["layers"].values():
         found, finals = [], []
         for name in ("forward_rnn", "backward_rnn") if "forward_rnn" in layer else (None,):
             cell = (layer[name] if name else layer)["cell"]
-            kernel, recurrent, bias = cell["dense_i"]["kernel"], cell["dense_h"]["kernel"], cell["dense_h"]["bias"]
-            zeros, back = np.zeros((outputs.shape[1], len(recurrent))), name == "backward_rnn"
-            found.append(numpy_lstm.lstm(outputs, kernel, recurrent, bias, zeros, zeros, reverse=back)[0])
+            kernels, back = (cell["dense_i"]["kernel"], cell["dense_h"]["kernel"]), name == "backward_rnn"
+            zeros = np.zeros((outputs.shape[1], len(kernels[1])))
+            if imported.config.cell == "gru":
+                biases = cell["dense_i"]["bias"], cell["dense_h"].get("bias", np.zeros(len(cell["dense_i"]["bias"])))
+                found.append(numpy_gru.gru(outputs, *kernels, *biases, h=zeros, reverse=back)[1])
+            else:
+                bias = cell["dense_h"]["bias"]
+                found.append(numpy_lstm.lstm(outputs, *kernels, bias, zeros, zeros, reverse=back)[0])
             finals.append(found[-1][0 if back else -1])
         outputs, last = np.concatenate(found, axis=-1), np.concatenate(finals, axis=-1)
-    pooling = imported.config.pooling
-    flat = np.moveaxis(outputs, 0, 1).reshape(outputs.shape[1], -1)
-    pooled = {"last": last, "mean": outputs.mean(axis=0), "max": outputs.max(axis=0), "all": flat}[pooling]
+    match imported.config.pooling:
+        case "last":
+            pooled = last
+        case "last_step":
+            pooled = outputs[-1]
+        case "all":
+            pooled = np.moveaxis(outputs, 0, 1).reshape(outputs.shape[1], -1)
+        case "attention":
+            scores = outputs @ imported.params["attention"]["kernel"]
+            weights = np.exp(scores - scores.max(axis=0))
+            pooled = (outputs * weights).sum(axis=0) / weights.sum(axis=0)
+        case pooling:
+            pooled = getattr(outputs, pooling)(axis=0)
     function = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh, "linear": lambda x: x}
     for dense in imported.params.get("dense_hidden", {}).values():
         pooled = function[imported.config.dense_activation](pooled @ dense["kernel"] + dense["bias"])

@@ -24,6 +24,15 @@ NETWORKS = {
     "rows": ModelConfig(hidden_features=(4, 7)),
     "both": ModelConfig(hidden_features=(3, 4), bidirectional=True, task="columns"),
     "gru": ModelConfig(cell="gru", hidden_features=(5,), pooling="max", sequence_length=3),
+    "gru, both": ModelConfig(
+        cell="gru",
+        recurrent_bias=True,
+        hidden_features=(4,),
+        bidirectional=True,
+        pooling="last_step",
+        dense_features=(5,),
+    ),
+    "all": ModelConfig(hidden_features=(4,), pooling="all", dense_features=(5,), dense_activation="tanh"),
     "attention": ModelConfig("permuted", permutation_seed=7, hidden_features=(4,), pooling="attention"),
     "mean": ModelConfig("pixels", hidden_features=(4,), pooling="mean"),
     "ur": ModelConfig(cell="ur_lstm", hidden_features=(4,)),
@@ -150,7 +159,7 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     for change, words, message in [
         (("28,\n    28", "14,\n    28"), (), "trained on images of 14x28 pixels, but those of .* have 28x28"),
         (('"0": "0"', '"0": "zero"'), (), "Class 0 of the model is 'zero', but that of .* is '0'; name the data"),
-        (("", ""), ("--task", "rows"), "leave out --task"),
+        (("", ""), ("--task", "columns"), "--task is columns, but the network of the file reads rows. Leave it out"),
         (('"source": "mnist"', '"source": "./digits"'), (), r"'\./digits'.*; give their place with --source"),
     ]:
         shutil.copytree(folder, tmp_path / "other", dirs_exist_ok=True)
@@ -163,6 +172,14 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     configs = [json.loads((place / "config.json").read_text()) for place in (folder, again)]
     assert configs[1].pop("training") == configs[0].pop("training") | {"optimizer": asdict(run.folder.config.optimizer)}
     assert configs[0] == configs[1]
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    for onnx, message in ((None, "cannot be removed: Is a directory"), (b"graph", "cannot be written: Is a directory")):
+        with pytest.raises(WeightsError, match=f"model.onnx {message}"):
+            write(tmp_path, NETWORKS["rows"], onnx=onnx)
+        assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_folders_of_other_models_are_refused(tmp_path):
@@ -178,11 +195,11 @@ def test_folders_of_other_models_are_refused(tmp_path):
         ({"format": 2, "version": "9.9"}, "has the format 2, expected 1. It is of another version .*9.9"),
         ({"image_shape": [6, -5]}, r"image_shape \[6, -5\], expected \[height, width\]"),
         ({"image_shape": [6, 4]}, "does not fit config.json: .*dense_i.kernel is"),
-        ({"id2label": {"0": "a"}}, r"dense.bias \[3\]; config.json says 2 layers and 1 classes"),
+        ({"id2label": {"0": "a"}}, r"dense.bias \[3\]; config.json says 2 layers and 1 class\."),
         ({"step": -1}, "has the step -1"),
         ({"model": short}, "config.json: model lacks cell"),
         ({"model": contents["model"] | {"cell": "gru"}}, "does not fit config.json"),
-        ({"model": contents["model"] | {"hidden_features": [4] * 10**5}}, "says 100000 layers"),
+        ({"model": contents["model"] | {"hidden_features": [4] * 10**5}}, "says 100,000 layers"),
         ({"model": contents["model"] | {"dense_features": [4] * 600}}, "has 0 hidden dense .*config.json says 600"),
         ({"training": {"seed": 0}}, "config.json: training lacks"),
     ]:

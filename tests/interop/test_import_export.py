@@ -140,8 +140,8 @@ def test_epochs_of_the_config_are_raised_to_those_done_before_the_import(exports
 
 
 def test_a_model_for_images_of_other_heights_is_refused(exports, tmp_path):
-    with pytest.raises(UserError, match=r"reads sequences of 14 rows, but the images of .* have 28 rows"):
-        begin("keras", path_of("keras", exports), TINY, tmp_path / "run", image_rows=14)
+    with pytest.raises(UserError, match=r"take 14 rows of 28 numbers and .* has 28 rows of 28 and 10"):
+        begin("keras", path_of("keras", exports), TINY, tmp_path / "run", time_steps=14)
     assert not (tmp_path / "run").exists()
 
 
@@ -166,6 +166,7 @@ def test_import_makes_a_run_of_every_file(command_line, run, evaluations, export
     for name in ("validation", "test"):
         assert f"{name} {evaluations[name].accuracy:.2%}" in lines
     assert "training would continue with learning rate 0.01 and batches of 64; for others" in done.stdout
+    assert "validation: the first 200 training examples, as --validation-examples has it" in lines
     assert f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}" in done.stdout
     imported = load_run(tmp_path / "run")
     assert imported.step == steps
@@ -270,7 +271,7 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         ),
         (
             ["import", "onnx", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run", "--pooling", "max"],
-            "such as --act",
+            "has last. Leave it out",
         ),
         (["import", "huggingface", "{run}", "--run-dir", "{tmp}/run"], "config.json is without a model_type"),
         (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
@@ -317,4 +318,4 @@ def test_the_command_line_has_all_formats():
         (positional, *_) = typing.get_args(typing.get_type_hints(arguments)["format"]) or [None]
         names = typing.get_args(typing.get_type_hints(arguments)["format"])
         assert set(names or typing.get_args(positional)) == set(known)
-        assert all(name in cli.HELP for name in known)
+        assert all(name in cli.program_help() for name in known)

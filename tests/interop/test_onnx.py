@@ -8,6 +8,7 @@ from onnx_mutations import try_mutations
 from parameters import drawn
 from stacks import FIXTURES, STACKS, apply, assert_close
 
+from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import export, formats
@@ -22,6 +23,8 @@ NETWORKS = {
     "mean_both": {"bidirectional": True, "pooling": "mean"},
     "max": {"pooling": "max"},
     "gru": {"cell": "gru"},
+    "gru_with_recurrent_bias": {"cell": "gru", "recurrent_bias": True},
+    "last_both": {"bidirectional": True, "pooling": "last_step"},
 }
 
 
@@ -46,29 +49,39 @@ def test_graphs_of_pytorch_give_what_pytorch_computed(exporter):
         assert imported.time_steps == 6
 
 
-@pytest.mark.parametrize("exporter", ["", "_dynamo"])
-def test_graphs_of_pytorch_that_the_classifier_cannot_hold_are_refused(exporter):
-    with pytest.raises(WeightsError, match=r"GRU.* has a recurrent bias of the candidate"):
-        reader.read(FOLDER / f"gru_with_recurrent_bias{exporter}.onnx")
-    with pytest.raises(WeightsError, match="the last time step in both directions; the backward one has read a single"):
-        reader.read(FOLDER / f"last_both{exporter}.onnx")
+OWN = [
+    *({"hidden_features": stack} for stack in STACKS),
+    {"dense_features": (6, 4), "dense_activation": "tanh"},
+    {"pooling": "all", "dense_features": (6,), "dense_activation": "linear"},
+    {"pooling": "max", "activation": "relu", "recurrent_activation": "hard_sigmoid_keras3"},
+    {"pooling": "mean", "activation": "linear", "recurrent_activation": "hard_sigmoid_keras2"},
+    {"pooling": "attention", "activation": "hard_sigmoid_keras3", "bidirectional": True, "task": "columns"},
+    {"cell": "gru", "hidden_features": (3, 4), "task": "permuted", "permutation_seed": 7},
+    {"cell": "gru", "recurrent_bias": True, "bidirectional": True, "task": "pixels", "hidden_features": (3, 4)},
+    {"bidirectional": True, "pooling": "all", "sequence_length": 3},
+    {"cell": "gru", "bidirectional": True, "pooling": "last_step", "task": "permuted", "sequence_length": 10},
+]
 
 
 def test_our_own_graphs_come_back_to_the_bit(tmp_path):
-    others = [
-        {"dense_features": (6, 4), "dense_activation": "tanh"},
-        {"pooling": "all", "dense_features": (6,), "dense_activation": "linear"},
-        {"pooling": "max", "activation": "relu", "recurrent_activation": "hard_sigmoid_keras3"},
-        {"pooling": "mean", "activation": "linear", "recurrent_activation": "hard_sigmoid_keras2"},
-    ]
-    for config in [ModelConfig(hidden_features=stack) for stack in STACKS] + [ModelConfig(**other) for other in others]:
+    for fields in OWN:
+        config = ModelConfig(**fields)
         for shape in ((6, 5), (6, 5, 3)):
             params = drawn(config, shape)
             (tmp_path / "model.onnx").write_bytes(export.to_onnx(params, shape, ("a", "b", "c"), config))
             imported = formats.read("onnx", tmp_path / "model.onnx")
             assert_close(imported.params, params, atol=0)
             assert imported.config == config
-            assert imported.time_steps == 6
+            assert imported.time_steps == model.task_of(config).shape(shape)[0]
+
+
+def test_own_graphs_of_pixels_compute_what_the_model_computes_in_onnxruntime():
+    for fields in [fields for fields in OWN if fields.get("task") in ("pixels", "permuted")]:
+        config = ModelConfig(**fields)
+        params = drawn(config, (6, 5))
+        proto = onnx.load_model_from_string(export.to_onnx(params, (6, 5), (), config))
+        logits = computed(proto, IMAGES, "logits")
+        np.testing.assert_allclose(logits, apply(params, IMAGES, config), rtol=0, atol=1e-5, err_msg=str(fields))
 
 
 P = IMAGES.astype(np.float32) / 255
@@ -117,6 +130,26 @@ READ = {
         "a = Transpose<perm=[1,0,2]>(G) h = Reshape(a, to_features) y = Gemm(h, KB, c)",
         {"bidirectional": True, "hidden_features": (4, 4)}, P,
     ),
+    "GRU with a recurrent bias": (
+        "s = Transpose<perm=[1,0,2]>(x) Y, H = GRU<hidden_size=4, linear_before_reset=1>(s, WG, RG, BG)" + HEAD,
+        {"cell": "gru", "recurrent_bias": True}, P,
+    ),
+    "the last step in both directions": (
+        BOTH + "t = Transpose<perm=[0,2,1,3]>(Y) q = Reshape(t, to_both) l = Gather(q, last) y = Gemm(l, KB, c)",
+        {"bidirectional": True, "pooling": "last_step"}, P,
+    ),
+    "attention": (
+        LSTM + STEP + "e = MatMul(t, A) f = Add(e, half) w = Softmax<axis=1>(f) p = Mul(w, t) "
+        "l = ReduceSum<keepdims=0>(p, i1) y = Gemm(l, K, c)", {"pooling": "attention"}, P,
+    ),
+    "attention as a product of matrices": (
+        LSTM + STEP + "e = MatMul(t, A) w = Softmax<axis=1>(e) v = Transpose<perm=[0,2,1]>(w) p = MatMul(v, t) "
+        "l = Squeeze(p, i1) y = Gemm(l, K, c)", {"pooling": "attention"}, P,
+    ),
+    "lengths of all steps": (
+        "s = Transpose<perm=[1,0,2]>(x) n = Shape(s) b = Slice(n, i1, i2) t = Slice(n, i0, i1) "
+        "e = Expand(t, b) l = Cast<to=6>(e) Y, H = LSTM<hidden_size=4>(s, W, R, B, l)" + HEAD, {}, P,
+    ),
     "GRU": (
         "s = Transpose<perm=[1,0,2]>(x) Y, H = GRU<hidden_size=4, linear_before_reset=1>(s, WG, RG, BG0)" + HEAD,
         {"cell": "gru"}, P,
@@ -155,6 +188,10 @@ READ = {
     "pixels": (
         "s = Transpose<perm=[1,0,2]>(x) Y, H = LSTM<hidden_size=4>(s, W1, R, B)" + HEAD, {}, P.reshape(4, 30, 1),
     ),
+    "all pixels": (
+        "r = Reshape(x, to_pixels) s = Transpose<perm=[1,0,2]>(r) Y, H = LSTM<hidden_size=4>(s, W1, R, B)" + HEAD,
+        {"task": "pixels"}, P,
+    ),
     "uint8": ("f = Cast<to=1>(x) r = Mul(f, r255)" + LSTM.replace("(x)", "(r)") + HEAD, {}, IMAGES),
     "uint8 as it is": (
         "f = Cast<to=1>(x) s = Transpose<perm=[1,0,2]>(f) Y, H = LSTM<hidden_size=4>(s, WS, R, B)" + HEAD, {}, IMAGES,
@@ -170,7 +207,8 @@ READ = {
     ),
     "inverted": ("r = Sub(unit, x)" + LSTM.replace("(x)", "(r)") + HEAD, {}, P),
 }  # fmt: skip
-CHANGES = {"W16": CONSTANTS["W"].astype(np.float16), "WS": CONSTANTS["W"] / 255, "SQ": CONSTANTS["K"][:3]}
+A = CONSTANTS["P"][0, :4, None]
+CHANGES = {"A": A, "W16": CONSTANTS["W"].astype(np.float16), "WS": CONSTANTS["W"] / 255, "SQ": CONSTANTS["K"][:3]}
 CHANGES |= {"KALL": np.tile(CONSTANTS["K"], (6, 1)) * np.linspace(0, 1, 24, dtype=np.float32)[:, None]}
 CHANGES |= {"KBALL": np.tile(CONSTANTS["K"], (12, 1)) * np.linspace(0, 1, 48, dtype=np.float32)[:, None]}
 
@@ -196,12 +234,11 @@ def test_every_way_to_write_the_classifier_computes_what_onnxruntime_computes(tm
         images = x if x.dtype == np.uint8 else P.reshape(4, 30, 1) if name == "pixels" else P
         logits = np.asarray(apply(imported.params, images, imported.config))
         np.testing.assert_allclose(logits, computed(proto, x), rtol=0, atol=2e-5, err_msg=name)
-        assert any("0 to 255" in note for note in imported.notes) == (x.max() > 1), name
+        assert ("0 to 255" in imported.input_note) == (x.max() > 1), name
         if name == "MatMul alone":
-            normalized, bias = imported.with_inputs(Inputs(0.5)).notes
-            assert normalized.startswith("trained on inputs of (pixel / 255 - 0.5)")
-            assert bias == imported.notes[1]
-            assert bias.endswith("has no bias: zeros were taken")
+            normalized = imported.with_inputs(Inputs(0.5))
+            assert normalized.input_note.startswith("trained on inputs of (pixel / 255 - 0.5)")
+            assert normalized.notes == imported.notes == ("y has no bias: zeros were taken",)
 
 
 def test_older_and_newer_operator_sets(tmp_path):
@@ -275,8 +312,21 @@ REFUSED = [
     (LSTM + STEP + "l = Gather<axis=1>(t, two) y = Gemm(l, K, c)", "uses the output of time step 2, not of the last"),
     (LSTM + STEP + "l = Gather<axis=1>(t, zero) y = Gemm(l, K, c)", "the output of the first time step"),
     (LSTM + "q = Squeeze(Y, i1) l = Gather<axis=1>(q, last) y = Gemm(l, K, c)", "a part of the images, of the examp"),
-    (LSTM + STEP + "l = Slice(t, i1, i2, i2) m = Squeeze(l) y = MatMul(m, K)", "part of the images, of the examples"),
+    (LSTM + STEP + "l = Slice(t, i1, i2, i2) m = Squeeze(l) y = MatMul(m, K)", "and the layer before gives 6 features"),
     (LSTM + STEP + "y = MatMul(t, K)", "from the output of all time steps"),
+    (
+        LSTM + STEP + "e = MatMul(t, A) w = Softmax<axis=0>(e) p = Mul(w, t) l = ReduceSum<keepdims=0>(p, i1) "
+        "y = Gemm(l, K, c)",
+        "Softmax pools along another axis than time",
+    ),
+    (
+        LSTM + STEP + "e = MatMul(t, A) w = Softmax<axis=1>(e) g = Gather(w, i0) p = Mul(g, t) "
+        "l = ReduceSum<keepdims=0>(p, i1) y = Gemm(l, K, c)",
+        "weights outputs by the attention to other steps or other",
+    ),
+    (LSTM + STEP + "l = ReduceSum<axes=[1], keepdims=0>(t) y = Gemm(l, K, c)", "has axes, which is not read"),
+    (LSTM + STEP + "l = ReduceSum<keepdims=0>(t, i1) y = Gemm(l, K, c)", "pools something else than the outputs of a"),
+    ("r = Gather<axis=1>(x, shuffled)" + LSTM.replace("(x)", "(r)") + HEAD, "reads the steps in another order"),
     (
         LSTM + STEP + "m = MatMul(t, K) a = Add(m, c) y = ReduceMax<axes=[1], keepdims=0>(a)",
         "pools after the dense layer",
@@ -297,10 +347,6 @@ REFUSED = [
         "s = Transpose<perm=[1,0,2]>(x) Y, H = GRU<hidden_size=4>(s, WG, RG, BG0)" + HEAD,
         "has linear_before_reset=0: its reset gate",
     ),
-    (
-        "s = Transpose<perm=[1,0,2]>(x) Y, H = GRU<hidden_size=4, linear_before_reset=1>(s, WG, RG, BG)" + HEAD,
-        "has a recurrent bias of the candidate",
-    ),
     ("Y, H = LSTM<hidden_size=4>(x, W, R, B)" + HEAD, "steps along an axis of open size, and 6 examples along anoth"),
     ("m = Mul(x, tenth)" + LSTM.replace("(x)", "(m)") + HEAD, "not clear whether the pixels are 0 to 1 or 0 to 255"),
     ("m = Mul(x, uneven)" + LSTM.replace("(x)", "(m)") + HEAD, "changes each pixel by a number of its own"),
@@ -312,8 +358,8 @@ REFUSED = [
     (LSTM + "h = Squeeze(H, i0) y = Gemm(h, NAN, c)", "dense.kernel holds values that are not finite"),
     ("y = MatMul(x, K53)", "stands before the LSTM"),
 ]
-MORE = {"SQ": np.eye(3, dtype="f4"), "SQ5": np.eye(5, dtype="f4"), "FIRST": np.array([-(2**62)]),
-        "NAN": np.full((4, 3), np.nan, "f4"), "K53": np.ones((5, 3), "f4")}  # fmt: skip
+MORE = {"A": A, "shuffled": np.array([1, 0, 2, 3, 4, 5]), "SQ": np.eye(3, dtype="f4"), "SQ5": np.eye(5, dtype="f4"),
+        "FIRST": np.array([-(2**62)]), "NAN": np.full((4, 3), np.nan, "f4"), "K53": np.ones((5, 3), "f4")}  # fmt: skip
 
 
 def test_whatever_is_not_the_classifier_is_refused_by_its_operator(tmp_path):
@@ -349,7 +395,7 @@ def test_files_that_are_no_onnx_graphs_are_refused(tmp_path):
         with pytest.raises(WeightsError, match="cannot be read as an ONNX file"):
             reader.read(path)
     path.write_bytes(data)
-    with pytest.raises(WeightsError, match="leave out --ignore, --layer"):
+    with pytest.raises(WeightsError, match="leave out --ignore and --layer"):
         formats.read("onnx", path, ignore=["W"])
     assert formats.list_arrays("onnx", path)["W"].shape == (1, 16, 5)
 

@@ -16,8 +16,8 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import tf1
+from lstm_mnist_jax.interop.assembly import ignoring
 from lstm_mnist_jax.interop.tf_checkpoint import read_checkpoint, write_checkpoint
-from lstm_mnist_jax.interop.weights import ignoring
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 ROOT = Path(__file__).parents[2]
@@ -63,11 +63,11 @@ def test_adams_slots_are_arranged_as_their_variables_are():
     found, adam = variables(), tf1.read(checkpoint("tutorial")).adam
     kernel = found[f"{CELL}/kernel/Adam"]
     i, j, f, o = np.split(kernel, 4, axis=1)
-    np.testing.assert_array_equal(adam.mu.layers[0].kernel, np.concatenate([i, f, j, o], axis=1)[:5])
-    np.testing.assert_array_equal(adam.mu.layers[0].recurrent_kernel, np.concatenate([i, f, j, o], axis=1)[5:])
-    np.testing.assert_array_equal(adam.nu.dense_bias, found["Variable_1/Adam_1"])
+    np.testing.assert_array_equal(adam.mu.layers[0].forward.kernel, np.concatenate([i, f, j, o], axis=1)[:5])
+    np.testing.assert_array_equal(adam.mu.layers[0].forward.recurrent_kernel, np.concatenate([i, f, j, o], axis=1)[5:])
+    np.testing.assert_array_equal(adam.nu.dense[0].bias, found["Variable_1/Adam_1"])
     bias = found[f"{CELL}/bias/Adam"]
-    np.testing.assert_array_equal(adam.mu.layers[0].bias, reorder_gates(bias, "ijfo", "ifjo"))  # no forget bias
+    np.testing.assert_array_equal(adam.mu.layers[0].forward.bias, reorder_gates(bias, "ijfo", "ifjo"))  # no forget bias
 
 
 def test_checkpoints_round_trip(tmp_path):
@@ -81,7 +81,7 @@ def test_checkpoints_round_trip(tmp_path):
 
 def test_the_forget_bias_is_added_on_import_and_subtracted_on_export():
     found = variables()
-    plain, moved = (tf1.from_variables(found, forget_bias=bias).weights.layers[0].bias for bias in (0.0, 2.5))
+    plain, moved = (tf1.from_variables(found, forget_bias=bias).weights.layers[0].forward.bias for bias in (0.0, 2.5))
     np.testing.assert_allclose(moved - plain, [0] * 4 + [2.5] * 4 + [0] * 8, rtol=1e-6, atol=1e-6)
     written = tf1.to_variables(tf1.from_variables(found, forget_bias=2.5).weights, forget_bias=2.5)
     np.testing.assert_allclose(written[f"{CELL}/bias"], found[f"{CELL}/bias"], atol=1e-6)
@@ -151,7 +151,7 @@ def test_other_scopes_other_optimizers_and_averages_do_not_matter():
 
 def test_lstm_cells_without_peepholes_are_the_same():
     found = {name.replace("basic_lstm_cell", "lstm_cell"): array for name, array in variables().items()}
-    np.testing.assert_array_equal(tf1.from_variables(found).weights.dense_bias, found["Variable_1"])
+    np.testing.assert_array_equal(tf1.from_variables(found).weights.dense[0].bias, found["Variable_1"])
 
 
 def without(*names):
@@ -226,7 +226,8 @@ def test_a_checkpoint_is_written_under_the_names_of_another(tmp_path):
     found |= {"global_step": np.int64(3), "unrelated": np.int32([1, 2])}
     write_checkpoint(tmp_path / "theirs.ckpt", found)
     imported = tf1.read(tmp_path / "theirs.ckpt")
-    weights = imported.weights._replace(dense_bias=imported.weights.dense_bias + 1)
+    (dense,) = imported.weights.dense
+    weights = imported.weights._replace(dense=(dense._replace(bias=dense.bias + 1),))
     adam = imported.adam._replace(steps=4)
     tf1.write(tmp_path / "ours.ckpt", weights, adam, like=tmp_path / "theirs.ckpt", step=4)
     written = {name: np.asarray(array) for name, array in read_checkpoint(tmp_path / "ours.ckpt").items()}
@@ -243,7 +244,7 @@ def test_a_checkpoint_is_written_under_the_names_of_another(tmp_path):
 
 def test_cudnn_cells_have_no_forget_bias():
     found = {name.replace("basic_lstm_cell", "cudnn_compatible_lstm_cell"): a for name, a in variables().items()}
-    biases = [tf1.from_variables(v).weights.layers[0].bias for v in (variables(), found)]
+    biases = [tf1.from_variables(v).weights.layers[0].forward.bias for v in (variables(), found)]
     np.testing.assert_allclose(biases[0] - biases[1], [0] * 4 + [1] * 4 + [0] * 8, atol=1e-6)
     imported = tf1.from_variables(found)
     back = tf1.to_variables(imported.weights, imported.adam, like=found)
@@ -257,7 +258,7 @@ def test_an_output_layer_may_be_called_lstm(kernel, bias):
     found = {f"{scope}/{name}".strip("/"): array for name, array in variables().items() if "Variable" not in name}
     found = {name: array for name, array in found.items() if "Adam" not in name and "power" not in name}
     found |= {kernel: variables()["Variable"], bias: variables()["Variable_1"]}
-    np.testing.assert_array_equal(tf1.from_variables(found).weights.dense_kernel, variables()["Variable"])
+    np.testing.assert_array_equal(tf1.from_variables(found).weights.dense[0].kernel, variables()["Variable"])
 
 
 def test_the_suggested_patterns_leave_out_an_incomplete_adam():

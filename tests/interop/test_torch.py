@@ -49,23 +49,23 @@ def test_torch_itself_computes_the_same(params, config, images):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lstm.0.weight_ih_l0_reverse": np.zeros((16, 5))}, "weight_ih_l0_reverse reads both directions"),
+        ({"lstm.0.weight_ih_l0_reverse": np.zeros((16, 5))}, "layer lstm.0.l0 lacks its weight_hh"),
         ({"lstm.0.weight_hr_l0": np.zeros((2, 4))}, "projects its outputs"),
         ({"lstm.0.bias_hh_l0": None}, "layer lstm.0.l0 lacks its bias_hh. Found: lstm.0.weight_ih_l0"),
-        ({"lstm.0.bias_hh_l0": np.zeros(3)}, r"lstm.0.l0 do not fit together: .*bias_hh \[3\]"),
+        ({"lstm.0.bias_hh_l0": np.zeros(3)}, r"lstm.0.l0 do not fit together: .*biases \[16\] and \[3\]"),
         ({"lstm.0.weight_hh_l0": np.zeros((16, 3))}, r"lstm.0.l0 does not fit together: .* \[3, 16\] for its state"),
         ({"lstm.1.weight_ih_l0": np.zeros((28, 5))}, "lstm.1.l0 takes 5 features, but the layer before gives 4"),
         ({"dense.weight": np.zeros((3, 4))}, "dense has weights .* gives 7 features"),
         ({"dense.weight": None}, "The output layer is missing"),
-        ({"head.weight": np.zeros((3, 7))}, "more besides the LSTM layers: dense 7 -> 3, head 7 -> 3. If"),
+        ({"head.weight": np.zeros((3, 7))}, "more besides the recurrent layers: dense 7 -> 3, head 7 -> 3. If"),
         (
             {"norm.weight": np.ones(7), "norm.bias": np.ones(7)},
-            "more besides the LSTM layers: norm.weight, norm.bias. If",
+            "more besides the recurrent layers: norm.weight, norm.bias. If",
         ),
         ({"dense.weight": np.zeros((1, 7)), "dense.bias": np.zeros(1)}, "dense has one output, as for a number"),
         (
             {"embed.weight": np.ones((5, 9)), "embed.bias": np.ones(5)},
-            "before its LSTM layers: embed. .* confirm this with --input-activation linear",
+            "before its recurrent layers: embed. .* confirm this with --input-activation linear",
         ),
         (
             {"fc.weight": np.ones((7, 7)), "gc.weight": np.ones((7, 7))},
@@ -78,7 +78,7 @@ def test_torch_itself_computes_the_same(params, config, images):
 def test_state_dicts_of_other_networks_are_refused(changes, message):
     with pytest.raises(WeightsError, match=message):
         torch.from_state_dict(state_dict(**changes))
-    with pytest.raises(WeightsError, match=r"There is no LSTM layer: no weight_ih. Found: conv"):
+    with pytest.raises(WeightsError, match=r"There is no LSTM or GRU layer: no weight_ih. Found: conv"):
         torch.from_state_dict({"conv.weight": np.zeros((3, 3))})
 
 
@@ -123,7 +123,7 @@ def test_an_undetermined_order_of_layers_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"names nor widths determine.*--layer higher.l0 --layer lower.l0"):
         formats.read("torch", path)
     assert formats.read("torch", path, layers=["lower.l0", "higher.l0"]).names[0] == "lower.l0"
-    with pytest.raises(WeightsError, match=r"--layer names lower.l0; the LSTM layers are higher.l0, lower.l0"):
+    with pytest.raises(WeightsError, match=r"--layer names lower.l0; the recurrent layers are higher.l0, lower.l0"):
         formats.read("torch", path, layers=["lower.l0"])
 
 

@@ -170,7 +170,7 @@ def test_one_of_several_sets_of_weights_is_chosen(tmp_path):
     for other, kept, right in (("ema", "model", "state_dict.pt"), ("model", "ema", "two_sets.pt")):
         found = formats.read("torch", path, ignore=[f"{other}.*"])
         assert found.names[0] == f"{kept}.lstm.0.l0"
-        np.testing.assert_array_equal(found.weights.dense_bias, expected(right)["dense.bias"])
+        np.testing.assert_array_equal(found.weights.dense[-1].bias, expected(right)["dense.bias"])
     values = (b"}(" + WEIGHT + tensor([1], [1]) + b"U\x01d" + tensor([1], [1], offset) + b"u" for offset in (0, 0, 1))
     one, copy, other = values
     assert read(archive(a_dict(b"U\x01a", one, b"U\x01b", copy))).keys() == {"lstm.weight_ih_l0", "d"}

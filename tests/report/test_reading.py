@@ -20,7 +20,7 @@ NETWORKS = [
     ModelConfig(hidden_features=(7,), pooling="attention", cell="ur_lstm"),
     ModelConfig(hidden_features=(7, 5), pooling="mean", bidirectional=True, cell="layer_norm_lstm"),
     ModelConfig(hidden_features=(7,), pooling="attention", bidirectional=True),
-    ModelConfig(hidden_features=(7,), pooling="max", bidirectional=True, cell="gru"),
+    ModelConfig(hidden_features=(7,), pooling="last_step", bidirectional=True, cell="gru", recurrent_bias=True),
 ]
 
 

@@ -1,5 +1,7 @@
 """A batch over several devices: it stays sharded, and nothing is gathered."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,10 +32,8 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("spec", [P("data"), P(None, None, "data")], ids=["batch", "features"])
 @pytest.mark.parametrize(("layer", "options"), LAYERS)
-def test_sharded_inputs(rng, kind, spec, layer, options):
+def test_sharded_inputs(rng, layer, options):
     inputs = np.float32(rng.normal(size=(BATCH, TIME, FEATURES)))
     stack = layer(FEATURES, 5, bidirectional=True, **options, rngs=nnx.Rngs(0))
     graph, params, states = nnx.split(stack, nnx.Param, ...)
@@ -44,21 +44,26 @@ def test_sharded_inputs(rng, kind, spec, layer, options):
 
     differentiate = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     wanted = differentiate(params, inputs)
-    mesh = mesh_of(kind)
-    sharded = jax.device_put(inputs, NamedSharding(mesh, spec))
-    compiled = differentiate.lower(params, sharded).compile()
-    found = compiled(params, sharded)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
 
-    assert "all-gather" not in compiled.as_text()
-    assert "all-to-all" not in compiled.as_text()
-    (_, (outputs, carries)), _ = found
-    for array in [outputs, *jax.tree.leaves(carries)]:
-        assert array.sharding.spec[:1] in ((spec[0],), () if spec[0] is None else None)
-    if layer is GRU and spec == P("data"):
-        with jax.set_mesh(mesh):
-            again = differentiate(params, sharded)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), again, wanted)
+    def assert_wanted(found, case):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=case)
+
+    for kind, spec in itertools.product([AxisType.Auto, AxisType.Explicit], [P("data"), P(None, None, "data")]):
+        case, mesh = f"{kind}, {spec}", mesh_of(kind)
+        sharded = jax.device_put(inputs, NamedSharding(mesh, spec))
+        compiled = differentiate.lower(params, sharded).compile()
+        found = compiled(params, sharded)
+        assert_wanted(found, case)
+        assert "all-gather" not in compiled.as_text(), case
+        assert "all-to-all" not in compiled.as_text(), case
+        (_, (outputs, carries)), _ = found
+        for array in [outputs, *jax.tree.leaves(carries)]:
+            assert array.sharding.spec[:1] in ((spec[0],), () if spec[0] is None else None), case
+        if layer is GRU and spec == P("data"):
+            with jax.set_mesh(mesh):
+                again = differentiate(params, sharded)
+            assert_wanted(again, f"{case}, within jax.set_mesh")
 
 
 def test_inputs_without_a_sharding_under_a_mesh():

@@ -66,7 +66,7 @@ def test_more_devices_than_there_are():
 )
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts CPU cores")
 def test_hint_at_devices_that_are_too_many_or_too_few(monkeypatch, cores, devices, batch_size, expected):
-    monkeypatch.setattr(mesh, "_cores", lambda: cores)
+    monkeypatch.setattr(mesh, "usable_cores", lambda: cores)
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES")
     one = mesh.make_mesh(Execution(devices=1), batch_size)
     found = mesh.hint(one, Execution(devices=devices), batch_size)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -175,7 +174,7 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
         first, second = ends_of(pair)
         assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
         assert f"resumed at step {step:,}:" in first.stdout
-        assert f"stopped and saved; continue with: lstm-mnist train --resume {run_dir}" in first.stdout
+        assert f"stopped and saved; continue with:\n  lstm-mnist train --resume {run_dir}\n" in first.stdout
         assert lines_of(second) == []
         assert "lstm-mnist:" not in first.stderr + second.stderr
         saved = checkpoint.newest_sound_step(checkpoints)
@@ -186,15 +185,21 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
         assert a == pytest.approx(b, rel=1e-3)  # later epochs drift apart by rounding, as any two orders of sums do
 
 
-@pytest.mark.slow
-def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(tmp_path):
-    words = ["train", *TINY_OPTIONS, "--epochs", 1, "--devices", 2, "--run-dir", tmp_path / "run"]
-    env = environment() | {"JAX_NUM_CPU_DEVICES": "-1"}  # JAX's own default: the program decides
-    command = [*map(str, [sys.executable, LAUNCH, 2, *words])]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "on 4 x cpu in 2 processes" in done.stdout
-    assert done.stdout.count("epoch 1/1") == 1
+@pytest.fixture
+def launcher():
+    spec = importlib.util.spec_from_file_location("launch_local", LAUNCH)
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    return launcher
+
+
+def test_the_launcher_shares_the_cores_among_the_processes_unless_devices_are_asked_for(monkeypatch, launcher):
+    monkeypatch.setattr(launcher.os, "sched_getaffinity", lambda process: set(range(7)), raising=False)
+    monkeypatch.setattr(launcher.psutil, "cpu_count", lambda logical: 6)
+    assert launcher._with_devices(["train", "smoke"], 2) == ["train", "smoke", "--devices", "3"]
+    assert launcher._with_devices(["train"], 9) == ["train", "--devices", "1"]
+    for words in (["train", "--devices", "2"], ["train", "--devices=2"]):
+        assert launcher._with_devices(words, 2) == words
 
 
 @pytest.mark.parametrize(
@@ -206,10 +211,7 @@ def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(tmp
         (["exit 2", "exec sleep 600"], 2),
     ],
 )
-def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, scripts, code):
-    spec = importlib.util.spec_from_file_location("launch_local", LAUNCH)
-    launcher = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launcher)
+def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, launcher, scripts, code):
     monkeypatch.setattr(launcher, "PATIENCE_SECONDS", 0.1)
     started = [subprocess.Popen(["sh", "-c", script]) for script in scripts]
     assert launcher._wait(started) == code
@@ -223,9 +225,16 @@ from lstm_mnist_jax import UserError, train
 from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.config import Processes
 
+def fails(metrics, run_dir):
+    raise KeyError("full")
+
 number, coordinator, run_dir = sys.argv[1:]
 try:
     train(dataclasses.replace(TINY, batch_size=63), run_dir, together=Processes(coordinator, 2, int(number)))
+except UserError as error:
+    print(error, flush=True)
+try:
+    train(TINY, run_dir + "-tracked", on_epoch=fails if number == "0" else None)
 except UserError as error:
     print(error, flush=True)
 main(["train", "smoke", "--run-dir", run_dir])
@@ -233,7 +242,7 @@ main(["train", "smoke", "--run-dir", run_dir])
 
 
 @pytest.mark.slow
-def test_a_batch_that_the_processes_cannot_share_is_refused_and_an_error_of_process_0_ends_both(tmp_path):
+def test_a_batch_that_cannot_be_shared_and_errors_of_on_epoch_and_of_process_0_end_both(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("")
     words = [f"127.0.0.1:{free_port()}", tmp_path / "run"]
@@ -242,6 +251,10 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_and_an_error_of_proc
     for end in (first, second):
         assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stdout, end.stderr
         assert "--batch-size 62 or 64" in end.stdout
+        assert "after epoch 1. The run has stopped, and everything up to this epoch is saved in" in end.stdout
+    assert "on_epoch failed with KeyError: 'full'," in first.stdout
+    assert "on_epoch failed in process 0," in second.stdout
+    assert checkpoint.newest_sound_step(tmp_path / "run-tracked" / "checkpoints") == 15
     assert first.returncode == 2, first.stderr
     assert "holds other files; choose an empty or a new folder as --run-dir." in first.stderr
     assert second.returncode != 0

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.monitoring
 import numpy as np
 import pytest
 
@@ -108,6 +109,30 @@ def test_every_member_is_the_run_that_it_would_be_alone(
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(found[n].correct, evaluation.correct)
         np.testing.assert_allclose(found[n].loss, evaluation.loss, rtol=1e-4)
+
+
+def test_a_second_program_that_differs_in_numbers_alone_is_neither_traced_nor_compiled(tiny_dataset):
+    def run(config):
+        program = make_program([config], tiny_dataset, mesh_of(1)).compile()
+        state = program.run_steps(program.init(), 1)
+        return program.evaluate(state.trained)["test"][0].loss
+
+    first, compiled = run(CONFIG), []
+
+    def note(event, seconds, **details):
+        compiled.append(event)
+
+    others = {"seed": 5, "epochs": 30, "optimizer": OptimizerConfig(learning_rate=0.1), "early_stopping_patience": 2}
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        assert run(CONFIG) == first
+        assert compiled == []
+        assert run(dataclasses.replace(CONFIG, **others)) != first
+        assert compiled == []
+        assert run(dataclasses.replace(CONFIG, label_smoothing=0.1)) != first
+        assert compiled != []
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def test_members_differ(tiny_dataset):

@@ -417,8 +417,12 @@ def test_a_longer_sweep_keeps_what_is_known_of_every_group(tmp_path):
     sweep(dataclasses.replace(TINY, epochs=1), space, tmp_path / "run")
     known = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(known) == 2
-    result = sweep(dataclasses.replace(TINY, epochs=2), space, tmp_path / "run", resume=True)
+    seen = []
+    longer = dataclasses.replace(TINY, epochs=2)
+    result = sweep(longer, space, tmp_path / "run", resume=True, on_epoch=lambda *words: seen.append(words))
     assert [member.epochs for member in result.members] == [2, 2]
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert seen == [(line, tmp_path / "run" / str(line.member)) for line in lines if line.epoch == 2]
     assert set(known) < set((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
 
 

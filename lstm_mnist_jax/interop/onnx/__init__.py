@@ -1,36 +1,44 @@
 """ONNX files of any exporter, read: LSTM or GRU operators over the steps of an image, then dense layers.
 
-The nodes on the way from the outputs back to the input are gone through in order. The value of a name is a constant, a
-shape, or a `Signal`: what the network computes, with what each of its axes means. A node that is not understood, or
-that computes something else than this classifier, is refused by its operator. Nothing is run. `export.to_onnx` writes.
+`trace` follows the entries of the images through the nodes: constants and shapes are computed, and of everything else
+only where its entries go. `network` recognizes the classifier from its logits back to the images. A node that is not
+understood, or that computes something else, is refused by its operator. `export.to_onnx` writes such files.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import read_bytes, require
-from lstm_mnist_jax.interop.onnx.graph import Graph
+from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.onnx.network import classifier
 from lstm_mnist_jax.interop.onnx.signals import first_line
-from lstm_mnist_jax.interop.weights import ImportedModel
+from lstm_mnist_jax.interop.onnx.trace import Trace
 
 OPSETS = range(7, 27)
 
+SIZES = (2, 5, 7, 11), (3, 7, 11, 13)
+"""What is taken for the first to fourth axis of an input where their sizes are open; both have to give one network."""
 
-def read(path: Path) -> ImportedModel:
+
+def read(path: Path) -> Imported:
     """The classifier in an ONNX file, with its external data beside it. Needs the package onnx.
 
     Args:
       path: the file.
 
     Returns:
-      The network and its parameters for pixels of 0 to 1, with what was assumed about the inputs in `notes`.
+      The network and its parameters for pixels of 0 to 1, with what was assumed about the inputs in `input_note`.
 
     Raises:
       WeightsError: the file is missing or damaged, or its graph is another network.
     """
     onnx = require("onnx")
+    require("onnx.reference")
     size = len(read_bytes(path))
     try:
         proto = onnx.load(path)
@@ -47,10 +55,30 @@ def read(path: Path) -> ImportedModel:
         )
     size += sum(len(tensor.raw_data) for tensor in graph.initializer if tensor.external_data)
     try:
-        # Weights of 16 bits that are cast, joined and scaled are 6 times as large.
-        return Graph(onnx, graph, opset, 8 * size + 2**20).classifier()
+        # Each number is counted as 8 bytes, for every operator that moves, casts or scales it.
+        return _read(onnx, proto, opset, 32 * size + 2**20)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
+
+
+def _read(onnx: Any, proto: Any, opset: int, most: int) -> Imported:
+    trace = Trace(onnx, proto, opset, most, SIZES[0])
+    model, batch = classifier(trace)
+    if not trace.is_open:
+        return model
+    other, other_batch = classifier(Trace(onnx, proto, opset, most, SIZES[1]))
+    time_steps = model.time_steps
+    if other.time_steps != time_steps:
+        if batch == other_batch > 1:
+            raise WeightsError(
+                f"takes its steps along an axis of open size, and {batch} examples along another: has it been given "
+                "the images with the batch first, which needs batch_first=True, or layout=1?"
+            )
+        time_steps = None
+    same = jax.tree.map(np.array_equal, model.params, other.params)
+    if model.config != other.config or not jax.tree.all(same):
+        raise WeightsError("it is another network for another number of images.")
+    return replace(model, time_steps=time_steps)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:

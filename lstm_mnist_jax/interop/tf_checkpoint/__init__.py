@@ -2,6 +2,6 @@
 
 from lstm_mnist_jax.interop.tf_checkpoint.checkpoint import checked, find_prefix, read_checkpoint, write_checkpoint
 from lstm_mnist_jax.interop.tf_checkpoint.graph import read_graph
-from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Variable
+from lstm_mnist_jax.interop.tf_checkpoint.tensors import Variable
 
 __all__ = ["Variable", "checked", "find_prefix", "read_checkpoint", "read_graph", "write_checkpoint"]

@@ -11,16 +11,15 @@ https://github.com/google/leveldb, doc/table_format.md.
 from collections.abc import Iterable, Iterator
 
 from lstm_mnist_jax.interop.files import require
-from lstm_mnist_jax.interop.tf_checkpoint.protobuf import Malformed, Unsupported, read_varint, varint
+from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, Unsupported
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER_SIZE = 48
 TRAILER_SIZE = 5
 UNCOMPRESSED, SNAPPY = 0, 1
 BLOCK_SIZE = 1 << 18
-RESTART_INTERVAL = 16
 MAX_KEYS = 100
-"""The largest size of all keys, in sizes of the table. Keys share their beginnings; every 16th is whole."""
+"""The largest size of all keys, in sizes of the table. Keys may share their beginnings."""
 
 MASK_DELTA = 0xA282EAD8
 """TensorFlow stores rotated checksums plus this, so that a checksum of data that contain checksums is still good."""
@@ -69,11 +68,11 @@ def write_table(items: Iterable[tuple[bytes, bytes]]) -> bytes:
         pending.append((key, value))
         size += len(key) + len(value)
         if size >= BLOCK_SIZE:
-            index.append((key, _append_block(output, pending, RESTART_INTERVAL)))
+            index.append((key, _append_block(output, pending)))
             pending, size = [], 0
     if pending:
-        index.append((pending[-1][0], _append_block(output, pending, RESTART_INTERVAL)))
-    footer = _append_block(output, [], 1) + _append_block(output, index, 1)
+        index.append((pending[-1][0], _append_block(output, pending)))
+    footer = _append_block(output, []) + _append_block(output, index)
     return bytes(output) + footer.ljust(FOOTER_SIZE - len(MAGIC), b"\0") + MAGIC
 
 
@@ -115,22 +114,15 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield key, block[position - size : position]
 
 
-def _append_block(output: bytearray, entries: list[tuple[bytes, bytes]], restart_interval: int) -> bytes:
-    """Appends a block to the output; gives its handle."""
-    block, restarts, last = bytearray(), [], b""
-    for number, (key, value) in enumerate(entries):
-        shared = 0
-        if number % restart_interval == 0:
-            restarts.append(len(block))
-        else:
-            while shared < min(len(key), len(last)) and key[shared] == last[shared]:
-                shared += 1
-        block += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        last = key
-    restarts = restarts or [0]
-    for position in restarts:
+def _append_block(output: bytearray, entries: list[tuple[bytes, bytes]]) -> bytes:
+    """Appends a block to the output, in which all keys are whole; gives its handle."""
+    block, restarts = bytearray(), []
+    for key, value in entries:
+        restarts.append(len(block))
+        block += varint(0) + varint(len(key)) + varint(len(value)) + key + value
+    for position in restarts or [0]:
         block += position.to_bytes(4, "little")
-    block += len(restarts).to_bytes(4, "little")
+    block += max(1, len(restarts)).to_bytes(4, "little")
     handle = varint(len(output)) + varint(len(block))
     block.append(UNCOMPRESSED)
     output += block + masked_crc32c(bytes(block)).to_bytes(4, "little")
@@ -153,3 +145,28 @@ def decompress_snappy(data: bytes) -> bytes:
         return bytes(cramjam.snappy.decompress_raw(data))
     except cramjam.DecompressionError as error:
         raise Malformed(str(error)) from error
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """The unsigned number at `position` in base 128, least digit first, and the position after it. Raises Malformed."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            raise Malformed("the data end within a number")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >= 1 << 64:
+                break
+            return value, position
+    raise Malformed("a number has more than 64 bits")
+
+
+def varint(value: int) -> bytes:
+    """A number from 0 to 2^64 - 1 in base 128, least digit first."""
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes(digits) + bytes([value])

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.assembly import MAX_LISTED, ignoring
 from lstm_mnist_jax.interop.files import read_bytes
 from lstm_mnist_jax.interop.torch_file.archive import ZIP, is_torch, names_in_zip, open_file
 from lstm_mnist_jax.interop.torch_file.pickles import Malformed
 from lstm_mnist_jax.interop.torch_file.search import find_weights, full_name, united
 from lstm_mnist_jax.interop.torch_file.tensors import check_sizes, to_array
-from lstm_mnist_jax.interop.weights import MAX_LISTED, ignoring
 
 __all__ = ["ZIP", "from_bytes", "is_torch", "names_in_zip", "read"]
 

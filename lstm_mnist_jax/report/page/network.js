@@ -94,7 +94,8 @@ function makeLayer(cell, get, functions) {
   const recurrentKernel = get("dense_h.kernel");
   const gates = cell === "gru" ? 3 : 4;
   const width = Math.round(Math.sqrt(recurrentKernel.length / gates));
-  const biases = [get("dense_i.bias"), get("dense_h.bias"), get("bias")].filter(Boolean);
+  const biases = [get("dense_i.bias"), get("bias")].filter(Boolean);
+  const recurrentBias = get("dense_h.bias") ?? new Float64Array(gates * width); // a GRU's reset gate multiplies it
 
   function project(x) {
     const projected = addProduct(new Float64Array(gates * width), x, kernel);
@@ -111,7 +112,7 @@ function makeLayer(cell, get, functions) {
     const outputs = new Array(inputs.length);
     for (let n = 0; n < inputs.length; n++) {
       const step = backwards ? inputs.length - 1 - n : n;
-      const recurrent = addProduct(new Float64Array(gates * width), h, recurrentKernel);
+      const recurrent = addProduct(Float64Array.from(recurrentBias), h, recurrentKernel);
       UPDATES[cell](project(inputs[step]), recurrent, h, c, get, functions);
       outputs[step] = h.slice();
       yield;
@@ -225,6 +226,7 @@ function makeNetwork(spec, weights) {
       last.set(read[0].subarray(forwardWidth), forwardWidth);
       return last;
     }
+    if (spec.pooling === "last_step") return read.at(-1);
     const pool = makePool(spec.pooling, outWidth, attention, spec.steps);
     for (const output of read) pool.add(output);
     return pool.value();

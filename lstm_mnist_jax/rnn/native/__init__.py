@@ -1,7 +1,8 @@
 """The loops of the LSTM and the GRU as a compiled CPU kernel: the same numbers as in JAX, to rounding, and faster.
 
-The kernel is one library of C++: `lstm.cc`, `gru.cc` and what they share, `common.h`. The first use compiles it for the
-machine at hand with the compiler that is found there, and keeps the result in the user's cache folder. Wherever that
+The kernel is one library of C++: the loops for a kind of processor (`loops.cc` with `lstm.h` and `gru.h`), and what
+calls them from XLA (`ffi.cc`). The first use compiles it for the machine at hand with the compiler that is found there,
+and keeps the result in the user's cache folder. Wherever that
 fails, XLA runs the recurrences, as it does on every other platform, and `unavailable` returns the reason. A compiler
 that fails after more than two seconds is warned of, and not tried again for a day. Where there is no compiler, nothing
 is printed. The environment variable LSTM_MNIST_JAX_NATIVE=0 turns the kernel off.

@@ -15,12 +15,14 @@ from benchmarks.work import Layer
 def layer(work: Layer, setting: str) -> Job:
     if jax.devices()[0].platform != "gpu":
         raise Unavailable(f"cuDNN needs an NVIDIA GPU; JAX has {jax.devices()[0].platform}.")
+    if work.cell != "lstm":
+        raise Unavailable("jax.experimental.rnn has no GRU.")
     from jax.experimental import rnn
 
     inputs, kernel, recurrent_kernel, bias = work.arrays()
     pieces = (kernel.T, recurrent_kernel.T, bias, np.zeros_like(bias))  # as PyTorch keeps them, in one vector
     weights = jnp.concatenate([jnp.asarray(piece).reshape(-1) for piece in pieces])
-    lengths = jnp.full(work.batch, work.time, jnp.int32)
+    lengths = jnp.full(work.batch, work.time, jnp.int32) if work.lengths() is None else jnp.asarray(work.lengths())
 
     def forward(weights: Any, inputs: jax.Array) -> Any:
         zeros = jnp.zeros((1, work.batch, work.hidden), jnp.float32)

@@ -1,4 +1,4 @@
-"""Flax: `nnx.RNN` over `nnx.OptimizedLSTMCell`.
+"""Flax: `nnx.RNN` over `nnx.OptimizedLSTMCell` or `nnx.GRUCell`.
 
 The rest is as in this package's own training: the data on the devices, the whole epoch in one compiled loop, the same
 optimizer, the batch split over CPU devices if that is faster.
@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.libraries import CHECKED_STEPS, Job, inference_job
-from benchmarks.libraries.in_jax import compile_timed, config_of, layer_job, mesh_of
+from benchmarks.libraries.in_jax import compile_timed, config_of, layer_job, mesh_of, set_weights
 from benchmarks.work import Epoch, Inference, Layer, Work
 from lstm_mnist_jax import load
 from lstm_mnist_jax.interop.weights import Weights
@@ -32,17 +32,17 @@ def settings(work: Work) -> list[str]:
 class Recurrent(nnx.RNN):
     """One layer with given weights; its initial carry is zeros, for which Flax would want random numbers."""
 
-    def __init__(self, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> None:
-        cell: Any = nnx.OptimizedLSTMCell(kernel.shape[0], recurrent_kernel.shape[0], rngs=nnx.Rngs(0))
-        cell.dense_i.kernel[...] = jnp.asarray(kernel)
-        cell.dense_h.kernel[...], cell.dense_h.bias[...] = jnp.asarray(recurrent_kernel), jnp.asarray(bias)
+    def __init__(self, *arrays: np.ndarray, kind: Any = nnx.OptimizedLSTMCell) -> None:
+        cell = kind(arrays[0].shape[0], arrays[1].shape[0], rngs=nnx.Rngs(0))
+        set_weights(cell, *arrays)
         super().__init__(cell, time_major=True, return_carry=True, rngs=False)
-        self.hidden_features = recurrent_kernel.shape[0]
+        self.hidden_features = arrays[1].shape[0]
 
-    def __call__(self, inputs: jax.Array) -> Any:  # type: ignore[override]
+    def __call__(self, inputs: jax.Array, seq_lengths: Any = None) -> Any:  # type: ignore[override]
         """Outputs and last carry of inputs [time, batch, features]."""
         zeros = jnp.zeros((inputs.shape[1], self.hidden_features), jnp.float32)
-        carry, outputs = super().__call__(inputs, initial_carry=(zeros, zeros))
+        initial_carry = zeros if isinstance(self.cell, nnx.GRUCell) else (zeros, zeros)
+        carry, outputs = super().__call__(inputs, initial_carry=initial_carry, seq_lengths=seq_lengths)
         return outputs, carry
 
 
@@ -50,10 +50,10 @@ class Classifier(nnx.Module):
     """The tutorial's network with given weights."""
 
     def __init__(self, weights: Weights) -> None:
-        self.layers = nnx.List([Recurrent(*layer) for layer in weights.layers])
-        self.dense = nnx.Linear(*weights.dense_kernel.shape, rngs=nnx.Rngs(0))
+        self.layers = nnx.List([Recurrent(*layer.forward[:3]) for layer in weights.layers])
+        self.dense = nnx.Linear(*weights.dense[0].kernel.shape, rngs=nnx.Rngs(0))
         bias: Any = self.dense.bias
-        self.dense.kernel[...], bias[...] = jnp.asarray(weights.dense_kernel), jnp.asarray(weights.dense_bias)
+        self.dense.kernel[...], bias[...] = map(jnp.asarray, weights.dense[0])
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [batch, classes] of uint8 images [batch, height, width]."""
@@ -105,8 +105,17 @@ def epoch(work: Epoch, setting: str) -> Job:
 
 def layer(work: Layer, setting: str) -> Job:
     inputs, *arrays = work.arrays()
-    graph, params = nnx.split(Recurrent(*arrays), nnx.Param)
-    return layer_job(work, lambda params, inputs: nnx.merge(graph, params)(inputs), params, inputs)
+    kind = nnx.GRUCell if work.cell == "gru" else nnx.OptimizedLSTMCell
+    graph, params = nnx.split(Recurrent(*arrays, kind=kind), nnx.Param)
+    lengths = work.lengths()
+
+    def forward(params: Any, inputs: jax.Array) -> Any:
+        outputs, carry = nnx.merge(graph, params)(inputs, lengths)
+        if lengths is not None:  # nnx.RNN goes on after the end of a sequence
+            outputs = jnp.where(jnp.arange(work.time)[:, None, None] < lengths[:, None], outputs, 0)
+        return outputs, carry
+
+    return layer_job(work, forward, params, inputs)
 
 
 def inference(work: Inference, setting: str) -> Job:

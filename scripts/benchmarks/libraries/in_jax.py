@@ -44,13 +44,19 @@ def compile_timed(function: Any, *arguments: Any) -> tuple[Any, float]:
     return compiled, time.perf_counter() - began
 
 
+def set_weights(cell: Any, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Gives weights to a cell of Flax, whose one bias is that of the state in an LSTM, of the inputs in a GRU."""
+    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = jnp.asarray(kernel), jnp.asarray(recurrent_kernel)
+    (cell.dense_i if cell.dense_h.bias is None else cell.dense_h).bias[...] = jnp.asarray(bias)
+
+
 def layer_job(work: Layer, forward: Callable[[Any, jax.Array], Any], params: Any, inputs: np.ndarray) -> Job:
     """The job of `forward(params, inputs) -> (outputs, carry)`, in any tree of parameters."""
 
     def loss(params: Any, inputs: jax.Array) -> jax.Array:
         return jnp.mean(jnp.square(forward(params, inputs)[0]))
 
-    function = jax.value_and_grad(loss, argnums=(0, 1)) if work.backward else forward
+    function: Any = jax.value_and_grad(loss, argnums=(0, 1)) if work.backward else forward
     on_device = jax.block_until_ready(jnp.asarray(inputs))
     compiled, compile_seconds = compile_timed(jax.jit(function), params, on_device)
 

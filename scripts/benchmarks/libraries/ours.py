@@ -1,4 +1,4 @@
-"""This package, called as its users call it: `run_steps` as `lstm-mnist train` does, `LSTM` within `jax.jit`,
+"""This package, called as its users call it: `run_steps` as `lstm-mnist train` does, a layer within `jax.jit`,
 `TrainedRun.predict`."""
 
 import time
@@ -11,13 +11,13 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.libraries import CHECKED_STEPS, Job, inference_job
-from benchmarks.libraries.in_jax import config_of, layer_job, mesh_of
+from benchmarks.libraries.in_jax import config_of, layer_job, mesh_of, set_weights
 from benchmarks.work import Epoch, Inference, Layer, Product, Start
 from lstm_mnist_jax import Config, load
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data.shuffle import permutation
 from lstm_mnist_jax.interop.weights import from_params, to_params
-from lstm_mnist_jax.rnn import LSTM
+from lstm_mnist_jax.rnn import StackedRNN
 from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.program import make_program
 from lstm_mnist_jax.training.step import init_state
@@ -32,7 +32,7 @@ def start(work: Epoch) -> Start:
     passes = [permutation(config.seed, number, examples) for number in range(-(-needed // examples))]
     order = np.concatenate(passes)[:needed].reshape(work.steps, work.batch_size)
     weights = from_params(state.params)
-    return Start(tuple(map(tuple, weights.layers)), weights.dense_kernel, weights.dense_bias, order)
+    return Start(tuple(layer.forward[:3] for layer in weights.layers), *weights.dense[0], order)
 
 
 def epoch(work: Epoch, setting: str) -> Job:
@@ -60,12 +60,13 @@ def epoch(work: Epoch, setting: str) -> Job:
 
 
 def layer(work: Layer, setting: str) -> Job:
+    cells: dict[str, Any] = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}
     inputs, *arrays = work.arrays()
-    lstm = LSTM(work.hidden, (work.hidden,), time_major=True, rngs=nnx.Rngs(0))
-    cell: Any = lstm.layers[0].cell
-    cell.dense_i.kernel[...], cell.dense_h.kernel[...], cell.dense_h.bias[...] = map(jnp.asarray, arrays)
-    graph, params = nnx.split(lstm)
-    return layer_job(work, lambda params, inputs: nnx.merge(graph, params)(inputs), params, inputs)
+    rnn = StackedRNN(cells[work.cell], work.hidden, (work.hidden,), time_major=True, rngs=nnx.Rngs(0))
+    set_weights(rnn.layers[0].cell, *arrays)
+    graph, params = nnx.split(rnn)
+    lengths = work.lengths()
+    return layer_job(work, lambda params, inputs: nnx.merge(graph, params)(inputs, seq_lengths=lengths), params, inputs)
 
 
 def inference(work: Inference, setting: str) -> Job:

@@ -1,4 +1,4 @@
-"""PyTorch: `torch.nn.LSTM`, with all threads or with one, whichever is faster; on the GPU where JAX has one.
+"""PyTorch: `torch.nn.LSTM` and `torch.nn.GRU`, with all threads and with one; on the GPU where JAX has one.
 
 Of its two biases one is zero and is not trained, so that it learns what the others learn.
 """
@@ -47,14 +47,14 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _lstm(kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> torch.nn.LSTM:
+def _rnn(kind: Any, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> Any:
     """One layer; PyTorch's gates are in the same order."""
-    lstm = torch.nn.LSTM(kernel.shape[0], recurrent_kernel.shape[0])
+    rnn = kind(kernel.shape[0], recurrent_kernel.shape[0])
     arrays = (kernel.T, recurrent_kernel.T, bias, np.zeros_like(bias))
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    lstm.load_state_dict({name: torch.tensor(array) for name, array in zip(names, arrays, strict=True)})
-    lstm.bias_hh_l0.requires_grad_(False)
-    return lstm
+    rnn.load_state_dict({name: torch.tensor(array) for name, array in zip(names, arrays, strict=True)})
+    rnn.bias_hh_l0.requires_grad_(False)
+    return rnn
 
 
 class Classifier(torch.nn.Module):
@@ -62,7 +62,7 @@ class Classifier(torch.nn.Module):
 
     def __init__(self, start: Start) -> None:
         super().__init__()
-        self.layers = torch.nn.ModuleList([_lstm(*layer) for layer in start.layers])
+        self.layers = torch.nn.ModuleList([_rnn(torch.nn.LSTM, *layer) for layer in start.layers])
         self.dense = torch.nn.Linear(*start.dense_kernel.shape)
         kernel, bias = torch.tensor(start.dense_kernel.T), torch.tensor(start.dense_bias)
         self.dense.load_state_dict({"weight": kernel, "bias": bias})
@@ -105,10 +105,16 @@ def epoch(work: Epoch, setting: str, compiler: Compiler = lambda function: funct
 def layer(work: Layer, setting: str, compiler: Compiler = lambda function: function) -> Job:
     device = _start(setting)
     inputs, *arrays = work.arrays()
-    lstm = _lstm(*arrays).to(device)
+    rnn = _rnn(torch.nn.GRU if work.cell == "gru" else torch.nn.LSTM, *arrays).to(device)
     x = torch.from_numpy(inputs).to(device).requires_grad_(work.backward)
-    sources = [x, *(parameter for parameter in lstm.parameters() if parameter.requires_grad)]
-    forward = compiler(lambda x: lstm(x))
+    sources = [x, *(parameter for parameter in rnn.parameters() if parameter.requires_grad)]
+    lengths = None if work.lengths() is None else torch.from_numpy(work.lengths())
+
+    def ragged(x: Any) -> Any:
+        outputs, carry = rnn(torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return torch.nn.utils.rnn.pad_packed_sequence(outputs, total_length=work.time)[0], carry
+
+    forward = compiler(rnn.__call__ if lengths is None else ragged)
 
     def once() -> Any:
         if not work.backward:

@@ -54,7 +54,7 @@ def open_page(browser, tmp_path_factory):
         page.goto(path.as_uri())
         return page
 
-    opened.errors = errors
+    opened.errors, opened.contexts = errors, contexts
     yield opened
     for context in contexts:
         context.close()
@@ -63,12 +63,17 @@ def open_page(browser, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_browser_errors(request):
-    """Fails the test whose page had an error."""
+    """Fails the test whose page had an error, and closes the pages that it alone has opened."""
+    if "open_page" not in request.fixturenames:
+        yield
+        return
+    opened = request.getfixturevalue("open_page")
+    shared = len(opened.contexts)
     yield
-    if "open_page" in request.fixturenames:
-        errors = request.getfixturevalue("open_page").errors
-        found, errors[:] = list(errors), []
-        assert found == []
+    while len(opened.contexts) > shared:
+        opened.contexts.pop().close()
+    found, opened.errors[:] = list(opened.errors), []
+    assert found == []
 
 
 @pytest.fixture(scope="session")

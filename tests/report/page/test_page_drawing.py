@@ -29,9 +29,16 @@ def html(trained, examples):
     return make_page(trained, examples=examples)
 
 
-@pytest.fixture
-def page(open_page, html):
+@pytest.fixture(scope="module")
+def window(open_page, html):
     return open_page(html)
+
+
+@pytest.fixture
+def page(window):
+    """The page as it is at first, loaded anew: to open a window for each test takes most of its time."""
+    window.goto(window.url)
+    return window
 
 
 def draw(page, strokes):

@@ -50,7 +50,13 @@ NETWORKS = {
         3,
     ),
     "both ways": (ModelConfig(hidden_features=(7, 9), bidirectional=True), (6, 5), 3),
-    "both ways, gru": (ModelConfig(cell="gru", hidden_features=(7, 9), bidirectional=True), (6, 5), 3),
+    "both ways, gru": (
+        ModelConfig(
+            "rows", cell="gru", recurrent_bias=True, hidden_features=(7, 9), bidirectional=True, pooling="last_step"
+        ),
+        (6, 5),
+        3,
+    ),
     "both ways, layer norm, mean": (
         ModelConfig(cell="layer_norm_lstm", hidden_features=(7, 5), bidirectional=True, pooling="mean"),
         (6, 5),

@@ -1,0 +1,205 @@
+"""What the arguments of a command are: the fields of a dataclass, and of the dataclasses within it; and their help.
+
+Depends on the classes and on their source, where the docstring below a field is its help text. Does not parse words.
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import shutil
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+COLUMNS = 80
+"""The maximum width of help texts."""
+
+INDENT = 26
+"""The column of help texts, beside the names of the options."""
+
+PLACEHOLDERS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a command.
+
+    Attributes:
+      field: the name of the field.
+      hint: its type.
+      default: the value where it is not given; tyro.MISSING if it must be.
+      help: its help text, in one line.
+      group: the class whose field it is, within that of the command.
+      markers: tyro's.
+    """
+
+    field: str
+    hint: Any
+    default: Any
+    help: str
+    group: type
+    markers: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """The name without dashes in front: "batch-size"."""
+        return self.field.replace("_", "-")
+
+    @property
+    def is_positional(self) -> bool:
+        return _POSITIONAL in self.markers
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it may be, if they are few."""
+        kinds = [self.hint, *typing.get_args(self.hint)]
+        return next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is typing.Literal), ())
+
+    @property
+    def takes_path(self) -> bool:
+        """Whether it is the name of a file or of a folder."""
+        return Path in (self.hint, *typing.get_args(self.hint))
+
+    def usage(self) -> str:
+        """How it is written: "--batch-size N"."""
+        named = next((marker.metavar for marker in self.markers if getattr(marker, "metavar", None)), None)
+        kind, *_ = [kind for kind in typing.get_args(self.hint) if kind is not types.NoneType] or [self.hint]
+        if self.is_positional:
+            word = named or self.field.upper()
+            return f"[{word}]" if self.default not in (tyro.MISSING, ()) else word
+        if self.hint is bool:
+            return f"--{self.name}" + f", --no-{self.name}" * (self.default is True)
+        several = typing.get_origin(self.hint) is tuple and _REPEATED not in self.markers
+        if self.hint == tuple[str, ...] and several:  # of a sweep
+            return f"--{self.name} VALUE ..."
+        word = "NAME" if self.choices else PLACEHOLDERS.get(kind, "TEXT")
+        return f"--{self.name} {f'{word},{word},...' if several else word}"
+
+    def description(self) -> str:
+        """Its help text, with the words that it may be, and its default."""
+        hint = next((m.help_behavior_hint for m in self.markers if getattr(m, "help_behavior_hint", None)), None)
+        choices = f"One of {', '.join(self.choices)}." if self.choices else ""
+        default = ""
+        if isinstance(hint, str):
+            default = hint
+        elif self.default is True:
+            default = "(default: on)"
+        elif self.hint is not bool and self.default not in (tyro.MISSING, None, ()):
+            shown = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
+            default = f"(default: {shown})"
+        return " ".join(part for part in (self.help, choices, default) if part)
+
+
+_POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]
+_REPEATED = typing.get_args(tyro.conf.UseAppendAction[int])[1]
+
+
+def command_of(cls: type) -> str:
+    """The command whose arguments are those of a class: "lstm-mnist train"."""
+    return f"lstm-mnist {cls.__name__.removesuffix('Arguments').lower()}"
+
+
+def arguments_of(cls: Any, default: Any = None) -> list[Argument]:
+    """The arguments of a class, with the default values of an object of it."""
+    return list(_arguments(cls, default))
+
+
+def _arguments(cls: Any, default: Any) -> Iterator[Argument]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        hint, value = hints[field.name], default_of(field, default)
+        hint, *markers = typing.get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+        if dataclasses.is_dataclass(hint):
+            yield from _arguments(hint, value)
+        else:
+            yield Argument(field.name, hint, value, _docstring(cls, field.name), cls, tuple(markers))
+
+
+def default_of(field: "dataclasses.Field[Any]", given: Any) -> Any:
+    """The value of a field in an object, or else its default; tyro.MISSING where there is none."""
+    if hasattr(given, field.name):
+        return getattr(given, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
+
+
+def _docstring(cls: Any, field: str) -> str:
+    """The docstring below a field in one line.
+
+    The fields of a class with `documented_by` have the docstrings of the fields of those classes.
+    """
+    owner = next(o for o in getattr(cls, "documented_by", cls.__mro__) if field in inspect.get_annotations(o))
+    return _field_docstrings(owner.__module__).get((owner.__name__, field), "")
+
+
+@cache
+def _field_docstrings(module: str) -> dict[tuple[str, str], str]:
+    """The docstrings below the fields of the classes of a module."""
+    found = {}
+    body = ast.parse(inspect.getsource(sys.modules[module])).body
+    for owner in [node for node in body if isinstance(node, ast.ClassDef)]:
+        for field, below in itertools.pairwise(owner.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                text = ast.literal_eval(below.value)
+                found[owner.name, ast.unparse(field.target)] = " ".join(text.split())
+    return found
+
+
+def help_of(cls: Any, default: Any = None, *, everything: bool = True) -> str:
+    """The help of a command, no wider than the terminal or 80 columns.
+
+    Args:
+      cls: the class of its arguments. Its attribute `common`, if it has one, are the fields of a short help.
+      default: an object of the class with the default values; None takes the class's own.
+      everything: print all options, group by group, not the common ones alone.
+    """
+    found = arguments_of(cls, default)
+    positional, options = ([a for a in found if a.is_positional == wanted] for wanted in (True, False))
+    usage = [command_of(cls), *(argument.usage() for argument in positional), "[OPTIONS]"]
+    lines = [*wrapped(f"usage: {' '.join(usage)}", hanging=7), ""]
+    for paragraph in (inspect.getdoc(cls) or "").split("\n\n"):
+        lines += [*wrapped(" ".join(paragraph.split())), ""]
+    for argument in positional:
+        lines += entry(argument.usage().strip("[]"), argument.description())
+    if not everything and hasattr(cls, "common"):
+        by_field = {argument.field: argument for argument in options}
+        lines += ["", "options:"]
+        for field in cls.common:
+            lines += entry(by_field[field].usage(), by_field[field].description())
+        return "\n".join([*lines, "", *wrapped(f"{command_of(cls)} --help-all prints all options.")]) + "\n"
+    for group, arguments in itertools.groupby(options, lambda argument: argument.group):
+        heading = "options:" if group is cls else " ".join((inspect.getdoc(group) or "").split("\n\n")[0].split())
+        lines += ["", *wrapped(heading)]
+        for argument in arguments:
+            lines += entry(argument.usage(), argument.description())
+    return "\n".join(lines) + "\n"
+
+
+def wrapped(text: str, hanging: int = 0) -> list[str]:
+    """A line of text in lines no wider than the terminal or 80 columns; the second and further ones are indented."""
+    return textwrap.wrap(
+        text, _width(), subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _width() -> int:
+    return max(40, min(COLUMNS, shutil.get_terminal_size().columns))
+
+
+def entry(usage: str, text: str) -> list[str]:
+    """The lines of an argument or a command: how it is written, and its help text beside or below."""
+    indent = min(INDENT, _width() // 3)
+    lines = textwrap.wrap(text, _width() - indent, break_long_words=False, break_on_hyphens=False)
+    beside = len(usage) + 4 <= indent
+    first = [f"  {usage:{indent - 2}}{lines.pop(0)}"] if beside and lines else [f"  {usage}"]
+    return first + [" " * indent + line for line in lines]

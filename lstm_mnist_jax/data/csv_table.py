@@ -1,0 +1,300 @@
+"""Tables of pixels as text: one image a line, its label in one of the columns.
+
+With a header, as of Kaggle's digit recognizer (`label,pixel0,...`), the label's column has a name. Without one it is
+the first, or the last where only that can be labels. Commas, semicolons, tabs or spaces are between the values.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import itertools
+import re
+import warnings
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lstm_mnist_jax.data.dataset import MAX_CLASSES
+from lstm_mnist_jax.data.idx import GZIP_MAGIC, refuse_bomb
+from lstm_mnist_jax.data.pictures import printable
+from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.progress import Reading
+
+MAX_LINE = 1 << 24
+"""Characters."""
+
+MAX_NAME = 200
+"""Characters of a label."""
+
+CHUNK_ROWS = 500
+CHUNK_CHARACTERS = 1 << 22
+DELIMITERS = ";\t|, "
+"""The first of which a row has two or more: commas may be decimal points, and spaces may be beside anything."""
+LABEL_NAMES = ("label", "labels", "class", "target", "y", "digit", "letter", "category", "character")
+INDEX_NAMES = ("", "id", "index", "idx", "imageid", "unnamed: 0")
+
+
+class Table(NamedTuple):
+    """A table of pixels.
+
+    Attributes:
+      pixels: uint8, or float32 where not all are integers up to 255, [n, pixels].
+      labels: integers or text [n]; None where the header names no column of labels.
+      note: where the labels were found.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray | None
+    note: str
+
+
+class _Columns(NamedTuple):
+    """The meaning of the columns: `label` is None where it is not known; `order` are those of pixels."""
+
+    width: int
+    label: int | None
+    order: list[int]
+    note: str
+
+
+def read_csv(path: Path) -> Table:
+    """Reads a table, gzipped or not.
+
+    Raises:
+      DataError: it is missing, damaged, or no table of pixels and labels; with the row, and the column where it is one.
+    """
+    try:
+        with closing(_lines(path)) as lines:
+            return _read(path, lines)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a damaged or truncated gzip file ({error}). Fetch it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _lines(path: Path) -> Generator[tuple[int, str]]:
+    """The lines that are not empty, with their numbers, with any of the three line ends."""
+    packed, unpacked = path.stat().st_size, 0
+    with path.open("rb") as file:
+        gzipped = file.read(2) == GZIP_MAGIC
+    with gzip.open(path) if gzipped else path.open("rb") as data, Reading(f"reading {path.name}", None) as reading:
+        start = data.read(2)
+        data.seek(0)
+        encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        text = io.TextIOWrapper(data, encoding, newline=None)
+        for number in itertools.count(1):
+            try:
+                line = text.readline(MAX_LINE + 1)
+            except UnicodeError as error:
+                raise DataError(f"{path}, after row {number - 1}, is not text in UTF-8 or UTF-16: {error}.") from error
+            if not line:
+                return
+            if len(line) > MAX_LINE:
+                raise DataError(f"{path}, row {number}: it has more than {MAX_LINE:,} characters, too many for a row.")
+            unpacked += len(line)
+            refuse_bomb(unpacked, packed, str(path))
+            reading.advance(1)
+            if stripped := line.strip("\n\r \ufeff"):
+                yield number, stripped
+
+
+def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
+    first = next(lines, None)
+    if first is None:
+        raise DataError(f"{path} is empty, expected one image a line: its label and its pixels.")
+    number, line = first
+    delimiter = next((mark for mark in DELIMITERS if line.count(mark) > 1), ",")
+    cells = _cells(_with_points(line.lstrip("# "), delimiter), delimiter, path, number)
+    if len(cells) < 3:
+        raise DataError(
+            f"{path}, row {number}: it has {len(cells)} column{'s' * (len(cells) > 1)}, expected a label and pixels, "
+            "with commas between."
+        )
+    columns = _header(cells, path)
+    if columns is None:
+        lines = itertools.chain([first], lines)
+        is_text = [not _is_number(cell) for cell in cells]
+        label = 0 if is_text[0] else len(cells) - 1 if is_text[-1] else None
+        if any(is_text[1:-1]) or (is_text[0] and is_text[-1]):
+            column = is_text.index(True, 1) if any(is_text[1:-1]) else 0
+            raise _no_number(path, number, column, cells[column])
+        order = [place for place in range(len(cells)) if place != label]
+        note = "" if label is None else f"labels in the {'last' if label else 'first'} column, of text"
+        columns = _Columns(len(cells), label, order, note)
+    chunks, labels = list[np.ndarray](), list[str]()
+    while chunk := _chunk(lines):
+        for number, line in chunk:
+            if (count := _count(line, delimiter, path, number)) != columns.width:
+                raise DataError(
+                    f"{path}, row {number}: it has {count:,} columns, the first row {columns.width:,}. It is truncated "
+                    "or damaged."
+                )
+            if columns.label is not None:
+                labels.append(_cell(line, delimiter, columns.label, columns.width, path, number).strip())
+                if len(labels[-1]) > MAX_NAME:
+                    raise DataError(f"{path}, row {number}: its label has more than {MAX_NAME} characters.")
+        chunks.append(_numbers(chunk, columns, delimiter, path))
+    if not chunks:
+        raise DataError(f"{path} has a header, but no images.")
+    same = {part.dtype for part in chunks} == {np.dtype(np.uint8)}
+    pixels = np.concatenate(chunks, dtype=np.uint8 if same else np.float32)
+    if columns.label is None and columns.note == "":
+        return _with_labels_found(pixels, path)
+    return Table(pixels, None if columns.label is None else _labels(labels), columns.note)
+
+
+def _chunk(lines: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    found, characters = list[tuple[int, str]](), 0
+    for number, line in lines:
+        found.append((number, line))
+        characters += len(line)
+        if len(found) == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
+            break
+    return found
+
+
+def _cells(line: str, delimiter: str, path: Path, number: int) -> list[str]:
+    if '"' not in line:
+        return line.split() if delimiter == " " else line.split(delimiter)
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}, row {number}: {error}.") from error
+
+
+def _header(cells: Sequence[str], path: Path) -> _Columns | None:
+    """The columns by their names; None where the first row is an image."""
+    names = [cell.strip().strip('"').lower() for cell in cells]
+    numbered = names == [str(place) for place in range(len(names))]  # as pandas names columns without names
+    if numbered:
+        return _Columns(len(names), None, list(range(len(names))), "")
+    known = [place for place, name in enumerate(names) if name in LABEL_NAMES]
+    if not known and sum(not _is_number(name) for name in names) < 2:
+        return None
+    if len(known) > 1:
+        listed = ", ".join(names[place] for place in known)
+        raise DataError(f"{path}: several columns could be the labels: {listed}. Keep one.")
+    others = [place for place, name in enumerate(names) if place not in known and name not in INDEX_NAMES]
+    digits = {place: tuple(map(int, re.findall(r"[0-9]{1,9}", names[place]))) for place in others}
+    if unnumbered := [place for place in others if not digits[place]]:
+        if known or len(unnumbered) > 1 or unnumbered[0] not in (others[0], others[-1]):
+            shown = ", ".join(printable(cells[place][:30]) for place in unnumbered[:5])
+            raise DataError(
+                f"{path}: the header has columns that are neither labels nor pixels: {shown}. Name the labels "
+                "'label', pixels by their numbers, and leave out others."
+            )
+        known = unnumbered
+        others.remove(known[0])
+    order = sorted(others, key=lambda place: digits[place])  # pixel10 may stand before pixel2
+    note = f"labels in column {printable(cells[known[0]][:30])!r}" if known else "no labels"
+    if order != others:
+        note += ", pixels in the order of their numbers"
+    return _Columns(len(names), known[0] if known else None, order, note)
+
+
+def _count(line: str, delimiter: str, path: Path, number: int) -> int:
+    simple = '"' not in line and delimiter != " "
+    return line.count(delimiter) + 1 if simple else len(_cells(line, delimiter, path, number))
+
+
+def _cell(line: str, delimiter: str, column: int, count: int, path: Path, number: int) -> str:
+    """The cell in a column, without a look at the others where it is at one end."""
+    if '"' in line or delimiter == " " or column not in (0, count - 1):
+        return _cells(line, delimiter, path, number)[column]
+    return line.split(delimiter, 1)[0] if column == 0 else line.rsplit(delimiter, 1)[1]
+
+
+def _numbers(rows: Sequence[tuple[int, str]], columns: _Columns, delimiter: str, path: Path) -> np.ndarray:
+    """The pixels of some rows."""
+    texts, between = [_with_points(line, delimiter) for _, line in rows], None if delimiter == " " else delimiter
+    every = columns.order == list(range(columns.width))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of rows without numbers
+            numbers = np.loadtxt(
+                texts,
+                np.float32,
+                delimiter=between,
+                usecols=None if every else columns.order,
+                quotechar='"',
+                comments=None,
+                ndmin=2,
+            )
+    except (ValueError, UserWarning, OverflowError):
+        numbers = np.zeros((0, 0), np.float32)
+    is_read = numbers.shape == (len(rows), len(columns.order)) and np.isfinite(numbers).all() and numbers.min() >= 0
+    # Where the labels are is not known yet if all columns are read; a label may be above 255.
+    if is_read and (numbers[:, 1:-1] if every else numbers).max() <= 255:
+        whole = numbers.astype(np.uint8) if numbers.max() <= 255 else numbers
+        return whole if (whole == numbers).all() else numbers
+    for (number, _), text in zip(rows, texts, strict=True):
+        cells = _cells(text, delimiter, path, number)
+        for place in columns.order:
+            is_end = every and place in (0, columns.width - 1)
+            if not _is_number(cells[place]) or not 0 <= float(cells[place]) <= (1e30 if is_end else 255):
+                raise _no_number(path, number, place, cells[place])
+    raise DataError(f"{path}, rows {rows[0][0]} to {rows[-1][0]}: they cannot be read as numbers.")
+
+
+def _with_points(line: str, delimiter: str) -> str:
+    """Where semicolons are between the numbers, a comma in one is a decimal point."""
+    return line.replace(",", ".") if delimiter == ";" else line
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text  # which Python allows between digits
+
+
+def _no_number(path: Path, number: int, column: int, cell: str) -> DataError:
+    shown = printable(cell[:30])
+    return DataError(
+        f"{path}, row {number}, column {column + 1}: {shown!r} is no pixel, expected a number from 0 to 255."
+    )
+
+
+def _labels(texts: list[str]) -> np.ndarray:
+    """Integers where all are, also as 5.0; else text."""
+    try:
+        numbers = np.array(texts, np.float64)
+    except ValueError:
+        return np.array(texts, dtype=str)
+    is_integer = np.isfinite(numbers).all() and (np.abs(numbers) < 2**31).all() and (numbers == np.rint(numbers)).all()
+    return numbers.astype(np.int64) if is_integer else np.array(texts, dtype=str)
+
+
+def _with_labels_found(numbers: np.ndarray, path: Path) -> Table:
+    """Labels in the first or the last column of numbers without names."""
+    ends = {"first": numbers[:, 0], "last": numbers[:, -1]}
+    found = {name: _looks_like_labels(column) for name, column in ends.items()}
+    if not any(found.values()):
+        raise DataError(
+            f"{path} has no header, and neither its first nor its last column can be labels (integers from 0, of two "
+            "classes or more). Add a header that names the column 'label'."
+        )
+    # Where both could be, a corner of the images is nearly always black, and labels are never nearly all the same.
+    last = found["last"] > found["first"]
+    sure = "" if found["first"] != found["last"] else ", which is assumed"
+    pixels = numbers[:, :-1] if last else numbers[:, 1:]
+    if pixels.dtype != np.uint8 and pixels.max() <= 255 and (pixels == np.rint(pixels)).all():
+        pixels = pixels.astype(np.uint8)
+    name = "last" if last else "first"
+    return Table(pixels, ends[name].astype(np.int64), f"labels in the {name} column{sure}")
+
+
+def _looks_like_labels(column: np.ndarray) -> int:
+    """0: no labels; 1: perhaps; 2: integers without a gap from 0 or 1; 3: and none is nearly everywhere."""
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) < 2 or len(values) > 1000 or values[-1] >= MAX_CLASSES or (values != np.rint(values)).any():
+        return 0
+    if values[0] > 1 or values[-1] - values[0] != len(values) - 1:
+        return 1
+    return 3 if counts.max() < 0.8 * len(column) else 2

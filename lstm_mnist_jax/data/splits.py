@@ -1,0 +1,198 @@
+"""Classes and splits: which classes a data set keeps, and how test and validation splits are cut from training
+examples."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lstm_mnist_jax.data.dataset import Dataset, Examples
+from lstm_mnist_jax.errors import DataError
+
+USUAL_VALIDATION_EXAMPLES = 5000
+"""The default, which is a tenth where there are no more than these."""
+
+
+def split(
+    dataset: Dataset,
+    *,
+    validation_examples: int,
+    train_examples: int | None,
+    validation: str,
+    test_fraction: float,
+    split_seed: int,
+    classes: str,
+) -> Dataset:
+    """A data set with all three splits. The arguments are those of `load`.
+
+    Raises:
+      DataError: a class has no training example, or there are too few examples.
+    """
+    if classes == "present":
+        dataset = _only_present(dataset)
+    if len(dataset.test) == 0:
+        dataset = _with_test(dataset, test_fraction, split_seed)
+    if len(dataset.validation) == 0:
+        dataset = _with_validation(dataset, validation_examples, validation, split_seed)
+    if train_examples is not None:
+        dataset = _with_fewer(dataset, train_examples, validation, split_seed)
+    counts = np.bincount(dataset.train.labels, minlength=dataset.train.num_classes)
+    if missing := [name for name, count in zip(dataset.class_names, counts, strict=False) if not count]:
+        raise DataError(
+            f"Of the {len(dataset.train):,} training examples of {dataset.origin}, none is of class "
+            f"{_listed(missing)}. Train on more of them, fix the labels, or leave out the classes that have no "
+            "training example at all with --classes present."
+        )
+    return dataset
+
+
+def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Chooses examples of each class in proportion, at random.
+
+    Of each class at least one example is left, and where `count` allows at least one is chosen.
+
+    Args:
+      labels: integers [n], 0 or more.
+      count: the number of examples to choose.
+      seed: of NumPy's RandomState, whose results NumPy promises never to change (NEP 19).
+
+    Returns:
+      bool [n], True for the chosen. Fewer than `count` are, where all classes but one example each are less.
+    """
+    sizes = np.bincount(labels)
+    ideal = count * sizes / max(1, len(labels))
+    most = np.maximum(sizes - 1, 0)
+    chosen = np.minimum(np.maximum(np.floor(ideal).astype(int), 1), most)
+    while (excess := chosen.sum() - count) > 0:  # first of classes with more than their share, then of small ones
+        several = np.flatnonzero(chosen > 1)
+        if several.size:
+            chosen[several[np.argmax((chosen - ideal)[several])]] -= 1
+        else:
+            chosen[sorted(np.flatnonzero(chosen), key=lambda c: sizes[c])[:excess]] -= 1
+    while (missing := count - chosen.sum()) > 0 and (room := np.flatnonzero(chosen < most)).size:
+        chosen[sorted(room, key=lambda c: chosen[c] - ideal[c])[:missing]] += 1
+    random, is_chosen = np.random.RandomState(seed), np.zeros(len(labels), bool)
+    for label in np.flatnonzero(sizes):
+        is_chosen[random.permutation(np.flatnonzero(labels == label))[: chosen[label]]] = True
+    return is_chosen
+
+
+def _only_present(dataset: Dataset) -> Dataset:
+    """Without the classes that have no training example, and without their examples in the other splits."""
+    present = np.unique(dataset.train.labels)
+    absent = [name for label, name in enumerate(dataset.class_names) if label not in present]
+    if not absent:
+        return dataset
+    numbers = np.full(len(dataset.class_names), -1, np.int32)
+    numbers[present] = np.arange(len(present))
+
+    def only(examples: Examples) -> Examples:
+        labels, images = numbers[examples.labels], examples.images
+        if (labels < 0).any():
+            images, labels = images[labels >= 0], labels[labels >= 0]
+        return Examples(images, labels, len(present))
+
+    parts = {name: only(examples) for name, examples in dataset.splits.items()}
+    if len(dataset.test) and not len(parts["test"]):
+        raise DataError(f"{dataset.origin}: no test example is of a class that has training examples.")
+    names = tuple(dataset.class_names[label] for label in present)
+    what = f"{len(absent)} of {len(dataset.class_names)} classes left out, which have no training example"
+    notes = (*dataset.notes, f"{what}: {_listed(absent)}")
+    return Dataset(parts["train"], parts["validation"], parts["test"], names, dataset.origin, notes, dataset.form)
+
+
+def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+    wanted = max(round(fraction * len(dataset.train)), 1)
+    is_test = stratified(dataset.train.labels, wanted, seed)
+    if not is_test.any():
+        raise DataError(
+            f"{dataset.origin} has no test split, and none can be cut from its {len(dataset.train):,} training "
+            "examples: at least one class needs two. Add examples."
+        )
+    return replace(
+        dataset,
+        train=_selected(dataset.train, ~is_test),
+        test=_selected(dataset.train, is_test),
+        notes=(*dataset.notes, f"test split: {fraction:.3g} of each class, seed {seed}", *_alone(dataset, "test")),
+    )
+
+
+def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Dataset:
+    train = dataset.train
+    if count == USUAL_VALIDATION_EXAMPLES >= len(train) > 1:
+        count = max(1, len(train) // 10)
+        note = f"a tenth of the training examples for validation, not {USUAL_VALIDATION_EXAMPLES:,}"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
+    if not 0 < count < len(train):
+        advice = f"A tenth is usual: --validation-examples {max(1, len(train) // 10)}."
+        raise DataError(
+            f"validation_examples is {count:,}, expected 1 to {len(train) - 1:,}: {dataset.origin} has {len(train):,} "
+            f"training examples. {advice if len(train) > 1 else 'Add examples: a split takes two at least.'}"
+        )
+    front = np.arange(len(train)) < count
+    chosen = _chosen(train.labels, front, how, seed)
+    if chosen is front:
+        return replace(dataset, validation=train[:count], train=train[count:])
+    if not chosen.any():
+        raise DataError(
+            f"{dataset.origin} has one example of each class: none is left for validation. Add examples, or use "
+            "--validation front and --classes present, which give the first ones to validation."
+        )
+    lacking = len(np.unique(train.labels)) - len(np.unique(train.labels[:count]))
+    why = f"the first {count:,} lack {lacking} of the classes" if lacking else "as it was asked for"
+    if how == "auto" and not lacking:
+        why = f"after the first {count:,}, the others lack classes"
+    note = f"validation split: stratified, seed {seed} ({why})"
+    return replace(
+        dataset,
+        train=_selected(train, ~chosen),
+        validation=_selected(train, chosen),
+        notes=(*dataset.notes, note, *_alone(dataset, "validation")),
+    )
+
+
+def _with_fewer(dataset: Dataset, count: int, how: str, seed: int) -> Dataset:
+    train = dataset.train
+    if count < 1:
+        raise DataError(f"train_examples is {count:,}, expected 1 or more. --train-examples None takes all.")
+    if count >= len(train):
+        note = f"train_examples is {count:,}: all that are left are used"
+        return dataset if count == len(train) else replace(dataset, notes=(*dataset.notes, note))
+    front = np.arange(len(train)) < count
+    present = len(np.unique(train.labels))
+    if how == "front" or len(np.unique(train.labels[:count])) == present:
+        return replace(dataset, train=train[:count])
+    chosen = stratified(train.labels, count, seed)
+    if len(np.unique(train.labels[chosen])) <= len(np.unique(train.labels[front])) or chosen.sum() < count:
+        return replace(dataset, train=train[:count])
+    note = f"train_examples: stratified, seed {seed} (the first {count:,} lack classes)"
+    return replace(dataset, train=_selected(train, chosen), notes=(*dataset.notes, note))
+
+
+def _chosen(labels: np.ndarray, front: np.ndarray, how: str, seed: int) -> np.ndarray:
+    """The validation examples: `front`, where that was asked for or has as many classes as a stratified choice."""
+    classes = len(np.unique(labels))
+    if how == "front":
+        return front
+    if how == "auto" and all(len(np.unique(labels[part])) == classes for part in (front, ~front)):
+        return front
+    chosen = stratified(labels, int(front.sum()), seed)
+    if how == "stratified":
+        return chosen
+    found, better = ([len(np.unique(labels[part])) for part in (part, ~part)] for part in (front, chosen))
+    return chosen if chosen.any() and (better[1], better[0]) > (found[1], found[0]) else front
+
+
+def _alone(dataset: Dataset, part: str) -> tuple[str, ...]:
+    """A note on the classes of which one example cannot be in two splits."""
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
+    alone = [name for name, count in zip(dataset.class_names, counts, strict=False) if count == 1]
+    return (f"classes with one example, which none is left of for {part}: {_listed(alone)}",) if alone else ()
+
+
+def _selected(examples: Examples, which: np.ndarray) -> Examples:
+    return Examples(examples.images[which], examples.labels[which], examples.num_classes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + " ..." * (len(names) > 10)

@@ -1,0 +1,285 @@
+"""Data sets in .npz, .npy and .csv files, one or several of a folder: arrays by their usual names as splits."""
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lstm_mnist_jax.data import emnist
+from lstm_mnist_jax.data.csv_table import read_csv
+from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels, number_names
+from lstm_mnist_jax.data.idx import read_class_names
+from lstm_mnist_jax.data.image_folder import SPLIT_OF, naturally
+from lstm_mnist_jax.data.npz import npz_members, read_npy
+from lstm_mnist_jax.data.pictures import printable
+from lstm_mnist_jax.errors import DataError
+
+TEXT_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+ENDINGS = (".npz", ".npy", *TEXT_ENDINGS)
+
+IMAGES = ("x", "image", "images", "img", "imgs", "data", "feature", "features", "pixels", "input", "inputs")
+LABELS = ("y", "label", "labels", "target", "targets", "class", "classes")
+ROLE_OF = dict.fromkeys(IMAGES, "images") | dict.fromkeys(LABELS, "labels")
+JOINED = {f"{a}{b}": (split, role) for split_word, split in SPLIT_OF.items() for word, role in (("x", "images"),
+          ("y", "labels")) for a, b in ((word, split_word), (split_word, word))}  # fmt: skip
+"""Such as xtrain and trainx."""
+
+
+class _Part(NamedTuple):
+    """Images, labels or both of a split, if a name says which; `read` gives those that it has."""
+
+    split: str | None
+    role: str | None
+    where: str
+    read: Callable[[], dict[str, np.ndarray | str | None]]
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file has the ending of a table, and is not hidden."""
+    return path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
+
+
+def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
+    """Loads a file, or the files of a folder. Splits that are not there are left empty.
+
+    Args:
+      path: a .csv or .tsv file, gzipped or not; a .npz file; or a folder of these and .npy files, whose names say
+        which split they are.
+      image_size: of images that are rows of pixels; () for square ones.
+
+    Raises:
+      DataError: there are not both images and labels, they do not fit together, or a file is damaged.
+    """
+    files = sorted(filter(is_table, path.iterdir())) if path.is_dir() else [path]
+    parts, unread = _named_splits([part for file in files for part in _parts(file)], path)
+    images, labels, notes = dict[str, np.ndarray](), dict[str, np.ndarray](), list[str]()
+    for split in ("train", "validation", "test"):
+        found = dict[str, np.ndarray]()
+        for part in (part for part in parts if part.split == split):
+            for role, array in part.read().items():
+                if isinstance(array, str):
+                    notes += [array] if array not in notes else []
+                elif array is not None:
+                    found[role] = array
+        where = ", ".join(part.where for part in parts if part.split == split)
+        place = str(path) if where == path.name else f"{path} ({where})"
+        if missing := [role for role in ("images", "labels") if role not in found]:
+            if found and split != "train" and missing == ["labels"]:
+                notes.append(f"{where} without labels: not used")
+            elif found or split == "train":
+                names = ", ".join(part.where for part in parts) or "nothing"
+                raise DataError(
+                    f"{path}: of the {split} split, the {' and '.join(missing)} are missing; found: {names}. Name "
+                    "arrays such as x_train, y_train, x_test, y_test, and a table's column of labels 'label'."
+                )
+            continue
+        images[split], flat = _shaped(found["images"], image_size, place)
+        labels[split], hot = _flat_labels(found["labels"], len(images[split]), place)
+        notes += [note for note in (flat, hot) if note and note not in notes]
+    if len(shapes := {array.shape[1:] for array in images.values()}) > 1:
+        raise DataError(f"{path}: the splits have images of several sizes: {_sizes(shapes)}. Make them of one size.")
+    images, scaled = _as_bytes(images, path)
+    if path.name.startswith("emnist-") and not path.is_dir():
+        images = {split: emnist.upright(array) for split, array in images.items()}
+        notes.append("transposed, as EMNIST is published")
+    numbers, class_names = _numbered(labels, path)
+    classes, size = len(class_names), " x ".join(map(str, images["train"].shape[1:]))
+    empty = Examples(images["train"][:0], numbers["train"][:0], classes)
+    examples = {split: Examples(images[split], numbers[split], classes) for split in images}
+    if unread:
+        notes.append(f"not read: {', '.join(unread[:5])}{' ...' * (len(unread) > 5)}")
+    return Dataset(
+        examples["train"],
+        examples.get("validation", empty),
+        examples.get("test", empty),
+        class_names,
+        origin=f"table {path}" if not path.is_dir() else f"tables in {path}",
+        notes=(f"{size} pixels, {classes} classes", *scaled, *notes),
+    )
+
+
+def _parts(file: Path) -> list[_Part]:
+    split, role = _meaning(file.name.split(".")[0])
+    name = file.name.lower()
+    if name.endswith(".npy"):
+        return [_Part(split, role, file.name, partial(_as_role, role, partial(read_npy, file)))]
+    if not name.endswith(".npz"):
+        return [_Part(split, "both", file.name, partial(_read_csv, file))]
+    found = []
+    for member, read in npz_members(file).items():
+        own = _meaning(member)
+        part_role = own[1] or role
+        found.append(_Part(own[0] or split, part_role, f"{file.name}: {member}", partial(_as_role, part_role, read)))
+    return found
+
+
+def _as_role(role: str | None, read: Callable[[], np.ndarray]) -> dict[str, np.ndarray | str | None]:
+    return {str(role): read()}
+
+
+def _read_csv(file: Path) -> dict[str, np.ndarray | str | None]:
+    table = read_csv(file)
+    return {"images": table.pixels, "labels": table.labels, "note": table.note}
+
+
+def _meaning(name: str) -> tuple[str | None, str | None]:
+    """The split and the role that a name says."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    words = re.findall(r"t10k|[a-z]+", name)
+    if "names" in words:  # such as class_names
+        return None, None
+    joined = [JOINED[word] for word in words if word in JOINED]
+    splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF] + [split for split, _ in joined]
+    roles = [ROLE_OF[word] for word in words if word in ROLE_OF] + [role for _, role in joined]
+    return splits[0] if len(set(splits)) == 1 else None, roles[-1] if roles else None
+
+
+def _named_splits(parts: list[_Part], path: Path) -> tuple[list[_Part], list[str]]:
+    """The parts of each split, where one is named, else all as training examples; and the names of the others."""
+    used = [part for part in parts if part.role is not None]
+    has_train = any(part.split == "train" for part in used)
+    if has_train:
+        used = [part for part in used if part.split is not None]
+    elif (not path.is_dir() and len(used) == 1) or not any(part.split for part in used):  # a file that is named alone
+        used = [part._replace(split="train") for part in used]
+    else:
+        used = [part._replace(split=part.split or "train") for part in used]
+    for n, part in enumerate(used):
+        for other in used[:n]:
+            if part.split == other.split and (part.role == other.role or "both" in (part.role, other.role)):
+                raise DataError(
+                    f"{path}: both {other.where} and {part.where} could be the {part.split} split. Keep one, or name "
+                    "one file with --source."
+                )
+    kept = {part.where for part in used}
+    return used, [part.where for part in parts if part.where not in kept]
+
+
+def _shaped(array: np.ndarray, image_size: tuple[int, ...], where: str) -> tuple[np.ndarray, str]:
+    """Images [n, height, width] or [n, height, width, 3], and a note on what was assumed."""
+    shape = array.shape
+    if array.dtype.kind not in "buif":
+        raise DataError(f"{where}: the images are of type {array.dtype}, expected numbers.")
+    if array.ndim < 2 or 0 in shape:
+        raise DataError(f"{where}: the images have shape {list(shape)}, expected [n, height, width], at least one.")
+    note = ""
+    if array.ndim == 2:
+        side = math.isqrt(shape[1])
+        size = image_size or (side, side)
+        if math.prod(size) != shape[1]:
+            hint = "it is no square: give height and width, such as --image-size 20 30"
+            if math.isqrt(shape[0]) ** 2 == shape[0] or math.isqrt(shape[0] - 1) ** 2 == shape[0] - 1:
+                hint += "; or is the table transposed, with an image a column?"
+            what = hint if not image_size else f"--image-size {' '.join(map(str, image_size))} has {math.prod(size)}."
+            raise DataError(f"{where}: an image has {shape[1]:,} pixels; {what}")
+        array = array.reshape(-1, *size)
+    elif array.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        array, note = np.moveaxis(array, 1, -1), "channels moved from the second axis to the last"
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] != 3):
+        raise DataError(
+            f"{where}: the images have shape {list(shape)}, expected [n, pixels], [n, height, width], or one or three "
+            "channels after or before the two."
+        )
+    if image_size and array.shape[1:] != tuple(image_size[: 2 if image_size[2:] == (1,) else 3]):
+        raise DataError(
+            f"{where}: the images are {' x '.join(map(str, array.shape[1:]))}, not of --image-size "
+            f"{' '.join(map(str, image_size))}; only pictures are resized."
+        )
+    return array, note
+
+
+def _as_bytes(images: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """uint8 images, by one scale for all splits; and notes on it."""
+    for split, array in images.items():
+        bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros((), bool)
+        if bad.any() or array.min() < 0:
+            bad = bad | (array < 0)
+            place = tuple(int(n) for n in np.argwhere(bad)[0])
+            raise DataError(
+                f"{path}, {split} split: pixel {list(place[1:])} of image {place[0]} is {array[place]}; expected 0 to "
+                "255, or 0 to 1. Undo a normalization before saving."
+            )
+    most = max(float(array.max()) for array in images.values())
+    types = {array.dtype for array in images.values()}
+    is_whole = all(array.dtype.kind in "bui" or (array == np.rint(array)).all() for array in images.values())
+    if most <= 1:
+        factor, note = 255.0, [] if types == {np.dtype(bool)} else ["pixels from 0 to 1, times 255"]
+    elif most <= 255:
+        factor, note = 1.0, [] if is_whole else ["pixels rounded"]
+        note += [f"the brightest pixel is {most:g} of 255"] if most < 128 else []
+    elif types == {np.dtype(np.uint16)}:
+        factor, note = 1 / 257, ["16 bits reduced to 8"]
+    else:
+        raise DataError(
+            f"{path}: a pixel is {most:g}; expected 0 to 255, 0 to 1, or uint16. Scale the images before saving."
+        )
+    if factor == 1 and is_whole:
+        return {split: array.astype(np.uint8, copy=False) for split, array in images.items()}, note
+    return {split: np.rint(array * np.float32(factor)).astype(np.uint8) for split, array in images.items()}, note
+
+
+def _flat_labels(labels: np.ndarray, count: int, where: str) -> tuple[np.ndarray, str]:
+    """Labels [n] as integers or text, and a note where they were one-hot."""
+    note = ""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.dtype.kind in "buif" and len(labels):
+        if not (((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()):
+            raise DataError(f"{where}: labels of shape {list(labels.shape)} are not one-hot (one 1 a row, else 0).")
+        labels, note = labels.argmax(axis=1), "labels were one-hot"
+    if labels.ndim != 1 or labels.dtype.kind not in "buifUS":
+        raise DataError(
+            f"{where}: labels are {labels.dtype} of shape {list(labels.shape)}, expected one integer or name an image."
+        )
+    if len(labels) != count:
+        raise DataError(f"{where}: there are {count:,} images but {len(labels):,} labels. They do not belong together.")
+    if labels.dtype.kind == "S":
+        labels = np.array([text.decode("utf-8", "replace") for text in labels.tolist()], dtype=str)
+    if labels.dtype.kind == "U":
+        return labels, note
+    bad = ~np.isfinite(labels) | (labels != np.rint(labels)) if labels.dtype.kind == "f" else np.zeros(count, bool)
+    bad = bad | (labels < 0) | (labels > np.iinfo(np.int32).max)
+    if bad.any():
+        n = int(np.flatnonzero(bad)[0])
+        raise DataError(f"{where}: label {labels[n]} of example {n} is no class; expected integers from 0.")
+    return labels.astype(np.int32), note
+
+
+def _numbered(labels: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Labels as numbers, and the names of the classes."""
+    folder = path if path.is_dir() else path.parent
+    declared = read_class_names(folder) if path.is_dir() else None
+    if any(array.dtype.kind == "U" for array in labels.values()):
+        texts = {split: array.astype(str) for split, array in labels.items()}
+        names = declared or tuple(naturally(set(np.concatenate(list(texts.values())).tolist())))
+        if "" in names:
+            split, n = next((split, n) for split, array in texts.items() for n, text in enumerate(array) if not text)
+            raise DataError(f"{path}, {split} split: example {n} has no label.")
+        number_of = {name: number for number, name in enumerate(names)}
+        for split, array in texts.items():
+            for n, text in enumerate(array.tolist()):
+                if text not in number_of:
+                    shown = printable(text[:50])
+                    raise DataError(f"{path}, {split} split: label {shown!r} of example {n} is not in classes.txt.")
+        numbers = {
+            split: np.array([number_of[text] for text in array.tolist()], np.int32) for split, array in texts.items()
+        }
+        return numbers, tuple(printable(name[:100]) for name in names)
+    every, known = np.concatenate(list(labels.values())), declared
+    if known is None and not path.is_dir() and (found := re.match(r"emnist-([a-z]+)", path.name)):
+        known, first = emnist.character_names(found[1], every)
+        labels = {split: array - np.int32(first) for split, array in labels.items()}
+    names = known or number_names(every, str(path))
+    for split, array in labels.items():
+        check_labels(array, names, f"{path}, {split} labels")
+    return labels, names
+
+
+def _sizes(shapes: set[tuple[int, ...]]) -> str:
+    return ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))

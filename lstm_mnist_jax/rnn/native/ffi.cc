@@ -1,0 +1,372 @@
+// The loops as custom calls of XLA: checks sizes, divides the work between threads.
+//
+// All arrays have a leading axis of independent instances (V), each with weights of its own.
+
+#include "xla/ffi/api/ffi.h"
+
+#if defined(LSTM_MNIST_JAX_X86_64)
+#include <cpuid.h>
+#endif
+
+#include "self_test.h"
+#include "threads.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+
+// The loops for the processor that runs this.
+#if defined(LSTM_MNIST_JAX_X86_64)
+const Loops& Chosen() {
+  static const Loops& chosen = []() -> const Loops& {
+    // Not __builtin_cpu_supports: some compilers' libraries answer no to everything.
+    auto has = [](unsigned leaf, unsigned word, std::initializer_list<int> bits) {
+      unsigned words[4] = {0, 0, 0, 0};  // eax, ebx, ecx, edx
+      if (!__get_cpuid_count(leaf, 0, &words[0], &words[1], &words[2], &words[3])) return false;
+      return std::all_of(bits.begin(), bits.end(), [&](int bit) { return (words[word] >> bit & 1) != 0; });
+    };
+    if (!has(1, 2, {27})) return loops_x86_64;  // the system keeps no registers beyond those of SSE
+    unsigned kept = 0, high = 0;
+    asm volatile("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    const bool v3 = (kept & 0x06) == 0x06 && has(1, 2, {12, 22, 28, 29}) /* FMA, MOVBE, AVX, F16C */ &&
+                    has(7, 1, {3, 5, 8}) /* BMI1, AVX2, BMI2 */ && has(0x80000001u, 2, {5}) /* LZCNT */;
+    const bool v4 = v3 && (kept & 0xe6) == 0xe6 && has(7, 1, {16, 17, 28, 30, 31}) /* AVX512 F, DQ, CD, BW, VL */;
+    return v4 ? loops_x86_64_v4 : v3 ? loops_x86_64_v3 : loops_x86_64;
+  }();
+  return chosen;
+}
+#else
+const Loops& Chosen() { return loops; }
+#endif
+
+// A thread has to be worth waking (some microseconds): at least this many multiplications and additions a chunk.
+constexpr Index kChunkWork = 1 << 20;
+// Rows that are better divided than computed by one thread, where threads cannot share the units of each step.
+constexpr Index kAloneRows = 4;
+// Threads that share the units of each step meet after it: at least this many multiplications and additions between.
+constexpr Index kStepWork = 1 << 16;
+
+// They are asked to share so many at a time: with threads that were stopped before, they can share again.
+constexpr Index kSharedWork = 1 << 28;
+
+// How long to wait for the part of a step that another thread does, in nanoseconds: far longer than it takes, and far
+// shorter than the system lets another process run.
+constexpr std::int64_t Patience(Index work) { return 100'000 + work / 4; }
+
+struct Sizes {
+  Index instances, time, batch, hidden, gates;
+};
+
+// Runs pack(instance, unit, panels), then run(instance, panels, part), for all of these and for all parts of `steps`
+// steps; blocks of `units` hidden units are not divided.
+//
+// `threads`: 0 is as many as are worth it; otherwise at most so many, on a busy machine too.
+template <typename Pool, typename Pack, typename Run>
+ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index units, const Pack& pack,
+                 const Run& run) {
+  const bool is_free = threads <= 0;
+  if (is_free) threads = std::max<Index>(pool.num_threads(), 1);
+  const Index step_work = s.gates * s.hidden * s.hidden * s.batch, work = step_work * std::max<Index>(steps, 1);
+  if (s.instances * work < 2 * kChunkWork) threads = 1;
+  const Index panel_size = Ceil(s.hidden, Chosen().width) * Chosen().width * s.hidden * s.gates;
+  Scratch<0> panels(s.instances * panel_size);
+  if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
+  const Index blocks = Ceil(s.hidden, units);
+  auto pack_block = [&](Index n) {
+    pack(n / blocks, n % blocks * units, panels.get() + n / blocks * panel_size);
+  };
+  // How many threads divide the rows of an instance, of which each takes at least so many.
+  auto chunks_of = [&](Index rows) {
+    if (threads <= s.instances) return Index{1};
+    return std::max<Index>(std::min({Ceil(threads, s.instances), s.batch / rows, work / kChunkWork}), 1);
+  };
+  auto run_rows = [&](Index chunks, Index begin, Index end) {
+    Parallel(pool, threads, s.instances * chunks, s.instances * chunks, 0, [&](Index n) {
+      const Index instance = n / chunks, chunk = n % chunks;
+      run(instance, panels.get() + instance * panel_size,
+          Part{s.batch * chunk / chunks, s.batch * (chunk + 1) / chunks, begin, end, 0, s.hidden});
+    });
+  };
+  const Index chunks = chunks_of(Chosen().chunk_rows), sharing = std::min({threads, blocks, step_work / kStepWork});
+  if (s.instances > 1 || sharing < 2 * chunks) {
+    Parallel(pool, threads, s.instances * blocks, s.instances * blocks, 0, pack_block);
+    run_rows(chunks, 0, steps);
+    return ffi::Error::Success();
+  }
+  // Rows too few for so many threads: they share the units of each step, while each has a processor.
+  const Index most = is_free ? std::min(sharing, Processors()) : sharing;
+  auto is_alone = [&] { return most == 1 || (is_free && Nanoseconds() < alone_until.load()); };
+  const std::int64_t patience = Patience(step_work / blocks);
+  Parallel(pool, is_alone() ? 1 : most, blocks, blocks, patience, pack_block);
+  const Index some = std::max<Index>(kSharedWork / step_work, 1);
+  for (Index begin = 0; begin < steps; begin += some) {
+    const Index end = std::min(begin + some, steps);
+    if (is_alone()) {
+      run_rows(chunks_of(kAloneRows), begin, end);
+      continue;
+    }
+    Parallel(pool, most, (end - begin) * blocks, blocks, patience, [&](Index n) {
+      const Index step = begin + n / blocks, unit = n % blocks * units;
+      run(0, panels.get(), Part{0, s.batch, step, step + 1, unit, std::min(unit + units, s.hidden)});
+    });
+  }
+  return ffi::Error::Success();
+}
+
+using Array = ffi::Buffer<ffi::F32>;
+using Output = ffi::Result<ffi::Buffer<ffi::F32>>;
+using Booleans = ffi::Buffer<ffi::PRED>;
+
+// An array of XLA. One that is not given, or not wanted, has no elements, or is none at all.
+template <typename T>
+struct View {
+  T* data = nullptr;
+  Index size = 0;
+
+  View() = default;
+  View(const Array& array) : data(array.typed_data()), size(array.element_count()) {}
+  View(Output& array) : data(array->typed_data()), size(array->element_count()) {}
+  // The part of an instance; nullptr where there are no elements.
+  T* at(Index offset) const { return size == 0 ? nullptr : data + offset; }
+};
+using In = View<const float>;
+using Out = View<float>;
+
+ffi::Error WrongSizes() { return ffi::Error::InvalidArgument("compiled recurrence: the sizes of the arrays do not agree"); }
+
+// The sizes from [instances, time, batch, gates * hidden] and [instances, hidden, gates * hidden].
+bool GetSizes(const Array& projected, const Array& weights, Index gates, Sizes* sizes) {
+  const auto a = projected.dimensions(), b = weights.dimensions();
+  if (a.size() != 4 || b.size() != 3 || a[0] != b[0] || a[3] != b[2] || b[2] != gates * b[1]) return false;
+  *sizes = {a[0], a[1], a[2], b[1], gates};
+  return true;
+}
+
+// Whether there are resets: then `reset` has the three axes of a state.
+bool HasResets(const Array& reset) { return reset.dimensions().size() == 3; }
+
+struct ForwardArrays {
+  In bias, initial[kStates], resets_to[kStates];
+  Out states[kStates], activations, recurrents, last[kStates];
+};
+
+ffi::Error RunForward(const Cell& cell, ffi::ThreadPool& pool, const Array& projected, const Array& weights,
+                      const ForwardArrays& a, const Booleans& resets, bool has_resets, bool reverse, Index threads) {
+  Sizes s;
+  if (!GetSizes(projected, weights, cell.gates, &s)) return WrongSizes();
+  const Index state = s.batch * s.hidden, all = s.instances * state, every = all * s.time;
+  auto has = [](const auto& array, Index size) { return array.size == size; };
+  bool agree = has(a.bias, s.instances * 4 * s.hidden);
+  for (Index n = 0; n < cell.states; ++n) {
+    agree &= has(a.initial[n], all) && has(a.last[n], all) && (has(a.states[n], every) || (n > 0 && has(a.states[n], 0)));
+    agree &= !has_resets || has(a.resets_to[n], all);
+  }
+  agree &= has(a.activations, 0) || has(a.activations, cell.gates * every);
+  agree &= has(a.recurrents, 0) || has(a.recurrents, every);
+  agree &= !has_resets || static_cast<Index>(resets.element_count()) == s.instances * s.time * s.batch;
+  if (!agree) return WrongSizes();
+  if (s.instances == 0 || state == 0) return ffi::Error::Success();
+
+  auto job = [&](Index v) {
+    const Index sequence = v * s.time * state, at = v * state;
+    Forward job{};
+    job.time = s.time, job.batch = s.batch, job.hidden = s.hidden, job.reverse = reverse;
+    job.projected = projected.typed_data() + cell.gates * sequence;
+    job.bias = a.bias.at(v * 4 * s.hidden);
+    for (Index n = 0; n < cell.states; ++n) {
+      job.initial[n] = a.initial[n].at(at);
+      job.last[n] = a.last[n].at(at);
+      job.states[n] = a.states[n].at(sequence);
+      job.reset_states[n] = a.resets_to[n].at(at);
+    }
+    job.activations = a.activations.at(cell.gates * sequence);
+    job.recurrents = a.recurrents.at(sequence);
+    if (has_resets) job.resets = resets.typed_data() + v * s.time * s.batch;
+    return job;
+  };
+  auto pack = [&](Index v, Index unit, float* panels) {
+    cell.pack_forward(weights.typed_data() + v * cell.gates * s.hidden * s.hidden, s.hidden, unit, panels);
+  };
+  auto run = [&](Index v, const float* panels, const Part& part) {
+    Scratch<1> copies(has_resets ? cell.states * cell.forward_rows * s.hidden : 0);
+    cell.forward(job(v), panels, copies.get(), part);
+  };
+  const auto error = Split(pool, threads, s, s.time, cell.forward_units, pack, run);
+  if (!error.success()) return error;
+  for (Index v = 0; v < s.instances; ++v) {
+    const Forward done = job(v);
+    for (Index n = 0; n < cell.states; ++n) {
+      const float* states = done.states[n];
+      if (s.time > 0 && states == nullptr) continue;  // `last` has been the state all along
+      const float* last = s.time == 0 ? done.initial[n] : states + (reverse ? 0 : (s.time - 1) * state);
+      std::memcpy(done.last[n], last, state * sizeof(float));
+    }
+  }
+  return ffi::Error::Success();
+}
+
+struct BackwardArrays {
+  In recurrents, states, initial, resets_to, d_states[kStates], d_last[kStates];
+  Out d_projected, d_recurrents, d_state[kStates], d_resets_to[kStates];
+};
+
+ffi::Error RunBackward(const Cell& cell, ffi::ThreadPool& pool, const Array& activations, const Array& weights,
+                       const BackwardArrays& a, const Booleans& resets, bool has_resets, bool reverse, Index threads) {
+  Sizes s;
+  if (!GetSizes(activations, weights, cell.gates, &s)) return WrongSizes();
+  const Index state = s.batch * s.hidden, all = s.instances * state, every = all * s.time;
+  auto has = [](const auto& array, Index size) { return array.size == size; };
+  bool agree = has(a.states, every) && has(a.initial, all) && has(a.d_projected, cell.gates * every);
+  agree &= a.recurrents.size == a.d_recurrents.size && (has(a.recurrents, every) || has(a.recurrents, 0));
+  for (Index n = 0; n < cell.states; ++n) {
+    agree &= (has(a.d_states[n], 0) || has(a.d_states[n], every)) && has(a.d_last[n], all) && has(a.d_state[n], all);
+    agree &= !has_resets || has(a.d_resets_to[n], all);
+  }
+  agree &= !has_resets || has(a.resets_to, all);
+  agree &= !has_resets || static_cast<Index>(resets.element_count()) == s.instances * s.time * s.batch;
+  if (!agree) return WrongSizes();
+  if (s.instances == 0 || state == 0) return ffi::Error::Success();
+
+  auto job = [&](Index v) {
+    const Index sequence = v * s.time * state, at = v * state;
+    Backward job{};
+    job.time = s.time, job.batch = s.batch, job.hidden = s.hidden, job.reverse = reverse;
+    job.activations = activations.typed_data() + cell.gates * sequence;
+    job.recurrents = a.recurrents.at(sequence);
+    job.states = a.states.at(sequence);
+    job.initial = a.initial.at(at);
+    job.d_projected = a.d_projected.at(cell.gates * sequence);
+    job.d_recurrents = a.d_recurrents.at(sequence);
+    for (Index n = 0; n < cell.states; ++n) {
+      job.d_states[n] = a.d_states[n].at(sequence);
+      job.d_state[n] = a.d_state[n].at(at);
+      if (has_resets) job.d_reset_states[n] = a.d_resets_to[n].at(at);
+    }
+    if (has_resets) {
+      job.resets = resets.typed_data() + v * s.time * s.batch;
+      job.reset_state = a.resets_to.at(at);
+    }
+    return job;
+  };
+  for (Index n = 0; n < cell.states; ++n) {
+    std::memcpy(a.d_state[n].data, a.d_last[n].data, all * sizeof(float));
+    if (has_resets) std::memset(a.d_resets_to[n].data, 0, all * sizeof(float));
+  }
+  auto pack = [&](Index v, Index unit, float* panels) {
+    cell.pack_backward(weights.typed_data() + v * cell.gates * s.hidden * s.hidden, s.hidden, unit, panels);
+  };
+  auto run = [&](Index v, const float* panels, const Part& part) { cell.backward(job(v), panels, part); };
+  return Split(pool, threads, s, s.time == 0 ? 0 : s.time + 1, cell.backward_units, pack, run);
+}
+
+ffi::Error LstmForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Array c,
+                           Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs, Output activations,
+                           Output last_h, Output last_c, bool reverse, Index threads) {
+  const ForwardArrays arrays{bias, {h, c}, {reset_h, reset_c}, {hs, cs}, activations, {}, {last_h, last_c}};
+  return RunForward(Chosen().lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+}
+
+ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
+                            Array d_cs, Array d_last_h, Array d_last_c, Booleans resets, Array reset_c,
+                            Output d_projected, Output d_h, Output d_c, Output d_reset_h, Output d_reset_c,
+                            bool reverse, Index threads) {
+  const BackwardArrays arrays{{},          cs, c,          reset_c, {d_hs, d_cs}, {d_last_h, d_last_c},
+                              d_projected, {}, {d_h, d_c}, {d_reset_h, d_reset_c}};
+  return RunBackward(Chosen().lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
+}
+
+ffi::Error GruForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Booleans resets,
+                          Array reset_h, Output hs, Output activations, Output recurrents, Output last_h, bool reverse,
+                          Index threads) {
+  const ForwardArrays arrays{bias, {h}, {reset_h}, {hs}, activations, recurrents, {last_h}};
+  return RunForward(Chosen().gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+}
+
+ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurrents, Array hs, Array h, Array weights,
+                           Array d_hs, Array d_last_h, Booleans resets, Array reset_h, Output d_projected,
+                           Output d_recurrents, Output d_h, Output d_reset_h, bool reverse, Index threads) {
+  const BackwardArrays arrays{recurrents,  hs,           h,     reset_h, {d_hs}, {d_last_h},
+                              d_projected, d_recurrents, {d_h}, {d_reset_h}};
+  return RunBackward(Chosen().gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+}
+
+}  // namespace
+
+// The kind of processor of the loops that run, and what a test of them finds: nullptr, or why they are not to be used.
+extern "C" const char* LstmMnistJaxProcessor() { return Chosen().processor; }
+extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(Chosen()); }
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()  // projected [V, T, B, 4H]
+                                  .Arg<Array>()  // bias [V, 4H]
+                                  .Arg<Array>()  // weights [V, H, 4H]
+                                  .Arg<Array>()  // h [V, B, H]
+                                  .Arg<Array>()  // c [V, B, H]
+                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
+                                  .Arg<Array>()  // h after a reset [V, B, H], likewise
+                                  .Arg<Array>()  // c after a reset [V, B, H], likewise
+                                  .Ret<Array>()  // hs [V, T, B, H]
+                                  .Ret<Array>()  // cs [V, T, B, H], or no element: not wanted
+                                  .Ret<Array>()  // activations [V, T, B, 4H], likewise
+                                  .Ret<Array>()  // last h [V, B, H]
+                                  .Ret<Array>()  // last c [V, B, H]
+                                  .Attr<bool>("reverse")
+                                  .Attr<std::int64_t>("threads"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()  // activations [V, T, B, 4H]
+                                  .Arg<Array>()  // cs [V, T, B, H]
+                                  .Arg<Array>()  // c [V, B, H]
+                                  .Arg<Array>()  // weights [V, H, 4H]
+                                  .Arg<Array>()  // d hs [V, T, B, H], or no element: zero
+                                  .Arg<Array>()  // d cs, likewise
+                                  .Arg<Array>()  // d last h [V, B, H]
+                                  .Arg<Array>()  // d last c [V, B, H]
+                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
+                                  .Arg<Array>()  // c after a reset [V, B, H], likewise
+                                  .Ret<Array>()  // d projected [V, T, B, 4H]
+                                  .Ret<Array>()  // d h [V, B, H]
+                                  .Ret<Array>()  // d c [V, B, H]
+                                  .Ret<Array>()  // d h after a reset [V, B, H], or no element
+                                  .Ret<Array>()  // d c after a reset, likewise
+                                  .Attr<bool>("reverse")
+                                  .Attr<std::int64_t>("threads"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GruForward, GruForwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()  // projected [V, T, B, 3H]
+                                  .Arg<Array>()  // bias [V, 4H]
+                                  .Arg<Array>()  // weights [V, H, 3H]
+                                  .Arg<Array>()  // h [V, B, H]
+                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
+                                  .Arg<Array>()  // h after a reset [V, B, H], likewise
+                                  .Ret<Array>()  // hs [V, T, B, H]
+                                  .Ret<Array>()  // activations [V, T, B, 3H], or no element: not wanted
+                                  .Ret<Array>()  // h U + d of the gate n [V, T, B, H], likewise
+                                  .Ret<Array>()  // last h [V, B, H]
+                                  .Attr<bool>("reverse")
+                                  .Attr<std::int64_t>("threads"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GruBackward, GruBackwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()  // activations [V, T, B, 3H]
+                                  .Arg<Array>()  // h U + d of the gate n [V, T, B, H]
+                                  .Arg<Array>()  // hs [V, T, B, H]
+                                  .Arg<Array>()  // h [V, B, H]
+                                  .Arg<Array>()  // weights [V, H, 3H]
+                                  .Arg<Array>()  // d hs [V, T, B, H], or no element: zero
+                                  .Arg<Array>()  // d last h [V, B, H]
+                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
+                                  .Arg<Array>()  // h after a reset [V, B, H], likewise
+                                  .Ret<Array>()  // d projected [V, T, B, 3H]
+                                  .Ret<Array>()  // d of h U + d of the gate n [V, T, B, H]
+                                  .Ret<Array>()  // d h [V, B, H]
+                                  .Ret<Array>()  // d h after a reset [V, B, H], or no element
+                                  .Attr<bool>("reverse")
+                                  .Attr<std::int64_t>("threads"));
