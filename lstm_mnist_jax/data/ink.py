@@ -148,7 +148,7 @@ def _is_light(dark: list[Component], light: list[Component]) -> bool:
     for inner, outer in ((0, 1), (1, 0)):
         one, other = whole[inner], whole[outer]
         is_sheet = ratios[outer] >= 0.26 and one.area + other.area >= 0.9 * other.span
-        is_stroke = ratios[inner] < ratios[outer] and one.size >= 0.12 * other.size and one.edge >= 0.9
+        is_stroke = one.thick < 0.3 * other.thick and one.size >= 0.12 * other.size and one.edge >= 0.9
         if is_sheet and is_stroke and _lies_within(one, other):
             return inner == 1
     scores = [sum(digit.score for digit in digits) for digits in (dark, light)]
@@ -159,10 +159,11 @@ def noise_of(grey: Float64[np.ndarray, "height width"]) -> float:
     """The standard deviation of the noise, from the median second difference along the rows."""
     if grey.shape[1] < 3:
         return 0.0
-    second = np.sort(np.abs(grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]), axis=None)
+    second = np.abs(grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:])
+    middle = (second.size - 1) // 2
     # The median of normal noise, and of noise that is cut off at white or black, in standard deviations.
     median = 0.76 if np.mean((grey <= 0) | (grey >= 1)) > 0.25 else 0.6745 * math.sqrt(6)
-    return float(second[(second.size - 1) // 2]) / median
+    return float(np.partition(second, middle, axis=None)[middle]) / median
 
 
 def _means_of_nine(levels: Float64[np.ndarray, "height width"]) -> Float64[np.ndarray, "height width"]:
@@ -196,7 +197,7 @@ def _digits(
     depth: Int32[np.ndarray, "height width"], levels: Int32[np.ndarray, "height width"], noise: float
 ) -> tuple[Int32[np.ndarray, "height width"], list[Component]]:
     """The numbers of the pieces of ink at each pixel, and the digits, by how much darker than paper each pixel is."""
-    from scipy.ndimage import label, maximum
+    from scipy.ndimage import label
 
     everywhere = np.ones((3, 3), bool)
     depth = np.maximum(0, depth)
@@ -204,14 +205,21 @@ def _digits(
     labels, count = label(depth > least // 2, everywhere)
     if count == 0:
         return labels, []
-    peaks = np.concatenate([[0], maximum(depth, labels, np.arange(1, count + 1))])
+    peaks = _peaks(depth, labels, count)
     mask = (depth > EDGE * peaks[labels]) & (peaks[labels] >= least)
-    labels, _ = label(mask, everywhere)
-    pieces = [piece for piece in _pieces(depth, levels, labels) if piece.size >= 3]
-    frames = [number for piece in pieces if _is_frame(piece, pieces) for number in piece.members]
-    labels, _ = label(_without_lines(mask & ~np.isin(labels, frames)), everywhere)
-    pieces = _pieces(depth, levels, labels)
+    labels, count = label(mask, everywhere)
+    pieces = [piece for piece in _outlined(depth, labels, count) if piece.size >= 3]
+    frames = [number for piece in _frames(pieces) for number in piece.members]
+    labels, count = label(_without_lines(mask & ~np.isin(labels, frames)), everywhere)
+    pieces = _pieces(depth, levels, labels, count)
     return labels, _chosen(pieces)
+
+
+def _peaks(depth: np.ndarray, labels: np.ndarray, count: int) -> Int32[np.ndarray, " numbers"]:
+    """The darkest pixel of each piece, by its number; 0 for number 0."""
+    peaks, is_ink = np.zeros(count + 1, np.int32), labels > 0
+    np.maximum.at(peaks, labels[is_ink], depth[is_ink])
+    return peaks
 
 
 def _without_lines(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
@@ -222,80 +230,113 @@ def _without_lines(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "
     for turned in (False, True):
         ink = mask.T if turned else mask
         width = ink.shape[1]
-        y, x = np.nonzero(ink & (_run_lengths(ink) <= thickness))
-        centred = x - width // 2
+        thin = ink & (_run_lengths(ink) <= thickness)
+        searched = _may_be_lines(thin, thickness)
+        if not searched.any():
+            continue
+        y, x = np.divmod(np.flatnonzero(thin & searched[:, None]), width)
+        centred = np.arange(width) - width // 2
+        covered = np.zeros(((len(ink) + 2 * width) // (thickness + 1) + 2, width), bool)
         for slope in SLOPES:
-            rows = np.floor(y - slope * centred + 0.5).astype(int) + width // 2
+            rows = y + (np.floor(0.5 - slope * centred).astype(int) + width // 2)[x]
             for offset in (0, thickness // 2 + 1):  # in bands that overlap
                 band = (rows + offset) // (thickness + 1)
-                cover = np.bincount(np.unique(band * width + x) // width)
-                is_line = cover[band] >= LINE * width
-                (lines.T if turned else lines)[y[is_line], x[is_line]] = True
+                covered[band, x] = True
+                is_whole = covered.sum(axis=1) >= LINE * width
+                if is_whole.any():
+                    is_line = is_whole[band]
+                    (lines.T if turned else lines)[y[is_line], x[is_line]] = True
+                covered[band, x] = False
     left = mask & ~lines
     return left if left.sum() > 0.02 * mask.sum() else mask
 
 
+def _may_be_lines(thin: Bool[np.ndarray, "height width"], thickness: int) -> Bool[np.ndarray, " height"]:
+    """The rows in which lines of any slope may be: among as many rows as a line takes, most columns have thin ink."""
+    height, width = thin.shape
+    tall = math.ceil(max(SLOPES) * width) + thickness + 3
+    step = max(1, tall // 2)
+    above = np.pad(thin.cumsum(axis=0, dtype=np.int32), ((1, 0), (0, 0)))  # down to each row
+    rows = np.zeros(height, bool)
+    for top in range(0, height, step):
+        bottom = min(height, top + tall + step)
+        if np.count_nonzero(above[bottom] > above[top]) >= LINE * width:
+            rows[top:bottom] = True
+    return rows
+
+
 def _run_lengths(ink: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "height width"]:
     """The length of the vertical run of ink at each pixel."""
-    above, below = np.zeros(ink.shape, int), np.zeros(ink.shape, int)
-    for row in range(len(ink)):
-        above[row] = (above[row - 1] + 1 if row else 1) * ink[row]
-        below[-1 - row] = (below[-row] + 1 if row else 1) * ink[-1 - row]
-    return np.where(ink, above + below - 1, 0)
+    columns = np.pad(ink.T, ((0, 0), (0, 1))).ravel()  # one after the other, with a gap
+    changes = np.flatnonzero(np.diff(columns, prepend=False))
+    lengths = changes[1::2] - changes[::2]
+    runs = np.zeros(columns.shape, np.int32)
+    runs[columns] = np.repeat(lengths, lengths)
+    return runs.reshape(-1, len(ink) + 1)[:, :-1].T
 
 
-def _pieces(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray) -> list[Component]:
-    from scipy.ndimage import find_objects, label, maximum_filter
+def _outlined(depth: np.ndarray, labels: np.ndarray, count: int) -> list[Component]:
+    """The connected pieces of ink: where they are and their darkest pixels, which is enough to find frames."""
+    from scipy.ndimage import find_objects
 
-    boxes = find_objects(labels)
-    longest = max((max(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in boxes), default=0)
-    reach = _rounded(NEAR * longest)
-    near, _ = label(maximum_filter((labels > 0).astype(np.uint8), 2 * reach + 1), np.ones((3, 3), bool))
     height, width = labels.shape
-    thick = np.minimum(_run_lengths(labels > 0), _run_lengths((labels > 0).T).T)
-    edges = _edges(depth, levels, labels, len(boxes), max(3, _rounded(BEYOND * longest)))
+    areas, peaks = np.bincount(labels.ravel(), minlength=count + 1).tolist(), _peaks(depth, labels, count).tolist()
     pieces = []
-    for number, box in enumerate(boxes, 1):
-        rows, columns = box
-        inside = labels[box] == number
-        peak = int(depth[box][inside].max())
-        cut = rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
-        pieces.append(
-            Component(
-                (number,),
-                rows.start,
-                rows.stop,
-                columns.start,
-                columns.stop,
-                peak,
-                int(inside.sum()),
-                _span(inside),
-                edges[number],
-                float(thick[box][inside].mean()),
-                int(near[box][inside][0]),
-                cut,
-            )
-        )
+    for number, (rows, columns) in enumerate(find_objects(labels), 1):
+        top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
+        cut = top == 0 or left == 0 or bottom == height or right == width
+        box = (top, bottom, left, right, peaks[number], areas[number])
+        pieces.append(Component((number,), *box, span=0, edge=0.0, thick=0.0, near=0, cut=cut))
     return pieces
 
 
-def _span(inside: Bool[np.ndarray, "rows columns"]) -> int:
-    first, last = inside.argmax(axis=1), inside.shape[1] - 1 - inside[:, ::-1].argmax(axis=1)
-    return int(np.where(inside.any(axis=1), last - first + 1, 0).sum())
+def _pieces(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray, count: int) -> list[Component]:
+    from scipy.ndimage import label, maximum_filter
+
+    pieces = _outlined(depth, labels, count)
+    longest = max((piece.size for piece in pieces), default=0)
+    reach = _rounded(NEAR * longest)
+    near, _ = label(maximum_filter((labels > 0).astype(np.uint8), 2 * reach + 1), np.ones((3, 3), bool))
+    at = np.flatnonzero(labels)
+    number = labels.ravel()[at]
+    ink = labels > 0
+    thick = np.minimum(_run_lengths(ink), _run_lengths(ink.T).T).ravel()[at]
+    areas = np.bincount(number, minlength=count + 1)
+    thicks = (np.bincount(number, thick, count + 1) / np.maximum(areas, 1)).tolist()
+    groups = np.zeros(count + 1, int)
+    groups[number] = near.ravel()[at]
+    edges = _edges(depth, levels, labels, count, max(3, _rounded(BEYOND * longest))).tolist()
+    spans = _spans(labels, count).tolist()
+    return [
+        piece._replace(span=spans[n], edge=edges[n], thick=thicks[n], near=int(groups[n]))
+        for n, piece in enumerate(pieces, 1)
+    ]
+
+
+def _spans(labels: Int32[np.ndarray, "height width"], count: int) -> Int[np.ndarray, " numbers"]:
+    """The area of each piece with all gaps along the rows."""
+    rows, columns = np.divmod(np.flatnonzero(labels), labels.shape[1])
+    place = labels[rows, columns] * len(labels) + rows
+    found, first = np.unique(place, return_index=True)
+    last = len(place) - 1 - np.unique(place[::-1], return_index=True)[1]
+    spans = columns[last] - columns[first] + 1
+    return np.bincount(found // len(labels), spans, count + 1).astype(int)
 
 
 def _edges(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray, count: int, distance: int) -> np.ndarray:
     """For each piece, the fraction of its pixels near the outline that differ from the picture beyond, to 4 sides."""
     outline, changes = np.zeros(count + 1, int), np.zeros(count + 1, int)
-    for axis in (0, 1):
-        ones, others = slice(distance, None), slice(None, -distance)
-        for here, there in ((ones, others), (others, ones)):
-            inside, outside = (here, there) if axis == 0 else ((slice(None), here), (slice(None), there))
-            number = labels[inside]
-            is_outline = (number > 0) & (labels[outside] != number)
-            outline += np.bincount(number[is_outline], minlength=count + 1)
-            changed = is_outline & (np.abs(levels[inside] - levels[outside]) >= 0.4 * depth[inside])
-            changes += np.bincount(number[changed], minlength=count + 1)
+    height, width = labels.shape
+    rows, columns = np.divmod(np.flatnonzero(labels), width)
+    number, level, least = (array[rows, columns] for array in (labels, levels, 0.4 * depth))
+    for down, right in ((distance, 0), (-distance, 0), (0, distance), (0, -distance)):
+        y, x = rows + down, columns + right
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        at = np.where(inside, y * width + x, 0)
+        is_outline = inside & (labels.ravel()[at] != number)
+        outline += np.bincount(number[is_outline], minlength=count + 1)
+        changed = is_outline & (np.abs(level - levels.ravel()[at]) >= least)
+        changes += np.bincount(number[changed], minlength=count + 1)
     return changes / np.maximum(outline, 1)
 
 
@@ -315,12 +356,19 @@ def _chosen(pieces: list[Component]) -> list[Component]:
     return [group for group in groups if group.size >= 0.4 * main.size]
 
 
+def _frames(pieces: list[Component]) -> list[Component]:
+    """The frames around other ink, and what is as large and thin as one of them: the empty boxes beside it."""
+    frames = [piece for piece in pieces if _is_frame(piece, pieces)]
+    return [piece for piece in pieces if any(_alike(piece, frame) for frame in frames)]
+
+
 def _is_frame(piece: Component, pieces: list[Component]) -> bool:
-    """Whether a piece is a thin outline around other ink of some size."""
-    margin = 0.04 * piece.size
-    is_thin = piece.area < 0.35 * (piece.bottom - piece.top) * (piece.right - piece.left)
-    return is_thin and any(
-        other.size >= 0.2 * piece.size
+    """Whether a piece is a thin outline around other ink of some size, or several such side by side."""
+    height, width = piece.bottom - piece.top, piece.right - piece.left
+    size = height if width > 1.5 * height else piece.size  # of one of several boxes in a row
+    margin = 0.04 * size
+    return piece.area < 0.35 * height * width and any(
+        other.size >= 0.2 * size
         and other.peak >= 0.35 * piece.peak
         and other.top >= piece.top + margin
         and other.bottom <= piece.bottom - margin
@@ -328,6 +376,16 @@ def _is_frame(piece: Component, pieces: list[Component]) -> bool:
         and other.right <= piece.right - margin
         for other in pieces
     )
+
+
+def _alike(one: Component, other: Component) -> bool:
+    """Whether two pieces have about the same height, width and area."""
+    pairs = (
+        (one.bottom - one.top, other.bottom - other.top),
+        (one.right - one.left, other.right - other.left),
+        (one.area, other.area),
+    )
+    return all(abs(a - b) <= 0.1 * b for a, b in pairs)
 
 
 def _grouped(pieces: list[Component]) -> list[Component]:

@@ -69,68 +69,66 @@ function meansOfNine({ height, width, levels }) {
   return { height, width, levels: found };
 }
 
-/** The closing of a line of levels by a window of 2 * reach + 1, its ends continued (van Herk 1992). */
-function closing(line, length, reach, spare) {
+/** Replaces a line by its largest (sign 1) or smallest (-1) values in windows, and returns how many (van Herk 1992). */
+function extremes(line, count, window, sign, forward, backward) {
+  for (let from = 0; from < count; from += window) {
+    const to = Math.min(count, from + window);
+    let most = sign * line[from];
+    for (let n = from; n < to; n++) forward[n] = most = Math.max(most, sign * line[n]);
+    most = sign * line[to - 1];
+    for (let n = to - 1; n >= from; n--) backward[n] = most = Math.max(most, sign * line[n]);
+  }
+  const left = count - window + 1;
+  for (let n = 0; n < left; n++) line[n] = sign * Math.max(backward[n], forward[n + window - 1]);
+  return left;
+}
+
+/** Closes lines of `length` levels, `step` apart, by windows of 2 * reach + 1; `paper` becomes the larger of both. */
+function close(levels, paper, reach, lines, stride, length, step) {
+  const [line, forward, backward] = [0, 1, 2].map(() => new Int32Array(length + 4 * reach));
   const window = 2 * reach + 1;
-  const [padded, forward, backward] = spare;
-  const size = length + 4 * reach;
-  for (let n = 0; n < size; n++) padded[n] = line[Math.min(length - 1, Math.max(0, n - 2 * reach))];
-  const extreme = (count, sign) => {
-    for (let n = 0; n < count; n++) {
-      forward[n] = n % window && sign * forward[n - 1] > sign * padded[n] ? forward[n - 1] : padded[n];
+  for (let number = 0; number < lines; number++) {
+    const start = number * stride;
+    line.fill(levels[start], 0, 2 * reach);
+    for (let n = 0; n < length; n++) line[2 * reach + n] = levels[start + n * step];
+    line.fill(levels[start + (length - 1) * step], 2 * reach + length);
+    extremes(line, extremes(line, line.length, window, 1, forward, backward), window, -1, forward, backward);
+    for (let n = 0; n < length; n++) {
+      const at = start + n * step;
+      if (line[n] > paper[at]) paper[at] = line[n];
     }
-    for (let n = count - 1; n >= 0; n--) {
-      const last = n === count - 1 || n % window === window - 1;
-      backward[n] = !last && sign * backward[n + 1] > sign * padded[n] ? backward[n + 1] : padded[n];
-    }
-    for (let n = 0; n + window <= count; n++) {
-      const [a, b] = [backward[n], forward[n + window - 1]];
-      padded[n] = sign * a > sign * b ? a : b;
-    }
-    return count - window + 1;
-  };
-  extreme(extreme(size, 1), -1);
-  return padded;
+  }
 }
 
 /** The brightness of the paper at each pixel. */
 function paperOf({ height, width, levels }) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
-  const spare = [0, 1, 2].map(() => new Int32Array(Math.max(height, width) + 4 * reach));
-  const line = new Int32Array(Math.max(height, width));
-  const paper = new Int32Array(levels.length);
-  for (let y = 0; y < height; y++) {
-    const closed = closing(levels.subarray(y * width, (y + 1) * width), width, reach, spare);
-    paper.set(closed.subarray(0, width), y * width);
-  }
-  for (let x = 0; x < width; x++) {
-    for (let y = 0; y < height; y++) line[y] = levels[y * width + x];
-    const closed = closing(line, height, reach, spare);
-    for (let y = 0; y < height; y++) paper[y * width + x] = Math.max(paper[y * width + x], closed[y]);
-  }
+  const paper = levels.slice();
+  close(levels, paper, reach, height, width, width, 1);
+  close(levels, paper, reach, width, 1, height, width);
   return paper;
 }
 
 /** Numbers the connected pieces of a mask, diagonals included, in the order of their first pixels: [labels, count]. */
 function labelled(mask, height, width) {
   const labels = new Int32Array(mask.length);
-  const stack = [];
+  const stack = new Int32Array(mask.length);
   let count = 0;
   for (let start = 0; start < mask.length; start++) {
     if (!mask[start] || labels[start]) continue;
     labels[start] = ++count;
-    stack.push(start);
-    while (stack.length) {
-      const at = stack.pop();
+    stack[0] = start;
+    for (let size = 1; size; ) {
+      const at = stack[--size];
       const x = at % width;
-      const y = (at - x) / width;
-      for (let v = Math.max(0, y - 1); v <= Math.min(height - 1, y + 1); v++) {
-        for (let u = Math.max(0, x - 1); u <= Math.min(width - 1, x + 1); u++) {
-          const next = v * width + u;
-          if (mask[next] && !labels[next]) {
-            labels[next] = count;
-            stack.push(next);
-          }
+      const from = x ? -1 : 0;
+      const to = x < width - 1 ? 1 : 0;
+      for (let row = at - width; row <= at + width; row += width) {
+        if (row < 0 || row >= mask.length) continue;
+        for (let next = row + from; next <= row + to; next++) {
+          if (!mask[next] || labels[next]) continue;
+          labels[next] = count;
+          stack[size++] = next;
         }
       }
     }
@@ -152,36 +150,66 @@ function runLengths(mask, lines, stride, length, step) {
   return runs;
 }
 
+/** The thin ink among which there may be lines: [at, along, other], each a typed array. */
+function thinInk(mask, turned, height, width, thickness) {
+  const [length, across] = turned ? [height, width] : [width, height];
+  const [ahead, aside] = turned ? [width, 1] : [1, width];
+  const runs = runLengths(mask, length, ahead, across, aside);
+  const tall = Math.ceil(0.16 * length) + thickness + 3;
+  const step = Math.max(1, Math.floor(tall / 2));
+  const searched = new Uint8Array(across);
+  const seen = new Int32Array(length).fill(-1); // the last of the rows above each with thin ink in this column
+  const next = new Int32Array(Math.ceil(across / step));
+  for (let other = 0; other < across; other++) {
+    for (let along = 0; along < length; along++) {
+      const run = runs[along * ahead + other * aside];
+      if (!run || run > thickness) continue;
+      // The windows from seen + 1 (or the first that reaches here) to the last that starts here or above.
+      const first = Math.max(Math.ceil((other - tall - step + 1) / step), Math.ceil((seen[along] + 1) / step), 0);
+      for (let n = first; n * step <= other; n++) next[n]++;
+      seen[along] = other;
+    }
+  }
+  for (const [n, columns] of next.entries()) {
+    if (columns >= LINE * length) searched.fill(1, n * step, n * step + tall + step);
+  }
+  let count = 0;
+  const found = [0, 1, 2].map(() => new Int32Array(mask.length));
+  for (let along = 0; along < length; along++) {
+    for (let other = 0; other < across; other++) {
+      const at = along * ahead + other * aside;
+      if (!searched[other] || !runs[at] || runs[at] > thickness) continue;
+      [found[0][count], found[1][count], found[2][count++]] = [at, along, other];
+    }
+  }
+  return found.map((each) => each.subarray(0, count));
+}
+
 /** A mask without straight thin lines across most of the picture; the mask itself if nothing else is on it. */
 function withoutLines(mask, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
   const kept = Uint8Array.from(mask);
   for (const turned of [false, true]) {
     const [length, across] = turned ? [height, width] : [width, height];
-    const runs = turned ? runLengths(mask, height, width, width, 1) : runLengths(mask, width, 1, height, width);
-    const points = [];
-    for (let along = 0; along < length; along++) {
-      for (let other = 0; other < across; other++) {
-        const at = turned ? along * width + other : other * width + along;
-        if (mask[at] && runs[at] <= thickness) points.push([at, along, other]);
-      }
-    }
+    const [at, along, other] = thinInk(mask, turned, height, width, thickness);
+    if (!at.length) continue;
     const half = Math.floor(length / 2);
-    const bands = Math.floor((across + 4 * length) / (thickness + 1)) + 2;
-    const cover = new Int32Array(bands);
-    const last = new Int32Array(bands);
+    const cover = new Int32Array(Math.floor((across + 2 * length) / (thickness + 1)) + 2);
+    const last = new Int32Array(cover.length);
+    const shift = new Int32Array(length);
+    const bands = new Int32Array(at.length);
     for (const slope of SLOPES) {
+      for (let n = 0; n < length; n++) shift[n] = Math.floor(0.5 - slope * (n - half)) + half;
       for (const offset of [0, Math.floor(thickness / 2) + 1]) {
-        const bandOf = (along, other) =>
-          Math.floor((Math.floor(other - slope * (along - half) + 0.5) + half + offset) / (thickness + 1));
         cover.fill(0);
         last.fill(-1);
-        for (const [, along, other] of points) {
-          const band = bandOf(along, other);
-          if (last[band] !== along) cover[band]++;
-          last[band] = along;
+        for (let n = 0; n < at.length; n++) {
+          const band = (bands[n] = ((other[n] + shift[along[n]] + offset) / (thickness + 1)) | 0);
+          if (last[band] !== along[n]) cover[band]++;
+          last[band] = along[n];
         }
-        for (const [at, along, other] of points) if (cover[bandOf(along, other)] >= LINE * length) kept[at] = 0;
+        if (cover.every((each) => each < LINE * length)) continue;
+        for (let n = 0; n < at.length; n++) if (cover[bands[n]] >= LINE * length) kept[at[n]] = 0;
       }
     }
   }
@@ -195,28 +223,36 @@ const best = (pieces, score) => pieces.reduce((a, b) => (score(b) > score(a) ? b
 
 /** The square of side 2 * reach + 1 around each pixel of a mask. */
 function dilated(mask, height, width, reach) {
-  const wide = new Uint8Array(mask.length);
   const found = new Uint8Array(mask.length);
-  for (let at = 0; at < mask.length; at++) {
-    if (!mask[at]) continue;
-    const x = at % width;
-    wide.fill(1, at - Math.min(x, reach), at + Math.min(width - 1 - x, reach) + 1);
+  const left = new Int32Array(width); // rows that are still to be filled in each column
+  for (const upwards of [false, true]) {
+    left.fill(0);
+    for (let n = 0; n < height; n++) {
+      const row = (upwards ? height - 1 - n : n) * width;
+      for (let x = 0; x < width; x++) {
+        if (mask[row + x]) left[x] = reach + 1;
+        if (left[x] && left[x]--) found[row + x] = 1;
+      }
+    }
   }
-  for (let y = 0; y < height; y++) {
-    for (let v = Math.max(0, y - reach); v <= Math.min(height - 1, y + reach); v++) {
-      for (let x = 0; x < width; x++) if (wide[v * width + x]) found[y * width + x] = 1;
+  const tall = found.slice();
+  for (let row = 0; row < mask.length; row += width) {
+    for (let x = 0; x < width; x++) {
+      const [before, after] = [x && tall[row + x - 1], x < width - 1 && tall[row + x + 1]];
+      if (!tall[row + x] || (before && after)) continue;
+      found.fill(1, row + Math.max(0, x - reach), row + Math.min(width, x + reach + 1));
     }
   }
   return found;
 }
 
-/** The connected pieces of ink. */
+/** The connected pieces of ink; without `levels`, only their boxes, peaks and areas. */
 function piecesOf(depth, levels, labels, count, height, width) {
   const pieces = Array.from({ length: count }, (_, n) => ({
     members: [n + 1], top: height, bottom: 0, left: width, right: 0, peak: 0, area: 0, span: 0, edge: 0, thick: 0, near: 0,
   }));
-  const down = runLengths(labels, width, 1, height, width);
-  const across = runLengths(labels, height, width, width, 1);
+  const down = levels && runLengths(labels, width, 1, height, width);
+  const across = levels && runLengths(labels, height, width, width, 1);
   const first = new Int32Array(count + 1).fill(-1);
   const rowLeft = new Int32Array(count + 1).fill(-1);
   const rowRight = new Int32Array(count + 1);
@@ -234,6 +270,7 @@ function piecesOf(depth, levels, labels, count, height, width) {
       piece.right = Math.max(piece.right, x + 1);
       piece.peak = Math.max(piece.peak, depth[at]);
       piece.area++;
+      if (!levels) continue;
       piece.thick += Math.min(down[at], across[at]);
       if (rowOf[number] !== y) {
         if (rowOf[number] >= 0) piece.span += rowRight[number] - rowLeft[number] + 1;
@@ -242,6 +279,7 @@ function piecesOf(depth, levels, labels, count, height, width) {
       rowRight[number] = x;
     }
   }
+  if (!levels) return pieces;
   const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
   const [near] = labelled(dilated(labels, height, width, Math.round(NEAR * longest)), height, width);
   const [outline, changes] = [new Int32Array(count + 1), new Int32Array(count + 1)];
@@ -251,13 +289,13 @@ function piecesOf(depth, levels, labels, count, height, width) {
       const at = y * width + x;
       const number = labels[at];
       if (!number) continue;
-      for (const [inside, there] of [
-        [y >= distance, at - distance * width], [y + distance < height, at + distance * width],
-        [x >= distance, at - distance], [x + distance < width, at + distance],
-      ]) {
-        if (!inside || labels[there] === number) continue;
+      for (let side = 0; side < 4; side++) {
+        const v = y + (side < 2 ? (2 * side - 1) * distance : 0);
+        const u = x + (side < 2 ? 0 : (2 * side - 5) * distance);
+        const there = v * width + u;
+        if (v < 0 || v >= height || u < 0 || u >= width || labels[there] === number) continue;
         outline[number]++;
-        changes[number] += Math.abs(levels[at] - levels[there]) >= 0.4 * depth[at];
+        if (Math.abs(levels[at] - levels[there]) >= 0.4 * depth[at]) changes[number]++;
       }
     }
   }
@@ -271,17 +309,25 @@ function piecesOf(depth, levels, labels, count, height, width) {
   return pieces;
 }
 
-/** Whether a piece is a thin outline around other ink of some size. */
+/** Whether a piece is a thin outline around other ink of some size, or several such side by side. */
 function isFrame(piece, pieces) {
-  const size = sizeOf(piece);
+  const [height, width] = [piece.bottom - piece.top, piece.right - piece.left];
+  const size = width > 1.5 * height ? height : sizeOf(piece);
   const margin = 0.04 * size;
-  if (piece.area >= 0.35 * (piece.bottom - piece.top) * (piece.right - piece.left)) return false;
+  if (piece.area >= 0.35 * height * width) return false;
   return pieces.some(
     (other) =>
       sizeOf(other) >= 0.2 * size && other.peak >= 0.35 * piece.peak &&
       other.top >= piece.top + margin && other.bottom <= piece.bottom - margin &&
       other.left >= piece.left + margin && other.right <= piece.right - margin,
   );
+}
+
+/** Whether two pieces have about the same height, width and area. */
+function alike(one, other) {
+  const lengths = ({ top, bottom, left, right, area }) => [bottom - top, right - left, area];
+  const others = lengths(other);
+  return lengths(one).every((each, n) => Math.abs(each - others[n]) <= 0.1 * others[n]);
 }
 
 function united(one, other) {
@@ -348,19 +394,22 @@ function chosen(all) {
 /** The digits of one polarity: {labels, digits}. */
 function digitsOf(depth, levels, height, width, noise) {
   const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * noise));
-  const sure = depth.map((each) => Number(each > Math.floor(least / 2)));
-  let [labels, count] = labelled(sure, height, width);
+  const mask = new Uint8Array(depth.length);
+  for (let at = 0; at < mask.length; at++) mask[at] = depth[at] > Math.floor(least / 2) ? 1 : 0;
+  let [labels, count] = labelled(mask, height, width);
   if (count === 0) return { labels, digits: [] };
   const peaks = new Int32Array(count + 1);
-  for (const [at, number] of labels.entries()) if (number) peaks[number] = Math.max(peaks[number], depth[at]);
-  const mask = new Uint8Array(depth.length);
-  for (const [at, number] of labels.entries()) {
-    mask[at] = number && depth[at] > INK_EDGE * peaks[number] && peaks[number] >= least ? 1 : 0;
+  for (let at = 0; at < mask.length; at++) if (depth[at] > peaks[labels[at]]) peaks[labels[at]] = depth[at];
+  for (let at = 0; at < mask.length; at++) {
+    const peak = peaks[labels[at]];
+    if (depth[at] <= INK_EDGE * peak || peak < least) mask[at] = 0;
   }
   [labels, count] = labelled(mask, height, width);
-  const whole = piecesOf(depth, levels, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
-  const frames = new Set(whole.filter((piece) => isFrame(piece, whole)).flatMap(({ members }) => members));
-  if (frames.size) for (const [at, number] of labels.entries()) if (frames.has(number)) mask[at] = 0;
+  const whole = piecesOf(depth, null, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
+  const frames = whole.filter((piece) => isFrame(piece, whole));
+  const isOut = new Uint8Array(count + 1);
+  for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
+  for (let at = 0; at < mask.length; at++) if (isOut[labels[at]]) mask[at] = 0;
   [labels, count] = labelled(withoutLines(mask, height, width), height, width);
   return { labels, digits: chosen(piecesOf(depth, levels, labels, count, height, width)) };
 }
@@ -381,7 +430,7 @@ function isLight(dark, light) {
   for (const [inner, outer] of [[0, 1], [1, 0]]) {
     const [one, other] = [whole[inner], whole[outer]];
     const isSheet = ratios[outer] >= 0.26 && one.area + other.area >= 0.9 * other.span;
-    const isStroke = ratios[inner] < ratios[outer] && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
+    const isStroke = one.thick < 0.3 * other.thick && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
     if (isSheet && isStroke && liesWithin(one, other)) return inner === 1;
   }
   const [darkScore, lightScore] = [dark, light].map((each) => each.reduce((sum, digit) => sum + scoreOf(digit), 0));
