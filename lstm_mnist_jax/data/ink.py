@@ -148,7 +148,8 @@ def _is_light(dark: list[Component], light: list[Component]) -> bool:
     for inner, outer in ((0, 1), (1, 0)):
         one, other = whole[inner], whole[outer]
         is_sheet = ratios[outer] >= 0.26 and one.area + other.area >= 0.9 * other.span
-        is_stroke = one.thick < 0.3 * other.thick and one.size >= 0.12 * other.size and one.edge >= 0.9
+        is_thinner = ratios[inner] < ratios[outer] and one.thick < 0.3 * other.thick  # than what is around a hole
+        is_stroke = is_thinner and one.size >= 0.12 * other.size and one.edge >= 0.9
         if is_sheet and is_stroke and _lies_within(one, other):
             return inner == 1
     scores = [sum(digit.score for digit in digits) for digits in (dark, light)]

@@ -42,7 +42,7 @@ TAKEN_OFF = 2.0
 FINE = 4
 """Strokes are measured and thickened on images of so many times the side of a digit."""
 
-THIN, NORMAL = 1.35, 2.2
+THIN, NORMAL = 1.1, 2.2
 """Strokes that are thinner than the first are thickened to the second, in pixels of a digit of 20."""
 
 Normal = Float32[np.ndarray, "rows columns *channels"]

@@ -24,7 +24,7 @@ function noiseOf({ height, width, levels }) {
       second[n++] = Math.abs(levels[at - 1] - 2 * levels[at] + levels[at + 1]);
     }
   }
-  for (const level of levels) cut += level <= 0 || level >= 1;
+  for (let at = 0; at < levels.length; at++) if (levels[at] <= 0 || levels[at] >= 1) cut++;
   const scale = cut > 0.25 * levels.length ? 0.76 : 0.6745 * Math.sqrt(6);
   return lowerMedian(second) / scale;
 }
@@ -69,33 +69,37 @@ function meansOfNine({ height, width, levels }) {
   return { height, width, levels: found };
 }
 
-/** Replaces a line by its largest (sign 1) or smallest (-1) values in windows, and returns how many (van Herk 1992). */
-function extremes(line, count, window, sign, forward, backward) {
+/** The largest values up to each place, and from it on, within blocks of `window` (van Herk 1992). */
+function blockPeaks(line, count, window, forward, backward) {
   for (let from = 0; from < count; from += window) {
     const to = Math.min(count, from + window);
-    let most = sign * line[from];
-    for (let n = from; n < to; n++) forward[n] = most = Math.max(most, sign * line[n]);
-    most = sign * line[to - 1];
-    for (let n = to - 1; n >= from; n--) backward[n] = most = Math.max(most, sign * line[n]);
+    let most = line[from];
+    for (let n = from; n < to; n++) forward[n] = most = line[n] > most ? line[n] : most;
+    most = line[to - 1];
+    for (let n = to - 1; n >= from; n--) backward[n] = most = line[n] > most ? line[n] : most;
   }
-  const left = count - window + 1;
-  for (let n = 0; n < left; n++) line[n] = sign * Math.max(backward[n], forward[n + window - 1]);
-  return left;
 }
 
 /** Closes lines of `length` levels, `step` apart, by windows of 2 * reach + 1; `paper` becomes the larger of both. */
 function close(levels, paper, reach, lines, stride, length, step) {
-  const [line, forward, backward] = [0, 1, 2].map(() => new Int32Array(length + 4 * reach));
+  const [line, forward, backward] = [0, 1, 2].map(() => new Int32Array(length + 2 * reach));
   const window = 2 * reach + 1;
   for (let number = 0; number < lines; number++) {
     const start = number * stride;
-    line.fill(levels[start], 0, 2 * reach);
-    for (let n = 0; n < length; n++) line[2 * reach + n] = levels[start + n * step];
-    line.fill(levels[start + (length - 1) * step], 2 * reach + length);
-    extremes(line, extremes(line, line.length, window, 1, forward, backward), window, -1, forward, backward);
-    for (let n = 0; n < length; n++) {
-      const at = start + n * step;
-      if (line[n] > paper[at]) paper[at] = line[n];
+    for (let n = 0; n < length; n++) line[n] = levels[start + n * step];
+    blockPeaks(line, length, window, forward, backward);
+    const lastBlock = length - 1 - ((length - 1) % window);
+    for (let n = 0; n < length + 2 * reach; n++) { // negative: the largest of these is the smallest
+      const from = n - 2 * reach;
+      const to = n < length ? n : length - 1;
+      if (from <= 0) line[n] = -forward[to];
+      else if (from >= lastBlock) line[n] = -backward[from];
+      else line[n] = -(backward[from] > forward[to] ? backward[from] : forward[to]);
+    }
+    blockPeaks(line, length + 2 * reach, window, forward, backward);
+    for (let n = 0, at = start; n < length; n++, at += step) {
+      const level = -Math.max(backward[n], forward[n + 2 * reach]);
+      if (level > paper[at]) paper[at] = level;
     }
   }
 }
@@ -213,8 +217,12 @@ function withoutLines(mask, height, width) {
       }
     }
   }
-  const count = (some) => some.reduce((sum, each) => sum + each, 0);
-  return count(kept) > 0.02 * count(mask) ? kept : mask;
+  let [left, all] = [0, 0];
+  for (let n = 0; n < mask.length; n++) {
+    left += kept[n];
+    all += mask[n];
+  }
+  return left > 0.02 * all ? kept : mask;
 }
 
 const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
@@ -246,67 +254,66 @@ function dilated(mask, height, width, reach) {
   return found;
 }
 
-/** The connected pieces of ink; without `levels`, only their boxes, peaks and areas. */
-function piecesOf(depth, levels, labels, count, height, width) {
-  const pieces = Array.from({ length: count }, (_, n) => ({
-    members: [n + 1], top: height, bottom: 0, left: width, right: 0, peak: 0, area: 0, span: 0, edge: 0, thick: 0, near: 0,
-  }));
-  const down = levels && runLengths(labels, width, 1, height, width);
-  const across = levels && runLengths(labels, height, width, width, 1);
-  const first = new Int32Array(count + 1).fill(-1);
-  const rowLeft = new Int32Array(count + 1).fill(-1);
-  const rowRight = new Int32Array(count + 1);
-  const rowOf = new Int32Array(count + 1).fill(-1);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const at = y * width + x;
+/** The connected pieces of ink: their boxes, darkest pixels and areas, which is enough to find frames. */
+function outlined(depth, labels, count, height, width) {
+  const [left, right, top, bottom, peak, area] = [width, 0, height, 0, 0, 0].map((n) => new Int32Array(count + 1).fill(n));
+  for (let y = 0, at = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, at++) {
       const number = labels[at];
       if (!number) continue;
-      const piece = pieces[number - 1];
-      if (first[number] < 0) first[number] = at;
-      piece.top = Math.min(piece.top, y);
-      piece.bottom = y + 1;
-      piece.left = Math.min(piece.left, x);
-      piece.right = Math.max(piece.right, x + 1);
-      piece.peak = Math.max(piece.peak, depth[at]);
-      piece.area++;
-      if (!levels) continue;
-      piece.thick += Math.min(down[at], across[at]);
-      if (rowOf[number] !== y) {
-        if (rowOf[number] >= 0) piece.span += rowRight[number] - rowLeft[number] + 1;
-        [rowOf[number], rowLeft[number]] = [y, x];
-      }
-      rowRight[number] = x;
+      if (x < left[number]) left[number] = x;
+      if (x >= right[number]) right[number] = x + 1;
+      if (y < top[number]) top[number] = y;
+      bottom[number] = y + 1;
+      if (depth[at] > peak[number]) peak[number] = depth[at];
+      area[number]++;
     }
   }
-  if (!levels) return pieces;
+  return Array.from({ length: count }, (_, n) => n + 1).map((n) => ({
+    members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n], peak: peak[n], area: area[n],
+    cut: top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width,
+  }));
+}
+
+function piecesOf(depth, levels, labels, count, height, width) {
+  const pieces = outlined(depth, labels, count, height, width);
+  const down = runLengths(labels, width, 1, height, width);
+  const across = runLengths(labels, height, width, width, 1);
   const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
   const [near] = labelled(dilated(labels, height, width, Math.round(NEAR * longest)), height, width);
-  const [outline, changes] = [new Int32Array(count + 1), new Int32Array(count + 1)];
+  const [outline, changes, span, thick, group, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, 0, -1].map((n) =>
+    new Int32Array(count + 1).fill(n),
+  );
   const distance = Math.max(3, Math.round(BEYOND * longest));
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const at = y * width + x;
+  const [above, before] = [distance * width, distance];
+  for (let y = 0, at = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, at++) {
       const number = labels[at];
       if (!number) continue;
-      for (let side = 0; side < 4; side++) {
-        const v = y + (side < 2 ? (2 * side - 1) * distance : 0);
-        const u = x + (side < 2 ? 0 : (2 * side - 5) * distance);
-        const there = v * width + u;
-        if (v < 0 || v >= height || u < 0 || u >= width || labels[there] === number) continue;
+      group[number] = near[at];
+      thick[number] += Math.min(down[at], across[at]);
+      if (rowOf[number] !== y) [rowOf[number], rowLeft[number]] = [y, x];
+      else span[number] -= last[number];
+      last[number] = x - rowLeft[number] + 1;
+      span[number] += last[number];
+      const check = (there) => {
+        if (labels[there] === number) return;
         outline[number]++;
         if (Math.abs(levels[at] - levels[there]) >= 0.4 * depth[at]) changes[number]++;
-      }
+      };
+      if (y >= distance) check(at - above);
+      if (y + distance < height) check(at + above);
+      if (x >= distance) check(at - before);
+      if (x + distance < width) check(at + before);
     }
   }
-  for (const [n, piece] of pieces.entries()) {
-    piece.span += rowRight[n + 1] - rowLeft[n + 1] + 1;
-    piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
-    piece.thick /= piece.area;
-    piece.near = near[first[n + 1]];
-    piece.cut = piece.top === 0 || piece.left === 0 || piece.bottom === height || piece.right === width;
-  }
-  return pieces;
+  return pieces.map((piece, n) => ({
+    ...piece,
+    span: span[n + 1],
+    edge: changes[n + 1] / Math.max(outline[n + 1], 1),
+    thick: thick[n + 1] / piece.area,
+    near: group[n + 1],
+  }));
 }
 
 /** Whether a piece is a thin outline around other ink of some size, or several such side by side. */
@@ -405,7 +412,7 @@ function digitsOf(depth, levels, height, width, noise) {
     if (depth[at] <= INK_EDGE * peak || peak < least) mask[at] = 0;
   }
   [labels, count] = labelled(mask, height, width);
-  const whole = piecesOf(depth, null, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
+  const whole = outlined(depth, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
   const frames = whole.filter((piece) => isFrame(piece, whole));
   const isOut = new Uint8Array(count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
@@ -430,7 +437,8 @@ function isLight(dark, light) {
   for (const [inner, outer] of [[0, 1], [1, 0]]) {
     const [one, other] = [whole[inner], whole[outer]];
     const isSheet = ratios[outer] >= 0.26 && one.area + other.area >= 0.9 * other.span;
-    const isStroke = one.thick < 0.3 * other.thick && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
+    const isThinner = ratios[inner] < ratios[outer] && one.thick < 0.3 * other.thick;
+    const isStroke = isThinner && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
     if (isSheet && isStroke && liesWithin(one, other)) return inner === 1;
   }
   const [darkScore, lightScore] = [dark, light].map((each) => each.reduce((sum, digit) => sum + scoreOf(digit), 0));
@@ -456,11 +464,14 @@ function findInk(picture) {
   const passes = Math.max(height, width) < SMOOTHED_SIZE ? 0 : Number(noise > QUIET) + Number(noise > LOUD);
   let smooth = picture;
   for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
-  const levels = Int32Array.from(smooth.levels, (level) => Math.floor(LEVELS * level + 0.5));
+  const levels = new Int32Array(height * width);
+  for (let at = 0; at < levels.length; at++) levels[at] = Math.floor(LEVELS * smooth.levels[at] + 0.5);
   const offers = [1, -1].map((sign) => {
-    const signed = levels.map((level) => sign * level);
+    const signed = levels.slice();
+    if (sign < 0) for (let at = 0; at < signed.length; at++) signed[at] = -signed[at];
     const paper = paperOf({ height, width, levels: signed });
-    const depth = paper.map((level, at) => level - signed[at]);
+    const depth = paper.slice();
+    for (let at = 0; at < depth.length; at++) depth[at] -= signed[at];
     const typical = typicalOf(depth);
     for (let at = 0; at < depth.length; at++) depth[at] = Math.max(0, depth[at] - typical);
     return { sign, paper, typical, ...digitsOf(depth, levels, height, width, noise * SMOOTHED[passes]) };
@@ -492,7 +503,7 @@ function findInk(picture) {
 /** The median of whole numbers of 0 or more, rounded down between two middle ones, as int(numpy.median()). */
 function typicalOf(depth) {
   const counts = new Uint32Array(2 * LEVELS + 1);
-  for (const each of depth) counts[each]++;
+  for (let n = 0; n < depth.length; n++) counts[depth[n]]++;
   const at = (rank) => {
     let left = rank;
     for (let value = 0; ; value++) if ((left -= counts[value]) < 0) return value;

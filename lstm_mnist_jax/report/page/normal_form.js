@@ -8,7 +8,7 @@ const SURE_OF_EDGE = 3; // the least level of a stroke's edge, in standard devia
 const TAKEN_OFF = 2; // the noise that is subtracted after scaling, in standard deviations
 const FAINT_EDGE = 0.01; // the same in a picture that is in normal form already
 const FINE = 4; // strokes are thickened in so many times the size of a digit
-const THIN = 1.35; // thinner strokes are thickened to THICK: pixels of a digit of 20
+const THIN = 1.1; // thinner strokes are thickened to THICK: pixels of a digit of 20
 const THICK = 2.2;
 
 const peakOf = (levels) => levels.reduce((a, b) => Math.max(a, b), 0);
