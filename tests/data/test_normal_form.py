@@ -6,7 +6,7 @@ from PIL import Image
 from scans import scan
 
 from lstm_mnist_jax import load
-from lstm_mnist_jax.data.normal_form import digit, normalise, resampling
+from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise, resampling
 from lstm_mnist_jax.errors import DataError
 
 
@@ -102,6 +102,41 @@ def test_thin_strokes_are_thickened():
     dot = np.zeros((20, 20), np.float32)
     dot[10, 10] = 1
     assert digit(dot).max() == 1
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_lines_boxes_and_tables_are_left_out(number, digits):
+    """The digit is found once, as on white paper."""
+    paper = np.ones((140, 560), np.float32)
+    strokes = np.asarray(Image.fromarray(digits[number]).resize((84, 84), Image.Resampling.BICUBIC), np.float32)
+    paper[28:112, 168:252] = 1 - strokes.clip(0, 255) / 255
+    ruled, boxes, apart, table = (paper.copy() for _ in range(4))
+    ruled[::20] = np.minimum(ruled[::20], 0.6)
+    ruled[8:10] = ruled[130:132] = 0.2
+    boxes[[10, 11, 128, 129], 10:550] = 0
+    boxes[10:130, [10, 11, 145, 146, 280, 281, 415, 416, 548, 549]] = 0
+    for left in (10, 148, 286, 424):
+        apart[[10, 11, 128, 129], left : left + 126] = 0
+        apart[10:130, [left, left + 1, left + 124, left + 125]] = 0
+    table[:, :60] = table[120:] = 0.1
+    [alone] = find_digits(paper)
+    for name, picture in (("ruled", ruled), ("boxes", boxes), ("apart", apart), ("table", table)):
+        for drawn in (picture, 1 - picture):
+            found = find_digits(drawn)
+            assert len(found) == 1, name
+            # Ends of lines remain within two pixels of the strokes. Of another digit it would be 0.15.
+            assert np.abs(found[0].image - alone.image).mean() < 0.05, name
+            np.testing.assert_allclose(found[0].box, alone.box, atol=0.02, err_msg=name)
+
+
+def test_the_hole_of_a_thick_digit_is_no_digit():
+    """Dark on light it would be one on a small sheet of paper."""
+    rows, columns = np.mgrid[-1:1:60j, -1:1:60j]
+    ring = np.ones((60, 60), np.float32)
+    ring[np.abs(np.hypot(rows / 0.6, columns / 0.4) - 0.75) < 0.25] = 0
+    image = digit(ring)
+    assert image[13:15, 13:15].max() < 0.2
+    np.testing.assert_allclose(digit(1 - ring), image, atol=1e-6)
 
 
 def test_colours_are_ink():

@@ -113,10 +113,13 @@ function paperOf({ height, width, levels }) {
   return paper;
 }
 
+let waiting = new Int32Array(0); // the pixels whose neighbours are still to be numbered, kept from call to call
+
 /** Numbers the connected pieces of a mask, diagonals included, in the order of their first pixels: [labels, count]. */
 function labelled(mask, height, width) {
   const labels = new Int32Array(mask.length);
-  const stack = new Int32Array(mask.length);
+  if (waiting.length < mask.length) waiting = new Int32Array(mask.length);
+  const stack = waiting;
   let count = 0;
   for (let start = 0; start < mask.length; start++) {
     if (!mask[start] || labels[start]) continue;
@@ -163,36 +166,42 @@ function thinInk(mask, turned, height, width, thickness) {
   const step = Math.max(1, Math.floor(tall / 2));
   const searched = new Uint8Array(across);
   const seen = new Int32Array(length).fill(-1); // the last of the rows above each with thin ink in this column
-  const next = new Int32Array(Math.ceil(across / step));
+  const columns = new Int32Array(Math.ceil(across / step)); // with thin ink, of each window
+  let most = 0;
   for (let other = 0; other < across; other++) {
     for (let along = 0; along < length; along++) {
       const run = runs[along * ahead + other * aside];
       if (!run || run > thickness) continue;
       // The windows from seen + 1 (or the first that reaches here) to the last that starts here or above.
       const first = Math.max(Math.ceil((other - tall - step + 1) / step), Math.ceil((seen[along] + 1) / step), 0);
-      for (let n = first; n * step <= other; n++) next[n]++;
+      for (let n = first; n * step <= other; n++) columns[n]++;
       seen[along] = other;
+      most++;
     }
   }
-  for (const [n, columns] of next.entries()) {
-    if (columns >= LINE * length) searched.fill(1, n * step, n * step + tall + step);
+  for (let n = 0; n < columns.length; n++) {
+    if (columns[n] >= LINE * length) searched.fill(1, n * step, n * step + tall + step);
   }
+  if (!searched.includes(1)) return [[], [], []];
   let count = 0;
-  const found = [0, 1, 2].map(() => new Int32Array(mask.length));
+  const [places, alongs, others] = [0, 1, 2].map(() => new Int32Array(most));
   for (let along = 0; along < length; along++) {
     for (let other = 0; other < across; other++) {
       const at = along * ahead + other * aside;
       if (!searched[other] || !runs[at] || runs[at] > thickness) continue;
-      [found[0][count], found[1][count], found[2][count++]] = [at, along, other];
+      places[count] = at;
+      alongs[count] = along;
+      others[count++] = other;
     }
   }
-  return found.map((each) => each.subarray(0, count));
+  return [places, alongs, others].map((each) => each.subarray(0, count));
 }
 
 /** A mask without straight thin lines across most of the picture; the mask itself if nothing else is on it. */
 function withoutLines(mask, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
-  const kept = Uint8Array.from(mask);
+  const kept = mask.slice();
+  let [left, all] = [0, 0];
   for (const turned of [false, true]) {
     const [length, across] = turned ? [height, width] : [width, height];
     const [at, along, other] = thinInk(mask, turned, height, width, thickness);
@@ -217,12 +226,11 @@ function withoutLines(mask, height, width) {
       }
     }
   }
-  let [left, all] = [0, 0];
   for (let n = 0; n < mask.length; n++) {
     left += kept[n];
     all += mask[n];
   }
-  return left > 0.02 * all ? kept : mask;
+  return left < all && left > 0.02 * all ? kept : mask;
 }
 
 const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
@@ -256,7 +264,8 @@ function dilated(mask, height, width, reach) {
 
 /** The connected pieces of ink: their boxes, darkest pixels and areas, which is enough to find frames. */
 function outlined(depth, labels, count, height, width) {
-  const [left, right, top, bottom, peak, area] = [width, 0, height, 0, 0, 0].map((n) => new Int32Array(count + 1).fill(n));
+  const filledWith = (n) => new Int32Array(count + 1).fill(n);
+  const [left, right, top, bottom, peak, area] = [width, 0, height, 0, 0, 0].map(filledWith);
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at++) {
       const number = labels[at];
@@ -416,8 +425,9 @@ function digitsOf(depth, levels, height, width, noise) {
   const frames = whole.filter((piece) => isFrame(piece, whole));
   const isOut = new Uint8Array(count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
-  for (let at = 0; at < mask.length; at++) if (isOut[labels[at]]) mask[at] = 0;
-  [labels, count] = labelled(withoutLines(mask, height, width), height, width);
+  for (let at = 0; frames.length && at < mask.length; at++) if (isOut[labels[at]]) mask[at] = 0;
+  const kept = withoutLines(mask, height, width);
+  if (frames.length || kept !== mask) [labels, count] = labelled(kept, height, width);
   return { labels, digits: chosen(piecesOf(depth, levels, labels, count, height, width)) };
 }
 

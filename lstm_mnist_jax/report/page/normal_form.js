@@ -148,12 +148,11 @@ function squaresOf(before, after) {
   return resampling(before, after)[Math.floor(after / 2)][1].reduce((sum, weight) => sum + weight ** 2, 0);
 }
 
-/** The ink of findInk in MNIST's normal form: [height * width]. */
-function formOf(ink, height, width, side) {
-  const level = levelOf(ink);
+/** The ink of findInk in MNIST's normal form. With `known`, the level of a drawing's ink, strokes are not thickened. */
+function formOf(ink, height, width, side, known = null) {
+  const level = known ?? levelOf(ink);
   const [box, top, left] = cutOutOf(ink, Math.max(EDGE * level, Math.min(SURE_OF_EDGE * ink.noise, 0.75 * level)));
-  const limited = { ...box, levels: box.levels.map((each) => Math.min(each, level)) };
-  const thicker = thickened(limited, side);
+  const thicker = known ? null : thickened({ ...box, levels: box.levels.map((each) => Math.min(each, level)) }, side);
   let [strokes, noise] = thicker ? [thicker, 0] : [box, ink.noise];
   const longest = longestOf(strokes);
   const [tall, wide] = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((side * n) / longest)));
@@ -194,6 +193,14 @@ function findDigits(picture, height, width) {
 function digit(picture, height, width) {
   const found = findDigits(picture, height, width);
   return found.length ? best(found, ({ box }) => Math.max(box[2], box[3])).pixels : null;
+}
+
+/** A drawing on black, all its strokes one digit: [height * width] from 0 to 1; null if it is empty. */
+function drawnDigit(picture, height, width) {
+  const peak = peakOf(picture.levels);
+  if (peak < LEAST_CONTRAST) return null;
+  const side = Math.round(FACES * Math.min(height, width));
+  return formOf({ ...picture, top: 0, left: 0, noise: 0 }, height, width, side, peak).pixels;
 }
 
 /** The whole picture, resized to the network's images; null if it is empty. */
