@@ -85,12 +85,10 @@ class Digit(NamedTuple):
     Attributes:
       image: in MNIST's normal form.
       box: (top, left, height, width) on the picture, as fractions of its height and width.
-      note: what makes the result uncertain, such as "may be two digits that touch"; "" if nothing does.
     """
 
     image: Float32[np.ndarray, "rows columns"]
     box: tuple[float, float, float, float]
-    note: str
 
 
 def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Digit]:
@@ -108,7 +106,7 @@ def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Dig
     side = _rounded(FACES * min(height, width))
     if _is_in_normal_form(grey, height, width, side):
         image = np.abs(grey - np.median(_border(grey)))
-        return [Digit(image.astype(np.float32), (0.0, 0.0, 1.0, 1.0), "")]
+        return [Digit(image.astype(np.float32), (0.0, 0.0, 1.0, 1.0))]
     inks = find_ink(grey)
     if not inks:
         is_flat = np.ptp(grey) < LEAST_CONTRAST
@@ -162,7 +160,7 @@ def _digit(ink: Ink, shape: tuple[int, ...], height: int, width: int, side: int)
     top, left = (_start(strokes.sum(axis=axis), length) for axis, length in ((1, height), (0, width)))
     normal = np.zeros((height, width), np.float32)
     normal[top : top + tall, left : left + wide] = strokes
-    return Digit(normal, box, "")
+    return Digit(normal, box)
 
 
 def _level(strokes: np.ndarray, core: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def photograph(rng, number):
     """A photograph: ruled paper in uneven light on a table, two digits, noise."""
     height, width = 300, 400
     picture = np.full((height, width), 0.85)
-    picture[20::40] = 0.65
+    picture[20::40] = 0.35
     for place in (60, 220):
         size = int(rng.integers(80, 140))
         strokes = Image.fromarray(load().test.images[rng.integers(1000)]).resize((size, size), Image.Resampling.BICUBIC)
