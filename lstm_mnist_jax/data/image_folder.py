@@ -155,9 +155,12 @@ def _find(root: Path) -> tuple[Files, list[str]]:
     """The pictures of each class of each split, and notes on what is left out."""
     children, others = _folders(root), Counter[str]()
     split_of = {child.name: SPLIT_OF[child.name.lower()] for child in children if child.name.lower() in SPLIT_OF}
-    if "train" not in split_of.values():
-        split_of = {}
-    elif len(set(split_of.values())) < len(split_of):
+    if "train" not in split_of.values():  # perhaps training_set and test_set
+        words = {child.name: SPLIT_OF.keys() & set(re.findall("[a-z0-9]+", child.name.lower())) for child in children}
+        split_of = {name: SPLIT_OF[found.pop()] for name, found in words.items() if len(found) == 1}
+        if not {"train"} < set(split_of.values()):  # a class may be train_station
+            split_of = {}
+    if len(set(split_of.values())) < len(split_of):
         raise DataError(f"{root} has several folders for one split: {', '.join(sorted(split_of))}. Keep one each.")
     files: Files = {split: {} for split in split_of.values()} or {"train": {}}
     loose, unused = 0, Counter[str]()

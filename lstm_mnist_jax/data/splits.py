@@ -30,6 +30,9 @@ def split(
     """
     if classes == "present":
         dataset = _only_present(dataset)
+    if len(dataset.class_names) < 2:
+        only = ", ".join(dataset.class_names)
+        raise DataError(f"{dataset.origin} has examples of one class only, {only!r}. Expected two or more.")
     if len(dataset.test) == 0:
         dataset = _with_test(dataset, test_fraction, split_seed)
     if len(dataset.validation) == 0:
