@@ -224,8 +224,8 @@ FAULTS = [
           "test_train.py"),
     fault("a mistake of the user's ends with exit code 1", "cli/main.py", "return _failed(2)", "return _failed(1)",
           "test_cli.py"),
-    fault("a comma between integers of an option is an error", "cli/parsing.py", "_without_commas(cls, arguments)\n",
-          "list(arguments)\n", "test_cli.py"),
+    fault("a comma between integers of an option is an error", "cli/parsing.py",
+          'words = " ".join(words).replace(",", " ").split()', "words = list(words)", "test_cli.py"),
     fault("`predict` gives the answer of another picture", "cli/predict.py", "classified = iter(probabilities)",
           "classified = iter(probabilities[::-1])", "test_predict.py"),
 ]  # fmt: skip

@@ -156,8 +156,8 @@ def _find(root: Path) -> tuple[Files, list[str]]:
     children, others = _folders(root), Counter[str]()
     split_of = {child.name: SPLIT_OF[child.name.lower()] for child in children if child.name.lower() in SPLIT_OF}
     if "train" not in split_of.values():  # perhaps training_set and test_set
-        words = {child.name: SPLIT_OF.keys() & set(re.findall("[a-z0-9]+", child.name.lower())) for child in children}
-        split_of = {name: SPLIT_OF[found.pop()] for name, found in words.items() if len(found) == 1}
+        said = {child.name: SPLIT_OF.keys() & set(re.findall("[a-z0-9]+", child.name.lower())) for child in children}
+        split_of = {name: SPLIT_OF[found.pop()] for name, found in said.items() if len(found) == 1}
         if not {"train"} < set(split_of.values()):  # a class may be train_station
             split_of = {}
     if len(set(split_of.values())) < len(split_of):

@@ -21,8 +21,6 @@ from runs import TINY_OPTIONS
 import lstm_mnist_jax
 from lstm_mnist_jax import __version__, load
 from lstm_mnist_jax.cli import main as cli
-from lstm_mnist_jax.cli import parsing
-from lstm_mnist_jax.cli.evaluate import EvaluateArguments
 from lstm_mnist_jax.cli.parsing import OutputConsole, TrainingConsole
 from lstm_mnist_jax.config import PRESETS, SWEEPABLE
 from lstm_mnist_jax.progress import say
@@ -491,12 +489,6 @@ def test_help_names_folders_and_files(command_line):
     for command, names in {"export": ["FORMAT", "RUN_DIR", "FILE"], "evaluate": ["RUN_DIR"]}.items():
         text = command_line(command, "--help").stdout
         assert re.findall(r"^  ([A-Z_]+) ", text, re.MULTILINE) == names
-
-
-def test_errors_of_other_kinds_have_the_words_of_the_parser():
-    frame = "╭─ Value error ─╮\n│ It does not   │\n│ work.         │\n│ ──── │\n│ For full helptext, see │\n╰──╯\n"
-    found = parsing._fault(EvaluateArguments, "lstm-mnist evaluate", ["run"], frame)
-    assert found == "Value error: It does not work."
 
 
 def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
