@@ -6,12 +6,10 @@ the first, or the last where only that can be labels. Commas, semicolons, tabs o
 
 import codecs
 import csv
-import gzip
 import io
 import itertools
 import re
 import warnings
-import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_mnist_jax.data.dataset import MAX_CLASSES
-from lstm_mnist_jax.data.idx import GZIP_MAGIC, refuse_bomb
+from lstm_mnist_jax.data.idx import reading, refuse_bomb
 from lstm_mnist_jax.data.pictures import printable
 from lstm_mnist_jax.errors import DataError
 from lstm_mnist_jax.progress import Reading
@@ -70,21 +68,15 @@ def read_csv(path: Path) -> Table:
     Raises:
       DataError: it is missing, damaged, or no table of pixels and labels; with the row, and the column where it is one.
     """
-    try:
-        with closing(_lines(path)) as lines:
-            return _read(path, lines)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is a damaged or truncated gzip file ({error}). Fetch it again.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with closing(_lines(path)) as lines:
+        return _read(path, lines)
 
 
 def _lines(path: Path) -> Generator[tuple[int, str]]:
     """The lines that are not empty, with their numbers, with any of the three line ends."""
-    packed, unpacked = path.stat().st_size, 0
-    with path.open("rb") as file:
-        gzipped = file.read(2) == GZIP_MAGIC
-    with gzip.open(path) if gzipped else path.open("rb") as data, Reading(f"reading {path.name}", None) as reading:
+    unpacked = 0
+    with reading(path) as (data, _), Reading(f"reading {path.name}", None) as progress:
+        packed = path.stat().st_size
         start = data.read(2)
         data.seek(0)
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
@@ -100,7 +92,7 @@ def _lines(path: Path) -> Generator[tuple[int, str]]:
                 raise DataError(f"{path}, row {number}: it has more than {MAX_LINE:,} characters, too many for a row.")
             unpacked += len(line)
             refuse_bomb(unpacked, packed, str(path))
-            reading.advance(1)
+            progress.advance(1)
             if stripped := line.strip("\n\r \ufeff"):
                 yield number, stripped
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lstm_mnist_jax.data.dataset import Dataset, Examples
+from lstm_mnist_jax.data.dataset import Dataset, Examples, assembled
 from lstm_mnist_jax.errors import DataError
 
 USUAL_VALIDATION_EXAMPLES = 5000
@@ -70,6 +70,10 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     while (missing := count - chosen.sum()) > 0 and (room := np.flatnonzero(chosen < most)).size:
         order = sorted(room, key=lambda c: (chosen[c] > 0, chosen[c] - ideal[c] if chosen[c] else -sizes[c]))
         chosen[order[:missing]] += 1
+    if count >= np.count_nonzero(most):  # what is above the floors may not be enough for one of each class
+        for label in np.flatnonzero((chosen == 0) & (most > 0)):
+            chosen[chosen.argmax()] -= 1
+            chosen[label] = 1
     random, is_chosen = np.random.RandomState(seed), np.zeros(len(labels), bool)
     for label in np.flatnonzero(sizes):
         is_chosen[random.permutation(np.flatnonzero(labels == label))[: chosen[label]]] = True
@@ -84,20 +88,18 @@ def _only_present(dataset: Dataset) -> Dataset:
         return dataset
     numbers = np.full(len(dataset.class_names), -1, np.int32)
     numbers[present] = np.arange(len(present))
-
-    def only(examples: Examples) -> Examples:
+    parts = {}
+    for name, examples in dataset.splits.items():
         labels, images = numbers[examples.labels], examples.images
         if (labels < 0).any():
             images, labels = images[labels >= 0], labels[labels >= 0]
-        return Examples(images, labels, len(present))
-
-    parts = {name: only(examples) for name, examples in dataset.splits.items()}
-    if len(dataset.test) and not len(parts["test"]):
+        parts[name] = images, labels
+    if len(dataset.test) and not len(parts["test"][1]):
         raise DataError(f"{dataset.origin}: no test example is of a class that has training examples.")
     names = tuple(dataset.class_names[label] for label in present)
     what = f"{len(absent)} of {len(dataset.class_names)} classes left out, which have no training example"
     notes = (*dataset.notes, f"{what}: {_listed(absent)}")
-    return Dataset(parts["train"], parts["validation"], parts["test"], names, dataset.origin, notes, dataset.form)
+    return assembled(parts, names, dataset.origin, notes, dataset.form)
 
 
 def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:

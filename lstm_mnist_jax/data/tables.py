@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_mnist_jax.data import emnist
 from lstm_mnist_jax.data.csv_table import read_csv
-from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels, number_names
+from lstm_mnist_jax.data.dataset import Dataset, assembled, number_names
 from lstm_mnist_jax.data.idx import read_class_names
 from lstm_mnist_jax.data.image_folder import SPLIT_OF, naturally
 from lstm_mnist_jax.data.npz import npz_members, read_npy
@@ -93,12 +93,8 @@ def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
     if unread:
         notes.append(f"not read: {', '.join(unread[:5])}{' ...' * (len(unread) > 5)}")
     size = " x ".join(map(str, images["train"].shape[1:]))
-    examples = {split: Examples(images[split], labels[split], len(class_names)) for split in images}
-    empty = examples["train"][:0]
-    return Dataset(
-        examples["train"],
-        examples.get("validation", empty),
-        examples.get("test", empty),
+    return assembled(
+        {split: (images[split], labels[split]) for split in images},
         class_names,
         origin=f"table {path}" if not path.is_dir() else f"tables in {path}",
         notes=tuple(dict.fromkeys(filter(None, [f"{size} pixels, {len(class_names)} classes", *scaled, *notes]))),
@@ -290,7 +286,4 @@ def _numbered(
     if names is None and part_of_emnist is not None:
         names, first = emnist.character_names(part_of_emnist, every)
         labels = {split: array - np.int32(first) for split, array in labels.items()}
-    names = names or number_names(every, str(path))
-    for split, array in labels.items():
-        check_labels(array, names, f"{path}, {split} labels")
-    return labels, names
+    return labels, names or number_names(every, str(path))
