@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lstm_mnist_jax.cli.arguments import Positional, Repeated
-from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_fields, parse, start_jax
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_values, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, OptimizerConfig
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
@@ -121,7 +121,7 @@ def import_(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
-    words = given_fields(arguments)
+    words = given_values(ImportArguments, arguments)
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
     path = formats.locate(parsed.format, path)

@@ -18,6 +18,8 @@ from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.config.json import described, from_text
 from lstm_mnist_jax.errors import ConfigError, UserError, did_you_mean
 
+DEFAULT_PRESET = "tutorial"
+
 CACHE_BYTES = 1 << 30
 """The maximum size of the compilation cache."""
 
@@ -73,25 +75,62 @@ ELSEWHERE = {
 """Names that other programs give to options, and ours."""
 
 
-def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
+def parse(cls: type, arguments: Sequence[str]) -> Any:
     """The arguments of a command. Prints its help, and ends the program, where they ask for that.
 
     Args:
       cls: the class of the arguments: a dataclass, some of whose fields may be dataclasses.
       arguments: the words of the command line.
-      default: an object of the class, with the values of the options that are not given; None takes the class's own.
 
     Raises:
       UserError: a word is wrong.
     """
-    for word in arguments:
-        name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
-        if word.startswith("--") and name in RENAMED:
-            raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
+    _print_help(cls, arguments, None)
+    return built(cls, None, given_values(cls, arguments))
+
+
+def parse_with_preset(
+    cls: type, arguments: Sequence[str], defaults: Callable[[str, Config], Any]
+) -> tuple[Any, Config]:
+    """Parses the arguments of a command, with defaults from the preset, or from the run to resume.
+
+    Args:
+      cls: the class of the arguments.
+      arguments: the words of the command line.
+      defaults: (name of the preset, config) -> the default arguments.
+
+    Returns:
+      The arguments, and the config that gave the defaults.
+    """
+    named = next((word for word in arguments if word in PRESETS), DEFAULT_PRESET)
+    _print_help(cls, arguments, defaults(named, PRESETS[named]))
+    given = given_values(cls, arguments)
+    preset = given.get("preset", DEFAULT_PRESET)
+    config = PRESETS[preset]
+    if given.get("resume") is not None:
+        if given.get("run_dir") is not None:
+            raise UserError("--resume names the run folder already; leave out --run-dir.")
+        if "preset" in given:
+            raise UserError("A resumed run has its own config; leave out the preset.")
+        from lstm_mnist_jax.training.run_folder import read_run_folder  # imports JAX
+
+        config = read_run_folder(given["resume"].expanduser()).config
+    return built(cls, defaults(preset, config), given), config
+
+
+def _print_help(cls: type, arguments: Sequence[str], default: Any) -> None:
     if asked := {"-h", "--help", "--help-all"} & set(arguments):
         print(help_of(cls, default, everything="--help-all" in asked), end="", flush=True)
         raise SystemExit(0)
-    found = arguments_of(cls, default)
+
+
+def given_values(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
+    """The values of the arguments that are given, by field.
+
+    Raises:
+      UserError: a word is wrong, or an argument is missing.
+    """
+    found = arguments_of(cls)
     given, words = _options(cls, found, arguments)
     for argument in [argument for argument in found if argument.is_positional]:
         if argument.takes_several:
@@ -100,7 +139,7 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
         elif words:
             word, hint = words.pop(0)
             if argument.field == "preset" and word not in PRESETS:
-                raise UserError(_unknown_preset(cls, found, word, hint))
+                raise UserError(_unexpected(cls, found, word, hint))
             given[argument.field] = _value(argument, argument.name, [word])
         elif argument.default is MISSING:
             command, positional = command_of(cls), [argument.usage() for argument in found if argument.is_positional]
@@ -108,11 +147,10 @@ def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
             raise UserError(f"An argument is missing, expected {expected}. See {command} --help.")
     if words:
         word, hint = words[0]
-        presets = [word for word in arguments if word in PRESETS]
-        if hasattr(cls, "preset") and word in PRESETS and len(presets) > 1:
-            raise UserError(f"There are two presets, {presets[0]} and {presets[1]}; name one.")
-        raise UserError(f"Unexpected argument {word!r}. {hint if 'no value' in hint else _see(cls)}")
-    return built(cls, default, given)
+        if word in PRESETS and "preset" in given:
+            raise UserError(f"There are two presets, {given['preset']} and {word}; name one.")
+        raise UserError(_unexpected(cls, found, word, hint))
+    return given
 
 
 def _options(
@@ -134,6 +172,8 @@ def _options(
         name, equals, value = word.partition("=")
         name = name.removeprefix("--").replace("_", "-")
         option = options.get(name) or options.get(name.removeprefix("no-"))
+        if name in RENAMED:
+            raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
         if not word.startswith("--") or option is None or (option.name != name and option.hint is not bool):
             raise UserError(f"Unknown option {word.split('=')[0]}{_nearest_option(options, word)} {_see(cls)}")
         if option.hint is bool:
@@ -194,57 +234,19 @@ def _nearest_option(options: Mapping[str, Argument], word: str) -> str:
     return did_you_mean(name, [*options, *flags, "help", "help-all", "debug"]).replace("mean ", "mean --")
 
 
-def given_fields(arguments: Sequence[str]) -> set[str]:
-    """The fields whose options are among the words of a command line."""
-    options = [word[2:].partition("=")[0] for word in arguments if word.startswith("--")]
-    return {option.removeprefix("no-").replace("-", "_") for option in options}
-
-
-def _unknown_preset(cls: type, found: Sequence[Argument], word: str, hint: str) -> str:
-    """What is wrong with a word that is taken for a preset, but is none."""
-    if "no value" in hint:
-        return hint
-    if hint and did_you_mean(word, PRESETS) == ".":
-        return hint + ("" if "Sweep" in cls.__name__ else " Several values of an option are for lstm-mnist sweep.")
+def _unexpected(cls: type, found: Sequence[Argument], word: str, hint: str) -> str:
+    """What is wrong with a word that is no argument, or is taken for a preset but is none."""
+    takes_preset = found[0].field == "preset"
+    nearest = did_you_mean(word, PRESETS if takes_preset else ())
+    if "no value" in hint or (hint and nearest == "."):
+        of_sweep = takes_preset and "Sweep" not in cls.__name__ and "no value" not in hint
+        return hint + " Several values of an option are for lstm-mnist sweep." * of_sweep
+    if not takes_preset:
+        return f"Unexpected argument {word!r}. {_see(cls)}"
     name, equals, value = word.partition("=")
     if equals and (option := name.replace("_", "-")) in [argument.name for argument in found]:
         return f"{word!r} is no preset; for the option, write --{option} {value}."
-    return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{did_you_mean(word, PRESETS)}"
-
-
-def parse_with_preset(
-    cls: type, arguments: Sequence[str], defaults: Callable[[str, Config], Any]
-) -> tuple[Any, Config]:
-    """Parses the arguments of a command, with defaults from the preset, or from the run to resume.
-
-    Args:
-      cls: the class of the arguments.
-      arguments: the words of the command line.
-      defaults: (name of the preset, config) -> the default arguments.
-
-    Returns:
-      The arguments, and the config that gave the defaults.
-    """
-    preset, comes_first = "tutorial", bool(arguments) and arguments[0] in PRESETS
-    if comes_first:
-        preset, *arguments = arguments
-    config = PRESETS[preset]
-    parsed = parse(cls, arguments, defaults(preset, config))
-    if parsed.resume is not None:
-        if parsed.run_dir is not None:
-            raise UserError("--resume names the run folder already; leave out --run-dir.")
-        if comes_first or parsed.preset != preset:
-            raise UserError("A resumed run has its own config; leave out the preset.")
-        from lstm_mnist_jax.training.run_folder import read_run_folder  # imports JAX
-
-        config = read_run_folder(parsed.resume.expanduser()).config
-    elif parsed.preset != preset and comes_first:
-        raise UserError(f"There are two presets, {preset} and {parsed.preset}; name one.")
-    elif parsed.preset != preset:  # it follows the options
-        preset, config = parsed.preset, PRESETS[parsed.preset]
-    else:
-        return parsed, config
-    return parse(cls, arguments, defaults(preset, config)), config
+    return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{nearest}"
 
 
 @dataclass(frozen=True)

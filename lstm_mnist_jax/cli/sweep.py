@@ -55,7 +55,7 @@ class SweepArguments:
         *("epochs", "source"),
     )
 
-    preset: Positional[str] = "tutorial"
+    preset: Positional[str] = parsing.DEFAULT_PRESET
     """The config to start from, by its name."""
     run_dir: Path | None = None
     """Folder for the sweep, new or empty. None makes one under runs/, named by preset and time."""
@@ -95,7 +95,7 @@ def sweep(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.config.space import Space
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    given = parsing.given_fields(arguments)
+    given = parsing.given_values(SweepArguments, arguments)
     axes = {name: words for name, words in vars(parsed.swept).items() if name in given}
     for name, words in axes.items():
         if "features" not in name and (word := next((word for word in words if "," in word), None)):

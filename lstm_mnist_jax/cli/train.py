@@ -29,7 +29,7 @@ class TrainArguments:
         "devices",
     )
 
-    preset: Positional[str] = "tutorial"
+    preset: Positional[str] = parsing.DEFAULT_PRESET
     """The config to start from, by its name. The options below change it."""
     run_dir: Path | None = None
     """Folder for the run, new or empty. None makes one under runs/, named by preset and time."""
