@@ -17,6 +17,7 @@ from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
 from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
 from lstm_mnist_jax.data.npz import damaged
+from lstm_mnist_jax.data.pictures import SUFFIXES
 from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import DataError, did_you_mean
@@ -158,7 +159,7 @@ def _in_folder(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
     present = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
     raise DataError(
         f"{path} has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz, no folders of classes with pictures "
-        f"in them, and no .csv or .npz files. It holds: {present}."
+        f"in them ({', '.join(SUFFIXES)}), and no .csv or .npz files. It holds: {present}."
     )
 
 
