@@ -202,24 +202,20 @@ def _recurrence(
     """
     block = steps_at_once(loops.is_native, inputs, bias.size)
     if block is not None and block < inputs.shape[0]:
-        run = partial(_run_block, loops, kernel, bias, recurrent_kernel, resets and resets[1:])
-        xs = inputs if resets is None else (inputs, resets[0])
-        last, states = in_blocks(run, (h, c), xs, block, loops.reverse)
+
+        def run(carry: Any, xs: Any) -> Any:
+            inputs, at = xs
+            again = None if resets is None else (at, *resets[1:])
+            hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, *carry, again)
+            return tuple(last), (hs, cs)
+
+        last, states = in_blocks(run, (h, c), (inputs, resets and resets[0]), block, loops.reverse)
         return *states, *last
     forward = native.lstm_forward if loops.is_native else xla_loops.lstm_forward
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
     arrays = (project(inputs, kernel), bias, recurrent_kernel, h, c, resets)
     hs, cs, _, *last = forward(*arrays, activations=False, **options)
     return hs, cs, *last
-
-
-def _run_block(
-    loops: Loops, kernel: Array, bias: Array, recurrent_kernel: Array, after: Any, carry: Any, xs: Any
-) -> Any:
-    inputs, resets = (xs, None) if after is None else (xs[0], (xs[1], *after))
-    h, c = carry
-    hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, h, c, resets)
-    return tuple(last), (hs, cs)
 
 
 def steps_at_once(is_native: bool, inputs: Array, gates: int) -> int | None:
