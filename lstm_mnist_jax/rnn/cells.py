@@ -305,7 +305,7 @@ class GRUCell(GatedCell):
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         if self.reset_after:
-            return gru_update(carry, projected, recurrent)
+            return gru_update(None, carry, projected, recurrent)
         (h,) = carry
         r = sigmoid(projected[0] + recurrent[0])
         z = sigmoid(projected[1] + recurrent[1])
@@ -334,7 +334,7 @@ class ProjectedLSTMCell(GatedCell):
     forget_gate = 1
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-        return lstm_update(carry, projected, recurrent)
+        return lstm_update(None, carry, projected, recurrent)
 
 
 class CoupledLSTMCell(GatedCell):
@@ -516,8 +516,8 @@ def is_plain(layer: Any) -> bool:
     )
 
 
-def gru_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:
-    """(h,) after a step of the GRU whose reset gate multiplies the product."""
+def gru_update(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:
+    """(h,) after a step of the GRU whose reset gate multiplies the product; it has no params of `gated`."""
     (h,) = carry
     r = sigmoid(projected[0] + recurrent[0])
     z = sigmoid(projected[1] + recurrent[1])
@@ -525,8 +525,8 @@ def gru_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:
     return (n + z * (h - n),)
 
 
-def lstm_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, Array]:
-    """(c, h) after a step of the plain LSTM."""
+def lstm_update(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, Array]:
+    """(c, h) after a step of the plain LSTM; it has no params of `gated`."""
     c, _ = carry
     i, f, g, o = map(jnp.add, projected, recurrent)
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)

@@ -126,7 +126,7 @@ def _known(cell: Any, dtype: Any, of_inputs: Any, update: Update) -> Equations:
     """An LSTM or a GRU whose bias `of_inputs` is added to the projected inputs; None is zero."""
     kernel = jnp.asarray(cell.dense_i.kernel[...], dtype)
     bias = jnp.zeros(kernel.shape[1], dtype) if of_inputs is None else jnp.asarray(of_inputs[...], dtype)
-    is_lstm = update is _update_lstm
+    is_lstm = update is lstm_update
     return Equations(
         dtype=dtype,
         widths=(cell.hidden_features,) * (2 if is_lstm else 1),
@@ -142,27 +142,19 @@ def _known(cell: Any, dtype: Any, of_inputs: Any, update: Update) -> Equations:
 def _lstm(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_h.bias is None or cell.dense_i.bias is not None:
         return None
-    return _known(cell, dtype, cell.dense_h.bias, _update_lstm)
-
-
-def _update_lstm(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    return lstm_update(carry, projected, recurrent)
+    return _known(cell, dtype, cell.dense_h.bias, lstm_update)
 
 
 def _gru(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_i.bias is None or cell.dense_h.bias is not None:
         return None
-    return _known(cell, dtype, cell.dense_i.bias, _update_gru)
-
-
-def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    return gru_update(carry, projected, recurrent)
+    return _known(cell, dtype, cell.dense_i.bias, gru_update)
 
 
 def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
     if not cell.reset_after:
         return None  # its step has a product of its own
-    equations = _known(cell, dtype, cell.dense_i.bias, _update_gru)
+    equations = _known(cell, dtype, cell.dense_i.bias, gru_update)
     bias = cell.dense_h.bias
     return equations if bias is None else replace(equations, recurrent_bias=jnp.asarray(bias[...], dtype))
 
