@@ -16,7 +16,7 @@ from jax import Array
 from lstm_mnist_jax.rnn.equations import Equations, equations_of
 from lstm_mnist_jax.rnn.gated import gated
 from lstm_mnist_jax.rnn.gru import gru, runs_gru_native
-from lstm_mnist_jax.rnn.products import in_blocks, state_dtype, wider_dtype
+from lstm_mnist_jax.rnn.products import state_dtype, wider_dtype
 from lstm_mnist_jax.rnn.recurrence import lstm
 
 
@@ -267,22 +267,41 @@ def _in_chunks(
     loop: _Loop, size: int, carry: Any, steps: _Steps, lengths: Array | None
 ) -> tuple[Array, tuple[Array, ...]]:
     """As `_run_loop`, but keeps only the carries between chunks of `size` steps for the gradient."""
+    time = steps.inputs.shape[0]
+    whole = time // size * size
+    # The remaining steps are at the end, forwards and backwards; backwards they are read first.
     zoneout = steps.zoneout
     arrays = steps._replace(zoneout=[zone for zone in zoneout or () if zone.ndim])
     rates = zoneout and [None if zone.ndim else zone for zone in zoneout]
-    numbers = jnp.arange(len(steps.inputs), dtype=np.int32 if lengths is None else lengths.dtype)
 
     @partial(jax.checkpoint, prevent_cse=False)
     def chunk(carry: Any, xs: Any) -> Any:
-        numbers, steps = xs
+        start, steps = xs
         zones = iter(steps.zoneout)
         steps = steps._replace(zoneout=rates and tuple(next(zones) if rate is None else rate for rate in rates))
-        left = None if lengths is None else jnp.clip(lengths - numbers[0], 0, len(numbers))
+        left = None if lengths is None else jnp.clip(lengths - start, 0, len(steps.inputs))
         outputs, carry = _run_loop(loop, carry, steps, left)
         return carry, outputs
 
-    carry, outputs = in_blocks(chunk, carry, (numbers, arrays), size, loop.reverse)
-    return outputs, carry
+    def chunks(carry: Any) -> Any:
+        parts = jax.tree.map(lambda array: array[:whole].reshape(whole // size, size, *array.shape[1:]), arrays)
+        starts = jnp.arange(0, whole, size, dtype=np.int32 if lengths is None else lengths.dtype)
+        carry, outputs = jax.lax.scan(chunk, carry, (starts, parts), reverse=loop.reverse)
+        return carry, outputs.reshape(whole, *outputs.shape[2:])
+
+    def rest(carry: Any) -> Any:
+        return chunk(carry, (np.int32(whole), jax.tree.map(lambda array: array[whole:], arrays)))
+
+    if whole == time:
+        carry, outputs = chunks(carry)
+        return outputs, carry
+    if loop.reverse:
+        carry, end = rest(carry)
+        carry, start = chunks(carry)
+    else:
+        carry, start = chunks(carry)
+        carry, end = rest(carry)
+    return jnp.concatenate([start, end]), carry
 
 
 def _at_end(states: Array, lengths: Array, initial: Array) -> Array:
