@@ -219,7 +219,8 @@ def _recurrence(
         def run(carry: Any, xs: Any) -> Any:
             inputs, at = xs
             again = None if resets is None else (at, *resets[1:])
-            hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, *carry, again)
+            h, c = carry
+            hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, h, c, again)
             return tuple(last), (hs, cs)
 
         last, states = in_blocks(run, (h, c), (inputs, resets and resets[0]), block, loops.reverse)
