@@ -42,6 +42,8 @@ HEADERS = tuple(
     Path(__file__).with_name(name) for name in ("gru.h", "loops.h", "lstm.h", "threads.h", "tiles.h", "vectors.h")
 )
 
+INCLUDE = str(jax.ffi.include_dir())
+
 SWITCH = "LSTM_MNIST_JAX_NATIVE"
 
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fPIC", "-shared", "-w")
@@ -95,15 +97,7 @@ def library() -> tuple[ctypes.CDLL, str]:
         compiler = _compiler()
         source = b"\0".join(path.read_bytes() for path in (*SOURCES, *HEADERS))
         key = "\n".join(
-            [
-                *compiler,
-                *FLAGS,
-                repr(MACHINE_FLAGS),
-                jax.__version__,
-                jax.ffi.include_dir(),
-                platform.machine(),
-                _processor(),
-            ]
+            [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, INCLUDE, platform.machine(), _processor()]
         )
         name = hashlib.sha256(source + b"\0" + key.encode()).hexdigest()[:16]
         folders = list(_folders())
@@ -302,7 +296,7 @@ def _compile(compiler: list[str], path: Path) -> None:
     error = ""
     for machine_flags in MACHINE_FLAGS:
         sources = map(str, SOURCES)
-        command = [*compiler, *FLAGS, *machine_flags, "-isystem", jax.ffi.include_dir(), *sources, "-o", str(path)]
+        command = [*compiler, *FLAGS, *machine_flags, "-isystem", INCLUDE, *sources, "-o", str(path)]
         # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
         with tempfile.TemporaryFile(dir=path.parent) as errors:
             code = _run(command, path.parent, errors, end - time.monotonic())
