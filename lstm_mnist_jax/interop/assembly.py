@@ -139,7 +139,7 @@ def assemble(
     first. One called attention, of one output and without bias, is that of attention pooling.
 
     Args:
-      found: all arrays; scalars and other types than floats (counters, seeds) are ignored.
+      found: all arrays; other types than floats (counters, seeds) are ignored.
       place_of: of an array's name, where it belongs; None of arrays that are of no recurrent layer.
       forms: lists of the parts that a cell has; where there are several, each cell has one of them. Shorter lists
         stand before longer ones with the same parts.
@@ -176,7 +176,7 @@ def assemble(
             notes.append(f"{name} has no biases: they are zero here, and would be trained")
     layers = _layers(directions, found)
     names = order_layers(layers, found, [name for name in order if name in layers], in_order, numbered)
-    rest = {n: a for n, a in found.items() if a.shape and "float" in str(a.dtype) and n not in places}
+    rest = {name: array for name, array in found.items() if "float" in str(array.dtype) and name not in places}
     dense, without = _dense_layers(rest, found, transposed)
     attention = next((name for name in without if re.split("[/.]", name)[-1] == "attention"), None)
     if attention and dense[attention].kernel.shape[1] == 1 and len(dense) > 1:
@@ -421,5 +421,5 @@ def listing(found: Arrays) -> str:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """The sort key by which cell_10 comes after cell_9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    """The sort key by which cell_10 comes after cell_9, and lstm2.l0 after lstm.l0."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+|[./])", name)]

@@ -15,7 +15,7 @@ from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
 from lstm_mnist_jax.interop.assembly import Arrays, ignoring
 from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, READING, refuse_unusual, unusual
-from lstm_mnist_jax.interop.imported import POOLING, Imported
+from lstm_mnist_jax.interop.imported import Imported, pooled
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, from_params, pooling_of
@@ -277,6 +277,8 @@ def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
             if has_attention
             else "--pooling is attention, but the file has no attention.weight or attention/kernel [features, 1]."
         )
+    if fields.get("pooling") == "all" and "pooling" not in known:
+        raise WeightsError("--pooling is all, but the dense layers of the file take the features of one step.")
     for name, value in fields.items():
         if name in known and value != getattr(config, name):
             raise WeightsError(
@@ -347,8 +349,7 @@ def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
         if getattr(config, name) != getattr(ModelConfig, name):
             said.append(f"{name} {getattr(config, name)} in its LSTM layers")
     if config.bidirectional or config.pooling != ModelConfig.pooling:
-        pooling = POOLING.get(config.pooling, "the final states of both directions, joined")
-        said.append(f"{pooling}, before its dense layers")
+        said.append(f"{pooled(config)}, before its dense layers")
     if config.dense_features:
         said.append(f"{config.dense_activation} after each hidden dense layer")
     return said

@@ -125,11 +125,13 @@ def read(folder: Path) -> Imported:
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise WeightsError(f"{folder / WEIGHTS} has {name[:100]} in {array.dtype}, expected float32.")
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{name[:100]} holds values that are not finite numbers; it cannot be of use.")
     params, shape = _nested(folder, arrays), tuple(contents["image_shape"])
     _check(folder, params, config, shape, len(contents["id2label"]))
     names = [f"rnn.layers.{number}" for number in range(len(config.hidden_features))]
     names += [f"dense_hidden.{number}" for number in range(len(config.dense_features))]
-    imported = Imported(
+    return Imported(
         config,
         params,
         (*names, "dense"),
@@ -139,7 +141,6 @@ def read(folder: Path) -> Imported:
         class_names=tuple(contents["id2label"].values()),
         knows_inputs=True,
     )
-    return imported.checked()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

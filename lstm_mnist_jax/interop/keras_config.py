@@ -267,12 +267,7 @@ def check_architecture(layers: Sequence[ConfiguredLayer], version: str) -> dict[
     if not recurrent or "Dense" in kinds[first:after] or after == len(kinds):
         found = ", ".join(kinds) or "none"
         raise WeightsError(f"Expected LSTM or GRU layers, then Dense layers; the model has {found}.")
-    cells, directions = {RECURRENT[layer.kind] for layer in recurrent}, {layer.bidirectional for layer in recurrent}
-    if len(cells) > 1 or len(directions) > 1:
-        what = "LSTM and GRU layers" if len(cells) > 1 else "layers in one and in both directions"
-        raise WeightsError(f"The model has {what}, which this classifier does not have together.")
-    network = {"cell": cells.pop(), "bidirectional": directions.pop()}
-    return network | _activations(recurrent, version) | _order(layers, first, after)
+    return _activations(recurrent, version) | _order(layers, first, after)
 
 
 def _check_settings(layer: ConfiguredLayer) -> None:

@@ -119,7 +119,7 @@ class Folding:
             time_steps=architecture.image_rows,
             knows_inputs=self.reads_pixels,
             input_note=self.input_note,
-        ).checked()
+        )
 
     def _took(self, name: str) -> None:
         if self._has_effect():

@@ -94,6 +94,11 @@ def from_arrays(
 
 
 def _place_of(name: str) -> Place | None:
+    if ".parametrizations." in name:
+        raise WeightsError(
+            f"{name} is not a weight, but what a parametrization computes one from. In PyTorch, make it plain first: "
+            "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')."
+        )
     if (match := TORCH_NAME.fullmatch(name)) is None:
         return None
     module, kind, number, reverse = match.groups()

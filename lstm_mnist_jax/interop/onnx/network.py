@@ -8,6 +8,7 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.assembly import check
 from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.onnx.operators import rows_below
@@ -52,10 +53,6 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int
     while (below := trace.source(sources[0].below)).kind == "layer":
         sources.insert(0, below)
     layers = [source.data for source in sources]
-    kinds = {layer.weights.forward.cell for layer in layers}
-    if len(kinds) > 1 or len({source.shape[1] for source in sources}) > 1:
-        what = "LSTM and GRU layers" if len(kinds) > 1 else "layers in one and in both directions"
-        raise WeightsError(f"it has {what}, which this classifier does not have together.")
     if len(functions := {layer.activations for layer in layers}) > 1:
         raise WeightsError(f"it has layers of different activations: {sorted(functions)}.")
     between = set(activations[:-1]) or {ModelConfig.dense_activation}
@@ -68,12 +65,13 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int
     while (below := trace.source(images)).kind == "affine":
         factor, addend = below.data
         scale, shift, images = scale * factor, shift + scale * addend, below.under(images)
+    names = (*(layer.name for layer in layers), *(name for _, _, name in dense))
     weights = Weights(
         with_recurrent_biases([layer.weights for layer in layers]),
         tuple(Dense(kernel, np.zeros(kernel.shape[1]) if bias is None else bias) for kernel, bias, _ in dense),
         trace.source(features).data if pooling == "attention" else None,
     )
-    names = (*(layer.name for layer in layers), *(name for _, _, name in dense))
+    check(weights, names, {})
     config = replace(
         weights.config,
         **_task(images, trace),
@@ -92,7 +90,7 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int
         knows_inputs=trace.integers or (scale, shift) != (1, 0),
         input_note=note,
     )
-    return model.checked(), images.shape[1]
+    return model, images.shape[1]
 
 
 def _dense_layers(trace: Trace, outputs: np.ndarray) -> tuple[list[tuple[Any, Any, str]], list[str], np.ndarray]:
