@@ -21,6 +21,7 @@ from lstm_mnist_jax.interop.weights import (
     Weights,
     float32,
     folded,
+    product,
     to_params,
     with_recurrent_biases,
 )
@@ -201,7 +202,7 @@ def assemble(
                 "it is folded into them: confirm this with --input-activation linear. With an activation this "
                 "classifier cannot hold it. (Without it the weights are of no use: do not --ignore it.)"
             )
-        layers[names[0]] = folded([dense[name] for name in before], layers[names[0]])
+        layers[names[0]] = folded(layers[names[0]], *product([dense[name] for name in before]))
         notes.append(f"{listed}, before the recurrent layers, is folded into the weights and biases of {names[0]}")
     stack = with_recurrent_biases([layers[name] for name in names])
     weights = check(Weights(stack, tuple(dense[name] for name in after), scores), (*names, *after), found)

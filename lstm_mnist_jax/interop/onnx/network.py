@@ -10,18 +10,12 @@ from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import check
 from lstm_mnist_jax.interop.imported import Imported
-from lstm_mnist_jax.interop.inputs import Inputs
+from lstm_mnist_jax.interop.inputs import Inputs, are_bytes
 from lstm_mnist_jax.interop.onnx.operators import rows_below
 from lstm_mnist_jax.interop.onnx.recurrent import final_states
 from lstm_mnist_jax.interop.onnx.signals import Signal, Source, Unread, short
 from lstm_mnist_jax.interop.onnx.trace import Trace
 from lstm_mnist_jax.interop.weights import Dense, Weights, to_params, with_recurrent_biases
-
-RAW, UNIT = 1 / 64, 1 / 16
-"""Floats that the graph multiplies by less than RAW are pixels of 0 to 255; those by UNIT or more are 0 to 1."""
-
-OFFSET = 10
-"""Floats from which the graph subtracts more are pixels of 0 to 255."""
 
 
 def classifier(trace: Trace) -> tuple[Imported, int]:
@@ -210,9 +204,8 @@ def _task(images: np.ndarray, trace: Trace) -> dict[str, Any]:
 
 def _inputs(scale: float, shift: float, integers: bool) -> tuple[Inputs, str]:
     """What the first layer takes of pixels x, scale * x + shift, and what was assumed, as a line of text."""
-    is_offset = abs(shift) > OFFSET * abs(scale)
-    raw = integers or abs(scale) < RAW or is_offset
-    if not raw and abs(scale) < UNIT:
+    raw = integers or are_bytes(scale, -shift / scale if scale else 0.0)
+    if raw is None:
         raise WeightsError(
             f"it multiplies its input by {scale:.3g}, so that it is not clear whether the pixels are 0 to 1 or 0 to "
             "255."
@@ -220,8 +213,7 @@ def _inputs(scale: float, shift: float, integers: bool) -> tuple[Inputs, str]:
     factor = scale * (255 if raw else 1)
     if not 1e-30 < abs(factor) < 1e30:
         raise WeightsError(f"it multiplies its input by {scale:.3g}, so that nothing is left of the images.")
-    done = "subtracts such a number from them" if is_offset else "divides them"
-    known = "" if integers else f", as the graph {done}" if raw else ", as is usual"
+    known = "" if integers else ", as the graph's own scaling shows" if raw else ", as is usual"
     note = f"the input is taken to be {'integers' if integers else 'floats'} of 0 to {255 if raw else 1}{known}"
     if shift == 0 and math.isclose(factor, 1, rel_tol=1e-6):
         return Inputs(), note
