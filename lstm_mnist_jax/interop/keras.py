@@ -361,10 +361,10 @@ def _to_direction(name: str, arrays: Mapping[str, np.ndarray], kind: str = "") -
                 f"The layer {name} is a GRU without biases, of which weights alone do not show whether it has "
                 "reset_after=True. Save the whole model, with model.save('model.keras'), and import that."
             )
+        if len(biases) > 2 or any(array.shape[-1:] != (3 * hidden,) for array in (kernel, *biases)):
+            raise WeightsError(f"The layer {name}, a GRU, does not fit together. {listing(arrays)}")
         if len(biases) == 1:
             raise WeightsError(f"The layer {name} is a GRU with reset_after=False: {REASONS['reset_after']}.")
-        if len(biases) > 2 or any(array.shape[-1:] != (3 * hidden,) for array in (kernel, *biases)):
-            raise WeightsError(f"The arrays of the GRU {name} do not fit together. {listing(arrays)}")
         order = KERAS_GATES[GATES[cell]], GATES[cell]
         kernel, recurrent, *biases = (reorder_gates(array, *order) for array in (kernel, recurrent, *biases))
     return direction(name, kernel, recurrent, *biases)
