@@ -278,7 +278,7 @@ def test_arrays_of_other_recurrent_layers_are_refused(tmp_path):
     for layers, message in [
         ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12), "bias:0": (12,)}}, "GRU with reset_after=False"),
         ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12)}}, "a GRU without biases, of which weights alone"),
-        ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12), "bias:0": (3, 12)}}, "do not fit together"),
+        ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12), "bias:0": (3, 12)}}, "does not fit together"),
         ({"gru": {f"gru_{kind}_{gate}": (4, 4) for kind in "WU" for gate in "zrh"}}, "is a GRU of Keras 1: its reset"),
         ({"rnn": {"kernel:0": (5, 4), "recurrent_kernel:0": (4, 4), "bias:0": (4,)}}, "that of a simple RNN"),
         ({"lstm": lstm | {"peephole:0": (4,)}}, "has more than an LSTM or a GRU: peephole:0"),
