@@ -308,16 +308,7 @@ def _order_dense(
     recurrent: Sequence[str],
     found: Arrays,
 ) -> tuple[list[str], list[str]]:
-    """The names of the dense layers before and after the recurrent layers, each from the input to the output.
-
-    Args:
-      dense: the dense layers.
-      inputs: the width that the first recurrent layer takes.
-      outputs: the width that the last recurrent layer gives.
-      given: the names of all layers from the user, or none.
-      recurrent: the names of the recurrent layers.
-      found: all arrays, for messages.
-    """
+    """The names of the dense layers before and after the recurrent layers, which take `inputs` and give `outputs`."""
     if given:
         if missing := [name for name in recurrent if name not in given]:
             raise WeightsError(f"--layer names dense layers, but not the recurrent layers {', '.join(missing)}.")
@@ -333,15 +324,13 @@ def _order_dense(
         return [n for n in given[:first] if n in named], [n for n in given[first:] if n in named]
     if len(dense) == 1:
         return [], list(dense)
+    stack = ""  # stands for the recurrent layers, whose outputs of all steps may be flattened
     widths = {name: layer.kernel.shape for name, layer in dense.items()}
-    fitting = []
-    for order in itertools.permutations(dense if len(dense) <= MAX_PERMUTED else ()):
-        pairs = [widths[before][1] == widths[after][0] for before, after in itertools.pairwise(order)]
-        for place in range(len(order)):  # of the recurrent layers
-            joined = all(pairs[: max(0, place - 1)]) and all(pairs[place:])
-            fits = not place or widths[order[place - 1]][1] == inputs
-            if joined and fits and widths[order[place]][0] % outputs == 0:
-                fitting.append((list(order[:place]), list(order[place:])))
+    fitting = [
+        (order[:place], order[place + 1 :])
+        for order in _chains({stack: (inputs, outputs)} | widths, flattened=stack)
+        if (place := order.index(stack)) < len(dense)
+    ]
     names = sorted(dense, key=natural)
     if len(fitting) > 1 and len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1 and ([], names) in fitting:
         return [], names
@@ -385,18 +374,27 @@ def order_layers(
         return names
     if in_order:
         return list(layers)
-    widths = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
-    fitting = [
-        order
-        for order in itertools.permutations(names if len(names) <= MAX_PERMUTED else ())
-        if all(widths[before][1] == widths[after][0] for before, after in itertools.pairwise(order))
-    ]
+    fitting = _chains({name: (layers[name].in_features, layers[name].out_features) for name in names})
     if len(fitting) > 1 or len(names) > MAX_PERMUTED:
         raise WeightsError(
             f"Neither names nor widths determine the order of the recurrent layers {', '.join(names)}. Name them "
             f"from the input to the output: {' '.join(f'--layer {name}' for name in names)}. {listing(found)}"
         )
-    return list(fitting[0]) if fitting else names
+    return fitting[0] if fitting else names
+
+
+def _chains(widths: Mapping[str, tuple[int, ...]], flattened: str | None = None) -> list[list[str]]:
+    """The orders in which each layer [in, out] takes what the one before gives, in multiples after `flattened`.
+
+    There are none of more than `MAX_PERMUTED` layers.
+    """
+
+    def fit(before: str, after: str) -> bool:
+        given, taken = widths[before][1], widths[after][0]
+        return taken % given == 0 if before == flattened else taken == given
+
+    orders = itertools.permutations(widths if len(widths) - (flattened is not None) <= MAX_PERMUTED else ())
+    return [list(order) for order in orders if all(itertools.starmap(fit, itertools.pairwise(order)))]
 
 
 def ignoring(found: Arrays, patterns: Iterable[str]) -> dict[str, Any]:

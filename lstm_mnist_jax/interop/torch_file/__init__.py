@@ -26,19 +26,7 @@ __all__ = ["ZIP", "from_bytes", "is_torch", "names_in_zip", "read"]
 
 
 def read(path: Path, ignore: Iterable[str] = (), *, choose: bool = True) -> dict[str, np.ndarray]:
-    """The arrays of a file that `torch.save` wrote, by their names in its state_dict.
-
-    Args:
-      path: the file.
-      ignore: see `from_bytes`.
-      choose: see `from_bytes`.
-
-    Returns:
-      The arrays, with the shapes, types and values that `torch.load` gives.
-
-    Raises:
-      WeightsError: the file cannot be read, or see `from_bytes`.
-    """
+    """The arrays of a file that `torch.save` wrote, by their names in its state_dict: see `from_bytes`."""
     return from_bytes(read_bytes(path), path, ignore, choose=choose)
 
 
