@@ -152,7 +152,7 @@ FAULTS = [
     fault("a linear layer before the LSTM loses its bias", "interop/weights.py",
           "bias = cell.bias + np.broadcast_to(shift, len(kernel)) @ kernel", "bias = cell.bias", "test_heads.py"),
     fault("the pooling of both directions is guessed", "interop/formats.py",
-          "if config.bidirectional and format_name in", "if False and format_name in", "test_directions.py"),
+          "if config.bidirectional and format_name !=", "if False and format_name !=", "test_directions.py"),
     fault("a GRU's second bias is dropped", "interop/weights.py", "    if needed:\n", "    if needed and False:\n",
           "test_directions.py"),
     fault("both directions at the last step are their final states", "model.py", 'case "last_step":',

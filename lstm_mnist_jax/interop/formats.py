@@ -293,13 +293,17 @@ def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
         )
     if "dense_activation" in fields and not hidden:
         raise WeightsError("--dense-activation is of hidden dense layers, of which the file has none. Leave it out.")
-    if config.bidirectional and format_name in ("torch", "flax") and "pooling" not in known | fields.keys():
+    # Keras has a default, which is noted.
+    if config.bidirectional and format_name != "keras" and "pooling" not in known | fields.keys():
         raise WeightsError(
             "The model reads both directions, and the file does not hold which outputs its dense layers take. Look "
             "into the program, and give --pooling last_step where it takes outputs[:, -1], of which the backward half "
             "has read one step; --pooling last where it joins the final states of both directions (h_n[-2] and "
             "h_n[-1]); or --pooling mean or max, over time."
         )
+    if format_name in ("flax", "safetensors") and "activation" not in known | fields.keys():
+        note = "the file does not hold the activations of the cells: assumed are Flax's defaults, tanh and sigmoid"
+        imported = replace(imported, notes=(*imported.notes, note))
     try:
         return imported.with_network(**fields)
     except ConfigError as error:

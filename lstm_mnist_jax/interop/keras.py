@@ -399,13 +399,14 @@ def _from_weights(
             named[layer] = dense_name(paths["kernel"])
     places = {path: place for layer in recurrent for place, path in stored[layer].items()}
     imported = assemble(
-        arrays,
+        {path: arrays[path] for parts in stored.values() for path in parts.values()},
         places.get,
         FORMS,
         _to_direction,
         order=[named.get(name, name) for name in known],
         numbered=False,
         input_activation=input_activation,
+        as_stored=bool(file.layers),
     )
     layer_of = {name: layer for layer, name in named.items()}
     for note in notes:

@@ -221,3 +221,8 @@ def test_trees_of_cells_with_the_same_names_are_refused_or_noted(tmp_path):
     imported = formats.read("flax", tmp_path / "model.msgpack")
     assert_close(imported.params, gru, atol=0)
     assert "GRUCells of NNX are assumed" in imported.notes[0]
+    assert "assumed are Flax's defaults, tanh and sigmoid" in imported.notes[1]
+    both = flax.flatten(drawn(ModelConfig(hidden_features=(4,), bidirectional=True)), ".")
+    files.write_safetensors(tmp_path / "model.safetensors", both, {})
+    with pytest.raises(WeightsError, match=r"reads both directions, .*give --pooling last_step"):
+        formats.read("safetensors", tmp_path / "model.safetensors")

@@ -447,6 +447,20 @@ def test_the_order_of_the_layers_is_that_of_the_model(tmp_path):
         keras.from_model(model)
 
 
+def test_a_dense_layer_that_the_list_of_layers_has_between_recurrent_ones_is_refused():
+    shapes = {"lstm": [(5, 16), (4, 16), (16,)], "dense": [(4, 4), (4,)], "lstm_1": [(4, 16), (4, 16), (16,)]}
+    shapes["dense_1"] = [(4, 3), (3,)]
+    parts = ["kernel", "recurrent_kernel", "bias"]
+    layers, arrays = {}, {}
+    for layer, own in shapes.items():
+        layers[layer] = [f"{layer}/{part}:0" for part in (parts if len(own) == 3 else parts[::2])]
+        arrays |= zip(layers[layer], map(np.zeros, own), strict=True)
+    with pytest.raises(WeightsError, match=r"has dense between its recurrent layers: lstm, dense, lstm_1, dense_1"):
+        keras.from_file(files.KerasFile(arrays, layers, version="2.4.0"))
+    order = ["lstm", "lstm_1", "dense", "dense_1"]
+    assert keras.from_file(files.KerasFile(arrays, layers, version="2.4.0"), order=order).names == tuple(order)
+
+
 def test_hdf5_with_oversized_or_external_arrays_is_refused(tmp_path):
     for number, options in enumerate([{"shape": (1 << 30,), "chunks": (1 << 20,)}, {"data": h5py.Empty("f4")}]):
         with h5py.File(tmp_path / f"{number}.h5", "w") as file:
