@@ -193,16 +193,14 @@ def to_variables(
     Raises:
       WeightsError: `like` is of another network, or has a state of Adam and none is given.
     """
-    if network and (network.projections or network.input_scaling != (1.0, 0.0)):
-        raise WeightsError("The checkpoint whose names are wanted has a linear layer before its LSTM layers.")
-    own = (
-        {name: value for name, value in network.fields.items() if value != getattr(ModelConfig, name)}
-        if network
-        else {}
-    )
-    if network and (own or len(network.dense) > 1):
-        fields = ", ".join(f"{name} {value}" for name, value in own.items()) or "hidden dense layers"
-        raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {fields}.")
+    if network:
+        fields = [f"{name} {value}" for name, value in network.fields.items() if value != getattr(ModelConfig, name)]
+        fields += ["hidden dense layers"] * (len(network.dense) > 1)
+        linear = network.projections or network.input_scaling != (1.0, 0.0)
+        fields += ["a linear layer before its LSTM layers"] * bool(linear)
+        if fields:
+            listed = ", ".join(fields)
+            raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {listed}.")
     places = None if like is None else _places(like, (), network)
     if places and len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
