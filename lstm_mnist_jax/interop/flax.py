@@ -99,26 +99,22 @@ def from_arrays(found: Arrays, order: Sequence[str] = (), input_activation: str 
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
     cells = {scope for name in found if (scope := _cell_of(name)[0])}
     pairs = _pairs(found, cells)
-    try:
-        one_by_one = _assembled(found, {}, order, input_activation)
-    except WeightsError:
-        if not pairs:
-            raise
-        return _assembled(found, pairs, order, input_activation)
-    try:
-        in_pairs = _assembled(found, pairs, order, input_activation) if pairs else None
-    except WeightsError:
-        in_pairs = None
-    if in_pairs is None:
-        return one_by_one
-    # The widths fit to two layers and to the two directions of one.
-    likely = [imported for imported in (one_by_one, in_pairs) if imported.weights.steps is None]
-    if len(likely) == 1:
-        return likely[0]
-    first, second = sorted(cells, key=natural)
+    readings: list[Imported] = []
+    for directions in [{}, pairs] if pairs else [{}]:
+        try:
+            readings.append(_assembled(found, directions, order, input_activation))
+        except WeightsError as error:
+            refusal = error
+    if not readings:
+        raise refusal
+    if len(readings) == 2:  # the widths fit to two layers, and to the two directions of one
+        readings = [imported for imported in readings if imported.weights.steps is None]
+    if len(readings) == 1:
+        return readings[0]
+    first, second = pairs
     raise WeightsError(
         f"The cells {first} and {second} may be two layers, or the two directions of one. For two layers, give "
-        f"--layer {first} --layer {second}; for one, give --layer '{in_pairs.names[0]}'."
+        f"--layer {first} --layer {second}; for one, give --layer '{pairs[first][0]}'."
     )
 
 
