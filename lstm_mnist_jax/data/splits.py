@@ -62,11 +62,15 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     sizes = np.bincount(labels)
     ideal = count * sizes / max(1, len(labels))
     most = np.maximum(sizes - 1, 0)
-    chosen = np.minimum(np.floor(ideal).astype(int), most)
-    # First the classes of which none is chosen yet, the largest first; then by the largest remainder.
+    chosen = np.minimum(np.maximum(np.floor(ideal).astype(int), 1), most)
+    while (excess := chosen.sum() - count) > 0:  # first of classes with more than their share, then of small ones
+        several = np.flatnonzero(chosen > 1)
+        if several.size:
+            chosen[several[np.argmax((chosen - ideal)[several])]] -= 1
+        else:
+            chosen[sorted(np.flatnonzero(chosen), key=lambda c: sizes[c])[:excess]] -= 1
     while (missing := count - chosen.sum()) > 0 and (room := np.flatnonzero(chosen < most)).size:
-        order = sorted(room, key=lambda c: (chosen[c] > 0, chosen[c] - ideal[c] if chosen[c] else -sizes[c]))
-        chosen[order[:missing]] += 1
+        chosen[sorted(room, key=lambda c: chosen[c] - ideal[c])[:missing]] += 1
     random, is_chosen = np.random.RandomState(seed), np.zeros(len(labels), bool)
     for label in np.flatnonzero(sizes):
         is_chosen[random.permutation(np.flatnonzero(labels == label))[: chosen[label]]] = True

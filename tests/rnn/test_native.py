@@ -3,9 +3,7 @@
 import itertools
 import math
 import os
-import platform
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +20,7 @@ REASON = native.unavailable()
 needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
 
 # time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6), of which a
-# machine has one each: `test_narrower_vectors` has the others.
+# machine has one each: test_loops.py has the others.
 SIZES = [
     (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 3, 70),
     (3, 25, 2, 48), (2, 6, 2, 130), (0, 2, 2, 5), (28, 32, 28, 32),
@@ -458,39 +456,6 @@ def test_the_kernel_refuses_other_dtypes(rng):
         lstm(*args, backend="native")
     assert not native.supports(2, 2, jnp.bfloat16)
     assert lstm(*args).h.dtype == jnp.bfloat16
-
-
-NARROWER = f"""
-import sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
-import numpy as np, test_gru, test_native as tests
-assert tests.REASON is None, tests.REASON
-for sizes in tests.SIZES:
-    tests.check_states_and_gradients(np.random.default_rng(0), sizes, used=("all",))
-for sizes in [(5, 37, 130), (40, 23, 129)]:
-    tests.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes)
-tests.test_infinity_saturates_and_nan_stays_in_its_sequence(np.random.default_rng(0))
-tests.test_tanh_is_accurate()
-for sizes in test_gru.SIZES:
-    test_gru.check_states_and_gradients(np.random.default_rng(0), sizes)
-for sizes in [(5, 37, 130), (4, 2, 260)]:
-    test_gru.test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(np.random.default_rng(0), *sizes)
-"""
-
-
-@pytest.mark.slow
-@needs_kernel
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="vectors of x86")
-@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
-def test_narrower_vectors(tmp_path, flag):
-    """The kernel as processors with AVX2, and with SSE alone, compile it; with -O1, in two thirds of the time."""
-    compiler = tmp_path / "c++"
-    compiler.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" -O1 {flag}\n')
-    compiler.chmod(0o755)
-    variables = {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
-    done = programs.run(code=NARROWER, env=os.environ | variables | {"LSTM_MNIST_JAX_NATIVE": "1"})
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "lstm_mnist_jax" / "native").exists()
 
 
 BUSY = """

@@ -1,6 +1,7 @@
 """Building the compiled kernel where something is in the way."""
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ import programs
 import pytest
 
 from lstm_mnist_jax.rnn import native
+
+NATIVE = Path(native.__file__).parent
 
 needs_kernel = pytest.mark.skipif(
     native.unavailable() is not None, reason=f"no compiled kernel: {native.unavailable()}"
@@ -117,6 +120,31 @@ def test_a_library_that_ends_too_early_is_made_anew(tmp_path, compiler, share):
     os.truncate(library, int(share * len(whole)))
     assert finish(start(tmp_path, CXX=compiler)) == ["None"]
     assert [path.read_bytes() for path in libraries(tmp_path)] == [whole]
+
+
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("return 0.25f * TanhSlope(tanh);", "its self-test gives wrong numbers"),
+        ("__builtin_trap();", "the processor does not have the instructions that it says it has"),
+    ],
+    ids=["a wrong derivative", "an instruction that the processor does not have"],
+)
+def test_a_library_that_fails_its_self_test_is_not_used(tmp_path, line, reason):
+    sources, right = tmp_path / "sources", "return 0.5f * TanhSlope(tanh);"
+    shutil.copytree(NATIVE, sources)
+    text = (sources / "vectors.h").read_text()
+    assert right in text
+    (sources / "vectors.h").write_text(text.replace(right, line))
+    moved = f"build.SOURCES = tuple(build.Path({str(sources)!r}) / path.name for path in build.SOURCES)"
+    cxx = tmp_path / "c++"
+    cxx.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" -O0\n')
+    cxx.chmod(0o755)
+    first, second = finish(start(tmp_path, "import warnings", "warnings.simplefilter('ignore')", moved, CXX=str(cxx)))
+    assert first == f"{libraries(tmp_path)[0]} is not for this processor: {reason}"
+    assert second.startswith("refused: ")
 
 
 @pytest.mark.slow

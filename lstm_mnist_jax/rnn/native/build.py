@@ -39,7 +39,8 @@ from lstm_mnist_jax.errors import ConfigError
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("ffi.cc", "loops.cc"))
 HEADERS = tuple(
-    Path(__file__).with_name(name) for name in ("gru.h", "loops.h", "lstm.h", "threads.h", "tiles.h", "vectors.h")
+    Path(__file__).with_name(name)
+    for name in ("gru.h", "loops.h", "lstm.h", "self_test.h", "threads.h", "tiles.h", "vectors.h")
 )
 
 SWITCH = "LSTM_MNIST_JAX_NATIVE"
@@ -103,9 +104,19 @@ def library() -> tuple[ctypes.CDLL, str]:
         if found is None:
             with _lock(folders, name):
                 found = _find(folders, name) or _build(compiler, folders, name)  # another process may have built it
+        _test(found)
         return found, name
     except (OSError, ValueError) as error:  # ValueError: $CXX with a quotation that does not end
         raise BuildError(_one_line(f"{type(error).__name__}: {error}")) from error
+
+
+def _test(library: ctypes.CDLL) -> None:
+    """Raises BuildError, and warns, where the library does not compute rightly on this processor."""
+    library.LstmMnistJaxSelfTest.restype = ctypes.c_char_p
+    if (reason := library.LstmMnistJaxSelfTest()) is not None:
+        message = f"{library._name} is not for this processor: {reason.decode()}"
+        _warn(message)
+        raise BuildError(message)
 
 
 def user_cache_folder() -> Path:
@@ -283,10 +294,14 @@ def _remember(folders: list[Path], name: str, reason: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder / f"lstm-{name}.failed", reason.encode())
             break
+    _warn(reason)
+
+
+def _warn(reason: str) -> None:
     # Where warnings are errors, this one is still none: everything runs, with XLA's loops.
     with contextlib.suppress(RuntimeWarning):
         message = f"LSTMs and GRUs run on slower loops, without the compiled kernel: {reason}. {SWITCH}=0 turns it off."
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _remove_old(folder: Path) -> None:

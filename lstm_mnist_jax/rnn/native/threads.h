@@ -12,7 +12,6 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <memory>
 #include <mutex>
 #include <string>
 
@@ -66,8 +65,14 @@ void Parallel(Pool& pool, Index threads, Index count, Index group, std::int64_t 
   struct Shared {
     alignas(64) std::atomic<Index> next{0}, done{0};
     std::atomic<bool> alone{false}, asleep{false};
+    std::atomic<Index> owners;
     std::mutex mutex;
     std::condition_variable wake;
+
+    explicit Shared(Index owners) : owners(owners) {}
+    void Release() {
+      if (owners.fetch_sub(1) == 1) delete this;
+    }
 
     // The tasks that must have ended before the next one can begin; all of them, where there is no next one.
     static Index Before(Index n, Index count, Index group) { return n < count ? n / group * group : count; }
@@ -79,9 +84,10 @@ void Parallel(Pool& pool, Index threads, Index count, Index group, std::int64_t 
       return Nanoseconds() - *start >= limit;
     }
   };
-  // A thread may come when all is done and the caller gone: it then touches `shared` alone, which it keeps alive.
-  auto shared = std::make_shared<Shared>();
-  auto help = [shared, count, group, patience, &task] {
+  // A thread may come when all is done and the caller gone: it then touches `shared` alone, which it keeps alive. (Not
+  // by std::shared_ptr, which asks for a C library of 2021.)
+  Shared* shared = new Shared(threads);
+  auto take = [shared, count, group, patience, &task] {
     std::int64_t start = 0;
     for (Index turn = 0; !shared->alone.load();) {
       Index n = shared->next.load();
@@ -100,7 +106,12 @@ void Parallel(Pool& pool, Index threads, Index count, Index group, std::int64_t 
       turn = start = 0;
     }
   };
-  for (Index n = 1; n < threads; ++n) pool.Schedule(decltype(help)(help));
+  for (Index n = 1; n < threads; ++n) {
+    pool.Schedule([shared, take] {
+      take();
+      shared->Release();
+    });
+  }
   for (;;) {
     Index n = shared->next.load();
     const Index before = Shared::Before(n, count, group);
@@ -116,7 +127,7 @@ void Parallel(Pool& pool, Index threads, Index count, Index group, std::int64_t 
       const std::int64_t now = Nanoseconds();
       alone_until.store(now + kAlone * (now - start));
     }
-    if (n >= count) return;
+    if (n >= count) return shared->Release();
     if (!shared->next.compare_exchange_weak(n, n + 1)) continue;
     task(n);
     shared->done.fetch_add(1);

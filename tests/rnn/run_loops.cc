@@ -1,0 +1,83 @@
+// The loops of the compiled kernel without XLA, also for processors that this machine emulates: reads recurrences from
+// standard input, and writes the results of their forward and their backward loop.
+//
+// Input, for each: eight int64 (gates, time, batch, hidden, reverse, resets, rows and units of a part; 0: all at once); then
+// float32 projected [T, B, G H], bias [4 H], weights [H, G H], h, c, reset h, reset c, d last h, d last c [B, H], d hs
+// [T, B, H]; with resets, bytes [T, B]. Output: hs, cs, d projected, d h, d c, d reset h, d reset c.
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "self_test.h"
+
+namespace {
+
+using Floats = std::vector<float>;
+
+template <typename T>
+std::vector<T> Read(Index count) {
+  std::vector<T> values(count);
+  if (static_cast<Index>(std::fread(values.data(), sizeof(T), count, stdin)) != count) std::exit(3);
+  return values;
+}
+
+void Write(const Floats& values) { std::fwrite(values.data(), sizeof(float), values.size(), stdout); }
+
+void Run(const std::vector<Index>& s) {
+  const Index gates = s[0], time = s[1], batch = s[2], hidden = s[3], state = batch * hidden;
+  const bool reverse = s[4] != 0, has_resets = s[5] != 0;
+  const Cell& cell = gates == 4 ? loops.lstm : loops.gru;
+  const Floats projected = Read<float>(time * batch * gates * hidden), bias = Read<float>(4 * hidden);
+  const Floats weights = Read<float>(hidden * gates * hidden), h = Read<float>(state), c = Read<float>(state);
+  const Floats reset_h = Read<float>(state), reset_c = Read<float>(state);
+  Floats d_h = Read<float>(state), d_c = Read<float>(state);
+  const Floats d_hs = Read<float>(time * state);
+  const std::vector<char> resets = Read<char>(has_resets ? time * batch : 0);
+  const bool* at = has_resets ? reinterpret_cast<const bool*>(resets.data()) : nullptr;
+
+  Floats hs(time * state), cs(time * state), activations(time * gates * state), recurrents(time * state);
+  Floats last_h(state), last_c(state), copies(cell.states * cell.forward_rows * hidden);
+  Floats panels(Ceil(hidden, loops.width) * loops.width * hidden * gates);
+  // Some of the rows at once, through all steps; or some of the units, step by step: as threads divide the work.
+  const Index rows = s[6] == 0 ? batch : s[6], units = s[7];
+  auto parts = [&](Index steps, Index block, auto run) {
+    for (Index row = 0; row < batch; row += rows) {
+      const Index end = std::min(row + rows, batch);
+      for (Index step = 0; units != 0 && step < steps; ++step) {
+        for (Index unit = 0; unit < hidden; unit += block) {
+          run(Part{row, end, step, step + 1, unit, std::min(unit + block, hidden)});
+        }
+      }
+      if (units == 0) run(Part{row, end, 0, steps, 0, hidden});
+    }
+  };
+
+  for (Index unit = 0; unit < hidden; unit += cell.forward_units) cell.pack_forward(weights.data(), hidden, unit, panels.data());
+  Forward forward{time, batch, hidden, reverse, projected.data(), bias.data(), {h.data(), c.data()},
+                  {hs.data(), gates == 4 ? cs.data() : nullptr}, activations.data(), gates == 3 ? recurrents.data() : nullptr,
+                  {last_h.data(), last_c.data()}, at, {reset_h.data(), reset_c.data()}};
+  parts(time, cell.forward_units, [&](const Part& part) { cell.forward(forward, panels.data(), copies.data(), part); });
+
+  for (Index unit = 0; unit < hidden; unit += cell.backward_units) cell.pack_backward(weights.data(), hidden, unit, panels.data());
+  Floats d_projected(time * gates * state), d_recurrents(time * state), d_reset_h(state), d_reset_c(state);
+  const bool is_lstm = gates == 4;
+  Backward backward{time, batch, hidden, reverse, activations.data(), is_lstm ? nullptr : recurrents.data(),
+                    is_lstm ? cs.data() : hs.data(), is_lstm ? c.data() : h.data(), {d_hs.data(), nullptr},
+                    d_projected.data(), is_lstm ? nullptr : d_recurrents.data(), {d_h.data(), d_c.data()}, at,
+                    is_lstm ? reset_c.data() : reset_h.data(), {d_reset_h.data(), d_reset_c.data()}};
+  parts(time == 0 ? 0 : time + 1, cell.backward_units,
+        [&](const Part& part) { cell.backward(backward, panels.data(), part); });
+  for (const Floats* result : {&hs, &cs, &d_projected, &d_h, &d_c, &d_reset_h, &d_reset_c}) Write(*result);
+}
+
+}  // namespace
+
+int main() {
+  if (const char* wrong = SelfTest(loops)) {
+    std::fprintf(stderr, "%s\n", wrong);
+    return 1;
+  }
+  for (std::vector<Index> sizes(8); std::fread(sizes.data(), sizeof(Index), 8, stdin) == 8;) Run(sizes);
+}

@@ -1,0 +1,148 @@
+"""The compiled loops without XLA, as other processors run them: against NumPy, in a program of their own."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import numpy_gru
+import numpy_lstm
+import pytest
+
+import lstm_mnist_jax
+
+NATIVE = Path(lstm_mnist_jax.__file__).parent / "rnn" / "native"
+PROGRAM = Path(__file__).with_name("run_loops.cc")
+COMPILER = os.environ.get("CXX", "c++")
+
+# Of each: the compiler, its flags, and the words in front of the command. Others than this machine's are emulated.
+PROCESSORS = {
+    "x86-64": ([COMPILER], ["-march=x86-64"], []),
+    "x86-64-v2": ([COMPILER], ["-march=x86-64-v2"], []),
+    "x86-64-v3": ([COMPILER], ["-march=x86-64-v3"], []),
+    "x86-64-v4": ([COMPILER], ["-march=x86-64-v4"], []),
+    "aarch64": (["aarch64-linux-gnu-g++"], ["-static"], ["qemu-aarch64"]),
+    "aarch64 without FMA": (["aarch64-linux-gnu-g++"], ["-static", "-U__ARM_FEATURE_FMA"], ["qemu-aarch64"]),
+}
+
+# time, batch, hidden: below, at and above the widths of vectors and of tiles.
+SIZES = [
+    (1, 1, 1), (4, 2, 3), (3, 5, 7), (5, 3, 16), (4, 7, 33), (3, 13, 64), (2, 1, 70), (3, 25, 48), (2, 6, 130),
+    (0, 2, 5), (6, 1, 68), (6, 2, 68), (3, 8, 20),
+]  # fmt: skip
+
+
+def cases():
+    """Every size of both cells, in both directions, with and without resets; whole, or in parts as threads do it."""
+    for number, sizes in enumerate(SIZES):
+        for gates in (4, 3):
+            for reverse, has_resets in ((0, 0), (1, 1)) if number % 2 else ((1, 0), (0, 1)):
+                yield gates, *sizes, reverse, has_resets, 0, 0
+                yield gates, *sizes, reverse, has_resets, 2, 1
+
+
+def arrays_of(case, rng):
+    gates, time, batch, hidden, _, has_resets, *_ = case
+    shapes = [(time, batch, gates * hidden), (4 * hidden,), (hidden, gates * hidden), *[(batch, hidden)] * 6]
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in (*shapes, (time, batch, hidden))]
+    arrays[2] /= np.float32(np.sqrt(hidden))
+    return arrays, rng.random((time, batch)) < 0.3 if has_resets else None
+
+
+def wanted_of(case, arrays, resets):
+    """hs, d projected and d of the initial h, as NumPy computes them in float64, step by step."""
+    gates, time, batch, hidden, reverse, *_ = case
+    projected, bias, kernel, h, c, reset_h, reset_c, d_last_h, d_last_c, d_hs = map(np.float64, arrays)
+    scale = np.repeat([2, 2, 1, 2] if gates == 4 else [2, 2, 1], hidden)  # the loops take sigmoids' columns halved
+    projected, weights, halved = projected * scale, kernel * scale, bias[: gates * hidden] * scale
+    order = list(reversed(range(time))) if reverse else list(range(time))
+    hs, d_projected = np.zeros((time, batch, hidden)), np.zeros((time, batch, gates * hidden))
+    kept = {}
+    for t in order:
+        if resets is not None:
+            h, c = (np.where(resets[t][:, None], *pair) for pair in ((reset_h, h), (reset_c, c)))
+        before = h, c
+        x = projected[t] + halved
+        if gates == 4:
+            i, f, g, o = np.split(x + h @ weights, 4, axis=-1)
+            i, f, g, o = numpy_lstm.sigmoid(i), numpy_lstm.sigmoid(f), np.tanh(g), numpy_lstm.sigmoid(o)
+            c = f * c + i * g
+            h = o * np.tanh(c)
+            kept[t] = before, (i, f, g, o), np.tanh(c)
+        else:
+            (xr, xz, xn), (ur, uz, un) = np.split(x, 3, -1), np.split(h @ weights, 3, -1)
+            r, z, recurrent = numpy_gru.sigmoid(xr + ur), numpy_gru.sigmoid(xz + uz), un + bias[3 * hidden :]
+            n = np.tanh(xn + r * recurrent)
+            h = n + z * (h - n)
+            kept[t] = before, (r, z, n), recurrent
+        hs[t] = h
+    dh, dc = d_last_h, d_last_c
+    for t in reversed(order):
+        (h, c), gate, last = kept[t]
+        dh = dh + d_hs[t]
+        if gates == 4:
+            i, f, g, o = gate
+            dc = dc + dh * o * (1 - last**2)
+            parts = [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g**2), dh * last * o * (1 - o)]
+            recurrent, dc = np.concatenate(parts, -1), dc * f
+            dh = recurrent @ weights.T
+        else:
+            r, z, n = gate
+            dn = dh * (1 - z) * (1 - n**2)
+            parts = [dn * last * r * (1 - r), dh * (h - n) * z * (1 - z), dn]
+            dh = dh * z + np.concatenate([*parts[:2], dn * r], -1) @ weights.T
+        d_projected[t] = np.concatenate(parts, -1) * scale
+        if resets is not None:
+            dh, dc = (np.where(resets[t][:, None], 0, d) for d in (dh, dc))
+    return hs, d_projected, dh
+
+
+def build(folder, compiler, flags):
+    program = folder / "run_loops"
+    words = [*compiler, "-std=c++17", "-O1", "-fno-math-errno", "-ffp-contract=off", "-w", *flags]
+    sources = [str(PROGRAM), str(NATIVE / "loops.cc"), f"-I{NATIVE}"]
+    subprocess.run([*words, *sources, "-o", str(program)], check=True, timeout=300)
+    return program
+
+
+def run(command, every):
+    """The results of each recurrence: hs, d projected, d h."""
+    sent = b""
+    for case, arrays, resets in every:
+        sent += np.int64(case).tobytes() + b"".join(array.tobytes() for array in arrays)
+        sent += b"" if resets is None else resets.tobytes()
+    done = subprocess.run(command, input=sent, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr.decode())
+    values = np.frombuffer(done.stdout, np.float32)
+    found = []
+    for (gates, time, batch, hidden, *_), *_ in every:
+        state = batch * hidden
+        sizes = [time * state, time * state, time * gates * state, *[state] * 4]
+        hs, _, d_projected, d_h, *_ = np.split(values[: sum(sizes)], np.cumsum(sizes)[:-1])
+        values = values[sum(sizes) :]
+        shapes = (time, batch, hidden), (time, batch, gates * hidden), (batch, hidden)
+        found.append([array.reshape(shape) for array, shape in zip((hs, d_projected, d_h), shapes, strict=True)])
+    assert len(values) == 0
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_loops_of_other_processors_are_those_of_numpy(tmp_path, name):
+    compiler, flags, emulator = PROCESSORS[name]
+    if missing := [word for word in (*compiler[:1], *emulator) if shutil.which(word) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    if not emulator and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("this machine has another kind of processor")
+    if name == "x86-64-v4" and "avx512vl" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX-512")
+    rng = np.random.default_rng(0)
+    every = [(case, *arrays_of(case, rng)) for case in cases()]
+    for (case, arrays, resets), found in zip(
+        every, run([*emulator, build(tmp_path, compiler, flags)], every), strict=True
+    ):
+        for got, wanted in zip(found, wanted_of(case, arrays, resets), strict=True):
+            scale = max(1.0, np.max(np.abs(wanted), initial=0))
+            np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-5 * scale, err_msg=f"{name}, {case}")
