@@ -31,6 +31,7 @@ from lstm_mnist_jax.interop.holds import refuse_unusual
 from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
+    POOLING,
     REASONS,
     RECURRENT,
     Architecture,
@@ -78,7 +79,7 @@ CELL = re.compile(r"/(?:[^/]*_)?cell(?:_\d+)?$")
 DIRECTION = re.compile(r"(.+)/(forward|backward)_[^/]*$")
 """A cell's layer in a `Bidirectional` layer."""
 
-POOLING_LAYERS = {"all": "Flatten", "mean": "GlobalAveragePooling1D", "max": "GlobalMaxPooling1D"}
+POOLING_LAYERS = {pooling: layer for layer, pooling in POOLING.items()}
 
 
 def to_model(
