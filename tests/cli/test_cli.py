@@ -576,7 +576,15 @@ def ignored_hang_up():
     signal.signal(signal.SIGHUP, former)
 
 
-def test_a_closed_console_of_a_command_that_does_not_train():
+@pytest.fixture
+def default_hang_up():
+    """As in a terminal, also where the tests run under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+def test_a_closed_console_of_a_command_that_does_not_train(default_hang_up):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed_pipe:
