@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32, Int, Integer
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
-from lstm_mnist_jax.data.normal_form import normalise
+from lstm_mnist_jax.data.normal_form import Digit, find_digits, normalise
 from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
@@ -100,7 +100,7 @@ class TrainedRun:
           pictures: uint8 or floats from 0 to 1, [height, width] or [height, width, 3] each, or an array of them.
           form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the training
             pictures, if the run was trained on class folders; else digit if the classes are digits on grey images,
-            else whole.
+            else whole. Of several digits on a picture, the largest; `find_digits` gives all.
 
         Returns:
           float32 [n, height, width] or [n, height, width, channels], for `predict`.
@@ -115,6 +115,24 @@ class TrainedRun:
             for picture in pictures_of(np.asarray(array), "A picture")
         ]
         return np.stack(normal) if normal else np.zeros((0, *shape), np.float32)
+
+    def find_digits(self, picture: np.ndarray) -> list[Digit]:
+        """The digits on a picture, from left to right and line by line, in the form of the run's images.
+
+        Args:
+          picture: as for `normalise`, one of them.
+
+        Returns:
+          Of each digit its image [height, width] for `predict`, and its box on the picture.
+
+        Raises:
+          DataError: nothing can be seen on the picture, or the run's images are no grey ones.
+        """
+        shape = self.folder.data.image_shape
+        if len(shape) != 2:
+            raise DataError(f"Digits are found for grey images; this run reads {list(shape)}. Use normalise().")
+        (levels,) = pictures_of(np.asarray(picture), "A picture")
+        return find_digits(levels, *shape)
 
     @property
     def form(self) -> str:

@@ -1,6 +1,7 @@
 """`lstm-mnist predict`."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -69,13 +70,15 @@ class Result:
 
     Attributes:
       name: of the file, and of the picture within it.
-      image: in the run's form; None if there was an error.
-      probabilities: of all classes; None until it is classified.
+      images: [digits, height, width], or one [1, height, width, channels], in the run's form; None after an error.
+      boxes: of each digit on the picture, (top, left, height, width) as fractions; none in other forms.
+      probabilities: [digits, classes]; None until they are classified.
       error: why it cannot be classified.
     """
 
     name: str
-    image: np.ndarray | None = None
+    images: np.ndarray | None = None
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
     probabilities: np.ndarray | None = None
     error: str | None = None
 
@@ -103,15 +106,15 @@ def predict(arguments: Sequence[str]) -> int:
     taken = {str(Path(file).resolve()).casefold() for file in files}
     errors, figures, rows = 0, 0, list[Result]()
     for result in _results(run, files, parsed.form):
-        figure = None
+        drawn: list[Path] = []
         if result.error is not None:
             errors += 1
             print(f"lstm-mnist: {result.error}", file=sys.stderr)
         elif folder is not None:
-            figure = _draw(run, result, folder, taken)
-            figures += 1
+            drawn = _draw(run, result, folder, taken)
+            figures += len(drawn)
         if parsed.json:
-            print(json.dumps(_as_json(run, result, figure), allow_nan=False), flush=True)
+            print(json.dumps(_as_json(run, result, drawn), allow_nan=False), flush=True)
         elif result.error is None:
             rows.append(result)
         if len(rows) == ROWS:
@@ -141,7 +144,12 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iter
         try:
             for name, picture in read_pictures(file):
                 try:
-                    yield Result(name, run.normalise([picture], form)[0])
+                    if (form or run.form) == "digit" and len(run.folder.data.image_shape) == 2:
+                        digits = run.find_digits(picture)
+                        boxes = tuple(digit.box for digit in digits)
+                        yield Result(name, np.stack([digit.image for digit in digits]), boxes)
+                    else:
+                        yield Result(name, run.normalise([picture], form))
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:
@@ -151,27 +159,43 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iter
 def _classified(run: "TrainedRun", waiting: list[Result]) -> Iterator[Result]:
     from lstm_mnist_jax.inference import require_finite
 
-    images = [result.image for result in waiting if result.image is not None]
-    probabilities = run.predict(np.stack(images))[1] if images else np.zeros(0)
+    images = [result.images for result in waiting if result.images is not None]
+    probabilities = run.predict(np.concatenate(images))[1] if images else np.zeros(0)
     require_finite(run, probabilities)
-    classified = iter(probabilities)
+    classified = iter(np.split(probabilities, np.cumsum([len(each) for each in images])))
     for result in waiting:
-        yield result if result.image is None else replace(result, probabilities=next(classified))
+        yield result if result.images is None else replace(result, probabilities=next(classified))
 
 
-def _top(run: "TrainedRun", result: Result) -> list[tuple[str, float]]:
-    """The most probable classes with their probabilities."""
+def _top(run: "TrainedRun", result: Result, digit: int = 0) -> list[tuple[str, float]]:
+    """The most probable classes of a digit of the picture with their probabilities."""
     assert result.probabilities is not None
-    order = np.argsort(-result.probabilities, kind="stable")[:TOP]
-    return [(run.class_names[label], float(result.probabilities[label])) for label in order]
+    probabilities = result.probabilities[digit]
+    order = np.argsort(-probabilities, kind="stable")[:TOP]
+    return [(run.class_names[label], float(probabilities[label])) for label in order]
 
 
-def _as_json(run: "TrainedRun", result: Result, figure: Path | None) -> dict[str, Any]:
+def _as_json(run: "TrainedRun", result: Result, figures: list[Path]) -> dict[str, Any]:
     if result.error is not None:
         return {"file": result.name, "error": result.error}
-    top = [{"label": label, "probability": probability} for label, probability in _top(run, result)]
-    found = {"file": result.name, **top[0], "top": top}
-    return found if figure is None else found | {"figure": str(figure)}
+    assert result.images is not None
+    digits: list[dict[str, Any]] = []
+    for number in range(len(result.images)):
+        top = [{"label": label, "probability": probability} for label, probability in _top(run, result, number)]
+        digits.append({**top[0], "top": top} | ({"box": result.boxes[number]} if result.boxes else {}))
+    found: dict[str, Any] = {"file": result.name, **digits[0]}
+    found.pop("box", None)
+    if len(digits) > 1:
+        del found["top"]
+        found["label"] = "".join(digit["label"] for digit in digits)
+        found["probability"] = math.prod(digit["probability"] for digit in digits)
+    if result.boxes:
+        found["digits"] = digits
+    return (
+        found
+        | ({"figure": str(figures[0])} if len(figures) == 1 else {})
+        | ({"figures": list(map(str, figures))} if len(figures) > 1 else {})
+    )
 
 
 def _figures_folder(folder: Path) -> Path:
@@ -185,26 +209,32 @@ def _figures_folder(folder: Path) -> Path:
     return folder
 
 
-def _draw(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> Path:
-    """Draws how a picture was read, into a file that is not `taken`: by a picture, or by another figure."""
+def _draw(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> list[Path]:
+    """Draws how each digit of a picture was read, into files that are not `taken` by a picture or by another figure."""
     from lstm_mnist_jax.data.pictures import printable
     from lstm_mnist_jax.report.reading import draw_reading_of
     from lstm_mnist_jax.report.style import file_bytes
 
-    assert result.image is not None
+    assert result.images is not None
     stem = re.sub(r"\.\w+$|\.npy(?=\[\d+\]$)", "", Path(result.name).name)
     stem = re.sub(r"[^\w.]+", "-", stem).strip("-.").encode()[:200].decode(errors="ignore") or "picture"
-    path, number = folder / f"{stem}-reading.png", 1
-    while str(path.resolve()).casefold() in taken:
-        number += 1
-        path = folder / f"{stem}-{number}-reading.png"
-    taken.add(str(path.resolve()).casefold())
-    figure = draw_reading_of(run, result.image, title=printable(result.name))
-    try:
-        path.write_bytes(file_bytes(figure, "png"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
-    return path
+    paths = []
+    for digit, image in enumerate(result.images, 1):
+        several = len(result.images) > 1
+        name, number = f"{stem}-digit-{digit}" if several else stem, 1
+        path = folder / f"{name}-reading.png"
+        while str(path.resolve()).casefold() in taken:
+            number += 1
+            path = folder / f"{name}-{number}-reading.png"
+        taken.add(str(path.resolve()).casefold())
+        title = printable(result.name) + (f", digit {digit} of {len(result.images)}" if several else "")
+        figure = draw_reading_of(run, image, title=title)
+        try:
+            path.write_bytes(file_bytes(figure, "png"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+        paths.append(path)
+    return paths
 
 
 def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -> None:
@@ -222,28 +252,36 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
     table.add_column("probability", justify="right")
     table.add_column("then", overflow="fold")
     for result in results:
+        assert result.images is not None
+        count = len(result.images)
         (label, probability), *others = _top(run, result)
         then = ", ".join(f"{other} {percent(share)}" for other, share in others)
+        if count > 1:
+            firsts = [_top(run, result, number)[0] for number in range(count)]
+            label = f"{count} digits: " + " ".join(name for name, _ in firsts)
+            probability = math.prod(share for _, share in firsts)
+            then = ", ".join(f"{name} {percent(share)}" for name, share in firsts)
         table.add_row(*map(Text, (printable(result.name), label, percent(probability), then)))
     console.print(table)
     for result in results:
-        if parsed.explain:
-            _explain(console, run, result, parsed.show)
-        elif parsed.show:
-            say(console, f"{printable(result.name)}, as the network reads it:")
-            _show(console, result)
+        assert result.images is not None
+        for number, image in enumerate(result.images, 1):
+            digit = f", digit {number} of {len(result.images)}" if len(result.images) > 1 else ""
+            if parsed.explain:
+                _explain(console, run, printable(result.name) + digit, image, parsed.show)
+            elif parsed.show:
+                say(console, f"{printable(result.name)}{digit}, as the network reads it:")
+                _show(console, image)
 
 
-def _explain(console: Console, run: "TrainedRun", result: Result, show: bool) -> None:
+def _explain(console: Console, run: "TrainedRun", name: str, image: np.ndarray, show: bool) -> None:
     """Prints the prediction after each step, beside the rows of the picture if a step is one row or several."""
-    assert result.image is not None
-    from lstm_mnist_jax.data.pictures import printable
     from lstm_mnist_jax.model import task_of
 
     config = run.folder.config.model
-    along, rows = run.read_along(result.image[None])[0], _grey(result)
+    along, rows = run.read_along(image[None])[0], _grey(image)
     task = task_of(config).describe(run.folder.data.image_shape)
-    say(console, f"{printable(result.name)}, read as {task}; after each step the prediction and its probability:")
+    say(console, f"{name}, read as {task}; after each step the prediction and its probability:")
     names = max(map(len, run.class_names))
     room = console.width - 2 * rows.shape[1] - names - 17  # for a bar
     is_wide, is_plain = room >= 0, _is_plain(console)
@@ -262,20 +300,19 @@ def _explain(console: Console, run: "TrainedRun", result: Result, show: bool) ->
             say(console, line + (prediction(n // height, length) if n % height == height - 1 else ""))
         return
     if show:
-        _show(console, result)
+        _show(console, image)
     for step in np.unique(np.linspace(0, len(along) - 1, STEPS).round().astype(int)):
         say(console, prediction(int(step), BAR))
 
 
-def _show(console: Console, result: Result) -> None:
-    rows = _grey(result)
+def _show(console: Console, image: np.ndarray) -> None:
+    rows = _grey(image)
     for row in rows:
         say(console, shades(row, wide=2 * rows.shape[1] <= console.width, plain=_is_plain(console)))
 
 
-def _grey(result: Result) -> np.ndarray:
-    assert result.image is not None
-    return result.image if result.image.ndim == 2 else result.image.mean(axis=-1)
+def _grey(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 2 else image.mean(axis=-1)
 
 
 def _is_plain(console: Console) -> bool:

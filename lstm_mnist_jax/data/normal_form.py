@@ -3,16 +3,18 @@
 MNIST's normal form (yann.lecun.com/exdb/mnist): the larger side of a digit is scaled to 20 pixels with anti-aliasing,
 its aspect kept, and its centre of mass is in the middle of 28 x 28 pixels, white on black.
 
-A report's page preprocesses drawings by the same algorithm in JavaScript (lstm_mnist_jax/report/page/): a change here
-needs the same change there.
+`lstm_mnist_jax.data.ink` finds the digits on a picture. A report's page does the same in JavaScript
+(lstm_mnist_jax/report/page/): a change here needs the same change there.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
+from lstm_mnist_jax.data.ink import LEAST_CONTRAST, Ink, find_ink
 from lstm_mnist_jax.data.pictures import Picture, reduced
 from lstm_mnist_jax.errors import DataError, did_you_mean
 
@@ -21,26 +23,27 @@ FORMS = ("digit", "whole", "plain")
 FACES = 20 / 28
 """The larger side of a digit, as a fraction of the side of the image."""
 
-SOUGHT_SIZE = 256
-"""Larger images are reduced to this length of the longer side, in pixels, before the digit is searched."""
-
-LEAST_CONTRAST = 0.06
-"""The least contrast between ink and paper, of 1; below it, an image is of one colour."""
-
-EDGE = 0.25
-"""The edge of a stroke, as a fraction of the darkest ink."""
+SOUGHT_SIZE = 512
+"""Larger images are reduced to this length of the longer side, in pixels, before the digits are searched."""
 
 FAINT_EDGE = 0.01
-"""The same for an image that is in normal form already, whose outermost pixels may be nearly white."""
+"""The edge of a stroke, as a fraction of the darkest ink, in an image that is in normal form already, whose outermost
+pixels may be nearly white;"""
 
-SURE = 6.0
-"""The least mean of 3 x 3 pixels of ink, in standard deviations of the noise of such a mean."""
+EDGE = 0.25
+"""and in others."""
 
-EVENLY = 0.5
-"""The correction of uneven light is used where it reduces the deviations along the border at least to this fraction."""
+SURE_OF_EDGE = 3.0
+"""The least level of a stroke's edge, in standard deviations of the noise."""
 
 TAKEN_OFF = 2.0
 """The noise that is subtracted after scaling, in standard deviations."""
+
+FINE = 4
+"""Strokes are measured and thickened on images of so many times the side of a digit."""
+
+THIN, NORMAL = 1.1, 2.2
+"""Strokes that are thinner than the first are thickened to the second, in pixels of a digit of 20."""
 
 Normal = Float32[np.ndarray, "rows columns *channels"]
 
@@ -76,85 +79,120 @@ def normalise(picture: Picture, image_shape: Sequence[int], form: str) -> Normal
     return _fitted(levels, height, width)
 
 
-def digit(picture: Picture, height: int = 28, width: int = 28) -> Float32[np.ndarray, "rows columns"]:
-    """Handwriting in MNIST's normal form. An image in this form is unchanged.
+class Digit(NamedTuple):
+    """A digit on a picture.
+
+    Attributes:
+      image: in MNIST's normal form.
+      box: (top, left, height, width) on the picture, as fractions of its height and width.
+      note: what makes the result uncertain, such as "may be two digits that touch"; "" if nothing does.
+    """
+
+    image: Float32[np.ndarray, "rows columns"]
+    box: tuple[float, float, float, float]
+    note: str
+
+
+def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Digit]:
+    """The digits on a picture, from left to right and line by line, each in MNIST's normal form.
+
+    Args:
+      picture: from 0 to 1, [height, width] or [height, width, 3], of any size: a photograph, scan or drawing, dark on
+        light or light on dark. Tables around the paper, shadows, ruled lines, frames and specks are left out.
+      height, width: of the images.
 
     Raises:
       DataError: no ink can be distinguished from the paper.
     """
-    grey = _evenly_lit(_with_channels(reduced(picture, SOUGHT_SIZE), []))
-    paper, noise = _paper(grey)
-    differences = grey - paper
+    grey = _with_channels(reduced(picture, SOUGHT_SIZE), []).astype(np.float64)
     side = _rounded(FACES * min(height, width))
-    strokes = _cut_out(differences, noise, FAINT_EDGE)
-    if max(strokes.shape) != side:
-        strokes = _cut_out(differences, noise, EDGE)
+    if _is_in_normal_form(grey, height, width, side):
+        image = np.abs(grey - np.median(_border(grey)))
+        return [Digit(image.astype(np.float32), (0.0, 0.0, 1.0, 1.0), "")]
+    inks = find_ink(grey)
+    if not inks:
+        is_flat = np.ptp(grey) < LEAST_CONTRAST
+        why = "It is of one colour" if is_flat else "No part of it differs from its surroundings as strokes do"
+        raise DataError(f"Nothing can be seen on the picture. {why}.")
+    return [_digit(ink, grey.shape, height, width, side) for ink in inks]
+
+
+def digit(picture: Picture, height: int = 28, width: int = 28) -> Float32[np.ndarray, "rows columns"]:
+    """Handwriting in MNIST's normal form: the largest digit, if there are several. An image in this form is unchanged.
+
+    Raises:
+      DataError: no ink can be distinguished from the paper.
+    """
+    return max(find_digits(picture, height, width), key=lambda digit: max(digit.box[2:])).image
+
+
+def _is_in_normal_form(grey: np.ndarray, height: int, width: int, side: int) -> bool:
+    """Whether a picture has the normal size, paper of one level, and ink, down to the faintest, of a digit's size."""
+    if grey.shape != (height, width) or (paper := np.median(_border(grey))) not in (0, 1):
+        return False
+    levels = np.abs(grey - paper)
+    if levels.max() < 0.9:
+        return False
+    boxes = [_box(levels, edge * levels.max()) for edge in (FAINT_EDGE, EDGE)]
+    return any(max(rows.stop - rows.start, columns.stop - columns.start) == side for rows, columns in boxes)
+
+
+def _digit(ink: Ink, shape: tuple[int, ...], height: int, width: int, side: int) -> Digit:
+    """A digit in normal form."""
+    strokes, noise = ink.levels, ink.noise
+    most = _level(strokes, ink.core)
+    rows, columns = _box(strokes, max(EDGE * most, min(SURE_OF_EDGE * noise, 0.75 * most)))
+    strokes = strokes[rows, columns]
+    box = (
+        (ink.top + rows.start) / shape[0],
+        (ink.left + columns.start) / shape[1],
+        strokes.shape[0] / shape[0],
+        strokes.shape[1] / shape[1],
+    )
+    thicker = _thickened(np.minimum(strokes, most), side)
+    strokes, noise = (strokes, noise) if thicker is None else (thicker, 0.0)
     tall, wide = (max(1, _rounded(side * length / max(strokes.shape))) for length in strokes.shape)
     if strokes.shape != (tall, wide):
         by_row, by_column = resampling(strokes.shape[0], tall), resampling(strokes.shape[1], wide)
         strokes = by_row @ strokes @ by_column.T
         noise *= math.sqrt(np.square(by_row[tall // 2]).sum() * np.square(by_column[wide // 2]).sum())
-    most = float(strokes.max())
-    if most < LEAST_CONTRAST:
-        raise DataError(
-            "Nothing can be seen on the picture. What is on it vanishes when it is made as small as a digit."
-        )
+    most = min(most, float(strokes.max()))
     least = min(TAKEN_OFF * noise, 0.5 * most)
     strokes = np.clip((strokes - least) / (most - least), 0, 1)
     top, left = (_start(strokes.sum(axis=axis), length) for axis, length in ((1, height), (0, width)))
     normal = np.zeros((height, width), np.float32)
     normal[top : top + tall, left : left + wide] = strokes
-    return normal
+    return Digit(normal, box, "")
 
 
-def _cut_out(differences: np.ndarray, noise: float, edge: float) -> np.ndarray:
-    """The bounding box of the ink, as the difference of each pixel from the paper, 0 or more for ink.
+def _level(strokes: np.ndarray, core: np.ndarray) -> float:
+    """The level of the ink: that which a quarter of the pixels of its strokes reaches."""
+    levels = np.sort(strokes[core])
+    return float(levels[(3 * (len(levels) - 1)) // 4])
 
-    Args:
-      differences: of the image from its paper.
-      noise: the standard deviation of the paper's noise.
-      edge: of a stroke, as a fraction of the darkest ink.
-    """
-    strokes, means = differences, _means_of_nine(differences)
-    if -means.min() > means.max():
-        strokes, means = -strokes, -means
-    peak = float(strokes.max())
-    is_ink = (strokes > edge * peak) & (means > SURE * noise / 3)
-    if peak < LEAST_CONTRAST or not is_ink.any():
-        why = "It is of one colour" if peak < LEAST_CONTRAST else "Its border is as uneven as its inside"
-        raise DataError(f"Nothing can be seen on the picture. {why}.")
+
+def _thickened(strokes: np.ndarray, side: int) -> np.ndarray | None:
+    """Strokes of a thin pen, as thick as those of MNIST; None if they are that thick."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    longest, fine = max(strokes.shape), FINE * side
+    tall, wide = (max(1, _rounded(fine * length / longest)) for length in strokes.shape)
+    scaled = resampling(strokes.shape[0], tall) @ strokes @ resampling(strokes.shape[1], wide).T
+    mask = np.pad(scaled > 0.4 * scaled.max(), 1)
+    inner = minimum_filter(mask, 3)
+    width = 2 / max(1 - inner.sum() / max(mask.sum(), 1), 0.01)  # of the strokes
+    missing = _rounded((NORMAL * fine / 20 - width) / 2)
+    if width >= THIN * fine / 20 or missing <= 0:
+        return None
+    disc = np.hypot(*np.ogrid[-missing : missing + 1, -missing : missing + 1]) <= missing + 0.3
+    return maximum_filter(np.pad(scaled, missing), footprint=disc, mode="constant")
+
+
+def _box(strokes: np.ndarray, edge: float) -> tuple[slice, slice]:
+    """The rows and columns of the ink above a level."""
+    is_ink = strokes > edge
     rows, columns = (np.flatnonzero(is_ink.any(axis=axis)) for axis in (1, 0))
-    return strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _paper(grey: np.ndarray) -> tuple[float, float]:
-    """The brightness of the paper, and the standard deviation of its noise, from the border, which is mostly paper."""
-    border = _border(grey)
-    middle = float(np.sort(border)[(len(border) - 1) // 2])
-    # The median difference of neighbours, in standard deviations: of normal noise, and of noise that is clipped at
-    # white or black.
-    is_cut = np.mean((border <= 0) | (border >= 1)) > 0.25
-    median_difference = 0.394 if is_cut else 0.954
-    noise = float(np.median(np.abs(np.diff(border)))) / median_difference if len(border) > 1 else 0.0
-    return float(border[np.abs(border - middle) <= 3 * noise].mean(dtype=np.float64)), noise
-
-
-def _evenly_lit(grey: np.ndarray) -> np.ndarray:
-    """The image less a plane through the medians of its four sides, where that makes its border more even."""
-    height, width = grey.shape
-    down, right = (float(np.median(side[-1]) - np.median(side[0])) for side in (grey, grey.T))
-    light = down * np.linspace(-0.5, 0.5, height)[:, None] + right * np.linspace(-0.5, 0.5, width)
-    lit = (grey - light).astype(np.float32)
-    before, after = (np.abs(_border(levels) - np.median(_border(levels))).mean() for levels in (grey, lit))
-    return lit if after < EVENLY * before else grey
-
-
-def _means_of_nine(levels: np.ndarray) -> np.ndarray:
-    """The mean of each pixel and its neighbours within the image."""
-    sums, counts = (np.pad(array, 1) for array in (levels, np.ones_like(levels)))
-    for _ in range(2):  # down the columns, and then along the rows
-        sums, counts = ((array[:-2] + array[1:-1] + array[2:]).T for array in (sums, counts))
-    return sums / counts
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def resampling(before: int, after: int) -> Float32[np.ndarray, "after before"]:

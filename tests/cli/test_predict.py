@@ -95,6 +95,29 @@ def test_json_lines(predict, scans, run, unseen):
         assert any(word in answers[name]["error"] for word in why.split("|"))
 
 
+def test_several_digits_on_a_picture(predict, unseen, run, tmp_path):
+    """On a sheet on a table, in two lines."""
+    sheet = np.full((200, 280), 255, np.uint8)
+    for image, top, left in zip(unseen.images[:3], (5, 15, 105), (40, 150, 60), strict=True):
+        sheet[top : top + 84, left : left + 84] -= np.asarray(Image.fromarray(image).resize((84, 84)))
+    picture = np.pad(sheet, ((0, 0), (30, 0)), constant_values=60)
+    Image.fromarray(picture).save(tmp_path / "three.png")
+    code, printed, errors = predict(tmp_path / "three.png", "--json")
+    assert (code, errors) == (0, "")
+    answer = json.loads(printed)
+    found = "".join(run.class_names[label] for label in run.predict(run.normalise(unseen.images[:3]))[0])
+    assert answer["label"] == "".join(digit["label"] for digit in answer["digits"])
+    assert sum(a == b for a, b in zip(answer["label"], found, strict=True)) >= 2  # other greys, and a model of 90 %
+    boxes = np.array([digit["box"] for digit in answer["digits"]]) * [200, 310, 200, 310]
+    for (top, left, tall, wide), (row, column) in zip(boxes, ((5, 70), (15, 180), (105, 90)), strict=True):
+        assert row <= top < top + tall <= row + 84
+        assert column <= left < left + wide <= column + 84
+    assert answer["probability"] == pytest.approx(np.prod([digit["probability"] for digit in answer["digits"]]))
+    _, printed, _ = predict(tmp_path / "three.png", "--show")
+    assert f"3 digits: {' '.join(answer['label'])}" in printed
+    assert "digit 3 of 3, as the network reads it" in printed
+
+
 @pytest.mark.slow
 def test_runs_of_a_sweep(predict, tiny_sweep, unseen, tmp_path):
     np.save(tmp_path / "digit.npy", unseen.images[0])

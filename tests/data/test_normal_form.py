@@ -6,7 +6,7 @@ from PIL import Image
 from scans import scan
 
 from lstm_mnist_jax import load
-from lstm_mnist_jax.data.normal_form import digit, normalise, resampling
+from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise, resampling
 from lstm_mnist_jax.errors import DataError
 
 
@@ -46,7 +46,7 @@ def test_noise_is_not_ink(paper, noise, rng):
     clean, found = (digit(levels.astype(np.float32)) for levels in (picture, noisy))
     assert np.abs(found - clean).mean() < 0.06  # a wrong rectangle would be 0.2
     assert found[0].max() == 0
-    with pytest.raises(DataError, match="as uneven as its inside"):
+    with pytest.raises(DataError, match="No part of it differs from its surroundings"):
         digit(np.clip(paper + rng.normal(0, noise, (200, 200)), 0, 1).astype(np.float32))
 
 
@@ -64,19 +64,10 @@ def test_uneven_light_is_not_ink(down, right, digits, rng):
 
 
 def test_a_digit_that_touches_the_border():
-    """Its ink covers most of one side, which is not the light."""
+    """Its strokes end there. A band along a whole side would be a table."""
     picture = np.zeros((60, 40), np.float32)
-    picture[:8] = picture[:, 16:24] = 1
+    picture[26:34, 12:28] = picture[:, 16:24] = 1
     np.testing.assert_allclose(digit(picture), digit(np.pad(picture, 20)), atol=1e-6)
-
-
-def test_ink_too_thin_for_the_size_of_a_digit_is_refused():
-    picture = np.full((256, 256), 120, np.float32) / 255
-    for start in (40, 216):
-        picture[start - 6 : start + 9, start - 6 : start + 9] = 0
-        picture[start : start + 3, start : start + 3] = 1
-    with pytest.raises(DataError, match="vanishes"):
-        digit(picture)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (40, 40, 3)])
@@ -87,23 +78,65 @@ def test_pictures_of_one_colour(shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 50), (50, 1), (2, 2), (3, 3), (1000, 2), (256, 257)])
-def test_the_smallest_and_the_longest(shape, rng):
+def test_the_smallest_and_the_longest(shape):
+    """Something in a corner is a rim or a speck: it is refused, or it is a digit of the right form."""
     picture = np.zeros(shape, np.float32)
     picture[-1, -1] = 1
-    image = digit(picture)
-    assert image.max() == 1
-    assert np.isfinite(image).all()
+    for marked in (picture, 1 - picture):
+        try:
+            image = digit(marked)
+        except DataError as error:
+            assert "Nothing can be seen" in str(error)
+        else:
+            assert image.max() == 1
+            assert np.isfinite(image).all()
 
 
-def test_thin_and_tiny_strokes():
+def test_thin_strokes_are_thickened():
     picture = np.ones((100, 100), np.float32)
     picture[10:90, 50] = 0
     image = digit(picture)
     assert image.max() == 1
-    assert (image.sum(1) > 0).sum() == 20
-    dot = np.zeros((5, 5), np.float32)
-    dot[4, 4] = 1
-    assert digit(dot).sum() == pytest.approx(400)
+    assert (image.sum(1) > 0.5).sum() == 20
+    assert 1.5 < image.sum() / 20 < 4  # the pixels of a stroke's width
+    dot = np.zeros((20, 20), np.float32)
+    dot[10, 10] = 1
+    assert digit(dot).max() == 1
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_lines_boxes_and_tables_are_left_out(number, digits):
+    """The digit is found once, as on white paper."""
+    paper = np.ones((140, 560), np.float32)
+    strokes = np.asarray(Image.fromarray(digits[number]).resize((84, 84), Image.Resampling.BICUBIC), np.float32)
+    paper[28:112, 168:252] = 1 - strokes.clip(0, 255) / 255
+    ruled, boxes, apart, table = (paper.copy() for _ in range(4))
+    ruled[::20] = np.minimum(ruled[::20], 0.6)
+    ruled[8:10] = ruled[130:132] = 0.2
+    boxes[[10, 11, 128, 129], 10:550] = 0
+    boxes[10:130, [10, 11, 145, 146, 280, 281, 415, 416, 548, 549]] = 0
+    for left in (10, 148, 286, 424):
+        apart[[10, 11, 128, 129], left : left + 126] = 0
+        apart[10:130, [left, left + 1, left + 124, left + 125]] = 0
+    table[:, :60] = table[120:] = 0.1
+    [alone] = find_digits(paper)
+    for name, picture in (("ruled", ruled), ("boxes", boxes), ("apart", apart), ("table", table)):
+        for drawn in (picture, 1 - picture):
+            found = find_digits(drawn)
+            assert len(found) == 1, name
+            # Ends of lines remain within two pixels of the strokes. Of another digit it would be 0.15.
+            assert np.abs(found[0].image - alone.image).mean() < 0.05, name
+            np.testing.assert_allclose(found[0].box, alone.box, atol=0.02, err_msg=name)
+
+
+def test_the_hole_of_a_thick_digit_is_no_digit():
+    """Dark on light it would be one on a small sheet of paper."""
+    rows, columns = np.mgrid[-1:1:60j, -1:1:60j]
+    ring = np.ones((60, 60), np.float32)
+    ring[np.abs(np.hypot(rows / 0.6, columns / 0.4) - 0.75) < 0.25] = 0
+    image = digit(ring)
+    assert image[13:15, 13:15].max() < 0.2
+    np.testing.assert_allclose(digit(1 - ring), image, atol=1e-6)
 
 
 def test_colours_are_ink():

@@ -128,7 +128,7 @@ demonstrate();
  * channels of a pixel side by side, from 0 to 1.
  * settled(): resolves with the reading when the network has finished: {seen, stops, found}, or null.
  * network(spec, weights): another network, of `describe` in build.py, its weights in base64: {predict, along}.
- * digit(picture, height, width), whole(...): see normal_form.js.
+ * digit(picture, height, width), findDigits(...), whole(...): see normal_form.js.
  */
 window.lstm = Object.freeze({
   show: (pixels) => pad.show(pixels),
@@ -146,5 +146,6 @@ window.lstm = Object.freeze({
     };
   },
   digit,
+  findDigits,
   whole,
 });

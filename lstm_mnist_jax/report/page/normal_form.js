@@ -1,12 +1,15 @@
-// A drawing in the form of the images that the network was trained on.
-//
-// The same as lstm_mnist_jax/data/normal_form.py for white ink on black without noise, in at most 256 x 256 pixels. A
-// picture is {height, width, levels}: levels from 0 to 1, row after row.
+// The digits on a picture in the form of the images that the network was trained on, as
+// lstm_mnist_jax/data/normal_form.py makes it. A picture is {height, width, levels}: levels from 0 to 1, row after row.
 
 const FACES = 20 / 28; // the longer side of a digit, as a fraction of the side of MNIST's images
 const LEAST_CONTRAST = 0.06; // of ink; less is an empty picture
-const EDGE = 0.25; // where a stroke ends, as a fraction of the brightest ink
+const EDGE = 0.25; // where a stroke ends, as a fraction of the level of the ink
+const SURE_OF_EDGE = 3; // the least level of a stroke's edge, in standard deviations of the noise
+const TAKEN_OFF = 2; // the noise that is subtracted after scaling, in standard deviations
 const FAINT_EDGE = 0.01; // the same in a picture that is in normal form already
+const FINE = 4; // strokes are thickened in so many times the size of a digit
+const THIN = 1.1; // thinner strokes are thickened to THICK: pixels of a digit of 20
+const THICK = 2.2;
 
 const peakOf = (levels) => levels.reduce((a, b) => Math.max(a, b), 0);
 
@@ -42,12 +45,13 @@ function resampled({ height, width, levels }, tall, wide) {
   return { height: tall, width: wide, levels: found };
 }
 
-/** Crops a picture to its ink: to levels above `edge` times the brightest. */
-function cutOut({ width, levels }, edge) {
-  const peak = peakOf(levels);
+const cutOut = (picture, edge) => cutOutOf(picture, edge)[0];
+
+/** Crops a picture to its ink, to levels above `edge`: [picture, top, left]. */
+function cutOutOf({ width, levels }, edge) {
   let [top, bottom, left, right] = [Infinity, -1, Infinity, -1];
   for (let at = 0; at < levels.length; at++) {
-    if (levels[at] <= edge * peak) continue;
+    if (levels[at] <= edge) continue;
     const [y, x] = [Math.floor(at / width), at % width];
     [top, bottom, left, right] = [Math.min(top, y), Math.max(bottom, y), Math.min(left, x), Math.max(right, x)];
   }
@@ -57,7 +61,7 @@ function cutOut({ width, levels }, edge) {
     const from = (top + y) * width + left;
     found.levels.set(levels.subarray(from, from + found.width), y * found.width);
   }
-  return found;
+  return [found, top, left];
 }
 
 /** Where to place a profile of ink in `length` pixels: its centre of mass in the middle, as far as it fits. */
@@ -72,30 +76,131 @@ function start(mass, length) {
   return Math.min(length - mass.length, Math.max(0, wanted));
 }
 
-/** A digit in MNIST's normal form: [height * width] from 0 to 1; null if the picture is empty. */
-function digit(picture, height, width) {
-  if (peakOf(picture.levels) < LEAST_CONTRAST) return null;
-  const side = Math.round(FACES * Math.min(height, width));
-  let strokes = cutOut(picture, FAINT_EDGE);
-  if (Math.max(strokes.height, strokes.width) !== side) strokes = cutOut(picture, EDGE);
-  const longest = Math.max(strokes.height, strokes.width);
+const longestOf = ({ height, width }) => Math.max(height, width);
+
+/** The ink of a picture that is a digit in normal form already, or null. */
+function normalOf({ height, width, levels }, tall, wide, side) {
+  if (height !== tall || width !== wide) return null;
+  const isBorder = (at) => at < width || at >= levels.length - width || at % width === 0 || at % width === width - 1;
+  const border = levels.filter((_, at) => isBorder(at)).sort();
+  const last = border.length - 1;
+  const paper = (border[Math.floor(last / 2)] + border[Math.ceil(last / 2)]) / 2;
+  if (paper !== 0 && paper !== 1) return null;
+  const ink = { height, width, levels: levels.map((level) => Math.abs(level - paper)) };
+  const peak = peakOf(ink.levels);
+  if (peak < 0.9) return null;
+  const isNormal = [FAINT_EDGE, EDGE].some((edge) => longestOf(cutOut(ink, edge * peak)) === side);
+  return isNormal ? ink.levels : null;
+}
+
+/** The level of the ink: that which a quarter of the pixels of its strokes reaches. */
+function levelOf({ levels, core }) {
+  const inside = levels.filter((_, at) => core[at]).sort();
+  return inside[Math.floor((3 * (inside.length - 1)) / 4)];
+}
+
+/** The most (or with `least`, the smallest) level within `offsets` [dy, dx] of each pixel; outside it is 0. */
+function filtered({ height, width, levels }, offsets, least = false) {
+  const found = new Float64Array(height * width).fill(least ? Infinity : 0);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      for (const [dy, dx] of offsets) {
+        const inside = y + dy >= 0 && y + dy < height && x + dx >= 0 && x + dx < width;
+        const level = inside ? levels[(y + dy) * width + x + dx] : 0;
+        const at = y * width + x;
+        found[at] = least ? Math.min(found[at], level) : Math.max(found[at], level);
+      }
+    }
+  }
+  return { height, width, levels: found };
+}
+
+/** The pixels [dy, dx] within a radius. */
+function disc(radius) {
+  const reach = Math.floor(radius);
+  const steps = Array.from({ length: 2 * reach + 1 }, (_, n) => n - reach);
+  return steps.flatMap((dy) => steps.filter((dx) => Math.hypot(dy, dx) <= radius).map((dx) => [dy, dx]));
+}
+
+/** Strokes of a thin pen, as thick as those of MNIST; null if they are that thick. */
+function thickened(strokes, side) {
+  const fine = FINE * side;
+  const size = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((fine * n) / longestOf(strokes))));
+  const scaled = resampled(strokes, ...size);
+  const peak = peakOf(scaled.levels);
+  const mask = { ...scaled, levels: scaled.levels.map((level) => Number(level > 0.4 * peak)) };
+  const sum = (levels) => levels.reduce((a, b) => a + b, 0);
+  const inner = sum(filtered(mask, disc(1.5), true).levels);
+  const width = 2 / Math.max(1 - inner / Math.max(sum(mask.levels), 1), 0.01);
+  const missing = Math.round((THICK * (fine / 20) - width) / 2);
+  if (width >= THIN * (fine / 20) || missing <= 0) return null;
+  const padded = { height: scaled.height + 2 * missing, width: scaled.width + 2 * missing };
+  padded.levels = new Float64Array(padded.height * padded.width);
+  for (let y = 0; y < scaled.height; y++) {
+    const row = scaled.levels.subarray(y * scaled.width, (y + 1) * scaled.width);
+    padded.levels.set(row, (y + missing) * padded.width + missing);
+  }
+  return filtered(padded, disc(missing + 0.3));
+}
+
+/** The sum of squared weights of the middle pixel of a resized line, by which noise shrinks. */
+function squaresOf(before, after) {
+  return resampling(before, after)[Math.floor(after / 2)][1].reduce((sum, weight) => sum + weight ** 2, 0);
+}
+
+/** The ink of findInk in MNIST's normal form. With `known`, the level of a drawing's ink, strokes are not thickened. */
+function formOf(ink, height, width, side, known = null) {
+  const level = known ?? levelOf(ink);
+  const [box, top, left] = cutOutOf(ink, Math.max(EDGE * level, Math.min(SURE_OF_EDGE * ink.noise, 0.75 * level)));
+  const thicker = known ? null : thickened({ ...box, levels: box.levels.map((each) => Math.min(each, level)) }, side);
+  let [strokes, noise] = thicker ? [thicker, 0] : [box, ink.noise];
+  const longest = longestOf(strokes);
   const [tall, wide] = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((side * n) / longest)));
-  if (strokes.height !== tall || strokes.width !== wide) strokes = resampled(strokes, tall, wide);
-  const peak = peakOf(strokes.levels);
+  if (strokes.height !== tall || strokes.width !== wide) {
+    noise *= Math.sqrt(squaresOf(strokes.height, tall) * squaresOf(strokes.width, wide));
+    strokes = resampled(strokes, tall, wide);
+  }
+  const most = Math.min(level, peakOf(strokes.levels));
+  const least = Math.min(TAKEN_OFF * noise, 0.5 * most);
+  const levels = strokes.levels.map((each) => Math.min(1, Math.max(0, (each - least) / (most - least))));
   const rows = new Float64Array(tall);
   const columns = new Float64Array(wide);
-  for (const [at, level] of strokes.levels.entries()) {
-    rows[Math.floor(at / wide)] += level;
-    columns[at % wide] += level;
+  for (const [at, each] of levels.entries()) {
+    rows[Math.floor(at / wide)] += each;
+    columns[at % wide] += each;
   }
   const [y0, x0] = [start(rows, height), start(columns, width)];
   const normal = new Float64Array(height * width);
   for (let y = 0; y < tall; y++) {
-    for (let x = 0; x < wide; x++) {
-      normal[(y0 + y) * width + x0 + x] = strokes.levels[y * wide + x] / peak;
-    }
+    for (let x = 0; x < wide; x++) normal[(y0 + y) * width + x0 + x] = levels[y * wide + x];
   }
-  return normal;
+  return { pixels: normal, box: [ink.top + top, ink.left + left, box.height, box.width] };
+}
+
+/** The digits on a picture of at most 512 pixels a side: [{pixels, box: [top, left, height, width] as fractions}]. */
+function findDigits(picture, height, width) {
+  const side = Math.round(FACES * Math.min(height, width));
+  const normal = normalOf(picture, height, width, side);
+  if (normal) return [{ pixels: normal, box: [0, 0, 1, 1] }];
+  return findInk(picture).map((ink) => {
+    const { pixels, box } = formOf(ink, height, width, side);
+    const lengths = [picture.height, picture.width];
+    return { pixels, box: box.map((each, n) => each / lengths[n % 2]) };
+  });
+}
+
+/** The largest digit on a picture: [height * width] from 0 to 1; null if there is none. */
+function digit(picture, height, width) {
+  const found = findDigits(picture, height, width);
+  return found.length ? best(found, ({ box }) => Math.max(box[2], box[3])).pixels : null;
+}
+
+/** A drawing on black, all its strokes one digit: [height * width] from 0 to 1; null if it is empty. */
+function drawnDigit(picture, height, width) {
+  const peak = peakOf(picture.levels);
+  if (peak < LEAST_CONTRAST) return null;
+  const side = Math.round(FACES * Math.min(height, width));
+  return formOf({ ...picture, top: 0, left: 0, noise: 0 }, height, width, side, peak).pixels;
 }
 
 /** The whole picture, resized to the network's images; null if it is empty. */

@@ -117,7 +117,7 @@ function makePad(canvas, image, onChange) {
     const { picture, strokes } = shown();
     if (strokes.length === 0) return picture;
     const ink = inkOf(strokes);
-    const levels = picture === null && form === "digit" ? digit(ink, height, width) : whole(ink, height, width);
+    const levels = picture === null && form === "digit" ? drawnDigit(ink, height, width) : whole(ink, height, width);
     if (levels === null) return picture;
     const pixels = new Float64Array(height * width * channels);
     for (let n = 0; n < pixels.length; n++) {

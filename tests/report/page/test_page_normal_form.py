@@ -8,7 +8,7 @@ from PIL import Image
 
 from lstm_mnist_jax import load
 from lstm_mnist_jax.config import Config
-from lstm_mnist_jax.data.normal_form import digit, normalise
+from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise
 from lstm_mnist_jax.errors import DataError
 from lstm_mnist_jax.report.page import make_page
 
@@ -53,6 +53,43 @@ def test_normal_form_of_digits_matches_python(sheet, page):
     for image in load().test.images[:4]:
         picture = drawn(image, **sheet)
         np.testing.assert_allclose(in_javascript(page, picture), digit(picture), atol=1e-5)
+
+
+def found_in_javascript(page, picture):
+    levels = base64.b64encode(picture.astype("<f8").tobytes()).decode()
+    return page.evaluate(
+        """(picture) => {
+          const bytes = Uint8Array.from(atob(picture.levels), (character) => character.charCodeAt(0));
+          const found = lstm.findDigits({ ...picture, levels: new Float64Array(bytes.buffer) }, 28, 28);
+          return found.map(({ pixels, box }) => ({ pixels: Array.from(pixels), box }));
+        }""",
+        {"height": len(picture), "width": len(picture[0]), "levels": levels},
+    )
+
+
+def photograph(rng, number):
+    """A photograph: ruled paper in uneven light on a table, two digits, noise."""
+    height, width = 300, 400
+    picture = np.full((height, width), 0.85)
+    picture[20::40] = 0.65
+    for place in (60, 220):
+        size = int(rng.integers(80, 140))
+        strokes = Image.fromarray(load().test.images[rng.integers(1000)]).resize((size, size), Image.Resampling.BICUBIC)
+        picture[80 : 80 + size, place : place + size] *= 1 - 0.8 * np.asarray(strokes, float) / 255
+    picture *= np.linspace(1, 0.7, width)
+    picture[:, :30] = 0.15
+    picture = picture + rng.normal(0, (0, 0.01, 0.05)[number % 3], picture.shape)
+    return np.clip(1 - picture if number % 2 else picture, 0, 1).astype(np.float32)
+
+
+def test_digits_on_photographs_match_python(page, rng):
+    for number in range(6):
+        picture = photograph(rng, number)
+        expected, found = find_digits(picture), found_in_javascript(page, picture)
+        assert len(found) == len(expected) == 2, number
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one["box"], other.box, atol=1e-9)
+            np.testing.assert_allclose(np.array(one["pixels"]).reshape(28, 28), other.image, atol=1e-5)
 
 
 def test_digits_for_images_of_another_size(page):
