@@ -12,13 +12,11 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import tyro
+from typing import Annotated, Any, TypeVar
 
 COLUMNS = 80
 """The maximum width of help texts."""
@@ -29,6 +27,12 @@ INDENT = 26
 PLACEHOLDERS = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
+Type = TypeVar("Type")
+Positional = Annotated[Type, "positional"]
+Repeated = Annotated[tuple[Type, ...], "repeated"]
+"""Markers of a field: an argument without a name, and an option that can be given several times."""
+
+
 @dataclass(frozen=True)
 class Argument:
     """An argument of a command.
@@ -36,10 +40,10 @@ class Argument:
     Attributes:
       field: the name of the field.
       hint: its type.
-      default: the value where it is not given; tyro.MISSING if it must be.
+      default: the value where it is not given; MISSING if it must be.
       help: its help text, in one line.
       group: the class whose field it is, within that of the command.
-      markers: tyro's.
+      markers: "positional", "repeated" or none.
     """
 
     field: str
@@ -56,7 +60,12 @@ class Argument:
 
     @property
     def is_positional(self) -> bool:
-        return _POSITIONAL in self.markers
+        return "positional" in self.markers
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether several words follow it."""
+        return typing.get_origin(self.hint) is tuple and "repeated" not in self.markers
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -71,36 +80,27 @@ class Argument:
 
     def usage(self) -> str:
         """How it is written: "--batch-size N"."""
-        named = next((marker.metavar for marker in self.markers if getattr(marker, "metavar", None)), None)
         kind, *_ = [kind for kind in typing.get_args(self.hint) if kind is not types.NoneType] or [self.hint]
         if self.is_positional:
-            word = named or self.field.upper()
-            return f"[{word}]" if self.default not in (tyro.MISSING, ()) else word
+            word = f"{self.field.upper().removesuffix('S')} ..." if self.takes_several else self.field.upper()
+            return word if self.default in (MISSING, ()) else f"[{word}]"
         if self.hint is bool:
             return f"--{self.name}" + f", --no-{self.name}" * (self.default is True)
-        several = typing.get_origin(self.hint) is tuple and _REPEATED not in self.markers
-        if self.hint == tuple[str, ...] and several:  # of a sweep
+        if self.hint == tuple[str, ...] and self.takes_several:  # of a sweep
             return f"--{self.name} VALUE ..."
         word = "NAME" if self.choices else PLACEHOLDERS.get(kind, "TEXT")
-        return f"--{self.name} {f'{word},{word},...' if several else word}"
+        return f"--{self.name} {f'{word},{word},...' if self.takes_several else word}"
 
     def description(self) -> str:
         """Its help text, with the words that it may be, and its default."""
-        hint = next((m.help_behavior_hint for m in self.markers if getattr(m, "help_behavior_hint", None)), None)
         choices = f"One of {', '.join(self.choices)}." if self.choices else ""
-        default = ""
-        if isinstance(hint, str):
-            default = hint
-        elif self.default is True:
+        default = getattr(self.group, "default_in_words", "")
+        if self.default is True:
             default = "(default: on)"
-        elif self.hint is not bool and self.default not in (tyro.MISSING, None, ()):
+        elif self.hint is not bool and self.default not in (MISSING, None, ()):
             shown = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else str(self.default)
             default = f"(default: {shown})"
         return " ".join(part for part in (self.help, choices, default) if part)
-
-
-_POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]
-_REPEATED = typing.get_args(tyro.conf.UseAppendAction[int])[1]
 
 
 def command_of(cls: type) -> str:
@@ -114,23 +114,29 @@ def arguments_of(cls: Any, default: Any = None) -> list[Argument]:
 
 
 def _arguments(cls: Any, default: Any) -> Iterator[Argument]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    for field in dataclasses.fields(cls):
-        hint, value = hints[field.name], default_of(field, default)
-        hint, *markers = typing.get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+    for field, hint, markers, value in _fields(cls, default):
         if dataclasses.is_dataclass(hint):
             yield from _arguments(hint, value)
         else:
-            yield Argument(field.name, hint, value, _docstring(cls, field.name), cls, tuple(markers))
+            yield Argument(field, hint, value, _docstring(cls, field), cls, markers)
 
 
-def default_of(field: "dataclasses.Field[Any]", given: Any) -> Any:
-    """The value of a field in an object, or else its default; tyro.MISSING where there is none."""
-    if hasattr(given, field.name):
-        return getattr(given, field.name)
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
+def built(cls: Any, default: Any, given: Mapping[str, Any]) -> Any:
+    """An object of a class, with the values of the fields that are given, also of those of the dataclasses within."""
+    values = {
+        field: built(hint, value, given) if dataclasses.is_dataclass(hint) else given.get(field, value)
+        for field, hint, _, value in _fields(cls, default)
+    }
+    return cls(**values)
+
+
+def _fields(cls: Any, given: Any) -> Iterator[tuple[str, Any, tuple[str, ...], Any]]:
+    """The fields of a dataclass: name, type, markers, and the value in an object, or else the default."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        hint, markers = hints[field.name], getattr(hints[field.name], "__metadata__", ())
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        yield field.name, hint.__origin__ if markers else hint, markers, getattr(given, field.name, default)
 
 
 def _docstring(cls: Any, field: str) -> str:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import tyro
-
-from lstm_mnist_jax.cli.arguments import Argument, arguments_of
+from lstm_mnist_jax.cli.arguments import Argument, Positional, arguments_of
 from lstm_mnist_jax.cli.evaluate import EvaluateArguments
 from lstm_mnist_jax.cli.interop import ExportArguments, ImportArguments
 from lstm_mnist_jax.cli.parsing import parse
@@ -31,7 +29,7 @@ class CompletionArguments:
     fish: lstm-mnist completion fish > ~/.config/fish/completions/lstm-mnist.fish
     """
 
-    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
+    shell: Positional[Literal["bash", "zsh", "fish"]]
     """The shell."""
 
 

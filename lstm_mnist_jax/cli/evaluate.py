@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
+from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
 from lstm_mnist_jax.progress import say
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class EvaluateArguments:
     """Evaluate a trained run: loss, accuracy and accuracy by class, on each split of its data."""
 
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    run_dir: Positional[Path]
     """The run's folder."""
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""

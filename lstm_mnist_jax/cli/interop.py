@@ -5,11 +5,10 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import tyro
-
-from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_options, parse, start_jax
+from lstm_mnist_jax.cli.arguments import Positional, Repeated
+from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_values, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, OptimizerConfig
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
@@ -30,17 +29,17 @@ class ImportArguments:
         "validation_examples",
     )
 
-    format: tyro.conf.Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface"]]
+    format: Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "huggingface"]]
     """The format of the weights."""
-    path: tyro.conf.Positional[Path]
+    path: Positional[Path]
     """The file, or the prefix of a checkpoint."""
     run_dir: Path | None = None
     """Folder for the run, new or empty."""
     list: bool = False
     """Only list the arrays in the file: names, shapes and types."""
-    ignore: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    ignore: Repeated[str] = ()
     """A pattern of names to leave out, such as 'model2/*'. Can be repeated."""
-    layer: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    layer: Repeated[str] = ()
     """The names of the recurrent layers from the input to the output, each with --layer, where their order is unknown;
     with those of all dense layers, where their order is unknown."""
     dense_activation: Literal["relu", "tanh", "linear"] | None = None
@@ -89,13 +88,11 @@ class ExportArguments:
     .stablehlo (of jax.export). For huggingface FILE is a folder: weights, config and model card; nothing is uploaded.
     """
 
-    format: tyro.conf.Positional[
-        Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo", "huggingface"]
-    ]
+    format: Positional[Literal["tf1", "torch", "keras", "flax", "safetensors", "onnx", "stablehlo", "huggingface"]]
     """The format to write."""
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    run_dir: Positional[Path]
     """The run's folder."""
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    file: Positional[Path]
     """The file to write."""
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""
@@ -124,7 +121,7 @@ def import_(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
 
-    words = {name.removeprefix("no-").replace("-", "_") for name in given_options(arguments)}
+    words = given_values(ImportArguments, arguments)
     settings = formats.Settings(parsed.forget_bias, parsed.optimizer.b1, parsed.optimizer.b2)
     given = formats.Given(**{name: getattr(parsed, name) for name in vars(formats.Given())})
     path = formats.locate(parsed.format, path)

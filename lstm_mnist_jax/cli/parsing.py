@@ -1,26 +1,24 @@
 """Shared by the commands: parsing of arguments, the compilation cache, the console, and names of run folders."""
 
-import contextlib
-import dataclasses
-import io
 import itertools
 import os
 import signal
 import sys
 import time
 import typing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.cli.arguments import arguments_of, command_of, default_of, help_of
+from lstm_mnist_jax.cli.arguments import Argument, arguments_of, built, command_of, help_of
 from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.config.json import described, from_text
 from lstm_mnist_jax.errors import ConfigError, UserError, did_you_mean
+
+DEFAULT_PRESET = "tutorial"
 
 CACHE_BYTES = 1 << 30
 """The maximum size of the compilation cache."""
@@ -77,184 +75,18 @@ ELSEWHERE = {
 """Names that other programs give to options, and ours."""
 
 
-def parse(cls: type, arguments: Sequence[str], default: Any = None) -> Any:
+def parse(cls: type, arguments: Sequence[str]) -> Any:
     """The arguments of a command. Prints its help, and ends the program, where they ask for that.
 
     Args:
       cls: the class of the arguments: a dataclass, some of whose fields may be dataclasses.
       arguments: the words of the command line.
-      default: an object of the class, with the values of the options that are not given; None takes the class's own.
 
     Raises:
       UserError: a word is wrong.
     """
-    for word in arguments:
-        name = word.split("=")[0].removeprefix("--").removeprefix("no-").replace("_", "-")
-        if word.startswith("--") and name in RENAMED:
-            raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
-    command = command_of(cls)
-    if asked := {"-h", "--help", "--help-all"} & set(arguments):
-        print(help_of(cls, default, everything="--help-all" in asked), end="", flush=True)
-        raise SystemExit(0)
-    arguments = _without_commas(cls, arguments)
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            parsed, unknown = tyro.cli(
-                cls,
-                prog=command,
-                args=arguments,
-                add_help=False,
-                config=(tyro.conf.OmitArgPrefixes,),
-                registry=REGISTRY,
-                return_unknown_args=True,
-                **options,
-            )
-    except SystemExit as end:
-        cause: BaseException | None = end
-        while (cause := cause and cause.__context__) is not None:
-            if isinstance(cause, UserError):  # of a dataclass, which tyro would print in a frame
-                raise cause from None
-        raise UserError(_fault(cls, command, arguments, printed.getvalue())) from None
-    _refuse_unknown(cls, arguments, unknown)
-    return parsed
-
-
-def _refuse_unknown(cls: type, arguments: Sequence[str], unknown: Sequence[str]) -> None:
-    """Raises UserError where words belong to no option and no argument."""
-    see = f"See {command_of(cls)} {'--help-all' if hasattr(cls, 'common') else '--help'}."
-    for word in unknown:
-        if word.startswith("-") and word != "-":
-            raise UserError(f"Unknown option {word.split('=')[0]}{_nearest_option(cls, word)} {see}")
-    if unknown:
-        presets = [word for word in arguments if word in PRESETS]
-        if hasattr(cls, "preset") and unknown[0] in PRESETS and len(presets) > 1:
-            raise UserError(f"There are two presets, {presets[0]} and {presets[1]}; name one.")
-        raise UserError(f"Unexpected argument {unknown[0]!r}. {_flag_before(cls, arguments, unknown[0]) or see}")
-
-
-def _nearest_option(cls: type, word: str) -> str:
-    """The end of a message: the option that a mistyped one, or one of another program, may mean."""
-    options = _hints(cls)
-    name = word.split("=")[0].lstrip("-").replace("_", "-").lower()
-    flags = [f"no-{option}" for option, hint in options.items() if hint is bool]
-    meant = [f"--{option}" for option in ELSEWHERE.get(name, ()) if option in options]
-    if meant:
-        return f"; did you mean {' or '.join(meant)}?"
-    if len(name) == 1:
-        return ". Options are whole words with two dashes."
-    return did_you_mean(name, [*options, *flags, "help", "help-all", "debug"]).replace("mean ", "mean --")
-
-
-def _without_commas(cls: type, arguments: Sequence[str]) -> list[str]:
-    """The words, where integers of one option may have commas between them (32,64), each a word of its own."""
-    several = {name for name, hint in _hints(cls).items() if hint == tuple[int, ...]}
-    found, is_list = list[str](), False
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, values = argument.partition("=")
-            is_list = name[2:].replace("_", "-") in several
-            found += [name, *values.replace(",", " ").split()] if is_list and equals else [argument]
-        elif is_list:
-            found += argument.replace(",", " ").split()
-        else:
-            found.append(argument)
-    return found
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of the options of a command, by their names without dashes."""
-    return {argument.name: argument.hint for argument in arguments_of(cls) if not argument.is_positional}
-
-
-REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@REGISTRY.struct_rule
-def _own_dataclass(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-    """Our classes without their help texts, which `arguments` prints."""
-    cls: Any = info.type
-    if not dataclasses.is_dataclass(cls) or not cls.__module__.startswith(__package__.split(".")[0]):
-        return None
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = tuple(
-        tyro.constructors.StructFieldSpec(
-            name=field.name,
-            type=hints[field.name],
-            default=default_of(field, info.default),
-            helptext=None,
-        )
-        for field in dataclasses.fields(cls)
-    )
-    return tyro.constructors.StructConstructorSpec(typing.cast(Any, cls), fields)
-
-
-def given_options(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """The options among the words of a command line, by their names without dashes, each with the words after it."""
-    found, words = dict[str, list[str]](), list[str]()
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            words = found[name.replace("_", "-")] = [value] if equals else []
-        else:
-            words.append(argument)
-    return found
-
-
-def _fault(cls: Any, command: str, arguments: Sequence[str], printed: str) -> str:
-    """What is wrong with the arguments that could not be parsed; if it is not found, what tyro printed.
-
-    Raises:
-      ConfigError: a word is no value of its option.
-    """
-    found = arguments_of(cls)
-    if found[0].is_positional and found[0].choices and arguments and not arguments[0].startswith("-"):
-        from_text(found[0].hint, arguments[0], found[0].name)
-    for name, words in given_options(arguments).items():
-        hint = _hints(cls).get(name, str)
-        if hint is bool:
-            continue
-        several = typing.get_origin(hint) is tuple
-        if not words and not several:
-            return f"--{name} has no value, expected {described(hint)}."
-        for word in words if several else words[:1]:
-            try:
-                from_text(typing.get_args(hint)[0] if several else hint, word, f"--{name}")
-            except ConfigError:
-                if not several:
-                    raise
-                last = " The preset comes first." if word in PRESETS else ""
-                return f"--{name} is {word!r}, expected integers with commas or spaces between, such as 32,64.{last}"
-    if "(required)" in printed:
-        names = " ".join(argument.usage() for argument in found if argument.is_positional).removesuffix(" ...")
-        return f"An argument is missing, expected {command} {names}. See {command} --help."
-    title, *lines = (line.strip("│╭╮╰╯─- ") for line in printed.splitlines())
-    message = " ".join(line for line in lines if line).split("For full helptext")[0].strip()
-    return f"{title}: {message}"
-
-
-def _flag_before(cls: type, arguments: Sequence[str], word: str) -> str | None:
-    """A hint where a word follows an option that takes no value."""
-    flags = [name for name, hint in _hints(cls).items() if hint is bool]
-    for name, words in given_options(arguments).items():
-        if name.removeprefix("no-") in flags and words[:1] == [word]:
-            return f"--{name} takes no value: leave out {word!r}."
-    return None
-
-
-def _unknown_preset(cls: type, arguments: Sequence[str], word: str) -> str:
-    """What is wrong with a word that is taken for a preset, but is none."""
-    if hint := _flag_before(cls, arguments, word):
-        return hint
-    for name, words in given_options(arguments).items():
-        if word in words[1:] and word not in words[:1] and did_you_mean(word, PRESETS) == ".":
-            to_sweep = "" if "Sweep" in cls.__name__ else " Several values of an option are for lstm-mnist sweep."
-            return f"--{name} takes one value: leave out {word!r}.{to_sweep}"
-    name, equals, value = word.partition("=")
-    if equals and (option := name.replace("_", "-")) in _hints(cls):
-        return f"{word!r} is no preset; for the option, write --{option} {value}."
-    return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{did_you_mean(word, PRESETS)}"
+    _print_help(cls, arguments, None)
+    return built(cls, None, given_values(cls, arguments))
 
 
 def parse_with_preset(
@@ -270,28 +102,151 @@ def parse_with_preset(
     Returns:
       The arguments, and the config that gave the defaults.
     """
-    preset, comes_first = "tutorial", bool(arguments) and arguments[0] in PRESETS
-    if comes_first:
-        preset, *arguments = arguments
+    named = next((word for word in arguments if word in PRESETS), DEFAULT_PRESET)
+    _print_help(cls, arguments, defaults(named, PRESETS[named]))
+    given = given_values(cls, arguments)
+    preset = given.get("preset", DEFAULT_PRESET)
     config = PRESETS[preset]
-    parsed = parse(cls, arguments, defaults(preset, config))
-    if parsed.resume is not None:
-        if parsed.run_dir is not None:
+    if given.get("resume") is not None:
+        if given.get("run_dir") is not None:
             raise UserError("--resume names the run folder already; leave out --run-dir.")
-        if comes_first or parsed.preset != preset:
+        if "preset" in given:
             raise UserError("A resumed run has its own config; leave out the preset.")
         from lstm_mnist_jax.training.run_folder import read_run_folder  # imports JAX
 
-        config = read_run_folder(parsed.resume.expanduser()).config
-    elif parsed.preset not in PRESETS:
-        raise UserError(_unknown_preset(cls, arguments, parsed.preset))
-    elif parsed.preset != preset and comes_first:
-        raise UserError(f"There are two presets, {preset} and {parsed.preset}; name one.")
-    elif parsed.preset != preset:  # it follows the options
-        preset, config = parsed.preset, PRESETS[parsed.preset]
-    else:
-        return parsed, config
-    return parse(cls, arguments, defaults(preset, config)), config
+        config = read_run_folder(given["resume"].expanduser()).config
+    return built(cls, defaults(preset, config), given), config
+
+
+def _print_help(cls: type, arguments: Sequence[str], default: Any) -> None:
+    if asked := {"-h", "--help", "--help-all"} & set(arguments):
+        print(help_of(cls, default, everything="--help-all" in asked), end="", flush=True)
+        raise SystemExit(0)
+
+
+def given_values(cls: type, arguments: Sequence[str]) -> dict[str, Any]:
+    """The values of the arguments that are given, by field.
+
+    Raises:
+      UserError: a word is wrong, or an argument is missing.
+    """
+    found = arguments_of(cls)
+    given, words = _options(cls, found, arguments)
+    for argument in [argument for argument in found if argument.is_positional]:
+        if argument.takes_several:
+            given[argument.field] = _value(argument, argument.name, [word for word, _ in words])
+            words = []
+        elif words:
+            word, hint = words.pop(0)
+            if argument.field == "preset" and word not in PRESETS:
+                raise UserError(_unexpected(cls, found, word, hint))
+            given[argument.field] = _value(argument, argument.name, [word])
+        elif argument.default is MISSING:
+            command, positional = command_of(cls), [argument.usage() for argument in found if argument.is_positional]
+            expected = f"{command} {' '.join(positional)}".removesuffix(" ...")
+            raise UserError(f"An argument is missing, expected {expected}. See {command} --help.")
+    if words:
+        word, hint = words[0]
+        if word in PRESETS and "preset" in given:
+            raise UserError(f"There are two presets, {given['preset']} and {word}; name one.")
+        raise UserError(_unexpected(cls, found, word, hint))
+    return given
+
+
+def _options(
+    cls: type, found: Sequence[Argument], arguments: Sequence[str]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The values of the options that are given, by field; and the words that belong to none, each with a hint.
+
+    A hint is on the option before the word, which takes fewer values.
+    """
+    options = {argument.name: argument for argument in found if not argument.is_positional}
+    given, others, rest, hint = dict[str, Any](), list[tuple[str, str]](), list(arguments), ""
+    while rest:
+        word = rest.pop(0)
+        if word == "--":  # only arguments follow
+            return given, others + [(word, "") for word in rest]
+        if not word.startswith("-") or word == "-":
+            others.append((word, hint and f"{hint}: leave out {word!r}."))
+            continue
+        name, equals, value = word.partition("=")
+        name = name.removeprefix("--").replace("_", "-")
+        option = options.get(name) or options.get(name.removeprefix("no-"))
+        if name in RENAMED:
+            raise UserError(f"--{name} is --{RENAMED[name]} since version 0.5.0.")
+        if not word.startswith("--") or option is None or (option.name != name and option.hint is not bool):
+            raise UserError(f"Unknown option {word.split('=')[0]}{_nearest_option(options, word)} {_see(cls)}")
+        if option.hint is bool:
+            hint = f"--{name} takes no value"
+            if equals:
+                raise UserError(f"{hint}: leave out {value!r}.")
+            given[option.field] = name == option.name
+            continue
+        hint, values = f"--{name} takes one value", [value] * bool(equals)
+        while rest and not rest[0].startswith("--") and (option.takes_several or not values):
+            values.append(rest.pop(0))
+        if "repeated" in option.markers:
+            given[option.field] = (*given.get(option.field, ()), *_value(option, f"--{name}", values))
+        else:
+            given[option.field] = _value(option, f"--{name}", values)
+    return given, others
+
+
+def _value(argument: Argument, name: str, words: Sequence[str]) -> Any:
+    """The value of an argument; integers may have commas between them, as well as spaces.
+
+    Raises:
+      ConfigError: a word is no value of it.
+      UserError: there is none.
+    """
+    if not words and not argument.takes_several:
+        raise UserError(f"{name} has no value, expected {described(argument.hint)}.")
+    if typing.get_origin(argument.hint) is not tuple:
+        return from_text(argument.hint, words[0], name)
+    kind = typing.get_args(argument.hint)[0]
+    if kind is int:
+        words = " ".join(words).replace(",", " ").split()
+    found = []
+    for word in words:
+        try:
+            found.append(from_text(kind, word, name))
+        except ConfigError:
+            last = " The preset comes first." if word in PRESETS else ""
+            raise UserError(
+                f"{name} is {word!r}, expected integers with commas or spaces between, such as 32,64.{last}"
+            ) from None
+    return tuple(found)
+
+
+def _see(cls: type) -> str:
+    return f"See {command_of(cls)} {'--help-all' if hasattr(cls, 'common') else '--help'}."
+
+
+def _nearest_option(options: Mapping[str, Argument], word: str) -> str:
+    """The end of a message: the option that a mistyped one, or one of another program, may mean."""
+    name = word.split("=")[0].lstrip("-").replace("_", "-").lower()
+    flags = [f"no-{name}" for name, option in options.items() if option.hint is bool]
+    meant = [f"--{option}" for option in ELSEWHERE.get(name, ()) if option in options]
+    if meant:
+        return f"; did you mean {' or '.join(meant)}?"
+    if len(name) == 1:
+        return ". Options are whole words with two dashes."
+    return did_you_mean(name, [*options, *flags, "help", "help-all", "debug"]).replace("mean ", "mean --")
+
+
+def _unexpected(cls: type, found: Sequence[Argument], word: str, hint: str) -> str:
+    """What is wrong with a word that is no argument, or is taken for a preset but is none."""
+    takes_preset = found[0].field == "preset"
+    nearest = did_you_mean(word, PRESETS if takes_preset else ())
+    if "no value" in hint or (hint and nearest == "."):
+        of_sweep = takes_preset and "Sweep" not in cls.__name__ and "no value" not in hint
+        return hint + " Several values of an option are for lstm-mnist sweep." * of_sweep
+    if not takes_preset:
+        return f"Unexpected argument {word!r}. {_see(cls)}"
+    name, equals, value = word.partition("=")
+    if equals and (option := name.replace("_", "-")) in [argument.name for argument in found]:
+        return f"{word!r} is no preset; for the option, write --{option} {value}."
+    return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{nearest}"
 
 
 @dataclass(frozen=True)

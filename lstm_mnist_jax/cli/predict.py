@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
 from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.errors import DataError, UserError
@@ -45,9 +45,9 @@ class PredictArguments:
     """Classify images with a trained run: PNG, JPEG, BMP, GIF, WebP or .npy, of any size, dark on light or light on
     dark. Files that cannot be read are reported on standard error, the others classified; the exit code is 1 then."""
 
-    run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_DIR")]
+    run_dir: Positional[Path]
     """The run's folder."""
-    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE ...")]
+    images: Positional[tuple[str, ...]]
     """Files, folders, patterns such as 'scans/*.png' (** for folders in folders), or - for standard input."""
     checkpoint: str = "best"
     """best (on validation), last, or the step of a checkpoint."""

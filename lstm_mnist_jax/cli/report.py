@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.console import Console
 
-from lstm_mnist_jax.cli.arguments import wrapped
+from lstm_mnist_jax.cli.arguments import Positional, wrapped
 from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.progress import say
@@ -25,7 +24,7 @@ class ReportArguments:
     Several runs, or a sweep, are compared.
     """
 
-    run_dirs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN_DIR ...")]
+    run_dirs: Positional[tuple[Path, ...]]
     """Folders of runs and of sweeps."""
     into: Path | None = None
     """The folder for the figures, each as PNG and SVG. None is plots/ in the folder of the run or the sweep; of

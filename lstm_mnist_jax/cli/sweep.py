@@ -4,11 +4,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lstm_mnist_jax.cli import parsing
+from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.config import (
     SWEEPABLE,
     AugmentationConfig,
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 
 Swept: Any = make_dataclass(
     "Swept",
-    [
-        (name, Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: the preset's)")], ())
-        for name in SWEEPABLE
-    ],
+    [(name, tuple[str, ...], ()) for name in SWEEPABLE],
     frozen=True,
-    namespace={"documented_by": (OptimizerConfig, ModelConfig, AugmentationConfig, Config)},
+    namespace={
+        "documented_by": (OptimizerConfig, ModelConfig, AugmentationConfig, Config),
+        "default_in_words": "(default: the preset's)",
+    },
 )
 """An option for each field that can be swept."""
 Swept.__module__, Swept.__doc__ = __name__, "Each takes several values, or for numbers one interval."
@@ -56,7 +55,7 @@ class SweepArguments:
         *("epochs", "source"),
     )
 
-    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
+    preset: Positional[str] = parsing.DEFAULT_PRESET
     """The config to start from, by its name."""
     run_dir: Path | None = None
     """Folder for the sweep, new or empty. None makes one under runs/, named by preset and time."""
@@ -96,8 +95,8 @@ def sweep(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.config.space import Space
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    given = parsing.given_options(arguments)
-    axes = {name: words for name, words in vars(parsed.swept).items() if name.replace("_", "-") in given}
+    given = parsing.given_values(SweepArguments, arguments)
+    axes = {name: words for name, words in vars(parsed.swept).items() if name in given}
     for name, words in axes.items():
         if "features" not in name and (word := next((word for word in words if "," in word), None)):
             option, values = f"--{name.replace('_', '-')}", word.replace(",", " ")

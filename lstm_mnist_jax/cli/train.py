@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import tyro
 from rich.console import Console
 
 from lstm_mnist_jax.cli import parsing
+from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.cli.sweep import run_sweep
 from lstm_mnist_jax.config import Config, Processes
 from lstm_mnist_jax.errors import UserError
@@ -29,7 +29,7 @@ class TrainArguments:
         "devices",
     )
 
-    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "tutorial"
+    preset: Positional[str] = parsing.DEFAULT_PRESET
     """The config to start from, by its name. The options below change it."""
     run_dir: Path | None = None
     """Folder for the run, new or empty. None makes one under runs/, named by preset and time."""
@@ -37,7 +37,7 @@ class TrainArguments:
     """Resume the run in this folder, with its own config; --epochs can make it longer."""
     seeds: int = 1
     """Train this many seeds at once, --seed and those after it: a sweep, with means and 95 % confidence intervals."""
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    config: Config = field(default_factory=Config)
     execution: parsing.CommandExecution = field(default_factory=parsing.CommandExecution)
     processes: Processes = field(default_factory=Processes)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.data.dataset import Dataset, Examples
+from lstm_mnist_jax.data.dataset import Dataset, assembled
 
 MAX_TOTAL_BYTES = 4 << 30
 """Beyond it, the files that were used the longest time ago are removed."""
@@ -85,12 +85,10 @@ def _load(file: Path) -> Dataset:
     """Each array has a checksum, of the format, which NumPy compares."""
     with np.load(file, allow_pickle=False) as arrays:
         facts = json.loads(str(arrays["facts"]))
-        names = tuple(facts["class_names"])
-        train, validation, test = (
-            Examples(arrays[f"{name}_images"], arrays[f"{name}_labels"], len(names))
-            for name in ("train", "validation", "test")
-        )
-    return Dataset(train, validation, test, names, facts["origin"], tuple(facts["notes"]), facts["form"])
+        splits = {
+            name: (arrays[f"{name}_images"], arrays[f"{name}_labels"]) for name in ("train", "validation", "test")
+        }
+    return assembled(splits, tuple(facts["class_names"]), facts["origin"], tuple(facts["notes"]), facts["form"])
 
 
 def _save(file: Path, dataset: Dataset) -> None:

@@ -6,12 +6,10 @@ the first, or the last where only that can be labels. Commas, semicolons, tabs o
 
 import codecs
 import csv
-import gzip
 import io
 import itertools
 import re
 import warnings
-import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_mnist_jax.data.dataset import MAX_CLASSES
-from lstm_mnist_jax.data.idx import GZIP_MAGIC, refuse_bomb
+from lstm_mnist_jax.data.idx import reading, refuse_bomb
 from lstm_mnist_jax.data.pictures import printable
 from lstm_mnist_jax.errors import DataError
 from lstm_mnist_jax.progress import Reading
@@ -31,8 +29,7 @@ MAX_LINE = 1 << 24
 MAX_NAME = 200
 """Characters of a label."""
 
-CHUNK_ROWS = 500
-CHUNK_CHARACTERS = 1 << 22
+CHUNK_ROWS = 100
 DELIMITERS = ";\t|, "
 """The first of which a row has two or more: commas may be decimal points, and spaces may be beside anything."""
 LABEL_NAMES = ("label", "labels", "class", "target", "y", "digit", "letter", "category", "character")
@@ -43,23 +40,26 @@ class Table(NamedTuple):
     """A table of pixels.
 
     Attributes:
-      pixels: uint8, or float32 where not all are integers up to 255, [n, pixels].
+      images: uint8, or float32 where not all are integers up to 255, [n, pixels].
       labels: integers or text [n]; None where the header names no column of labels.
       note: where the labels were found.
     """
 
-    pixels: np.ndarray
+    images: np.ndarray
     labels: np.ndarray | None
     note: str
 
 
 class _Columns(NamedTuple):
-    """The meaning of the columns: `label` is None where it is not known; `order` are those of pixels."""
+    """The columns of the labels and of the pixels in their order.
+
+    Where `note` is None, the header does not say which are the labels: `order` has all columns that can be.
+    """
 
     width: int
     label: int | None
     order: list[int]
-    note: str
+    note: str | None
 
 
 def read_csv(path: Path) -> Table:
@@ -68,21 +68,15 @@ def read_csv(path: Path) -> Table:
     Raises:
       DataError: it is missing, damaged, or no table of pixels and labels; with the row, and the column where it is one.
     """
-    try:
-        with closing(_lines(path)) as lines:
-            return _read(path, lines)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is a damaged or truncated gzip file ({error}). Fetch it again.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with closing(_lines(path)) as lines:
+        return _read(path, lines)
 
 
 def _lines(path: Path) -> Generator[tuple[int, str]]:
     """The lines that are not empty, with their numbers, with any of the three line ends."""
-    packed, unpacked = path.stat().st_size, 0
-    with path.open("rb") as file:
-        gzipped = file.read(2) == GZIP_MAGIC
-    with gzip.open(path) if gzipped else path.open("rb") as data, Reading(f"reading {path.name}", None) as reading:
+    unpacked = 0
+    with reading(path) as (data, _), Reading(f"reading {path.name}", None) as progress:
+        packed = path.stat().st_size
         start = data.read(2)
         data.seek(0)
         encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
@@ -98,7 +92,7 @@ def _lines(path: Path) -> Generator[tuple[int, str]]:
                 raise DataError(f"{path}, row {number}: it has more than {MAX_LINE:,} characters, too many for a row.")
             unpacked += len(line)
             refuse_bomb(unpacked, packed, str(path))
-            reading.advance(1)
+            progress.advance(1)
             if stripped := line.strip("\n\r \ufeff"):
                 yield number, stripped
 
@@ -117,45 +111,40 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
         )
     columns = _header(cells, path)
     if columns is None:
-        lines = itertools.chain([first], lines)
-        is_text = [not _is_number(cell) for cell in cells]
-        label = 0 if is_text[0] else len(cells) - 1 if is_text[-1] else None
-        if any(is_text[1:-1]) or (is_text[0] and is_text[-1]):
-            column = is_text.index(True, 1) if any(is_text[1:-1]) else 0
-            raise _no_number(path, number, column, cells[column])
-        order = [place for place in range(len(cells)) if place != label]
-        note = "" if label is None else f"labels in the {'last' if label else 'first'} column, of text"
-        columns = _Columns(len(cells), label, order, note)
+        columns, lines = _of_image(cells, path, number), itertools.chain([first], lines)
     chunks, labels = list[np.ndarray](), list[str]()
-    while chunk := _chunk(lines):
+    while chunk := list(itertools.islice(lines, CHUNK_ROWS)):
         for number, line in chunk:
-            if (count := _count(line, delimiter, path, number)) != columns.width:
+            cells = _cells(line, delimiter, path, number)
+            if len(cells) != columns.width:
                 raise DataError(
-                    f"{path}, row {number}: it has {count:,} columns, the first row {columns.width:,}. It is truncated "
-                    "or damaged."
+                    f"{path}, row {number}: it has {len(cells):,} columns, the first row {columns.width:,}. It is "
+                    "truncated or damaged."
                 )
             if columns.label is not None:
-                labels.append(_cell(line, delimiter, columns.label, columns.width, path, number).strip())
-                if len(labels[-1]) > MAX_NAME:
-                    raise DataError(f"{path}, row {number}: its label has more than {MAX_NAME} characters.")
+                labels.append(cells[columns.label].strip())
+                if not 0 < len(labels[-1]) <= MAX_NAME:
+                    fault = f"more than {MAX_NAME} characters" if labels[-1] else "no characters"
+                    raise DataError(f"{path}, row {number}: its label has {fault}.")
         chunks.append(_numbers(chunk, columns, delimiter, path))
     if not chunks:
         raise DataError(f"{path} has a header, but no images.")
     same = {part.dtype for part in chunks} == {np.dtype(np.uint8)}
     pixels = np.concatenate(chunks, dtype=np.uint8 if same else np.float32)
-    if columns.label is None and columns.note == "":
+    if columns.note is None:
         return _with_labels_found(pixels, path)
-    return Table(pixels, None if columns.label is None else _labels(labels), columns.note)
+    return Table(pixels, None if columns.label is None else _labels(labels, path), columns.note)
 
 
-def _chunk(lines: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
-    found, characters = list[tuple[int, str]](), 0
-    for number, line in lines:
-        found.append((number, line))
-        characters += len(line)
-        if len(found) == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
-            break
-    return found
+def _of_image(cells: Sequence[str], path: Path, number: int) -> _Columns:
+    """The columns of a table without a header, by its first image: text at one end is the label."""
+    texts = [place for place, cell in enumerate(cells) if not _is_number(cell)]
+    label = texts[0] if texts in ([0], [len(cells) - 1]) else None
+    if texts and label is None:
+        place = next((place for place in texts if 0 < place < len(cells) - 1), 0)
+        raise _no_number(path, number, place, cells[place])
+    note = None if label is None else f"labels in the {'last' if label else 'first'} column, of text"
+    return _Columns(len(cells), label, [place for place in range(len(cells)) if place != label], note)
 
 
 def _cells(line: str, delimiter: str, path: Path, number: int) -> list[str]:
@@ -170,16 +159,23 @@ def _cells(line: str, delimiter: str, path: Path, number: int) -> list[str]:
 def _header(cells: Sequence[str], path: Path) -> _Columns | None:
     """The columns by their names; None where the first row is an image."""
     names = [cell.strip().strip('"').lower() for cell in cells]
-    numbered = names == [str(place) for place in range(len(names))]  # as pandas names columns without names
-    if numbered:
-        return _Columns(len(names), None, list(range(len(names))), "")
     known = [place for place, name in enumerate(names) if name in LABEL_NAMES]
-    if not known and sum(not _is_number(name) for name in names) < 2:
+    others = [place for place, name in enumerate(names) if place not in known and name not in INDEX_NAMES]
+    numbers = [names[place] for place in others if _is_number(names[place])]
+    distinct = set(names)
+    if len(distinct) == len(names) and any({f"{name}.1", f"{name}.2"} <= distinct for name in numbers):
+        raise DataError(
+            f"{path}: its first row is an image that pandas took for a header (equal pixels became 0, 0.1, 0.2). "
+            "Read the original file with header=None before writing it."
+        )
+    counted = numbers == [str(n) for n in range(len(numbers))]  # as pandas names columns without names
+    if counted and len(numbers) == len(others) and not known:
+        return _Columns(len(names), None, others, None)
+    if not known and not counted and sum(not _is_number(name) for name in names) < 2:
         return None
     if len(known) > 1:
         listed = ", ".join(names[place] for place in known)
         raise DataError(f"{path}: several columns could be the labels: {listed}. Keep one.")
-    others = [place for place, name in enumerate(names) if place not in known and name not in INDEX_NAMES]
     digits = {place: tuple(map(int, re.findall(r"[0-9]{1,9}", names[place]))) for place in others}
     if unnumbered := [place for place in others if not digits[place]]:
         if known or len(unnumbered) > 1 or unnumbered[0] not in (others[0], others[-1]):
@@ -191,28 +187,22 @@ def _header(cells: Sequence[str], path: Path) -> _Columns | None:
         known = unnumbered
         others.remove(known[0])
     order = sorted(others, key=lambda place: digits[place])  # pixel10 may stand before pixel2
-    note = f"labels in column {printable(cells[known[0]][:30])!r}" if known else "no labels"
+    if order != others == sorted(others, key=lambda place: digits[place][::-1]):
+        first, second = (printable(cells[place][:30]) for place in others[:2])
+        raise DataError(
+            f"{path}: its header has {first} before {second}. Is the first number that of the row, and the table "
+            "column by column, or that of the column? Name the pixels by one number each, row by row from the top."
+        )
+    note = f"labels in column {printable(cells[known[0]][:30])!r}" if known else ""
     if order != others:
         note += ", pixels in the order of their numbers"
     return _Columns(len(names), known[0] if known else None, order, note)
 
 
-def _count(line: str, delimiter: str, path: Path, number: int) -> int:
-    simple = '"' not in line and delimiter != " "
-    return line.count(delimiter) + 1 if simple else len(_cells(line, delimiter, path, number))
-
-
-def _cell(line: str, delimiter: str, column: int, count: int, path: Path, number: int) -> str:
-    """The cell in a column, without a look at the others where it is at one end."""
-    if '"' in line or delimiter == " " or column not in (0, count - 1):
-        return _cells(line, delimiter, path, number)[column]
-    return line.split(delimiter, 1)[0] if column == 0 else line.rsplit(delimiter, 1)[1]
-
-
 def _numbers(rows: Sequence[tuple[int, str]], columns: _Columns, delimiter: str, path: Path) -> np.ndarray:
     """The pixels of some rows."""
     texts, between = [_with_points(line, delimiter) for _, line in rows], None if delimiter == " " else delimiter
-    every = columns.order == list(range(columns.width))
+    ends = (columns.order[0], columns.order[-1]) if columns.note is None else ()  # perhaps of labels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of rows without numbers
@@ -220,7 +210,7 @@ def _numbers(rows: Sequence[tuple[int, str]], columns: _Columns, delimiter: str,
                 texts,
                 np.float32,
                 delimiter=between,
-                usecols=None if every else columns.order,
+                usecols=columns.order,
                 quotechar='"',
                 comments=None,
                 ndmin=2,
@@ -228,15 +218,14 @@ def _numbers(rows: Sequence[tuple[int, str]], columns: _Columns, delimiter: str,
     except (ValueError, UserWarning, OverflowError):
         numbers = np.zeros((0, 0), np.float32)
     is_read = numbers.shape == (len(rows), len(columns.order)) and np.isfinite(numbers).all() and numbers.min() >= 0
-    # Where the labels are is not known yet if all columns are read; a label may be above 255.
-    if is_read and (numbers[:, 1:-1] if every else numbers).max() <= 255:
+    if is_read and (numbers[:, 1:-1] if ends else numbers).max() <= 255:
         whole = numbers.astype(np.uint8) if numbers.max() <= 255 else numbers
         return whole if (whole == numbers).all() else numbers
     for (number, _), text in zip(rows, texts, strict=True):
         cells = _cells(text, delimiter, path, number)
         for place in columns.order:
-            is_end = every and place in (0, columns.width - 1)
-            if not _is_number(cells[place]) or not 0 <= float(cells[place]) <= (1e30 if is_end else 255):
+            most = 1e30 if place in ends else 255
+            if not _is_number(cells[place]) or not 0 <= float(cells[place]) <= most:
                 raise _no_number(path, number, place, cells[place])
     raise DataError(f"{path}, rows {rows[0][0]} to {rows[-1][0]}: they cannot be read as numbers.")
 
@@ -261,40 +250,50 @@ def _no_number(path: Path, number: int, column: int, cell: str) -> DataError:
     )
 
 
-def _labels(texts: list[str]) -> np.ndarray:
+def _labels(texts: list[str], path: Path) -> np.ndarray:
     """Integers where all are, also as 5.0; else text."""
     try:
         numbers = np.array(texts, np.float64)
     except ValueError:
         return np.array(texts, dtype=str)
-    is_integer = np.isfinite(numbers).all() and (np.abs(numbers) < 2**31).all() and (numbers == np.rint(numbers)).all()
+    if not np.isfinite(numbers).all():  # as pandas writes a label that is missing
+        n = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise DataError(f"{path}: the label of image {n} is {texts[n]!r}. Leave out images without a label.")
+    is_integer = (np.abs(numbers) < 2**31).all() and (numbers == np.rint(numbers)).all()
     return numbers.astype(np.int64) if is_integer else np.array(texts, dtype=str)
 
 
 def _with_labels_found(numbers: np.ndarray, path: Path) -> Table:
     """Labels in the first or the last column of numbers without names."""
-    ends = {"first": numbers[:, 0], "last": numbers[:, -1]}
-    found = {name: _looks_like_labels(column) for name, column in ends.items()}
-    if not any(found.values()):
+    first, last = _looks_like_labels(numbers[:, 0]), _looks_like_labels(numbers[:, -1])
+    if not any(first) and not any(last):
         raise DataError(
             f"{path} has no header, and neither its first nor its last column can be labels (integers from 0, of two "
             "classes or more). Add a header that names the column 'label'."
         )
     # Where both could be, a corner of the images is nearly always black, and labels are never nearly all the same.
-    last = found["last"] > found["first"]
-    sure = "" if found["first"] != found["last"] else ", which is assumed"
-    pixels = numbers[:, :-1] if last else numbers[:, 1:]
+    (place, chosen), other = ((-1, last), first) if last[0] > first[0] else ((0, first), last)
+    if other[0] in (1, 3) and chosen[1] > other[1]:
+        raise DataError(
+            f"{path} has no header, and its first or its last column could be the labels ({first[1]} and {last[1]} "
+            "values). Add a header that names the column 'label'."
+        )
+    pixels = numbers[:, :-1] if place else numbers[:, 1:]
     if pixels.dtype != np.uint8 and pixels.max() <= 255 and (pixels == np.rint(pixels)).all():
         pixels = pixels.astype(np.uint8)
-    name = "last" if last else "first"
-    return Table(pixels, ends[name].astype(np.int64), f"labels in the {name} column{sure}")
+    note = f"labels in the {'last' if place else 'first'} column"
+    note += ", which is assumed" if chosen[0] == other[0] else ""
+    return Table(pixels, numbers[:, place].astype(np.int64), note)
 
 
-def _looks_like_labels(column: np.ndarray) -> int:
-    """0: no labels; 1: perhaps; 2: integers without a gap from 0 or 1; 3: and none is nearly everywhere."""
+def _looks_like_labels(column: np.ndarray) -> tuple[int, int]:
+    """A score, and the number of values.
+
+    0: no labels; 1: perhaps; 2: integers without a gap from 0 or 1; 3: and none is nearly everywhere.
+    """
     values, counts = np.unique(column, return_counts=True)
     if len(values) < 2 or len(values) > 1000 or values[-1] >= MAX_CLASSES or (values != np.rint(values)).any():
-        return 0
+        return 0, 0
     if values[0] > 1 or values[-1] - values[0] != len(values) - 1:
-        return 1
-    return 3 if counts.max() < 0.8 * len(column) else 2
+        return 1, len(values)
+    return (3 if counts.max() < 0.8 * len(column) else 2), len(values)

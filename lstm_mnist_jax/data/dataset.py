@@ -1,6 +1,7 @@
 """A data set: labelled images in three splits, as NumPy arrays."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -101,14 +102,30 @@ def _digest(splits: dict[str, Examples]) -> str:
     return digest.hexdigest()
 
 
-def check_labels(labels: np.ndarray, class_names: tuple[str, ...], where: str) -> None:
-    """Raises DataError where a label is outside the classes."""
-    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
-    if outside.size:
-        raise DataError(
-            f"{where}: label {labels[outside[0]]} of example {outside[0]} is outside the classes "
-            f"0 to {len(class_names) - 1} ({outside.size:,} such labels)."
-        )
+def assembled(
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    class_names: tuple[str, ...],
+    origin: str,
+    notes: tuple[str, ...] = (),
+    form: str | None = None,
+) -> Dataset:
+    """The data set of the images and labels of its splits; those that are not there are empty.
+
+    Raises:
+      DataError: a label is outside the classes.
+    """
+    examples = {}
+    for split, (images, labels) in splits.items():
+        outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+        if outside.size:
+            raise DataError(
+                f"{origin}, {split} labels: label {labels[outside[0]]} of example {outside[0]} is outside the classes "
+                f"0 to {len(class_names) - 1} ({outside.size:,} such labels)."
+            )
+        examples[split] = Examples(images, labels.astype(np.int32, copy=False), len(class_names))
+    empty = examples["train"][:0]
+    validation, test = (examples.get(split, empty) for split in ("validation", "test"))
+    return Dataset(examples["train"], validation, test, class_names, origin, notes, form)
 
 
 def number_names(labels: np.ndarray, where: str) -> tuple[str, ...]:

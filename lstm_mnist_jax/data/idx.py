@@ -13,13 +13,15 @@ import io
 import itertools
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from lstm_mnist_jax.data import emnist
-from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels, number_names
+from lstm_mnist_jax.data.dataset import Dataset, assembled, number_names
 from lstm_mnist_jax.errors import DataError
 
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -52,28 +54,16 @@ def read_idx(path: Path | str) -> np.ndarray:
       DataError: the file is missing, unreadable, not IDX, or shorter or longer than its header says.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            gzipped = file.read(2) == GZIP_MAGIC
-        with gzip.open(path) if gzipped else path.open("rb") as file:
-            dtype, shape = _read_header(file.read(4), file, path)
-            size = dtype.itemsize * math.prod(shape)
-            mapped = not gzipped and dtype.itemsize == 1 and size > MAPPED_BYTES
-            if mapped and path.stat().st_size == file.tell() + size:
-                return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
-            packed = path.stat().st_size
-            most = max(FREE_BYTES, MAX_RATIO * packed)
-            # One more byte than expected: a file that is too long is found.
-            if len(data := read_at_most(min(size, most) + 1, file)) > most:
-                refuse_bomb(size, packed, str(path))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} is a damaged or truncated gzip file ({error}). Fetch it again from its source."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with reading(path) as (file, gzipped):
+        dtype, shape = _read_header(file.read(4), file, path)
+        size, packed = dtype.itemsize * math.prod(shape), path.stat().st_size
+        mapped = not gzipped and dtype.itemsize == 1 and size > MAPPED_BYTES
+        if mapped and packed == file.tell() + size:
+            return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape)
+        most = max(FREE_BYTES, MAX_RATIO * packed)
+        # One more byte than expected: a file that is too long is found.
+        if len(data := read_at_most(min(size, most) + 1, file)) > most:
+            refuse_bomb(size, packed, str(path))
     if len(data) != size:
         fault, found = ("longer", "more") if len(data) > size else ("shorter", f"only {len(data):,}")
         raise DataError(
@@ -159,11 +149,28 @@ def load_idx_folder(path: Path) -> Dataset:
             names, first_label = emnist.character_names(part, train_labels)
         train_labels, test_labels = train_labels - first_label, test_labels - first_label
     class_names = names or read_class_names(folder) or number_names(train_labels, f"{folder}, training labels")
-    check_labels(train_labels, class_names, f"{folder}, training labels")
-    check_labels(test_labels, class_names, f"{folder}, test labels")
-    train = Examples(train_images, train_labels, len(class_names))
-    test = Examples(test_images, test_labels, len(class_names))
-    return Dataset(train, train[:0], test, class_names, origin=f"IDX files {folder / prefix.rstrip('-')}")
+    splits = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+    return assembled(splits, class_names, origin=f"IDX files {folder / prefix.rstrip('-')}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[gzip.GzipFile | io.BufferedReader, bool]]:
+    """Opens a file, decompressing it if it is gzipped, whatever its name ends in; and whether it is.
+
+    Raises:
+      DataError: it cannot be read, or within the context an error of gzip or of the system has occurred.
+    """
+    try:
+        with path.open("rb") as file:
+            gzipped = file.read(2) == GZIP_MAGIC
+        with gzip.open(path) if gzipped else path.open("rb") as file:
+            yield file, gzipped
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path} is a damaged or truncated gzip file ({error}). Fetch it again from its source."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def read_at_most(size: int, file: io.BufferedIOBase | IO[bytes]) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_mnist_jax.data.dataset import Dataset, Examples
+from lstm_mnist_jax.data.dataset import Dataset, assembled
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.data.pictures import SUFFIXES, Picture, printable, read_pictures
 from lstm_mnist_jax.errors import DataError
@@ -78,18 +78,10 @@ def load_image_folder(path: Path, form: str = "whole", image_size: tuple[int, ..
             splits = _read(files, names, (height, width, *channels), form, len(image_size) == 3, reading)
         except _Colours:
             splits = _read(files, names, (height, width, 3), form, True, reading)
-    shape = splits["train"].images.shape[1:]
+    shape = splits["train"][0].shape[1:]
     few = [*names[:3], "..."] if len(names) > 4 else names
     what = f"{' x '.join(map(str, shape))} pixels, form {form}, {len(names)} classes: {', '.join(map(printable, few))}"
-    return Dataset(
-        splits["train"],
-        splits.get("validation", splits["train"][:0]),
-        splits.get("test", splits["train"][:0]),
-        tuple(map(printable, names)),
-        origin=f"pictures in {path}",
-        notes=(what, *notes),
-        form=form,
-    )
+    return assembled(splits, tuple(map(printable, names)), f"pictures in {path}", (what, *notes), form)
 
 
 def naturally(names: Iterable[str]) -> list[str]:
@@ -155,9 +147,12 @@ def _find(root: Path) -> tuple[Files, list[str]]:
     """The pictures of each class of each split, and notes on what is left out."""
     children, others = _folders(root), Counter[str]()
     split_of = {child.name: SPLIT_OF[child.name.lower()] for child in children if child.name.lower() in SPLIT_OF}
-    if "train" not in split_of.values():
-        split_of = {}
-    elif len(set(split_of.values())) < len(split_of):
+    if "train" not in split_of.values():  # perhaps training_set and test_set
+        said = {child.name: SPLIT_OF.keys() & set(re.findall("[a-z0-9]+", child.name.lower())) for child in children}
+        split_of = {name: SPLIT_OF[found.pop()] for name, found in said.items() if len(found) == 1}
+        if not {"train"} < set(split_of.values()):  # a class may be train_station
+            split_of = {}
+    if len(set(split_of.values())) < len(split_of):
         raise DataError(f"{root} has several folders for one split: {', '.join(sorted(split_of))}. Keep one each.")
     files: Files = {split: {} for split in split_of.values()} or {"train": {}}
     loose, unused = 0, Counter[str]()
@@ -230,8 +225,8 @@ def _common_size(files: list[Path], form: str) -> tuple[int, int]:
 
 def _read(
     files: Files, names: tuple[str, ...], shape: tuple[int, ...], form: str, fixed: bool, reading: Reading
-) -> dict[str, Examples]:
-    """The examples of each split. Raises _Colours at a picture with colours where `shape` is grey and not `fixed`."""
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Images and labels of each split. Raises _Colours at one with colours, where `shape` is grey and not `fixed`."""
     splits = {}
     for split, classes in files.items():
         images, labels = list[np.ndarray](), list[int]()
@@ -243,7 +238,7 @@ def _read(
                     images.append(_normal(picture, shape, form, shown))
                     labels.append(label)
                 reading.advance(1)
-        splits[split] = Examples(np.stack(images), np.array(labels, np.int32), len(names))
+        splits[split] = np.stack(images), np.array(labels, np.int32)
     return splits
 
 

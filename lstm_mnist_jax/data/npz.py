@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from lstm_mnist_jax.data.idx import read_at_most, refuse_bomb
+from lstm_mnist_jax.data.idx import read_at_most, reading, refuse_bomb
 from lstm_mnist_jax.data.pictures import printable
 from lstm_mnist_jax.errors import DataError
 
@@ -41,11 +41,8 @@ def read_npy(path: Path) -> np.ndarray:
     Raises:
       DataError: it is missing, damaged or holds Python objects.
     """
-    try:
-        with path.open("rb") as file:
-            return _read_array(file, path.stat().st_size, str(path))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    with reading(path) as (file, _):
+        return _read_array(file, path.stat().st_size, str(path))
 
 
 def _read_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:

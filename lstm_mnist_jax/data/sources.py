@@ -10,11 +10,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from lstm_mnist_jax.data.cache import cached
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
 from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
 from lstm_mnist_jax.data.npz import damaged
+from lstm_mnist_jax.data.pictures import SUFFIXES
 from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import DataError, did_you_mean
@@ -104,6 +107,9 @@ def load(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
+    if dataset.form is None and _is_light(dataset.train.images[:1000]):
+        note = "light background: predict reads pictures as light on dark, unless with --form plain"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     return split(
         dataset,
         validation_examples=validation_examples,
@@ -113,6 +119,12 @@ def load(
         split_seed=split_seed,
         classes=classes,
     )
+
+
+def _is_light(images: np.ndarray) -> bool:
+    """Whether most pixels at the borders of grey images are light."""
+    borders = [images[:, edge] for edge in (0, -1)] + [images[:, :, edge] for edge in (0, -1)]
+    return images.ndim == 3 and float(np.median(np.concatenate(borders, axis=None))) > 127
 
 
 def _at_path(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset | None:
@@ -147,7 +159,7 @@ def _in_folder(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
     present = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
     raise DataError(
         f"{path} has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz, no folders of classes with pictures "
-        f"in them, and no .csv or .npz files. It holds: {present}."
+        f"in them ({', '.join(SUFFIXES)}), and no .csv or .npz files. It holds: {present}."
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lstm_mnist_jax.data.dataset import Dataset, Examples
+from lstm_mnist_jax.data.dataset import Dataset, Examples, assembled
 from lstm_mnist_jax.errors import DataError
 
 USUAL_VALIDATION_EXAMPLES = 5000
@@ -30,6 +30,9 @@ def split(
     """
     if classes == "present":
         dataset = _only_present(dataset)
+    if len(dataset.class_names) < 2:
+        only = ", ".join(dataset.class_names)
+        raise DataError(f"{dataset.origin} has examples of one class only, {only!r}. Expected two or more.")
     if len(dataset.test) == 0:
         dataset = _with_test(dataset, test_fraction, split_seed)
     if len(dataset.validation) == 0:
@@ -85,20 +88,18 @@ def _only_present(dataset: Dataset) -> Dataset:
         return dataset
     numbers = np.full(len(dataset.class_names), -1, np.int32)
     numbers[present] = np.arange(len(present))
-
-    def only(examples: Examples) -> Examples:
+    parts = {}
+    for name, examples in dataset.splits.items():
         labels, images = numbers[examples.labels], examples.images
         if (labels < 0).any():
             images, labels = images[labels >= 0], labels[labels >= 0]
-        return Examples(images, labels, len(present))
-
-    parts = {name: only(examples) for name, examples in dataset.splits.items()}
-    if len(dataset.test) and not len(parts["test"]):
+        parts[name] = images, labels
+    if len(dataset.test) and not len(parts["test"][1]):
         raise DataError(f"{dataset.origin}: no test example is of a class that has training examples.")
     names = tuple(dataset.class_names[label] for label in present)
     what = f"{len(absent)} of {len(dataset.class_names)} classes left out, which have no training example"
     notes = (*dataset.notes, f"{what}: {_listed(absent)}")
-    return Dataset(parts["train"], parts["validation"], parts["test"], names, dataset.origin, notes, dataset.form)
+    return assembled(parts, names, dataset.origin, notes, dataset.form)
 
 
 def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:

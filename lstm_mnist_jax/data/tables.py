@@ -5,13 +5,13 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lstm_mnist_jax.data import emnist
 from lstm_mnist_jax.data.csv_table import read_csv
-from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels, number_names
+from lstm_mnist_jax.data.dataset import Dataset, assembled, number_names
 from lstm_mnist_jax.data.idx import read_class_names
 from lstm_mnist_jax.data.image_folder import SPLIT_OF, naturally
 from lstm_mnist_jax.data.npz import npz_members, read_npy
@@ -28,6 +28,12 @@ JOINED = {f"{a}{b}": (split, role) for split_word, split in SPLIT_OF.items() for
           ("y", "labels")) for a, b in ((word, split_word), (split_word, word))}  # fmt: skip
 """Such as xtrain and trainx."""
 
+FEW_LEVELS = 16
+"""Integers up to it, as those of scikit-learn's digits, are scaled to 255; fractions are no pixels."""
+
+ROUNDED_ONE = 1.001
+"""The largest 1 of images that were resized or averaged."""
+
 
 class _Part(NamedTuple):
     """Images, labels or both of a split, if a name says which; `read` gives those that it has."""
@@ -35,7 +41,7 @@ class _Part(NamedTuple):
     split: str | None
     role: str | None
     where: str
-    read: Callable[[], dict[str, np.ndarray | str | None]]
+    read: Callable[[], dict[str, Any]]
 
 
 def is_table(path: Path) -> bool:
@@ -58,20 +64,15 @@ def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
     parts, unread = _named_splits([part for file in files for part in _parts(file)], path)
     images, labels, notes = dict[str, np.ndarray](), dict[str, np.ndarray](), list[str]()
     for split in ("train", "validation", "test"):
-        found = dict[str, np.ndarray]()
-        for part in (part for part in parts if part.split == split):
-            for role, array in part.read().items():
-                if isinstance(array, str):
-                    notes += [array] if array not in notes else []
-                elif array is not None:
-                    found[role] = array
-        where = ", ".join(part.where for part in parts if part.split == split)
+        of_split = [part for part in parts if part.split == split]
+        found = {role: array for part in of_split for role, array in part.read().items() if array is not None}
+        where = ", ".join(part.where for part in of_split)
         place = str(path) if where == path.name else f"{path} ({where})"
         if missing := [role for role in ("images", "labels") if role not in found]:
             if found and split != "train" and missing == ["labels"]:
                 notes.append(f"{where} without labels: not used")
             elif found or split == "train":
-                names = ", ".join(part.where for part in parts) or "nothing"
+                names = ", ".join([part.where for part in parts] or unread) or "nothing"
                 raise DataError(
                     f"{path}: of the {split} split, the {' and '.join(missing)} are missing; found: {names}. Name "
                     "arrays such as x_train, y_train, x_test, y_test, and a table's column of labels 'label'."
@@ -79,26 +80,24 @@ def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
             continue
         images[split], flat = _shaped(found["images"], image_size, place)
         labels[split], hot = _flat_labels(found["labels"], len(images[split]), place)
-        notes += [note for note in (flat, hot) if note and note not in notes]
+        notes += [str(found.get("note", "")), flat, hot]
     if len(shapes := {array.shape[1:] for array in images.values()}) > 1:
-        raise DataError(f"{path}: the splits have images of several sizes: {_sizes(shapes)}. Make them of one size.")
+        sizes = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
+        raise DataError(f"{path}: the splits have images of several sizes: {sizes}. Make them of one size.")
     images, scaled = _as_bytes(images, path)
-    if path.name.startswith("emnist-") and not path.is_dir():
+    part_of_emnist = _part_of_emnist(parts, path)
+    if part_of_emnist is not None:
         images = {split: emnist.upright(array) for split, array in images.items()}
         notes.append("transposed, as EMNIST is published")
-    numbers, class_names = _numbered(labels, path)
-    classes, size = len(class_names), " x ".join(map(str, images["train"].shape[1:]))
-    empty = Examples(images["train"][:0], numbers["train"][:0], classes)
-    examples = {split: Examples(images[split], numbers[split], classes) for split in images}
+    labels, class_names = _numbered(labels, part_of_emnist, path)
     if unread:
         notes.append(f"not read: {', '.join(unread[:5])}{' ...' * (len(unread) > 5)}")
-    return Dataset(
-        examples["train"],
-        examples.get("validation", empty),
-        examples.get("test", empty),
+    size = " x ".join(map(str, images["train"].shape[1:]))
+    return assembled(
+        {split: (images[split], labels[split]) for split in images},
         class_names,
         origin=f"table {path}" if not path.is_dir() else f"tables in {path}",
-        notes=(f"{size} pixels, {classes} classes", *scaled, *notes),
+        notes=tuple(dict.fromkeys(filter(None, [f"{size} pixels, {len(class_names)} classes", *scaled, *notes]))),
     )
 
 
@@ -106,24 +105,20 @@ def _parts(file: Path) -> list[_Part]:
     split, role = _meaning(file.name.split(".")[0])
     name = file.name.lower()
     if name.endswith(".npy"):
-        return [_Part(split, role, file.name, partial(_as_role, role, partial(read_npy, file)))]
+        return [_Part(split, role, file.name, lambda: {str(role): read_npy(file)})]
     if not name.endswith(".npz"):
-        return [_Part(split, "both", file.name, partial(_read_csv, file))]
+        return [_Part(split, "both", file.name, lambda: read_csv(file)._asdict())]
     found = []
     for member, read in npz_members(file).items():
-        own = _meaning(member)
-        part_role = own[1] or role
-        found.append(_Part(own[0] or split, part_role, f"{file.name}: {member}", partial(_as_role, part_role, read)))
+        own_split, own_role = _meaning(member)
+        named = str(own_role or role)
+        where = f"{file.name}: {member}"
+        found.append(_Part(own_split or split, own_role or role, where, partial(_under, named, read)))
     return found
 
 
-def _as_role(role: str | None, read: Callable[[], np.ndarray]) -> dict[str, np.ndarray | str | None]:
-    return {str(role): read()}
-
-
-def _read_csv(file: Path) -> dict[str, np.ndarray | str | None]:
-    table = read_csv(file)
-    return {"images": table.pixels, "labels": table.labels, "note": table.note}
+def _under(role: str, read: Callable[[], np.ndarray]) -> dict[str, Any]:
+    return {role: read()}
 
 
 def _meaning(name: str) -> tuple[str | None, str | None]:
@@ -177,6 +172,8 @@ def _shaped(array: np.ndarray, image_size: tuple[int, ...], where: str) -> tuple
             what = hint if not image_size else f"--image-size {' '.join(map(str, image_size))} has {math.prod(size)}."
             raise DataError(f"{where}: an image has {shape[1]:,} pixels; {what}")
         array = array.reshape(-1, *size)
+        if size[2:] == (3,):
+            note = "the three channels of a pixel stand together in a row, which is assumed"
     elif array.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
         array, note = np.moveaxis(array, 1, -1), "channels moved from the second axis to the last"
     if array.ndim == 4 and array.shape[-1] == 1:
@@ -197,31 +194,37 @@ def _shaped(array: np.ndarray, image_size: tuple[int, ...], where: str) -> tuple
 def _as_bytes(images: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """uint8 images, by one scale for all splits; and notes on it."""
     for split, array in images.items():
-        bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros((), bool)
-        if bad.any() or array.min() < 0:
-            bad = bad | (array < 0)
-            place = tuple(int(n) for n in np.argwhere(bad)[0])
+        if not array.min() >= 0:  # also not a number
+            place = tuple(int(n) for n in np.argwhere(~(array >= 0))[0])
             raise DataError(
                 f"{path}, {split} split: pixel {list(place[1:])} of image {place[0]} is {array[place]}; expected 0 to "
                 "255, or 0 to 1. Undo a normalization before saving."
             )
-    most = max(float(array.max()) for array in images.values())
+    brightest = {split: float(array.max()) for split, array in images.items()}
+    most = max(brightest.values())
+    if min(brightest.values()) < most / 4:
+        listed = ", ".join(f"{value:g} in {split}" for split, value in brightest.items())
+        raise DataError(f"{path}: the splits have several scales: the brightest pixel is {listed}. Save all by one.")
     types = {array.dtype for array in images.values()}
     is_whole = all(array.dtype.kind in "bui" or (array == np.rint(array)).all() for array in images.values())
-    if most <= 1:
-        factor, note = 255.0, [] if types == {np.dtype(bool)} else ["pixels from 0 to 1, times 255"]
-    elif most <= 255:
-        factor, note = 1.0, [] if is_whole else ["pixels rounded"]
-        note += [f"the brightest pixel is {most:g} of 255"] if most < 128 else []
-    elif types == {np.dtype(np.uint16)}:
-        factor, note = 1 / 257, ["16 bits reduced to 8"]
+    if most <= ROUNDED_ONE:
+        factor, note = 255.0, "" if types == {np.dtype(bool)} else "pixels from 0 to 1, times 255"
+    elif most <= FEW_LEVELS and is_whole:
+        factor, note = 255 / most, f"pixels from 0 to {most:g}, scaled to 255"
+    elif FEW_LEVELS < most <= 255:
+        factor, note = 1.0, "" if is_whole else "pixels rounded"
+    elif types == {np.dtype(np.uint16)} and most >= 1 << 15:
+        factor, note = 1 / 257, "16 bits reduced to 8"
     else:
         raise DataError(
-            f"{path}: a pixel is {most:g}; expected 0 to 255, 0 to 1, or uint16. Scale the images before saving."
+            f"{path}: a pixel is {most:g}, and none is brighter; expected 0 to 255, 0 to 1, or uint16 up to 65,535. "
+            "Scale the images before saving."
         )
+    notes = [note, f"the brightest pixel is {most:g} of 255" if factor == 1 and most < 128 else ""]
     if factor == 1 and is_whole:
-        return {split: array.astype(np.uint8, copy=False) for split, array in images.items()}, note
-    return {split: np.rint(array * np.float32(factor)).astype(np.uint8) for split, array in images.items()}, note
+        return {split: array.astype(np.uint8, copy=False) for split, array in images.items()}, notes
+    scaled = {split: np.minimum(np.rint(array * np.float32(factor)), 255) for split, array in images.items()}
+    return {split: array.astype(np.uint8) for split, array in scaled.items()}, notes
 
 
 def _flat_labels(labels: np.ndarray, count: int, where: str) -> tuple[np.ndarray, str]:
@@ -251,35 +254,36 @@ def _flat_labels(labels: np.ndarray, count: int, where: str) -> tuple[np.ndarray
     return labels.astype(np.int32), note
 
 
-def _numbered(labels: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _part_of_emnist(parts: list[_Part], path: Path) -> str | None:
+    """Such as "letters", by the names of the files as they are published; None for other files."""
+    names = [re.match(r"emnist-([a-z]+)", part.where.lower()) for part in parts]
+    found = {name and name[1] for name in names}
+    if len(found) > 1:
+        listed = ", ".join(part.where for part in parts)
+        raise DataError(f"{path} holds files of several sets, or of EMNIST and others: {listed}. Name one.")
+    return found.pop()
+
+
+def _numbered(
+    labels: dict[str, np.ndarray], part_of_emnist: str | None, path: Path
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Labels as numbers, and the names of the classes."""
-    folder = path if path.is_dir() else path.parent
-    declared = read_class_names(folder) if path.is_dir() else None
-    if any(array.dtype.kind == "U" for array in labels.values()):
-        texts = {split: array.astype(str) for split, array in labels.items()}
-        names = declared or tuple(naturally(set(np.concatenate(list(texts.values())).tolist())))
-        if "" in names:
-            split, n = next((split, n) for split, array in texts.items() for n, text in enumerate(array) if not text)
-            raise DataError(f"{path}, {split} split: example {n} has no label.")
+    names = read_class_names(path) if path.is_dir() else None
+    every = np.concatenate(list(labels.values()))
+    if every.dtype.kind == "U":
+        names = names or tuple(naturally(set(every.tolist())))
         number_of = {name: number for number, name in enumerate(names)}
-        for split, array in texts.items():
-            for n, text in enumerate(array.tolist()):
-                if text not in number_of:
-                    shown = printable(text[:50])
-                    raise DataError(f"{path}, {split} split: label {shown!r} of example {n} is not in classes.txt.")
-        numbers = {
-            split: np.array([number_of[text] for text in array.tolist()], np.int32) for split, array in texts.items()
-        }
+        numbers = {}
+        for split, array in labels.items():
+            texts = array.astype(str).tolist()
+            for n, text in enumerate(texts):
+                if not text or text not in number_of:
+                    fault = f"label {printable(text[:50])!r} of example {n} is not in classes.txt" if text else (
+                        f"example {n} has no label")  # fmt: skip
+                    raise DataError(f"{path}, {split} split: {fault}.")
+            numbers[split] = np.array([number_of[text] for text in texts], np.int32)
         return numbers, tuple(printable(name[:100]) for name in names)
-    every, known = np.concatenate(list(labels.values())), declared
-    if known is None and not path.is_dir() and (found := re.match(r"emnist-([a-z]+)", path.name)):
-        known, first = emnist.character_names(found[1], every)
+    if names is None and part_of_emnist is not None:
+        names, first = emnist.character_names(part_of_emnist, every)
         labels = {split: array - np.int32(first) for split, array in labels.items()}
-    names = known or number_names(every, str(path))
-    for split, array in labels.items():
-        check_labels(array, names, f"{path}, {split} labels")
-    return labels, names
-
-
-def _sizes(shapes: set[tuple[int, ...]]) -> str:
-    return ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
+    return labels, names or number_names(every, str(path))

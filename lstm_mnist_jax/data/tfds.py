@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.data import emnist
-from lstm_mnist_jax.data.dataset import Dataset, Examples, check_labels
+from lstm_mnist_jax.data.dataset import Dataset, assembled
 from lstm_mnist_jax.errors import DataError
 
 
@@ -42,14 +42,8 @@ def load_tfds(name: str, data_dir: str | None = None) -> Dataset:
         class_names = names or class_names
         found = {split: (emnist.upright(images), labels - np.int32(first)) for split, (images, labels) in found.items()}
         notes = ("transposed, as EMNIST is published",)
-    examples = {}
-    for split, (images, labels) in found.items():
-        check_labels(labels, class_names, f"tfds:{name}, split {split}")
-        examples[split] = Examples(images, labels, len(class_names))
-    train = examples["train"]
-    validation = examples["validation"] if len(used) == 3 else train[:0]
-    origin = f"tfds:{name} in {builder.data_dir}"
-    return Dataset(train, validation, examples[test_name], class_names, origin, notes)
+    found["test"] = found.pop(test_name)
+    return assembled(found, class_names, f"tfds:{name} in {builder.data_dir}", notes)
 
 
 def _read(builder: Any, split: str, image_key: str, label_key: str, name: str) -> tuple[np.ndarray, np.ndarray]:

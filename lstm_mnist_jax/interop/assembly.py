@@ -21,6 +21,7 @@ from lstm_mnist_jax.interop.weights import (
     Weights,
     float32,
     folded,
+    product,
     to_params,
     with_recurrent_biases,
 )
@@ -139,7 +140,7 @@ def assemble(
     first. One called attention, of one output and without bias, is that of attention pooling.
 
     Args:
-      found: all arrays; scalars and other types than floats (counters, seeds) are ignored.
+      found: all arrays; other types than floats (counters, seeds) are ignored.
       place_of: of an array's name, where it belongs; None of arrays that are of no recurrent layer.
       forms: lists of the parts that a cell has; where there are several, each cell has one of them. Shorter lists
         stand before longer ones with the same parts.
@@ -176,7 +177,7 @@ def assemble(
             notes.append(f"{name} has no biases: they are zero here, and would be trained")
     layers = _layers(directions, found)
     names = order_layers(layers, found, [name for name in order if name in layers], in_order, numbered)
-    rest = {n: a for n, a in found.items() if a.shape and "float" in str(a.dtype) and n not in places}
+    rest = {name: array for name, array in found.items() if "float" in str(array.dtype) and name not in places}
     dense, without = _dense_layers(rest, found, transposed)
     attention = next((name for name in without if re.split("[/.]", name)[-1] == "attention"), None)
     if attention and dense[attention].kernel.shape[1] == 1 and len(dense) > 1:
@@ -201,7 +202,7 @@ def assemble(
                 "it is folded into them: confirm this with --input-activation linear. With an activation this "
                 "classifier cannot hold it. (Without it the weights are of no use: do not --ignore it.)"
             )
-        layers[names[0]] = folded([dense[name] for name in before], layers[names[0]])
+        layers[names[0]] = folded(layers[names[0]], *product([dense[name] for name in before]))
         notes.append(f"{listed}, before the recurrent layers, is folded into the weights and biases of {names[0]}")
     stack = with_recurrent_biases([layers[name] for name in names])
     weights = check(Weights(stack, tuple(dense[name] for name in after), scores), (*names, *after), found)
@@ -307,16 +308,7 @@ def _order_dense(
     recurrent: Sequence[str],
     found: Arrays,
 ) -> tuple[list[str], list[str]]:
-    """The names of the dense layers before and after the recurrent layers, each from the input to the output.
-
-    Args:
-      dense: the dense layers.
-      inputs: the width that the first recurrent layer takes.
-      outputs: the width that the last recurrent layer gives.
-      given: the names of all layers from the user, or none.
-      recurrent: the names of the recurrent layers.
-      found: all arrays, for messages.
-    """
+    """The names of the dense layers before and after the recurrent layers, which take `inputs` and give `outputs`."""
     if given:
         if missing := [name for name in recurrent if name not in given]:
             raise WeightsError(f"--layer names dense layers, but not the recurrent layers {', '.join(missing)}.")
@@ -332,15 +324,13 @@ def _order_dense(
         return [n for n in given[:first] if n in named], [n for n in given[first:] if n in named]
     if len(dense) == 1:
         return [], list(dense)
+    stack = ""  # stands for the recurrent layers, whose outputs of all steps may be flattened
     widths = {name: layer.kernel.shape for name, layer in dense.items()}
-    fitting = []
-    for order in itertools.permutations(dense if len(dense) <= MAX_PERMUTED else ()):
-        pairs = [widths[before][1] == widths[after][0] for before, after in itertools.pairwise(order)]
-        for place in range(len(order)):  # of the recurrent layers
-            joined = all(pairs[: max(0, place - 1)]) and all(pairs[place:])
-            fits = not place or widths[order[place - 1]][1] == inputs
-            if joined and fits and widths[order[place]][0] % outputs == 0:
-                fitting.append((list(order[:place]), list(order[place:])))
+    fitting = [
+        (order[:place], order[place + 1 :])
+        for order in _chains({stack: (inputs, outputs)} | widths, flattened=stack)
+        if (place := order.index(stack)) < len(dense)
+    ]
     names = sorted(dense, key=natural)
     if len(fitting) > 1 and len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1 and ([], names) in fitting:
         return [], names
@@ -384,18 +374,27 @@ def order_layers(
         return names
     if in_order:
         return list(layers)
-    widths = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
-    fitting = [
-        order
-        for order in itertools.permutations(names if len(names) <= MAX_PERMUTED else ())
-        if all(widths[before][1] == widths[after][0] for before, after in itertools.pairwise(order))
-    ]
+    fitting = _chains({name: (layers[name].in_features, layers[name].out_features) for name in names})
     if len(fitting) > 1 or len(names) > MAX_PERMUTED:
         raise WeightsError(
             f"Neither names nor widths determine the order of the recurrent layers {', '.join(names)}. Name them "
             f"from the input to the output: {' '.join(f'--layer {name}' for name in names)}. {listing(found)}"
         )
-    return list(fitting[0]) if fitting else names
+    return fitting[0] if fitting else names
+
+
+def _chains(widths: Mapping[str, tuple[int, ...]], flattened: str | None = None) -> list[list[str]]:
+    """The orders in which each layer [in, out] takes what the one before gives, in multiples after `flattened`.
+
+    There are none of more than `MAX_PERMUTED` layers.
+    """
+
+    def fit(before: str, after: str) -> bool:
+        given, taken = widths[before][1], widths[after][0]
+        return taken % given == 0 if before == flattened else taken == given
+
+    orders = itertools.permutations(widths if len(widths) - (flattened is not None) <= MAX_PERMUTED else ())
+    return [list(order) for order in orders if all(itertools.starmap(fit, itertools.pairwise(order)))]
 
 
 def ignoring(found: Arrays, patterns: Iterable[str]) -> dict[str, Any]:
@@ -421,5 +420,5 @@ def listing(found: Arrays) -> str:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """The sort key by which cell_10 comes after cell_9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    """The sort key by which cell_10 comes after cell_9, and lstm2.l0 after lstm.l0."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+|[./])", name)]

@@ -9,6 +9,7 @@ package does: dense_i, dense_h.
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -97,13 +98,40 @@ def from_arrays(found: Arrays, order: Sequence[str] = (), input_activation: str 
     """The classifier in arrays by their keys, joined by "/"; for the arguments see `assemble`. Raises WeightsError."""
     found = {name: array for name, array in found.items() if not name.startswith("opt_state/")}  # of a TrainState
     cells = {scope for name in found if (scope := _cell_of(name)[0])}
-    directions = {cell: _direction_of(cell) for cell in cells} | _pairs(found, cells)
+    pairs = _pairs(found, cells)
+    readings: list[Imported] = []
+    for directions in [{}, pairs] if pairs else [{}]:
+        try:
+            readings.append(_assembled(found, directions, order, input_activation))
+        except WeightsError as error:
+            refusal = error
+    if not readings:
+        raise refusal
+    if len(readings) == 2:  # the widths fit to two layers, and to the two directions of one
+        readings = [imported for imported in readings if imported.weights.steps is None]
+    if len(readings) == 1:
+        return readings[0]
+    first, second = pairs
+    raise WeightsError(
+        f"The cells {first} and {second} may be two layers, or the two directions of one. For two layers, give "
+        f"--layer {first} --layer {second}; for one, give --layer '{pairs[first][0]}'."
+    )
 
+
+def _assembled(
+    found: Arrays,
+    pairs: Mapping[str, tuple[str, bool]],
+    order: Sequence[str],
+    input_activation: str | None,
+) -> Imported:
     def place_of(name: str) -> Place | None:
         cell, part = _cell_of(name)
-        return Place(directions[cell][0], part, directions[cell][1]) if cell else None
+        layer, backward = pairs.get(cell) or _direction_of(cell)
+        return Place(layer, part, backward) if cell else None
 
-    return assemble(found, place_of, FORMS, _direction, order=order, input_activation=input_activation)
+    imported = assemble(found, place_of, FORMS, _direction, order=order, input_activation=input_activation)
+    notes = [f"{layer} are taken for the two directions of one layer" for layer, backward in pairs.values() if backward]
+    return replace(imported, notes=(*imported.notes, *notes))
 
 
 def _cell_of(name: str) -> tuple[str, str]:
@@ -133,8 +161,6 @@ def _pairs(found: Arrays, cells: set[str]) -> dict[str, tuple[str, bool]]:
     if not all(parts.keys() == {"i", "h"} for parts in shapes.values()):
         return {}
     widths = [(parts["i"][0], parts["h"][0]) for parts in shapes.values()]
-    if all(below[1] == above[0] for below, above in itertools.pairwise(widths)):
-        return {}
     first, second = widths[::2], widths[1::2]
     if first != second or any(2 * below[1] != above[0] for below, above in itertools.pairwise(first)):
         return {}

@@ -15,7 +15,7 @@ from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
 from lstm_mnist_jax.interop.assembly import Arrays, ignoring
 from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, READING, refuse_unusual, unusual
-from lstm_mnist_jax.interop.imported import POOLING, Imported
+from lstm_mnist_jax.interop.imported import Imported, pooled
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, from_params, pooling_of
@@ -277,6 +277,8 @@ def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
             if has_attention
             else "--pooling is attention, but the file has no attention.weight or attention/kernel [features, 1]."
         )
+    if fields.get("pooling") == "all" and "pooling" not in known:
+        raise WeightsError("--pooling is all, but the dense layers of the file take the features of one step.")
     for name, value in fields.items():
         if name in known and value != getattr(config, name):
             raise WeightsError(
@@ -291,13 +293,17 @@ def _with_given(imported: Imported, format_name: str, given: Given) -> Imported:
         )
     if "dense_activation" in fields and not hidden:
         raise WeightsError("--dense-activation is of hidden dense layers, of which the file has none. Leave it out.")
-    if config.bidirectional and format_name in ("torch", "flax") and "pooling" not in known | fields.keys():
+    # Keras has a default, which is noted.
+    if config.bidirectional and format_name != "keras" and "pooling" not in known | fields.keys():
         raise WeightsError(
             "The model reads both directions, and the file does not hold which outputs its dense layers take. Look "
             "into the program, and give --pooling last_step where it takes outputs[:, -1], of which the backward half "
             "has read one step; --pooling last where it joins the final states of both directions (h_n[-2] and "
             "h_n[-1]); or --pooling mean or max, over time."
         )
+    if format_name in ("flax", "safetensors") and "activation" not in known | fields.keys():
+        note = "the file does not hold the activations of the cells: assumed are Flax's defaults, tanh and sigmoid"
+        imported = replace(imported, notes=(*imported.notes, note))
     try:
         return imported.with_network(**fields)
     except ConfigError as error:
@@ -347,8 +353,7 @@ def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
         if getattr(config, name) != getattr(ModelConfig, name):
             said.append(f"{name} {getattr(config, name)} in its LSTM layers")
     if config.bidirectional or config.pooling != ModelConfig.pooling:
-        pooling = POOLING.get(config.pooling, "the final states of both directions, joined")
-        said.append(f"{pooling}, before its dense layers")
+        said.append(f"{pooled(config)}, before its dense layers")
     if config.dense_features:
         said.append(f"{config.dense_activation} after each hidden dense layer")
     return said

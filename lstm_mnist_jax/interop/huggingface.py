@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import Config, ModelConfig
@@ -125,11 +125,13 @@ def read(folder: Path) -> Imported:
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise WeightsError(f"{folder / WEIGHTS} has {name[:100]} in {array.dtype}, expected float32.")
-    params, shape = _nested(folder, arrays), tuple(contents["image_shape"])
-    _check(folder, params, config, shape, len(contents["id2label"]))
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{name[:100]} holds values that are not finite numbers; it cannot be of use.")
+    shape = tuple(contents["image_shape"])
+    params = _params(folder, arrays, config, shape, len(contents["id2label"]))
     names = [f"rnn.layers.{number}" for number in range(len(config.hidden_features))]
     names += [f"dense_hidden.{number}" for number in range(len(config.dense_features))]
-    imported = Imported(
+    return Imported(
         config,
         params,
         (*names, "dense"),
@@ -139,7 +141,6 @@ def read(folder: Path) -> Imported:
         class_names=tuple(contents["id2label"].values()),
         knows_inputs=True,
     )
-    return imported.checked()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -182,50 +183,32 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return contents
 
 
-def _nested(folder: Path, arrays: Mapping[str, np.ndarray]) -> model.Params:
-    """The tree of the parameters from names with dots."""
-    tree: dict[Any, Any] = {}
-    for name, array in arrays.items():
-        parts = [int(part) if part.isdecimal() and len(part) < 5 else part for part in name.split(".")]
-        if len(parts) > 10:
-            raise WeightsError(f"{folder / WEIGHTS} has an array with the name {name[:100]!r}, which is not of it.")
-        place = tree
-        for part in parts[:-1]:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise WeightsError(f"{folder / WEIGHTS} has {name[:100]} within another array.")
-        if place.setdefault(parts[-1], array) is not array:
-            raise WeightsError(f"{folder / WEIGHTS} has {name[:100]} twice.")
-    return tree
-
-
-def _check(folder: Path, params: model.Params, config: ModelConfig, shape: tuple[int, ...], classes: int) -> None:
-    """Raises WeightsError where the weights are not those of the config."""
-    try:
-        layers, bias = params["rnn"]["layers"], params["dense"]["bias"]
-        number = len(layers)
-    except (KeyError, TypeError, IndexError) as error:
-        raise WeightsError(f"{folder / WEIGHTS} lacks rnn.layers or dense.bias.") from error
-    if not number == len(config.hidden_features) <= MAX_LAYERS or np.shape(bias) != (classes,):
+def _params(
+    folder: Path, arrays: Mapping[str, np.ndarray], config: ModelConfig, shape: tuple[int, ...], classes: int
+) -> model.Params:
+    """The arrays as the parameters of this network. Raises WeightsError where they are those of another."""
+    widths = (*config.hidden_features, *config.dense_features, classes)
+    largest = max((side for array in arrays.values() for side in array.shape), default=0)
+    if len(widths) > min(len(arrays), MAX_LAYERS) or max(widths) > largest:  # not even shapes are computed of these
         raise WeightsError(
-            f"{folder / WEIGHTS} has {counted(number, 'layer')} and dense.bias {list(np.shape(bias))}; {CONFIG} says "
-            f"{counted(len(config.hidden_features), 'layer')} and {counted(classes, 'class', 'es')}."
+            f"{folder / WEIGHTS} has {counted(len(arrays), 'array')}, of at most {largest:,} rows or columns; {CONFIG} "
+            f"says {counted(len(widths) - 1, 'layer')} of up to {max(widths):,} features, and at most {MAX_LAYERS:,} "
+            "layers are read."
         )
-    hidden = params.get("dense_hidden", {})
-    found = len(hidden) if isinstance(hidden, dict) else 0
-    if found != len(config.dense_features) or found > MAX_LAYERS:  # not even shapes are computed of so many
-        raise WeightsError(
-            f"{folder / WEIGHTS} has {found} hidden dense layers; {CONFIG} says {len(config.dense_features)}, and at "
-            f"most {MAX_LAYERS} are read."
-        )
-    largest = max(side for leaf in jax.tree.leaves(params) for side in np.shape(leaf) or (1,))
-    if max(config.hidden_features) > largest:  # not even shapes are computed of such a network
-        raise WeightsError(f"{folder / CONFIG} has layers of {config.hidden_features}, its weights at most {largest}.")
     try:
-        model.bind(params, config, shape)
+        expected = flatten_dict(jax.eval_shape(lambda: model.init(config, jax.random.key(0), shape, classes)))
     except (ConfigError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise WeightsError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}.") from error
+        raise WeightsError(f"{folder / CONFIG} describes no network: {reason}.") from error
+    wanted = {".".join(map(str, path)): leaf.shape for path, leaf in expected.items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            raise WeightsError(
+                f"{folder / WEIGHTS} does not fit {CONFIG}: {name[:100]} is {found.get(name, 'missing')}, expected "
+                f"{wanted.get(name, 'none')}."
+            )
+    return unflatten_dict({path: arrays[name] for path, name in zip(expected, wanted, strict=True)})
 
 
 def model_card(

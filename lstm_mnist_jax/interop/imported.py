@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import jax
-import numpy as np
-
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.inputs import Inputs
@@ -88,7 +85,8 @@ class Imported:
         for number, (name, hidden) in enumerate(zip(self.names, config.hidden_features, strict=False)):
             width = len(cells_of(layers[number])[0]["dense_i"]["kernel"])
             lines.append(f"{kind} {width} -> {hidden}{own}: {name}")
-        lines += [POOLING[config.pooling]] if config.pooling in POOLING else []
+        assumed = "" if "pooling" in self.known else " (assumed, as the file does not hold it: see --pooling)"
+        lines.append(f"{pooled(config)}{assumed}")
         for number, name in enumerate(self.names[len(layers) : -1]):
             kernel = self.unfolded["dense_hidden"][number]["kernel"]
             lines.append(f"dense {kernel.shape[0]} -> {kernel.shape[1]}, {config.dense_activation}: {name}")
@@ -106,23 +104,17 @@ class Imported:
             *self.notes,
         ]
 
-    def checked(self) -> "Imported":
-        """Itself, if all values are finite numbers. Raises WeightsError."""
-        for path, array in jax.tree_util.tree_leaves_with_path(self.unfolded):
-            if not np.isfinite(array).all():
-                name = jax.tree_util.keystr(path, simple=True, separator=".")
-                raise WeightsError(f"{name} holds values that are not finite numbers; it cannot be of use.")
-        return self
 
-
-POOLING = {
-    "all": "the outputs of all steps, flattened",
-    "last_step": "the outputs of both directions at the last step",
-    "mean": "mean pooling over all steps",
-    "max": "max pooling over all steps",
-    "attention": "attention pooling over all steps",
-}
-"""What stands between the recurrent layers and the dense layers, where it is not the final states."""
+def pooled(config: ModelConfig) -> str:
+    """What the first dense layer takes of the last recurrent layer."""
+    match config.pooling:
+        case "last":
+            return "the final states of both directions, joined" if config.bidirectional else "the last output"
+        case "last_step":
+            return "the outputs of both directions at the last step"
+        case "all":
+            return "the outputs of all steps, flattened"
+    return f"{config.pooling} pooling over all steps"
 
 
 def counted(number: int, word: str, plural: str = "s") -> str:

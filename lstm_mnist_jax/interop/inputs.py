@@ -13,6 +13,7 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.weights import folded, from_params, to_params
 
 LOW_ACCURACY = 0.6
 """A trained classifier of ten classes that is less accurate had probably other inputs than were assumed."""
@@ -37,7 +38,8 @@ class Inputs:
       >>> from lstm_mnist_jax.interop.inputs import Inputs
       >>> dense_h = {"kernel": np.ones((4, 16)), "bias": np.ones(16)}
       >>> cell = {"dense_i": {"kernel": np.ones((28, 16))}, "dense_h": dense_h}
-      >>> params = {"rnn": {"layers": {0: {"cell": cell}}}}
+      >>> dense = {"kernel": np.ones((4, 10)), "bias": np.ones(10)}
+      >>> params = {"rnn": {"layers": {0: {"cell": cell}}}, "dense": dense}
       >>> inputs = Inputs(mean=0.5, std=0.25)
       >>> folded = inputs.fold(params)["rnn"]["layers"][0]["cell"]
       >>> str(inputs), float(folded["dense_i"]["kernel"][0, 0]), float(folded["dense_h"]["bias"][0])
@@ -77,37 +79,38 @@ class Inputs:
         the inputs.
 
         Args:
-          params: the model's parameters, of one direction or both.
+          params: the model's parameters, of LSTM or GRU layers in one direction or both.
 
         Returns:
           New parameters, float32.
 
         Raises:
-          WeightsError: the first layer normalizes the products of its inputs.
+          WeightsError: the layers are of other cells, or the weights become infinite.
         """
         if self == Inputs():
             return params
         gain, shift = 255 / self.scale / self.std, -self.mean / self.std
-        layers: dict[int, Any] = dict(params["rnn"]["layers"])
-        directions = {name: layers[0][name] for name in layers[0] if name.endswith("_rnn")} or {"": layers[0]}
-        folded = {name: {"cell": fold_cell(layer["cell"], gain, shift)} for name, layer in directions.items()}
-        layers[0] = folded.get("", folded)
-        return params | {"rnn": {"layers": layers}}
+        weights = from_params(params)
+        first = folded(weights.layers[0], gain, shift)
+        if not all(np.isfinite(array).all() for cell in first.directions for array in cell[:3]):
+            raise WeightsError(
+                f"Inputs multiplied by {gain:g}, plus {shift:g}: the first layer's weights become infinite."
+            )
+        return to_params(weights._replace(layers=(first, *weights.layers[1:])))
 
 
-def fold_cell(cell: dict[str, Any], gain: float, shift: float) -> dict[str, Any]:
-    """A cell that takes x as the given one takes gain * x + shift; computed in float64."""
-    owner = next((name for name in ("dense_i", "dense_h") if "bias" in cell.get(name, {})), None)
-    if owner is None or any(name.startswith("norm") for name in cell):
-        raise WeightsError("Inputs can be folded into an LSTM or a GRU with biases, not into this first layer.")
-    kernel = np.asarray(cell["dense_i"]["kernel"], np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        bias = (np.asarray(cell[owner]["bias"], np.float64) + shift * kernel.sum(axis=0)).astype(np.float32)
-        kernel = (gain * kernel).astype(np.float32)
-    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-        raise WeightsError(f"Inputs multiplied by {gain:g}, plus {shift:g}: the first layer's weights become infinite.")
-    cell = cell | {"dense_i": cell["dense_i"] | {"kernel": kernel}}
-    return cell | {owner: cell[owner] | {"bias": bias}}
+RAW, UNIT, OFFSET = 1 / 64, 1 / 16, 10
+
+
+def are_bytes(scale: float, center: float) -> bool | None:
+    """Whether the inputs x of a network that first computes scale * (x - center) are pixels of 0 to 255, not 0 to 1.
+
+    They are where the scale is less than `RAW`, or the center more than `OFFSET`; None, not clear, where the scale is
+    between `RAW` and `UNIT`.
+    """
+    if abs(scale) < RAW or abs(center) > OFFSET:
+        return True
+    return None if abs(scale) < UNIT else False
 
 
 CANDIDATES = {

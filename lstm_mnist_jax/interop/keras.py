@@ -31,6 +31,7 @@ from lstm_mnist_jax.interop.holds import refuse_unusual
 from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
+    POOLING,
     REASONS,
     RECURRENT,
     Architecture,
@@ -78,7 +79,7 @@ CELL = re.compile(r"/(?:[^/]*_)?cell(?:_\d+)?$")
 DIRECTION = re.compile(r"(.+)/(forward|backward)_[^/]*$")
 """A cell's layer in a `Bidirectional` layer."""
 
-POOLING_LAYERS = {"all": "Flatten", "mean": "GlobalAveragePooling1D", "max": "GlobalMaxPooling1D"}
+POOLING_LAYERS = {pooling: layer for layer, pooling in POOLING.items()}
 
 
 def to_model(
@@ -361,10 +362,10 @@ def _to_direction(name: str, arrays: Mapping[str, np.ndarray], kind: str = "") -
                 f"The layer {name} is a GRU without biases, of which weights alone do not show whether it has "
                 "reset_after=True. Save the whole model, with model.save('model.keras'), and import that."
             )
+        if len(biases) > 2 or any(array.shape[-1:] != (3 * hidden,) for array in (kernel, *biases)):
+            raise WeightsError(f"The layer {name}, a GRU, does not fit together. {listing(arrays)}")
         if len(biases) == 1:
             raise WeightsError(f"The layer {name} is a GRU with reset_after=False: {REASONS['reset_after']}.")
-        if len(biases) > 2 or any(array.shape[-1:] != (3 * hidden,) for array in (kernel, *biases)):
-            raise WeightsError(f"The arrays of the GRU {name} do not fit together. {listing(arrays)}")
         order = KERAS_GATES[GATES[cell]], GATES[cell]
         kernel, recurrent, *biases = (reorder_gates(array, *order) for array in (kernel, recurrent, *biases))
     return direction(name, kernel, recurrent, *biases)
@@ -399,13 +400,14 @@ def _from_weights(
             named[layer] = dense_name(paths["kernel"])
     places = {path: place for layer in recurrent for place, path in stored[layer].items()}
     imported = assemble(
-        arrays,
+        {path: arrays[path] for parts in stored.values() for path in parts.values()},
         places.get,
         FORMS,
         _to_direction,
         order=[named.get(name, name) for name in known],
         numbered=False,
         input_activation=input_activation,
+        as_stored=bool(file.layers),
     )
     layer_of = {name: layer for layer, name in named.items()}
     for note in notes:

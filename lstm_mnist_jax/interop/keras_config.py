@@ -267,12 +267,7 @@ def check_architecture(layers: Sequence[ConfiguredLayer], version: str) -> dict[
     if not recurrent or "Dense" in kinds[first:after] or after == len(kinds):
         found = ", ".join(kinds) or "none"
         raise WeightsError(f"Expected LSTM or GRU layers, then Dense layers; the model has {found}.")
-    cells, directions = {RECURRENT[layer.kind] for layer in recurrent}, {layer.bidirectional for layer in recurrent}
-    if len(cells) > 1 or len(directions) > 1:
-        what = "LSTM and GRU layers" if len(cells) > 1 else "layers in one and in both directions"
-        raise WeightsError(f"The model has {what}, which this classifier does not have together.")
-    network = {"cell": cells.pop(), "bidirectional": directions.pop()}
-    return network | _activations(recurrent, version) | _order(layers, first, after)
+    return _activations(recurrent, version) | _order(layers, first, after)
 
 
 def _check_settings(layer: ConfiguredLayer) -> None:
@@ -298,10 +293,8 @@ def _unexpected(layer: ConfiguredLayer, setting: str, value: Any, values: Sequen
 def _order(layers: Sequence[ConfiguredLayer], first: int, after: int) -> dict[str, Any]:
     """The pooling, and the activation of the hidden dense layers: what the order of the layers determines.
 
-    Args:
-      layers: from the input to the output.
-      first: how many dense layers stand before the recurrent layers.
-      after: how many dense and recurrent layers stand before the first dense layer after these.
+    The first `first` of the dense and recurrent layers stand before the recurrent layers, and `after` before the dense
+    layers that follow these.
     """
     done, pooling, sequence = 0, "last", True
     activations: list[str] = []  # after each dense layer that follows the recurrent ones
@@ -363,12 +356,7 @@ def _has_activation(layer: ConfiguredLayer, where: str) -> WeightsError:
 
 
 def _check_axis(layer: ConfiguredLayer, last: int) -> None:
-    """Raises WeightsError where a layer of `AFFINE` has other numbers than one, or one for each feature.
-
-    Args:
-      layer: the layer.
-      last: the number of the last axis of its input.
-    """
+    """Raises WeightsError where a layer of `AFFINE` works along another axis of its input than the last, `last`."""
     axis = layer.config.get("axis", -1)
     if (axis if isinstance(axis, list) else [axis]) not in ([], [None], [-1], [last]):
         raise _unexpected(layer, "axis", axis, (-1,), ": one number for each feature")

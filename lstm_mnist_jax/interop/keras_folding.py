@@ -13,12 +13,18 @@ import numpy as np
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import Arrays, check
 from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.inputs import are_bytes
 from lstm_mnist_jax.interop.keras_config import AFFINE, Architecture, ConfiguredLayer
-from lstm_mnist_jax.interop.weights import Dense, Layer, Weights, float32, to_params, with_recurrent_biases
-
-RAW, UNIT, OFFSET = 1 / 64, 1 / 16, 10
-"""Inputs that the first layer multiplies by less than RAW, or from which it subtracts more than OFFSET, are 0 to 255;
-those that it multiplies by UNIT or more are 0 to 1."""
+from lstm_mnist_jax.interop.weights import (
+    Dense,
+    Kernel,
+    Layer,
+    Weights,
+    float32,
+    folded_cell,
+    to_params,
+    with_recurrent_biases,
+)
 
 EPSILON = 1e-7
 """The least standard deviation by which a `Normalization` layer divides."""
@@ -50,13 +56,11 @@ class Folding:
         """Whether no activation has followed the last dense layer."""
 
     def recurrent(self, name: str, layer: Layer) -> None:
-        self.layers.append(
-            Layer(*(cell._replace(**self._folded(name, cell.kernel, cell.bias)) for cell in layer.directions))
-        )
+        self.layers.append(Layer(*(self._folded(name, cell) for cell in layer.directions)))
         self._took(name)
 
     def dense(self, name: str, dense: Dense, activation: str) -> None:
-        dense = Dense(**self._folded(name, *dense))
+        dense = self._folded(name, dense)
         if not self.layers:
             self.gain, self.shift = (np.asarray(array, np.float64) for array in dense)
             self.pending.append(name)
@@ -119,7 +123,7 @@ class Folding:
             time_steps=architecture.image_rows,
             knows_inputs=self.reads_pixels,
             input_note=self.input_note,
-        ).checked()
+        )
 
     def _took(self, name: str) -> None:
         if self._has_effect():
@@ -130,14 +134,13 @@ class Folding:
     def _read_pixels(self, name: str, first: Affine) -> None:
         """Decides, by the first layer that scales them, whether the inputs are 0 to 1, or 0 to 255."""
         smallest = np.abs(first.scale).min()
-        self.reads_pixels = bool(smallest < RAW or (np.abs(first.center) > OFFSET).any())
-        if not self.reads_pixels and smallest < UNIT:
+        if (reads_pixels := are_bytes(smallest, np.abs(first.center).max())) is None:
             raise WeightsError(
                 f"The layer {name} multiplies the inputs by {smallest:.3g}, so that it is not clear whether these are "
                 "0 to 1 or 0 to 255. Save the model's weights alone, with model.save_weights('model.weights.h5'), and "
                 "import these with --input-mean, --input-std and --input-scale."
             )
-        most = 255 if self.reads_pixels else 1
+        self.reads_pixels, most = reads_pixels, 255 if reads_pixels else 1
         self.gain = np.full(1, float(most))
         self.input_note = f"the inputs are taken to be 0 to {most}, as {name} scales them by {smallest:.3g}"
 
@@ -146,20 +149,17 @@ class Folding:
         is_one = self.gain.ndim == 1 and np.allclose(self.gain, 1, rtol=1e-6, atol=0)  # as 255 * (1 / 255)
         return bool(self.pending and (not is_one or self.shift.any()))
 
-    def _folded(self, name: str, kernel: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-        """The weights of a layer that takes x where it took gain * x + shift."""
+    def _folded(self, name: str, layer: Kernel) -> Kernel:
+        """A layer that takes x where the given one took gain * x + shift."""
+        kernel, bias = layer.kernel, layer.bias
         if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
             raise WeightsError(
                 f"The arrays of the layer {name} do not fit together: {list(kernel.shape)}, {list(bias.shape)}."
             )
         if not self._has_effect():
-            return {"kernel": kernel, "bias": bias}
-        wide, size = kernel.astype(np.float64), len(kernel)
-        shift = _of_size(self.shift, size, name)
-        gain = self.gain if self.gain.shape[-1] == size else _of_size(self.gain, size, name)
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaled = gain @ wide if gain.ndim == 2 else gain[:, None] * wide
-            return {"kernel": float32(scaled), "bias": float32(bias + shift @ wide)}
+            return layer
+        gain = self.gain if self.gain.shape[-1] == len(kernel) else _of_size(self.gain, len(kernel), name)
+        return folded_cell(layer, gain, _of_size(self.shift, len(kernel), name))
 
 
 def _of_size(array: np.ndarray, size: int, name: str) -> np.ndarray:

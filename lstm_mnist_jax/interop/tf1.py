@@ -27,7 +27,18 @@ from lstm_mnist_jax.interop.holds import NETWORK
 from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.tf1_graph import Network, find_network
 from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, read_graph, write_checkpoint
-from lstm_mnist_jax.interop.weights import GATES, Adam, Dense, Direction, Layer, Weights, float32, folded, to_params
+from lstm_mnist_jax.interop.weights import (
+    GATES,
+    Adam,
+    Dense,
+    Direction,
+    Layer,
+    Weights,
+    float32,
+    folded,
+    product,
+    to_params,
+)
 from lstm_mnist_jax.rnn.weights import reorder_gates
 
 TF1_GATES = "igfo"
@@ -125,7 +136,7 @@ def from_variables(
         notes.append(f"{name} became part of the first LSTM layer; Adam starts from zero")
     if linear:
         first, *others = weights.layers
-        weights = weights._replace(layers=(folded([*linear.values()][::-1], first), *others))
+        weights = weights._replace(layers=(folded(first, *product([*linear.values()][::-1])), *others))
     names = (*(_cell_name(kernel) for kernel, _ in places.layers), *(kernel for kernel, _ in places.dense))
     check(weights, names, found)
     if weights.steps is not None and not network:  # in which order a program flattens the outputs is not known
@@ -182,16 +193,14 @@ def to_variables(
     Raises:
       WeightsError: `like` is of another network, or has a state of Adam and none is given.
     """
-    if network and (network.projections or network.input_scaling != (1.0, 0.0)):
-        raise WeightsError("The checkpoint whose names are wanted has a linear layer before its LSTM layers.")
-    own = (
-        {name: value for name, value in network.fields.items() if value != getattr(ModelConfig, name)}
-        if network
-        else {}
-    )
-    if network and (own or len(network.dense) > 1):
-        fields = ", ".join(f"{name} {value}" for name, value in own.items()) or "hidden dense layers"
-        raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {fields}.")
+    if network:
+        fields = [f"{name} {value}" for name, value in network.fields.items() if value != getattr(ModelConfig, name)]
+        fields += ["hidden dense layers"] * (len(network.dense) > 1)
+        linear = network.projections or network.input_scaling != (1.0, 0.0)
+        fields += ["a linear layer before its LSTM layers"] * bool(linear)
+        if fields:
+            listed = ", ".join(fields)
+            raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {listed}.")
     places = None if like is None else _places(like, (), network)
     if places and len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")

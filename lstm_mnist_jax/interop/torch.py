@@ -74,26 +74,18 @@ def from_state_dict(
     return from_arrays(arrays, order, in_order=True, input_activation=input_activation).unfolded
 
 
-def from_arrays(
-    found: Arrays,
-    order: Sequence[str] = (),
-    in_order: bool = False,
-    input_activation: str | None = None,
-    as_stored: bool = False,
-) -> Imported:
+def from_arrays(found: Arrays, order: Sequence[str] = (), **options: Any) -> Imported:
     """The classifier in a state_dict of arrays; for the arguments see `assemble`. Raises WeightsError."""
-    options: dict[str, Any] = {
-        "order": order,
-        "in_order": in_order,
-        "transposed": True,
-        "input_activation": input_activation,
-        "as_stored": as_stored,
-    }
-    imported = assemble(found, _place_of, FORMS, _direction, **options)
+    imported = assemble(found, _place_of, FORMS, _direction, order=order, transposed=True, **options)
     return imported.with_network(activation="tanh", recurrent_activation="sigmoid")  # PyTorch has no others
 
 
 def _place_of(name: str) -> Place | None:
+    if ".parametrizations." in name:
+        raise WeightsError(
+            f"{name} is not a weight, but what a parametrization computes one from. In PyTorch, make it plain first: "
+            "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')."
+        )
     if (match := TORCH_NAME.fullmatch(name)) is None:
         return None
     module, kind, number, reverse = match.groups()

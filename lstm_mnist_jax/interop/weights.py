@@ -1,7 +1,7 @@
 """The weights of the classifier as NumPy arrays, layer by layer: the common form of all formats, from and to params."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -80,6 +80,9 @@ class Dense(NamedTuple):
 
     kernel: np.ndarray
     bias: np.ndarray
+
+
+Kernel = TypeVar("Kernel", Direction, Dense)
 
 
 class Weights(NamedTuple):
@@ -270,17 +273,32 @@ def with_recurrent_biases(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return tuple(Layer(*map(settled, layer.directions)) for layer in layers)
 
 
-def folded(before: Sequence[Dense], layer: Layer) -> Layer:
-    """A layer that takes the inputs of the dense layers before it, which have no activations; computed in float64."""
+def folded(layer: Layer, gain: Any, shift: Any) -> Layer:
+    """A layer that takes x as the given one takes gain * x + shift, or x @ gain + shift: see `folded_cell`."""
+    return Layer(*(folded_cell(direction, gain, shift) for direction in layer.directions))
 
-    def fold(direction: Direction) -> Direction:
-        kernel, bias = direction.kernel.astype(np.float64), direction.bias.astype(np.float64)
-        for dense in reversed(before):
-            bias = bias + dense.bias.astype(np.float64) @ kernel
-            kernel = dense.kernel.astype(np.float64) @ kernel
-        return direction._replace(kernel=float32(kernel), bias=float32(bias))
 
-    return Layer(*map(fold, layer.directions))
+def folded_cell(cell: Kernel, gain: Any, shift: Any) -> Kernel:
+    """A cell or a dense layer that takes x as the given one takes gain * x + shift; computed in float64.
+
+    Args:
+      cell: has a kernel [features, out] and a bias [out].
+      gain: a number, [features], or [features of x, features], which x is multiplied with as a matrix.
+      shift: a number, or [features].
+    """
+    kernel = cell.kernel.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bias = cell.bias + np.broadcast_to(shift, len(kernel)) @ kernel
+        kernel = gain @ kernel if np.ndim(gain) == 2 else np.reshape(gain, (-1, 1)) * kernel
+    return cell._replace(kernel=float32(kernel), bias=float32(bias))
+
+
+def product(layers: Sequence[Dense]) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix and the vector, in float64, of dense layers one after another without activations."""
+    matrix, vector = (array.astype(np.float64) for array in layers[0])
+    for kernel, bias in layers[1:]:
+        matrix, vector = matrix @ kernel.astype(np.float64), vector @ kernel.astype(np.float64) + bias
+    return matrix, vector
 
 
 def pooling_of(weights: Weights, config: ModelConfig) -> str:

@@ -41,6 +41,7 @@ class GatedCell(nnx.RNNCellBase):
       num_gates: number of gates; the kernels have num_gates * hidden columns.
       num_cell_states: number of states in the carry before h, each [hidden].
       default_bias_init: draws the bias where none is given.
+      forget_gate: which gate is the forget gate, whose initial bias `forget_bias` adds to; None where there is none.
       dense_i: from x to the gates, a kernel [in, num_gates * hidden] and a bias.
       dense_h: from h to the gates, a kernel [output, num_gates * hidden] without a bias.
       dense_p: with `projection_features`, the kernel P [hidden, output].
@@ -65,6 +66,7 @@ class GatedCell(nnx.RNNCellBase):
     num_gates: int = 4
     num_cell_states: int = 1
     default_bias_init: Initializer = staticmethod(zeros)
+    forget_gate: int | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -81,6 +83,7 @@ class GatedCell(nnx.RNNCellBase):
         kernel_init: Initializer = lecun_normal(),
         recurrent_kernel_init: Initializer = orthogonal,
         bias_init: Initializer | None = None,
+        forget_bias: float = 0.0,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -96,12 +99,14 @@ class GatedCell(nnx.RNNCellBase):
           kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
           recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
           bias_init: draws the bias [num_gates * hidden]; None is the cell's `default_bias_init`.
+          forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
           dtype: of the matrix products; None is that of inputs and parameters.
           param_dtype: of the parameters and of the initial carry.
           rngs: gives the key stream `params`.
 
         Raises:
-          ValueError: a size is below 1.
+          ValueError: a size is below 1, or there is a `forget_bias` and no bias to add it to.
+          TypeError: there is a `forget_bias` and no `forget_gate`.
         """
         self.in_features, self.hidden_features = in_features, hidden_features
         self.output_features = hidden_features if projection_features is None else projection_features
@@ -129,6 +134,22 @@ class GatedCell(nnx.RNNCellBase):
             self.dense_p = nnx.Linear(
                 hidden_features, projection_features, use_bias=False, kernel_init=kernel_init, rngs=rngs, **dtypes
             )
+        self._add_params()
+        if forget_bias == 0:
+            return
+        if self.forget_gate is None:
+            raise TypeError(f"{type(self).__name__} has no forget_gate to whose bias forget_bias could be added.")
+        bias: Any = self._gate_bias()
+        if bias is None:
+            raise ValueError(f"{type(self).__name__} adds forget_bias={forget_bias} to a bias, but use_bias is False.")
+        start = self.forget_gate * hidden_features
+        bias[...] = bias[...].at[start : start + hidden_features].add(forget_bias)
+
+    def _add_params(self) -> None:
+        """Makes the parameters that this cell has besides its dense layers."""
+
+    def _gate_bias(self) -> Any:
+        return self.dense_i.bias
 
     def _has_recurrent_bias(self) -> bool:
         return False
@@ -202,72 +223,6 @@ class GatedCell(nnx.RNNCellBase):
     def num_feature_axes(self) -> int:
         """How many axes of an input are features: one."""
         return 1
-
-
-class _LSTMCell(GatedCell):
-    """What the variants of the LSTM share: gates i, f, g, o, a cell state c, and an initial bias of the forget gate."""
-
-    forget_gate: int = 1
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        *,
-        projection_features: int | None = None,
-        use_bias: bool = True,
-        kernel_init: Initializer = lecun_normal(),
-        recurrent_kernel_init: Initializer = orthogonal,
-        bias_init: Initializer = zeros,
-        forget_bias: float = 0.0,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        """Draws the parameters.
-
-        Args:
-          in_features: features of an input at one time step.
-          hidden_features: features of each gate and of the cell state.
-          projection_features: if given, the output is h = m P of this size, where m is the last part of what `update`
-            returns and P is `dense_p.kernel` (Sak et al. 2014).
-          use_bias: whether `dense_i` has a bias.
-          kernel_init: draws the kernels of the inputs [in, num_gates * hidden] and P [hidden, projection].
-          recurrent_kernel_init: draws the recurrent kernel [output, num_gates * hidden].
-          bias_init: draws the bias [num_gates * hidden].
-          forget_bias: added to the initial bias of the forget gates (Jozefowicz et al. 2015 recommend 1).
-          dtype: of the matrix products; None is that of inputs and parameters.
-          param_dtype: of the parameters and of the initial carry.
-          rngs: gives the key stream `params`.
-
-        Raises:
-          ValueError: a size is below 1, or there is a `forget_bias` and no bias to add it to.
-        """
-        super().__init__(
-            in_features,
-            hidden_features,
-            projection_features=projection_features,
-            use_bias=use_bias,
-            kernel_init=kernel_init,
-            recurrent_kernel_init=recurrent_kernel_init,
-            bias_init=bias_init,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
-        self._add_params()
-        bias: Any = self._gate_bias()
-        if bias is not None:
-            start = self.forget_gate * self.hidden_features
-            bias[...] = bias[...].at[start : start + self.hidden_features].add(forget_bias)
-        elif forget_bias != 0:
-            raise ValueError(f"{type(self).__name__} adds forget_bias={forget_bias} to a bias, but use_bias is False.")
-
-    def _add_params(self) -> None:
-        """Makes the parameters that this cell has besides its dense layers."""
-
-    def _gate_bias(self) -> Any:
-        return self.dense_i.bias
 
 
 class GRUCell(GatedCell):
@@ -350,7 +305,7 @@ class GRUCell(GatedCell):
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         if self.reset_after:
-            return gru_update(carry, projected, recurrent)
+            return gru_update(None, carry, projected, recurrent)
         (h,) = carry
         r = sigmoid(projected[0] + recurrent[0])
         z = sigmoid(projected[1] + recurrent[1])
@@ -359,7 +314,7 @@ class GRUCell(GatedCell):
         return (n + z * (h - n),)
 
 
-class ProjectedLSTMCell(_LSTMCell):
+class ProjectedLSTMCell(GatedCell):
     """The LSTM with a projected output, LSTMP (Sak, Senior and Beaufays 2014): `torch.nn.LSTM`'s `proj_size`.
 
         i, f, o = sigmoid(x W + h U + b)   g = tanh(x W + h U + b)   c' = f c + i g   h' = (o tanh(c')) P
@@ -376,11 +331,13 @@ class ProjectedLSTMCell(_LSTMCell):
       ((5, 32), (5, 16), (5, 10, 16))
     """
 
+    forget_gate = 1
+
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-        return lstm_update(carry, projected, recurrent)
+        return lstm_update(None, carry, projected, recurrent)
 
 
-class CoupledLSTMCell(_LSTMCell):
+class CoupledLSTMCell(GatedCell):
     """The LSTM whose input gate is 1 - f (CIFG in Greff et al. 2017), with a quarter fewer parameters.
 
         f, o = sigmoid(x W + h U + b)   g = tanh(x W + h U + b)   c' = f c + (1 - f) g   h' = o tanh(c')
@@ -394,8 +351,7 @@ class CoupledLSTMCell(_LSTMCell):
       ((32, 96), (5, 10, 32))
     """
 
-    num_gates = 3
-    forget_gate = 0
+    num_gates, forget_gate = 3, 0
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry
@@ -405,7 +361,7 @@ class CoupledLSTMCell(_LSTMCell):
         return c, sigmoid(o) * jnp.tanh(c)
 
 
-class PeepholeLSTMCell(_LSTMCell):
+class PeepholeLSTMCell(GatedCell):
     """The LSTM whose gates read the cell state (Gers and Schmidhuber 2000): TensorFlow 1's `use_peepholes`.
 
         i, f = sigmoid(x W + h U + p c + b)   c' = f c + i tanh(x W + h U + b)   o = sigmoid(x W + h U + p c' + b)
@@ -423,6 +379,8 @@ class PeepholeLSTMCell(_LSTMCell):
       ((3, 32), (5, 10, 32))
     """
 
+    forget_gate = 1
+
     def _add_params(self) -> None:
         self.peepholes = nnx.Param(jnp.zeros((3, self.hidden_features), self.param_dtype))
 
@@ -434,7 +392,7 @@ class PeepholeLSTMCell(_LSTMCell):
         return c, sigmoid(o + peep_o * c) * jnp.tanh(c)
 
 
-class LayerNormLSTMCell(_LSTMCell):
+class LayerNormLSTMCell(GatedCell):
     """The LSTM with layer normalization (Ba, Kiros and Hinton 2016, equations 20 to 22).
 
         i, f, o = sigmoid(z)   g = tanh(z)   z = LN(x W) + LN(h U) + b   c' = f c + i g   h' = o tanh(LN(c'))
@@ -453,6 +411,8 @@ class LayerNormLSTMCell(_LSTMCell):
       >>> cell.bias.shape, RNN(cell)(jnp.ones((5, 10, 28))).shape
       ((128,), (5, 10, 32))
     """
+
+    forget_gate = 1
 
     def __init__(
         self,
@@ -556,8 +516,8 @@ def is_plain(layer: Any) -> bool:
     )
 
 
-def gru_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:
-    """(h,) after a step of the GRU whose reset gate multiplies the product."""
+def gru_update(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:
+    """(h,) after a step of the GRU whose reset gate multiplies the product; it has no params of `gated`."""
     (h,) = carry
     r = sigmoid(projected[0] + recurrent[0])
     z = sigmoid(projected[1] + recurrent[1])
@@ -565,8 +525,8 @@ def gru_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array]:
     return (n + z * (h - n),)
 
 
-def lstm_update(carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, Array]:
-    """(c, h) after a step of the plain LSTM."""
+def lstm_update(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> tuple[Array, Array]:
+    """(c, h) after a step of the plain LSTM; it has no params of `gated`."""
     c, _ = carry
     i, f, g, o = map(jnp.add, projected, recurrent)
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)

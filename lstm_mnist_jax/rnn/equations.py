@@ -23,6 +23,9 @@ from lstm_mnist_jax.rnn.products import project_differentiably, vary_alike
 
 FAST_DTYPES = (jnp.float32, jnp.float64, jnp.bfloat16)
 
+DENSE = ("dense_i", "dense_h", "dense_p")
+"""The dense layers of a cell."""
+
 
 @dataclass(frozen=True)
 class Equations:
@@ -61,7 +64,7 @@ def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
     known = recipes.get(type(cell))
     if known is None:
         known = _gated if isinstance(cell, GatedCell) and type(cell).__call__ is GatedCell.__call__ else None
-    if known is None or not _are_plain(cell):
+    if known is None or not all(is_plain(getattr(cell, name)) for name in DENSE if hasattr(cell, name)):
         return None
     dtype = jnp.dtype(cell.dtype or jnp.promote_types(inputs_dtype, cell.dense_h.kernel[...].dtype))
     return known(cell, dtype) if dtype in map(jnp.dtype, FAST_DTYPES) else None
@@ -73,7 +76,6 @@ class CellSpec:
 
     dtype: Any
     widths: tuple[int, ...]
-    is_lstm: bool
     has_native_loops: bool
 
 
@@ -104,15 +106,10 @@ def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype:
         equations = equations_of(nnx.merge(graph, state), inputs_dtype)
         if equations is not None:
             has_native_loops = equations.lstm is not None or equations.gru is not None
-            found.append(CellSpec(equations.dtype, equations.widths, equations.lstm is not None, has_native_loops))
+            found.append(CellSpec(equations.dtype, equations.widths, has_native_loops))
 
     jax.eval_shape(read, structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds))
     return found[0] if found else None
-
-
-def _are_plain(cell: Any) -> bool:
-    """Whether the dense layers of a cell are plain matrix products."""
-    return all(map(is_plain, [cell.dense_i, cell.dense_h, *([cell.dense_p] if hasattr(cell, "dense_p") else [])]))
 
 
 def _has_own_activations(cell: Any) -> bool:
@@ -125,50 +122,41 @@ def _is_same(function: Any, other: Any) -> bool:
     return getattr(function, "_cache_miss", function) is getattr(other, "_cache_miss", other)
 
 
-def _of_flax(cell: Any, kernel: Array, bias: Array, update: Update, parts: int) -> Equations:
-    """One of Flax's cells, given the kernel and the bias that belong to its inputs."""
+def _known(cell: Any, dtype: Any, of_inputs: Any, update: Update) -> Equations:
+    """An LSTM or a GRU whose bias `of_inputs` is added to the projected inputs; None is zero."""
+    kernel = jnp.asarray(cell.dense_i.kernel[...], dtype)
+    bias = jnp.zeros(kernel.shape[1], dtype) if of_inputs is None else jnp.asarray(of_inputs[...], dtype)
+    is_lstm = update is lstm_update
     return Equations(
-        dtype=kernel.dtype,
-        widths=(cell.hidden_features,) * parts,
-        kernel=jnp.asarray(cell.dense_h.kernel[...], kernel.dtype),
-        num_gates=kernel.shape[1] // cell.hidden_features,
+        dtype=dtype,
+        widths=(cell.hidden_features,) * (2 if is_lstm else 1),
+        kernel=jnp.asarray(cell.dense_h.kernel[...], dtype),
+        num_gates=4 if is_lstm else 3,
         project=lambda inputs: project_differentiably(*vary_alike((inputs, kernel))) + bias,
         update=update,
+        lstm=(kernel, bias) if is_lstm else None,
+        gru=None if is_lstm else (kernel, bias),
     )
 
 
 def _lstm(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_h.bias is None or cell.dense_i.bias is not None:
         return None
-    kernel, bias = (jnp.asarray(part[...], dtype) for part in (cell.dense_i.kernel, cell.dense_h.bias))
-    return replace(_of_flax(cell, kernel, bias, _update_lstm, parts=2), lstm=(kernel, bias))
-
-
-def _update_lstm(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    return lstm_update(carry, projected, recurrent)
+    return _known(cell, dtype, cell.dense_h.bias, lstm_update)
 
 
 def _gru(cell: Any, dtype: Any) -> Equations | None:
     if _has_own_activations(cell) or cell.dense_i.bias is None or cell.dense_h.bias is not None:
         return None
-    kernel, bias = (jnp.asarray(part[...], dtype) for part in (cell.dense_i.kernel, cell.dense_i.bias))
-    return replace(_of_flax(cell, kernel, bias, _update_gru, parts=1), gru=(kernel, bias))
-
-
-def _update_gru(params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-    return gru_update(carry, projected, recurrent)
+    return _known(cell, dtype, cell.dense_i.bias, gru_update)
 
 
 def _gru_with_recurrent_bias(cell: Any, dtype: Any) -> Equations | None:
     if not cell.reset_after:
         return None  # its step has a product of its own
-    bias, recurrent_bias = (
-        jnp.zeros(3 * cell.hidden_features, dtype) if layer.bias is None else jnp.asarray(layer.bias[...], dtype)
-        for layer in (cell.dense_i, cell.dense_h)
-    )
-    kernel = jnp.asarray(cell.dense_i.kernel[...], dtype)
-    equations = replace(_of_flax(cell, kernel, bias, _update_gru, parts=1), gru=(kernel, bias))
-    return replace(equations, recurrent_bias=None if cell.dense_h.bias is None else recurrent_bias)
+    equations = _known(cell, dtype, cell.dense_i.bias, gru_update)
+    bias = cell.dense_h.bias
+    return equations if bias is None else replace(equations, recurrent_bias=jnp.asarray(bias[...], dtype))
 
 
 def _gated(cell: Any, dtype: Any) -> Equations | None:
@@ -180,7 +168,7 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
         return None
     # The gradients of the matrices are not computed step by step, so `update` must not read them.
-    matrices = {name: params.pop(name) for name in ("dense_i", "dense_h", "dense_p") if name in params}
+    matrices = {name: params.pop(name) for name in DENSE if name in params}
 
     def whole(matrices: Any, params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         return nnx.merge(graph, params | matrices, {}).update(carry, projected, recurrent)

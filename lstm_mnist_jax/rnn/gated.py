@@ -26,7 +26,7 @@ from jax import Array
 
 from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import outer, product, shift, state_dtype, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray
+from lstm_mnist_jax.rnn.recurrence import AnyArray, states_after
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 Carry = tuple[Array, ...]
@@ -101,12 +101,7 @@ def gated(
     dtype = state_dtype(recurrent_kernel.dtype)
     carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)
     masks = (recurrent_mask, zoneout)
-    after = None
-    if resets is not None:
-        after = (
-            jnp.asarray(resets, bool)[..., None],
-            tuple(jnp.asarray(part, dtype) for part in reset_carry or initial_carry),
-        )
+    after = states_after(resets, reset_carry or initial_carry, dtype)
     masks = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, masks))
     given: Any = params, projected, recurrent_kernel, recurrent_bias, projection, carry, masks, after
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
@@ -126,7 +121,7 @@ class _Settings(NamedTuple):
 class _Arrays(NamedTuple):
     """The arguments of `gated` that are arrays.
 
-    `masks` is (recurrent_mask, zoneout); `resets` is (booleans [time, batch, 1], reset_carry) or None.
+    `masks` is (recurrent_mask, zoneout); `resets` is (booleans [time, batch, 1], *reset_carry) or None.
     """
 
     params: Any
@@ -188,7 +183,7 @@ def _loop(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry,
     def step(carry: Carry, xs: Any) -> Any:
         projected, zones, reset = xs
         if resets is not None:
-            carry = tuple(jnp.where(reset, new, old) for new, old in zip(resets[1], carry, strict=True))
+            carry = tuple(jnp.where(reset, new, old) for new, old in zip(resets[1:], carry, strict=True))
         recurrent = _plus(product(_masked(carry[-1], recurrent_mask), kernel), bias)
         # Not left to JAX, which may be told to promote nothing (jax_numpy_dtype_promotion="strict").
         projected = tuple(gate.astype(recurrent.dtype) for gate in projected)
@@ -226,7 +221,7 @@ def _backward(settings: _Settings, arguments: Any, kept: Any, gradients: Any) ->
     recurrent_mask, zoneout = masks
     before = tuple(shift(first, part, settings.reverse) for first, part in zip(initial, carries, strict=True))
     if resets is not None:
-        before = tuple(jnp.where(resets[0], new, old) for new, old in zip(resets[1], before, strict=True))
+        before = tuple(jnp.where(resets[0], new, old) for new, old in zip(resets[1:], before, strict=True))
     recurring = _masked(before[-1], recurrent_mask)
     recurrent = _split(_plus(product(recurring, kernel), bias), projected)
 
@@ -270,7 +265,7 @@ def _backward(settings: _Settings, arguments: Any, kept: Any, gradients: Any) ->
     d_projection = None if projection is None else outer(unprojected, d_outputs.astype(projection.dtype))
     d_kernel = outer(recurring, d_recurrent)
     d_bias = None if bias is None else jnp.sum(d_recurrent, (0, 1)).astype(bias.dtype)
-    d_resets = resets and (None, d_reset)
+    d_resets = resets and (None, *d_reset)
     no_gradients = jax.tree.map(lambda mask: None, masks)
     return (_Arrays(d_params, d_projected, d_kernel, d_bias, d_projection, d_initial, no_gradients, d_resets),)
 

@@ -18,7 +18,7 @@ from jax import Array
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray, runs_native, steps_at_once
+from lstm_mnist_jax.rnn.recurrence import AnyArray, hidden_features, runs_native, states_after, steps_at_once
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 
@@ -70,16 +70,9 @@ def gru(
     inputs, kernel, recurrent_kernel, bias, initial_h = (
         jnp.asarray(array, jnp.float32) for array in (inputs, kernel, recurrent_kernel, bias, initial_h)
     )
-    hidden, gates = recurrent_kernel.shape
-    if gates != 3 * hidden:
-        raise ValueError(
-            f"recurrent_kernel is {hidden} x {gates}; with {hidden} hidden features, expected {3 * hidden} columns."
-        )
-    recurrent_bias = jnp.zeros(gates) if recurrent_bias is None else jnp.asarray(recurrent_bias)
-    after_reset = None
-    if resets is not None:
-        reset_h = initial_h if reset_h is None else jnp.asarray(reset_h, jnp.float32)
-        after_reset = (jnp.asarray(resets, bool)[..., None], reset_h)
+    hidden = hidden_features(recurrent_kernel, gates=3)
+    recurrent_bias = jnp.zeros(3 * hidden) if recurrent_bias is None else jnp.asarray(recurrent_bias)
+    after_reset = states_after(resets, (initial_h if reset_h is None else reset_h,), jnp.float32)
     # Half the weights of the gates r and z, which are sigmoids: so all gates are a tanh.
     scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0], jnp.float32), hidden)
     # The biases of r and z are added up once; the recurrent bias of n is multiplied by r.

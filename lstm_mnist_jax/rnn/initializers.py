@@ -1,5 +1,6 @@
 """Initial biases of gates, for given time scales of the cell states."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,13 +33,10 @@ def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:
       (True, True, True)
     """
 
-    def draw(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        del out_sharding
-        keep = jnp.log(jax.random.uniform(key, (shape[0] // len(gates),), minval=1.0, maxval=max_steps - 1.0))
-        zero = jnp.zeros_like(keep)
-        return jnp.concatenate([{"f": keep, "i": -keep}.get(gate, zero) for gate in gates]).astype(dtype)
+    def forget_bias(key: Any, hidden: int) -> Array:
+        return jnp.log(jax.random.uniform(key, (hidden,), minval=1.0, maxval=max_steps - 1.0))
 
-    return draw
+    return _with_opposite(forget_bias, gates, "i")
 
 
 def uniform_gates(gates: str) -> Initializer:
@@ -60,13 +58,21 @@ def uniform_gates(gates: str) -> Initializer:
       (True, True)
     """
 
-    def draw(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-        del out_sharding
-        hidden = shape[0] // len(gates)
+    def forget_bias(key: Any, hidden: int) -> Array:
         low = min(1 / hidden, 0.5 - 1e-6)
         u = jax.random.uniform(key, (hidden,), minval=low, maxval=1 - low)
-        forget = jnp.log(u / (1 - u))
-        zero = jnp.zeros_like(forget)
-        return jnp.concatenate([{"f": forget, "r": -forget}.get(gate, zero) for gate in gates]).astype(dtype)
+        return jnp.log(u / (1 - u))
+
+    return _with_opposite(forget_bias, gates, "r")
+
+
+def _with_opposite(forget_bias: Callable[[Any, int], Array], gates: str, opposite: str) -> Initializer:
+    """The initializer that draws the biases of gate f, negates them for the opposite gate, and is 0 for the others."""
+
+    def draw(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        del out_sharding
+        drawn = forget_bias(key, shape[0] // len(gates))
+        parts = {"f": drawn, opposite: -drawn}
+        return jnp.concatenate([parts.get(gate, jnp.zeros_like(drawn)) for gate in gates]).astype(dtype)
 
     return draw

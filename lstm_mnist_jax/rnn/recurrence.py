@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn import native, xla_loops
 from lstm_mnist_jax.rnn.derivatives import Function
@@ -144,20 +145,14 @@ def lstm(
       ((10, 5, 32), (5, 32))
     """
     recurrent_kernel = jnp.asarray(recurrent_kernel)
-    hidden, gates = recurrent_kernel.shape
-    if gates != 4 * hidden:
-        raise ValueError(
-            f"recurrent_kernel is {hidden} x {gates}; with {hidden} hidden features, expected {4 * hidden} columns."
-        )
+    hidden = hidden_features(recurrent_kernel, gates=4)
     dtype = recurrent_kernel.dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"recurrent_kernel holds {dtype}; expected floats.")
     inputs, kernel, bias = (jnp.asarray(array, dtype) for array in (inputs, kernel, bias))
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
-    after_reset = None
-    if resets is not None:
-        reset_c, reset_h = (jnp.asarray(part, state_dtype(dtype)) for part in reset_carry or initial_carry)
-        after_reset = (jnp.asarray(resets, bool)[..., None], reset_h, reset_c)
+    reset_c, reset_h = reset_carry or initial_carry
+    after_reset = states_after(resets, (reset_h, reset_c), dtype)
     loops = Loops(runs_native(backend, c.shape, dtype), reverse, unroll, return_cell_states)
     # Half the weights of the gates i, f and o, which are sigmoids.
     scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], dtype), hidden)
@@ -167,6 +162,24 @@ def lstm(
     run = with_automatic_axes(partial(_compiled_recurrence, loops), inputs, 0, 1, (0, 0, -1, -1))
     hs, cs, last_h, last_c = run(*arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
+
+
+def hidden_features(recurrent_kernel: Array, gates: int) -> int:
+    """The number of hidden features. Raises ValueError where the columns are not those of so many gates."""
+    hidden, columns = recurrent_kernel.shape
+    if columns != gates * hidden:
+        raise ValueError(
+            f"recurrent_kernel is {hidden} x {columns}; with {hidden} hidden features, expected {gates * hidden} "
+            f"columns."
+        )
+    return hidden
+
+
+def states_after(resets: Any, states: Any, dtype: DTypeLike) -> Any:
+    """Resets as the loops take them: booleans [time, batch, 1] and the states after them; None where there are none."""
+    if resets is None:
+        return None
+    return jnp.asarray(resets, bool)[..., None], *(jnp.asarray(state, state_dtype(dtype)) for state in states)
 
 
 class Loops(NamedTuple):
@@ -202,24 +215,21 @@ def _recurrence(
     """
     block = steps_at_once(loops.is_native, inputs, bias.size)
     if block is not None and block < inputs.shape[0]:
-        run = partial(_run_block, loops, kernel, bias, recurrent_kernel, resets and resets[1:])
-        xs = inputs if resets is None else (inputs, resets[0])
-        last, states = in_blocks(run, (h, c), xs, block, loops.reverse)
+
+        def run(carry: Any, xs: Any) -> Any:
+            inputs, at = xs
+            again = None if resets is None else (at, *resets[1:])
+            h, c = carry
+            hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, h, c, again)
+            return tuple(last), (hs, cs)
+
+        last, states = in_blocks(run, (h, c), (inputs, resets and resets[0]), block, loops.reverse)
         return *states, *last
     forward = native.lstm_forward if loops.is_native else xla_loops.lstm_forward
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
     arrays = (project(inputs, kernel), bias, recurrent_kernel, h, c, resets)
     hs, cs, _, *last = forward(*arrays, activations=False, **options)
     return hs, cs, *last
-
-
-def _run_block(
-    loops: Loops, kernel: Array, bias: Array, recurrent_kernel: Array, after: Any, carry: Any, xs: Any
-) -> Any:
-    inputs, resets = (xs, None) if after is None else (xs[0], (xs[1], *after))
-    h, c = carry
-    hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, h, c, resets)
-    return tuple(last), (hs, cs)
 
 
 def steps_at_once(is_native: bool, inputs: Array, gates: int) -> int | None:

@@ -27,11 +27,7 @@ class Call(NamedTuple):
       graph: the cell without its arrays.
       feature_axes: how many of the last axes of the inputs are features.
       time_axis: of the inputs and of the outputs.
-      reverse: see `RNN`.
-      keep_order: see `RNN`.
-      unroll: see `RNN`.
-      remat: see `RNN`.
-      backend: see `RNN`.
+      reverse, keep_order, unroll, remat, backend: see `RNN`.
       flax: the options (state_axes, broadcast_rngs) of Flax's own scan, if that runs the cell.
     """
 
@@ -50,8 +46,7 @@ class Arrays(NamedTuple):
     """The arrays of a call.
 
     Attributes:
-      params: the cell's parameters.
-      states: the cell's other states.
+      params, states: the cell's parameters, and its other states.
       inputs: [*batch, time, *features], the time at `Call.time_axis`.
       initial_carry: the cell's carry before the first step.
       seq_lengths: None, or integers [*batch] from 0 to time.
@@ -214,8 +209,7 @@ class _Loop(NamedTuple):
       initial: the carry before the first step and after a reset.
       mask: of recurrent dropout, or None.
       reverse: whether the loop starts at the last step.
-      unroll: see `RNN`.
-      backend: see `RNN`.
+      unroll, backend: see `RNN`.
     """
 
     equations: Equations

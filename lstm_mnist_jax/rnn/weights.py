@@ -114,14 +114,16 @@ def load_torch(layer: nnx.Module, state_dict: Mapping[str, Any], *, prefix: str 
         way = "its state_dict()" if hasattr(state_dict, "state_dict") else "a dictionary of arrays by name"
         raise ValueError(f"load_torch reads {way}; got {type(state_dict).__name__}.")
     found = {str(name): array for name, array in state_dict.items()}
-    weights = []
+    new = []
     for cell, names in zip(cells, _torch_names(layer, cells, found, prefix), strict=True):
-        arrays = {
-            kind: _checked("load_torch", names[kind], found[names[kind]], axes, cell)
-            for kind, axes in _torch_axes(cell).items()
-        }
-        weights.append(from_torch(arrays, cell.gates))
-    _set("load_torch", cells, weights)
+        own = {}
+        for kind, axes in _torch_axes(cell).items():
+            own[FROM_TORCH[kind]] = _checked("load_torch", names[kind], found[names[kind]], axes, cell).T
+        if cell.gates == "ifgo" and "bias" in own:
+            with np.errstate(all="ignore"):
+                own["bias"] = own["bias"] + own.pop("recurrent_bias")
+        new.append(own)
+    _set("load_torch", cells, new)
 
 
 def to_torch(layer: nnx.Module, *, prefix: str = "") -> dict[str, np.ndarray]:
@@ -240,15 +242,6 @@ def to_keras(layer: nnx.Module) -> list[np.ndarray]:
             weights["bias"] = np.stack([bias, weights.get("recurrent_bias", np.zeros_like(bias))])
         arrays += [reorder_gates(weights[part], cell.gates, KERAS_GATES[cell.gates]) for part in _keras_axes(cell)]
     return arrays
-
-
-def from_torch(arrays: Mapping[str, np.ndarray], gates: str) -> dict[str, np.ndarray]:
-    """The weights of a cell with these gates from PyTorch's arrays by kind. An LSTM's bias is the sum of its two."""
-    weights = {FROM_TORCH[kind]: array.T for kind, array in arrays.items()}
-    if gates == "ifgo" and "bias" in weights:
-        with np.errstate(all="ignore"):
-            weights["bias"] = weights["bias"] + weights.pop("recurrent_bias")
-    return weights
 
 
 def reorder_gates(array: np.ndarray, order: str, new_order: str) -> np.ndarray:

@@ -39,13 +39,11 @@ def lstm_forward(
       projected: the contribution of the inputs to the gates, [time, batch, 4 * hidden].
       bias: [4 * hidden].
       recurrent_kernel: [hidden, 4 * hidden].
-      h: before the first step, [batch, hidden].
-      c: before the first step, [batch, hidden].
+      h, c: before the first step, [batch, hidden].
       resets: None, or booleans [time, batch, 1] with the h and the c to which the carry returns before these steps.
       cells: whether to return cs.
       activations: whether to return the tanh of the gates' arguments, which a gradient needs.
-      reverse: see `recurrence.lstm`.
-      unroll: see `recurrence.lstm`.
+      reverse, unroll: see `recurrence.lstm`.
 
     Returns:
       hs and cs [time, batch, hidden], tanh of the gates' arguments [time, batch, 4 * hidden], and the last h and c.
@@ -86,17 +84,10 @@ def lstm_backward(
     """The backward loop of the LSTM: the gradients of `projected`, of the initial h and c, and with resets of theirs.
 
     Args:
-      activations: a result of the forward loop.
-      cs: a result of the forward loop.
-      initial_c: as for the forward loop.
-      recurrent_kernel: as for the forward loop.
-      d_hs: the gradient of hs; None is zero, and is not added.
-      d_cs: the gradient of cs; None is zero, and is not added.
-      d_last_h: the gradient of the last h.
-      d_last_c: the gradient of the last c.
+      activations, cs: results of the forward loop.
+      initial_c, recurrent_kernel, reverse, unroll: as for the forward loop.
+      d_hs, d_cs, d_last_h, d_last_c: the gradients of its results. None is zero, and is not added.
       resets: None, or booleans [time, batch, 1] with the c to which the carry returns before these steps.
-      reverse: as for the forward loop.
-      unroll: as for the forward loop.
     """
     previous_c = shift(initial_c, cs, reverse)
     if resets is not None:
@@ -153,8 +144,7 @@ def gru_forward(
       h: before the first step, [batch, hidden].
       resets: None, or booleans [time, batch, 1] with the h to which the carry returns before these steps.
       activations: whether to return what a gradient needs.
-      reverse: see `gru.gru`.
-      unroll: see `gru.gru`.
+      reverse, unroll: see `gru.gru`.
 
     Returns:
       hs [time, batch, hidden], tanh of the gates' arguments [time, batch, 3 * hidden], the recurrent product which r
@@ -198,16 +188,9 @@ def gru_backward(
     """The backward loop of the GRU: the gradients of `projected`, `recurrents`, the initial h and resets.
 
     Args:
-      activations: a result of the forward loop.
-      recurrents: a result of the forward loop.
-      hs: a result of the forward loop.
-      initial_h: as for the forward loop.
-      recurrent_kernel: as for the forward loop.
-      d_hs: the gradient of hs; None is zero, and is not added.
-      d_last_h: the gradient of the last h.
-      resets: as for the forward loop.
-      reverse: as for the forward loop.
-      unroll: as for the forward loop.
+      activations, recurrents, hs: results of the forward loop.
+      initial_h, recurrent_kernel, resets, reverse, unroll: as for the forward loop.
+      d_hs, d_last_h: the gradients of its results. None is zero, and is not added.
     """
     dtype = state_dtype(recurrent_kernel.dtype)
     previous_h = shift(initial_h, hs, reverse).astype(dtype)

@@ -93,6 +93,7 @@ class TrainingLoop:
         self._folder, self._group, self._numbers = folder, group, folder.groups[group]
         self._program, self._states = program, states
         self._epoch_seconds, self._console, self._on_epoch = record.epoch_seconds, console, on_epoch
+        self._has_on_epoch = bool(processes.gather(np.array(on_epoch is not None))[0])
 
     @property
     def is_complete(self) -> bool:
@@ -142,7 +143,7 @@ class TrainingLoop:
             if at_end or stopped_by or overdue:
                 self._save()
                 last_save = time.monotonic()
-            if at_end:
+            if at_end and self._has_on_epoch:
                 self._call_on_epoch(epochs)
 
     def _has_ended(self, step: int, member: MemberStatus) -> bool:

@@ -102,35 +102,29 @@ def join(processes: Processes, facts: Mapping[str, Any]) -> None:
     options: Any = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "initialization_timeout": patience}
     if processes.coordinator is not None:
         rendezvous(processes, _flat(facts))
-        with _without_preemption_service():
-            jax.distributed.initialize(
-                processes.coordinator,
-                processes.num_processes,
-                processes.process_id,
-                cluster_detection_method="deactivate",
-                coordinator_bind_address=bind_address(processes),  # JAX's default is every address of the machine
-                **options,
-            )
-    elif environment_names_others() or importlib.util.find_spec("libtpu"):
-        try:
-            with _without_preemption_service():
-                jax.distributed.initialize(**options)
-        except (RuntimeError, ValueError) as error:
-            if "coordinator_address should be defined" in str(error) and not environment_names_others():
-                return  # the library for TPUs is there, but no TPU
-            raise ConfigError(
-                f"JAX could not join the other processes that the environment names: {error} Name them with "
-                "--coordinator, --num-processes and --process-id, or train alone with --num-processes 1."
-            ) from error
-
-
-@contextlib.contextmanager
-def _without_preemption_service() -> Iterator[None]:
-    """Switches off JAX's handler of SIGTERM, which would replace ours, that saves before a run ends."""
+        options |= {
+            "coordinator_address": processes.coordinator,
+            "num_processes": processes.num_processes,
+            "process_id": processes.process_id,
+            "cluster_detection_method": "deactivate",
+            "coordinator_bind_address": bind_address(processes),  # JAX's default is every address of the machine
+        }
+    elif not environment_names_others() and importlib.util.find_spec("libtpu") is None:
+        return
+    # JAX's handler of SIGTERM would replace ours, which saves before a run ends.
     before = jax.config.values["jax_enable_preemption_service"]
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        yield
+        jax.distributed.initialize(**options)
+    except (RuntimeError, ValueError) as error:
+        if processes.coordinator is not None:
+            raise
+        if "coordinator_address should be defined" in str(error) and not environment_names_others():
+            return  # the library for TPUs is there, but no TPU
+        raise ConfigError(
+            f"JAX could not join the other processes that the environment names: {error} Name them with "
+            "--coordinator, --num-processes and --process-id, or train alone with --num-processes 1."
+        ) from error
     finally:
         jax.config.update("jax_enable_preemption_service", before)
 

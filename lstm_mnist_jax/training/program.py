@@ -175,12 +175,12 @@ def make_program(
     numbers = [OptimizerNumbers.of(member.optimizer) for member in padded]
     each, at_once = _for_each(len(padded) // mesh.shape[MEMBER_AXIS], mesh)
     feed = make_feed(padded, dataset.train, mesh, device_data_limit)
-    functions = _functions(
+    init_states, run_steps = _functions(
         traced_config(config), steps_per_epoch, dataset.image_shape, len(dataset.class_names), mesh, each,
         feed.batch_of, feed.specs,
     )  # fmt: skip
     # Traced once, for the shapes of the states, and compiled only if a run begins with it.
-    init = functions.init.trace(seeds)
+    init = init_states.trace(seeds)
     return TrainingProgram(
         configs=configs,
         mesh=mesh,
@@ -190,7 +190,7 @@ def make_program(
             init.out_info,
         ),
         steps_per_epoch=steps_per_epoch,
-        _run_steps=functions.run_steps,
+        _run_steps=run_steps,
         _numbers=place(jax.tree.map(lambda *values: np.array(values, np.float32), *numbers), members),
         _feed=feed,
         _evaluator=Evaluator(
@@ -214,13 +214,6 @@ def refuse_streaming(dataset: Dataset, device_data_limit: float) -> None:
         )
 
 
-class _Functions(NamedTuple):
-    """The compiled functions of a program: (seeds) -> the first states, and that of `TrainingProgram.run_steps`."""
-
-    init: Any
-    run_steps: Any
-
-
 @lru_cache(maxsize=KEPT_PROGRAMS)
 def _functions(
     config: Config,
@@ -231,8 +224,11 @@ def _functions(
     each: ForEach,
     batch_of: BatchOf,
     specs: tuple[Any, Any],
-) -> _Functions:
-    """The same functions for the same arguments: a second run of a process neither traces nor compiles them again."""
+) -> tuple[Any, Any]:
+    """The compiled functions of a program: (seeds) -> the first states, and that of `TrainingProgram.run_steps`.
+
+    They are the same for the same arguments: a second run of a process neither traces nor compiles them again.
+    """
     train_step = make_train_step(config, steps_per_epoch, mesh.shape[DATA_AXIS], batch_of)
 
     def run_steps(states: TrainState, n: jax.Array, numbers: OptimizerNumbers, shared: Any, own: Any) -> TrainState:
@@ -252,10 +248,8 @@ def _functions(
         check_vma=False,
     )
     first_states = jax.vmap(partial(init_state, config, image_shape, num_classes))
-    return _Functions(
-        jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh)),
-        jax.jit(sharded, donate_argnums=0, out_shardings=members),
-    )
+    init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh))
+    return init, jax.jit(sharded, donate_argnums=0, out_shardings=members)
 
 
 def _for_each(members: int, mesh: Mesh) -> tuple[ForEach, int]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
@@ -100,26 +99,13 @@ def train(
       (1, 10, 10000)
     """
     settings = ("one", config, run_dir, resume, execution, together, console)
-    with processes.distributed_session(*settings) as (config, run_dir, mesh, console):
-        return _train(config, run_dir, resume, mesh, execution, console, on_epoch)
-
-
-def _train(
-    config: Config,
-    run_dir: Path,
-    resume: bool,
-    mesh: Mesh,
-    execution: Execution,
-    console: Console,
-    on_epoch: OnEpoch | None,
-) -> TrainingResult:
-    first = processes.is_first()
-    former = run_folder.read_run(run_dir) if resume else None
-    if former is None and first:
-        run_folder.refuse_occupied(run_dir)
-    dataset = load_same(config)
-    program = make_program([config], dataset, mesh, execution.device_data_limit)
-    with ExitStack() as stack:
+    with processes.distributed_session(*settings) as (config, run_dir, mesh, console), ExitStack() as stack:
+        first = processes.is_first()
+        former = run_folder.read_run(run_dir) if resume else None
+        if former is None and first:
+            run_folder.refuse_occupied(run_dir)
+        dataset = load_same(config)
+        program = make_program([config], dataset, mesh, execution.device_data_limit)
         if former is not None and former.member is not None:
             # This refuses what cannot be resumed, before anything is written.
             run_folder.resume_run_folder(former, config, dataset)

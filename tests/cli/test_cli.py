@@ -21,8 +21,6 @@ from runs import TINY_OPTIONS
 import lstm_mnist_jax
 from lstm_mnist_jax import __version__, load
 from lstm_mnist_jax.cli import main as cli
-from lstm_mnist_jax.cli import parsing
-from lstm_mnist_jax.cli.evaluate import EvaluateArguments
 from lstm_mnist_jax.cli.parsing import OutputConsole, TrainingConsole
 from lstm_mnist_jax.config import PRESETS, SWEEPABLE
 from lstm_mnist_jax.progress import say
@@ -493,12 +491,6 @@ def test_help_names_folders_and_files(command_line):
         assert re.findall(r"^  ([A-Z_]+) ", text, re.MULTILINE) == names
 
 
-def test_errors_of_other_kinds_have_the_words_of_the_parser():
-    frame = "╭─ Value error ─╮\n│ It does not   │\n│ work.         │\n│ ──── │\n│ For full helptext, see │\n╰──╯\n"
-    found = parsing._fault(EvaluateArguments, "lstm-mnist evaluate", ["run"], frame)
-    assert found == "Value error: It does not work."
-
-
 def test_every_hyperparameter_of_the_optimizer_can_be_swept(command_line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     done = command_line("sweep", "--help-all")
@@ -584,7 +576,15 @@ def ignored_hang_up():
     signal.signal(signal.SIGHUP, former)
 
 
-def test_a_closed_console_of_a_command_that_does_not_train():
+@pytest.fixture
+def default_hang_up():
+    """As in a terminal, also where the tests run under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+def test_a_closed_console_of_a_command_that_does_not_train(default_hang_up):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed_pipe:

@@ -93,7 +93,7 @@ def test_damaged_files_are_refused(tmp_path, content, message):
 
 
 def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="cannot be read: No such file"):
         read_idx(tmp_path / "nothing")
     with pytest.raises(DataError, match="cannot be read"):
         read_idx(tmp_path)

@@ -35,7 +35,7 @@ def small(path, **options):
     return load(path, **{"validation_examples": 2, "test_fraction": 0.34} | options)
 
 
-@pytest.mark.parametrize("names", [("train", "test"), ("Training", "TESTING", "valid")])
+@pytest.mark.parametrize("names", [("train", "test"), ("training_set", "test_set"), ("Training", "TESTING", "valid")])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_folders_for_each_split(tmp_path, names, wrapped):
     root = tmp_path / "digits" if wrapped else tmp_path
@@ -62,6 +62,11 @@ def test_one_folder_a_class_is_split_with_a_seed(tmp_path):
     assert sorted(itertools.chain(*values[0])) == list(range(20))  # each picture once
     assert "pictures in" in found[0].describe()
     assert "test split: 0.1 of each class, seed 0" in found[0].describe()
+
+
+def test_a_class_may_be_called_train_station(tmp_path):
+    write(tmp_path, ["airport", "train_station"])
+    assert small(tmp_path).class_names == ("airport", "train_station")
 
 
 def test_litter_is_left_out_and_named(tmp_path):

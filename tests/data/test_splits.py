@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lstm_mnist_jax.data import Dataset, Examples
@@ -39,6 +39,7 @@ MIXED, SORTED = np.arange(60) % 3, np.arange(60) // 20
 
 @settings(max_examples=200, deadline=None)
 @given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8), count=st.integers(0, 200), seed=st.integers(0, 99))
+@example(sizes=[2, 2, 2, 2, 6], count=5, seed=0)
 def test_stratified_takes_each_class_in_proportion(sizes, count, seed):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     chosen = stratified(labels, count, seed)

@@ -70,6 +70,8 @@ TABLES = {
     "0,5": text([[row[0], *(f"{cell / 255:.6f}".replace(".", ",") for cell in row[1:])] for row in FIRST], ";"),
     "pandas' index": text(np.column_stack([np.arange(COUNT), FIRST]), header=["", "label", *PIXELS]),
     "pandas without names": text(FIRST, header=range(37)),
+    "pandas' index without names": text(np.column_stack([np.arange(COUNT), LAST]), header=["", *range(37)]),
+    "numbers and a name": text(FIRST, header=["lettr", *range(36)]),
     "pixels by name": text(
         np.column_stack([LABELS, FLAT[:, BY_NAME]]), header=["label", *(PIXELS[n] for n in BY_NAME)]
     ),
@@ -120,6 +122,7 @@ ARCHIVES = {
     "channel last": {"x": X[..., None], "y": Y},
     "one-hot": {"x": X, "y": ONE_HOT},
     "0 to 1": {"x": (X / 255).astype(np.float32), "y": Y},
+    "0 to nearly 1": {"x": (X / 255 * 1.000001).astype(np.float32), "y": Y},
     "16 bits": {"x": X.astype(np.uint16) * 257, "y": Y},
     "int64": {"x": X.astype(">i8"), "y": Y.astype(np.uint8)},
     "Fortran": {"x": np.asfortranarray(X), "y": Y},
@@ -176,7 +179,11 @@ def test_folders_of_files(tmp_path):
 
 def test_what_is_assumed_is_said(tmp_path):
     np.savez(tmp_path / "a.npz", x=X // 16, y=Y)
-    assert "the brightest pixel is 15 of 255" in small(tmp_path / "a.npz").describe()
+    found = small(tmp_path / "a.npz")
+    assert "pixels from 0 to 15, scaled to 255" in found.describe()
+    assert set(joined(found)) == {(image // 16 * 17).tobytes() for image in IMAGES}
+    np.savez(tmp_path / "a.npz", x=X // 4, y=Y)
+    assert "the brightest pixel is 63 of 255" in small(tmp_path / "a.npz").describe()
     np.savez(tmp_path / "a.npz", x=X // 255, y=Y)
     assert "pixels from 0 to 1, times 255" in small(tmp_path / "a.npz").describe()
     np.savez(tmp_path / "a.npz", x=X, y=Y + 1)
@@ -185,6 +192,11 @@ def test_what_is_assumed_is_said(tmp_path):
     assert "not read: a.npz: class_names" in small(tmp_path / "a.npz").describe()
     np.savez(tmp_path / "a.npz", x=FLAT, y=Y)
     assert small(tmp_path / "a.npz", image_size=(4, 9)).image_shape == (4, 9)
+    np.savez(tmp_path / "a.npz", x=np.pad(255 - X, ((0, 0), (9, 9), (9, 9)), constant_values=250), y=Y)
+    assert "light background" in small(tmp_path / "a.npz").describe()
+    np.savez(tmp_path / "a.npz", x=FLAT, y=Y)
+    colours = small(tmp_path / "a.npz", image_size=(4, 3, 3))
+    assert "the three channels of a pixel stand together in a row, which is assumed" in colours.describe()
     corner = FIRST.copy()
     corner[:, -1] = LABELS[::-1]
     (tmp_path / "b.csv").write_text(text(corner))
@@ -192,12 +204,23 @@ def test_what_is_assumed_is_said(tmp_path):
 
 
 def test_emnist_as_a_table_is_transposed(tmp_path):
-    (tmp_path / "emnist-letters-train.csv").write_text(text(FIRST + np.eye(1, 37, dtype=int)))
-    found = small(tmp_path / "emnist-letters-train.csv", classes="present")
-    assert found.class_names == ("a", "b", "c")
-    assert set(joined(found)) == {np.ascontiguousarray(image.T).tobytes() for image in IMAGES}
-    assert "transposed, as EMNIST is published" in found.describe()
+    """A file that is named, and the two files of a folder; other tables beside them are not of one orientation."""
+    cells = FIRST + np.eye(1, 37, dtype=int)
+    (tmp_path / "emnist-letters-train.csv").write_text(text(cells))
+    one = small(tmp_path / "emnist-letters-train.csv", classes="present")
+    (tmp_path / "emnist-letters-train.csv").write_text(text(cells[:16]))
+    (tmp_path / "EMNIST-letters-test.csv").write_text(text(cells[16:]))
+    for found in (one, small(tmp_path, classes="present")):
+        assert found.class_names == ("a", "b", "c")
+        assert set(joined(found)) == {np.ascontiguousarray(image.T).tobytes() for image in IMAGES}
+        assert "transposed, as EMNIST is published" in found.describe()
+    (tmp_path / "EMNIST-letters-test.csv").rename(tmp_path / "test.csv")
+    with pytest.raises(DataError, match=r"several sets, or of EMNIST and others: emnist-letters-train.csv, test.csv"):
+        small(tmp_path)
 
+
+PANDAS_HEADER = [0, *(f"0.{n}" for n in range(1, 36)), 1]
+BY_COLUMN = ["label", *(f"x{x}y{y}" for y in range(6) for x in range(6))]
 
 BAD_TABLES = {
     "": "is empty",
@@ -213,6 +236,13 @@ BAD_TABLES = {
     text(FIRST.T): "no square.*or is the table transposed",
     text(FIRST, header=["label", *PIXELS[:-1], "remark"]): "neither labels nor pixels: remark",
     text(FIRST, header=["label", "class", *PIXELS[1:]]): "several columns could be the labels: label, class",
+    text(FIRST, header=PANDAS_HEADER): "its first row is an image that pandas took for a header",
+    text(FIRST, header=BY_COLUMN): "its header has x0y0 before x1y0",
+    text(FIRST, header=["label", *PIXELS]).replace("\n1,", "\nnan,", 1): "the label of image 1 is 'nan'",
+    text(FIRST, header=["label", *PIXELS]).replace("\n1,", "\n,", 1): "row 3: its label has no characters",
+    text([[n % 7 * 2, *range(1, 36), n % 30] for n in range(60)]): "its first or its last column.*7 and 30 values",
+    text([["ab"[n % 2], 7.8, n, 3.1, 2] for n in range(9)]): "a pixel is 8, and none is brighter|a pixel is 7.8",
+    text(FIRST[LABELS == 0]): "neither its first nor its last",
     text(FLAT, header=PIXELS): "of the train split, the labels are missing",
     text([[7, *[0] * 36]] * 9): "neither its first nor its last column can be labels",
     "label," + ",".join(PIXELS): "has a header, but no images",
@@ -270,6 +300,10 @@ BAD_ARCHIVES = {
     "normalized": (lambda: npz_of(x=X / 127.5 - 1, y=Y), r"pixel \[0, 0\] of image 0 is -1.0.*Undo a normal"),
     "NaN": (lambda: npz_of(x=np.where(X[3, 3, 3] == X, np.nan, X), y=Y), "is nan; expected 0 to 255"),
     "too large": (lambda: npz_of(x=X.astype(int) * 2, y=Y), "a pixel is 510"),
+    "two scales": (lambda: npz_of(x_train=X, y_train=Y, x_test=X / 255, y_test=Y), "255 in train, 1 in test"),
+    "divided by the deviation": (lambda: npz_of(x=X / 78.5, y=Y), "a pixel is 3.24841, and none is brighter"),
+    "12 bits": (lambda: npz_of(x=X.astype(np.uint16) * 16, y=Y), "a pixel is 4080, and none is brighter"),
+    "one class": (lambda: npz_of(x=X, y=Y * 0), "examples of one class only, '0'"),
     "two": (lambda: npz_of(x=X, images=X, y=Y), "both a.npz: x and a.npz: images could be the train split"),
     "two sizes": (lambda: npz_of(x_train=X, y_train=Y, x_test=X[:, 1:], y_test=Y), "images of several sizes: 5 x 6"),
     "text": (lambda: npz_of(x=NAMES[Y][:, None], y=Y), "the images are of type <U6"),

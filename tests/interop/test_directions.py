@@ -14,7 +14,7 @@ from stacks import apply, assert_close
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop import flax, formats, torch
+from lstm_mnist_jax.interop import files, flax, formats, torch
 
 SIZES = {"lstm": 4, "gru": 3}
 
@@ -181,6 +181,35 @@ def test_linen_computes_the_same_in_both_directions(rng, cell, tmp_path):
         assert_close(flax.to_tree(imported.params), tree, atol=1e-6)
 
 
+def test_a_linen_layer_of_both_directions_as_wide_as_its_input_is_no_stack(rng, tmp_path):
+    class Square(nn.Module):
+        both: bool
+        flatten: bool = False
+
+        @nn.compact
+        def __call__(self, outputs):
+            layers = [nn.RNN(nn.OptimizedLSTMCell(5)) for _ in range(2)]
+            outputs = nn.Bidirectional(*layers)(outputs) if self.both else layers[1](layers[0](outputs))
+            return nn.Dense(3)(outputs.reshape(len(outputs), -1) if self.flatten else outputs[:, -1])
+
+    images, path = rng.random((3, 6, 5), np.float32), tmp_path / "model.msgpack"
+    cells = [f"params/OptimizedLSTMCell_{number}" for number in range(2)]
+    for both, flatten, layers in [(True, False, []), (False, False, []), (True, True, [" and ".join(cells)]),
+                                  (False, True, cells)]:  # fmt: skip
+        network = Square(both, flatten)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), images)
+        tree = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype("f4"), shapes)
+        files.write_msgpack(path, tree)
+        if flatten:
+            with pytest.raises(WeightsError, match=r"may be two layers, or the two directions of one. .*--layer"):
+                formats.read("flax", path)
+        given = formats.Given(pooling="last_step" if both and not flatten else None)
+        imported = formats.read("flax", path, layers=layers, given=given)
+        expected = jax.jit(network.apply)(tree, images)
+        np.testing.assert_allclose(apply(imported.params, images, imported.config), expected, atol=1e-5)
+        assert sum("taken for the two directions of one layer" in note for note in imported.notes) == both
+
+
 def test_trees_of_cells_with_the_same_names_are_refused_or_noted(tmp_path):
     ur = drawn(ModelConfig(cell="ur_lstm", hidden_features=(4,)))
     with pytest.raises(WeightsError, match=r"rnn/layers/0/cell has the biases of another cell .* such as a UR-LSTM"):
@@ -192,3 +221,8 @@ def test_trees_of_cells_with_the_same_names_are_refused_or_noted(tmp_path):
     imported = formats.read("flax", tmp_path / "model.msgpack")
     assert_close(imported.params, gru, atol=0)
     assert "GRUCells of NNX are assumed" in imported.notes[0]
+    assert "assumed are Flax's defaults, tanh and sigmoid" in imported.notes[1]
+    both = flax.flatten(drawn(ModelConfig(hidden_features=(4,), bidirectional=True)), ".")
+    files.write_safetensors(tmp_path / "model.safetensors", both, {})
+    with pytest.raises(WeightsError, match=r"reads both directions, .*give --pooling last_step"):
+        formats.read("safetensors", tmp_path / "model.safetensors")

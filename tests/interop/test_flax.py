@@ -114,6 +114,10 @@ def test_trees_of_other_networks_are_refused():
     tree["params"]["OptimizedLSTMCell_0"]["ii"]["kernel"] = np.zeros((5, 3))
     with pytest.raises(WeightsError, match="gates of the layer params/OptimizedLSTMCell_0 are of different"):
         flax.from_tree(tree)
+    tree = flax.to_tree(torch.from_state_dict(state_dict()))
+    tree["params"]["PReLU_0"] = {"negative_slope": np.array(0.01, np.float32)}
+    with pytest.raises(WeightsError, match=r"more besides the recurrent layers: params/PReLU_0/negative_slope. If"):
+        flax.from_tree(tree)
     with pytest.raises(WeightsError, match=r"There is no LSTM or GRU layer: no dense_i/kernel or ii/kernel"):
         flax.from_tree({"params": {"Dense_0": {"kernel": np.zeros((2, 3))}}})
 

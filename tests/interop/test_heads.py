@@ -237,6 +237,13 @@ def test_what_is_unknown_is_asked_for_and_what_contradicts_is_refused(rng, tmp_p
     save_file(state_dict(rng), tmp_path / "plain.safetensors")
     with pytest.raises(WeightsError, match=r"of which the file has none. Leave it out"):
         formats.read("torch", tmp_path / "plain.safetensors", given=formats.Given(dense_activation="relu"))
+    with pytest.raises(WeightsError, match=r"--pooling is all, but the dense layers .* take the features of one step"):
+        formats.read("torch", tmp_path / "plain.safetensors", given=formats.Given(pooling="all"))
+    for given, line in [
+        (formats.Given(), "the last output (assumed, as the file does not hold it: see --pooling)"),
+        (formats.Given(pooling="mean"), "mean pooling over all steps"),
+    ]:
+        assert line in formats.read("torch", tmp_path / "plain.safetensors", given=given).describe()
 
 
 def test_networks_that_a_function_cannot_hold_are_refused():

@@ -195,12 +195,12 @@ def test_folders_of_other_models_are_refused(tmp_path):
         ({"format": 2, "version": "9.9"}, "has the format 2, expected 1. It is of another version .*9.9"),
         ({"image_shape": [6, -5]}, r"image_shape \[6, -5\], expected \[height, width\]"),
         ({"image_shape": [6, 4]}, "does not fit config.json: .*dense_i.kernel is"),
-        ({"id2label": {"0": "a"}}, r"dense.bias \[3\]; config.json says 2 layers and 1 class\."),
+        ({"id2label": {"0": "a"}}, r"does not fit config.json: dense.bias is \(3,\), expected \(1,\)"),
         ({"step": -1}, "has the step -1"),
         ({"model": short}, "config.json: model lacks cell"),
         ({"model": contents["model"] | {"cell": "gru"}}, "does not fit config.json"),
         ({"model": contents["model"] | {"hidden_features": [4] * 10**5}}, "says 100,000 layers"),
-        ({"model": contents["model"] | {"dense_features": [4] * 600}}, "has 0 hidden dense .*config.json says 600"),
+        ({"model": contents["model"] | {"dense_features": [4] * 600}}, "config.json says 60[12] layers"),
         ({"training": {"seed": 0}}, "config.json: training lacks"),
     ]:
         (folder / "config.json").write_text(json.dumps(contents | change))
@@ -217,7 +217,7 @@ def test_folders_of_other_models_are_refused(tmp_path):
     for change, message in [
         ({"dense.bias": np.full(3, np.nan, "f4")}, "dense.bias holds values that are not finite"),
         ({"dense.bias": np.zeros(3, "f2")}, "dense.bias in float16, expected float32"),
-        ({"dense.bias.more": np.zeros(3, "f4")}, "within another array|twice"),
+        ({"dense.bias.more": np.zeros(3, "f4")}, r"dense.bias.more is \(3,\), expected none"),
         ({"other": np.zeros(3, "f4")}, "does not fit config.json"),
     ]:
         save_file(arrays | change, folder / "model.safetensors")

@@ -36,7 +36,7 @@ def test_folded_networks_compute_what_the_networks_computed_of_their_inputs(conf
         theirs = ((pixels / inputs.scale - inputs.mean) / inputs.std).astype(np.float32)
         expected = apply(small, theirs, config)
         np.testing.assert_allclose(apply(inputs.fold(small), pixels, config), expected, atol=2e-5)
-    with pytest.raises(WeightsError, match="not into this first layer"):
+    with pytest.raises(WeightsError, match="not those of LSTM or GRU layers"):
         Inputs(0.5).fold(drawn(ModelConfig(cell="layer_norm_lstm", hidden_features=(4,))))
 
 

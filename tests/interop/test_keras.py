@@ -216,7 +216,7 @@ def test_configs_of_other_models_are_refused(tmp_path):
         ("gru_model", lambda c: first(c).update(recurrent_activation="hard_sigmoid"), "GRU only tanh and sigmoid"),
         ("gru_model", lambda c: [part.update(class_name="LSTM") for part in c["config"][:2]], "gru_2 is a LSTM with"),
         ("gru_model", lambda c: c["config"][0].update(class_name="CuDNNGRU"), "a CuDNNGRU, but its arrays are not"),
-        ("gru_model", lambda c: c["config"][0].update(class_name="LSTM"), "LSTM and GRU layers, which"),
+        ("gru_model", lambda c: c["config"][0].update(class_name="LSTM"), "gru_2 is a LSTM with weights"),
         ("bidirectional_keras1_model", lambda c: first(c).update(merge_mode="ave"), "merge_mode=ave, expected concat"),
         ("bidirectional_keras1_model", lambda c: first(c).update(merge_mode=None), "merge_mode=None, expected concat"),
         ("bidirectional_keras1_model", backward(activation="relu"), "The two directions of .* bidirectional_1 differ"),
@@ -226,7 +226,7 @@ def test_configs_of_other_models_are_refused(tmp_path):
             lambda c: first(c)["layer"].update(class_name="RNN"),
             "bidirectional_1 has a RNN",
         ),
-        ("bidirectional_keras1_model", one_way, "in one and in both directions, which this classifier does not have"),
+        ("bidirectional_keras1_model", one_way, "The LSTM layer bidirectional_1 has the arrays U_c"),
         ("keras2_model", lambda c: first(c).update(return_state=True), "return_state=True, expected False"),
         ("keras2_model", lambda c: first(c).update(name="lstm_8"), "names the layers lstm_8, lstm_3, dense_1, but"),
         ("keras2_model", lambda c: c["config"].pop(0), "names the layers lstm_3, dense_1, but the file has the arrays"),
@@ -278,7 +278,7 @@ def test_arrays_of_other_recurrent_layers_are_refused(tmp_path):
     for layers, message in [
         ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12), "bias:0": (12,)}}, "GRU with reset_after=False"),
         ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12)}}, "a GRU without biases, of which weights alone"),
-        ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12), "bias:0": (3, 12)}}, "do not fit together"),
+        ({"gru": {"kernel:0": (5, 12), "recurrent_kernel:0": (4, 12), "bias:0": (3, 12)}}, "does not fit together"),
         ({"gru": {f"gru_{kind}_{gate}": (4, 4) for kind in "WU" for gate in "zrh"}}, "is a GRU of Keras 1: its reset"),
         ({"rnn": {"kernel:0": (5, 4), "recurrent_kernel:0": (4, 4), "bias:0": (4,)}}, "that of a simple RNN"),
         ({"lstm": lstm | {"peephole:0": (4,)}}, "has more than an LSTM or a GRU: peephole:0"),
@@ -445,6 +445,20 @@ def test_the_order_of_the_layers_is_that_of_the_model(tmp_path):
         np.testing.assert_array_equal(first, model.first.get_weights()[1])
     with pytest.raises(WeightsError, match="of the class Subclass, whose program decides what it computes"):
         keras.from_model(model)
+
+
+def test_a_dense_layer_that_the_list_of_layers_has_between_recurrent_ones_is_refused():
+    shapes = {"lstm": [(5, 16), (4, 16), (16,)], "dense": [(4, 4), (4,)], "lstm_1": [(4, 16), (4, 16), (16,)]}
+    shapes["dense_1"] = [(4, 3), (3,)]
+    parts = ["kernel", "recurrent_kernel", "bias"]
+    layers, arrays = {}, {}
+    for layer, own in shapes.items():
+        layers[layer] = [f"{layer}/{part}:0" for part in (parts if len(own) == 3 else parts[::2])]
+        arrays |= zip(layers[layer], map(np.zeros, own), strict=True)
+    with pytest.raises(WeightsError, match=r"has dense between its recurrent layers: lstm, dense, lstm_1, dense_1"):
+        keras.from_file(files.KerasFile(arrays, layers, version="2.4.0"))
+    order = ["lstm", "lstm_1", "dense", "dense_1"]
+    assert keras.from_file(files.KerasFile(arrays, layers, version="2.4.0"), order=order).names == tuple(order)
 
 
 def test_hdf5_with_oversized_or_external_arrays_is_refused(tmp_path):

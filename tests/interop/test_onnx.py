@@ -355,7 +355,8 @@ REFUSED = [
     ("m = Slice(x, big, FIRST, i1, im1)" + LSTM.replace("(x)", "(m)") + HEAD, "reads the steps in another order"),
     ("m = Cast<to=7>(x) n = Cast<to=1>(m)" + LSTM.replace("(x)", "(n)") + HEAD, "rounds to another type than floats"),
     (LSTM + "h = Squeeze(H, i0) d, m = Dropout(h) y = Gemm(m, K, c)", "uses output 2 of the operator Dropout"),
-    (LSTM + "h = Squeeze(H, i0) y = Gemm(h, NAN, c)", "dense.kernel holds values that are not finite"),
+    (LSTM + "h = Squeeze(H, i0) y = Gemm(h, NAN, c)", "layer y holds values that are not finite"),
+    (LSTM + "h = Squeeze(H, i0) y = MatMul(h, A)", "layer y has one output, as for a number or for two classes"),
     ("y = MatMul(x, K53)", "stands before the LSTM"),
 ]
 MORE = {"A": A, "shuffled": np.array([1, 0, 2, 3, 4, 5]), "SQ": np.eye(3, dtype="f4"), "SQ5": np.eye(5, dtype="f4"),
@@ -373,6 +374,8 @@ def test_whatever_is_not_the_classifier_is_refused_by_its_operator(tmp_path):
     with pytest.raises(WeightsError, match="computes with integers, which overflow or are rounded"):
         read(graph("d = Div(x, n) f = Cast<to=1>(d)" + LSTM.replace("(x)", "(f)") + HEAD, "uint8[N,6,5] x",
                    n=np.array(255, np.uint8)), tmp_path)  # fmt: skip
+    with pytest.raises(WeightsError, match="of integers that can be 0 to 255"):
+        read(graph("f = Cast<to=1>(x)" + LSTM.replace("(x)", "(f)") + HEAD, "int8[N,6,5] x"), tmp_path)
     with pytest.raises(WeightsError, match="is of another classifier"):
         read(graph(LSTM + HEAD + "z = Gemm(h, K, row3)", outputs=("y", "z"), row3=CONSTANTS["c"] + 1), tmp_path)
     body = "v0 = Cast<to=1>(V) " + " ".join(f"v{n + 1} = Mul(v{n}, v{n})" for n in range(99))

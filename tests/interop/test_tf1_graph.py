@@ -194,7 +194,7 @@ def test_what_comes_before_the_cells_becomes_part_of_them(networks):
         imported = tf1.read(networks / name)
         assert note in imported.notes[1]
         assert imported.adam is None
-        with pytest.raises(WeightsError, match="names are wanted has a linear layer before"):
+        with pytest.raises(WeightsError, match=r"names are wanted is that of another .* a linear layer before"):
             tf1.write(networks / "new", imported.weights, like=networks / name)
     for name in ("normalised", "divided_by_255"):
         with pytest.raises(WeightsError, match="scaled by the network itself"):

@@ -71,6 +71,11 @@ def test_torch_itself_computes_the_same(params, config, images):
             {"fc.weight": np.ones((7, 7)), "gc.weight": np.ones((7, 7))},
             "determine the order of the dense layers dense, fc, gc. .*--layer lstm.1.l0 --layer dense --layer fc",
         ),
+        (
+            {"dense.weight": None, "dense.parametrizations.weight.original": np.zeros((3, 7))},
+            r"dense.parametrizations.weight.original is not a weight, .*remove_parametrizations",
+        ),
+        ({"scale": np.array(2.0)}, "more besides the recurrent layers: scale. If"),
         ({"dense.bias": np.array([1, np.inf, 0])}, "dense holds values that are not finite"),
         ({"dense.bias": np.array([1, 1e39, 0])}, "dense holds values that are not finite"),  # as float32
     ],
@@ -115,6 +120,9 @@ def test_an_undetermined_order_of_layers_is_refused(tmp_path):
     assert torch.from_arrays(dict(sorted(by_width.items()))).names[:3] == ("rnn.l0", "middle.l0", "last.l0")
     by_number = named({f"lstm{number}": 5 for number in range(1, 12)})
     assert torch.from_arrays(dict(sorted(by_number.items()))).names[9:11] == ("lstm10.l0", "lstm11.l0")
+    for names in (["lstm", "lstm2"], ["lstm", "lstm_2"], ["a.rnn", "a2.rnn"]):
+        equal = torch.from_arrays(dict(sorted(named(dict.fromkeys(names, 5)).items())))
+        assert equal.names[:2] == tuple(f"{name}.l0" for name in names)
     open_ = named({"lower": 5, "higher": 5})
     live = torch.from_state_dict(open_)["rnn"]["layers"][0]["cell"]["dense_i"]["kernel"]
     np.testing.assert_array_equal(live, open_["lower.weight_ih_l0"].T)

@@ -360,7 +360,7 @@ def changed_bytes(content, generator):
 
 
 def test_the_example_in_the_docstring_runs():
-    assert doctest.testmod(torch_file) == (0, 4)
+    assert doctest.testmod(torch_file) == (0, 5)
 
 
 EVENTS = []

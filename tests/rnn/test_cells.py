@@ -269,6 +269,11 @@ def test_a_cell_can_go_without_a_bias(cell_type):
         cell_type(5, 4, use_bias=False, forget_bias=1.0, rngs=nnx.Rngs(0))
 
 
+def test_a_cell_without_a_forget_gate_refuses_a_forget_bias():
+    with pytest.raises(TypeError, match="URLSTMCell has no forget_gate to whose bias forget_bias could be added"):
+        URLSTMCell(5, 4, forget_bias=1.0, rngs=nnx.Rngs(0))
+
+
 def test_layer_normalization_always_has_a_bias():
     with pytest.raises(TypeError, match="unexpected keyword argument 'use_bias'"):
         LayerNormLSTMCell(5, 4, use_bias=False, rngs=nnx.Rngs(0))

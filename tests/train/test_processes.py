@@ -40,11 +40,19 @@ def free_port():
         return server.getsockname()[1]
 
 
+MAIN = """
+from lstm_mnist_jax.cli.main import main
+from lstm_mnist_jax.training import processes
+processes.HEARTBEAT_SECONDS = 12  # not 30: some ends are noticed only by it
+main()
+"""
+
+
 def start_two(*words, variables=({}, {})):
     """`lstm-mnist WORDS` in two processes joined by --coordinator."""
     together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
     return [
-        Program([*words, *together, "--process-id", number], env=environment() | variables[number])
+        Program([*words, *together, "--process-id", number], code=MAIN, env=environment() | variables[number])
         for number in range(2)
     ]
 

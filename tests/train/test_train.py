@@ -158,7 +158,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
     config = dataclasses.replace(TINY, epochs=20)
     train(config, tmp_path / "whole")
     options = ["train", *TINY_OPTIONS, "--epochs", config.epochs, "--checkpoint-minutes", 1e-6]
-    moments = random.Randomx
+    moments = random.Random(0)
     run_dir, resumed_at = tmp_path / "killed", []
     while len(resumed_at) < 4:
         program = Program(["train", "--resume", run_dir] if run_dir.exists() else [*options, "--run-dir", run_dir])
@@ -228,7 +228,7 @@ def test_a_resumed_run_prints_what_else_decides_its_last_bits(run_dir, capsys):
 
 
 def test_every_part_of_the_environment_that_decides_the_last_bits_is_compared():
-    now = run_folder.environmentx
+    now = run_folder.environment(2)
     assert run_folder.environment_changes(now, now) == []
     assert run_folder.environment_changes({}, now) == []  # of an older version
     for name in run_folder.DECISIVE:
@@ -237,7 +237,7 @@ def test_every_part_of_the_environment_that_decides_the_last_bits_is_compared():
         assert found[0].endswith(f" was other, is {now[name] or 'not set'}")
     changed = run_folder.environment_changes(now | {"recurrence": "other", "kernel": "other"}, now)
     assert len(changed) == 2  # of which one follows from the other
-    assert run_folder.environmentx | {"date": ""} != now | {"date": ""}
+    assert run_folder.environment(1) | {"date": ""} != now | {"date": ""}
 
 
 def test_on_epoch_gets_the_metrics_and_an_exception_in_it_stops_the_run_saved(tiny_run, tmp_path):
@@ -519,7 +519,7 @@ def test_the_ema_of_the_weights_is_evaluated_and_loaded(recipe):
     run = load_run(recipe.run_dir, "last")
     program = make_program([RECIPE], load(**vars(RECIPE.data)), make_mesh(Execution(), RECIPE.batch_size))
     path = checkpoint.checkpoint_path(recipe.run_dir / "checkpoints", run.step)
-    shapes = program.abstract_savedx
+    shapes = program.abstract_saved(1)
     state = member_state(checkpoint.load_state(path, LatestAndBest(shapes, shapes)).newest, 0)
     jax.tree.map(np.testing.assert_array_equal, run.params, state.average)
     found = run.evaluate()["test"].loss

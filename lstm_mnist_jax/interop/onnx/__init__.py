@@ -5,6 +5,8 @@ only where its entries go. `network` recognizes the classifier from its logits b
 understood, or that computes something else, is refused by its operator. `export.to_onnx` writes such files.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +42,8 @@ def read(path: Path) -> Imported:
     onnx = require("onnx")
     require("onnx.reference")
     size = len(read_bytes(path))
-    try:
+    with _naming(path):
         proto = onnx.load(path)
-    except Exception as error:  # of protobuf, of onnx's checks of external data, or of the system
-        raise WeightsError(f"{path} cannot be read as an ONNX file: {first_line(error)}.") from error
     graph = proto.graph
     if not graph.node:
         raise WeightsError(f"{path} cannot be read as an ONNX file: it has no graph, or one without operators.")
@@ -85,7 +85,13 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     """The initializers of an ONNX file by name. Raises WeightsError."""
     onnx = require("onnx")
     read_bytes(path)
-    try:
+    with _naming(path):
         return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    except Exception as error:
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of protobuf, of onnx's checks of external data, or of the system
         raise WeightsError(f"{path} cannot be read as an ONNX file: {first_line(error)}.") from error

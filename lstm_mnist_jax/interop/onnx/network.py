@@ -8,19 +8,14 @@ import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.interop.assembly import check
 from lstm_mnist_jax.interop.imported import Imported
-from lstm_mnist_jax.interop.inputs import Inputs
+from lstm_mnist_jax.interop.inputs import Inputs, are_bytes
 from lstm_mnist_jax.interop.onnx.operators import rows_below
 from lstm_mnist_jax.interop.onnx.recurrent import final_states
 from lstm_mnist_jax.interop.onnx.signals import Signal, Source, Unread, short
 from lstm_mnist_jax.interop.onnx.trace import Trace
 from lstm_mnist_jax.interop.weights import Dense, Weights, to_params, with_recurrent_biases
-
-RAW, UNIT = 1 / 64, 1 / 16
-"""Floats that the graph multiplies by less than RAW are pixels of 0 to 255; those by UNIT or more are 0 to 1."""
-
-OFFSET = 10
-"""Floats from which the graph subtracts more are pixels of 0 to 255."""
 
 
 def classifier(trace: Trace) -> tuple[Imported, int]:
@@ -52,10 +47,6 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int
     while (below := trace.source(sources[0].below)).kind == "layer":
         sources.insert(0, below)
     layers = [source.data for source in sources]
-    kinds = {layer.weights.forward.cell for layer in layers}
-    if len(kinds) > 1 or len({source.shape[1] for source in sources}) > 1:
-        what = "LSTM and GRU layers" if len(kinds) > 1 else "layers in one and in both directions"
-        raise WeightsError(f"it has {what}, which this classifier does not have together.")
     if len(functions := {layer.activations for layer in layers}) > 1:
         raise WeightsError(f"it has layers of different activations: {sorted(functions)}.")
     between = set(activations[:-1]) or {ModelConfig.dense_activation}
@@ -68,12 +59,13 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int
     while (below := trace.source(images)).kind == "affine":
         factor, addend = below.data
         scale, shift, images = scale * factor, shift + scale * addend, below.under(images)
+    names = (*(layer.name for layer in layers), *(name for _, _, name in dense))
     weights = Weights(
         with_recurrent_biases([layer.weights for layer in layers]),
         tuple(Dense(kernel, np.zeros(kernel.shape[1]) if bias is None else bias) for kernel, bias, _ in dense),
         trace.source(features).data if pooling == "attention" else None,
     )
-    names = (*(layer.name for layer in layers), *(name for _, _, name in dense))
+    check(weights, names, {})
     config = replace(
         weights.config,
         **_task(images, trace),
@@ -92,7 +84,7 @@ def _model(trace: Trace, logits: np.ndarray, output: str) -> tuple[Imported, int
         knows_inputs=trace.integers or (scale, shift) != (1, 0),
         input_note=note,
     )
-    return model.checked(), images.shape[1]
+    return model, images.shape[1]
 
 
 def _dense_layers(trace: Trace, outputs: np.ndarray) -> tuple[list[tuple[Any, Any, str]], list[str], np.ndarray]:
@@ -212,9 +204,8 @@ def _task(images: np.ndarray, trace: Trace) -> dict[str, Any]:
 
 def _inputs(scale: float, shift: float, integers: bool) -> tuple[Inputs, str]:
     """What the first layer takes of pixels x, scale * x + shift, and what was assumed, as a line of text."""
-    is_offset = abs(shift) > OFFSET * abs(scale)
-    raw = integers or abs(scale) < RAW or is_offset
-    if not raw and abs(scale) < UNIT:
+    raw = integers or are_bytes(scale, -shift / scale if scale else 0.0)
+    if raw is None:
         raise WeightsError(
             f"it multiplies its input by {scale:.3g}, so that it is not clear whether the pixels are 0 to 1 or 0 to "
             "255."
@@ -222,8 +213,7 @@ def _inputs(scale: float, shift: float, integers: bool) -> tuple[Inputs, str]:
     factor = scale * (255 if raw else 1)
     if not 1e-30 < abs(factor) < 1e30:
         raise WeightsError(f"it multiplies its input by {scale:.3g}, so that nothing is left of the images.")
-    done = "subtracts such a number from them" if is_offset else "divides them"
-    known = "" if integers else f", as the graph {done}" if raw else ", as is usual"
+    known = "" if integers else ", as the graph's own scaling shows" if raw else ", as is usual"
     note = f"the input is taken to be {'integers' if integers else 'floats'} of 0 to {255 if raw else 1}{known}"
     if shift == 0 and math.isclose(factor, 1, rel_tol=1e-6):
         return Inputs(), note

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.export import ONNX_GATES
+from lstm_mnist_jax.interop.export import ONNX_ACTIVATIONS, ONNX_GATES
 from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Unread
 from lstm_mnist_jax.interop.weights import GATES, Layer, direction
 from lstm_mnist_jax.rnn.weights import reorder_gates
@@ -103,6 +103,7 @@ def _text(value: Any) -> str:
 
 def _functions(names: list[str], alphas: list[float], betas: list[float]) -> list[str]:
     """The activations with the names of a `ModelConfig`; others as they are, with their numbers."""
+    ours = {(kind.lower(), round(alpha, 6), beta): own for own, (kind, alpha, beta) in ONNX_ACTIVATIONS.items()}
     found = []
     for name in names:
         if name not in DEFAULTS:
@@ -110,15 +111,7 @@ def _functions(names: list[str], alphas: list[float], betas: list[float]) -> lis
             continue
         pairs = zip((alphas, betas), DEFAULTS[name], strict=True)
         alpha, beta = (numbers.pop(0) if numbers else usual for numbers, usual in pairs)
-        match name, round(alpha, 6), beta:
-            case "affine", 1, 0:
-                found.append("linear")
-            case "hardsigmoid", 0.2, 0.5:
-                found.append("hard_sigmoid_keras2")
-            case "hardsigmoid", 0.166667, 0.5:
-                found.append("hard_sigmoid_keras3")
-            case _:
-                found.append(f"{name} with {alpha:g} and {beta:g}")
+        found.append(ours.get((name, round(alpha, 6), beta), f"{name} with {alpha:g} and {beta:g}"))
     return found + [f"a number {number:g} too many" for number in alphas + betas]
 
 

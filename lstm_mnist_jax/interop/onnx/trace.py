@@ -64,10 +64,12 @@ class Trace:
                 "zero in the graph."
             )
         tensor, types, name = inputs[0].type.tensor_type, self.onnx.TensorProto, inputs[0].name
-        integers = (types.UINT8, types.INT8, types.UINT16, types.INT16, types.INT32, types.INT64)
+        integers = (types.UINT8, types.UINT16, types.INT16, types.INT32, types.INT64)
         floats = (types.FLOAT, types.DOUBLE, types.FLOAT16, types.BFLOAT16)
         if tensor.elem_type not in integers + floats or not tensor.HasField("shape"):
-            raise WeightsError(f"its input {short(name)} is not an array of numbers with a shape.")
+            raise WeightsError(
+                f"its input {short(name)} is not an array with a shape, of floats or of integers that can be 0 to 255."
+            )
         given = [size.dim_value for size in tensor.shape.dim]
         if not 2 <= len(given) <= 4:
             raise WeightsError(f"its input {short(name)} has {len(given)} axes, expected images: 2 to 4.")

@@ -30,46 +30,36 @@ def read(path: Path, ignore: Iterable[str] = (), *, choose: bool = True) -> dict
 
     Args:
       path: the file.
-      ignore: see `from_bytes`.
-      choose: see `from_bytes`.
-
-    Returns:
-      The arrays, with the shapes, types and values that `torch.load` gives.
-
-    Raises:
-      WeightsError: the file cannot be read, or see `from_bytes`.
-    """
-    return from_bytes(read_bytes(path), path, ignore, choose=choose)
-
-
-def from_bytes(data: bytes, path: Path, ignore: Iterable[str] = (), *, choose: bool = True) -> dict[str, np.ndarray]:
-    """The arrays of a file that `torch.save` wrote, from its bytes.
-
-    Args:
-      data: the bytes of the file.
-      path: its name, for messages.
       ignore: patterns of names to leave out.
       choose: whether one set of weights is wanted. Where a file has several, such as `model` and `ema`, the names begin
         with these, and `ignore` must leave one of them. If False, all are given.
 
     Returns:
-      The arrays, with the shapes, types and values that `torch.load` gives. They share memory with `data` where they
-      can.
+      The arrays, with the shapes, types and values that `torch.load` gives.
 
     Raises:
-      WeightsError: it is another file, or damaged; it has no tensors, or several sets of weights; or it holds a whole
-        module, whose pickle can run any program.
+      WeightsError: it cannot be read, is another file, or damaged; it has no tensors, or several sets of weights; or it
+        holds a whole module, whose pickle can run any program.
 
     Examples:
+      >>> import tempfile
       >>> from pathlib import Path
       >>> from lstm_mnist_jax.errors import WeightsError
       >>> from lstm_mnist_jax.interop import torch_file
-      >>> try:
-      ...     torch_file.from_bytes(b"<!DOCTYPE html><title>Not found</title>", Path("model.pt"))
-      ... except WeightsError as error:
-      ...     print(error)
-      model.pt is a web page, not the file itself; download that.
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder, "model.pt")
+      ...     _ = path.write_bytes(b"<!DOCTYPE html><title>Not found</title>")
+      ...     try:
+      ...         torch_file.read(path)
+      ...     except WeightsError as error:
+      ...         print(str(error).split(" ", 1)[1])
+      is a web page, not the file itself; download that.
     """
+    return from_bytes(read_bytes(path), path, ignore, choose=choose)
+
+
+def from_bytes(data: bytes, path: Path, ignore: Iterable[str] = (), *, choose: bool = True) -> dict[str, np.ndarray]:
+    """As `read`, from the bytes of the file. `path` is its name, for messages; arrays share memory with `data`."""
     with _naming(path):
         contents = open_file(data)
         sets = find_weights(contents.root, path.name)

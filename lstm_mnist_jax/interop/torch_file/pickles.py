@@ -166,56 +166,66 @@ class _Interpreter:
                 push(raw.decode())
             except UnicodeDecodeError:  # bytes were of the same type
                 push(raw)
-        elif opcode in STEPS:
-            STEPS[opcode](self)
         else:
-            raise Malformed(f"opcode {opcode!r} at byte {self.position - 1} is in no file of torch.save")
+            self.step_by_name(opcode)
 
-    def protocol(self) -> None:
-        if (version := self.count(1)) not in range(2, 6):
-            raise Malformed(f"the pickle has protocol {version}, expected 2 to 5")
-
-    def frame(self) -> None:
-        self.read(8)  # its length, of no use here
-
-    def mark(self) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
-    def pop(self) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.to_mark()
-
-    def duplicate(self) -> None:
-        self.stack.append(self.stack[-1])
-
-    def empty_dict(self) -> None:
-        self.stack.append({})
-
-    def empty_list(self) -> None:
-        self.stack.append([])
-
-    def empty_set(self) -> None:
-        self.stack.append(Foreign("builtins.set", made=True))
-
-    def frozenset(self) -> None:
-        self.to_mark()
-        self.stack.append(Foreign("builtins.frozenset", made=True))
-
-    def tuple_to_mark(self) -> None:
-        items = tuple(self.to_mark())
-        self.stack.append(items)
-
-    def memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def append(self) -> None:
-        self.extend([self.stack.pop()])
-
-    def appends(self) -> None:
-        self.extend(self.to_mark())
+    def step_by_name(self, opcode: bytes) -> None:
+        """The opcodes that have no group, called as in the module pickle."""
+        stack = self.stack
+        match opcode:
+            case b"\x80":  # PROTO
+                if (version := self.count(1)) not in range(2, 6):
+                    raise Malformed(f"the pickle has protocol {version}, expected 2 to 5")
+            case b"\x95":  # FRAME
+                self.read(8)  # its length, of no use here
+            case b"(":  # MARK
+                self.below.append(stack)
+                self.stack = []
+            case b"0" if stack:  # POP
+                stack.pop()
+            case b"0" | b"1":  # POP of a mark, POP_MARK
+                self.to_mark()
+            case b"2":  # DUP
+                stack.append(stack[-1])
+            case b"}":  # EMPTY_DICT
+                stack.append({})
+            case b"]":  # EMPTY_LIST
+                stack.append([])
+            case b"\x8f":  # EMPTY_SET
+                stack.append(Foreign("builtins.set", made=True))
+            case b"\x91":  # FROZENSET
+                self.to_mark()
+                self.stack.append(Foreign("builtins.frozenset", made=True))
+            case b"t":  # TUPLE
+                items = tuple(self.to_mark())
+                self.stack.append(items)
+            case b"\x94":  # MEMOIZE
+                self.memo[len(self.memo)] = stack[-1]
+            case b"a":  # APPEND
+                self.extend([stack.pop()])
+            case b"e" | b"\x90":  # APPENDS, ADDITEMS
+                self.extend(self.to_mark())
+            case b"s":  # SETITEM
+                value, key = stack.pop(), stack.pop()
+                self.update([key, value])
+            case b"u":  # SETITEMS
+                self.update(self.to_mark())
+            case b"c":  # GLOBAL
+                self.name(self.line(), self.line())
+            case b"\x93":  # STACK_GLOBAL
+                name, module = stack.pop(), stack.pop()
+                self.name(module, name)
+            case b"R" | b"\x81":  # REDUCE; NEWOBJ: a class and the arguments of its __new__
+                self.make()
+            case b"\x92":  # NEWOBJ_EX
+                stack.pop()  # the arguments by name
+                self.make()
+            case b"b":  # BUILD
+                self.build()
+            case b"Q":  # BINPERSID
+                stack.append(self.persistent(stack.pop()))
+            case _:
+                raise Malformed(f"opcode {opcode!r} at byte {self.position - 1} is in no file of torch.save")
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -223,13 +233,6 @@ class _Interpreter:
             target.extend(items)
         elif not isinstance(target, Foreign):  # a list or set of another class
             raise Malformed("the pickle appends to something that is no list")
-
-    def set_item(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self.update([key, value])
-
-    def set_items(self) -> None:
-        self.update(self.to_mark())
 
     def update(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -241,16 +244,9 @@ class _Interpreter:
         elif not isinstance(target, Foreign):  # a dictionary of another class
             raise Malformed("the pickle sets an item of something that is no dictionary")
 
-    def global_line(self) -> None:
-        self.name(self.line(), self.line())
-
-    def global_from_stack(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
+    def name(self, module: Any, name: Any) -> None:
         if not isinstance(name, str) or not isinstance(module, str):
             raise Malformed("the pickle names a class by something that is no text")
-        self.name(module, name)
-
-    def name(self, module: str, name: str) -> None:
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if len(full) > MAX_NAME or not full.isprintable():
             raise Malformed(f"the pickle names the class {full[:100]!r}")
@@ -266,15 +262,8 @@ class _Interpreter:
             )
         self.stack.append(Foreign(full))
 
-    def reduce(self) -> None:
+    def make(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        self.make(function, arguments)
-
-    def new_object_with_keywords(self) -> None:
-        self.stack.pop()
-        self.reduce()
-
-    def make(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Foreign) or not isinstance(arguments, tuple):
             raise Malformed("the pickle calls something that is no class or function")
         made = NotImplemented if function.made else self.call(function.name, arguments)
@@ -287,37 +276,6 @@ class _Interpreter:
             target.is_module |= isinstance(state, dict) and {"_parameters", "_modules"} <= state.keys()
         elif not isinstance(target, dict):  # such as an OrderedDict with the attribute _metadata
             raise Malformed("the pickle sets attributes of something that has none")
-
-    def persistent_object(self) -> None:
-        self.stack.append(self.persistent(self.stack.pop()))
-
-
-STEPS: dict[bytes, Callable[[_Interpreter], Any]] = {
-    b"\x80": _Interpreter.protocol,
-    b"\x95": _Interpreter.frame,
-    b"(": _Interpreter.mark,
-    b"0": _Interpreter.pop,
-    b"1": _Interpreter.to_mark,
-    b"2": _Interpreter.duplicate,
-    b"}": _Interpreter.empty_dict,
-    b"]": _Interpreter.empty_list,
-    b"\x8f": _Interpreter.empty_set,
-    b"\x90": _Interpreter.appends,
-    b"\x91": _Interpreter.frozenset,
-    b"t": _Interpreter.tuple_to_mark,
-    b"\x94": _Interpreter.memoize,
-    b"a": _Interpreter.append,
-    b"e": _Interpreter.appends,
-    b"s": _Interpreter.set_item,
-    b"u": _Interpreter.set_items,
-    b"c": _Interpreter.global_line,
-    b"\x93": _Interpreter.global_from_stack,
-    b"R": _Interpreter.reduce,
-    b"\x81": _Interpreter.reduce,  # NEWOBJ: a class and the arguments of its __new__
-    b"\x92": _Interpreter.new_object_with_keywords,
-    b"b": _Interpreter.build,
-    b"Q": _Interpreter.persistent_object,
-}
 
 
 def as_key(value: Any) -> Any:

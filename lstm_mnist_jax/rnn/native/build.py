@@ -43,6 +43,8 @@ HEADERS = tuple(
     for name in ("gru.h", "loops.h", "lstm.h", "self_test.h", "threads.h", "tiles.h", "vectors.h")
 )
 
+INCLUDE = str(jax.ffi.include_dir())
+
 SWITCH = "LSTM_MNIST_JAX_NATIVE"
 
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fPIC", "-shared", "-w")
@@ -96,7 +98,7 @@ def library() -> tuple[ctypes.CDLL, str]:
         compiler = _compiler()
         source = b"\0".join(path.read_bytes() for path in (*SOURCES, *HEADERS))
         key = "\n".join(
-            [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, _include(), platform.machine(), _processor()]
+            [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, INCLUDE, platform.machine(), _processor()]
         )
         name = hashlib.sha256(source + b"\0" + key.encode()).hexdigest()[:16]
         folders = list(_folders())
@@ -136,10 +138,6 @@ def _compiler() -> list[str]:
         if shutil.which(name) is not None:
             return [name]
     raise BuildError("no C++ compiler is found (c++, g++, clang++; the environment variable CXX names another)")
-
-
-def _include() -> str:
-    return str(jax.ffi.include_dir())
 
 
 def _processor() -> str:
@@ -241,7 +239,10 @@ def _build(compiler: list[str], folders: list[Path], name: str) -> ctypes.CDLL:
             _compile(compiler, path)
             for folder in folders:
                 with contextlib.suppress(OSError):
-                    found = ctypes.CDLL(str(_publish(path, folder, name)))
+                    folder.mkdir(parents=True, exist_ok=True)
+                    published = folder / f"lstm-{name}-{_content(path)}.so"
+                    _write(published, path.read_bytes())
+                    found = ctypes.CDLL(str(published))
                     _remove_old(folder)
                     return found
             return ctypes.CDLL(str(path))  # which stays loaded when the file is gone
@@ -262,14 +263,6 @@ def _roomy(folders: list[Path]) -> Path:
             if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= COMPILER_BYTES:
                 return folder
     raise BuildError(f"no room for a compiler's files in {', '.join(map(str, [*tried, *folders]))}")
-
-
-def _publish(path: Path, folder: Path, name: str) -> Path:
-    """Copies the library into the folder, under its final name only when all of it is on the disk."""
-    folder.mkdir(parents=True, exist_ok=True)
-    published = folder / f"lstm-{name}-{_content(path)}.so"
-    _write(published, path.read_bytes())
-    return published
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -318,7 +311,7 @@ def _compile(compiler: list[str], path: Path) -> None:
     error = ""
     for machine_flags in MACHINE_FLAGS:
         sources = map(str, SOURCES)
-        command = [*compiler, *FLAGS, *machine_flags, "-isystem", _include(), *sources, "-o", str(path)]
+        command = [*compiler, *FLAGS, *machine_flags, "-isystem", INCLUDE, *sources, "-o", str(path)]
         # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
         with tempfile.TemporaryFile(dir=path.parent) as errors:
             code = _run(command, path.parent, errors, end - time.monotonic())

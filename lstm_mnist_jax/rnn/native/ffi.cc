@@ -290,83 +290,41 @@ ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurr
   return RunBackward(Chosen().gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
+template <int count, typename Binding>
+auto Arguments(Binding&& binding) {
+  if constexpr (count == 1) {
+    return std::move(binding).template Arg<Array>();
+  } else {
+    return Arguments<count - 1>(std::move(binding).template Arg<Array>());
+  }
+}
+
+template <int count, typename Binding>
+auto Results(Binding&& binding) {
+  if constexpr (count == 1) {
+    return std::move(binding).template Ret<Array>();
+  } else {
+    return Results<count - 1>(std::move(binding).template Ret<Array>());
+  }
+}
+
+// What one of the functions above takes and returns: `arguments` arrays, resets, `states` after a reset, and `results`.
+// Their axes are in `SIGNATURES` of kernel.py.
+template <int arguments, int states, int results>
+auto Signature() {
+  return Results<results>(
+             Arguments<states>(Arguments<arguments>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()).template Arg<Booleans>()))
+      .template Attr<bool>("reverse")
+      .template Attr<std::int64_t>("threads");
+}
+
 }  // namespace
 
 // The kind of processor of the loops that run, and what a test of them finds: nullptr, or why they are not to be used.
 extern "C" const char* LstmMnistJaxProcessor() { return Chosen().processor; }
 extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(Chosen()); }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()  // projected [V, T, B, 4H]
-                                  .Arg<Array>()  // bias [V, 4H]
-                                  .Arg<Array>()  // weights [V, H, 4H]
-                                  .Arg<Array>()  // h [V, B, H]
-                                  .Arg<Array>()  // c [V, B, H]
-                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
-                                  .Arg<Array>()  // h after a reset [V, B, H], likewise
-                                  .Arg<Array>()  // c after a reset [V, B, H], likewise
-                                  .Ret<Array>()  // hs [V, T, B, H]
-                                  .Ret<Array>()  // cs [V, T, B, H], or no element: not wanted
-                                  .Ret<Array>()  // activations [V, T, B, 4H], likewise
-                                  .Ret<Array>()  // last h [V, B, H]
-                                  .Ret<Array>()  // last c [V, B, H]
-                                  .Attr<bool>("reverse")
-                                  .Attr<std::int64_t>("threads"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()  // activations [V, T, B, 4H]
-                                  .Arg<Array>()  // cs [V, T, B, H]
-                                  .Arg<Array>()  // c [V, B, H]
-                                  .Arg<Array>()  // weights [V, H, 4H]
-                                  .Arg<Array>()  // d hs [V, T, B, H], or no element: zero
-                                  .Arg<Array>()  // d cs, likewise
-                                  .Arg<Array>()  // d last h [V, B, H]
-                                  .Arg<Array>()  // d last c [V, B, H]
-                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
-                                  .Arg<Array>()  // c after a reset [V, B, H], likewise
-                                  .Ret<Array>()  // d projected [V, T, B, 4H]
-                                  .Ret<Array>()  // d h [V, B, H]
-                                  .Ret<Array>()  // d c [V, B, H]
-                                  .Ret<Array>()  // d h after a reset [V, B, H], or no element
-                                  .Ret<Array>()  // d c after a reset, likewise
-                                  .Attr<bool>("reverse")
-                                  .Attr<std::int64_t>("threads"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(GruForward, GruForwardCall,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()  // projected [V, T, B, 3H]
-                                  .Arg<Array>()  // bias [V, 4H]
-                                  .Arg<Array>()  // weights [V, H, 3H]
-                                  .Arg<Array>()  // h [V, B, H]
-                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
-                                  .Arg<Array>()  // h after a reset [V, B, H], likewise
-                                  .Ret<Array>()  // hs [V, T, B, H]
-                                  .Ret<Array>()  // activations [V, T, B, 3H], or no element: not wanted
-                                  .Ret<Array>()  // h U + d of the gate n [V, T, B, H], likewise
-                                  .Ret<Array>()  // last h [V, B, H]
-                                  .Attr<bool>("reverse")
-                                  .Attr<std::int64_t>("threads"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(GruBackward, GruBackwardCall,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Array>()  // activations [V, T, B, 3H]
-                                  .Arg<Array>()  // h U + d of the gate n [V, T, B, H]
-                                  .Arg<Array>()  // hs [V, T, B, H]
-                                  .Arg<Array>()  // h [V, B, H]
-                                  .Arg<Array>()  // weights [V, H, 3H]
-                                  .Arg<Array>()  // d hs [V, T, B, H], or no element: zero
-                                  .Arg<Array>()  // d last h [V, B, H]
-                                  .Arg<Booleans>()  // resets [V, T, B, 1], or no element: none
-                                  .Arg<Array>()  // h after a reset [V, B, H], likewise
-                                  .Ret<Array>()  // d projected [V, T, B, 3H]
-                                  .Ret<Array>()  // d of h U + d of the gate n [V, T, B, H]
-                                  .Ret<Array>()  // d h [V, B, H]
-                                  .Ret<Array>()  // d h after a reset [V, B, H], or no element
-                                  .Attr<bool>("reverse")
-                                  .Attr<std::int64_t>("threads"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall, (Signature<5, 2, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall, (Signature<8, 1, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GruForward, GruForwardCall, (Signature<4, 1, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GruBackward, GruBackwardCall, (Signature<7, 1, 4>()));

@@ -33,6 +33,7 @@ class Signature(NamedTuple):
       arguments: the axes of each.
       resets: the axes of the arguments that are not given where there are no resets.
       results: the axes of each.
+      options: for each result, the option of `run` that asks for it; "" is always, "resets" where there are resets.
       aliases: for arguments whose memory a result takes, the place of that result. These are the largest arrays of
         training.
     """
@@ -42,6 +43,7 @@ class Signature(NamedTuple):
     arguments: tuple[str, ...]
     resets: tuple[str, ...]
     results: tuple[str, ...]
+    options: tuple[str, ...]
     aliases: dict[int, int]
 
 
@@ -54,6 +56,7 @@ SIGNATURES = {
         (GATES, "n g", WEIGHTS, STATE, STATE),
         (RESETS, STATE, STATE),
         (SEQUENCE, SEQUENCE, GATES, STATE, STATE),
+        ("", "cells", "activations", "", ""),
         {0: 2},
     ),
     "lstm_backward": Signature(
@@ -62,6 +65,7 @@ SIGNATURES = {
         (GATES, SEQUENCE, STATE, WEIGHTS, SEQUENCE, SEQUENCE, STATE, STATE),
         (RESETS, STATE),
         (GATES, STATE, STATE, STATE, STATE),
+        ("", "", "", "resets", "resets"),
         {0: 0},
     ),
     "gru_forward": Signature(
@@ -70,6 +74,7 @@ SIGNATURES = {
         (GATES, "n d", WEIGHTS, STATE),
         (RESETS, STATE),
         (SEQUENCE, GATES, SEQUENCE, STATE),
+        ("", "activations", "activations", ""),
         {0: 1},
     ),
     "gru_backward": Signature(
@@ -78,6 +83,7 @@ SIGNATURES = {
         (GATES, SEQUENCE, SEQUENCE, STATE, WEIGHTS, SEQUENCE, STATE),
         (RESETS, STATE),
         (GATES, SEQUENCE, STATE, STATE),
+        ("", "", "", "resets"),
         {0: 0, 1: 1},
     ),
 }
@@ -147,103 +153,25 @@ class Loop(NamedTuple):
         return arguments, results
 
 
-def lstm_forward(
-    projected: Array,
-    bias: Array,
-    recurrent_kernel: Array,
-    h: Array,
-    c: Array,
-    resets: Any = None,
-    *,
-    cells: bool,
-    activations: bool,
-    reverse: bool,
-    unroll: int = 1,
-    threads: int | None = None,
-) -> tuple[Any, ...]:
-    """The forward loop: arguments and results of `xla_loops.lstm_forward`; `threads` as in `Loop`."""
-    arrays = projected, bias, recurrent_kernel, h, c
-    wanted = True, cells, activations, True, True
-    return _call("lstm_forward", arrays, resets, wanted, reverse, unroll, threads, cells=cells, activations=activations)
-
-
-def lstm_backward(
-    activations: Array,
-    cs: Array,
-    initial_c: Array,
-    recurrent_kernel: Array,
-    d_hs: Array | None,
-    d_cs: Array | None,
-    d_last_h: Array,
-    d_last_c: Array,
-    resets: Any = None,
-    *,
-    reverse: bool,
-    unroll: int = 1,
-    threads: int | None = None,
-) -> tuple[Any, ...]:
-    """The backward loop: arguments and results of `xla_loops.lstm_backward`; `threads` as in `Loop`."""
-    arrays = activations, cs, initial_c, recurrent_kernel, d_hs, d_cs, d_last_h, d_last_c
-    wanted = (True,) * 3 + (resets is not None,) * 2
-    results = _call("lstm_backward", arrays, resets, wanted, reverse, unroll, threads)
-    return results if resets is not None else results[:3]
-
-
-def gru_forward(
-    projected: Array,
-    bias: Array,
-    recurrent_kernel: Array,
-    h: Array,
-    resets: Any = None,
-    *,
-    activations: bool,
-    reverse: bool,
-    unroll: int = 1,
-    threads: int | None = None,
-) -> tuple[Any, ...]:
-    """The forward loop: arguments and results of `xla_loops.gru_forward`; `threads` as in `Loop`."""
-    arrays = projected, bias, recurrent_kernel, h
-    wanted = True, activations, activations, True
-    return _call("gru_forward", arrays, resets, wanted, reverse, unroll, threads, activations=activations)
-
-
-def gru_backward(
-    activations: Array,
-    recurrents: Array,
-    hs: Array,
-    initial_h: Array,
-    recurrent_kernel: Array,
-    d_hs: Array | None,
-    d_last_h: Array,
-    resets: Any = None,
-    *,
-    reverse: bool,
-    unroll: int = 1,
-    threads: int | None = None,
-) -> tuple[Any, ...]:
-    """The backward loop: arguments and results of `xla_loops.gru_backward`; `threads` as in `Loop`."""
-    arrays = activations, recurrents, hs, initial_h, recurrent_kernel, d_hs, d_last_h
-    wanted = (True,) * 3 + (resets is not None,)
-    results = _call("gru_backward", arrays, resets, wanted, reverse, unroll, threads)
-    return results if resets is not None else results[:3]
-
-
 def _call(
-    name: str,
-    arrays: tuple[Array | None, ...],
-    resets: Any,
-    wanted: tuple[bool, ...],
-    reverse: bool,
-    unroll: int,
-    threads: int | None,
-    **options: bool,
+    name: str, *arrays: Any, reverse: bool, unroll: int = 1, threads: int | None = None, **options: bool
 ) -> tuple[Any, ...]:
-    """The results of a loop, with None for those that are not wanted."""
-    every = *arrays, *(resets or (None,) * len(SIGNATURES[name].resets))
+    """Arguments and results of the loop of this name in `xla_loops`; `threads` as in `Loop`."""
+    signature = SIGNATURES[name]
+    count = len(signature.arguments)
+    (resets,) = arrays[count:] or (None,)
+    every = *arrays[:count], *(resets or (None,) * len(signature.resets))
     given = tuple(array is not None for array in every)
+    asked = {"": True, "resets": resets is not None, **options}
+    wanted = tuple(asked[option] for option in signature.options)
     loop = Loop(name, reverse, unroll, threads, tuple(options.items()), given, wanted)
     results = iter(_bind(loop, *[array for array in every if array is not None]))
-    return tuple(next(results) if is_wanted else None for is_wanted in wanted)
+    return tuple(
+        next(results) if asked[option] else None for option in signature.options if option != "resets" or resets
+    )
+
+
+lstm_forward, lstm_backward, gru_forward, gru_backward = (functools.partial(_call, name) for name in SIGNATURES)
 
 
 # The arrays of the primitive are those that are given. Where it runs several networks, each has an axis of networks in
@@ -356,16 +284,12 @@ def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
     return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
 
 
-def _default_lowering(*flat: Array, loop: Loop, kernel: Any) -> Any:
-    return _run_xla(*flat, loop=loop)
+def _lowering(run: Callable[..., Any]) -> Any:
+    return mlir.lower_fun(run, multiple_results=True)
 
 
-def _cpu_lowering(*flat: Array, loop: Loop, kernel: Any) -> Any:
-    return jaxpr_as_fun(kernel)(*flat)
-
-
-mlir.register_lowering(loop_p, mlir.lower_fun(_default_lowering, multiple_results=True))
-mlir.register_lowering(loop_p, mlir.lower_fun(_cpu_lowering, multiple_results=True), platform="cpu")
+mlir.register_lowering(loop_p, _lowering(lambda *flat, loop, kernel: _run_xla(*flat, loop=loop)))
+mlir.register_lowering(loop_p, _lowering(lambda *flat, loop, kernel: jaxpr_as_fun(kernel)(*flat)), platform="cpu")
 
 
 def _jvp(primals: Any, tangents: Any, *, loop: Loop, kernel: Any) -> Any:
@@ -374,8 +298,7 @@ def _jvp(primals: Any, tangents: Any, *, loop: Loop, kernel: Any) -> Any:
     def tangent(primal: Any, tangent: Any) -> Any:
         if not isinstance(tangent, ad.Zero):
             return tangent
-        dtype = jax.dtypes.float0 if primal.dtype == bool else primal.dtype
-        return np.zeros(primal.shape, dtype) if dtype == jax.dtypes.float0 else jnp.zeros_like(primal)
+        return np.zeros(primal.shape, jax.dtypes.float0) if primal.dtype == bool else jnp.zeros_like(primal)
 
     return jax.jvp(functools.partial(_run_xla, loop=loop), [*primals], [*map(tangent, primals, tangents)])
 
