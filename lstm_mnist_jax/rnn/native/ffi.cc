@@ -4,40 +4,12 @@
 
 #include "xla/ffi/api/ffi.h"
 
-#if defined(LSTM_MNIST_JAX_X86_64)
-#include <cpuid.h>
-#endif
-
 #include "self_test.h"
 #include "threads.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
-
-// The loops for the processor that runs this.
-#if defined(LSTM_MNIST_JAX_X86_64)
-const Loops& Chosen() {
-  static const Loops& chosen = []() -> const Loops& {
-    // Not __builtin_cpu_supports: some compilers' libraries answer no to everything.
-    auto has = [](unsigned leaf, unsigned word, std::initializer_list<int> bits) {
-      unsigned words[4] = {0, 0, 0, 0};  // eax, ebx, ecx, edx
-      if (!__get_cpuid_count(leaf, 0, &words[0], &words[1], &words[2], &words[3])) return false;
-      return std::all_of(bits.begin(), bits.end(), [&](int bit) { return (words[word] >> bit & 1) != 0; });
-    };
-    if (!has(1, 2, {27})) return loops_x86_64;  // the system keeps no registers beyond those of SSE
-    unsigned kept = 0, high = 0;
-    asm volatile("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
-    const bool v3 = (kept & 0x06) == 0x06 && has(1, 2, {12, 22, 28, 29}) /* FMA, MOVBE, AVX, F16C */ &&
-                    has(7, 1, {3, 5, 8}) /* BMI1, AVX2, BMI2 */ && has(0x80000001u, 2, {5}) /* LZCNT */;
-    const bool v4 = v3 && (kept & 0xe6) == 0xe6 && has(7, 1, {16, 17, 28, 30, 31}) /* AVX512 F, DQ, CD, BW, VL */;
-    return v4 ? loops_x86_64_v4 : v3 ? loops_x86_64_v3 : loops_x86_64;
-  }();
-  return chosen;
-}
-#else
-const Loops& Chosen() { return loops; }
-#endif
 
 // A thread has to be worth waking (some microseconds): at least this many multiplications and additions a chunk.
 constexpr Index kChunkWork = 1 << 20;
@@ -68,7 +40,7 @@ ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index u
   if (is_free) threads = std::max<Index>(pool.num_threads(), 1);
   const Index step_work = s.gates * s.hidden * s.hidden * s.batch, work = step_work * std::max<Index>(steps, 1);
   if (s.instances * work < 2 * kChunkWork) threads = 1;
-  const Index panel_size = Ceil(s.hidden, Chosen().width) * Chosen().width * s.hidden * s.gates;
+  const Index panel_size = Ceil(s.hidden, loops.width) * loops.width * s.hidden * s.gates;
   Scratch<0> panels(s.instances * panel_size);
   if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
   const Index blocks = Ceil(s.hidden, units);
@@ -87,7 +59,7 @@ ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index u
           Part{s.batch * chunk / chunks, s.batch * (chunk + 1) / chunks, begin, end, 0, s.hidden});
     });
   };
-  const Index chunks = chunks_of(Chosen().chunk_rows), sharing = std::min({threads, blocks, step_work / kStepWork});
+  const Index chunks = chunks_of(loops.chunk_rows), sharing = std::min({threads, blocks, step_work / kStepWork});
   if (s.instances > 1 || sharing < 2 * chunks) {
     Parallel(pool, threads, s.instances * blocks, s.instances * blocks, 0, pack_block);
     run_rows(chunks, 0, steps);
@@ -263,7 +235,7 @@ ffi::Error LstmForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Ar
                            Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs, Output activations,
                            Output last_h, Output last_c, bool reverse, Index threads) {
   const ForwardArrays arrays{bias, {h, c}, {reset_h, reset_c}, {hs, cs}, activations, {}, {last_h, last_c}};
-  return RunForward(Chosen().lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(loops.lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
@@ -272,14 +244,14 @@ ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, A
                             bool reverse, Index threads) {
   const BackwardArrays arrays{{},          cs, c,          reset_c, {d_hs, d_cs}, {d_last_h, d_last_c},
                               d_projected, {}, {d_h, d_c}, {d_reset_h, d_reset_c}};
-  return RunBackward(Chosen().lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
+  return RunBackward(loops.lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
 }
 
 ffi::Error GruForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Booleans resets,
                           Array reset_h, Output hs, Output activations, Output recurrents, Output last_h, bool reverse,
                           Index threads) {
   const ForwardArrays arrays{bias, {h}, {reset_h}, {hs}, activations, recurrents, {last_h}};
-  return RunForward(Chosen().gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(loops.gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurrents, Array hs, Array h, Array weights,
@@ -287,7 +259,7 @@ ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurr
                            Output d_recurrents, Output d_h, Output d_reset_h, bool reverse, Index threads) {
   const BackwardArrays arrays{recurrents,  hs,           h,     reset_h, {d_hs}, {d_last_h},
                               d_projected, d_recurrents, {d_h}, {d_reset_h}};
-  return RunBackward(Chosen().gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunBackward(loops.gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 template <int count, typename Binding>
@@ -320,9 +292,8 @@ auto Signature() {
 
 }  // namespace
 
-// The kind of processor of the loops that run, and what a test of them finds: nullptr, or why they are not to be used.
-extern "C" const char* LstmMnistJaxProcessor() { return Chosen().processor; }
-extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(Chosen()); }
+// What a test of the loops finds on this processor: nullptr, or why they are not to be used.
+extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(loops); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall, (Signature<5, 2, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall, (Signature<8, 1, 5>()));

@@ -165,12 +165,4 @@ constexpr Cell LoopsOf() {
 
 }  // namespace
 
-#if defined(LSTM_MNIST_JAX_LOOPS)
-#define NAME_OF(X) #X
-#define NAME(X) NAME_OF(X)
-#else
-#define LSTM_MNIST_JAX_LOOPS loops
-#define NAME(X) "the processor that compiled them"
-#endif
-
-const Loops lstm_mnist_jax::LSTM_MNIST_JAX_LOOPS{NAME(LSTM_MNIST_JAX_LOOPS), kWidth, kRegisters == 32 ? 12 : 6, LoopsOf<Lstm>(), LoopsOf<Gru>()};
+const Loops lstm_mnist_jax::loops{kWidth, kRegisters == 32 ? 12 : 6, LoopsOf<Lstm>(), LoopsOf<Gru>()};

@@ -69,13 +69,11 @@ struct Cell {
 };
 
 struct Loops {
-  const char* processor;  // the kind that they are compiled for
-  Index width;            // floats in a vector
+  Index width;       // floats in a vector
   Index chunk_rows;  // rows enough that the weights are not read for a single tile
   Cell lstm, gru;
 };
 
-// Those of the processor that this is compiled for; or, in a library for every x86-64 processor, of these kinds.
-extern const Loops loops, loops_x86_64, loops_x86_64_v3, loops_x86_64_v4;
+extern const Loops loops;
 
 }  // namespace lstm_mnist_jax
