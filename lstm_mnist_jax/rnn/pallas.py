@@ -1,10 +1,12 @@
-"""The loops of the LSTM as Pallas kernels, for TPUs (Mosaic) and NVIDIA GPUs (Triton): those of `xla_loops`, in one launch.
+"""The loops of the LSTM as Pallas kernels, for TPUs (Mosaic) and NVIDIA GPUs (Triton): each is one launch.
 
-Depends on the shapes of arrays; `native.kernel` makes a primitive of it that batches and differentiates.
+Depends on arrays and `products`; `native.kernel` makes a primitive of it that batches and differentiates. Arguments,
+results and equations are those of `xla_loops`.
 
-- TPU: a program for each block of the batch and each time step. The recurrent weights and the states stay in VMEM.
-- GPU: a program for each block of the batch, which loops over time. A product is made of tiles. The weights, and what
-  one step leaves to the next, are read again from the caches (L1, L2): larger weights than the shared memory are fine.
+- TPU: the grid goes over blocks of the batch, and over time. The recurrent weights and the states stay in VMEM.
+- GPU: the grid goes over blocks of the batch; the kernel loops over time. Products are computed in tiles, whose
+  operands are read from the caches (L1 and L2): the weights need not fit into shared memory. JAX 0.12 warns that a
+  later version removes Triton from Pallas. The successor, Mosaic GPU, compiles a kernel only where it runs, on a GPU.
 
 Axes of arrays, here and in `native.kernel`: networks n, time t, batch b, gates g, hidden units h and k; q is 1.
 """
@@ -195,13 +197,13 @@ def _call_tpu(name: str, given: Any, wanted: Any, axes: Any, reverse: bool, inte
         return tuple({"n": None, "t": None, "b": rows}.get(axis, sizes[axis]) for axis in axes[key].split())
 
     def memory(rows: int) -> int:
-        """Bytes of VMEM, at most: every array in tiles of 8 x 128 numbers of 32 bits, and all but the weights twice."""
+        """Bytes of VMEM, estimated: blocks in tiles of 16 x 128, all but the weights twice (one is being copied)."""
         total = 0
         for key, array in (given | wanted).items():
             *_, height, width = block(key, rows)
             size = -(-height // 16) * 16 * -(-width // 128) * 128 * array.dtype.itemsize
             total += size if key == "kernel" else 2 * size
-        return total + 4 * rows * 4 * sizes["g"]  # and what is computed
+        return total + 4 * rows * 4 * sizes["g"]  # and what is computed from them
 
     def spec(key: str, rows: int) -> pl.BlockSpec:
         def index(network: Any, part: Any, number: Any) -> tuple[Any, ...]:

@@ -122,11 +122,11 @@ def lstm(
       reverse: start at the last time step. Each output has the time index of its input.
       unroll: time steps per iteration of the loop, where XLA runs the loop.
       return_cell_states: whether to return the cell state c after every step. Writing it takes time.
-      backend: what runs the loops. On a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if it
-        is available and faster. Use "xla" for `jax.export` on a CPU, which refuses the kernel. On other platforms, these
-        three are XLA. On TPUs and NVIDIA GPUs, "pallas" runs each loop in one kernel (float32 and bfloat16). "auto"
+      backend: what runs the loops. On a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if
+        it is available and faster. (Use "xla" for `jax.export` on a CPU, which refuses the kernel.) Elsewhere these
+        three are XLA. "pallas", on TPUs and NVIDIA GPUs: one kernel that runs all steps (float32 and bfloat16). "auto"
         does not choose it: it compiles for TPU v5e and H100, but its speed has not been measured on a device.
-        "pallas_interpret_tpu" and "pallas_interpret_gpu" run its kernels anywhere, for tests, slowly.
+        "pallas_interpret_tpu" and "pallas_interpret_gpu" run its kernels on a CPU, slowly, for tests.
       resets: booleans [time, batch]: where True, the carry is `reset_carry` before this step. None is never.
       reset_carry: (c, h) as `initial_carry`; None is `initial_carry`.
 

@@ -386,7 +386,11 @@ def test_vmap_over_inputs_and_weights(rng):
 
 
 @pytest.mark.parametrize("check_vma", [False, True])
-@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_kernel), "xla"])
+@pytest.mark.parametrize(
+    "backend",
+    [pytest.param("native", marks=needs_kernel), "xla"]
+    + [pytest.param(f"pallas_interpret_{kind}", marks=pytest.mark.slow) for kind in ("tpu", "gpu")],
+)
 def test_shard_map(rng, backend, check_vma):
     if jax.device_count() < 2 or jax.default_backend() != "cpu":
         pytest.skip("needs two CPU devices")

@@ -138,8 +138,8 @@ class Loop(NamedTuple):
       reverse: see `xla_loops`.
       unroll: see `xla_loops`; the kernel does not use it.
       backend: "native", "pallas", or one of `INTERPRETED`.
-      threads: the most that the compiled kernel uses. None is one within a mesh of several devices, which share the cores, and
-        otherwise all of XLA's.
+      threads: the most that the compiled kernel uses. None is one within a mesh of several devices, which share the
+        cores, and otherwise all of XLA's.
       options: further options of the loop in JAX.
       given: which arguments are given, those of resets included.
       wanted: which results are wanted.
