@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -209,7 +210,7 @@ def _call_tpu(name: str, given: Any, wanted: Any, axes: Any, reverse: bool, inte
         def index(network: Any, part: Any, number: Any) -> tuple[Any, ...]:
             t, before = _steps(steps, steps - 1 - number if is_backward else number, reverse)
             places = {"n": network, "t": before if key == "cs_before" else t, "b": part}
-            return tuple(places.get(axis, 0) for axis in axes[key].split())
+            return tuple(places.get(axis, np.int32(0)) for axis in axes[key].split())  # with jax_enable_x64, too
 
         mode = {"pipeline_mode": pl.Buffered(1)} if key == "kernel" and not interpret else {}
         return pl.BlockSpec(block(key, rows), index, **mode)

@@ -124,8 +124,9 @@ def lstm(
       return_cell_states: whether to return the cell state c after every step. Writing it takes time.
       backend: what runs the loops. On a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if
         it is available and faster. (Use "xla" for `jax.export` on a CPU, which refuses the kernel.) Elsewhere these
-        three are XLA. "pallas", on TPUs and NVIDIA GPUs: one kernel that runs all steps (float32 and bfloat16). "auto"
-        does not choose it: it compiles for TPU v5e and H100, but its speed has not been measured on a device.
+        three are XLA. "pallas", on TPUs and NVIDIA GPUs: one kernel that runs all steps (float32 and bfloat16; on
+        several TPUs, in a `jax.shard_map`). "auto" does not choose it: it compiles for TPU v5e and H100, but has been
+        run and measured on no device.
         "pallas_interpret_tpu" and "pallas_interpret_gpu" run its kernels on a CPU, slowly, for tests.
       resets: booleans [time, batch]: where True, the carry is `reset_carry` before this step. None is never.
       reset_carry: (c, h) as `initial_carry`; None is `initial_carry`.
@@ -206,7 +207,7 @@ def chosen_backend(backend: str, shape: tuple[Any, ...], dtype: Any) -> str:
     if backend == "native":
         reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
     elif backend != "xla":
-        from lstm_mnist_jax.rnn import pallas  # not at the start: few programs need it, and it takes 0.3 s
+        from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
 
         reason = pallas.refusal(*shape, dtype)
     if reason is not None:

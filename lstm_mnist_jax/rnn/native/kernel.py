@@ -277,12 +277,20 @@ def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
     if is_single := _is_single(flat):
         flat = tuple(array[None] for array in flat)
     given = _missing(loop, flat, lambda axes: jnp.zeros((0,), bool if axes == RESETS else flat[0].dtype))
-    one_device, several_devices = (functools.partial(_ffi_call, loop, loop.threads or most) for most in (0, 1))
-    if loop.backend != "native":
-        one_device = several_devices = functools.partial(_pallas_call, loop)
-    run: Callable[..., Any] = several_devices
-    if not jax.typeof(given[0]).sharding.mesh.manual_axes:
-        run = _partitioned(loop, one_device, several_devices)
+    is_manual = bool(jax.typeof(given[0]).sharding.mesh.manual_axes)
+
+    def partitioned(one_device: Callable[..., Any], several_devices: Callable[..., Any]) -> Callable[..., Any]:
+        return several_devices if is_manual else _partitioned(loop, one_device, several_devices)
+
+    if loop.backend == "native":
+        run = partitioned(*(functools.partial(_ffi_call, loop, loop.threads or most) for most in (0, 1)))
+    elif loop.backend in INTERPRETED:
+        run = functools.partial(_pallas_call, loop, INTERPRETED[loop.backend])
+        run = partitioned(run, run)
+    else:
+        tpu, cuda = (functools.partial(_pallas_call, loop, platform) for platform in ("tpu", "cuda"))
+        # On several TPUs, it has to be in a `shard_map`: libtpu has no custom_partitioning.
+        run = functools.partial(jax.lax.platform_dependent, tpu=tpu, cuda=partitioned(cuda, cuda))
     kept = [result for result, is_wanted in zip(run(*given), loop.wanted, strict=True) if is_wanted]
     return [result[0] for result in kept] if is_single else kept
 
@@ -314,27 +322,23 @@ def _results(loop: Loop, arrays: Any) -> list[jax.ShapeDtypeStruct]:
     return [*map(result, SIGNATURES[loop.name].results, loop.wanted, loop.dtypes(like.dtype))]
 
 
-def _pallas_call(loop: Loop, *arrays: Array) -> tuple[Array, ...]:
-    """The kernel in Pallas of the platform for which the program is compiled, or the one to interpret."""
-    from lstm_mnist_jax.rnn import pallas  # not at the start: few programs need it, and it takes 0.3 s
+def _pallas_call(loop: Loop, platform: str, *arrays: Array) -> tuple[Array, ...]:
+    """The call of the kernel in Pallas for a platform; arrays as for `_ffi_call`."""
+    from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
 
     signature = SIGNATURES[loop.name]
-    axes = ((*signature.arguments, *signature.resets), signature.results)
     kinds = _results(loop, arrays)
-
-    def run(platform: str, *arrays: Array) -> tuple[Array, ...]:
-        given = [array if has else None for array, has in zip(arrays, loop.given, strict=True)]
-        wanted = [kind if is_wanted else None for kind, is_wanted in zip(kinds, loop.wanted, strict=True)]
-        interpret = loop.backend in INTERPRETED
-        found = pallas.run(loop.name, platform, given, wanted, axes=axes, reverse=loop.reverse, interpret=interpret)
-        return tuple(
-            jnp.zeros(kind.shape, kind.dtype) if array is None else array
-            for array, kind in zip(found, kinds, strict=True)
-        )
-
-    if loop.backend in INTERPRETED:
-        return run(INTERPRETED[loop.backend], *arrays)
-    return jax.lax.platform_dependent(*arrays, tpu=functools.partial(run, "tpu"), cuda=functools.partial(run, "cuda"))
+    found = pallas.run(
+        loop.name,
+        platform,
+        [array if has else None for array, has in zip(arrays, loop.given, strict=True)],
+        [kind if is_wanted else None for kind, is_wanted in zip(kinds, loop.wanted, strict=True)],
+        axes=((*signature.arguments, *signature.resets), signature.results),
+        reverse=loop.reverse,
+        interpret=loop.backend in INTERPRETED,
+    )
+    pairs = zip(found, kinds, strict=True)
+    return tuple(jnp.zeros(kind.shape, kind.dtype) if array is None else array for array, kind in pairs)
 
 
 def _lower(context: mlir.LoweringRuleContext, *flat: Any, loop: Loop, kernel: Any) -> Any:
