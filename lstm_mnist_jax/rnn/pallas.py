@@ -1,6 +1,6 @@
 """The loops of the LSTM as Pallas kernels, for TPUs (Mosaic) and NVIDIA GPUs (Triton): each is one launch.
 
-Depends on arrays and `products`; `native.kernel` makes a primitive of it that batches and differentiates. Arguments,
+Depends on JAX alone; `native.kernel` makes a primitive of it that batches and differentiates. Arguments,
 results and equations are those of `xla_loops`.
 
 - TPU: the grid goes over blocks of the batch, and over time. The recurrent weights and the states stay in VMEM.
@@ -23,8 +23,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 from jax.typing import DTypeLike
-
-from lstm_mnist_jax.rnn.products import product
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 
@@ -50,12 +48,10 @@ Refs = Any
 """A namespace of references to arrays, under these names; None where an array is not given or not wanted."""
 
 
-def refusal(batch: Any, hidden: Any, dtype: DTypeLike) -> str | None:
+def refusal(hidden: int, dtype: DTypeLike) -> str | None:
     """Why there are no kernels for such an LSTM; None if there are."""
     if jnp.dtype(dtype) not in map(jnp.dtype, DTYPES):
         return f"its kernels compute in float32 and bfloat16, not in {jnp.dtype(dtype)}"
-    if not isinstance(batch, int):
-        return f"its kernels need a number of sequences, not the symbolic size {batch}"
     if (size := 4 * hidden**2 * jnp.dtype(dtype).itemsize) > WEIGHTS_BYTES:
         return (
             f"the recurrent weights of {hidden} hidden features in {jnp.dtype(dtype)} have {size / 2**20:.1f} MiB, and "
@@ -109,6 +105,13 @@ def _sizes(arrays: Any, axes: Any) -> dict[str, int]:
 # One step, from values: the equations of `xla_loops`.
 
 
+def _product(rows: Array, kernel: Array) -> Array:
+    """As `products.product`, in float32."""
+    # Products of bfloat16 are exact in any case, and Mosaic refuses to compute them with a higher precision.
+    precision = None if kernel.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
+    return jnp.matmul(rows.astype(kernel.dtype), kernel, precision=precision, preferred_element_type=jnp.float32)
+
+
 def _cell(gates: Any, c: Array) -> tuple[tuple[Array, ...], Array, Array]:
     """The tanh of the gates' arguments, the new c and the new h."""
     i, f, g, o = tanhs = tuple(map(jnp.tanh, gates))
@@ -144,7 +147,7 @@ def _forward_tpu(at: Refs, *, reverse: bool, steps: int) -> None:
     if at.resets is not None:
         reset = at.resets[...] != 0
         h, c = jnp.where(reset, at.reset_h[...], h), jnp.where(reset, at.reset_c[...], c)
-    gates = at.projected[...].astype(h.dtype) + at.bias[...].astype(h.dtype) + product(h, at.kernel[...])
+    gates = at.projected[...].astype(h.dtype) + at.bias[...].astype(h.dtype) + _product(h, at.kernel[...])
     tanhs, c, h = _cell(jnp.split(gates, 4, axis=-1), c)
     at.last_h[...], at.last_c[...], at.hs[...] = h, c, h.astype(at.hs.dtype)
     if at.cs is not None:
@@ -174,7 +177,7 @@ def _backward_tpu(at: Refs, *, reverse: bool, steps: int) -> None:
     d_gates, dc = _cell_gradients(tanhs, at.cs[...], c_before, dh, dc)
     d_projected = jnp.concatenate(d_gates, axis=-1).astype(at.d_projected.dtype)
     at.d_projected[...] = d_projected
-    dh = product(d_projected, at.kernel[...])
+    dh = _product(d_projected, at.kernel[...])
     if at.resets is not None:
         at.d_reset_h[...] += jnp.where(reset, dh, 0.0)
         at.d_reset_c[...] += jnp.where(reset, dc, 0.0)
@@ -262,7 +265,7 @@ def _forward_gpu(at: Refs, *, reverse: bool, rows: int, tile: int, barrier: Call
                 inner = pl.ds(part * tile, tile)
                 h = jnp.where(number == 0, at.h[n, b, inner].astype(at.hs.dtype), at.hs[n, before, b, inner])
                 h = after_reset(at.reset_h, inner, h)
-                return tuple(gate + product(h, at.kernel[n, inner, g, k]) for g, gate in enumerate(gates))
+                return tuple(gate + _product(h, at.kernel[n, inner, g, k]) for g, gate in enumerate(gates))
 
             gates = tuple(
                 at.projected[n, t, b, g, k].astype(dtype) + at.bias[n, g, k].astype(dtype)[None] for g in range(4)
@@ -320,7 +323,7 @@ def _backward_gpu(at: Refs, *, reverse: bool, rows: int, tile: int, barrier: Cal
             def add(part: Any, dh: Array) -> Array:
                 inner = pl.ds(part * tile, tile)
                 for g in range(4):
-                    dh = dh + product(at.d_projected[n, t, b, g, inner], at.kernel[n, g, inner, k])
+                    dh = dh + _product(at.d_projected[n, t, b, g, inner], at.kernel[n, g, inner, k])
                 return dh
 
             dh = jax.lax.fori_loop(0, hidden // tile, add, jnp.zeros((rows, tile), dtype))

@@ -209,9 +209,9 @@ def chosen_backend(backend: str, shape: tuple[Any, ...], dtype: Any) -> str:
     elif backend != "xla":
         from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
 
-        reason = pallas.refusal(*shape, dtype)
+        reason = pallas.refusal(shape[1], dtype)
     if reason is not None:
-        raise ValueError(f'backend="{backend}" is not available: {reason}.')
+        raise ValueError(f'backend="{backend}" is not available: {reason}. Leave it to "auto".')
     return backend
 
 

@@ -272,8 +272,12 @@ def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
 
 
 def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
-    if loop.backend != "native" and any(0 in array.shape for array in flat):
-        return _run_xla(*flat, loop=loop)  # no step or no sequence
+    if loop.backend != "native":
+        sizes = [size for array in flat for size in array.shape]
+        if symbols := [size for size in sizes if not isinstance(size, int)]:
+            raise ValueError(f'backend="{loop.backend}" needs numbers as sizes; got {symbols[0]}. Use backend="xla".')
+        if 0 in sizes:  # no step or no sequence
+            return _run_xla(*flat, loop=loop)
     if is_single := _is_single(flat):
         flat = tuple(array[None] for array in flat)
     given = _missing(loop, flat, lambda axes: jnp.zeros((0,), bool if axes == RESETS else flat[0].dtype))
@@ -300,8 +304,8 @@ def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
     names, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
-    aliases = SIGNATURES[loop.name].aliases.items()
-    aliases = {argument: result for argument, result in aliases if loop.wanted[result]}
+    places = SIGNATURES[loop.name].aliases.items()
+    aliases = {argument: result for argument, result in places if loop.wanted[result]}
     call = jax.ffi.ffi_call(names[loop.name], _results(loop, arrays), input_output_aliases=aliases)
     return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
 
