@@ -3,18 +3,12 @@
 The scripts are static: to complete a word starts no Python.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lstm_mnist_jax.cli.arguments import Argument, Positional, arguments_of
-from lstm_mnist_jax.cli.evaluate import EvaluateArguments
-from lstm_mnist_jax.cli.interop import ExportArguments, ImportArguments
 from lstm_mnist_jax.cli.parsing import parse
-from lstm_mnist_jax.cli.predict import PredictArguments
-from lstm_mnist_jax.cli.report import ReportArguments
-from lstm_mnist_jax.cli.sweep import SweepArguments
-from lstm_mnist_jax.cli.train import TrainArguments
 from lstm_mnist_jax.config import PRESETS
 
 
@@ -32,18 +26,6 @@ class CompletionArguments:
     shell: Positional[Literal["bash", "zsh", "fish"]]
     """The shell."""
 
-
-CLASSES: dict[str, Any] = {
-    "train": TrainArguments,
-    "sweep": SweepArguments,
-    "evaluate": EvaluateArguments,
-    "predict": PredictArguments,
-    "report": ReportArguments,
-    "import": ImportArguments,
-    "export": ExportArguments,
-    "completion": CompletionArguments,
-}
-"""The arguments of each command."""
 
 BASH = """\
 _lstm_mnist() {{
@@ -65,20 +47,20 @@ ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 """zsh then takes scripts for bash."""
 
 
-def completion(arguments: Sequence[str]) -> int:
-    """`lstm-mnist completion`."""
+def completion(arguments: Sequence[str], commands: Mapping[str, type]) -> int:
+    """`lstm-mnist completion`, for these commands and the classes of their arguments."""
     parsed = parse(CompletionArguments, arguments)
     if parsed.shell == "fish":
-        print(fish_script(), end="")
+        print(fish_script(commands), end="")
     else:
-        print(ZSH * (parsed.shell == "zsh") + bash_script(), end="")
+        print(ZSH * (parsed.shell == "zsh") + bash_script(commands), end="")
     return 0
 
 
-def bash_script() -> str:
+def bash_script(commands: Mapping[str, type]) -> str:
     """The script for bash."""
     cases = list[str]()
-    for command, cls in CLASSES.items():
+    for command, cls in commands.items():
         found = arguments_of(cls)
         options = [argument for argument in found if not argument.is_positional]
         flags, free = [flag for option in options for flag in _flags(option)], list[str]()
@@ -92,13 +74,13 @@ def bash_script() -> str:
         cases.append(f'"{command} "*" -"*) found="{" ".join(flags)}" ;;')
         if words := [word for argument in found if argument.is_positional for word in _words(argument)]:
             cases.append(f'"{command} "*) found="{" ".join(words)}" ;;')
-    return BASH.format(commands=" ".join(CLASSES), cases="\n".join(" " * 6 + case for case in cases))
+    return BASH.format(commands=" ".join(commands), cases="\n".join(" " * 6 + case for case in cases))
 
 
-def fish_script() -> str:
+def fish_script(commands: Mapping[str, type]) -> str:
     """The script for fish, with a line of help for each option."""
-    lines = [f"complete -c lstm-mnist -n __fish_use_subcommand -f -a '{' '.join(CLASSES)}'"]
-    for command, cls in CLASSES.items():
+    lines = [f"complete -c lstm-mnist -n __fish_use_subcommand -f -a '{' '.join(commands)}'"]
+    for command, cls in commands.items():
         start = f"complete -c lstm-mnist -n '__fish_seen_subcommand_from {command}'"
         for argument in arguments_of(cls):
             words, text = " ".join(_words(argument)), argument.help.split(". ")[0].rstrip(".").replace("'", r"\'")

@@ -7,32 +7,80 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.cli.arguments import entry, wrapped
-from lstm_mnist_jax.cli.completion import completion
-from lstm_mnist_jax.cli.evaluate import evaluate
-from lstm_mnist_jax.cli.interop import export, import_
-from lstm_mnist_jax.cli.predict import predict
-from lstm_mnist_jax.cli.report import report
-from lstm_mnist_jax.cli.sweep import sweep
-from lstm_mnist_jax.cli.train import train
+from lstm_mnist_jax.cli.completion import CompletionArguments, completion
+from lstm_mnist_jax.cli.evaluate import EvaluateArguments, evaluate
+from lstm_mnist_jax.cli.interop import ExportArguments, ImportArguments, export, import_
+from lstm_mnist_jax.cli.predict import PredictArguments, predict
+from lstm_mnist_jax.cli.report import ReportArguments, report
+from lstm_mnist_jax.cli.sweep import SweepArguments, sweep
+from lstm_mnist_jax.cli.train import TrainArguments, train
 from lstm_mnist_jax.config import PRESETS, options
 from lstm_mnist_jax.errors import ConfigError, DataError, UserError, did_you_mean
 
-SUMMARIES = {
-    "train [PRESET]": f"train a model (presets: {', '.join(PRESETS)}), or continue one with --resume RUN_DIR",
-    "sweep [PRESET]": "train several runs at once: seeds, hyperparameters, networks",
-    "evaluate RUN_DIR": "loss and accuracy of a trained run, by split and class",
-    "predict RUN_DIR IMAGE ...": "classify images",
-    "report RUN_DIR ...": "curves, errors and figures of a run; a comparison of several; --html for a page to draw on",
-    "import FORMAT PATH --run-dir RUN_DIR": "make a run folder from weights of tf1, torch, keras, flax, safetensors, "
-    "onnx or huggingface",
-    "export FORMAT RUN_DIR FILE": "write a run's model for tf1, torch, keras, flax, safetensors, onnx, stablehlo or "
-    "huggingface",
-    "completion SHELL": "print a script with which bash, zsh or fish complete commands and options",
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+      run: runs it on its arguments; returns the exit code.
+      arguments: the class that holds its arguments.
+      usage: its required arguments, as its help names them.
+      summary: a line of help.
+    """
+
+    run: Callable[[Sequence[str]], int]
+    arguments: type
+    usage: str
+    summary: str
+
+
+def _completion(words: Sequence[str]) -> int:
+    return completion(words, {name: command.arguments for name, command in COMMANDS.items()})
+
+
+COMMANDS = {
+    "train": Command(
+        train,
+        TrainArguments,
+        "[PRESET]",
+        f"train a model (presets: {', '.join(PRESETS)}), or continue one with --resume RUN_DIR",
+    ),
+    "sweep": Command(sweep, SweepArguments, "[PRESET]", "train several runs at once: seeds, hyperparameters, networks"),
+    "evaluate": Command(
+        evaluate, EvaluateArguments, "RUN_DIR", "loss and accuracy of a trained run, by split and class"
+    ),
+    "predict": Command(predict, PredictArguments, "RUN_DIR IMAGE ...", "classify images"),
+    "report": Command(
+        report,
+        ReportArguments,
+        "RUN_DIR ...",
+        "curves, errors and figures of a run; a comparison of several; --html for a page to draw on",
+    ),
+    "import": Command(
+        import_,
+        ImportArguments,
+        "FORMAT PATH --run-dir RUN_DIR",
+        "make a run folder from weights of tf1, torch, keras, flax, safetensors, onnx or huggingface",
+    ),
+    "export": Command(
+        export,
+        ExportArguments,
+        "FORMAT RUN_DIR FILE",
+        "write a run's model for tf1, torch, keras, flax, safetensors, onnx, stablehlo or huggingface",
+    ),
+    "completion": Command(
+        _completion,
+        CompletionArguments,
+        "SHELL",
+        "print a script with which bash, zsh or fish complete commands and options",
+    ),
 }
 
 
@@ -40,8 +88,8 @@ def program_help() -> str:
     """What `lstm-mnist --help` prints, no wider than the terminal or 80 columns."""
     lines = wrapped(f"lstm-mnist-jax {__version__}: a stacked LSTM reads MNIST row by row, in JAX.")
     lines += ["", "usage: lstm-mnist COMMAND [OPTIONS]", ""]
-    for usage, summary in SUMMARIES.items():
-        lines += entry(usage, summary)
+    for name, command in COMMANDS.items():
+        lines += entry(f"{name} {command.usage}", command.summary)
     for paragraph in (
         "A run of a sweep is named by its path wherever RUN_DIR is taken: SWEEP/NUMBER or SWEEP/best.",
         "lstm-mnist COMMAND --help prints the options of a command, for train, sweep and import the common ones; "
@@ -49,18 +97,6 @@ def program_help() -> str:
     ):
         lines += ["", *wrapped(paragraph)]
     return "\n".join(lines) + "\n"
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train,
-    "sweep": sweep,
-    "evaluate": evaluate,
-    "predict": predict,
-    "report": report,
-    "import": import_,
-    "export": export,
-    "completion": completion,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,7 +129,7 @@ def _run(words: list[str], debug: bool) -> int:
             raise UserError(_unknown_command(words))
         if not debug:
             _quieten_libraries()
-        code = COMMANDS[command](words[1:])
+        code = COMMANDS[command].run(words[1:])
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
     except UserError as error:

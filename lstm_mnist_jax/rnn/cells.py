@@ -143,7 +143,7 @@ class GatedCell(nnx.RNNCellBase):
         if bias is None:
             raise ValueError(f"{type(self).__name__} adds forget_bias={forget_bias} to a bias, but use_bias is False.")
         start = self.forget_gate * hidden_features
-        bias[...] = bias[...].at[start : start + hidden_features].add(forget_bias)
+        bias.set_value(bias[...].at[start : start + hidden_features].add(forget_bias))
 
     def _add_params(self) -> None:
         """Makes the parameters that this cell has besides its dense layers."""

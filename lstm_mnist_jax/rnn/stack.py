@@ -424,7 +424,7 @@ class LSTM(StackedRNN):
             if projection_features is None and use_bias:
                 cell: Any = nnx.OptimizedLSTMCell(in_width, width, **options)
                 bias = cell.dense_h.bias
-                bias[...] = bias[...].at[width : 2 * width].add(forget_bias)
+                bias.set_value(bias[...].at[width : 2 * width].add(forget_bias))
             else:
                 options |= {
                     "projection_features": projection_features,
@@ -435,7 +435,8 @@ class LSTM(StackedRNN):
             if fused_kernel_init is not None:
                 output = cell.dense_h.kernel.shape[0]
                 kernel = fused_kernel_init(options["rngs"].params(), (in_width + output, 4 * width), cell.param_dtype)
-                cell.dense_i.kernel[...], cell.dense_h.kernel[...] = kernel[:in_width], kernel[in_width:]
+                cell.dense_i.kernel.set_value(kernel[:in_width])
+                cell.dense_h.kernel.set_value(kernel[in_width:])
             return cell
 
         super().__init__(

@@ -14,7 +14,7 @@ namespace {
 struct Gru {
   static constexpr Index kGates = 3, kStates = 1;
 
-  // Accumulators for `rows` x 3 gates, three vectors of weights and a value of h fill the registers.
+  // Accumulators for `rows` x 3 gates and what `AddProduct` keeps in registers fill them.
   static constexpr Index kForwardRows = kRegisters == 32 ? 8 : 4;
 
   // Blocks of units at once where there is one row alone, and where there are two.
@@ -61,19 +61,7 @@ struct Gru {
       const Vector bias = Load(step.bias + gates + u, count);
       UNROLL for (Index r = 0; r < R; ++r) sums[j][2][r] = bias;
     }
-    const float* h = step.states[0] + row * hidden;
-    const float* panel = panels + unit * gates;
-    const Index panel_size = gates * kWidth;
-    for (Index k = 0; k < hidden; ++k, panel += 3 * kWidth) {
-      UNROLL for (Index j = 0; j < J; ++j) {
-        UNROLL for (Index r = 0; r < R; ++r) {
-          const Vector value = Fill(h[r * hidden + k]);
-          UNROLL for (Index gate = 0; gate < 3; ++gate) {
-            sums[j][gate][r] = MultiplyAdd(value, Load(panel + j * panel_size + gate * kWidth), sums[j][gate][r]);
-          }
-        }
-      }
-    }
+    AddProduct(sums, step.states[0] + row * hidden, hidden, panels + unit * gates, hidden);
     Vector done[J][3][R];  // in memory, as `sums` must not be
     UNROLL for (Index j = 0; j < J; ++j) {
       UNROLL for (Index gate = 0; gate < 3; ++gate) {
@@ -121,29 +109,21 @@ struct Gru {
   static __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidden, const float* panels, Index row,
                                               Index unit) {
     const Index gates = 3 * hidden;
-    Vector sums[R][C];
-    UNROLL for (Index r = 0; r < R; ++r) {
-      UNROLL for (Index c = 0; c < C; ++c) {
-        const Index u = unit + c * kWidth;
-        sums[r][c] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
+    Vector sums[1][C][R];
+    UNROLL for (Index c = 0; c < C; ++c) {
+      const Index u = unit + c * kWidth;
+      UNROLL for (Index r = 0; r < R; ++r) {
+        sums[0][c][r] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
       }
     }
     if (step.next != nullptr) {
       const float* panel = panels + unit * gates;
-      auto multiply = [&](const float* gradients, Index stride, Index end) __attribute__((always_inline)) {
-        for (Index k = 0; k < end; ++k, panel += C * kWidth) {
-          UNROLL for (Index r = 0; r < R; ++r) {
-            const Vector value = Fill(gradients[r * stride + k]);
-            UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = MultiplyAdd(value, Load(panel + c * kWidth), sums[r][c]);
-          }
-        }
-      };
-      multiply(step.next + row * gates, gates, 2 * hidden);
-      multiply(step.next_recurrents + row * hidden, hidden, hidden);
+      AddProduct(sums, step.next + row * gates, gates, panel, 2 * hidden);
+      AddProduct(sums, step.next_recurrents + row * hidden, hidden, panel + 2 * hidden * C * kWidth, hidden);
     }
     Vector done[R][C];
     UNROLL for (Index r = 0; r < R; ++r) {
-      UNROLL for (Index c = 0; c < C; ++c) done[r][c] = sums[r][c];
+      UNROLL for (Index c = 0; c < C; ++c) done[r][c] = sums[0][c][r];
     }
     BackwardGates(step, hidden, &done[0][0], R, C, row, unit);
   }

@@ -11,8 +11,7 @@ namespace {
 struct Lstm {
   static constexpr Index kGates = 4, kStates = 2;
 
-  // Accumulators for `rows` x 4 gates, four vectors of weights (from memory where there are 16 registers) and a value of
-  // h fill the registers.
+  // Accumulators for `rows` x 4 gates and what `AddProduct` keeps in registers fill them.
   static constexpr Index kForwardRows = kRegisters == 32 ? 6 : 3;
 
   // Blocks of units at once where there is one row alone, and where there are two.
@@ -33,19 +32,7 @@ struct Lstm {
         }
       }
     }
-    const float* h = step.states[0] + row * hidden;
-    const float* panel = panels + unit * hidden * 4;
-    const Index panel_size = hidden * 4 * kWidth;
-    for (Index k = 0; k < hidden; ++k, panel += 4 * kWidth) {
-      UNROLL for (Index j = 0; j < J; ++j) {
-        UNROLL for (Index r = 0; r < R; ++r) {
-          const Vector value = Fill(h[r * hidden + k]);
-          UNROLL for (Index gate = 0; gate < 4; ++gate) {
-            sums[j][gate][r] = MultiplyAdd(value, Load(panel + j * panel_size + gate * kWidth), sums[j][gate][r]);
-          }
-        }
-      }
-    }
+    AddProduct(sums, step.states[0] + row * hidden, hidden, panels + unit * gates, hidden);
     for (Index j = 0; j < J; ++j, unit += kWidth) {
       const Index count = hidden - unit;
       for (Index r = 0; r < R; ++r) {
@@ -70,31 +57,22 @@ struct Lstm {
   static __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidden, const float* panels, Index row,
                                               Index unit) {
     const Index gates = 4 * hidden;
-    Vector sums[R][C];
+    Vector sums[1][C][R];
     if (step.next != nullptr) {
-      UNROLL for (Index r = 0; r < R; ++r) {
-        UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = Vector{};
+      UNROLL for (Index c = 0; c < C; ++c) {
+        UNROLL for (Index r = 0; r < R; ++r) sums[0][c][r] = Vector{};
       }
-      const float* next = step.next + row * gates;
-      const float* panel = panels + unit * gates;
-      for (Index k = 0; k < gates; ++k, panel += C * kWidth) {
-        UNROLL for (Index r = 0; r < R; ++r) {
-          const Vector value = Fill(next[r * gates + k]);
-          UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = MultiplyAdd(value, Load(panel + c * kWidth), sums[r][c]);
-        }
-      }
+      AddProduct(sums, step.next + row * gates, gates, panels + unit * gates, gates);
     } else {
-      for (Index r = 0; r < R; ++r) {
-        for (Index c = 0; c < C; ++c) {
-          const Index u = unit + c * kWidth;
-          sums[r][c] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
-        }
+      for (Index c = 0; c < C; ++c) {
+        const Index u = unit + c * kWidth;
+        for (Index r = 0; r < R; ++r) sums[0][c][r] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
       }
     }
     for (Index r = 0; r < R; ++r) {
       for (Index v = 0; v < C; ++v) {
         const Index u = unit + v * kWidth, count = hidden - u, at = (row + r) * hidden + u;
-        Vector dh = sums[r][v];
+        Vector dh = sums[0][v][r];
         if (step.next_resets != nullptr && step.next_resets[row + r]) {  // the step after this began anew
           Store(step.d_reset_states[0] + at, Load(step.d_reset_states[0] + at, count) + dh, count);
           Store(step.d_reset_states[1] + at, Load(step.d_reset_states[1] + at, count) + Load(step.d_state[1] + at, count), count);

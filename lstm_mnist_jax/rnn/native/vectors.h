@@ -34,6 +34,12 @@ constexpr Index kWidth = 4;
 constexpr Index kRegisters = 16;
 #endif
 
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+constexpr bool kFused = true;  // products are added without being rounded before
+#else
+constexpr bool kFused = false;
+#endif
+
 typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
 typedef float LooseVector __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
 
@@ -86,6 +92,14 @@ INLINE Vector MultiplyAdd(Vector a, Vector b, Vector c) {
 #endif
 }
 
+// A vector that is read from memory once. (GCC would read it again for every use, which takes longer than the uses.)
+INLINE Vector InRegister(Vector x) {
+#if defined(__AVX__) && !defined(__AVX512F__)
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
+
 // tanh(x) = x P(x^2) / Q(x^2). P and Q, of degree 4, minimise the largest relative error of the quotient on [0, 8.7]
 // (2.8e-8; found by Lawson's algorithm: weighted least squares of P - Q tanh(x)/x, the weights multiplied by the error
 // until it is level). Beyond, the quotient grows past 1, 7e-7 at 9.4, more than rounding takes away: cut at 1,
@@ -111,6 +125,35 @@ INLINE Vector Sigmoid(Vector tanh) { return MultiplyAdd(tanh, Fill(0.5f), Fill(0
 INLINE Vector TanhSlope(Vector tanh) { return MultiplyAdd(-tanh, tanh, Fill(1.0f)); }
 // sigmoid(z) = (1 + a)/2 where a = tanh(z/2), so d sigmoid(z) / d(z/2) = (1 - a^2)/2.
 INLINE Vector SigmoidSlope(Vector tanh) { return 0.5f * TanhSlope(tanh); }
+
+// Adds rows x weights to sums[block][n][row]: `size` values of each row, which begin `stride` after those of the row
+// before, and for each value N vectors of weights, in panels of their own for each block. Registers hold the fewer of
+// values and weights, beside the sums; where products are rounded before they are added, they need registers too.
+template <Index J, Index N, Index R>
+INLINE void AddProduct(Vector (&sums)[J][N][R], const float* values, Index stride, const float* panel, Index size) {
+  const Index panel_size = size * N * kWidth;
+  for (Index k = 0; k < size; ++k, panel += N * kWidth) {
+    if constexpr (R <= N && kFused) {
+      Vector value[R];
+      UNROLL for (Index r = 0; r < R; ++r) value[r] = Fill(values[r * stride + k]);
+      UNROLL for (Index j = 0; j < J; ++j) {
+        UNROLL for (Index n = 0; n < N; ++n) {
+          const Vector weight = InRegister(Load(panel + j * panel_size + n * kWidth));
+          UNROLL for (Index r = 0; r < R; ++r) sums[j][n][r] = MultiplyAdd(value[r], weight, sums[j][n][r]);
+        }
+      }
+    } else {
+      UNROLL for (Index j = 0; j < J; ++j) {
+        Vector weight[N];
+        UNROLL for (Index n = 0; n < N; ++n) weight[n] = InRegister(Load(panel + j * panel_size + n * kWidth));
+        UNROLL for (Index r = 0; r < R; ++r) {
+          const Vector value = Fill(values[r * stride + k]);
+          UNROLL for (Index n = 0; n < N; ++n) sums[j][n][r] = MultiplyAdd(value, weight[n], sums[j][n][r]);
+        }
+      }
+    }
+  }
+}
 
 // Vectors of units at once in a backward loop.
 constexpr Index kGroup = 4;
