@@ -94,7 +94,7 @@ def test_every_member_is_the_run_that_it_would_be_alone(
     tiny_dataset, trained_alone, monkeypatch, members, devices, each
 ):
     if each == "vmap":
-        monkeypatch.setattr("lstm_mnist_jax.training.program.ONE_BY_ONE", ())
+        monkeypatch.setattr("lstm_mnist_jax.training.mesh.ONE_BY_ONE", ())
     program = make_program(SETS[members], tiny_dataset, mesh_of(devices)).compile()
     state = program.init()
     for steps in (5, 20):
