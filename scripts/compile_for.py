@@ -199,13 +199,12 @@ def main() -> None:
                 last = rows[-1]
                 said = last.error or f"{last.seconds:.1f} s" + ("" if last.fits else ", does not fit")
                 print(f"{preset} for {target}: {said}", file=sys.stderr, flush=True)
+                # Now, because a compiler that fails may end the process.
+                if arguments.output is not None:
+                    write_json(arguments.output, rows)
+                if arguments.into is not None:
+                    write_into(arguments.into, rows)
     print(to_markdown(rows), end="")
-    if arguments.output is not None:
-        names = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
-        found = {"versions": {name: version_of(name) for name in names}, "rows": [asdict(row) for row in rows]}
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    if arguments.into is not None:
-        write_into(arguments.into, rows)
     sys.exit(0 if all(row.fits for row in rows) else 1)
 
 
@@ -264,7 +263,7 @@ def compile_for(preset: str, target_name: str, members: int, streams: bool, fold
         program = make_program(configs, dataset, mesh, limit).compile()
         steps, _ = program.executables()
         seconds = time.perf_counter() - began
-        hlo = Hlo(steps.as_text())
+        hlo = Hlo(steps.as_text() or "")
         found = launches_of(folder, hlo) if target.platform == "cuda" else None
         import jax
 
@@ -342,6 +341,13 @@ def to_markdown(rows: list[Row], old: dict[tuple[str, str], str] | None = None) 
 
 def _line(texts: tuple[str, ...]) -> str:
     return f"| {' | '.join(texts)} |\n"
+
+
+def write_json(path: Path, rows: list[Row]) -> None:
+    """Writes the rows, and the versions that compiled them."""
+    versions = {name: version_of(name) for name in ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")}
+    found = {"versions": versions, "rows": [asdict(row) for row in rows]}
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 def write_into(path: Path, rows: list[Row]) -> None:

@@ -85,7 +85,9 @@ class Hlo:
         """
         lines = self._computations[condition]
         compared = re.search(r"compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT", lines[-1])
-        for line in lines if compared else []:
+        if compared is None:
+            return None
+        for line in lines:
             if found := re.match(rf"\s*%?{re.escape(compared[1])} = s32\S* constant\((\d+)\)", line):
                 return int(found[1])
         return None

@@ -175,7 +175,7 @@ def _program(config: ModelConfig, num_classes: int, mesh: Mesh, shifts: int, eac
 
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     """The memory of a device that a compiled program takes while it runs, besides its arguments and results."""
-    found = compiled.memory_analysis()
+    found: Any = compiled.memory_analysis()
     # Of a TPU the first is 0; elsewhere the peak may be that of the largest moment alone.
     return int(max(found.temp_size_in_bytes, found.peak_memory_in_bytes - found.argument_size_in_bytes))
 
