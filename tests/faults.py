@@ -108,6 +108,8 @@ FAULTS = [
     fault("padding counts in the evaluation's loss", "training/evaluation.py",
           "jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()",
           "model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)).sum()", "test_step.py", "test_feed.py"),
+    fault("on accelerators, test-time augmentation shifts no image", "training/evaluation.py",
+          "jax.vmap(moved)(offsets)", "jax.vmap(moved)(0 * offsets)", "test_program.py"),
     fault("every epoch has the same order", "data/shuffle.py", "(seed, number)", "(seed, 0)",
           "test_shuffle.py"),
     fault("ruled lines are ink", "data/ink.py", "covered.sum(axis=1) >= LINE * width",
