@@ -13,6 +13,7 @@ import math
 import os
 import tempfile
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def main() -> None:
     step = fitted(medians)
     rows = [[epoch(step, devices, batch) for devices in DEVICES] for batch in TOTAL_BATCHES]
     console.print(
-        f"{machine['processor']}, vectors of {machine['vector_bits']} bits, {machine['busy']:.0%} of the cores in use by "
-        f"other programs at the start; medians of {arguments.rounds} rounds"
+        f"{machine['processor']}, vectors of {machine['vector_bits']} bits, {machine['busy']:.0%} of the cores in use "
+        f"by other programs at the start; medians of {arguments.rounds} rounds"
     )
     console.print(table_of_steps(measured))
     console.print(
@@ -94,11 +95,11 @@ def main() -> None:
     )
     console.print(table_of_epochs(rows))
     found = {
-        "environment": machine,
-        "seconds": [{"devices": devices, "batch": batch, "steps": values} for (devices, batch), values in measured.items()],
+        "machine": machine,
+        "steps": [{"devices": key[0], "batch": key[1], "seconds": values} for key, values in measured.items()],
         "model": vars(step),
-        "epochs": [{"batch": batch, "devices": DEVICES, "seconds": row} for batch, row in zip(TOTAL_BATCHES, rows, strict=True)],
-    }  # fmt: skip
+        "epochs": [{"batch": batch, "seconds": row} for batch, row in zip(TOTAL_BATCHES, rows, strict=True)],
+    }
     arguments.output.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     console.print(f"written: {arguments.output}")
 
@@ -110,8 +111,7 @@ def step_seconds(arguments: Arguments, devices: int, batch: int, run_dir: Path) 
     config = replace(config, epochs=3, batch_size=batch * devices, data=data)
     train(config, run_dir, execution=Execution(devices=devices))
     found = read_metrics(run_dir / "metrics.jsonl")
-    steps = [after.step - before.step for before, after in zip(found, found[1:], strict=False)]
-    return min(epoch.seconds / count for epoch, count in zip(found[1:], steps, strict=True))
+    return min(after.seconds / (after.step - before.step) for before, after in pairwise(found))
 
 
 def fitted(medians: dict[tuple[int, int], float]) -> Step:
