@@ -1,7 +1,7 @@
 """All options and their defaults: the config of a run (`Config`, in its config.json), and how it is executed.
 
 From a `Config` and the data a run can be repeated. How it is executed (devices, processes) is not part of the config
-and changes no result beyond rounding: see `Execution` and `Processes`.
+and changes no result beyond float32 rounding: see `Execution` and `Processes`.
 """
 
 import typing
@@ -43,9 +43,9 @@ class Checked:
             self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
 
 
-def _added(default: Any) -> Any:
-    """A field that the config.json of older runs lacks; they have its default."""
-    return field(default=default, metadata=ADDED)
+def _added(default: Any, **former: Any) -> Any:
+    """A field that the config.json of older runs lacks; they have its default, or the value `before`."""
+    return field(default=default, metadata={ADDED: former.get("before", default)})
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,10 @@ class ModelConfig(Checked):
     turns it off."""
     dense_stddev: float = 1.0
     """Standard deviation of the initial weights and biases of the output layer."""
+    precision: Literal["default", "high", "highest"] = _added("highest", before="default")
+    """Precision of float32 matrix products, as JAX names it. highest is float32 everywhere. GPUs may use TF32 for high
+    and default; TPUs compute with bfloat16: three products for high, one for default. default is also what JAX's own
+    setting (JAX_DEFAULT_MATMUL_PRECISION) changes. CPUs always compute in float32."""
 
     def check(self) -> None:
         widths, chrono = self.hidden_features, self.chrono_steps
@@ -316,7 +320,7 @@ each other value takes one of its own."""
 
 @dataclass(frozen=True)
 class Execution(Checked):
-    """On which devices to run, and with how much of their memory. Changes no result beyond rounding.
+    """On which devices to run, and with how much of their memory. Changes no result beyond float32 rounding.
 
     Raises:
       ConfigError: a value is impossible.

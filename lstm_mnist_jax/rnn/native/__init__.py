@@ -1,4 +1,4 @@
-"""The loops of the LSTM and the GRU as a compiled CPU kernel: the same numbers as in JAX, to rounding, and faster.
+"""The loops of the LSTM and the GRU as a compiled CPU kernel: the same numbers as in JAX to float32 rounding, faster.
 
 The kernel is one library of C++: the loops for a kind of processor (`loops.cc` with `lstm.h` and `gru.h`), and what
 calls them from XLA (`ffi.cc`). The first use compiles it for the machine at hand with the compiler that is found there,

@@ -132,6 +132,7 @@ class Loop(NamedTuple):
       options: further options of the loop in JAX.
       given: which arguments are given, those of resets included.
       wanted: which results are wanted.
+      precision: that of JAX's matrix products where the loop was called; the kernel's products are float32.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Loop(NamedTuple):
     options: tuple[tuple[str, bool], ...]
     given: tuple[bool, ...]
     wanted: tuple[bool, ...]
+    precision: str | None
 
     def axes(self, is_single: bool) -> tuple[list[str], list[str]]:
         """The axes of the arguments that are given and of the results that are wanted; of one network without n."""
@@ -164,7 +166,8 @@ def _call(
     given = tuple(array is not None for array in every)
     asked = {"": True, "resets": resets is not None, **options}
     wanted = tuple(asked[option] for option in signature.options)
-    loop = Loop(name, reverse, unroll, threads, tuple(options.items()), given, wanted)
+    precision = jax.config.values["jax_default_matmul_precision"]
+    loop = Loop(name, reverse, unroll, threads, tuple(options.items()), given, wanted, precision)
     results = iter(_bind(loop, *[array for array in every if array is not None]))
     return tuple(
         next(results) if asked[option] else None for option in signature.options if option != "resets" or resets
@@ -244,7 +247,8 @@ def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
         options = {"reverse": loop.reverse, "unroll": loop.unroll, **dict(loop.options)}
         return SIGNATURES[loop.name].run(*arrays[:count], resets, **options)
 
-    return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
+    with jax.default_matmul_precision(loop.precision):
+        return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
 
 
 def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
