@@ -54,10 +54,13 @@ def task_of(config: ModelConfig) -> Task:
 
 
 def precision_of(config: ModelConfig) -> AbstractContextManager[None]:
-    """While entered, matrix products that are traced have the precision of the config; so do their gradients.
+    """While entered, matrix products that are traced have the precision of the config; so have their gradients.
 
     Args:
       config: the network. Its precision "default" leaves JAX's own setting as it is.
+
+    Returns:
+      A context manager.
 
     Examples:
       >>> import jax

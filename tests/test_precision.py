@@ -17,7 +17,7 @@ from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.rnn import LSTM
 from lstm_mnist_jax.training import make_program
-from lstm_mnist_jax.training.mesh import make_mesh
+from lstm_mnist_jax.training.mesh import make_mesh, rounding
 
 HEAD = {"hidden_features": (4, 3), "pooling": "attention", "dense_features": (5,)}
 CONFIGS = [
@@ -84,6 +84,18 @@ def test_default_is_the_setting_of_jax(tiny_dataset):
             assert set(products(lambda params: model.apply(params, images, config), params)) <= {expected, ""}
 
 
+def test_rounded_products_are_reported():
+    with jax.default_matmul_precision(None):
+        assert rounding("cpu", "default") is None
+        assert "round float32 to bfloat16; not with --precision highest" in rounding("tpu", "default")
+        assert "round float32 to TF32" in rounding("gpu", "high")
+        assert "round float32 to sums of two bfloat16" in rounding("tpu", "high")
+        assert rounding("tpu", "highest") is rounding("gpu", "highest") is None
+    assert rounding("tpu", "default") is None  # the suite's own setting is highest
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert rounding("tpu", "default") == rounding("tpu", "high")
+
+
 def test_a_cpu_runs_the_same_program_with_any_precision(tiny_dataset):
     texts = set()
     for precision in ("default", "high", "highest"):
@@ -97,9 +109,9 @@ def test_a_cpu_runs_the_same_program_with_any_precision(tiny_dataset):
     assert len(texts) == 1
 
 
-def test_a_run_without_the_field_keeps_the_precision_that_it_was_trained_with():
+def test_runs_without_the_field_have_the_precision_of_jax_that_they_were_trained_with():
     values = asdict(Config())
-    assert values["model"].pop("precision") == "highest"
+    del values["model"]["precision"]
     assert from_dict(Config, values).model.precision == "default"
     values["model"]["precision"] = "float32"
     with pytest.raises(ConfigError, match="precision is 'float32', expected one of default, high, highest"):

@@ -9,20 +9,19 @@ from typing import Any
 
 from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
-ADDED = "added"
-"""The key in the metadata of a dataclass's field that older files lack: its value there."""
+ADDED = {"added": True}
+"""Metadata of a dataclass's field that older files lack: it has its default there."""
 
 
 def from_dict(cls: type, values: Any, path: str = "") -> Any:
     """The inverse of `dataclasses.asdict`. Raises ConfigError where a field is missing, unknown or of another type.
 
-    Fields with `ADDED` in their metadata may be missing.
+    Fields with the metadata `ADDED` may be missing.
     """
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise ConfigError(f"{path or 'the config'} is {values!r}, expected an object of named values.")
-    former = {item.name: item.metadata[ADDED] for item in dataclasses.fields(cls) if ADDED in item.metadata}
-    values = former | values
+    values = {item.name: item.default for item in dataclasses.fields(cls) if item.metadata == ADDED} | values
     if missing := sorted(hints.keys() - values.keys()):
         raise ConfigError(f"{path or 'the config'} lacks {', '.join(missing)}.")
     if unknown := sorted(values.keys() - hints.keys()):

@@ -43,9 +43,9 @@ class Checked:
             self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
 
 
-def _added(default: Any, **former: Any) -> Any:
-    """A field that the config.json of older runs lacks; they have its default, or the value `before`."""
-    return field(default=default, metadata={ADDED: former.get("before", default)})
+def _added(default: Any) -> Any:
+    """A field that the config.json of older runs lacks; they have its default."""
+    return field(default=default, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class ModelConfig(Checked):
     turns it off."""
     dense_stddev: float = 1.0
     """Standard deviation of the initial weights and biases of the output layer."""
-    precision: Literal["default", "high", "highest"] = _added("highest", before="default")
-    """Precision of float32 matrix products, as JAX names it. highest is float32 everywhere. GPUs may use TF32 for high
-    and default; TPUs compute with bfloat16: three products for high, one for default. default is also what JAX's own
-    setting (JAX_DEFAULT_MATMUL_PRECISION) changes. CPUs always compute in float32."""
+    precision: Literal["default", "high", "highest"] = _added("default")
+    """Precision of the network's float32 matrix products, as JAX names it. default is JAX's own setting
+    (JAX_DEFAULT_MATMUL_PRECISION): if that is not set, GPUs round to TF32 and TPUs to bfloat16. high is TF32 on GPUs
+    and three products of bfloat16 on TPUs. highest is float32. CPUs compute in float32 in any case."""
 
     def check(self) -> None:
         widths, chrono = self.hidden_features, self.chrono_steps

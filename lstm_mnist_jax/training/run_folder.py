@@ -77,7 +77,7 @@ class DataFacts:
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     fingerprint: str
-    form: str | None = field(default=None, metadata={ADDED: None})
+    form: str | None = field(default=None, metadata=ADDED)
 
     @staticmethod
     def of(dataset: Dataset) -> "DataFacts":
