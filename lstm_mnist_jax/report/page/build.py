@@ -32,7 +32,17 @@ from lstm_mnist_jax.training.run_folder import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCRIPTS = ("network.js", "ink.js", "normal_form.js", "pad.js", "bars.js", "reading.js", "reader.js", "main.js")
+SCRIPTS = (
+    "network.js",
+    "ink.js",
+    "normal_form.js",
+    "pad.js",
+    "bars.js",
+    "reading.js",
+    "reader.js",
+    "photo.js",
+    "main.js",
+)
 """In the order in which they stand in the page, as one module."""
 
 MNIST_CREDIT = "MNIST's images are by Yann LeCun and Corinna Cortes, under CC BY-SA 3.0. "

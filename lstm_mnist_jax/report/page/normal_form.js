@@ -1,6 +1,7 @@
 // The digits on a picture in the form of the images that the network was trained on, as
 // lstm_mnist_jax/data/normal_form.py makes it. A picture is {height, width, levels}: levels from 0 to 1, row after row.
 
+const SOUGHT_SIDE = 512; // the longer side of pictures in which digits are sought; larger ones are reduced
 const FACES = 20 / 28; // the longer side of a digit, as a fraction of the side of MNIST's images
 const LEAST_CONTRAST = 0.06; // of ink; less is an empty picture
 const EDGE = 0.25; // where a stroke ends, as a fraction of the level of the ink
@@ -41,6 +42,27 @@ function resampled({ height, width, levels }, tall, wide) {
     for (let n = 0; n < weights.length; n++) {
       for (let x = 0; x < wide; x++) found[y * wide + x] += weights[n] * narrow[(first + n) * wide + x];
     }
+  }
+  return { height: tall, width: wide, levels: found };
+}
+
+/** The means over squares of pixels, of the smallest side that leaves at most `most` of them side by side. */
+function reduced(picture, most) {
+  const side = Math.ceil(longestOf(picture) / most);
+  if (side === 1) return picture;
+  const { height, width, levels } = picture;
+  const [tall, wide] = [height, width].map((n) => Math.ceil(n / side));
+  const narrow = new Float32Array(tall * width); // as Python's
+  const found = new Float32Array(tall * wide);
+  for (let y = 0; y < tall; y++) {
+    const count = Math.min(side, height - side * y);
+    for (let n = 0; n < count; n++) {
+      const from = (side * y + n) * width;
+      for (let x = 0; x < width; x++) narrow[y * width + x] += levels[from + x];
+    }
+    for (let x = 0; x < width; x++) narrow[y * width + x] /= count;
+    for (let x = 0; x < width; x++) found[y * wide + Math.floor(x / side)] += narrow[y * width + x];
+    for (let x = 0; x < wide; x++) found[y * wide + x] /= Math.min(side, width - side * x);
   }
   return { height: tall, width: wide, levels: found };
 }
@@ -95,8 +117,8 @@ function normalOf({ height, width, levels }, tall, wide, side) {
 
 /** The level of the ink: that which a quarter of the pixels of its strokes reaches. */
 function levelOf({ levels, core }) {
-  const inside = levels.filter((_, at) => core[at]).sort();
-  return inside[Math.floor((3 * (inside.length - 1)) / 4)];
+  const inside = levels.filter((_, at) => core[at]);
+  return ranked(inside, Math.floor((3 * (inside.length - 1)) / 4));
 }
 
 /** The most (or with `least`, the smallest) level within `offsets` [dy, dx] of each pixel; outside it is 0. */
@@ -177,8 +199,9 @@ function formOf(ink, height, width, side, known = null) {
   return { pixels: normal, box: [ink.top + top, ink.left + left, box.height, box.width] };
 }
 
-/** The digits on a picture of at most 512 pixels a side: [{pixels, box: [top, left, height, width] as fractions}]. */
-function findDigits(picture, height, width) {
+/** The digits on a picture: [{pixels, box: [top, left, height, width] as fractions}]. */
+function findDigits(whole, height, width) {
+  const picture = reduced(whole, SOUGHT_SIDE);
   const side = Math.round(FACES * Math.min(height, width));
   const normal = normalOf(picture, height, width, side);
   if (normal) return [{ pixels: normal, box: [0, 0, 1, 1] }];
