@@ -34,7 +34,9 @@ function noiseOf({ height, width, levels }) {
   while (rank >= counts[bin]) rank -= counts[bin++];
   const among = new Float64Array(counts[bin]);
   n = 0;
-  for (const value of second) if ((value < 1 ? (SECOND_BINS * value) | 0 : SECOND_BINS) === bin) among[n++] = value;
+  for (let k = 0; k < second.length; k++) {
+    if ((second[k] < 1 ? (SECOND_BINS * second[k]) | 0 : SECOND_BINS) === bin) among[n++] = second[k];
+  }
   return ranked(among, rank) / scale;
 }
 
@@ -81,9 +83,9 @@ function blockPeaks(line, count, window, forward, backward) {
   for (let from = 0; from < count; from += window) {
     const to = Math.min(count, from + window);
     let most = line[from];
-    for (let n = from; n < to; n++) forward[n] = most = line[n] > most ? line[n] : most;
+    for (let n = from; n < to; n++) forward[n] = most = Math.max(most, line[n]);
     most = line[to - 1];
-    for (let n = to - 1; n >= from; n--) backward[n] = most = line[n] > most ? line[n] : most;
+    for (let n = to - 1; n >= from; n--) backward[n] = most = Math.max(most, line[n]);
   }
 }
 
@@ -97,18 +99,16 @@ function close(levels, paper, reach, lines, stride, length, step) {
     const start = number * stride;
     for (let n = 0, at = start; n < length; n++, at += step) line[n] = levels[at];
     blockPeaks(line, length, window, forward, backward);
-    for (let n = 0; n < wider; n++) { // negative: the largest of these is the smallest
+    const early = Math.min(2 * reach + 1, wider); // lines of negative levels: the largest of these is the smallest
+    for (let n = 0; n < early; n++) line[n] = -forward[Math.min(n, length - 1)];
+    for (let n = early; n < length; n++) line[n] = -Math.max(forward[n], backward[n - 2 * reach]);
+    for (let n = Math.max(early, length); n < wider; n++) {
       const from = n - 2 * reach;
-      const ahead = forward[n < length ? n : length - 1];
-      if (from <= 0) line[n] = -ahead;
-      else if (from >= lastBlock) line[n] = -backward[from];
-      else line[n] = backward[from] > ahead ? -backward[from] : -ahead;
+      line[n] = -(from < lastBlock ? Math.max(forward[length - 1], backward[from]) : backward[from]);
     }
     blockPeaks(line, wider, window, forward, backward);
     for (let n = 0, at = start; n < length; n++, at += step) {
-      const [before, after] = [backward[n], forward[n + 2 * reach]];
-      const level = before > after ? -before : -after;
-      if (level > paper[at]) paper[at] = level;
+      paper[at] = Math.max(paper[at], -Math.max(backward[n], forward[n + 2 * reach]));
     }
   }
 }
@@ -123,6 +123,14 @@ function paperOf({ height, width, levels }) {
 }
 
 // Below, ink is a list of its pixels' places, row after row, each y * width + x: it is a small part of a picture.
+
+/** The places for which a test holds. */
+function placesWhere(places, test) {
+  const found = new Int32Array(places.length);
+  let count = 0;
+  for (let n = 0; n < places.length; n++) if (test(places[n])) found[count++] = places[n];
+  return found.subarray(0, count);
+}
 
 /** Numbers the connected pieces of ink, diagonals included, in the order of their first pixels: [labels, count]. */
 function labelled(places, height, width) {
@@ -179,7 +187,7 @@ function thinInk(places, runs, turned, height, width, thickness) {
   const searched = new Uint8Array(across);
   const seen = new Int32Array(length).fill(-1); // the last of the rows above each with thin ink in this column
   const columns = new Int32Array(Math.ceil(across / step)); // with thin ink, of each window
-  const thin = places.filter((at) => runs[at] <= thickness);
+  const thin = placesWhere(places, (at) => runs[at] <= thickness);
   for (const at of thin) {
     const [along, other] = turned ? [(at / width) | 0, at % width] : [at % width, (at / width) | 0];
     // The windows from seen + 1 (or the first that reaches here) to the last that starts here or above.
@@ -192,7 +200,8 @@ function thinInk(places, runs, turned, height, width, thickness) {
   }
   const alongOf = (at) => (turned ? (at / width) | 0 : at % width);
   const otherOf = (at) => (turned ? at % width : (at / width) | 0);
-  let found = thin.filter((at) => searched[otherOf(at)]);
+  if (!searched.includes(1)) return [[], [], []];
+  let found = placesWhere(thin, (at) => searched[otherOf(at)]);
   if (!turned) { // column by column
     const starts = new Int32Array(length + 1);
     for (const at of found) starts[alongOf(at) + 1]++;
@@ -232,7 +241,7 @@ function withoutLines(places, down, right, height, width) {
       }
     }
   }
-  const kept = places.filter((at) => !isLine[at]);
+  const kept = placesWhere(places, (at) => !isLine[at]);
   return kept.length < places.length && kept.length > 0.02 * places.length ? kept : places;
 }
 
@@ -456,13 +465,13 @@ function digitsOf(depth, levels, height, width, noise) {
   let [labels, count] = labelled(places, height, width);
   const peaks = new Int32Array(count + 1);
   for (const at of places) if (depth[at] > peaks[labels[at]]) peaks[labels[at]] = depth[at];
-  places = places.filter((at) => depth[at] > INK_EDGE * peaks[labels[at]] && peaks[labels[at]] >= least);
+  places = placesWhere(places, (at) => depth[at] > INK_EDGE * peaks[labels[at]] && peaks[labels[at]] >= least);
   [labels, count] = labelled(places, height, width);
   const whole = outlined(depth, places, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
   const frames = whole.filter((piece) => isFrame(piece, whole));
   const isOut = new Uint8Array(count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
-  const unframed = frames.length ? places.filter((at) => !isOut[labels[at]]) : places;
+  const unframed = frames.length ? placesWhere(places, (at) => !isOut[labels[at]]) : places;
   const runs = (ink) => [width, 1].map((step) => runLengths(ink, height, width, step));
   let [down, right] = runs(unframed);
   const kept = withoutLines(unframed, down, right, height, width);
@@ -515,7 +524,7 @@ function findInk(picture) {
   let smooth = picture;
   for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
   const levels = new Int16Array(height * width);
-  for (let at = 0; at < levels.length; at++) levels[at] = Math.floor(LEVELS * smooth.levels[at] + 0.5);
+  for (let at = 0; at < levels.length; at++) levels[at] = LEVELS * smooth.levels[at] + 0.5; // rounded down
   const offers = [1, -1].map((sign) => {
     const signed = sign > 0 ? levels : levels.map((level) => -level);
     const paper = paperOf({ height, width, levels: signed });

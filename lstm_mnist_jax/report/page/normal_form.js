@@ -52,17 +52,20 @@ function reduced(picture, most) {
   if (side === 1) return picture;
   const { height, width, levels } = picture;
   const [tall, wide] = [height, width].map((n) => Math.ceil(n / side));
-  const narrow = new Float32Array(tall * width); // as Python's
+  const sums = new Float32Array(width); // in the precision of Python's
   const found = new Float32Array(tall * wide);
-  for (let y = 0; y < tall; y++) {
+  for (let y = 0, at = 0; y < tall; y++) {
     const count = Math.min(side, height - side * y);
+    sums.fill(0);
     for (let n = 0; n < count; n++) {
-      const from = (side * y + n) * width;
-      for (let x = 0; x < width; x++) narrow[y * width + x] += levels[from + x];
+      for (let x = 0, from = (side * y + n) * width; x < width; x++) sums[x] += levels[from + x];
     }
-    for (let x = 0; x < width; x++) narrow[y * width + x] /= count;
-    for (let x = 0; x < width; x++) found[y * wide + Math.floor(x / side)] += narrow[y * width + x];
-    for (let x = 0; x < wide; x++) found[y * wide + x] /= Math.min(side, width - side * x);
+    for (let x = 0; x < width; at++) {
+      const end = Math.min(width, x + side);
+      const among = end - x;
+      for (; x < end; x++) found[at] += Math.fround(sums[x] / count);
+      found[at] /= among;
+    }
   }
   return { height: tall, width: wide, levels: found };
 }
@@ -121,16 +124,14 @@ function levelOf({ levels, core }) {
   return ranked(inside, Math.floor((3 * (inside.length - 1)) / 4));
 }
 
-/** The most (or with `least`, the smallest) level within `offsets` [dy, dx] of each pixel; outside it is 0. */
-function filtered({ height, width, levels }, offsets, least = false) {
-  const found = new Float64Array(height * width).fill(least ? Infinity : 0);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      for (const [dy, dx] of offsets) {
-        const inside = y + dy >= 0 && y + dy < height && x + dx >= 0 && x + dx < width;
-        const level = inside ? levels[(y + dy) * width + x + dx] : 0;
+/** The largest level within `offsets` [dy, dx] of each pixel. */
+function dilatedBy({ height, width, levels }, offsets) {
+  const found = new Float64Array(height * width);
+  for (const [dy, dx] of offsets) {
+    for (let y = Math.max(0, -dy); y < Math.min(height, height - dy); y++) {
+      for (let x = Math.max(0, -dx); x < Math.min(width, width - dx); x++) {
         const at = y * width + x;
-        found[at] = least ? Math.min(found[at], level) : Math.max(found[at], level);
+        found[at] = Math.max(found[at], levels[at + dy * width + dx]);
       }
     }
   }
@@ -150,10 +151,18 @@ function thickened(strokes, side) {
   const size = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((fine * n) / longestOf(strokes))));
   const scaled = resampled(strokes, ...size);
   const peak = peakOf(scaled.levels);
-  const mask = { ...scaled, levels: scaled.levels.map((level) => Number(level > 0.4 * peak)) };
-  const sum = (levels) => levels.reduce((a, b) => a + b, 0);
-  const inner = sum(filtered(mask, disc(1.5), true).levels);
-  const width = 2 / Math.max(1 - inner / Math.max(sum(mask.levels), 1), 0.01);
+  const isInk = scaled.levels.map((level) => Number(level > 0.4 * peak));
+  const around = disc(1.5).map(([dy, dx]) => dy * scaled.width + dx);
+  let [all, inner] = [0, 0]; // pixels of ink, and those with ink around them
+  for (let y = 0, at = 0; y < scaled.height; y++) {
+    for (let x = 0; x < scaled.width; x++, at++) {
+      if (!isInk[at]) continue;
+      all++;
+      const isInside = y > 0 && y < scaled.height - 1 && x > 0 && x < scaled.width - 1;
+      if (isInside && around.every((step) => isInk[at + step])) inner++;
+    }
+  }
+  const width = 2 / Math.max(1 - inner / Math.max(all, 1), 0.01);
   const missing = Math.round((THICK * (fine / 20) - width) / 2);
   if (width >= THIN * (fine / 20) || missing <= 0) return null;
   const padded = { height: scaled.height + 2 * missing, width: scaled.width + 2 * missing };
@@ -162,7 +171,7 @@ function thickened(strokes, side) {
     const row = scaled.levels.subarray(y * scaled.width, (y + 1) * scaled.width);
     padded.levels.set(row, (y + missing) * padded.width + missing);
   }
-  return filtered(padded, disc(missing + 0.3));
+  return dilatedBy(padded, disc(missing + 0.3));
 }
 
 /** The sum of squared weights of the middle pixel of a resized line, by which noise shrinks. */
