@@ -68,6 +68,7 @@ function changed() {
   const { caption, photo, number } = pad.shown();
   $("origin").textContent = caption;
   $("slate").hidden = photo !== null;
+  $("live").classList.toggle("pictured", photo !== null);
   photos?.show(photo, number);
   if (pending !== null) cancelAnimationFrame(pending);
   pending = requestAnimationFrame(() => {
@@ -88,8 +89,9 @@ function showExample(example, passing) {
 
 function readPhotos() {
   const parts = ["photo", "found", "open", "take", "file", "camera"].map((id) => [id, $(id)]);
-  $("sources").hidden = false;
-  return makePhotos(Object.fromEntries(parts), network, image, (photo, number, clicked) => {
+  $("sources").hidden = $("sorts").hidden = false;
+  const warningOf = typeof unlikeTraining === "function" ? unlikeTraining : () => null;
+  return makePhotos(Object.fromEntries(parts), network, image, warningOf, (photo, number, clicked) => {
     playNext = clicked;
     const caption = `Digit ${number + 1} of ${photo.digits.length} on ${photo.name}`;
     pad.show(photo.digits[number].pixels, { caption, photo, number });

@@ -67,9 +67,10 @@ function roundly(share) {
  * Reads pictures and shows them.
  *
  * elements: photo (with a canvas and a list of boxes), found (a text), open and take (buttons), file and camera (inputs).
+ * warningOf(pixels): why a digit's input is doubtful, a text without a full stop; null if it is not.
  * onChoose(photo, number, clicked): a digit is to be the network's input; the first one where none was clicked.
  */
-function makePhotos(elements, network, image, onChoose) {
+function makePhotos(elements, network, image, warningOf, onChoose) {
   const { classes } = network.spec;
   const frame = elements.photo.querySelector(".photo");
   const list = frame.querySelector("ol");
@@ -77,8 +78,10 @@ function makePhotos(elements, network, image, onChoose) {
   let shown = null;
   let done = Promise.resolve();
 
-  function say(text) {
-    if (elements.found.textContent !== text) elements.found.textContent = text; // screen readers get it once
+  function say(text, head = "") {
+    if (elements.found.textContent === head + text) return; // screen readers get it once
+    elements.found.replaceChildren(...(head ? [element("strong", "", head)] : []), text);
+    elements.found.classList.toggle("notice", text !== "" && !head);
   }
 
   /** The probabilities for an input, computed in slices of time; null where there is a newer file. */
@@ -105,6 +108,7 @@ function makePhotos(elements, network, image, onChoose) {
       if (probabilities === null) return null;
       digit.label = leaderOf(probabilities);
       digit.probability = probabilities[digit.label];
+      digit.warning ??= warningOf(digit.pixels);
     }
     return { canvas, name, digits };
   }
@@ -121,12 +125,29 @@ function makePhotos(elements, network, image, onChoose) {
     onChoose(photo, 0, false);
   }
 
-  /** "3 digits: 7 2? 1", and the warnings. */
-  function wordsOf({ digits, note }) {
+  /** Says "3 digits: 7 2? 1", and the warnings. */
+  function sum({ digits, note }) {
     const labels = digits.map(({ label, warning }) => classes[label] + (warning ? "?" : "")).join(" ");
-    const warnings = digits.map(({ warning }, n) => (warning ? ` Digit ${n + 1}: ${warning}.` : "")).join("");
-    const words = `${digits.length} ${digits.length === 1 ? "digit" : "digits"}: ${labels}`;
-    return warnings || note ? `${words}.${warnings}${note}` : words;
+    const doubts = new Map(); // the numbers of digits by their warnings
+    for (const [n, { warning }] of digits.entries()) {
+      if (warning) doubts.set(warning, [...(doubts.get(warning) ?? []), n + 1]);
+    }
+    const warnings = Array.from(doubts, ([warning, numbers]) => ` Digit ${numbers.join(", ")}: ${warning}.`).join("");
+    const end = warnings || note ? "." : "";
+    say(warnings + note, `${digits.length} ${digits.length === 1 ? "digit" : "digits"}: ${labels}${end}`);
+  }
+
+  /** Makes the labels small, where they would hide other digits. */
+  function arrange() {
+    frame.classList.remove("crowded");
+    const places = [...list.querySelectorAll("button")].map((button) =>
+      [button, ...button.children].map((each) => each.getBoundingClientRect()),
+    );
+    const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    const isCrowded = places.some(([, ...labels], n) =>
+      places.some((others, m) => m !== n && labels.some((label) => others.some((other) => meet(label, other)))),
+    );
+    frame.classList.toggle("crowded", isCrowded);
   }
 
   function boxOf(photo, number) {
@@ -150,7 +171,8 @@ function makePhotos(elements, network, image, onChoose) {
   /** Shows a photo and which of its digits is the network's input; null hides it. */
   function show(photo, number) {
     if (photo === null || photo !== shown) latest++; // a file that is still being read is not shown any more
-    say(photo ? wordsOf(photo) : "");
+    if (photo) sum(photo);
+    else say("");
     elements.photo.hidden = photo === null;
     if (photo && photo !== shown) {
       const { canvas, name, digits } = photo;
@@ -160,6 +182,7 @@ function makePhotos(elements, network, image, onChoose) {
       frame.style.setProperty("--shape", canvas.width / canvas.height);
       frame.classList.toggle("small", longestOf(canvas) < SMALL_PHOTO);
       list.replaceChildren(...digits.map((_, n) => boxOf(photo, n)));
+      arrange();
     }
     shown = photo;
     for (const [n, item] of photo ? [...list.children].entries() : []) {
@@ -167,6 +190,7 @@ function makePhotos(elements, network, image, onChoose) {
     }
   }
 
+  new ResizeObserver(() => shown && arrange()).observe(frame);
   const take = (files, otherwise) => (files.length ? void (done = read([...files])) : say(otherwise));
 
   for (const [button, input] of [[elements.open, elements.file], [elements.take, elements.camera]]) {

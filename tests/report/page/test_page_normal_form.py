@@ -83,8 +83,9 @@ def photograph(rng, number):
 
 
 def test_digits_on_photographs_match_python(page, rng):
-    for number in range(6):
+    for number in range(7):
         picture = photograph(rng, number)
+        picture = np.kron(picture, np.ones((3, 3), np.float32))[:-1] if number == 6 else picture  # 899 x 1,200
         expected, found = find_digits(picture), found_in_javascript(page, picture)
         assert len(found) == len(expected) == 2, number
         for one, other in zip(found, expected, strict=True):
