@@ -228,10 +228,13 @@ def _section(name: str, heading: str, *lines: str) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    """A figure in a frame that scrolls, by keys too, where the screen is narrower."""
+    """A figure that fits the screen. On a narrow one a button enlarges it, and its frame scrolls, by keys too."""
     title = html.escape(picture.title)
     return f"""<figure class="picture">
+<div class="heading">
 <h3>{title}</h3>
+<button type="button" class="enlarge" aria-pressed="false" aria-label="Enlarge: {title}" hidden>Enlarge</button>
+</div>
 <div class="frame" tabindex="0" role="group" aria-label="{title}, picture">
 {themed_svg(picture.figure, f"picture-{picture.name}", picture.title)}
 </div>

@@ -126,6 +126,13 @@ document.addEventListener("keydown", (event) => {
   pad.undo();
 });
 
+for (const button of document.querySelectorAll(".enlarge")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-pressed", button.closest("figure").classList.toggle("enlarged"));
+  });
+}
+
 /** Shows an example until something is drawn: of those that are read in time, that with the most changes. */
 function demonstrate() {
   const right = data.examples.filter(({ label, prediction }) => label === prediction);

@@ -59,6 +59,10 @@ class Links(HTMLParser):
         self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")]
 
 
+def overflow_of(frame):
+    return frame.evaluate("frame => frame.scrollWidth - frame.clientWidth")
+
+
 def width_of(page):
     return page.evaluate("document.documentElement.scrollWidth")
 
@@ -71,6 +75,10 @@ def test_accessibility_and_width(scheme, whole_page, open_page):
     def check():
         for width in (360, 1280):
             page.set_viewport_size({"width": width, "height": 800})
+            assert page.locator(".enlarge").first.is_visible() == (width == 360)
+            overflows = [overflow_of(frame) for frame in page.locator(".picture:not(.enlarged) .frame").all()]
+            assert overflows
+            assert not any(overflows)  # no figure is cut off
             assert violations(page) == ""
             assert width_of(page) == width
 
@@ -81,6 +89,9 @@ def test_accessibility_and_width(scheme, whole_page, open_page):
     check()
     page.locator("#clear").click()
     page.wait_for_timeout(100)
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.locator(".enlarge").first.click()
+    assert overflow_of(page.locator(".enlarged .frame")) > 200  # scrolls
     check()
 
 
