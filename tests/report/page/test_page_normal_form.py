@@ -76,6 +76,8 @@ def photograph(rng, number):
         size = int(rng.integers(80, 140))
         strokes = Image.fromarray(load().test.images[rng.integers(1000)]).resize((size, size), Image.Resampling.BICUBIC)
         picture[80 : 80 + size, place : place + size] *= 1 - 0.8 * np.asarray(strokes, float) / 255
+    if number == 4:  # strokes with gaps
+        picture[:, place % 24 :: 24] = picture[:, place % 24 + 1 :: 24] = 0.85
     picture *= np.linspace(1, 0.7, width)
     picture[:, :30] = 0.15
     picture = picture + rng.normal(0, (0, 0.01, 0.05)[number % 3], picture.shape)
