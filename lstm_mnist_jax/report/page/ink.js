@@ -18,26 +18,24 @@ const SLOPES = Array.from({ length: 33 }, (_, n) => (n - 16) / 100);
 
 function noiseOf({ height, width, levels }) {
   if (width < 3) return 0;
-  const second = new Float64Array(height * (width - 2));
+  const second = (at) => Math.abs(levels[at] - 2 * levels[at + 1] + levels[at + 2]);
+  const binOf = (value) => (value < 1 ? (SECOND_BINS * value) | 0 : SECOND_BINS);
   const counts = new Uint32Array(SECOND_BINS + 1); // so that the median is sought among few
-  let [cut, n] = [0, 0];
   for (let y = 0, at = 0; y < height; y++, at += 2) {
-    for (let x = 2; x < width; x++, at++) {
-      const value = Math.abs(levels[at] - 2 * levels[at + 1] + levels[at + 2]);
-      second[n++] = value;
-      counts[value < 1 ? (SECOND_BINS * value) | 0 : SECOND_BINS]++;
-    }
+    for (const end = at + width - 2; at < end; at++) counts[binOf(second(at))]++;
   }
-  for (let at = 0; at < levels.length; at++) if (levels[at] <= 0 || levels[at] >= 1) cut++;
-  const scale = cut > 0.25 * levels.length ? 0.76 : 0.6745 * Math.sqrt(6);
-  let [rank, bin] = [(n - 1) >> 1, 0];
+  let [rank, bin] = [(height * (width - 2) - 1) >> 1, 0];
   while (rank >= counts[bin]) rank -= counts[bin++];
   const among = new Float64Array(counts[bin]);
-  n = 0;
-  for (let k = 0; k < second.length; k++) {
-    if ((second[k] < 1 ? (SECOND_BINS * second[k]) | 0 : SECOND_BINS) === bin) among[n++] = second[k];
+  for (let y = 0, at = 0, n = 0; y < height; y++, at += 2) {
+    for (const end = at + width - 2; at < end; at++) {
+      const value = second(at);
+      if (binOf(value) === bin) among[n++] = value;
+    }
   }
-  return ranked(among, rank) / scale;
+  let cut = 0;
+  for (let at = 0; at < levels.length; at++) if (levels[at] <= 0 || levels[at] >= 1) cut++;
+  return ranked(among, rank) / (cut > 0.25 * levels.length ? 0.76 : 0.6745 * Math.sqrt(6));
 }
 
 /** The value of a rank from 0, the smallest (quickselect); the array is reordered. */
@@ -132,9 +130,11 @@ function placesWhere(places, test) {
   return found.subarray(0, count);
 }
 
-/** Numbers the connected pieces of ink, diagonals included, in the order of their first pixels: [labels, count]. */
-function labelled(places, height, width) {
-  const labels = new Int32Array(height * width);
+/**
+ * Numbers the connected pieces of ink, diagonals included, in the order of their first pixels: into `labels`, which are
+ * 0 before. How many they are is returned.
+ */
+function label(places, labels, width) {
   const parents = new Int32Array(places.length + 1); // of numbers that turned out to be of one piece, the smaller ones
   const rootOf = (number) => {
     let root = number;
@@ -164,7 +164,7 @@ function labelled(places, height, width) {
     parents[number] = parents[number] === number ? ++count : parents[parents[number]];
   }
   for (const at of places) labels[at] = parents[labels[at]];
-  return [labels, count];
+  return count;
 }
 
 /** The length of the run of ink at each of its pixels, along rows (step 1) or columns (step = width). */
@@ -216,11 +216,12 @@ function thinInk(places, runs, turned, height, width, thickness) {
 /** Ink without straight thin lines across most of the picture; the same list if nothing else is there, or no line. */
 function withoutLines(places, down, right, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
-  const isLine = new Uint8Array(height * width);
+  let isLine = null;
   for (const turned of [false, true]) {
     const [length, across] = turned ? [height, width] : [width, height];
     const [at, along, other] = thinInk(places, turned ? right : down, turned, height, width, thickness);
     if (!at.length) continue;
+    isLine ??= new Uint8Array(height * width);
     const half = Math.floor(length / 2);
     const cover = new Int32Array(Math.floor((across + 2 * length) / (thickness + 1)) + 2);
     const last = new Int32Array(cover.length);
@@ -241,6 +242,7 @@ function withoutLines(places, down, right, height, width) {
       }
     }
   }
+  if (isLine === null) return places;
   const kept = placesWhere(places, (at) => !isLine[at]);
   return kept.length < places.length && kept.length > 0.02 * places.length ? kept : places;
 }
@@ -333,8 +335,9 @@ function nearOnes(places, labels, count, height, width, reach) {
   return groups.map((_, number) => groupOf(number));
 }
 
-function piecesOf(depth, levels, places, labels, count, height, width, down, right) {
-  const pieces = outlined(depth, places, labels, count, height, width);
+/** The pieces of `outlined` with what their pixels show. `down` and `right` are the lengths of runs. */
+function piecesOf(pieces, depth, levels, places, labels, height, width, down, right) {
+  const count = pieces.length;
   const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
   const near = nearOnes(places, labels, count, height, width, Math.round(NEAR * longest));
   const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
@@ -462,12 +465,19 @@ function digitsOf(depth, levels, height, width, noise) {
   for (let at = 0; at < depth.length; at++) if (depth[at] > half) inked++;
   let places = new Int32Array(inked);
   for (let at = 0, n = 0; n < inked; at++) if (depth[at] > half) places[n++] = at;
-  let [labels, count] = labelled(places, height, width);
+  const labels = new Int32Array(depth.length);
+  let count = label(places, labels, width);
   const peaks = new Int32Array(count + 1);
   for (const at of places) if (depth[at] > peaks[labels[at]]) peaks[labels[at]] = depth[at];
-  places = placesWhere(places, (at) => depth[at] > INK_EDGE * peaks[labels[at]] && peaks[labels[at]] >= least);
-  [labels, count] = labelled(places, height, width);
-  const whole = outlined(depth, places, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
+  const relabel = (wanted, all) => {
+    for (const at of all) labels[at] = 0;
+    count = label(wanted, labels, width);
+  };
+  const strong = placesWhere(places, (at) => depth[at] > INK_EDGE * peaks[labels[at]] && peaks[labels[at]] >= least);
+  relabel(strong, places);
+  places = strong;
+  let pieces = outlined(depth, places, labels, count, height, width);
+  const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
   const frames = whole.filter((piece) => isFrame(piece, whole));
   const isOut = new Uint8Array(count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
@@ -476,8 +486,11 @@ function digitsOf(depth, levels, height, width, noise) {
   let [down, right] = runs(unframed);
   const kept = withoutLines(unframed, down, right, height, width);
   if (kept !== unframed) [down, right] = runs(kept);
-  if (kept !== places) [labels, count] = labelled(kept, height, width);
-  return { labels, digits: chosen(piecesOf(depth, levels, kept, labels, count, height, width, down, right)) };
+  if (kept !== places) {
+    relabel(kept, places);
+    pieces = outlined(depth, kept, labels, count, height, width);
+  }
+  return { labels, digits: chosen(piecesOf(pieces, depth, levels, kept, labels, height, width, down, right)) };
 }
 
 function liesWithin(inner, outer) {
@@ -526,12 +539,12 @@ function findInk(picture) {
   const levels = new Int16Array(height * width);
   for (let at = 0; at < levels.length; at++) levels[at] = LEVELS * smooth.levels[at] + 0.5; // rounded down
   const offers = [1, -1].map((sign) => {
-    const signed = sign > 0 ? levels : levels.map((level) => -level);
+    const [signed, depth] = [new Int16Array(levels.length), new Int16Array(levels.length)];
+    for (let at = 0; at < levels.length; at++) signed[at] = sign * levels[at];
     const paper = paperOf({ height, width, levels: signed });
-    const depth = paper.slice();
-    for (let at = 0; at < depth.length; at++) depth[at] -= signed[at];
+    for (let at = 0; at < levels.length; at++) depth[at] = paper[at] - signed[at];
     const typical = typicalOf(depth);
-    for (let at = 0; at < depth.length; at++) depth[at] = depth[at] > typical ? depth[at] - typical : 0;
+    for (let at = 0; at < levels.length; at++) depth[at] = Math.max(0, depth[at] - typical);
     return { sign, paper, typical, ...digitsOf(depth, levels, height, width, noise * SMOOTHED[passes]) };
   });
   const { sign, paper, typical, labels, digits } = offers[Number(isLight(offers[0].digits, offers[1].digits))];

@@ -151,7 +151,8 @@ function thickened(strokes, side) {
   const size = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((fine * n) / longestOf(strokes))));
   const scaled = resampled(strokes, ...size);
   const peak = peakOf(scaled.levels);
-  const isInk = scaled.levels.map((level) => Number(level > 0.4 * peak));
+  const isInk = new Uint8Array(scaled.levels.length);
+  for (let at = 0; at < isInk.length; at++) isInk[at] = scaled.levels[at] > 0.4 * peak ? 1 : 0;
   const around = disc(1.5).map(([dy, dx]) => dy * scaled.width + dx);
   let [all, inner] = [0, 0]; // pixels of ink, and those with ink around them
   for (let y = 0, at = 0; y < scaled.height; y++) {
