@@ -22,8 +22,8 @@ DARKEST = 0.9
 ROUNDING = 1e-6
 """Characters; the ends of boxes are fractions, and their sums are not exact."""
 
-SOLID, DASHED = "┌─┐│└┘", "┌╌┐╎└┘"
-PLAIN_SOLID, PLAIN_DASHED = "+-+|++", "+.+:++"
+SOLID, DASHED = tuple("┌─┐│└┘"), tuple("┌╌┐╎└┘")
+PLAIN_SOLID, PLAIN_DASHED = tuple("+-+|++"), tuple("+.+:++")
 
 SMALLEST_FONT = 8.0
 """Points of the labels of small boxes."""
@@ -185,5 +185,5 @@ def _draw_box(drawn: list[list[str]], mark: Mark, place: tuple[int, int, int, in
     line = top_left + (text.ljust(inner, level) + top_right if len(text) <= inner else text)
     drawn[bottom][left : right + 1] = bottom_left + level * inner + bottom_right
     drawn[top][left : left + len(line)] = line
-    for line in drawn[top + 1 : bottom]:
-        line[left] = line[right] = upright
+    for row in drawn[top + 1 : bottom]:
+        row[left] = row[right] = upright
