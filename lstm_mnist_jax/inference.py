@@ -22,11 +22,15 @@ from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 from lstm_mnist_jax.training.checkpoint import load_checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
+from lstm_mnist_jax.training.mesh import ONE_BY_ONE
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
 BATCHES_AHEAD = 16
 """At most so many batches are on a device at once: enough that it never waits for the next."""
+
+ALONG_BATCH = 4096
+"""The most prefixes of sequences that an accelerator reads at once, for a bidirectional network's logits along time."""
 
 Normalised = Float32[np.ndarray, "n height width *channels"]
 
@@ -302,7 +306,10 @@ def logits_along(params: model.Params, images: model.Images, config: ModelConfig
             outputs, _ = network.rnn(sequences)
             return jnp.moveaxis(network.logits_along(outputs), 0, 1)
         lengths = jnp.arange(1, len(sequences) + 1)
-        return jnp.moveaxis(jax.lax.map(partial(network.logits_until, sequences), lengths), 0, 1)
+        # An accelerator would idle with one length; with all at once, long sequences would not fit into its memory.
+        at_once = 0 if jax.default_backend() in ONE_BY_ONE else max(1, ALONG_BATCH // max(1, sequences.shape[1]))
+        along = jax.lax.map(partial(network.logits_until, sequences), lengths, batch_size=at_once or None)
+        return jnp.moveaxis(along, 0, 1)
 
 
 @partial(jax.jit, static_argnames="config")

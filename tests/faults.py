@@ -39,6 +39,13 @@ def fault(name: str, file: str, old: str, new: str, *tests: str) -> Fault:
 
 
 FAULTS = [
+    # The precision of matrix products.
+    fault("a gradient given by hand has JAX's own precision", "rnn/derivatives.py",
+          "with jax.default_matmul_precision(self.call.precision):", "with jax.default_matmul_precision(None):",
+          "test_precision.py"),
+    fault("the predictions after each step have JAX's own precision", "inference.py",
+          "with model.precision_of(config):\n        if not config.bidirectional:",
+          "if True:\n        if not config.bidirectional:", "test_precision.py"),
     # The recurrence.
     fault("gate order", "rnn/xla_loops.py", "return 0.5 * i + 0.5, 0.5 * f + 0.5, g,",
           "return 0.5 * f + 0.5, 0.5 * i + 0.5, g,", "test_recurrence.py"),
@@ -83,6 +90,14 @@ FAULTS = [
           "const Vector z = Tanh(sums[i]), r = Tanh(sums[rows + i]),", "test_gru.py"),
     fault("a factor of the GRU's compiled backward loop is forgotten", "rnn/native/gru.h",
           "dn * Load(step.recurrents + at, count) * SigmoidSlope(r)", "dn * SigmoidSlope(r)", "test_gru.py"),
+    fault("the Pallas kernel of a GPU reads h of the step at hand", "rnn/pallas.py", "at.hs[n, before, b, inner])",
+          "at.hs[n, t, b, inner])", "test_pallas.py"),
+    fault("the Pallas kernel of a TPU starts every step from the initial carry", "rnn/pallas.py",
+          "@pl.when(pl.program_id(2) == 0)", "@pl.when(pl.program_id(2) >= 0)", "test_pallas.py"),
+    fault("a factor of the Pallas kernels' gradient is forgotten", "rnn/pallas.py", "2 * f * (1 - f) * c_before",
+          "2 * f * (1 - f)", "test_pallas.py"),
+    fault("the Pallas kernel of a GPU keeps the gradient before a reset", "rnn/pallas.py",
+          "value = jnp.where(reset, 0.0, value)", "pass", "test_pallas.py", "test_every_option.py"),
     # The classifier and its training.
     fault("pixels are scaled by 1/256", "model.py", "* (1 / 255)", "* (1 / 256)", "test_model.py"),
     fault("dropout does not scale up what it keeps", "model.py", "(width,)) / keep for", "(width,)) * 1.0 for",
@@ -100,6 +115,8 @@ FAULTS = [
     fault("padding counts in the evaluation's loss", "training/evaluation.py",
           "jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()",
           "model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)).sum()", "test_step.py", "test_feed.py"),
+    fault("on accelerators, test-time augmentation shifts no image", "training/evaluation.py",
+          "jax.vmap(moved)(offsets)", "jax.vmap(moved)(0 * offsets)", "test_program.py"),
     fault("every epoch has the same order", "data/shuffle.py", "(seed, number)", "(seed, 0)",
           "test_shuffle.py"),
     fault("ruled lines are ink", "data/ink.py", "covered.sum(axis=1) >= LINE * width",
@@ -152,6 +169,14 @@ FAULTS = [
           "const wanted = Math.floor(length / 2 -", "test_page_normal_form.py"),
     fault("ruled lines are ink on the page", "report/page/ink.js", "if (cover[bands[n]] >= LINE * length)",
           "if (cover[bands[n]] > length)", "test_page_normal_form.py"),
+    fault("pieces that nearly touch are apart on the page", "report/page/ink.js", "const gap = 2 * reach + 1;",
+          "const gap = 1;", "test_page_normal_form.py"),
+    fault("a box of a photograph shows its first digit", "report/page/main.js", "pad.show(photo.digits[number].pixels",
+          "pad.show(photo.digits[0].pixels", "test_page_drawing.py"),
+    fault("the boxes on a photograph are half a digit aside", "report/page/photo.js", "x: left + wide / 2,",
+          "x: left,", "test_page_drawing.py"),
+    fault("a figure's boxes are at other digits", "report/boxes.py", "corner = left * wide - margin",
+          "corner = top * wide - margin", "test_boxes.py"),
     # Files of other programs, data and the command line.
     fault("TF1's forget bias is not added", "interop/tf1.py", "bias[hidden : 2 * hidden] += np.float32(forget_bias)",
           "bias[hidden : 2 * hidden] += np.float32(0)", "test_tf1.py"),

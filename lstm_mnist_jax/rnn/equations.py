@@ -72,10 +72,17 @@ def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
 
 @dataclass(frozen=True)
 class CellSpec:
-    """A cell on its fast path, without its parameters: see `Equations`."""
+    """A cell on its fast path, without its parameters: see `Equations`.
+
+    Attributes:
+      dtype, widths: see there.
+      is_lstm: whether `recurrence.lstm` computes it.
+      has_native_loops: whether the compiled kernel has loops for it, in float32.
+    """
 
     dtype: Any
     widths: tuple[int, ...]
+    is_lstm: bool
     has_native_loops: bool
 
 
@@ -105,8 +112,8 @@ def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype:
     def read(state: Any) -> None:
         equations = equations_of(nnx.merge(graph, state), inputs_dtype)
         if equations is not None:
-            has_native_loops = equations.lstm is not None or equations.gru is not None
-            found.append(CellSpec(equations.dtype, equations.widths, has_native_loops))
+            is_lstm, is_gru = equations.lstm is not None, equations.gru is not None
+            found.append(CellSpec(equations.dtype, equations.widths, is_lstm, has_native_loops=is_lstm or is_gru))
 
     jax.eval_shape(read, structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds))
     return found[0] if found else None

@@ -18,7 +18,7 @@ from jax import Array
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray, hidden_features, runs_native, states_after, steps_at_once
+from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, hidden_features, states_after, steps_at_once
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 
@@ -88,8 +88,8 @@ def gru(
 
 
 def runs_gru_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
-    """Whether `gru` runs a recurrence of shape (time, batch, hidden), and not `gated`: see `recurrence.runs_native`."""
-    if not runs_native(backend, shape[1:], dtype):
+    """Whether `gru` runs a recurrence of shape (time, batch, hidden), and not `gated`: see `chosen_backend`."""
+    if chosen_backend(backend, shape[1:], dtype) != "native":
         return False
     time, batch, hidden = shape
     # The kernel packs the weights at each call, which takes too long for a few steps of one sequence.

@@ -17,6 +17,7 @@ from jax import Array
 from lstm_mnist_jax.rnn import scan
 from lstm_mnist_jax.rnn.cells import GatedCell, GRUCell
 from lstm_mnist_jax.rnn.equations import CellSpec, cell_spec, is_hashable
+from lstm_mnist_jax.rnn.native import INTERPRETED
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
@@ -83,8 +84,8 @@ class RNN(nnx.RNN):
           remat: gradient checkpointing over time: keep only every `remat`-th carry for the gradient, and recompute the
             steps between. The gradient then needs the memory of `time / remat` carries and of `remat` steps, which is
             least if `remat` is about the square root of the number of steps. None keeps every step.
-          backend: "auto", "native" or "xla" as in `lstm` ("native" for an LSTM or a GRU without noise), or "flax":
-            Flax's own scan.
+          backend: "auto", "native", "xla" or "pallas" as in `lstm` ("native" for an LSTM or a GRU, "pallas" for an
+            LSTM, both without noise), or "flax": Flax's own scan.
           state_axes: of `flax.nnx.RNN`, how its scan treats the cell's states. Anything but None runs Flax's own scan.
           broadcast_rngs: of `flax.nnx.RNN`, which random states are the same at every step. Anything but None runs
             Flax's own scan.
@@ -119,14 +120,14 @@ class RNN(nnx.RNN):
         )
         if isinstance(rngs, nnx.RngStream):  # which Flax's RNN does not take
             self.rngs = rngs
-        if backend not in (*BACKENDS, "flax"):
+        if backend not in (*BACKENDS, *INTERPRETED, "flax"):
             raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(BACKENDS)}, flax.")
         if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int | np.integer) or remat < 1):
             raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat!r}.")
         if backend == "flax" and (noise is not None or remat is not None):
             raise ValueError('RNN has no noise and no remat with backend="flax".')
-        if backend == "native" and noise is not None:
-            raise ValueError('RNN has no noise with backend="native"; leave it to "auto".')
+        if backend in ("native", "pallas", *INTERPRETED) and noise is not None:
+            raise ValueError(f'RNN has no noise with backend="{backend}"; leave it to "auto".')
         self.noise, self.remat, self.backend = noise, remat, backend
         self.has_flax_options = state_axes is not None or broadcast_rngs is not None
 
@@ -241,6 +242,12 @@ class RNN(nnx.RNN):
             raise ValueError(
                 f'backend="native" runs an nnx.OptimizedLSTMCell, an nnx.GRUCell and a GRUCell with reset_after, as '
                 f'they are, in float32; not this {type(self.cell).__name__} in {dtype}. Leave it to "auto".'
+            )
+        if self.backend in ("pallas", *INTERPRETED) and (spec is None or not spec.is_lstm):
+            dtype = inputs.dtype if spec is None else spec.dtype
+            raise ValueError(
+                f'backend="{self.backend}" runs an nnx.OptimizedLSTMCell, as it is, in float32 and bfloat16; not this '
+                f'{type(self.cell).__name__} in {dtype}. Leave it to "auto".'
             )
         return spec
 

@@ -28,7 +28,7 @@ def wider_dtype(dtype: DTypeLike, other: DTypeLike) -> DTypeLike:
 def project(inputs: Array, kernel: Array) -> Array:
     """inputs @ kernel at all steps: [time, batch, in] @ [in, out].
 
-    Time and batch are not flattened here and in `outer`: where devices share the batch, XLA would gather it.
+    Time and batch are not flattened: where devices share the batch, XLA would gather it.
     """
     if inputs.shape[1] == 1:  # of one sequence, XLA would copy a result with three axes
         return (inputs[:, 0] @ kernel)[:, None]
@@ -61,11 +61,30 @@ def product(rows: Array, kernel: Array) -> Array:
 def outer(inputs: Array, outputs: Array) -> Array:
     """The gradient of a matrix, [in, out], from what entered it and the gradient of what came out, at all steps."""
     dtype = outputs.dtype
-    over_time_and_batch = (((0, 1), (0, 1)), ((), ()))
-    found = jax.lax.dot_general(
-        inputs.astype(dtype), outputs, over_time_and_batch, preferred_element_type=state_dtype(dtype)
-    )
+    inputs = inputs.astype(dtype)
+    if _is_in_one_place(outputs):
+        found = jax.lax.platform_dependent(inputs, outputs, cpu=_outer_of_rows, default=_outer)
+    else:
+        found = _outer(inputs, outputs)
     return found.astype(dtype)
+
+
+def _outer(inputs: Array, outputs: Array) -> Array:
+    over_time_and_batch = (((0, 1), (0, 1)), ((), ()))
+    return jax.lax.dot_general(inputs, outputs, over_time_and_batch, preferred_element_type=state_dtype(outputs.dtype))
+
+
+def _outer_of_rows(inputs: Array, outputs: Array) -> Array:
+    """As `_outer`; spares a CPU the two transposed copies that XLA makes of arrays with three axes."""
+    rows = (array.reshape(-1, array.shape[-1]) for array in (inputs, outputs))
+    by_rows = (((0,), (0,)), ((), ()))
+    return jax.lax.dot_general(*rows, by_rows, preferred_element_type=state_dtype(outputs.dtype))
+
+
+def _is_in_one_place(array: Array) -> bool:
+    """Whether no devices can share the array: there is one device, or a shard_map has divided it already."""
+    mesh = jax.typeof(array).sharding.mesh
+    return jax.device_count() == 1 or (not mesh.empty and set(mesh.manual_axes) == set(mesh.axis_names))
 
 
 def shift(initial: Array, states: Array, reverse: bool) -> Array:

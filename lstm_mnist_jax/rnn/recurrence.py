@@ -16,7 +16,8 @@ Four things make it faster than a scan over a cell:
 - The gradient of the recurrent weights is one matrix product after the loop. Differentiating the scan would
   add one, and a read and a write of the whole gradient, to every step.
 
-On a CPU with a C++ compiler the two loops run in a compiled kernel, `native`; elsewhere XLA runs them, `xla_loops`.
+On a CPU with a C++ compiler the two loops run in a compiled kernel, `native`; elsewhere XLA runs them, `xla_loops`. On
+TPUs and NVIDIA GPUs, kernels in Pallas run them where that is asked for, `pallas`.
 """
 
 from functools import partial
@@ -86,7 +87,7 @@ class LSTMStates(NamedTuple):
     last: LSTMCarry
 
 
-BACKENDS = ("auto", "native", "xla")
+BACKENDS = ("auto", "native", "xla", "pallas")
 
 
 def lstm(
@@ -121,8 +122,12 @@ def lstm(
       reverse: start at the last time step. Each output has the time index of its input.
       unroll: time steps per iteration of the loop, where XLA runs the loop.
       return_cell_states: whether to return the cell state c after every step. Writing it takes time.
-      backend: what runs the loops on a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if it
-        is available and faster. Other platforms run XLA. Use "xla" for `jax.export` on a CPU, which refuses the kernel.
+      backend: what runs the loops. On a CPU: "native", the compiled kernel (float32); "xla"; or "auto", the kernel if
+        it is available and faster. (Use "xla" for `jax.export` on a CPU, which refuses the kernel.) Elsewhere these
+        three are XLA. "pallas", on TPUs and NVIDIA GPUs: one kernel that runs all steps (float32 and bfloat16; on
+        several TPUs, in a `jax.shard_map`). "auto" does not choose it: it compiles for TPU v5e and H100, but has been
+        run and measured on no device.
+        "pallas_interpret_tpu" and "pallas_interpret_gpu" run its kernels on a CPU, slowly, for tests.
       resets: booleans [time, batch]: where True, the carry is `reset_carry` before this step. None is never.
       reset_carry: (c, h) as `initial_carry`; None is `initial_carry`.
 
@@ -130,8 +135,8 @@ def lstm(
       The states after each step, and the last carry: with `reverse`, that after the step of time 0.
 
     Raises:
-      ValueError: `recurrent_kernel` is not [hidden, 4 hidden] or not of floats, the backend is unknown, or "native" is
-        not available.
+      ValueError: `recurrent_kernel` is not [hidden, 4 hidden] or not of floats, the backend is unknown, "native" is
+        not available, or "pallas" has no kernel for this dtype, so many hidden features or this platform.
 
     Examples:
       >>> import jax
@@ -153,7 +158,7 @@ def lstm(
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
     reset_c, reset_h = reset_carry or initial_carry
     after_reset = states_after(resets, (reset_h, reset_c), dtype)
-    loops = Loops(runs_native(backend, c.shape, dtype), reverse, unroll, return_cell_states)
+    loops = Loops(chosen_backend(backend, c.shape, dtype), reverse, unroll, return_cell_states)
     # Half the weights of the gates i, f and o, which are sigmoids.
     scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], dtype), hidden)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
@@ -183,27 +188,36 @@ def states_after(resets: Any, states: Any, dtype: DTypeLike) -> Any:
 
 
 class Loops(NamedTuple):
-    """How to run the loops: with the kernel or not, and options of `lstm`."""
+    """How to run the loops: by which backend, as `chosen_backend` returns it, and options of `lstm`."""
 
-    is_native: bool
+    backend: str
     reverse: bool
     unroll: int
     return_cell_states: bool
 
 
-def runs_native(backend: str, shape: tuple[Any, ...], dtype: Any) -> bool:
-    """Whether the kernel runs the loops, if the program runs on a CPU."""
-    if backend not in BACKENDS:
+def chosen_backend(backend: str, shape: tuple[Any, ...], dtype: Any) -> str:
+    """What runs the loops over states of this shape, [batch, hidden]: "native" only if the program runs on a CPU."""
+    if backend not in (*BACKENDS, *native.INTERPRETED):
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
-    if backend == "xla":
-        return False
+    reason = None
     if backend == "auto":
         supported = jax.default_backend() == "cpu" and native.supports(shape[0], shape[1], dtype)
-        return supported and native.unavailable() is None
-    reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
+        return "native" if supported and native.unavailable() is None else "xla"
+    if backend == "native":
+        reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
+    elif backend != "xla":
+        from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
+
+        reason = pallas.refusal(shape[1], dtype)
     if reason is not None:
-        raise ValueError(f'backend="native" is not available: {reason}.')
-    return True
+        raise ValueError(f'backend="{backend}" is not available: {reason}. Leave it to "auto".')
+    return backend
+
+
+def loop_of(name: str, backend: str) -> Any:
+    """The loop of this name, run by a backend that `chosen_backend` returned."""
+    return getattr(xla_loops, name) if backend == "xla" else partial(getattr(native, name), backend=backend)
 
 
 def _recurrence(
@@ -213,7 +227,7 @@ def _recurrence(
 
     `resets` is None or (booleans [time, batch, 1], h, c).
     """
-    block = steps_at_once(loops.is_native, inputs, bias.size)
+    block = steps_at_once(loops.backend == "native", inputs, bias.size)
     if block is not None and block < inputs.shape[0]:
 
         def run(carry: Any, xs: Any) -> Any:
@@ -225,7 +239,7 @@ def _recurrence(
 
         last, states = in_blocks(run, (h, c), (inputs, resets and resets[0]), block, loops.reverse)
         return *states, *last
-    forward = native.lstm_forward if loops.is_native else xla_loops.lstm_forward
+    forward = loop_of("lstm_forward", loops.backend)
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
     arrays = (project(inputs, kernel), bias, recurrent_kernel, h, c, resets)
     hs, cs, _, *last = forward(*arrays, activations=False, **options)
@@ -248,7 +262,7 @@ def steps_at_once(is_native: bool, inputs: Array, gates: int) -> int | None:
 def _forward(
     loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
 ) -> Any:
-    forward = native.lstm_forward if loops.is_native else xla_loops.lstm_forward
+    forward = loop_of("lstm_forward", loops.backend)
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
     hs, cs, activations, *last = forward(project(inputs, kernel), bias, recurrent_kernel, h, c, resets, **options)
     return (hs, cs if loops.return_cell_states else None, *last), (hs, cs, activations)
@@ -261,7 +275,7 @@ def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[
     # only), and saves reading an array of zeros in every step.
     used, last = gradients[:2], [jnp.zeros_like(initial_h) if d is None else d for d in gradients[2:]]
     activations, used, last = vary_alike((activations, used, last))
-    backward = native.lstm_backward if loops.is_native else xla_loops.lstm_backward
+    backward = loop_of("lstm_backward", loops.backend)
     arrays = (activations, cs, initial_c, recurrent_kernel, *used, *last, resets and (resets[0], resets[2]))
     d_projected, d_h, d_c, *d_reset = backward(*arrays, reverse=loops.reverse, unroll=loops.unroll)
     before = shift(initial_h, hs, loops.reverse)

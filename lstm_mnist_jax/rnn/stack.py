@@ -133,7 +133,7 @@ class StackedRNN(nnx.Module):
           time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
           remat: gradient checkpointing over time: keep every `remat`-th carry, see `RNN`; None keeps all.
           unroll: time steps per iteration of the loop, where XLA runs the loop.
-          backend: "auto", "native", "xla" or "flax": see `RNN`.
+          backend: "auto", "native", "xla", "pallas" or "flax": see `RNN`.
           dtype: of the matrix products and of the outputs; None is that of inputs and parameters.
           param_dtype: of the parameters and of the initial carries.
           rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
@@ -406,7 +406,7 @@ class LSTM(StackedRNN):
           time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
           remat: gradient checkpointing over time: keep every `remat`-th carry, see `RNN`; None keeps all.
           unroll: time steps per iteration of the loop, where XLA runs the loop.
-          backend: "auto", "native", "xla" or "flax": see `RNN`.
+          backend: "auto", "native", "xla", "pallas" or "flax": see `RNN`.
           dtype: of the matrix products and of the outputs; None is that of inputs and parameters.
           param_dtype: of the parameters and of the initial carries.
           rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.
@@ -525,7 +525,7 @@ class GRU(StackedRNN):
           time_major: inputs and outputs are [time, *batch, features] instead of [*batch, time, features].
           remat: gradient checkpointing over time: keep every `remat`-th carry, see `RNN`; None keeps all.
           unroll: time steps per iteration of the loop, where XLA runs the loop.
-          backend: "auto", "native", "xla" or "flax": see `RNN`.
+          backend: "auto", "native", "xla", "pallas" or "flax": see `RNN`.
           dtype: of the matrix products and of the outputs; None is that of inputs and parameters.
           param_dtype: of the parameters and of the initial carries.
           rngs: gives the key streams `params` and, for dropout and zoneout, `dropout`.

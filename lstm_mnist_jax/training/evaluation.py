@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.training.feed import GIB, KEPT_PROGRAMS, place
-from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS, make_mesh
+from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS, make_mesh, runs_one_by_one
 
 MAX_BATCH = 512
 """The most examples that a device classifies at once."""
@@ -73,15 +73,14 @@ class Evaluator:
         each: ForEach | None = None,
         at_once: int = 1,
     ) -> None:
-        """Puts the splits on the devices, a share of each batch on each device.
-
-        Args:
-          config, splits: the network, and the splits by name, whose images have the same shape.
-          mesh: with a `MEMBER_AXIS` and a `DATA_AXIS`.
-          device_data_limit: GiB. Images that take more are put on the devices in pieces of this size.
-          shifts: test-time augmentation: the mean probabilities over shifts of up to this many pixels.
-          each: maps over a device's members; None where a device has one.
-          at_once: the number of members that a device evaluates at a time, sharing `MAX_BATCH`.
+        """Args:
+        config, splits: the network, and the splits by name, whose images have the same shape.
+        mesh: with a `MEMBER_AXIS` and a `DATA_AXIS`.
+        device_data_limit: GiB. The splits are put on the devices at the first evaluation, a share of each batch on
+          each device; images that take more are put there in pieces of this size, at each evaluation.
+        shifts: test-time augmentation: the mean probabilities over shifts of up to this many pixels.
+        each: maps over a device's members; None where a device has one.
+        at_once: the number of members that a device evaluates at a time, sharing `MAX_BATCH`.
         """
         first, *_ = splits.values()
         self._splits, self._mesh, devices = splits, mesh, mesh.shape[DATA_AXIS]
@@ -99,27 +98,35 @@ class Evaluator:
             jax.ShapeDtypeStruct((*shape, *first.images.shape[1:]), first.images.dtype, sharding=sharding),
             jax.ShapeDtypeStruct(shape, first.labels.dtype, sharding=sharding),
         )
-        self._kept = self._piece(0) if pieces == 1 else None
+        self._is_whole = pieces == 1
         self._compiled: Future[Any] | None = None
 
     def compile(self, params: Any) -> None:
         """Compiles in the background, for parameters of these shapes, [members, ...]."""
         background = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        self._compiled = background.submit(lambda: self._program.lower(params, *self._abstract).compile())
+        self._compiled = background.submit(lambda: self.lower(params).compile())
         background.shutdown(wait=False)
+
+    def lower(self, params: Any) -> jax.stages.Lowered:
+        """The program for parameters of these shapes, [members, ...], lowered and not yet compiled."""
+        return self._program.lower(params, *self._abstract)
 
     def device_bytes(self) -> tuple[int, int]:
         """The memory of a device that the splits take, and that the compiled program takes while it runs."""
-        assert self._compiled is not None
         data = sum(leaf.size * leaf.dtype.itemsize for leaf in self._abstract) // self._mesh.shape[DATA_AXIS]
-        return data, self._compiled.result().memory_analysis().temp_size_in_bytes
+        return data, temporary_bytes(self.executable())
+
+    def executable(self) -> jax.stages.Compiled:
+        """The program that `compile` compiles, once it is done."""
+        assert self._compiled is not None
+        return self._compiled.result()
 
     def __call__(self, params: model.Params) -> dict[str, list[Evaluation]]:
         """Evaluates parameters, [members, ...], on each split, by name."""
         program = self._program if self._compiled is None else self._compiled.result()
         size = self._abstract[1].shape[0]
         sums = [
-            jax.device_get(program(params, *(self._kept or self._piece(start))))
+            jax.device_get(program(params, *(self._whole if self._is_whole else self._piece(start))))
             for start in range(0, len(self._starts), size)
         ]
         loss, correct = (np.concatenate(parts, axis=1)[:, : len(self._starts)] for parts in zip(*sums, strict=True))
@@ -133,6 +140,11 @@ class Evaluator:
                 for mean, of_class in zip(losses.tolist(), correct[:, batches].sum(1), strict=True)
             ]
         return found
+
+    @cached_property
+    def _whole(self) -> tuple[jax.Array, jax.Array]:
+        """All batches, which stay on the devices."""
+        return self._piece(0)
 
     def _piece(self, first: int) -> tuple[jax.Array, jax.Array]:
         """Batches from number `first` on, as many as the program takes, on the devices."""
@@ -153,12 +165,19 @@ def _program(config: ModelConfig, num_classes: int, mesh: Mesh, shifts: int, eac
 
     def evaluate_members(params: model.Params, images: jax.Array, labels: jax.Array) -> Sums:
         evaluate = partial(_evaluate, images=images, labels=labels, config=config, shifts=shifts)
-        return each(partial(evaluate, num_classes=num_classes))(params)
+        return each(partial(evaluate, num_classes=num_classes, one_by_one=runs_one_by_one(mesh)))(params)
 
     sharded = jax.shard_map(
         evaluate_members, mesh=mesh, in_specs=(members, batches, batches), out_specs=members, check_vma=False
     )
     return jax.jit(sharded, out_shardings=NamedSharding(mesh, P()))
+
+
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+    """The memory of a device that a compiled program takes while it runs, besides its arguments and results."""
+    found: Any = compiled.memory_analysis()
+    # Of a TPU the first is 0; elsewhere the peak may be that of the largest moment alone.
+    return int(max(found.temp_size_in_bytes, found.peak_memory_in_bytes - found.argument_size_in_bytes))
 
 
 def batch_size(shares: Sequence[int], most: int) -> int:
@@ -182,14 +201,20 @@ def evaluate_one(
 
 
 def _evaluate(
-    params: model.Params, images: jax.Array, labels: jax.Array, config: ModelConfig, shifts: int, num_classes: int
+    params: model.Params,
+    images: jax.Array,
+    labels: jax.Array,
+    config: ModelConfig,
+    shifts: int,
+    num_classes: int,
+    one_by_one: bool,
 ) -> Sums:
     """The sums of each batch over all devices, of each one's share, [batches, batch, ...]."""
 
     def sums_of(_: None, batch: tuple[jax.Array, jax.Array]) -> tuple[None, Sums]:
         images, labels = batch
         real = labels != PADDING_LABEL
-        logits = _logits(params, images, config, shifts)
+        logits = _logits(params, images, config, shifts, one_by_one)
         loss = jnp.where(real, model.softmax_cross_entropy(logits, jnp.where(real, labels, 0)), 0).sum()
         correct = real & (jnp.argmax(logits, axis=-1) == labels)
         by_class = correct[:, None] & (labels[:, None] == jnp.arange(num_classes))
@@ -199,8 +224,8 @@ def _evaluate(
     return jax.lax.psum(sums, DATA_AXIS)
 
 
-def _logits(params: model.Params, images: jax.Array, config: ModelConfig, shifts: int) -> jax.Array:
-    """The class logits of images, or the log of their mean probabilities over shifts."""
+def _logits(params: model.Params, images: jax.Array, config: ModelConfig, shifts: int, one_by_one: bool) -> jax.Array:
+    """The class logits of images, or the log of their mean probabilities over shifts, one by one or all at once."""
     if not shifts:
         return model.apply(params, images, config)
     around = [(0, 0), (shifts, shifts), (shifts, shifts), *[(0, 0)] * (images.ndim - 3)]
@@ -211,4 +236,5 @@ def _logits(params: model.Params, images: jax.Array, config: ModelConfig, shifts
         start: Any = (0, offset[0], offset[1], *[0] * (images.ndim - 3))
         return jax.nn.log_softmax(model.apply(params, jax.lax.dynamic_slice(padded, start, images.shape), config))
 
-    return jax.nn.logsumexp(jax.lax.map(moved, offsets), axis=0) - jnp.log(len(offsets))
+    of_shifts = jax.lax.map(moved, offsets) if one_by_one else jax.vmap(moved)(offsets)
+    return jax.nn.logsumexp(of_shifts, axis=0) - jnp.log(len(offsets))

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ class Resident:
         share = batch_size // mesh.shape[DATA_AXIS]
         self._seeds = [config.seed for config in configs]
         self._batch_size, self._count = batch_size, count
-        self._examples = place((examples.images, examples.labels), NamedSharding(mesh, P()))
+        self._examples = OnDevices((examples.images, examples.labels), NamedSharding(mesh, P()))
         self._members = NamedSharding(mesh, P(MEMBER_AXIS))
         self._dtype = np.uint16 if count <= 2**16 else np.int32  # of thousands of runs, permutations fill the memory
         self._drawn: dict[int, jax.Array] = {}
@@ -62,13 +62,17 @@ class Resident:
         self.batch_of = _selection(batch_size, share)
         self.specs = (P(), P(), P()), (self._members.spec, self._members.spec)
         one = jax.ShapeDtypeStruct((len(configs), count), self._dtype, sharding=self._members)
-        self.abstract_batches: Batches = (*self._examples, np.int32(0)), (one, one)
+        self.abstract_batches: Batches = (*self._examples.abstract, np.int32(0)), (one, one)
 
     def device_bytes(self, members: int) -> int:
         """The memory of a device that the examples and the permutations of some members take."""
         # Three passes: the one before is still in use while the next is drawn.
         orders = 3 * members * self._count * np.dtype(self._dtype).itemsize
-        return sum(array.nbytes for array in self._examples) + orders
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in self._examples.abstract) + orders
+
+    def place(self) -> None:
+        """Puts the examples on the devices."""
+        _ = self._examples.arrays
 
     def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
         step = step_of(state)
@@ -78,7 +82,7 @@ class Resident:
             # All batches of a piece lie in two passes.
             count = min(end, (number + 2) * self._count // self._batch_size) - step
             self._drawn = {k: self._drawn[k] if k in self._drawn else self._draw(k) for k in (number, number + 1)}
-            yield count, ((*self._examples, np.int32(number)), tuple(self._drawn.values()))
+            yield count, ((*self._examples.arrays, np.int32(number)), tuple(self._drawn.values()))
             step += count
 
     def _draw(self, number: int) -> jax.Array:
@@ -140,6 +144,9 @@ class Streamed:
         """The memory of a device that two pieces take: one in use, one on its way."""
         return sum(2 * leaf.size * leaf.dtype.itemsize for leaf in self.abstract_batches[0])
 
+    def place(self) -> None:
+        """Nothing: the examples stay with the host."""
+
     def take(self, state: Any, n: int) -> Iterator[tuple[int, Batches]]:
         step = step_of(state)
         if self._next != step:
@@ -162,6 +169,7 @@ Feed = Resident | Streamed
 
 `take(state, n)` gives the batches of the next n steps after `state`, in pieces: (number of steps, `Batches`).
 `batch_of` selects a batch in the compiled loop; `specs` and `abstract_batches` describe the placement on the devices.
+Nothing is on them before `place` or the first `take`: a program can be compiled for devices that are not there.
 """
 
 
@@ -214,3 +222,22 @@ def place(arrays: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(
         lambda array: jax.make_array_from_callback(array.shape, sharding, lambda index: array[index]), arrays
     )
+
+
+class OnDevices:
+    """Arrays that every process holds, which are put on the devices of all processes when they are first needed.
+
+    Attributes:
+      abstract: their shapes, dtypes and placement.
+    """
+
+    def __init__(self, arrays: Any, sharding: NamedSharding) -> None:
+        self._arrays, self._sharding = arrays, sharding
+        self.abstract = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding), arrays
+        )
+
+    @cached_property
+    def arrays(self) -> Any:
+        """The arrays on the devices."""
+        return place(self._arrays, self._sharding)

@@ -6,6 +6,7 @@ program.
 
 import contextlib
 import os
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -20,6 +21,9 @@ DATA_AXIS = "data"
 
 MEMBER_AXIS = "member"
 """The axis over which the runs of a group are split."""
+
+ONE_BY_ONE = ("cpu",)
+"""Platforms whose devices do one thing at a time: a core is busy with it, and its cache full. Others would idle."""
 
 MIN_EXAMPLES = {"cpu": 8}
 OTHER_MIN_EXAMPLES = 64
@@ -48,7 +52,12 @@ def use_cpu_devices(execution: Execution, batch_size: int | None) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def make_mesh(execution: Execution, batch_size: int | None, members: int | None = None) -> Mesh:
+def make_mesh(
+    execution: Execution,
+    batch_size: int | None,
+    members: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """The mesh of a run or of several: [members, devices of each], of every process.
 
     Args:
@@ -56,12 +65,14 @@ def make_mesh(execution: Execution, batch_size: int | None, members: int | None 
       batch_size: examples that the devices must share evenly; None where they need not.
       members: the number of runs of a sweep that are trained at once; None is a single run. Where there are more
         devices than members, several share the batches of each.
+      devices: the devices to choose from, such as those of a topology that is only compiled for; None is all that JAX
+        shows.
 
     Raises:
       ConfigError: there are not so many devices, or they cannot share a batch evenly.
     """
-    devices = _devices()
-    processes, own, platform = len(devices), len(devices[0]), devices[0][0].platform
+    by_process = _by_process(devices)
+    processes, own, platform = len(by_process), len(by_process[0]), by_process[0][0].platform
     if execution.devices is not None:
         count = execution.devices
     else:
@@ -75,7 +86,7 @@ def make_mesh(execution: Execution, batch_size: int | None, members: int | None 
     if members is not None and batch_size is not None:
         rows = min(count * processes, -(-members // processes) * processes)  # some for each process
         shares = _default_count(count * processes // rows, batch_size, platform)
-        chosen = [device for shown in devices for device in shown[: rows * shares // processes]]
+        chosen = [device for shown in by_process for device in shown[: rows * shares // processes]]
         return Mesh(np.array(chosen).reshape(rows, shares), (MEMBER_AXIS, DATA_AXIS))
     if batch_size is not None and batch_size % (total := count * processes):
         fewer = [n for n in range(1, count) if batch_size % (n * processes) == 0]
@@ -86,7 +97,12 @@ def make_mesh(execution: Execution, batch_size: int | None, members: int | None 
             f"{f', {count}' + _each(processes) if processes > 1 else ''}. "
             f"Use {f'--devices {fewer[-1]}, or ' if fewer else ''}--batch-size {sizes}."
         )
-    return Mesh(np.array([shown[:count] for shown in devices]).reshape(1, -1), (MEMBER_AXIS, DATA_AXIS))
+    return Mesh(np.array([shown[:count] for shown in by_process]).reshape(1, -1), (MEMBER_AXIS, DATA_AXIS))
+
+
+def runs_one_by_one(mesh: Mesh) -> bool:
+    """Whether a device of the mesh does one thing after another, rather than a batch of them at once."""
+    return mesh.devices.flat[0].platform in ONE_BY_ONE
 
 
 def describe(mesh: Mesh) -> str:
@@ -145,15 +161,16 @@ def rounding(platform: str, precision: str) -> str | None:
     return kind and f"matrix products round float32 to {kind}; not with --precision highest"
 
 
-def _devices() -> list[list[jax.Device]]:
-    """The devices of each process."""
+def _by_process(given: Sequence[jax.Device] | None) -> list[list[jax.Device]]:
+    """The devices of each process: those given, or all that JAX shows."""
     try:
-        devices = jax.devices()
+        devices = jax.devices() if given is None else given
     except (RuntimeError, AssertionError) as error:
         platforms = os.environ.get("JAX_PLATFORMS")
         hint = f"JAX_PLATFORMS is {platforms!r}; is that what this machine has?" if platforms else "See JAX's guide."
         raise ConfigError(f"JAX finds no device: {error or 'no platform starts'}. {hint}") from error
-    shown = [[device for device in devices if device.process_index == n] for n in range(jax.process_count())]
+    numbers = range(jax.process_count()) if given is None else sorted({device.process_index for device in devices})
+    shown = [[device for device in devices if device.process_index == number] for number in numbers]
     if len(set(map(len, shown))) > 1:
         counts = ", ".join(f"process {number} has {len(own)}" for number, own in enumerate(shown))
         raise ConfigError(

@@ -5,6 +5,7 @@ its own hyperparameters. Members are spread over the devices and exchange nothin
 members, several share the batches of each (data parallelism). A single run is a program of one member.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -21,15 +22,19 @@ from lstm_mnist_jax.config import Config, Execution
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError
-from lstm_mnist_jax.training.evaluation import Evaluation, Evaluator, ForEach, the_only_one
-from lstm_mnist_jax.training.feed import GIB, KEPT_PROGRAMS, BatchOf, Feed, Streamed, make_feed, place
-from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS
+from lstm_mnist_jax.training.evaluation import Evaluation, Evaluator, ForEach, temporary_bytes, the_only_one
+from lstm_mnist_jax.training.feed import GIB, KEPT_PROGRAMS, BatchOf, Feed, OnDevices, Streamed, make_feed, place
+from lstm_mnist_jax.training.mesh import DATA_AXIS, MEMBER_AXIS, runs_one_by_one
 from lstm_mnist_jax.training.optimizer import OptimizerNumbers
 from lstm_mnist_jax.training.optimizer import shape_of as optimizer_shape_of
 from lstm_mnist_jax.training.step import TrainState, count_steps, init_state, make_train_step
 
-ONE_BY_ONE = ("cpu",)
-"""Devices that run their members one after another: a core is busy with one, and its cache full. Others would idle."""
+GRAPH_COMMANDS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONDITIONAL,DYNAMIC_SLICE_FUSION,WHILE"
+"""What XLA may put into a CUDA graph: its default (jaxlib 0.10 to 0.12), and loops."""
+
+GRAPH_STEPS = 256
+"""The most time steps of a loop that is unrolled in a CUDA graph, of some ten kernels a time step and layer. To
+instantiate a much longer graph would take seconds."""
 
 
 class LatestAndBest(NamedTuple):
@@ -65,14 +70,14 @@ class TrainingProgram:
     abstract_state: TrainState
     steps_per_epoch: int
     _run_steps: Any
-    _numbers: OptimizerNumbers
+    _numbers: OnDevices
     _feed: Feed
     _evaluator: Evaluator
 
     @property
     def places(self) -> int:
         """The size of the leading axis of states."""
-        return len(self._numbers.b1)
+        return int(self.abstract_state.step.size)
 
     def run_steps(self, state: TrainState, n: int) -> TrainState:
         """The states `n` steps later. `state` is donated: its memory is reused."""
@@ -83,14 +88,33 @@ class TrainingProgram:
         for steps, (shared, own) in self._feed.take(state, n):
             if waits:
                 jax.block_until_ready(state)
-            state = self._run_steps(state, np.int32(steps), self._numbers, shared, own)
+            state = self._run_steps(state, np.int32(steps), self._numbers.arrays, shared, own)
         return state
+
+    def lower(self) -> jax.stages.Lowered:
+        """The steps, lowered and not yet compiled."""
+        return self._run_steps.lower(*self.abstract_arguments())
+
+    def abstract_arguments(self) -> tuple[Any, ...]:
+        """Shapes, dtypes and placement of the arguments of the steps, with an integer for their number."""
+        return self.abstract_state, np.int32(0), self._numbers.abstract, *self._feed.abstract_batches
+
+    def executables(self) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
+        """The steps and the evaluation of a program that was compiled."""
+        return self._run_steps, self._evaluator.executable()
+
+    def lower_evaluation(self) -> jax.stages.Lowered:
+        """The evaluation, lowered and not yet compiled."""
+        return self._evaluator.lower(self.abstract_state.trained)
 
     def compile(self) -> "TrainingProgram":
         """The same program, compiled now rather than at its first call; evaluation in the background."""
         self._evaluator.compile(self.abstract_state.trained)
-        arguments = self.abstract_state, np.int32(0), self._numbers, *self._feed.abstract_batches
-        return replace(self, _run_steps=self._run_steps.lower(*arguments).compile())
+        return replace(self, _run_steps=self.lower().compile())
+
+    def place(self) -> None:
+        """Puts the training data on the devices now, rather than in the first step."""
+        self._feed.place()
 
     def device_bytes(self) -> int:
         """The memory taken of each device, once compiled: the data, the states, and the largest program."""
@@ -99,7 +123,7 @@ class TrainingProgram:
         # Newest and best, and the copies of both that are saved.
         states = 4 * states // self.mesh.shape[MEMBER_AXIS]
         splits, evaluation = self._evaluator.device_bytes()
-        largest = max(self._run_steps.memory_analysis().temp_size_in_bytes, evaluation)
+        largest = max(temporary_bytes(self._run_steps), evaluation)
         return states + self._feed.device_bytes(members) + splits + largest
 
     def fetch(self, state: TrainState) -> TrainState:
@@ -144,7 +168,9 @@ def make_program(
     mesh: Mesh,
     device_data_limit: float = Execution.device_data_limit,
 ) -> TrainingProgram:
-    """Puts the data on the devices and builds the functions that train the members on them.
+    """Builds the functions that train the members on the devices of a mesh.
+
+    The data are put on the devices at the first step, so the devices of a mesh may be ones that are only compiled for.
 
     Args:
       configs: the config of each member: the same but for `seed` and the hyperparameters of `optimizer`.
@@ -171,7 +197,7 @@ def make_program(
     steps_per_epoch = count_steps(config, dataset)
     padded = configs + configs[-1:] * (-len(configs) % mesh.shape[MEMBER_AXIS])
     members = NamedSharding(mesh, P(MEMBER_AXIS))
-    seeds = place(np.array([member.seed for member in padded], np.uint32), members)
+    seeds = OnDevices(np.array([member.seed for member in padded], np.uint32), members)
     numbers = [OptimizerNumbers.of(member.optimizer) for member in padded]
     each, at_once = _for_each(len(padded) // mesh.shape[MEMBER_AXIS], mesh)
     feed = make_feed(padded, dataset.train, mesh, device_data_limit)
@@ -180,18 +206,18 @@ def make_program(
         feed.batch_of, feed.specs,
     )  # fmt: skip
     # Traced once, for the shapes of the states, and compiled only if a run begins with it.
-    init = init_states.trace(seeds)
+    init = init_states.trace(seeds.abstract)
     return TrainingProgram(
         configs=configs,
         mesh=mesh,
-        init=lambda: init.lower().compile()(seeds),
+        init=lambda: init.lower().compile()(seeds.arrays),
         abstract_state=jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=members),
             init.out_info,
         ),
         steps_per_epoch=steps_per_epoch,
         _run_steps=run_steps,
-        _numbers=place(jax.tree.map(lambda *values: np.array(values, np.float32), *numbers), members),
+        _numbers=OnDevices(jax.tree.map(lambda *values: np.array(values, np.float32), *numbers), members),
         _feed=feed,
         _evaluator=Evaluator(
             config.model,
@@ -249,14 +275,16 @@ def _functions(
     )
     first_states = jax.vmap(partial(init_state, config, image_shape, num_classes))
     init = jax.jit(first_states, out_shardings=members, compiler_options=run_once(mesh))
-    return init, jax.jit(sharded, donate_argnums=0, out_shardings=members)
+    time_steps, _ = model.task_of(config.model).shape(image_shape)
+    options = graph_options(mesh, time_steps)
+    return init, jax.jit(sharded, donate_argnums=0, out_shardings=members, compiler_options=options)
 
 
 def _for_each(members: int, mesh: Mesh) -> tuple[ForEach, int]:
     """The function that runs the members of a device, and how many it runs at a time."""
     if members == 1:
         return the_only_one, 1
-    if mesh.devices.flat[0].platform in ONE_BY_ONE:
+    if runs_one_by_one(mesh):
         return _one_by_one, 1
     return jax.vmap, members
 
@@ -268,6 +296,18 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 def run_once(mesh: Mesh) -> dict[str, Any]:
     """Compiler options for a program that runs once: on CPUs, optimizing it would take longer than running it."""
     return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
+
+
+def graph_options(mesh: Mesh, time_steps: int) -> dict[str, Any]:
+    """Compiler options for the training steps: on GPUs, one CUDA graph holds a step, its loops over time unrolled.
+
+    By default, XLA makes a graph for each iteration of a loop, and the host would take longer to launch them than the
+    GPU to run them. Options that the user sets in XLA_FLAGS stay.
+    """
+    is_gpu = mesh.devices.flat[0].platform == "gpu"
+    if not is_gpu or time_steps > GRAPH_STEPS or "command_buffer" in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return {"xla_gpu_enable_command_buffer": GRAPH_COMMANDS, "xla_gpu_command_buffer_unroll_loops": True}
 
 
 def shape_of(config: Config) -> Config:

@@ -174,7 +174,8 @@ def load_same(config: Config) -> Dataset:
 def begin(
     folder: RunFolder, group: int, program: TrainingProgram, step: int | None, console: Console
 ) -> tuple[LatestAndBest, Record]:
-    """The states to train a group from: those of the checkpoint of `step`, or the initial ones."""
+    """The states to train a group from: those of the checkpoint of `step`, or the initial ones. Places the data."""
+    program.place()
     directory = folder.checkpoints_of(group)
     if step is None:
         if folder.initial_weights is not None:

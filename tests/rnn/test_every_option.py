@@ -15,6 +15,7 @@ from flax import nnx
 from lstm_mnist_jax.rnn import GRU, LSTM, RNN, native
 
 BACKENDS = ["auto", "xla", "flax"] + (["native"] if native.unavailable() is None else [])
+PALLAS = ["pallas_interpret_tpu", "pallas_interpret_gpu"]
 INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
 FEATURES, HIDDEN = 3, 4
 
@@ -65,11 +66,13 @@ def run_numpy(step, params, inputs, initial, lengths, resets, reverse):
     return outputs, final
 
 
-def draw(seed):
-    """A layer, what it is called with, and the same for NumPy."""
+def draw(seed, pallas=None):
+    """A layer, what it is called with, and the same for NumPy. `pallas` is a backend for an LSTM."""
     rng = np.random.default_rng(seed)
-    kind = str(rng.choice(["lstm", "no bias", "projected", "gru", "gru before", "simple"]))
+    kinds = ["lstm", "no bias", "projected", "gru", "gru before", "simple"]
+    kind = str(rng.choice(kinds if pallas is None else kinds[:2]))
     backend = str(rng.choice(BACKENDS if kind in ("lstm", "no bias", "gru") else ["auto", "xla", "flax"]))
+    backend = backend if pallas is None else pallas
     time, batch = int(rng.choice([0, 1, 5, 8])), int(rng.choice([0, 1, 5]))
     reverse, time_major = bool(rng.integers(2)), bool(rng.integers(2))
     slow = backend == "flax" or kind in ("simple", "gru before")
@@ -125,8 +128,8 @@ def numpy_params(cell, kind):
 STEPS = {"gru": gru_step, "gru before": partial(gru_step, reset_after=False), "simple": simple_step}
 
 
-def check(seed):
-    rnn, cell, kind, call, rng = draw(seed)
+def check(seed, pallas=None):
+    rnn, cell, kind, call, rng = draw(seed, pallas)
     inputs, carry, lengths, resets = (call[name] for name in ("inputs", "carry", "lengths", "resets"))
     batch, time, _ = inputs.shape
     weights = rng.normal(size=(batch, time, carry[-1].shape[-1])), [rng.normal(size=part.shape) for part in carry]
@@ -194,16 +197,25 @@ def test_values_and_gradients_are_those_of_numpy(seed):
     check(seed)
 
 
+@pytest.mark.parametrize("backend", PALLAS)
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (5, 6))])
+def test_values_and_gradients_of_the_pallas_kernels_are_those_of_numpy(seed, backend):
+    check(seed, backend)
+
+
 if __name__ == "__main__":
     failed = 0
     first, last = (int(word) for word in (["0", *sys.argv[1:]])[-2:])
     for seed in range(first, last):
         try:
-            check(seed)
+            for pallas in (None, *PALLAS):
+                check(seed, pallas)
         except Exception as error:
             failed += 1
-            _, _, kind, call, _ = draw(seed)
-            print(seed, kind, {k: v for k, v in call.items() if k not in ("inputs", "carry")}, repr(error)[:300])
+            _, _, kind, call, _ = draw(seed, pallas)
+            print(
+                seed, pallas, kind, {k: v for k, v in call.items() if k not in ("inputs", "carry")}, repr(error)[:300]
+            )
         if seed % 100 == 99:
             jax.clear_caches()
     print(f"{last - first} draws, {failed} failed")

@@ -385,8 +385,15 @@ def test_vmap_over_inputs_and_weights(rng):
         assert_close(got, numpy_states((inputs, kernel, recurrent_kernel, b, carry)), 3e-5)
 
 
-@pytest.mark.parametrize("check_vma", [False, True])
-@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_kernel), "xla"])
+@pytest.mark.parametrize(
+    ("backend", "check_vma"),
+    [
+        *(pytest.param("native", check, marks=needs_kernel) for check in (False, True)),
+        *(("xla", check) for check in (False, True)),
+        # (With check_vma, JAX's interpret mode fails.)
+        *(pytest.param(f"pallas_interpret_{kind}", False, marks=pytest.mark.slow) for kind in ("tpu", "gpu")),
+    ],
+)
 def test_shard_map(rng, backend, check_vma):
     if jax.device_count() < 2 or jax.default_backend() != "cpu":
         pytest.skip("needs two CPU devices")

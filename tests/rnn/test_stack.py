@@ -288,7 +288,7 @@ def test_noise_over_a_cell_that_flax_runs_is_refused():
 
 def test_options_that_make_no_sense_are_refused():
     cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="no backend 'cuda'; expected one of auto, native, xla, flax"):
+    with pytest.raises(ValueError, match="no backend 'cuda'; expected one of auto, native, xla, pallas, flax"):
         RNN(cell, backend="cuda")
     with pytest.raises(ValueError, match="1 or more; got 0"):
         RNN(cell, remat=0)

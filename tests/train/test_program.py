@@ -1,15 +1,21 @@
 """Programs of several members: every member is the run that it would be alone."""
 
 import dataclasses
+from functools import partial
 
 import jax
+import jax.export
 import jax.monitoring
 import numpy as np
 import pytest
 
+from lstm_mnist_jax import inference
 from lstm_mnist_jax.config import AugmentationConfig, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.inference import logits_along
+from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import make_program, member_state
+from lstm_mnist_jax.training.evaluation import _logits
 from lstm_mnist_jax.training.mesh import make_mesh
 
 CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
@@ -94,7 +100,7 @@ def test_every_member_is_the_run_that_it_would_be_alone(
     tiny_dataset, trained_alone, monkeypatch, members, devices, each
 ):
     if each == "vmap":
-        monkeypatch.setattr("lstm_mnist_jax.training.program.ONE_BY_ONE", ())
+        monkeypatch.setattr("lstm_mnist_jax.training.mesh.ONE_BY_ONE", ())
     program = make_program(SETS[members], tiny_dataset, mesh_of(devices)).compile()
     state = program.init()
     for steps in (5, 20):
@@ -157,3 +163,43 @@ def test_members_of_other_shapes_are_refused(tiny_dataset, other, message):
 def test_a_program_without_members_is_refused(tiny_dataset):
     with pytest.raises(ConfigError, match="no config is given"):
         make_program([], tiny_dataset, mesh_of(1))
+
+
+@pytest.mark.parametrize("config", [CONFIG, pytest.param(RECIPE, marks=pytest.mark.slow)])
+def test_training_evaluation_and_inference_lower_for_gpus_and_tpus_without_the_cpu_kernel(tiny_dataset, config):
+    program, kernel = make_program([config], tiny_dataset, mesh_of(1)), "lstm_mnist_jax_lstm"
+    evaluator, params = program._evaluator, program.abstract_state.trained
+    of_one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
+    images = jax.ShapeDtypeStruct((5, *tiny_dataset.image_shape), np.uint8)
+    for function, arguments in (
+        (program._run_steps, program.abstract_arguments()),
+        (evaluator._program, (params, *evaluator._abstract)),
+        (jax.jit(partial(logits_along, config=config.model)), (of_one, images)),
+    ):
+        exported = jax.export.export(function, platforms=("cuda", "tpu"))(*arguments)
+        assert exported.platforms == ("cuda", "tpu")
+        assert kernel not in exported.mlir_module()
+        if native.unavailable() is None and jax.default_backend() == "cpu":
+            assert kernel in function.lower(*arguments).as_text()
+
+
+def test_nothing_is_on_the_devices_before_the_first_step(tiny_dataset):
+    before = {id(array) for array in jax.live_arrays()}
+    program = make_program([CONFIG], tiny_dataset, mesh_of(1)).compile()
+    program.device_bytes()
+    assert [array.shape for array in jax.live_arrays() if id(array) not in before] == []
+    program.place()
+    assert tiny_dataset.train.images.shape in [array.shape for array in jax.live_arrays() if id(array) not in before]
+
+
+def test_accelerators_compute_shifted_images_and_prefixes_in_batches_with_the_same_result(tiny_dataset, monkeypatch):
+    params = member_state(make_program([RECIPE], tiny_dataset, mesh_of(1)).init(), 0).params
+    images = jax.numpy.asarray(tiny_dataset.test.images[:4])
+    shifted = [_logits(params, images, RECIPE.model, 1, one_by_one) for one_by_one in (True, False)]
+    np.testing.assert_allclose(*shifted, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(shifted[0], _logits(params, images, RECIPE.model, 0, True), atol=1e-3)
+    along = logits_along.__wrapped__
+    one_by_one = along(params, images, RECIPE.model)
+    monkeypatch.setattr(inference, "ONE_BY_ONE", ())
+    monkeypatch.setattr(inference, "ALONG_BATCH", 4 * 4)  # of the 6 prefixes four, then two
+    np.testing.assert_allclose(along(params, images, RECIPE.model), one_by_one, rtol=1e-5, atol=1e-6)

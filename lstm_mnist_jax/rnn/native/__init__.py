@@ -11,6 +11,7 @@ environment variable LSTM_MNIST_JAX_NATIVE=0 turns the kernel off.
 """
 
 from lstm_mnist_jax.rnn.native.kernel import (
+    INTERPRETED,
     gru_backward,
     gru_forward,
     lstm_backward,
@@ -19,4 +20,4 @@ from lstm_mnist_jax.rnn.native.kernel import (
     unavailable,
 )
 
-__all__ = ["gru_backward", "gru_forward", "lstm_backward", "lstm_forward", "supports", "unavailable"]
+__all__ = ["INTERPRETED", "gru_backward", "gru_forward", "lstm_backward", "lstm_forward", "supports", "unavailable"]

@@ -1,7 +1,7 @@
-"""The loops of the compiled kernel as a JAX primitive that batches and differentiates.
+"""The loops of the compiled kernel, and those in Pallas, as a JAX primitive that batches and differentiates.
 
-Depends on the kernel's calling convention and on `xla_loops`: the same functions in JAX, which run on every other
-platform and give the derivatives of the loops themselves.
+Depends on the kernels' calling conventions and on `xla_loops`: the same functions in JAX, which run on every platform
+without a kernel and give the derivatives of the loops themselves.
 """
 
 import functools
@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_mnist_jax.rnn import xla_loops
 from lstm_mnist_jax.rnn.native import build
+from lstm_mnist_jax.rnn.products import state_dtype
 
 
 class Signature(NamedTuple):
@@ -33,6 +34,7 @@ class Signature(NamedTuple):
       arguments: the axes of each.
       resets: the axes of the arguments that are not given where there are no resets.
       results: the axes of each.
+      wide: whether each result has the dtype of the states, which may be wider than that of the weights.
       options: for each result, the option of `run` that asks for it; "" is always, "resets" where there are resets.
       aliases: for arguments whose memory a result takes, the place of that result. These are the largest arrays of
         training.
@@ -43,6 +45,7 @@ class Signature(NamedTuple):
     arguments: tuple[str, ...]
     resets: tuple[str, ...]
     results: tuple[str, ...]
+    wide: tuple[bool, ...]
     options: tuple[str, ...]
     aliases: dict[int, int]
 
@@ -56,6 +59,7 @@ SIGNATURES = {
         (GATES, "n g", WEIGHTS, STATE, STATE),
         (RESETS, STATE, STATE),
         (SEQUENCE, SEQUENCE, GATES, STATE, STATE),
+        (False, True, False, True, True),
         ("", "cells", "activations", "", ""),
         {0: 2},
     ),
@@ -65,6 +69,7 @@ SIGNATURES = {
         (GATES, SEQUENCE, STATE, WEIGHTS, SEQUENCE, SEQUENCE, STATE, STATE),
         (RESETS, STATE),
         (GATES, STATE, STATE, STATE, STATE),
+        (False, True, True, True, True),
         ("", "", "", "resets", "resets"),
         {0: 0},
     ),
@@ -74,6 +79,7 @@ SIGNATURES = {
         (GATES, "n d", WEIGHTS, STATE),
         (RESETS, STATE),
         (SEQUENCE, GATES, SEQUENCE, STATE),
+        (False, False, False, True),
         ("", "activations", "activations", ""),
         {0: 1},
     ),
@@ -83,10 +89,14 @@ SIGNATURES = {
         (GATES, SEQUENCE, SEQUENCE, STATE, WEIGHTS, SEQUENCE, STATE),
         (RESETS, STATE),
         (GATES, SEQUENCE, STATE, STATE),
+        (False, False, True, True),
         ("", "", "", "resets"),
         {0: 0, 1: 1},
     ),
 }
+
+INTERPRETED = {"pallas_interpret_tpu": "tpu", "pallas_interpret_gpu": "cuda"}
+"""Backends that run the Pallas kernel of a platform in interpret mode, anywhere."""
 
 _lock = threading.Lock()
 
@@ -127,8 +137,9 @@ class Loop(NamedTuple):
       name: of `SIGNATURES`.
       reverse: see `xla_loops`.
       unroll: see `xla_loops`; the kernel does not use it.
-      threads: the most that the kernel uses. None is one within a mesh of several devices, which share the cores, and
-        otherwise all of XLA's.
+      backend: "native", "pallas", or one of `INTERPRETED`.
+      threads: the most that the compiled kernel uses. None is one within a mesh of several devices, which share the
+        cores, and otherwise all of XLA's.
       options: further options of the loop in JAX.
       given: which arguments are given, those of resets included.
       wanted: which results are wanted.
@@ -138,6 +149,7 @@ class Loop(NamedTuple):
     name: str
     reverse: bool
     unroll: int
+    backend: str
     threads: int | None
     options: tuple[tuple[str, bool], ...]
     given: tuple[bool, ...]
@@ -154,11 +166,21 @@ class Loop(NamedTuple):
         )
         return arguments, results
 
+    def dtypes(self, dtype: Any) -> list[Any]:
+        """The dtype of each result, wanted or not, from that of the weights."""
+        return [state_dtype(dtype) if is_wide else dtype for is_wide in SIGNATURES[self.name].wide]
+
 
 def _call(
-    name: str, *arrays: Any, reverse: bool, unroll: int = 1, threads: int | None = None, **options: bool
+    name: str,
+    *arrays: Any,
+    reverse: bool,
+    unroll: int = 1,
+    backend: str = "native",
+    threads: int | None = None,
+    **options: bool,
 ) -> tuple[Any, ...]:
-    """Arguments and results of the loop of this name in `xla_loops`; `threads` as in `Loop`."""
+    """Arguments and results of the loop of this name in `xla_loops`; `backend` and `threads` as in `Loop`."""
     signature = SIGNATURES[name]
     count = len(signature.arguments)
     (resets,) = arrays[count:] or (None,)
@@ -167,7 +189,7 @@ def _call(
     asked = {"": True, "resets": resets is not None, **options}
     wanted = tuple(asked[option] for option in signature.options)
     precision = jax.config.values["jax_default_matmul_precision"]
-    loop = Loop(name, reverse, unroll, threads, tuple(options.items()), given, wanted, precision)
+    loop = Loop(name, reverse, unroll, backend, threads, tuple(options.items()), given, wanted, precision)
     results = iter(_bind(loop, *[array for array in every if array is not None]))
     return tuple(
         next(results) if asked[option] else None for option in signature.options if option != "resets" or resets
@@ -219,13 +241,15 @@ def _missing(loop: Loop, flat: Any, missing: Any) -> list[Any]:
 def _(*flat: Any, loop: Loop, kernel: Any) -> list[Any]:
     of_arguments, of_results = loop.axes(_is_single(flat))
     sizes = _sizes(of_arguments, flat)
-    shapes = [_shape(axes, sizes) for axes in of_results]
+    dtypes = [dtype for dtype, is_wanted in zip(loop.dtypes(flat[0].dtype), loop.wanted, strict=True) if is_wanted]
     # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
     first = flat[0]
     mesh = first.sharding.mesh
-    return [
-        first.update(shape=shape, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))) for shape in shapes
-    ]
+
+    def result(shape: tuple[int, ...], dtype: Any) -> Any:
+        return first.update(shape=shape, dtype=dtype, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(shape))))
+
+    return [result(_shape(axes, sizes), dtype) for axes, dtype in zip(of_results, dtypes, strict=True)]
 
 
 @functools.cache
@@ -252,13 +276,29 @@ def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
 
 
 def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
+    if loop.backend != "native":
+        sizes = [size for array in flat for size in array.shape]
+        if symbols := [size for size in sizes if not isinstance(size, int)]:
+            raise ValueError(f'backend="{loop.backend}" needs numbers as sizes; got {symbols[0]}. Use backend="xla".')
+        if 0 in sizes:  # no step or no sequence
+            return _run_xla(*flat, loop=loop)
     if is_single := _is_single(flat):
         flat = tuple(array[None] for array in flat)
     given = _missing(loop, flat, lambda axes: jnp.zeros((0,), bool if axes == RESETS else flat[0].dtype))
-    one_device, several_devices = (functools.partial(_ffi_call, loop, loop.threads or most) for most in (0, 1))
-    run: Callable[..., Any] = several_devices
-    if not jax.typeof(given[0]).sharding.mesh.manual_axes:
-        run = _partitioned(loop, one_device, several_devices)
+    is_manual = bool(jax.typeof(given[0]).sharding.mesh.manual_axes)
+
+    def partitioned(one_device: Callable[..., Any], several_devices: Callable[..., Any]) -> Callable[..., Any]:
+        return several_devices if is_manual else _partitioned(loop, one_device, several_devices)
+
+    if loop.backend == "native":
+        run = partitioned(*(functools.partial(_ffi_call, loop, loop.threads or most) for most in (0, 1)))
+    elif loop.backend in INTERPRETED:
+        run = functools.partial(_pallas_call, loop, INTERPRETED[loop.backend])
+        run = partitioned(run, run)
+    else:
+        tpu, cuda = (functools.partial(_pallas_call, loop, platform) for platform in ("tpu", "cuda"))
+        # On several TPUs, it has to be in a `shard_map`: libtpu has no custom_partitioning.
+        run = functools.partial(jax.lax.platform_dependent, tpu=tpu, cuda=partitioned(cuda, cuda))
     kept = [result for result, is_wanted in zip(run(*given), loop.wanted, strict=True) if is_wanted]
     return [result[0] for result in kept] if is_single else kept
 
@@ -268,32 +308,63 @@ def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
     names, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
-    signature = SIGNATURES[loop.name]
+    places = SIGNATURES[loop.name].aliases.items()
+    aliases = {argument: result for argument, result in places if loop.wanted[result]}
+    call = jax.ffi.ffi_call(names[loop.name], _results(loop, arrays), input_output_aliases=aliases)
+    return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
+
+
+def _results(loop: Loop, arrays: Any) -> list[jax.ShapeDtypeStruct]:
+    """The types of the results; those that are not wanted have no elements."""
     of_arguments, _ = loop.axes(is_single=False)
     sizes = _sizes(of_arguments, [array for array, has in zip(arrays, loop.given, strict=True) if has])
-    shapes = [
-        _shape(axes, sizes) if is_wanted else (0,)
-        for axes, is_wanted in zip(signature.results, loop.wanted, strict=True)
-    ]
-    aliases = {argument: result for argument, result in signature.aliases.items() if loop.wanted[result]}
     # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
     like = jax.typeof(arrays[0])
     mesh = like.sharding.mesh
 
-    def result(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    def result(axes: str, is_wanted: bool, dtype: Any) -> jax.ShapeDtypeStruct:
+        shape = _shape(axes, sizes) if is_wanted else (0,)
         sharding = None if mesh.empty else NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))
-        return jax.ShapeDtypeStruct(shape, like.dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
 
-    call = jax.ffi.ffi_call(names[loop.name], [*map(result, shapes)], input_output_aliases=aliases)
-    return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
-
-
-def _lowering(run: Callable[..., Any]) -> Any:
-    return mlir.lower_fun(run, multiple_results=True)
+    return [*map(result, SIGNATURES[loop.name].results, loop.wanted, loop.dtypes(like.dtype))]
 
 
-mlir.register_lowering(loop_p, _lowering(lambda *flat, loop, kernel: _run_xla(*flat, loop=loop)))
-mlir.register_lowering(loop_p, _lowering(lambda *flat, loop, kernel: jaxpr_as_fun(kernel)(*flat)), platform="cpu")
+def _pallas_call(loop: Loop, platform: str, *arrays: Array) -> tuple[Array, ...]:
+    """The call of the kernel in Pallas for a platform; arrays as for `_ffi_call`."""
+    from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
+
+    signature = SIGNATURES[loop.name]
+    kinds = _results(loop, arrays)
+    with jax.default_matmul_precision(loop.precision):  # JAX traces it again for several devices
+        found = pallas.run(
+            loop.name,
+            platform,
+            [array if has else None for array, has in zip(arrays, loop.given, strict=True)],
+            [kind if is_wanted else None for kind, is_wanted in zip(kinds, loop.wanted, strict=True)],
+            axes=((*signature.arguments, *signature.resets), signature.results),
+            reverse=loop.reverse,
+            interpret=loop.backend in INTERPRETED,
+        )
+    pairs = zip(found, kinds, strict=True)
+    return tuple(jnp.zeros(kind.shape, kind.dtype) if array is None else array for array, kind in pairs)
+
+
+def _lower(context: mlir.LoweringRuleContext, *flat: Any, loop: Loop, kernel: Any) -> Any:
+    platforms = {*(context.platforms or context.module_context.platforms)}
+    served = {"native": {"cpu"}, "pallas": {"tpu", "cuda"}}.get(loop.backend, platforms)
+    if loop.backend == "pallas" and (others := platforms - served):
+        raise ValueError(
+            f'backend="pallas" runs on TPUs and NVIDIA GPUs, and this program is compiled for {", ".join(others)}. '
+            f'There, use another backend, such as "auto". For tests, backend={" or ".join(map(repr, INTERPRETED))} '
+            f"runs the same kernels in Pallas's interpret mode, slowly."
+        )
+    run = jaxpr_as_fun(kernel) if platforms <= served else functools.partial(_run_xla, loop=loop)
+    return mlir.lower_fun(run, multiple_results=True)(context, *flat)
+
+
+mlir.register_lowering(loop_p, _lower)
+mlir.register_lowering(loop_p, _lower, platform="cpu")  # apart: a program for several platforms has both
 
 
 def _jvp(primals: Any, tangents: Any, *, loop: Loop, kernel: Any) -> Any:
