@@ -68,7 +68,8 @@ def check(arguments: Arguments) -> int:
     if unknown := [name for name in (*arguments.parts, *arguments.again) if name not in PARTS]:
         return _refuse(f"unknown part {unknown[0]!r}; expected some of {', '.join(PARTS)}.")
     try:  # now, not after some minutes
-        found = json.loads(arguments.output.read_text("utf-8")) if arguments.output.exists() else {"format": FORMAT}
+        before = arguments.output.read_text("utf-8") if arguments.output.exists() else f'{{"format": {FORMAT}}}'
+        found: dict[str, Any] = json.loads(before)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         page_file.touch()
         if found["format"] != FORMAT or (len(found) > 1 and not {"key", "machine", "parts"} <= found.keys()):
@@ -87,7 +88,7 @@ def check(arguments: Arguments) -> int:
         key = {**facts["rows"][0], "commit": _commit(), "tiny": arguments.tiny}
         if found.get("key", key) != key:
             print(f"{arguments.output} is of another version, device or size: all parts run again")
-        parts = found["parts"] if found.get("key") == key else {}
+        parts: dict[str, Any] = found["parts"] if found.get("key") == key else {}
         found = {"format": FORMAT, "key": key, "machine": environment.describe(), "parts": parts}
         print(f"{_device(key)}\n{_warning(key)}".rstrip(), flush=True)
         for name in arguments.parts or PARTS:
@@ -220,7 +221,7 @@ def page(found: dict[str, Any]) -> str:
 
 def _cell(value: Any) -> str:
     if value is None or isinstance(value, bool | str):
-        return html.escape({None: "", True: "yes", False: "no"}.get(value, str(value)))
+        return "" if value is None else html.escape(str(value))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

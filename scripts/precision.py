@@ -93,7 +93,7 @@ def train(preset: str, seeds: int) -> None:
         round_operands_to(name)
         with tempfile.TemporaryDirectory() as folder:
             result = sweep(PRESETS[preset], Space(seeds=seeds), Path(folder) / "sweep")
-        accuracies = 100 * np.array([member.best.test_accuracy for member in result.members])
+        accuracies = 100 * np.array([member.history[-1].test_accuracy for member in result.members])
         spread = f", sd {accuracies.std(ddof=1):.2f}" if seeds > 1 else ""
         print(f"{preset}, {name:13} test accuracy {accuracies.mean():.2f} %{spread}, n = {seeds}", flush=True)
 

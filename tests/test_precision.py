@@ -45,8 +45,7 @@ def test_every_product_of_training_evaluation_and_prediction_has_the_precision_o
 
     config = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 3), precision="high"))
     program = make_program([config], tiny_dataset, make_mesh(Execution(devices=1), 8))
-    batches = program._feed.abstract_batches
-    found = products(program._run_steps, program.abstract_state, np.int32(1), program._numbers, *batches)
+    found = products(program._run_steps, *program.abstract_arguments())
     assert set(found) == {"HIGH"}
     # Of each layer, the products of inputs and of h with their kernels, and both gradients of each.
     assert len(found) == 3 * (2 + 2 + 1)

@@ -26,7 +26,9 @@ __all__ = ["PARTS", "Failed", "Part", "Setting", "Unavailable", "device"]
 
 Row = dict[str, Any]
 ACCURACIES = (98, 99)
-LAYERS = [Layer(*sizes, backward) for sizes in ((28, 64, 128), (784, 64, 128), (28, 256, 512)) for backward in (0, 1)]
+LAYERS = [
+    Layer(*sizes, backward) for sizes in ((28, 64, 128), (784, 64, 128), (28, 256, 512)) for backward in (False, True)
+]
 SMALLEST = Config(epochs=3, batch_size=32, data=DataConfig(validation_examples=64, train_examples=256),
                   model=ModelConfig(hidden_features=(4,)), tensorboard=False)  # fmt: skip
 
@@ -120,9 +122,11 @@ def preset(name: str, setting: Setting) -> Iterator[Row]:
 
     began, compiling = time.perf_counter(), list[float]()
     config = setting.config(name)
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compiling.append(seconds * event.startswith("/jax/core/compile/"))
-    )
+
+    def add(event: str, duration_secs: float, **_: str | int) -> None:
+        compiling.append(duration_secs * event.startswith("/jax/core/compile/"))
+
+    jax.monitoring.register_event_duration_secs_listener(add)
     use_cpu_devices(Execution(), config.batch_size)
     reached: dict[str, float | None] = {f"to {accuracy} %, s": None for accuracy in ACCURACIES}
 
@@ -203,14 +207,16 @@ def loops(backend: str, setting: Setting) -> Iterator[Row]:
         raise Unavailable(f"this version has no backend {backend!r}")
     jax.config.update("jax_default_matmul_precision", "highest")
     for work in setting.layers(*[layer for layer in LAYERS if layer.backward]):
-        inputs, *weights = work.arrays()
+        inputs, *arrays = work.arrays()
         zeros = np.zeros((work.batch, work.hidden), np.float32)
 
         def forward(weights: Any, inputs: Any, zeros: Any = zeros) -> Any:
-            states = lstm(inputs, *weights, (zeros, zeros), return_cell_states=False, backend=backend)
+            kernel, recurrent_kernel, bias = weights
+            options: Any = {"return_cell_states": False, "backend": backend}
+            states = lstm(inputs, kernel, recurrent_kernel, bias, (zeros, zeros), **options)
             return states.h, states.last
 
-        job = layer_job(work, forward, weights, inputs)
+        job = layer_job(work, forward, arrays, inputs)
         row = _sizes(work) | {"ms": _ms(job.run), "compile, s": job.compile_seconds, "check": [*job.check()]}
         others = [other for other in setting.done.get("loops-xla", []) if _sizes(work).items() <= other.items()]
         if others and (why := differs(others[0]["check"], row["check"])):
@@ -302,10 +308,14 @@ def precision(setting: Setting) -> Iterator[Row]:
     size = 64 if setting.tiny else 4096
     left, right = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
     exact, arrays = left.astype(np.float64) @ right, (jnp.asarray(left), jnp.asarray(right))
-    for name in ("high",) if setting.tiny else ("default", "high", "highest"):
+    names: Any = ("high",) if setting.tiny else ("default", "high", "highest")
+    for name in names:
         multiply = jax.jit(partial(jnp.matmul, precision=name))
-        error = np.linalg.norm(multiply(*arrays) - exact) / np.linalg.norm(exact)
-        ms = _ms(lambda multiply=multiply: multiply(*arrays).block_until_ready())
+
+        def run(multiply: Any = multiply) -> Any:
+            return multiply(*arrays).block_until_ready()
+
+        error, ms = np.linalg.norm(run() - exact) / np.linalg.norm(exact), _ms(run)
         row = {"precision": name, "relative error of a product": float(error), "TFLOP/s": 2e-9 * size**3 / ms}
         for preset in ("tutorial",) if setting.tiny else ("tutorial", "rows"):
             config = setting.config(preset)
