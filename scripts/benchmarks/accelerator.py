@@ -294,7 +294,7 @@ def populations(setting: Setting) -> Iterator[Row]:
     torch = [row["torch, ms"] for row in setting.done.get("epoch", []) if isinstance(row.get("torch, ms"), float)]
     for members in (2,) if setting.tiny else (1, 64, 512, 2048):
         configs = [replace(config, seed=seed) for seed in range(members)]
-        row = {"runs at once": members} | _trained(configs, 2 if setting.tiny else 100)
+        row = {"runs at once": members} | _trained(configs, 2 if setting.tiny else 50)
         if torch:
             row["times the runs of PyTorch in the same time"] = torch[0] / 1e3 * members / row["an epoch, s"]
         yield row
