@@ -132,9 +132,11 @@ struct Gru {
       const float* panel = panels + unit * gates;
       auto multiply = [&](const float* gradients, Index stride, Index end) __attribute__((always_inline)) {
         for (Index k = 0; k < end; ++k, panel += C * kWidth) {
-          UNROLL for (Index r = 0; r < R; ++r) {
-            const Vector value = Fill(gradients[r * stride + k]);
-            UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = MultiplyAdd(value, Load(panel + c * kWidth), sums[r][c]);
+          Vector values[R];
+          UNROLL for (Index r = 0; r < R; ++r) values[r] = Fill(gradients[r * stride + k]);
+          UNROLL for (Index c = 0; c < C; ++c) {
+            const Vector weights = Load(panel + c * kWidth);
+            UNROLL for (Index r = 0; r < R; ++r) sums[r][c] = MultiplyAdd(values[r], weights, sums[r][c]);
           }
         }
       };

@@ -38,19 +38,25 @@ struct Lstm {
     const Index panel_size = hidden * 4 * kWidth;
     for (Index k = 0; k < hidden; ++k, panel += 4 * kWidth) {
       UNROLL for (Index j = 0; j < J; ++j) {
-        UNROLL for (Index r = 0; r < R; ++r) {
-          const Vector value = Fill(h[r * hidden + k]);
-          UNROLL for (Index gate = 0; gate < 4; ++gate) {
-            sums[j][gate][r] = MultiplyAdd(value, Load(panel + j * panel_size + gate * kWidth), sums[j][gate][r]);
-          }
+        Vector values[R];
+        UNROLL for (Index r = 0; r < R; ++r) values[r] = Fill(h[r * hidden + k]);
+        UNROLL for (Index gate = 0; gate < 4; ++gate) {
+          const Vector weights = Load(panel + j * panel_size + gate * kWidth);
+          UNROLL for (Index r = 0; r < R; ++r) sums[j][gate][r] = MultiplyAdd(values[r], weights, sums[j][gate][r]);
         }
+      }
+    }
+    Vector done[J][4][R];  // in memory, as `sums` must not be
+    UNROLL for (Index j = 0; j < J; ++j) {
+      UNROLL for (Index gate = 0; gate < 4; ++gate) {
+        UNROLL for (Index r = 0; r < R; ++r) done[j][gate][r] = sums[j][gate][r];
       }
     }
     for (Index j = 0; j < J; ++j, unit += kWidth) {
       const Index count = hidden - unit;
       for (Index r = 0; r < R; ++r) {
         const Index at = (row + r) * hidden + unit;
-        const Vector i = Tanh(sums[j][0][r]), f = Tanh(sums[j][1][r]), g = Tanh(sums[j][2][r]), o = Tanh(sums[j][3][r]);
+        const Vector i = Tanh(done[j][0][r]), f = Tanh(done[j][1][r]), g = Tanh(done[j][2][r]), o = Tanh(done[j][3][r]);
         if (step.activations != nullptr) {
           float* activations = step.activations + (row + r) * gates + unit;
           Store(activations, i, count);
@@ -70,31 +76,37 @@ struct Lstm {
   static __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidden, const float* panels, Index row,
                                               Index unit) {
     const Index gates = 4 * hidden;
-    Vector sums[R][C];
+    Vector done[R][C];  // in memory, as `sums` must not be
     if (step.next != nullptr) {
+      Vector sums[R][C];
       UNROLL for (Index r = 0; r < R; ++r) {
         UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = Vector{};
       }
       const float* next = step.next + row * gates;
       const float* panel = panels + unit * gates;
       for (Index k = 0; k < gates; ++k, panel += C * kWidth) {
-        UNROLL for (Index r = 0; r < R; ++r) {
-          const Vector value = Fill(next[r * gates + k]);
-          UNROLL for (Index c = 0; c < C; ++c) sums[r][c] = MultiplyAdd(value, Load(panel + c * kWidth), sums[r][c]);
+        Vector values[R];
+        UNROLL for (Index r = 0; r < R; ++r) values[r] = Fill(next[r * gates + k]);
+        UNROLL for (Index c = 0; c < C; ++c) {
+          const Vector weights = Load(panel + c * kWidth);
+          UNROLL for (Index r = 0; r < R; ++r) sums[r][c] = MultiplyAdd(values[r], weights, sums[r][c]);
         }
+      }
+      UNROLL for (Index r = 0; r < R; ++r) {
+        UNROLL for (Index c = 0; c < C; ++c) done[r][c] = sums[r][c];
       }
     } else {
       for (Index r = 0; r < R; ++r) {
         for (Index c = 0; c < C; ++c) {
           const Index u = unit + c * kWidth;
-          sums[r][c] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
+          done[r][c] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
         }
       }
     }
     for (Index r = 0; r < R; ++r) {
       for (Index v = 0; v < C; ++v) {
         const Index u = unit + v * kWidth, count = hidden - u, at = (row + r) * hidden + u;
-        Vector dh = sums[r][v];
+        Vector dh = done[r][v];
         if (step.next_resets != nullptr && step.next_resets[row + r]) {  // the step after this began anew
           Store(step.d_reset_states[0] + at, Load(step.d_reset_states[0] + at, count) + dh, count);
           Store(step.d_reset_states[1] + at, Load(step.d_reset_states[1] + at, count) + Load(step.d_state[1] + at, count), count);
