@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -161,6 +162,29 @@ def test_a_library_that_fails_its_self_test_is_not_used(tmp_path, line, reason):
     assert errors.count("RuntimeWarning") == 1
     assert reason in errors
     assert not libraries(tmp_path / "empty")
+
+
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed")
+@pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="this processor has no AVX2")
+def test_an_emulated_processor_without_what_the_system_reports_of_it(tmp_path, compiler):
+    assert finish(start(tmp_path, CXX=compiler)) == ["None"]
+    (library,) = libraries(tmp_path)
+    # /proc/cpuinfo, from which the library's name is made, is that of the machine.
+    emulator = ["qemu-x86_64", "-cpu", "max,-avx2,-fma"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "CXX": compiler, "LSTM_MNIST_JAX_NATIVE": "1"}
+    done = subprocess.run(
+        [*emulator, sys.executable, "-c", PROBE.replace("{before}", "")],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == (
+        f"{library} is not for this processor: the processor does not have the instructions that it says it has"
+    )
+    assert second.startswith("refused: ")
+    assert done.stderr.count("RuntimeWarning: ") == 1
 
 
 def put_prebuilt(sources, content):
