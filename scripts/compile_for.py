@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from launches import Hlo, Launches, launches_a_step
+from launches import Hlo, Launches, UnknownProgramError, launches_a_step
 
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -174,6 +175,8 @@ class Arguments:
 def main() -> None:
     """Compiles, and prints and writes the table."""
     arguments = tyro.cli(Arguments, prog="compile_for.py")
+    if not arguments.targets:
+        refuse(f"--targets names no target; expected some of {', '.join(TARGETS)}.")
     for target in arguments.targets:
         if target not in TARGETS:
             refuse(f"unknown target {target!r}; expected one of {', '.join(TARGETS)}.")
@@ -181,24 +184,25 @@ def main() -> None:
         refuse(f"members is {arguments.members}, expected 1 or more.")
     if arguments.stream and arguments.members > 1:
         refuse("several members cannot stream: each reads the images in another order. Leave one of the two out.")
-    for platform in {TARGETS[target].platform for target in arguments.targets}:
-        module, name = COMPILERS[platform]
-        if not is_installed(module):
-            refuse(f"the compiler for {platform} is missing ({name}). Install it with: pip install -e '.[aot]'")
+    if arguments.output is not None and not arguments.output.parent.is_dir():
+        refuse(f"the folder of --output {arguments.output} does not exist.")
+    if arguments.into is not None:
+        parts_of(arguments.into)
+    check_compilers(TARGETS[target] for target in arguments.targets)
     with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder))
+        prepare(Path(folder), module="run_steps")
         from lstm_mnist_jax import PRESETS
 
         for preset in arguments.presets:
             if preset not in PRESETS:
                 refuse(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}.")
         rows = []
-        for preset in arguments.presets:
-            for target in arguments.targets:
+        for preset in dict.fromkeys(arguments.presets):
+            for target in dict.fromkeys(arguments.targets):
                 rows.append(compile_for(preset, target, arguments.members, arguments.stream, Path(folder)))
                 last = rows[-1]
-                said = last.error or f"{last.seconds:.1f} s" + ("" if last.fits else ", does not fit")
-                print(f"{preset} for {target}: {said}", file=sys.stderr, flush=True)
+                outcome = last.error or f"{last.seconds:.1f} s" + ("" if last.fits else ", does not fit")
+                print(f"{preset} for {target}: {outcome}", file=sys.stderr, flush=True)
                 # Now, because a compiler that fails may end the process.
                 if arguments.output is not None:
                     write_json(arguments.output, rows)
@@ -210,8 +214,16 @@ def main() -> None:
 
 def refuse(reason: str) -> None:
     """Ends the program: the command line, or what is installed, is wrong."""
-    print(f"compile_for.py: {reason}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
     sys.exit(2)
+
+
+def check_compilers(targets: Iterable[Target]) -> None:
+    """Ends the program where a compiler is not installed."""
+    for platform in sorted({target.platform for target in targets}):
+        module, name = COMPILERS[platform]
+        if not is_installed(module):
+            refuse(f"the compiler for {platform} is missing ({name}). Install it with: pip install -e '.[aot]'")
 
 
 def is_installed(module: str) -> bool:
@@ -228,11 +240,14 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def prepare(folder: Path) -> None:
-    """Sets the environment that JAX and XLA read when they are imported. XLA's texts are written to the folder."""
+def prepare(folder: Path, module: str) -> None:
+    """Sets the environment that JAX and XLA read when they are imported.
+
+    XLA's texts of the modules whose name has `module` in it are written to the folder.
+    """
     if "jax" in sys.modules:
         refuse("JAX was imported already, with other settings. Run this file as a program of its own.")
-    flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=run_steps"
+    flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re={module}"
     os.environ.update(ENVIRONMENT, XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip())
 
 
@@ -261,16 +276,16 @@ def compile_for(preset: str, target_name: str, members: int, streams: bool, fold
         # Half of the images do not fit, so they stream.
         limit = dataset.train.images.nbytes / 2 / GIB if streams else Execution.device_data_limit
         program = make_program(configs, dataset, mesh, limit).compile()
-        steps, _ = program.executables()
+        memory = program.device_bytes()  # once the evaluation is compiled, too
         seconds = time.perf_counter() - began
-        hlo = Hlo(steps.as_text() or "")
+        hlo = Hlo(program.steps_text())
         found = launches_of(folder, hlo) if target.platform == "cuda" else None
         import jax
 
         return replace(
             row,
             seconds=seconds,
-            megabytes=program.device_bytes() / MIB,
+            megabytes=memory / MIB,
             all_reduces=hlo.all_reduces_a_step(),
             launches=None if found is None else found.launches,
             kernels=None if found is None else found.kernels,
@@ -300,9 +315,12 @@ def empty_dataset(data: Any) -> Any:
 def launches_of(folder: Path, hlo: Hlo) -> Launches:
     """The launches of a step, from the texts that XLA has written."""
     # XLA's passes over thunks write nothing where they change nothing.
-    (sequence,) = [*folder.glob("*.thunk_sequence_after_thunk_passes.txt")] or [*folder.glob("*.thunk_sequence.txt")]
-    (metadata,) = folder.glob("*.thunk_metadata.txt")
-    return launches_a_step(sequence.read_text("utf-8"), metadata.read_text("utf-8"), hlo)
+    sequences = [*folder.glob("*.thunk_sequence_after_thunk_passes.txt")] or [*folder.glob("*.thunk_sequence.txt")]
+    metadata = [*folder.glob("*.thunk_metadata.txt")]
+    if len(sequences) != 1 or len(metadata) != 1:
+        counts = f"{len(sequences)} texts of thunks and {len(metadata)} of their metadata"
+        raise UnknownProgramError(f"XLA wrote {counts}, expected one of each, as jaxlib 0.10 to 0.12 does.")
+    return launches_a_step(sequences[0].read_text("utf-8"), metadata[0].read_text("utf-8"), hlo)
 
 
 COLUMNS = (
@@ -350,17 +368,25 @@ def write_json(path: Path, rows: list[Row]) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
-def write_into(path: Path, rows: list[Row]) -> None:
-    """Writes the rows into the table between the marks of a Markdown file."""
+def parts_of(path: Path) -> tuple[str, str, str]:
+    """A Markdown file before, between and after the marks."""
+    if not path.is_file():
+        refuse(f"the file of --into {path} does not exist.")
     before, begin, rest = path.read_text("utf-8").partition(BEGIN)
     table, end, after = rest.partition(END)
     if not begin or not end:
         refuse(f"{path} has no place for the table: a line {BEGIN.strip()} and one {END.strip()}.")
+    return before, table, after
+
+
+def write_into(path: Path, rows: list[Row]) -> None:
+    """Writes the rows into the table between the marks of a Markdown file."""
+    before, table, after = parts_of(path)
     old = {}
     for line in table.strip().splitlines()[2:]:
         preset, target, *_ = (cell.strip() for cell in line.strip("|").split("|"))
         old[preset, target.removeprefix("no: ")] = f"{line}\n"
-    path.write_text(f"{before}{begin}\n{to_markdown(rows, old)}\n{end}{after}", "utf-8")
+    path.write_text(f"{before}{BEGIN}\n{to_markdown(rows, old)}\n{END}{after}", "utf-8")
 
 
 if __name__ == "__main__":

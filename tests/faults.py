@@ -90,6 +90,8 @@ FAULTS = [
           "const Vector z = Tanh(sums[i]), r = Tanh(sums[rows + i]),", "test_gru.py"),
     fault("a factor of the GRU's compiled backward loop is forgotten", "rnn/native/gru.h",
           "dn * Load(step.recurrents + at, count) * SigmoidSlope(r)", "dn * SigmoidSlope(r)", "test_gru.py"),
+    fault("gradients of matrices pair wrong rows where one device has them all", "rnn/products.py",
+          "cpu=_outer_of_rows, default", "cpu=lambda a, b: _outer_of_rows(a[::-1], b), default", "test_recurrence.py"),
     fault("the Pallas kernel of a GPU reads h of the step at hand", "rnn/pallas.py", "at.hs[n, before, b, inner])",
           "at.hs[n, t, b, inner])", "test_pallas.py"),
     fault("the Pallas kernel of a TPU starts every step from the initial carry", "rnn/pallas.py",

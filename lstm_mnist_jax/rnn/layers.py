@@ -237,17 +237,18 @@ class RNN(nnx.RNN):
                 f"RNN cannot have noise or remat over {type(self.cell).__name__} with these settings: that takes an "
                 f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
             )
-        if self.backend == "native" and (spec is None or not spec.has_native_loops):
-            dtype = inputs.dtype if spec is None else spec.dtype
+        if self.backend == "native":
+            runs = spec is not None and spec.has_native_loops
+            cells = "an nnx.OptimizedLSTMCell, an nnx.GRUCell and a GRUCell with reset_after, as they are, in float32"
+        else:
+            runs = self.backend not in ("pallas", *INTERPRETED) or (spec is not None and spec.is_lstm)
+            cells = "an nnx.OptimizedLSTMCell, as it is, in float32 and bfloat16"
+        if not runs:
+            dtype = jnp.dtype(getattr(self.cell, "dtype", None) or inputs.dtype) if spec is None else spec.dtype
+            options = " with state_axes or broadcast_rngs" if self.has_flax_options else ""
             raise ValueError(
-                f'backend="native" runs an nnx.OptimizedLSTMCell, an nnx.GRUCell and a GRUCell with reset_after, as '
-                f'they are, in float32; not this {type(self.cell).__name__} in {dtype}. Leave it to "auto".'
-            )
-        if self.backend in ("pallas", *INTERPRETED) and (spec is None or not spec.is_lstm):
-            dtype = inputs.dtype if spec is None else spec.dtype
-            raise ValueError(
-                f'backend="{self.backend}" runs an nnx.OptimizedLSTMCell, as it is, in float32 and bfloat16; not this '
-                f'{type(self.cell).__name__} in {dtype}. Leave it to "auto".'
+                f'backend="{self.backend}" runs {cells}; not this {type(self.cell).__name__} in {dtype}{options}. '
+                f'Leave it to "auto".'
             )
         return spec
 

@@ -135,8 +135,8 @@ def lstm(
       The states after each step, and the last carry: with `reverse`, that after the step of time 0.
 
     Raises:
-      ValueError: `recurrent_kernel` is not [hidden, 4 hidden] or not of floats, the backend is unknown, "native" is
-        not available, or "pallas" has no kernel for this dtype, so many hidden features or this platform.
+      ValueError: an array does not have its shape, `recurrent_kernel` is not of floats, the backend is unknown,
+        "native" is not available, or "pallas" has no kernel for this dtype, so many hidden features or this platform.
 
     Examples:
       >>> import jax
@@ -157,6 +157,15 @@ def lstm(
     inputs, kernel, bias = (jnp.asarray(array, dtype) for array in (inputs, kernel, bias))
     c, h = (jnp.asarray(part, state_dtype(dtype)) for part in initial_carry)
     reset_c, reset_h = reset_carry or initial_carry
+    _check_shapes(
+        {"hidden": hidden, "4 hidden": 4 * hidden},
+        inputs=("time, batch, features", inputs),
+        kernel=("features, 4 hidden", kernel),
+        bias=("4 hidden", bias),
+        **{f"{part} of initial_carry": ("batch, hidden", array) for part, array in (("c", c), ("h", h))},
+        **{f"{part} of reset_carry": ("batch, hidden", array) for part, array in (("c", reset_c), ("h", reset_h))},
+        resets=("time, batch", resets),
+    )
     after_reset = states_after(resets, (reset_h, reset_c), dtype)
     loops = Loops(chosen_backend(backend, c.shape, dtype), reverse, unroll, return_cell_states)
     # Half the weights of the gates i, f and o, which are sigmoids.
@@ -170,7 +179,11 @@ def lstm(
 
 
 def hidden_features(recurrent_kernel: Array, gates: int) -> int:
-    """The number of hidden features. Raises ValueError where the columns are not those of so many gates."""
+    """The number of hidden features. Raises ValueError where it is no matrix for so many gates."""
+    if recurrent_kernel.ndim != 2:
+        raise ValueError(
+            f"recurrent_kernel has shape {list(recurrent_kernel.shape)}; expected [hidden, {gates} hidden]."
+        )
     hidden, columns = recurrent_kernel.shape
     if columns != gates * hidden:
         raise ValueError(
@@ -178,6 +191,23 @@ def hidden_features(recurrent_kernel: Array, gates: int) -> int:
             f"columns."
         )
     return hidden
+
+
+def _check_shapes(sizes: dict[str, Any], **arrays: tuple[str, Any]) -> None:
+    """Raises ValueError where arrays, by name with their axes, do not agree in size; None is an array not given.
+
+    Otherwise some would be broadcast, and a kernel would read others as if they had the right shape.
+    """
+    sizes = dict(sizes)
+    for name, (axes, array) in arrays.items():
+        if array is None:
+            continue
+        shape, names = np.shape(array), axes.split(", ")
+        if len(shape) == len(names):
+            sizes = dict(zip(names, shape, strict=True)) | sizes
+        if shape != tuple(map(sizes.get, names)):
+            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in names)
+            raise ValueError(f"{name} has shape {list(shape)}; expected [{axes}], which is [{wanted}] here.")
 
 
 def states_after(resets: Any, states: Any, dtype: DTypeLike) -> Any:

@@ -73,14 +73,16 @@ class Evaluator:
         each: ForEach | None = None,
         at_once: int = 1,
     ) -> None:
-        """Args:
-        config, splits: the network, and the splits by name, whose images have the same shape.
-        mesh: with a `MEMBER_AXIS` and a `DATA_AXIS`.
-        device_data_limit: GiB. The splits are put on the devices at the first evaluation, a share of each batch on
-          each device; images that take more are put there in pieces of this size, at each evaluation.
-        shifts: test-time augmentation: the mean probabilities over shifts of up to this many pixels.
-        each: maps over a device's members; None where a device has one.
-        at_once: the number of members that a device evaluates at a time, sharing `MAX_BATCH`.
+        """The splits are put on the devices at the first evaluation, a share of each batch on each device.
+
+        Args:
+          config, splits: the network, and the splits by name, whose images have the same shape.
+          mesh: with a `MEMBER_AXIS` and a `DATA_AXIS`.
+          device_data_limit: GiB. Images that take more are put on the devices in pieces of this size, at each
+            evaluation.
+          shifts: test-time augmentation: the mean probabilities over shifts of up to this many pixels.
+          each: maps over a device's members; None where a device has one.
+          at_once: the number of members that a device evaluates at a time, sharing `MAX_BATCH`.
         """
         first, *_ = splits.values()
         self._splits, self._mesh, devices = splits, mesh, mesh.shape[DATA_AXIS]
@@ -104,22 +106,14 @@ class Evaluator:
     def compile(self, params: Any) -> None:
         """Compiles in the background, for parameters of these shapes, [members, ...]."""
         background = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        self._compiled = background.submit(lambda: self.lower(params).compile())
+        self._compiled = background.submit(lambda: self._program.lower(params, *self._abstract).compile())
         background.shutdown(wait=False)
-
-    def lower(self, params: Any) -> jax.stages.Lowered:
-        """The program for parameters of these shapes, [members, ...], lowered and not yet compiled."""
-        return self._program.lower(params, *self._abstract)
 
     def device_bytes(self) -> tuple[int, int]:
         """The memory of a device that the splits take, and that the compiled program takes while it runs."""
-        data = sum(leaf.size * leaf.dtype.itemsize for leaf in self._abstract) // self._mesh.shape[DATA_AXIS]
-        return data, temporary_bytes(self.executable())
-
-    def executable(self) -> jax.stages.Compiled:
-        """The program that `compile` compiles, once it is done."""
         assert self._compiled is not None
-        return self._compiled.result()
+        data = sum(leaf.size * leaf.dtype.itemsize for leaf in self._abstract) // self._mesh.shape[DATA_AXIS]
+        return data, temporary_bytes(self._compiled.result())
 
     def __call__(self, params: model.Params) -> dict[str, list[Evaluation]]:
         """Evaluates parameters, [members, ...], on each split, by name."""

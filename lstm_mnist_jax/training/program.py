@@ -91,26 +91,18 @@ class TrainingProgram:
             state = self._run_steps(state, np.int32(steps), self._numbers.arrays, shared, own)
         return state
 
-    def lower(self) -> jax.stages.Lowered:
-        """The steps, lowered and not yet compiled."""
-        return self._run_steps.lower(*self.abstract_arguments())
-
     def abstract_arguments(self) -> tuple[Any, ...]:
         """Shapes, dtypes and placement of the arguments of the steps, with an integer for their number."""
         return self.abstract_state, np.int32(0), self._numbers.abstract, *self._feed.abstract_batches
 
-    def executables(self) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
-        """The steps and the evaluation of a program that was compiled."""
-        return self._run_steps, self._evaluator.executable()
-
-    def lower_evaluation(self) -> jax.stages.Lowered:
-        """The evaluation, lowered and not yet compiled."""
-        return self._evaluator.lower(self.abstract_state.trained)
+    def steps_text(self) -> str:
+        """The optimized HLO of the steps of a program that was compiled."""
+        return self._run_steps.as_text() or ""
 
     def compile(self) -> "TrainingProgram":
         """The same program, compiled now rather than at its first call; evaluation in the background."""
         self._evaluator.compile(self.abstract_state.trained)
-        return replace(self, _run_steps=self.lower().compile())
+        return replace(self, _run_steps=self._run_steps.lower(*self.abstract_arguments()).compile())
 
     def place(self) -> None:
         """Puts the training data on the devices now, rather than in the first step."""

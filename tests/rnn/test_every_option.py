@@ -198,7 +198,7 @@ def test_values_and_gradients_are_those_of_numpy(seed):
 
 
 @pytest.mark.parametrize("backend", PALLAS)
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (5, 6))])
+@pytest.mark.parametrize("seed", [6, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 5))])
 def test_values_and_gradients_of_the_pallas_kernels_are_those_of_numpy(seed, backend):
     check(seed, backend)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_lstm
 import pytest
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from lstm_mnist_jax.rnn import lstm
@@ -124,3 +125,33 @@ def test_weights_of_other_than_four_gates_are_refused(rng):
     inputs, kernel, recurrent_kernel, bias, carry = arguments(rng)
     with pytest.raises(ValueError, match="recurrent_kernel is 6 x 18; with 6 hidden features, expected 24 columns"):
         lstm(inputs, kernel[:, :18], recurrent_kernel[:, :18], bias[:18], carry)
+    with pytest.raises(ValueError, match=r"recurrent_kernel has shape \[24\]; expected \[hidden, 4 hidden\]"):
+        lstm(inputs, kernel, recurrent_kernel[0], bias, carry)
+
+
+@pytest.mark.parametrize("backend", ["auto", "xla", "pallas_interpret_tpu"])
+def test_shapes_that_do_not_agree_are_refused(rng, backend):
+    *weights, carry = arguments(rng)
+    inputs, kernel, recurrent_kernel, bias = weights
+    resets = np.ones((TIME, BATCH), bool)
+    for args, options, message in (
+        ((inputs[0], *weights[1:], carry), {}, r"inputs has shape \[3, 4\]; expected \[time, batch, features\]"),
+        ((inputs, kernel[1:], recurrent_kernel, bias, carry), {}, r"kernel has .*features, 4 hidden.*\[4, 24\] here"),
+        ((inputs, kernel, recurrent_kernel, bias[:1], carry), {}, r"bias has shape \[1\]; .* \[24\] here"),
+        ((*weights, (carry[0][:1], carry[1])), {}, r"c of initial_carry has shape \[1, 6\]; .* \[3, 6\] here"),
+        ((*weights, carry), {"resets": resets.T}, r"resets has shape \[3, 5\]; .* \[5, 3\] here"),
+        ((*weights, carry), {"resets": resets, "reset_carry": (carry[0], carry[1][:1])}, "h of reset_carry has"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lstm(*args, backend=backend, **options)
+
+
+@pytest.mark.parametrize("features", [FEATURES, 0])
+def test_gradients_where_no_devices_can_share_the_batch(rng, features):
+    """As on a machine with one device, which these tests do not have: `products.outer` flattens time and batch."""
+    *weights, carry = arguments(rng, features=features)
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    gradients = jax.grad(lambda *args: lstm(*args, carry).h.sum(), argnums=(0, 1, 2, 3))
+    found = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=P(), out_specs=P(), axis_names={"data"}))(*weights)
+    for ours, theirs in zip(found, numpy_lstm.gradients(*weights, *carry, d_hs=1), strict=False):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -28,7 +28,7 @@ LAYERS = [
     pytest.param(LSTM, {"backend": "native", "remat": 4}, id="LSTM, kernel", marks=needs_kernel),
     pytest.param(GRU, {"backend": "xla"}, id="GRU, XLA"),
     pytest.param(GRU, {"backend": "native"}, id="GRU, kernel", marks=needs_kernel),
-    pytest.param(LSTM, {"backend": "pallas_interpret_tpu"}, id="LSTM, Pallas, TPU", marks=pytest.mark.slow),
+    # (Of a TPU, only within a `shard_map`: test_native.py.)
     pytest.param(LSTM, {"backend": "pallas_interpret_gpu"}, id="LSTM, Pallas, GPU", marks=pytest.mark.slow),
     pytest.param(LSTM, {"backend": "flax"}, id="LSTM, Flax", marks=pytest.mark.slow),
 ]

@@ -152,6 +152,10 @@ def test_rows_that_fail_or_do_not_fit_say_so(tmp_path):
     ("words", "message"),
     [
         (["--targets", "h200-1"], "unknown target 'h200-1'; expected one of v5e-1, v5e-8, h100-1, h100-8, a100-1."),
+        (["--targets"], "--targets names no target; expected some of v5e-1, v5e-8"),
+        (["--output", "missing/found.json"], "the folder of --output missing/found.json does not exist."),
+        (["--into", "missing.md"], "the file of --into missing.md does not exist."),
+        (["--into", str(ROOT / "README.md")], "README.md has no place for the table: a line <!-- compile_for -->"),
         (["--members", "0"], "members is 0, expected 1 or more."),
         (["--members", "2", "--stream"], "several members cannot stream"),
         pytest.param(

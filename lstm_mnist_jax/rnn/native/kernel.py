@@ -359,6 +359,11 @@ def _lower(context: mlir.LoweringRuleContext, *flat: Any, loop: Loop, kernel: An
             f'There, use another backend, such as "auto". For tests, backend={" or ".join(map(repr, INTERPRETED))} '
             f"runs the same kernels in Pallas's interpret mode, slowly."
         )
+    if loop.backend == "pallas" and len(platforms) > 1:  # Pallas would lower each kernel for both
+        raise ValueError(
+            'backend="pallas" is lowered for one platform at a time, not for "cuda" and "tpu" together: export the '
+            "program once for each."
+        )
     run = jaxpr_as_fun(kernel) if platforms <= served else functools.partial(_run_xla, loop=loop)
     return mlir.lower_fun(run, multiple_results=True)(context, *flat)
 
