@@ -47,8 +47,9 @@ def test_every_product_of_training_evaluation_and_prediction_has_the_precision_o
     program = make_program([config], tiny_dataset, make_mesh(Execution(devices=1), 8))
     found = products(program._run_steps, *program.abstract_arguments())
     assert set(found) == {"HIGH"}
-    # Of each layer, the products of inputs and of h with their kernels, and both gradients of each.
-    assert len(found) == 3 * (2 + 2 + 1)
+    # Of each layer, the products of inputs and of h with their kernels, and both gradients of each; JAX 0.12 leaves out
+    # the one of the images.
+    assert len(found) in (14, 15)
     evaluator = program._evaluator
     found = products(evaluator._program, program.abstract_state.params, *evaluator._abstract)
     assert found == ["HIGH"] * 5
