@@ -77,9 +77,9 @@ def _outer(inputs: Array, outputs: Array) -> Array:
 def _outer_of_rows(inputs: Array, outputs: Array) -> Array:
     """As `_outer`; spares a CPU the two transposed copies that XLA makes of arrays with three axes."""
     count = inputs.shape[0] * inputs.shape[1]  # not -1, which has no answer where there are no features
-    rows = (array.reshape(count, array.shape[-1]) for array in (inputs, outputs))
+    inputs, outputs = (array.reshape(count, array.shape[-1]) for array in (inputs, outputs))
     by_rows = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(*rows, by_rows, preferred_element_type=state_dtype(outputs.dtype))
+    return jax.lax.dot_general(inputs, outputs, by_rows, preferred_element_type=state_dtype(outputs.dtype))
 
 
 def _is_in_one_place(array: Array) -> bool:
