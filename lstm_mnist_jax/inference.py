@@ -301,14 +301,15 @@ def logits_along(params: model.Params, images: model.Images, config: ModelConfig
     """
     network = model.bind(params, config, images.shape[1:])
     sequences = network.sequences(images)
-    if not config.bidirectional:
-        outputs, _ = network.rnn(sequences)
-        return jnp.moveaxis(network.logits_along(outputs), 0, 1)
-    lengths = jnp.arange(1, len(sequences) + 1)
-    # An accelerator would idle with one length; with all at once, long sequences would not fit into its memory.
-    at_once = 0 if jax.default_backend() in ONE_BY_ONE else max(1, ALONG_BATCH // max(1, sequences.shape[1]))
-    along = jax.lax.map(partial(network.logits_until, sequences), lengths, batch_size=at_once or None)
-    return jnp.moveaxis(along, 0, 1)
+    with model.precision_of(config):
+        if not config.bidirectional:
+            outputs, _ = network.rnn(sequences)
+            return jnp.moveaxis(network.logits_along(outputs), 0, 1)
+        lengths = jnp.arange(1, len(sequences) + 1)
+        # An accelerator would idle with one length; with all at once, long sequences would not fit into its memory.
+        at_once = 0 if jax.default_backend() in ONE_BY_ONE else max(1, ALONG_BATCH // max(1, sequences.shape[1]))
+        along = jax.lax.map(partial(network.logits_until, sequences), lengths, batch_size=at_once or None)
+        return jnp.moveaxis(along, 0, 1)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -324,7 +325,8 @@ def layer_states(params: model.Params, images: model.Images, config: ModelConfig
     inputs, found = network.sequences(images), []
     for layer in network.rnn.layers:
         rnns = [layer.forward_rnn, layer.backward_rnn] if config.bidirectional else [layer]
-        carries = [_carries(rnn.cell, inputs, rnn.reverse) for rnn in rnns]
+        with model.precision_of(config):
+            carries = [_carries(rnn.cell, inputs, rnn.reverse) for rnn in rnns]
         inputs, *cells = (jnp.concatenate(parts, axis=-1) for parts in zip(*carries, strict=True))
         found.append(LayerStates(jnp.moveaxis(inputs, 0, 1), jnp.moveaxis(cells[0], 0, 1) if cells else None))
     return found

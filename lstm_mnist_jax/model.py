@@ -5,6 +5,7 @@ dictionary of these parameters.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -52,6 +53,27 @@ def task_of(config: ModelConfig) -> Task:
     return Task(config.task, config.sequence_length, config.permutation_seed)
 
 
+def precision_of(config: ModelConfig) -> AbstractContextManager[None]:
+    """While entered, matrix products that are traced have the precision of the config; so have their gradients.
+
+    Args:
+      config: the network. Its precision "default" leaves JAX's own setting as it is.
+
+    Returns:
+      A context manager.
+
+    Examples:
+      >>> import jax
+      >>> from lstm_mnist_jax import model
+      >>> from lstm_mnist_jax.config import ModelConfig
+      >>> with model.precision_of(ModelConfig(precision="highest")):
+      ...     program = jax.make_jaxpr(jax.numpy.matmul)(jax.numpy.ones((2, 3)), jax.numpy.ones((3, 4)))
+      >>> "Precision.HIGHEST" in str(program)
+      True
+    """
+    return nullcontext() if config.precision == "default" else jax.default_matmul_precision(config.precision)
+
+
 class Classifier(nnx.Module):
     """The network as a Flax module.
 
@@ -85,8 +107,9 @@ class Classifier(nnx.Module):
     def __call__(self, images: Images, dropout_keys: Key[Array, " batch"] | None = None) -> Logits:
         """Classifies images: see `apply`."""
         masks, between = self._masks(dropout_keys), len(self.config.hidden_features) - 1
-        outputs, carries = self.rnn(self.sequences(images), masks=masks and masks[:between])
-        return self._dense_layers(self._pool(outputs, carries), masks and masks[between:])
+        with precision_of(self.config):
+            outputs, carries = self.rnn(self.sequences(images), masks=masks and masks[:between])
+            return self._dense_layers(self._pool(outputs, carries), masks and masks[between:])
 
     def _dense_layers(self, features: Array, masks: list[Array] | None = None) -> Float[Array, "*batch classes"]:
         """The logits of pooled features; the masks are those of the inputs of each dense layer."""
@@ -301,6 +324,8 @@ def apply(
 
 def bind(params: Params, config: ModelConfig, image_shape: tuple[int, ...]) -> Classifier:
     """The network as a module that holds these parameters, for its states and other methods.
+
+    Called, it computes in the precision of the config; its other methods and layers within `precision_of(config)`.
 
     Args:
       params: the parameters, as `init` returns them.

@@ -115,8 +115,9 @@ def sweep(
     settings = (space.describe(), config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, devices, console):
         environment = run_folder.environment(devices.size)
-        if line := mesh.too_many(devices):
-            say(console, line)
+        for line in (mesh.too_many(devices), mesh.rounding(jax.default_backend(), config.model.precision)):
+            if line:
+                say(console, line)
         return _sweep(config, space, run_dir, resume, execution, environment, console, on_epoch)
 
 

@@ -27,7 +27,7 @@ class Arguments:
     quote, run nothing else meanwhile.
     """
 
-    parts: tyro.conf.Positional[tuple[Literal["epoch", "layers", "inference", "memory", "compile"], ...]] = ()
+    parts: tyro.conf.Positional[tuple[Literal["epoch", "layers", "inference", "memory", "compile", "start"], ...]] = ()
     """What to measure; all parts by default. They come before the options."""
     full: bool = False
     """The full grid of layers: about 40 minutes instead of a few on two cores."""

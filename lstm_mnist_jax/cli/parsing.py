@@ -251,7 +251,7 @@ def _unexpected(cls: type, found: Sequence[Argument], word: str, hint: str) -> s
 
 @dataclass(frozen=True)
 class CommandExecution(Execution):
-    """How to execute, on which devices. Changes no result beyond rounding."""
+    """How to execute, on which devices. Changes no result beyond float32 rounding."""
 
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder, for a faster start the next time."""

@@ -19,9 +19,12 @@ from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
 from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
+from lstm_mnist_jax.report.boxes import Mark, boxed_lines
 from lstm_mnist_jax.report.terminal import bar, percent, shades
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lstm_mnist_jax.inference import TrainedRun
 
 BATCH = 64
@@ -35,6 +38,12 @@ TOP = 3
 
 STEPS = 28
 """The prediction is printed after at most so many steps, if steps are not rows."""
+
+DRAWN_SIZE, PRINTED_SIZE = 512, 160
+"""The longer side, in pixels, to which a picture is reduced that is drawn or printed with boxes."""
+
+CUT_OUT = 0.6
+"""A single digit has a box drawn around it where it takes less than this of the picture's sides."""
 
 BAR = 20
 """Characters of a bar of probability, where there is room."""
@@ -57,11 +66,12 @@ class PredictArguments:
     json: bool = False
     """Print one JSON object per image, one per line, instead of a table."""
     show: bool = False
-    """Print each image as the network reads it."""
+    """Print each image as the network reads it, and pictures of several digits with boxes around them."""
     explain: bool = False
     """Print each image with the prediction after each step."""
     explain_into: Path | None = None
-    """A folder for figures, one per image: saliency, the probabilities after each step, the states of all layers."""
+    """A folder for figures, one per image: saliency, the probabilities after each step, the states of all layers. For
+    pictures of several digits also the picture with boxes around them."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +82,18 @@ class Result:
       name: of the file, and of the picture within it.
       images: [digits, height, width], or one [1, height, width, channels], in the run's form; None after an error.
       boxes: of each digit on the picture, (top, left, height, width) as fractions; none in other forms.
+      picture: the picture itself, reduced, uint8; None where it is not drawn with boxes.
       probabilities: [digits, classes]; None until they are classified.
+      warnings: of each digit, or None; empty where nothing is checked.
       error: why it cannot be classified.
     """
 
     name: str
     images: np.ndarray | None = None
     boxes: tuple[tuple[float, float, float, float], ...] = ()
+    picture: np.ndarray | None = None
     probabilities: np.ndarray | None = None
+    warnings: tuple[str | None, ...] = ()
     error: str | None = None
 
 
@@ -105,18 +119,21 @@ def predict(arguments: Sequence[str]) -> int:
     folder = None if parsed.explain_into is None else _figures_folder(parsed.explain_into)
     taken = {str(Path(file).resolve()).casefold() for file in files}
     errors, figures, rows = 0, 0, list[Result]()
-    for result in _results(run, files, parsed.form):
+    has_boxes = parsed.show or folder is not None
+    for result in _results(run, files, parsed.form, has_boxes):
         drawn: list[Path] = []
+        overview = None
         if result.error is not None:
             errors += 1
             print(f"lstm-mnist: {result.error}", file=sys.stderr)
         elif folder is not None:
+            overview = _draw_overview(run, result, folder, taken)
             drawn = _draw(run, result, folder, taken)
-            figures += len(drawn)
+            figures += len(drawn) + (overview is not None)
         if parsed.json:
-            print(json.dumps(_as_json(run, result, drawn), allow_nan=False), flush=True)
+            print(json.dumps(_as_json(run, result, drawn, overview), allow_nan=False), flush=True)
         elif result.error is None:
-            rows.append(result)
+            rows.append(_for_printing(result) if parsed.show else replace(result, picture=None))
         if len(rows) == ROWS:
             _print(run, rows, parsed)
             rows = []
@@ -126,10 +143,10 @@ def predict(arguments: Sequence[str]) -> int:
     return 1 if errors else 0
 
 
-def _results(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Result]:
+def _results(run: "TrainedRun", files: Sequence[str], form: str | None, has_boxes: bool) -> Iterator[Result]:
     """The results in the order of the pictures; at most a batch of pictures is held in memory."""
     waiting: list[Result] = []
-    for result in _pictures(run, files, form):
+    for result in _pictures(run, files, form, has_boxes):
         waiting.append(result)
         if len(waiting) == BATCH:
             yield from _classified(run, waiting)
@@ -137,8 +154,8 @@ def _results(run: "TrainedRun", files: Sequence[str], form: str | None) -> Itera
     yield from _classified(run, waiting)
 
 
-def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iterator[Result]:
-    from lstm_mnist_jax.data.pictures import printable, read_pictures
+def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_boxes: bool) -> Iterator[Result]:
+    from lstm_mnist_jax.data.pictures import printable, read_pictures, reduced
 
     for file in files:
         try:
@@ -147,7 +164,9 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iter
                     if (form or run.form) == "digit" and len(run.folder.data.image_shape) == 2:
                         digits = run.find_digits(picture)
                         boxes = tuple(digit.box for digit in digits)
-                        yield Result(name, np.stack([digit.image for digit in digits]), boxes)
+                        is_drawn = has_boxes and (len(boxes) > 1 or max(boxes[0][2:]) < CUT_OUT)
+                        kept = (255 * reduced(picture, DRAWN_SIZE)).round().astype(np.uint8) if is_drawn else None
+                        yield Result(name, np.stack([digit.image for digit in digits]), boxes, picture=kept)
                     else:
                         yield Result(name, run.normalise([picture], form))
                 except DataError as error:
@@ -175,7 +194,26 @@ def _top(run: "TrainedRun", result: Result, digit: int = 0) -> list[tuple[str, f
     return [(run.class_names[label], float(probabilities[label])) for label in order]
 
 
-def _as_json(run: "TrainedRun", result: Result, figures: list[Path]) -> dict[str, Any]:
+def _marks(run: "TrainedRun", result: Result) -> list[Mark]:
+    """What is drawn around each digit."""
+    firsts = [_top(run, result, number)[0] for number in range(len(result.boxes))]
+    doubtful = [warning is not None for warning in result.warnings] or [False] * len(firsts)
+    return [
+        Mark(box, label, share, is_doubtful)
+        for box, (label, share), is_doubtful in zip(result.boxes, firsts, doubtful, strict=True)
+    ]
+
+
+def _for_printing(result: Result) -> Result:
+    """With the picture in grey, and so small that many are held in memory."""
+    from lstm_mnist_jax.data.pictures import reduced
+
+    if result.picture is None:
+        return result
+    return replace(result, picture=reduced(_grey(result.picture), PRINTED_SIZE).astype(np.uint8))
+
+
+def _as_json(run: "TrainedRun", result: Result, figures: list[Path], overview: Path | None) -> dict[str, Any]:
     if result.error is not None:
         return {"file": result.name, "error": result.error}
     assert result.images is not None
@@ -195,6 +233,7 @@ def _as_json(run: "TrainedRun", result: Result, figures: list[Path]) -> dict[str
         found
         | ({"figure": str(figures[0])} if len(figures) == 1 else {})
         | ({"figures": list(map(str, figures))} if len(figures) > 1 else {})
+        | ({} if overview is None else {"overview": str(overview)})
     )
 
 
@@ -209,32 +248,52 @@ def _figures_folder(folder: Path) -> Path:
     return folder
 
 
+def _draw_overview(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> Path | None:
+    """Draws a picture with boxes around its digits; None where it has none."""
+    from lstm_mnist_jax.data.pictures import printable
+    from lstm_mnist_jax.report.boxes import draw_boxes
+
+    if result.picture is None:
+        return None
+    figure = draw_boxes(result.picture, _marks(run, result), title=printable(result.name))
+    return _write(figure, folder, _stem(result), "digits", taken)
+
+
 def _draw(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> list[Path]:
     """Draws how each digit of a picture was read, into files that are not `taken` by a picture or by another figure."""
     from lstm_mnist_jax.data.pictures import printable
     from lstm_mnist_jax.report.reading import draw_reading_of
-    from lstm_mnist_jax.report.style import file_bytes
 
     assert result.images is not None
-    stem = re.sub(r"\.\w+$|\.npy(?=\[\d+\]$)", "", Path(result.name).name)
-    stem = re.sub(r"[^\w.]+", "-", stem).strip("-.").encode()[:200].decode(errors="ignore") or "picture"
     paths = []
     for digit, image in enumerate(result.images, 1):
         several = len(result.images) > 1
-        name, number = f"{stem}-digit-{digit}" if several else stem, 1
-        path = folder / f"{name}-reading.png"
-        while str(path.resolve()).casefold() in taken:
-            number += 1
-            path = folder / f"{name}-{number}-reading.png"
-        taken.add(str(path.resolve()).casefold())
+        name = f"{_stem(result)}-digit-{digit}" if several else _stem(result)
         title = printable(result.name) + (f", digit {digit} of {len(result.images)}" if several else "")
-        figure = draw_reading_of(run, image, title=title)
-        try:
-            path.write_bytes(file_bytes(figure, "png"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
-        paths.append(path)
+        paths.append(_write(draw_reading_of(run, image, title=title), folder, name, "reading", taken))
     return paths
+
+
+def _stem(result: Result) -> str:
+    """The beginning of the names of a picture's figures."""
+    stem = re.sub(r"\.\w+$|\.npy(?=\[\d+\]$)", "", Path(result.name).name)
+    return re.sub(r"[^\w.]+", "-", stem).strip("-.").encode()[:200].decode(errors="ignore") or "picture"
+
+
+def _write(figure: "Figure", folder: Path, name: str, kind: str, taken: set[str]) -> Path:
+    """Writes a figure as NAME-KIND.png, or NAME-2-KIND.png and so on where that is taken."""
+    from lstm_mnist_jax.report.style import file_bytes
+
+    number, path = 1, folder / f"{name}-{kind}.png"
+    while str(path.resolve()).casefold() in taken:
+        number += 1
+        path = folder / f"{name}-{number}-{kind}.png"
+    taken.add(str(path.resolve()).casefold())
+    try:
+        path.write_bytes(file_bytes(figure, "png"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return path
 
 
 def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -> None:
@@ -265,6 +324,11 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
     console.print(table)
     for result in results:
         assert result.images is not None
+        if result.picture is not None:
+            say(console, f"{printable(result.name)}, its digits in boxes:")
+            grey = result.picture.astype(np.float32) / 255
+            for line in boxed_lines(grey, _marks(run, result), width=console.width, plain=_is_plain(console)):
+                say(console, line)
         for number, image in enumerate(result.images, 1):
             digit = f", digit {number} of {len(result.images)}" if len(result.images) > 1 else ""
             if parsed.explain:

@@ -1,7 +1,7 @@
 """All options and their defaults: the config of a run (`Config`, in its config.json), and how it is executed.
 
 From a `Config` and the data a run can be repeated. How it is executed (devices, processes) is not part of the config
-and changes no result beyond rounding: see `Execution` and `Processes`.
+and changes no result beyond float32 rounding: see `Execution` and `Processes`.
 """
 
 import typing
@@ -94,6 +94,10 @@ class ModelConfig(Checked):
     turns it off."""
     dense_stddev: float = 1.0
     """Standard deviation of the initial weights and biases of the output layer."""
+    precision: Literal["default", "high", "highest"] = _added("default")
+    """Precision of the network's float32 matrix products, as JAX names it. default is JAX's own setting
+    (JAX_DEFAULT_MATMUL_PRECISION): if that is not set, GPUs round to TF32 and TPUs to bfloat16. high is TF32 on GPUs
+    and three products of bfloat16 on TPUs. highest is float32. CPUs compute in float32 in any case."""
 
     def check(self) -> None:
         widths, chrono = self.hidden_features, self.chrono_steps
@@ -316,7 +320,7 @@ each other value takes one of its own."""
 
 @dataclass(frozen=True)
 class Execution(Checked):
-    """On which devices to run, and with how much of their memory. Changes no result beyond rounding.
+    """On which devices to run, and with how much of their memory. Changes no result beyond float32 rounding.
 
     Raises:
       ConfigError: a value is impossible.

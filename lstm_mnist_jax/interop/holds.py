@@ -5,8 +5,8 @@ from typing import Any
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 
-NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate")
-"""Fields that matter to initialization and training alone."""
+NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "precision")
+"""Fields that matter to initialization and training alone, and how products are computed."""
 
 NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
 """Fields of a `ModelConfig` that the shapes of weights do not show."""

@@ -46,7 +46,8 @@ class Function:
         # a vmap, checks) is left to JAX: a primitive would hide this from its transformations.
         if program.effects or any(isinstance(value, jax.core.Tracer) for value in program.consts):
             return self.run(settings, *arguments)
-        call = Call(self, settings, structure, jax.tree.structure(results), ())
+        precision = jax.config.values["jax_default_matmul_precision"]
+        call = Call(self, settings, structure, jax.tree.structure(results), (), precision)
         return call.results.unflatten(function_p.bind(*arrays, call=call, program=program))
 
 
@@ -57,6 +58,8 @@ class Call(NamedTuple):
       function, settings: see there.
       arguments, results: their structures.
       vmaps: the axes of the arguments in each vmap, the innermost first.
+      precision: that of matrix products where the function was called. JAX transposes a product with the product's
+        own; a gradient given by hand is traced later, where another may hold.
     """
 
     function: Function
@@ -64,19 +67,22 @@ class Call(NamedTuple):
     arguments: Any
     results: Any
     vmaps: tuple[Axes, ...]
+    precision: str | None
 
     def run(self, *arrays: Array) -> list[Array]:
         def one(*arrays: Array) -> list[Array]:
             return jax.tree.leaves(self.function.run(self.settings, *self.arguments.unflatten(arrays)))
 
-        return _under(self.vmaps, one)(*arrays)
+        with jax.default_matmul_precision(self.precision):
+            return _under(self.vmaps, one)(*arrays)
 
     def forward(self, *arrays: Array) -> tuple[list[Array], Any]:
         def one(*arrays: Array) -> tuple[list[Array], Any]:
             results, kept = self.function.forward(self.settings, *self.arguments.unflatten(arrays))
             return jax.tree.leaves(results), kept
 
-        return _under(self.vmaps, one)(*arrays)
+        with jax.default_matmul_precision(self.precision):
+            return _under(self.vmaps, one)(*arrays)
 
 
 def _under(vmaps: tuple[Axes, ...], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -185,7 +191,8 @@ class Tangents(NamedTuple):
             of_arguments, of_kept, of_tangents = self.split(axes)
             mapped = jax.vmap(one, (*of_arguments, *of_kept, *(0,) * sum(given)))
             one = partial(_summed, mapped, of_tangents)
-        return one(*arrays, *kept, *(gradient for gradient in gradients if gradient is not None))
+        with jax.default_matmul_precision(self.call.precision):
+            return one(*arrays, *kept, *(gradient for gradient in gradients if gradient is not None))
 
 
 def _summed(mapped: Callable[..., list[Array]], axes: list[int | None], *operands: Array) -> list[Array]:

@@ -33,7 +33,7 @@ KNOWN_CELLS = (GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.SimpleCell, nnx
 
 
 class RNN(nnx.RNN):
-    """`flax.nnx.RNN`, but faster: the same arguments and parameters, the same numbers to rounding.
+    """`flax.nnx.RNN`, but faster: the same arguments and parameters, the same numbers to float32 rounding.
 
     An `nnx.OptimizedLSTMCell`, an `nnx.GRUCell` and every `GatedCell`, in float32, float64 or bfloat16, run through
     this package's recurrences (`lstm`, `gru` and `gated`). Every other cell, and every unusual setting, runs through

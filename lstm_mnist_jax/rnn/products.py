@@ -78,8 +78,8 @@ def _outer_of_rows(inputs: Array, outputs: Array) -> Array:
     """As `_outer`; spares a CPU the two transposed copies that XLA makes of arrays with three axes."""
     count = inputs.shape[0] * inputs.shape[1]  # not -1, which has no answer where there are no features
     inputs, outputs = (array.reshape(count, array.shape[-1]) for array in (inputs, outputs))
-    over_rows = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(inputs, outputs, over_rows, preferred_element_type=state_dtype(outputs.dtype))
+    by_rows = (((0,), (0,)), ((), ()))
+    return jax.lax.dot_general(inputs, outputs, by_rows, preferred_element_type=state_dtype(outputs.dtype))
 
 
 def _is_in_one_place(array: Array) -> bool:

@@ -140,6 +140,27 @@ def too_many(mesh: Mesh) -> str | None:
     return f"{count} devices share {cores} CPU core(s), which is slower than --devices {cores}"
 
 
+TF32 = "TF32 (as far as the GPU has it)"
+ROUNDED = {"gpu": {"default": TF32, "high": TF32}, "tpu": {"default": "bfloat16", "high": "sums of two bfloat16"}}
+"""What the operands of float32 matrix products are rounded to, by platform and precision."""
+
+ALIASES = {"bfloat16": "default", "tensorfloat32": "high"}
+"""Other names of JAX for a precision."""
+
+
+def rounding(platform: str, precision: str) -> str | None:
+    """A line for a run whose products are not float32; None where they are.
+
+    Args:
+      platform: of the devices: cpu, gpu or tpu.
+      precision: of the network.
+    """
+    if precision == "default":
+        precision = jax.config.values["jax_default_matmul_precision"] or "default"
+    kind = ROUNDED.get(platform, {}).get(ALIASES.get(precision, precision))
+    return kind and f"matrix products round float32 to {kind}; not with --precision highest"
+
+
 def _by_process(given: Sequence[jax.Device] | None) -> list[list[jax.Device]]:
     """The devices of each process: those given, or all that JAX shows."""
     try:

@@ -1,8 +1,8 @@
 """The compiled program that trains one run, or several at once that differ in seed and hyperparameters.
 
-Each member is the run that it would be alone, to rounding: with its own weights, its own order of the data and its own
-hyperparameters. Members are spread over the devices and exchange nothing; where there are more devices than members,
-several share the batches of each (data parallelism). A single run is a program of one member.
+Each member is the run that it would be alone, to float32 rounding: with its own weights, its own order of the data and
+its own hyperparameters. Members are spread over the devices and exchange nothing; where there are more devices than
+members, several share the batches of each (data parallelism). A single run is a program of one member.
 """
 
 import os

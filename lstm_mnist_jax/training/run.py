@@ -24,7 +24,7 @@ from lstm_mnist_jax.training.loop import (
     noted_stop_request,
     refuse_fewer_epochs,
 )
-from lstm_mnist_jax.training.mesh import describe, hint
+from lstm_mnist_jax.training.mesh import describe, hint, rounding
 from lstm_mnist_jax.training.metrics import EpochMetrics, OnEpoch, read_metrics
 from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
@@ -140,8 +140,9 @@ def train(
         seconds = time.perf_counter() - began
         say(console, f"{task} -> {layers} -> {len(dataset.class_names)} classes")
         say(console, f"{parameters:,} parameters, on {describe(mesh)}; ready in {seconds:.1f} s")
-        if line := hint(mesh, execution, config.batch_size):
-            say(console, line)
+        for line in (hint(mesh, execution, config.batch_size), rounding(jax.default_backend(), config.model.precision)):
+            if line:
+                say(console, line)
         if jax.default_backend() == "cpu" and (reason := native.unavailable()):
             say(console, f"the recurrence runs in XLA, not in the faster C++ kernel: {reason}")
         if runs_through_flax(config.model):

@@ -9,7 +9,6 @@ tensorboard/      event files of a run
 results.csv       of a sweep, a row for each member; results.png and results-curves.png draw them
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -17,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,6 @@ from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
-from lstm_mnist_jax.rnn.native import build
 from lstm_mnist_jax.training.mesh import usable_cores
 from lstm_mnist_jax.training.metrics import read_metrics, score_of
 
@@ -356,7 +353,7 @@ def environment(devices: int) -> dict[str, str]:
     """
     own = {"lstm-mnist-jax": __version__, "python": platform.python_version(), "backend": jax.default_backend()}
     is_cpu = own["backend"] == "cpu"
-    own["kernel"] = _kernel_version() if is_cpu else "none"
+    own["kernel"] = (native.version() if is_cpu else None) or "none"
     own["recurrence"] = "xla" if own["kernel"] == "none" else "native"
     own["processor"] = processor() if is_cpu else jax.devices()[0].device_kind
     own["machine"] = f"{devices} core{'s' * (devices > 1)} of" if is_cpu else f"{devices} x"
@@ -367,15 +364,6 @@ def environment(devices: int) -> dict[str, str]:
     own["xla_flags"] = os.environ.get("XLA_FLAGS", "").strip()
     own["date"] = time.strftime("%Y-%m-%d")
     return own | {name: version(name) for name in VERSIONED_PACKAGES}
-
-
-@cache
-def _kernel_version() -> str:
-    """The hash of the compiled kernel's file, which also depends on the compiler; "none" where there is no kernel."""
-    if native.unavailable() is not None:
-        return "none"
-    library, _ = build.library()
-    return hashlib.sha256(Path(library._name).read_bytes()).hexdigest()[:16]
 
 
 def environment_changes(then: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -3,13 +3,16 @@
 A part adds to its result as it goes, so Ctrl-C keeps the results so far.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks import start as starts
 from benchmarks.rounds import Report, Result, Workers, compare, summary
 from benchmarks.work import Epoch, Inference, Layer, Product, Start, Work
 from benchmarks.worker import LibraryError, Worker
@@ -26,6 +29,7 @@ class Size:
       memory: the layer whose memory is measured.
       compiled: the layer whose compilation is timed.
       products: sizes of the matrices that find the machine's peak.
+      preset: whose start is timed.
     """
 
     epoch: Epoch
@@ -34,6 +38,7 @@ class Size:
     memory: Layer
     compiled: Layer
     products: tuple[int, ...]
+    preset: str = "tutorial"
 
 
 def _grid(hidden: tuple[int, ...], batch: tuple[int, ...], time: tuple[int, ...], **kind: Any) -> tuple[Layer, ...]:
@@ -61,6 +66,7 @@ SIZES = {
         memory=Layer(64, 8, 16, True),
         compiled=Layer(5, 2, 8, True),
         products=(128,),
+        preset="smoke",
     ),
     "quick": QUICK,
     "full": replace(
@@ -204,12 +210,28 @@ def compile_(run: Run, result: Result) -> None:
         )
 
 
+def start(run: Run, result: Result) -> None:
+    """Programs in fresh processes, in seconds from the shell; in every round the caches are emptied once."""
+    values: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        programs = starts.programs(Path(folder), run.size.preset)
+        for number in range(run.rounds + 1):  # the first round, which brings files into memory, does not count
+            for name, seconds in programs.items():
+                run.show(f"{name} ({number}/{run.rounds})")
+                try:
+                    values.setdefault(name, []).append(seconds())
+                except starts.StartError as error:
+                    run.reporter("start")(name, str(error))
+    result |= {name: summary(found[1:]) for name, found in values.items() if len(found) > 1}
+
+
 PARTS: dict[str, Callable[[Run, Result], None]] = {
     "epoch": epoch,
     "layers": layers,
     "inference": inference,
     "memory": memory,
     "compile": compile_,
+    "start": start,
 }
 
 

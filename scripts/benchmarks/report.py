@@ -53,6 +53,7 @@ def tables(parts: Result, peak: Result) -> list[tuple[str, Result, tuple[str, ..
         layer = memory["layer"]
         title = f"peak memory of forward+backward, H={layer['hidden']} B={layer['batch']} T={layer['time']}"
         found.append((title, memory["libraries"], ()))
+    found.append(("start of programs", parts.get("start", {}), ()))
     found += [(f"compilation of the {name}, no cache", times, ()) for name, times in parts.get("compile", {}).items()]
     return found
 

@@ -18,6 +18,7 @@ from lstm_mnist_jax import inference, load, load_run
 from lstm_mnist_jax.data.normal_form import normalise
 from lstm_mnist_jax.errors import DataError, RunError
 from lstm_mnist_jax.report.reading import draw_reading_of
+from lstm_mnist_jax.report.terminal import percent
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import finished_steps
 
@@ -116,6 +117,34 @@ def test_several_digits_on_a_picture(predict, unseen, run, tmp_path):
     _, printed, _ = predict(tmp_path / "three.png", "--show")
     assert f"3 digits: {' '.join(answer['label'])}" in printed
     assert "digit 3 of 3, as the network reads it" in printed
+    drawn = printed[printed.index("three.png, its digits in boxes:") : printed.index("digit 1 of 3")]
+    for digit in answer["digits"]:
+        assert f"┌{digit['label']} {percent(digit['probability'], 0)}" in drawn
+    assert drawn.count("└") == 3
+
+
+@pytest.mark.slow
+def test_pictures_with_boxes_as_figures(predict, unseen, tmp_path):
+    """Of several digits, and of one on a large sheet; not of a digit that is cut out."""
+    digit = 255 - np.asarray(Image.fromarray(unseen.images[0]).resize((112, 112)))
+    for name, picture in (
+        ("two", np.pad(np.hstack([digit, digit]), 40, constant_values=255)),
+        ("one", np.pad(digit, 90, constant_values=255)),
+        ("cut", digit),
+    ):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    pictures = [tmp_path / f"{name}.png" for name in ("two", "one", "cut")]
+    code, printed, errors = predict(*pictures, "--explain-into", tmp_path / "figures", "--json")
+    assert (code, errors) == (0, "")
+    answers = [json.loads(line) for line in printed.splitlines()]
+    boxes = [str(tmp_path / "figures" / f"{name}-digits.png") for name in ("two", "one")]
+    assert [answer.get("overview") for answer in answers] == [*boxes, None]
+    assert [len(answer.get("figures", [answer.get("figure")])) for answer in answers] == [2, 1, 1]
+    for path in boxes:
+        with Image.open(path) as image:
+            blue = (np.abs(np.asarray(image.convert("RGB"), int) - [0x00, 0x72, 0xB2]) < 8).all(axis=-1)
+            assert blue.sum() > 500
+    assert len(list((tmp_path / "figures").iterdir())) == 6
 
 
 @pytest.mark.slow

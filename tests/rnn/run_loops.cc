@@ -4,17 +4,24 @@
 // Input, for each: eight int64 (gates, time, batch, hidden, reverse, resets, rows and units of a part; 0: all at once); then
 // float32 projected [T, B, G H], bias [4 H], weights [H, G H], h, c, reset h, reset c, d last h, d last c [B, H], d hs
 // [T, B, H]; with resets, bytes [T, B]. Output: hs, cs, d projected, d h, d c, d reset h, d reset c.
+//
+// An argument names loops of a wheel's library (loops, loops_avx2, loops_avx512), as if the processor had been found to
+// have these instructions. The width of the vectors goes to standard error.
 
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <string>
 #include <vector>
 
+#include "choice.h"
 #include "self_test.h"
 
 namespace {
 
 using Floats = std::vector<float>;
+
+const Loops* chosen = &Choice();
 
 template <typename T>
 std::vector<T> Read(Index count) {
@@ -28,7 +35,7 @@ void Write(const Floats& values) { std::fwrite(values.data(), sizeof(float), val
 void Run(const std::vector<Index>& s) {
   const Index gates = s[0], time = s[1], batch = s[2], hidden = s[3], state = batch * hidden;
   const bool reverse = s[4] != 0, has_resets = s[5] != 0;
-  const Cell& cell = gates == 4 ? loops.lstm : loops.gru;
+  const Cell& cell = gates == 4 ? chosen->lstm : chosen->gru;
   const Floats projected = Read<float>(time * batch * gates * hidden), bias = Read<float>(4 * hidden);
   const Floats weights = Read<float>(hidden * gates * hidden), h = Read<float>(state), c = Read<float>(state);
   const Floats reset_h = Read<float>(state), reset_c = Read<float>(state);
@@ -39,7 +46,7 @@ void Run(const std::vector<Index>& s) {
 
   Floats hs(time * state), cs(time * state), activations(time * gates * state), recurrents(time * state);
   Floats last_h(state), last_c(state), copies(cell.states * cell.forward_rows * hidden);
-  Floats panels(Ceil(hidden, loops.width) * loops.width * hidden * gates);
+  Floats panels(Ceil(hidden, chosen->width) * chosen->width * hidden * gates);
   // Some of the rows at once, through all steps; or some of the units, step by step: as threads divide the work.
   const Index rows = s[6] == 0 ? batch : s[6], units = s[7];
   auto parts = [&](Index steps, Index block, auto run) {
@@ -74,10 +81,17 @@ void Run(const std::vector<Index>& s) {
 
 }  // namespace
 
-int main() {
-  if (const char* wrong = SelfTest(loops)) {
+int main(int count, char** arguments) {
+#if defined(LSTM_MNIST_JAX_WHEEL) && defined(__x86_64__)
+  if (count > 1) {
+    const std::string name = arguments[1];
+    chosen = name == "loops_avx512" ? &loops_avx512 : name == "loops_avx2" ? &loops_avx2 : &loops;
+  }
+#endif
+  if (const char* wrong = SelfTest(*chosen)) {
     std::fprintf(stderr, "%s\n", wrong);
     return 1;
   }
+  std::fprintf(stderr, "%d\n", static_cast<int>(chosen->width));
   for (std::vector<Index> sizes(8); std::fread(sizes.data(), sizeof(Index), 8, stdin) == 8;) Run(sizes);
 }

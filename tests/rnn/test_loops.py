@@ -17,15 +17,10 @@ NATIVE = Path(lstm_mnist_jax.__file__).parent / "rnn" / "native"
 PROGRAM = Path(__file__).with_name("run_loops.cc")
 COMPILER = os.environ.get("CXX", "c++")
 
-# Of each: the compiler, its flags, and the words in front of the command. Others than this machine's are emulated.
-PROCESSORS = {
-    "x86-64": ([COMPILER], ["-march=x86-64"], []),
-    "x86-64-v2": ([COMPILER], ["-march=x86-64-v2"], []),
-    "x86-64-v3": ([COMPILER], ["-march=x86-64-v3"], []),
-    "x86-64-v4": ([COMPILER], ["-march=x86-64-v4"], []),
-    "aarch64": (["aarch64-linux-gnu-g++"], ["-static"], ["qemu-aarch64"]),
-    "aarch64 without FMA": (["aarch64-linux-gnu-g++"], ["-static", "-U__ARM_FEATURE_FMA"], ["qemu-aarch64"]),
-}
+ARM = "aarch64-linux-gnu-g++"
+
+# The loops of a wheel's library for x86-64, and the flags that they are compiled with.
+LOOPS = {"loops": [], "loops_avx2": ["-mavx2", "-mfma"], "loops_avx512": ["-mavx512f", "-mavx2", "-mfma"]}
 
 # time, batch, hidden: below, at and above the widths of vectors and of tiles.
 SIZES = [
@@ -99,12 +94,37 @@ def wanted_of(case, arrays, resets):
     return hs, d_projected, dh
 
 
-def build(folder, compiler, flags):
+def build(folder, compiler, *flags, loops):
+    """The program with these loops."""
+    compile_ = [compiler, "-std=c++17", "-O1", "-fno-math-errno", "-ffp-contract=off", "-w", *flags]
+    objects = []
+    for name, some in loops.items():
+        objects.append(folder / f"{name}.o")
+        words = [*compile_, *some, f"-DLOOPS={name}", "-c", NATIVE / "loops.cc", "-o", objects[-1]]
+        subprocess.run(words, check=True, timeout=300)
     program = folder / "run_loops"
-    words = [*compiler, "-std=c++17", "-O1", "-fno-math-errno", "-ffp-contract=off", "-w", *flags]
-    sources = [str(PROGRAM), str(NATIVE / "loops.cc"), f"-I{NATIVE}"]
-    subprocess.run([*words, *sources, "-o", str(program)], check=True, timeout=300)
+    subprocess.run([*compile_, PROGRAM, f"-I{NATIVE}", *objects, "-o", program], check=True, timeout=300)
     return program
+
+
+@pytest.fixture(scope="module")
+def x86_64(tmp_path_factory):
+    """The program with all loops of a wheel's library."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("this machine has another kind of processor")
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"{COMPILER} is not installed")
+    return build(tmp_path_factory.mktemp("x86-64"), COMPILER, "-DLSTM_MNIST_JAX_WHEEL", loops=LOOPS)
+
+
+def emulator(name):
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+def flags_of_this_processor():
+    return set(Path("/proc/cpuinfo").read_text().split())
 
 
 def run(command, every):
@@ -128,21 +148,53 @@ def run(command, every):
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROCESSORS)
-def test_loops_of_other_processors_are_those_of_numpy(tmp_path, name):
-    compiler, flags, emulator = PROCESSORS[name]
-    if missing := [word for word in (*compiler[:1], *emulator) if shutil.which(word) is None]:
-        pytest.skip(f"{missing[0]} is not installed")
-    if not emulator and platform.machine() not in ("x86_64", "AMD64"):
-        pytest.skip("this machine has another kind of processor")
-    if name == "x86-64-v4" and "avx512vl" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("this processor has no AVX-512")
+def check(command):
+    """The recurrences of `cases` are NumPy's."""
     rng = np.random.default_rng(0)
     every = [(case, *arrays_of(case, rng)) for case in cases()]
-    for (case, arrays, resets), found in zip(
-        every, run([*emulator, build(tmp_path, compiler, flags)], every), strict=True
-    ):
+    for (case, arrays, resets), found in zip(every, run(command, every), strict=True):
         for got, wanted in zip(found, wanted_of(case, arrays, resets), strict=True):
             scale = max(1.0, np.max(np.abs(wanted), initial=0))
-            np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-5 * scale, err_msg=f"{name}, {case}")
+            np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-5 * scale, err_msg=str(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_of_a_wheel_are_those_of_numpy(x86_64, name):
+    needed = {"loops": set(), "loops_avx2": {"avx2", "fma"}, "loops_avx512": {"avx512f"}}[name]
+    if missing := needed - flags_of_this_processor():
+        pytest.skip(f"this processor has no {', '.join(sorted(missing))}")
+    check([x86_64, name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["-U__ARM_FEATURE_FMA"]], ids=["with FMA", "without FMA"])
+def test_loops_of_arm_are_those_of_numpy(tmp_path, flags):
+    if shutil.which(ARM) is None:
+        pytest.skip(f"{ARM} is not installed")
+    check([emulator("qemu-aarch64"), build(tmp_path, ARM, "-static", *flags, loops={"loops": []})])
+
+
+@pytest.mark.slow
+def test_the_loops_of_a_wheel_are_those_for_the_processor(x86_64):
+    def width(*command):
+        return int(subprocess.run([*command, x86_64], input=b"", capture_output=True, check=True).stderr.split()[-1])
+
+    flags = flags_of_this_processor()
+    assert width() == (16 if "avx512f" in flags else 8 if {"avx2", "fma"} <= flags else 4)
+    qemu = emulator("qemu-x86_64")
+    # Nehalem has SSE alone, Sandy Bridge AVX without AVX2. QEMU emulates AVX2 since version 7.2, and no AVX-512.
+    assert [width(qemu, "-cpu", name) for name in ("Nehalem", "SandyBridge")] == [4, 4]
+    assert width(qemu, "-cpu", "Haswell") == width(qemu, "-cpu", "max") == 8
+    assert width(qemu, "-cpu", "Haswell,-fma") == width(qemu, "-cpu", "Haswell,-avx2") == 4
+
+
+@pytest.mark.slow
+def test_loops_with_instructions_that_the_processor_lacks_fail_their_test(x86_64):
+    words = [emulator("qemu-x86_64"), "-cpu", "Nehalem", x86_64]
+    for name in ("loops_avx2", "loops_avx512"):
+        done = subprocess.run([*words, name], input="", capture_output=True, check=False, text=True)
+        assert (done.returncode, done.stderr) == (
+            1,
+            "the processor does not have the instructions that it says it has\n",
+        )

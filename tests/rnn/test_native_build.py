@@ -1,15 +1,20 @@
 """Building the compiled kernel where something is in the way."""
 
+import hashlib
 import os
+import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jaxlib
 import programs
 import pytest
 
 from lstm_mnist_jax.rnn import native
+from lstm_mnist_jax.rnn.native import build
 
 NATIVE = Path(native.__file__).parent
 
@@ -61,10 +66,11 @@ def libraries(cache):
 
 REMEMBER = """#!/bin/sh
 for output; do :; done
-if [ ! -f "$0.so" ]; then
-    {compiler} "$@" -O0 && cp "$output" "$0.$$" && mv "$0.$$" "$0.so"
+kept="$0.${{output##*/}}"
+if [ ! -f "$kept" ]; then
+    {compiler} "$@" -O0 && cp "$output" "$0.$$" && mv "$0.$$" "$kept"
 else
-    cp "$0.so" "$output"
+    cp "$kept" "$output"
 fi
 """
 
@@ -108,6 +114,9 @@ def test_two_builders_at_once_leave_one_library(tmp_path, compiler):
     written = library.stat().st_mtime_ns
     assert finish(start(tmp_path, CXX=compiler)) == ["None"]
     assert library.stat().st_mtime_ns == written
+    # In a cache that was copied to another processor, its library is another.
+    assert finish(start(tmp_path, "build._processor = lambda: 'another'", CXX=compiler)) == ["None"]
+    assert len(libraries(tmp_path)) == 2
 
 
 @pytest.mark.slow
@@ -138,13 +147,117 @@ def test_a_library_that_fails_its_self_test_is_not_used(tmp_path, line, reason):
     text = (sources / "vectors.h").read_text()
     assert right in text
     (sources / "vectors.h").write_text(text.replace(right, line))
-    moved = f"build.SOURCES = tuple(build.Path({str(sources)!r}) / path.name for path in build.SOURCES)"
+    moved = f"build.FOLDER = build.Path({str(sources)!r})"
     cxx = tmp_path / "c++"
     cxx.write_text(f'#!/bin/sh\nexec {os.environ.get("CXX", "c++")} "$@" -O0\n')
     cxx.chmod(0o755)
-    first, second = finish(start(tmp_path, "import warnings", "warnings.simplefilter('ignore')", moved, CXX=str(cxx)))
+    first, second = finish(start(tmp_path, moved, CXX=str(cxx)))
     assert first == f"{libraries(tmp_path)[0]} is not for this processor: {reason}"
     assert second.startswith("refused: ")
+    # The same library in a wheel: none is compiled instead, as it would be the same.
+    prebuilt = put_prebuilt(sources, libraries(tmp_path)[0].read_bytes())
+    process = start(tmp_path / "empty", "import warnings; warnings.simplefilter('default')", moved, CXX=str(cxx))
+    output, errors = process.communicate()
+    assert output.splitlines()[0] == f"{prebuilt} is not for this processor: {reason}"
+    assert errors.count("RuntimeWarning") == 1
+    assert reason in errors
+    assert not libraries(tmp_path / "empty")
+
+
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed")
+@pytest.mark.skipif("avx2" not in Path("/proc/cpuinfo").read_text(), reason="this processor has no AVX2")
+def test_an_emulated_processor_without_what_the_system_reports_of_it(tmp_path, compiler):
+    assert finish(start(tmp_path, CXX=compiler)) == ["None"]
+    (library,) = libraries(tmp_path)
+    # /proc/cpuinfo, from which the library's name is made, is that of the machine.
+    emulator = ["qemu-x86_64", "-cpu", "max,-avx2,-fma"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "CXX": compiler, "LSTM_MNIST_JAX_NATIVE": "1"}
+    done = subprocess.run(
+        [*emulator, sys.executable, "-c", PROBE.replace("{before}", "")],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == (
+        f"{library} is not for this processor: the processor does not have the instructions that it says it has"
+    )
+    assert second.startswith("refused: ")
+    assert done.stderr.count("RuntimeWarning: ") == 1
+
+
+def put_prebuilt(sources, content):
+    """Puts a library where that of a wheel is."""
+    path = sources / f"prebuilt-{hashlib.sha256(content).hexdigest()[:16]}.so"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def wheel(tmp_path, compiler):
+    """A copy of the C++ files with a wheel's library, and the line that takes it for the package's."""
+    sources = tmp_path / "sources"
+    shutil.copytree(NATIVE, sources)
+    build._compile([compiler], tmp_path / "lstm.so")
+    prebuilt = put_prebuilt(sources, (tmp_path / "lstm.so").read_bytes())
+    return prebuilt, f"build.FOLDER = build.Path({str(sources)!r})"
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_the_library_of_a_wheel_needs_no_compiler_unless_it_is_damaged(tmp_path, compiler, wheel):
+    prebuilt, moved = wheel
+    assert finish(start(tmp_path, moved, CXX="/nowhere/c++")) == ["None"]
+    assert not libraries(tmp_path)
+    os.truncate(prebuilt, prebuilt.stat().st_size // 2)
+    output, errors = start(
+        tmp_path, "import warnings; warnings.simplefilter('default')", moved, CXX="/nowhere/c++"
+    ).communicate()
+    first, _ = output.splitlines()
+    damaged = f"{prebuilt} is damaged: install the package again"
+    assert first.startswith(f"the library of this wheel cannot be used ({damaged}), and none can be compiled (CXX is ")
+    assert errors.count("RuntimeWarning") == 1
+    assert finish(start(tmp_path, moved, CXX=compiler)) == ["None"]
+    assert len(libraries(tmp_path)) == 1
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_a_wheel_for_another_system_is_compiled(tmp_path, compiler, wheel):
+    prebuilt, moved = wheel
+    prebuilt.unlink()
+    put_prebuilt(prebuilt.parent, b"of another system" * 100)
+    assert finish(start(tmp_path, moved, CXX=compiler)) == ["None"]
+    assert len(libraries(tmp_path)) == 1
+    first, _ = finish(start(tmp_path / "empty", moved, CXX="/nowhere/c++"))
+    assert "invalid ELF header" in first
+    assert "/nowhere/c++" in first
+
+
+@pytest.mark.slow
+@needs_kernel
+@pytest.mark.parametrize("version", ["0", "1000"])
+def test_a_wheel_for_another_jaxlib_is_compiled(tmp_path, monkeypatch, compiler, wheel, version):
+    prebuilt, moved = wheel
+    headers = tmp_path / "headers"
+    shutil.copytree(build.INCLUDE, headers)
+    (header,) = headers.rglob("ffi/api/c_api.h")
+    text = re.sub(r"(#define XLA_FFI_API_MAJOR) \d+", f"\\1 {version}", header.read_text())
+    header.write_text(text if version != "0" else re.sub(r"(#define XLA_FFI_API_MINOR) \d+", "\\1 0", text))
+    monkeypatch.setattr(build, "INCLUDE", str(headers))
+    build._compile([compiler], tmp_path / f"version-{version}.so")
+    prebuilt.unlink()
+    put_prebuilt(prebuilt.parent, (tmp_path / f"version-{version}.so").read_bytes())
+    output, errors = start(
+        tmp_path, "import warnings; warnings.simplefilter('default')", moved, CXX="/nowhere/c++"
+    ).communicate()
+    first, second = output.splitlines()
+    assert first.startswith(f"the library of this wheel cannot be used (jaxlib {jaxlib.__version__}: ")
+    assert f"API version ({version}." in first
+    assert second.startswith("refused: ")
+    assert errors.count("RuntimeWarning") == 1
+    assert finish(start(tmp_path, moved, CXX=compiler)) == ["None"]
 
 
 @pytest.mark.slow

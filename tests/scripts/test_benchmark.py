@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import programs
 import pytest
 
 import benchmark
-from benchmarks.parts import SIZES, wins
+from benchmarks import start
+from benchmarks.parts import PARTS, SIZES, wins
 from benchmarks.rounds import differs, summary
 from benchmarks.work import Epoch, Layer, Product, lstm_flops
 from benchmarks.worker import LibraryError, Worker, _with_install_hint
@@ -82,7 +84,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 
 
 def run(*words):
-    return programs.run(["--tiny", *words], code=PROGRAM, env=os.environ | {"COLUMNS": "200"})
+    return programs.run([*words, "--tiny"], code=PROGRAM, env=os.environ | {"COLUMNS": "200"})
 
 
 REAL = """
@@ -211,11 +213,12 @@ def test_libraries_that_are_missing_crash_or_compute_something_else_are_reported
 @pytest.mark.slow
 def test_all_parts_run_a_users_library(module, tmp_path):
     module("quick", QUICK)
-    done = run("--rounds", "1", "--peers", "mine.quick")  # the option's name until version 0.4
+    names = [name for name in PARTS if name != "start"]  # which starts no library
+    done = run(*names, "--rounds", "1", "--peers", "mine.quick")  # the option's name until version 0.4
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "benchmark.json").read_text())
     parts = result["parts"]
-    assert list(parts) == ["epoch", "layers", "inference", "memory", "compile"]
+    assert list(parts) == names
     assert parts["epoch"]["libraries"]["mine.quick"]["median"] > 0
     assert [point["backward"] for point in parts["layers"]["points"]] == [False, True]
     single = parts["inference"]["single"]["mine.quick"]
@@ -252,6 +255,17 @@ def test_memory_is_that_of_the_work_alone(module):
         with pytest.raises(LibraryError, match="it does no work of the kind 'product'"):
             worker.call("load", Product(8), "")
     assert found == pytest.approx(2**26, rel=0.1)
+
+
+@pytest.mark.slow
+def test_starts_of_programs(tmp_path):
+    timed = start.programs(tmp_path, "smoke")
+    train = next(name for name in timed if "train" in name and "empty" not in name)
+    seconds = {name: timed[name]() for name in ("lstm-mnist --help", train, "lstm-mnist predict, one picture")}
+    assert 0 < seconds.pop("lstm-mnist --help") < min(seconds.values())
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(start.StartError, match=r"exit code 2: lstm-mnist: .*run"):
+        timed["lstm-mnist predict, one picture"]()
 
 
 @pytest.mark.slow

@@ -32,7 +32,17 @@ from lstm_mnist_jax.training.run_folder import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCRIPTS = ("network.js", "ink.js", "normal_form.js", "pad.js", "bars.js", "reading.js", "reader.js", "main.js")
+SCRIPTS = (
+    "network.js",
+    "ink.js",
+    "normal_form.js",
+    "pad.js",
+    "bars.js",
+    "reading.js",
+    "reader.js",
+    "photo.js",
+    "main.js",
+)
 """In the order in which they stand in the page, as one module."""
 
 MNIST_CREDIT = "MNIST's images are by Yann LeCun and Corinna Cortes, under CC BY-SA 3.0. "
@@ -218,10 +228,13 @@ def _section(name: str, heading: str, *lines: str) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    """A figure in a frame that scrolls, by keys too, where the screen is narrower."""
+    """A figure that fits the screen. On a narrow one a button enlarges it, and its frame scrolls, by keys too."""
     title = html.escape(picture.title)
     return f"""<figure class="picture">
+<div class="heading">
 <h3>{title}</h3>
+<button type="button" class="enlarge" aria-pressed="false" aria-label="Enlarge: {title}" hidden>Enlarge</button>
+</div>
 <div class="frame" tabindex="0" role="group" aria-label="{title}, picture">
 {themed_svg(picture.figure, f"picture-{picture.name}", picture.title)}
 </div>

@@ -11,27 +11,35 @@ const SMOOTHED_SIZE = 100;
 const EDGED = 0.85;
 const BEYOND = 0.06;
 const NEAR = 0.035;
+const SECOND_BINS = 8192;
 const LINE = 0.8;
 const LINE_THICKNESS = 1 / 40;
 const SLOPES = Array.from({ length: 33 }, (_, n) => (n - 16) / 100);
 
 function noiseOf({ height, width, levels }) {
   if (width < 3) return 0;
-  const second = new Float64Array(height * (width - 2));
-  let cut = 0;
-  for (let y = 0, n = 0; y < height; y++) {
-    for (let at = y * width + 1; at < (y + 1) * width - 1; at++) {
-      second[n++] = Math.abs(levels[at - 1] - 2 * levels[at] + levels[at + 1]);
+  const second = (at) => Math.abs(levels[at] - 2 * levels[at + 1] + levels[at + 2]);
+  const binOf = (value) => (value < 1 ? (SECOND_BINS * value) | 0 : SECOND_BINS);
+  const counts = new Uint32Array(SECOND_BINS + 1); // so that the median is sought among few
+  for (let y = 0, at = 0; y < height; y++, at += 2) {
+    for (const end = at + width - 2; at < end; at++) counts[binOf(second(at))]++;
+  }
+  let [rank, bin] = [(height * (width - 2) - 1) >> 1, 0];
+  while (rank >= counts[bin]) rank -= counts[bin++];
+  const among = new Float64Array(counts[bin]);
+  for (let y = 0, at = 0, n = 0; y < height; y++, at += 2) {
+    for (const end = at + width - 2; at < end; at++) {
+      const value = second(at);
+      if (binOf(value) === bin) among[n++] = value;
     }
   }
+  let cut = 0;
   for (let at = 0; at < levels.length; at++) if (levels[at] <= 0 || levels[at] >= 1) cut++;
-  const scale = cut > 0.25 * levels.length ? 0.76 : 0.6745 * Math.sqrt(6);
-  return lowerMedian(second) / scale;
+  return ranked(among, rank) / (cut > 0.25 * levels.length ? 0.76 : 0.6745 * Math.sqrt(6));
 }
 
-/** Quickselect's lower median; the array is reordered. */
-function lowerMedian(values) {
-  const wanted = Math.floor((values.length - 1) / 2);
+/** The value of a rank from 0, the smallest (quickselect); the array is reordered. */
+function ranked(values, rank) {
   let [low, high] = [0, values.length - 1];
   while (low < high) {
     const pivot = values[(low + high) >> 1];
@@ -39,31 +47,30 @@ function lowerMedian(values) {
     while (i <= j) {
       while (values[i] < pivot) i++;
       while (values[j] > pivot) j--;
-      if (i <= j) {
-        [values[i], values[j]] = [values[j], values[i]];
-        i++;
-        j--;
-      }
+      if (i > j) break;
+      const value = values[i];
+      values[i++] = values[j];
+      values[j--] = value;
     }
-    if (wanted <= j) high = j;
-    else if (wanted >= i) low = i;
+    if (rank <= j) high = j;
+    else if (rank >= i) low = i;
     else break;
   }
-  return values[wanted];
+  return values[rank];
 }
 
 /** The mean of 3 x 3 pixels, the border repeated. */
 function meansOfNine({ height, width, levels }) {
   const down = new Float64Array(levels.length);
   const found = new Float64Array(levels.length);
-  for (let y = 0; y < height; y++) {
-    const [above, here, below] = [Math.max(0, y - 1), y, Math.min(height - 1, y + 1)].map((row) => row * width);
-    for (let x = 0; x < width; x++) down[here + x] = (levels[above + x] + levels[here + x] + levels[below + x]) / 3;
+  for (let y = 0, at = 0; y < height; y++) {
+    const above = y > 0 ? width : 0;
+    const below = y < height - 1 ? width : 0;
+    for (let x = 0; x < width; x++, at++) down[at] = (levels[at - above] + levels[at] + levels[at + below]) / 3;
   }
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      const row = y * width;
-      found[row + x] = (down[row + Math.max(0, x - 1)] + down[row + x] + down[row + Math.min(width - 1, x + 1)]) / 3;
+  for (let y = 0, at = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, at++) {
+      found[at] = (down[x > 0 ? at - 1 : at] + down[at] + down[x < width - 1 ? at + 1 : at]) / 3;
     }
   }
   return { height, width, levels: found };
@@ -74,32 +81,32 @@ function blockPeaks(line, count, window, forward, backward) {
   for (let from = 0; from < count; from += window) {
     const to = Math.min(count, from + window);
     let most = line[from];
-    for (let n = from; n < to; n++) forward[n] = most = line[n] > most ? line[n] : most;
+    for (let n = from; n < to; n++) forward[n] = most = Math.max(most, line[n]);
     most = line[to - 1];
-    for (let n = to - 1; n >= from; n--) backward[n] = most = line[n] > most ? line[n] : most;
+    for (let n = to - 1; n >= from; n--) backward[n] = most = Math.max(most, line[n]);
   }
 }
 
 /** Closes lines of `length` levels, `step` apart, by windows of 2 * reach + 1; `paper` becomes the larger of both. */
 function close(levels, paper, reach, lines, stride, length, step) {
-  const [line, forward, backward] = [0, 1, 2].map(() => new Int32Array(length + 2 * reach));
+  const wider = length + 2 * reach;
+  const [line, forward, backward] = [0, 1, 2].map(() => new Int16Array(wider));
   const window = 2 * reach + 1;
+  const lastBlock = length - 1 - ((length - 1) % window);
   for (let number = 0; number < lines; number++) {
     const start = number * stride;
-    for (let n = 0; n < length; n++) line[n] = levels[start + n * step];
+    for (let n = 0, at = start; n < length; n++, at += step) line[n] = levels[at];
     blockPeaks(line, length, window, forward, backward);
-    const lastBlock = length - 1 - ((length - 1) % window);
-    for (let n = 0; n < length + 2 * reach; n++) { // negative: the largest of these is the smallest
+    const early = Math.min(2 * reach + 1, wider); // lines of negative levels: the largest of these is the smallest
+    for (let n = 0; n < early; n++) line[n] = -forward[Math.min(n, length - 1)];
+    for (let n = early; n < length; n++) line[n] = -Math.max(forward[n], backward[n - 2 * reach]);
+    for (let n = Math.max(early, length); n < wider; n++) {
       const from = n - 2 * reach;
-      const to = n < length ? n : length - 1;
-      if (from <= 0) line[n] = -forward[to];
-      else if (from >= lastBlock) line[n] = -backward[from];
-      else line[n] = -(backward[from] > forward[to] ? backward[from] : forward[to]);
+      line[n] = -(from < lastBlock ? Math.max(forward[length - 1], backward[from]) : backward[from]);
     }
-    blockPeaks(line, length + 2 * reach, window, forward, backward);
+    blockPeaks(line, wider, window, forward, backward);
     for (let n = 0, at = start; n < length; n++, at += step) {
-      const level = -Math.max(backward[n], forward[n + 2 * reach]);
-      if (level > paper[at]) paper[at] = level;
+      paper[at] = Math.max(paper[at], -Math.max(backward[n], forward[n + 2 * reach]));
     }
   }
 }
@@ -113,99 +120,108 @@ function paperOf({ height, width, levels }) {
   return paper;
 }
 
-let waiting = new Int32Array(0); // the pixels whose neighbours are still to be numbered, kept from call to call
+// Below, ink is a list of its pixels' places, row after row, each y * width + x: it is a small part of a picture.
 
-/** Numbers the connected pieces of a mask, diagonals included, in the order of their first pixels: [labels, count]. */
-function labelled(mask, height, width) {
-  const labels = new Int32Array(mask.length);
-  if (waiting.length < mask.length) waiting = new Int32Array(mask.length);
-  const stack = waiting;
+/** The places for which a test holds. */
+function placesWhere(places, test) {
+  const found = new Int32Array(places.length);
   let count = 0;
-  for (let start = 0; start < mask.length; start++) {
-    if (!mask[start] || labels[start]) continue;
-    labels[start] = ++count;
-    stack[0] = start;
-    for (let size = 1; size; ) {
-      const at = stack[--size];
-      const x = at % width;
-      const from = x ? -1 : 0;
-      const to = x < width - 1 ? 1 : 0;
-      for (let row = at - width; row <= at + width; row += width) {
-        if (row < 0 || row >= mask.length) continue;
-        for (let next = row + from; next <= row + to; next++) {
-          if (!mask[next] || labels[next]) continue;
-          labels[next] = count;
-          stack[size++] = next;
-        }
-      }
-    }
-  }
-  return [labels, count];
+  for (let n = 0; n < places.length; n++) if (test(places[n])) found[count++] = places[n];
+  return found.subarray(0, count);
 }
 
-/** The length of the run of ink at each pixel, along steps of `step` in lines of `length` that start `stride` apart. */
-function runLengths(mask, lines, stride, length, step) {
-  const runs = new Int32Array(mask.length);
-  for (let line = 0; line < lines; line++) {
-    for (let n = 0; n < length; ) {
-      let end = n;
-      while (end < length && mask[line * stride + end * step]) end++;
-      for (let at = n; at < end; at++) runs[line * stride + at * step] = end - n;
-      n = Math.max(end, n + 1);
+/**
+ * Numbers the connected pieces of ink, diagonals included, in the order of their first pixels: into `labels`, which are
+ * 0 before. How many they are is returned.
+ */
+function label(places, labels, width) {
+  const parents = new Int32Array(places.length + 1); // of numbers that turned out to be of one piece, the smaller ones
+  const rootOf = (number) => {
+    let root = number;
+    while (parents[root] !== root) root = parents[root] = parents[parents[root]];
+    return root;
+  };
+  let made = 0;
+  for (const at of places) {
+    const x = at % width;
+    const above = at >= width ? labels[at - width] : 0;
+    let number = above;
+    if (!above) {
+      const before = (x && ((at >= width && labels[at - width - 1]) || labels[at - 1])) || 0;
+      const after = (at >= width && x < width - 1 && labels[at - width + 1]) || 0;
+      number = before || after;
+      if (before && after && before !== after) {
+        const [one, other] = [rootOf(before), rootOf(after)];
+        if (one < other) parents[other] = one;
+        else parents[one] = other;
+      }
     }
+    if (!number) parents[++made] = number = made;
+    labels[at] = number;
+  }
+  let count = 0;
+  for (let number = 1; number <= made; number++) {
+    parents[number] = parents[number] === number ? ++count : parents[parents[number]];
+  }
+  for (const at of places) labels[at] = parents[labels[at]];
+  return count;
+}
+
+/** The length of the run of ink at each of its pixels, along rows (step 1) or columns (step = width). */
+function runLengths(places, height, width, step) {
+  const runs = new Int16Array(height * width);
+  for (const at of places) runs[at] = (step > 1 || at % width ? (runs[at - step] | 0) : 0) + 1;
+  for (let n = places.length - 1; n >= 0; n--) {
+    const at = places[n];
+    const next = step > 1 || (at + 1) % width ? runs[at + step] | 0 : 0;
+    if (next) runs[at] = next;
   }
   return runs;
 }
 
-/** The thin ink among which there may be lines: [at, along, other], each a typed array. */
-function thinInk(mask, turned, height, width, thickness) {
+/** The thin ink among which there may be lines, line by line as they run: [places, along, other], typed arrays. */
+function thinInk(places, runs, turned, height, width, thickness) {
   const [length, across] = turned ? [height, width] : [width, height];
-  const [ahead, aside] = turned ? [width, 1] : [1, width];
-  const runs = runLengths(mask, length, ahead, across, aside);
   const tall = Math.ceil(0.16 * length) + thickness + 3;
   const step = Math.max(1, Math.floor(tall / 2));
   const searched = new Uint8Array(across);
   const seen = new Int32Array(length).fill(-1); // the last of the rows above each with thin ink in this column
   const columns = new Int32Array(Math.ceil(across / step)); // with thin ink, of each window
-  let most = 0;
-  for (let other = 0; other < across; other++) {
-    for (let along = 0; along < length; along++) {
-      const run = runs[along * ahead + other * aside];
-      if (!run || run > thickness) continue;
-      // The windows from seen + 1 (or the first that reaches here) to the last that starts here or above.
-      const first = Math.max(Math.ceil((other - tall - step + 1) / step), Math.ceil((seen[along] + 1) / step), 0);
-      for (let n = first; n * step <= other; n++) columns[n]++;
-      seen[along] = other;
-      most++;
-    }
+  const thin = placesWhere(places, (at) => runs[at] <= thickness);
+  for (const at of thin) {
+    const [along, other] = turned ? [(at / width) | 0, at % width] : [at % width, (at / width) | 0];
+    // The windows from seen + 1 (or the first that reaches here) to the last that starts here or above.
+    const first = Math.max(Math.ceil((other - tall - step + 1) / step), Math.ceil((seen[along] + 1) / step), 0);
+    for (let n = first; n * step <= other; n++) columns[n]++;
+    seen[along] = other;
   }
   for (let n = 0; n < columns.length; n++) {
     if (columns[n] >= LINE * length) searched.fill(1, n * step, n * step + tall + step);
   }
+  const alongOf = (at) => (turned ? (at / width) | 0 : at % width);
+  const otherOf = (at) => (turned ? at % width : (at / width) | 0);
   if (!searched.includes(1)) return [[], [], []];
-  let count = 0;
-  const [places, alongs, others] = [0, 1, 2].map(() => new Int32Array(most));
-  for (let along = 0; along < length; along++) {
-    for (let other = 0; other < across; other++) {
-      const at = along * ahead + other * aside;
-      if (!searched[other] || !runs[at] || runs[at] > thickness) continue;
-      places[count] = at;
-      alongs[count] = along;
-      others[count++] = other;
-    }
+  let found = placesWhere(thin, (at) => searched[otherOf(at)]);
+  if (!turned) { // column by column
+    const starts = new Int32Array(length + 1);
+    for (const at of found) starts[alongOf(at) + 1]++;
+    for (let n = 0; n < length; n++) starts[n + 1] += starts[n];
+    const sorted = new Int32Array(found.length);
+    for (const at of found) sorted[starts[alongOf(at)]++] = at;
+    found = sorted;
   }
-  return [places, alongs, others].map((each) => each.subarray(0, count));
+  return [found, found.map(alongOf), found.map(otherOf)];
 }
 
-/** A mask without straight thin lines across most of the picture; the mask itself if nothing else is on it. */
-function withoutLines(mask, height, width) {
+/** Ink without straight thin lines across most of the picture; the same list if nothing else is there, or no line. */
+function withoutLines(places, down, right, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
-  const kept = mask.slice();
-  let [left, all] = [0, 0];
+  let isLine = null;
   for (const turned of [false, true]) {
     const [length, across] = turned ? [height, width] : [width, height];
-    const [at, along, other] = thinInk(mask, turned, height, width, thickness);
+    const [at, along, other] = thinInk(places, turned ? right : down, turned, height, width, thickness);
     if (!at.length) continue;
+    isLine ??= new Uint8Array(height * width);
     const half = Math.floor(length / 2);
     const cover = new Int32Array(Math.floor((across + 2 * length) / (thickness + 1)) + 2);
     const last = new Int32Array(cover.length);
@@ -222,15 +238,13 @@ function withoutLines(mask, height, width) {
           last[band] = along[n];
         }
         if (cover.every((each) => each < LINE * length)) continue;
-        for (let n = 0; n < at.length; n++) if (cover[bands[n]] >= LINE * length) kept[at[n]] = 0;
+        for (let n = 0; n < at.length; n++) if (cover[bands[n]] >= LINE * length) isLine[at[n]] = 1;
       }
     }
   }
-  for (let n = 0; n < mask.length; n++) {
-    left += kept[n];
-    all += mask[n];
-  }
-  return left < all && left > 0.02 * all ? kept : mask;
+  if (isLine === null) return places;
+  const kept = placesWhere(places, (at) => !isLine[at]);
+  return kept.length < places.length && kept.length > 0.02 * places.length ? kept : places;
 }
 
 const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
@@ -263,20 +277,19 @@ function dilated(mask, height, width, reach) {
 }
 
 /** The connected pieces of ink: their boxes, darkest pixels and areas, which is enough to find frames. */
-function outlined(depth, labels, count, height, width) {
+function outlined(depth, places, labels, count, height, width) {
   const filledWith = (n) => new Int32Array(count + 1).fill(n);
   const [left, right, top, bottom, peak, area] = [width, 0, height, 0, 0, 0].map(filledWith);
-  for (let y = 0, at = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, at++) {
-      const number = labels[at];
-      if (!number) continue;
-      if (x < left[number]) left[number] = x;
-      if (x >= right[number]) right[number] = x + 1;
-      if (y < top[number]) top[number] = y;
-      bottom[number] = y + 1;
-      if (depth[at] > peak[number]) peak[number] = depth[at];
-      area[number]++;
-    }
+  for (const at of places) {
+    const number = labels[at];
+    const x = at % width;
+    const y = (at / width) | 0;
+    if (x < left[number]) left[number] = x;
+    if (x >= right[number]) right[number] = x + 1;
+    if (y < top[number]) top[number] = y;
+    bottom[number] = y + 1;
+    if (depth[at] > peak[number]) peak[number] = depth[at];
+    area[number]++;
   }
   return Array.from({ length: count }, (_, n) => n + 1).map((n) => ({
     members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n], peak: peak[n], area: area[n],
@@ -284,44 +297,81 @@ function outlined(depth, labels, count, height, width) {
   }));
 }
 
-function piecesOf(depth, levels, labels, count, height, width) {
-  const pieces = outlined(depth, labels, count, height, width);
-  const down = runLengths(labels, width, 1, height, width);
-  const across = runLengths(labels, height, width, width, 1);
+/** A number of each piece: one for those that nearly touch, where squares around their pixels do, of 2 * reach + 1. */
+function nearOnes(places, labels, count, height, width, reach) {
+  const gap = 2 * reach + 1;
+  const groups = Int32Array.from({ length: count + 1 }, (_, n) => n);
+  const groupOf = (number) => {
+    let group = number;
+    while (groups[group] !== group) group = groups[group] = groups[groups[group]];
+    return group;
+  };
+  const unite = (one, other) => {
+    if (groups[one] !== groups[other]) groups[groupOf(one)] = groupOf(other);
+  };
+  const firsts = new Int32Array(height + 1); // of the runs in each row
+  const [starts, ends] = [0, 1].map(() => new Int32Array(places.length));
+  let runs = 0;
+  for (let n = 0, y = 0; y < height; y++) {
+    firsts[y] = runs;
+    for (const end = (y + 1) * width; n < places.length && places[n] < end; n++) {
+      if (runs > firsts[y] && places[n] === ends[runs - 1] + 1) ends[runs - 1]++;
+      else starts[runs] = ends[runs++] = places[n];
+    }
+  }
+  firsts[height] = runs;
+  for (let y = 0; y < height; y++) {
+    for (let row = Math.max(0, y - gap); row <= y; row++) {
+      const down = (y - row) * width;
+      let from = firsts[row];
+      for (let n = firsts[y]; n < firsts[y + 1]; n++) {
+        while (from < firsts[row + 1] && ends[from] + down < starts[n] - gap) from++;
+        for (let other = from; other < firsts[row + 1] && starts[other] + down <= ends[n] + gap; other++) {
+          unite(labels[starts[n]], labels[starts[other]]);
+        }
+      }
+    }
+  }
+  return groups.map((_, number) => groupOf(number));
+}
+
+/** The pieces of `outlined` with what their pixels show. `down` and `right` are the lengths of runs. */
+function piecesOf(pieces, depth, levels, places, labels, height, width, down, right) {
+  const count = pieces.length;
   const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
-  const [near] = labelled(dilated(labels, height, width, Math.round(NEAR * longest)), height, width);
-  const [outline, changes, span, thick, group, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, 0, -1].map((n) =>
+  const near = nearOnes(places, labels, count, height, width, Math.round(NEAR * longest));
+  const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
     new Int32Array(count + 1).fill(n),
   );
   const distance = Math.max(3, Math.round(BEYOND * longest));
-  const [above, before] = [distance * width, distance];
-  for (let y = 0, at = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, at++) {
-      const number = labels[at];
-      if (!number) continue;
-      group[number] = near[at];
-      thick[number] += Math.min(down[at], across[at]);
-      if (rowOf[number] !== y) [rowOf[number], rowLeft[number]] = [y, x];
-      else span[number] -= last[number];
-      last[number] = x - rowLeft[number] + 1;
-      span[number] += last[number];
-      const check = (there) => {
-        if (labels[there] === number) return;
-        outline[number]++;
-        if (Math.abs(levels[at] - levels[there]) >= 0.4 * depth[at]) changes[number]++;
-      };
-      if (y >= distance) check(at - above);
-      if (y + distance < height) check(at + above);
-      if (x >= distance) check(at - before);
-      if (x + distance < width) check(at + before);
-    }
+  const check = (at, there) => {
+    const number = labels[at];
+    if (labels[there] === number) return;
+    outline[number]++;
+    if (Math.abs(levels[at] - levels[there]) >= 0.4 * depth[at]) changes[number]++;
+  };
+  for (const at of places) {
+    const number = labels[at];
+    const x = at % width;
+    const y = (at / width) | 0;
+    thick[number] += Math.min(down[at], right[at]);
+    if (rowOf[number] !== y) {
+      rowOf[number] = y;
+      rowLeft[number] = x;
+    } else span[number] -= last[number];
+    last[number] = x - rowLeft[number] + 1;
+    span[number] += last[number];
+    if (y >= distance) check(at, at - distance * width);
+    if (y + distance < height) check(at, at + distance * width);
+    if (x >= distance) check(at, at - distance);
+    if (x + distance < width) check(at, at + distance);
   }
   return pieces.map((piece, n) => ({
     ...piece,
     span: span[n + 1],
     edge: changes[n + 1] / Math.max(outline[n + 1], 1),
     thick: thick[n + 1] / piece.area,
-    near: group[n + 1],
+    near: near[n + 1],
   }));
 }
 
@@ -410,25 +460,37 @@ function chosen(all) {
 /** The digits of one polarity: {labels, digits}. */
 function digitsOf(depth, levels, height, width, noise) {
   const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * noise));
-  const mask = new Uint8Array(depth.length);
-  for (let at = 0; at < mask.length; at++) mask[at] = depth[at] > Math.floor(least / 2) ? 1 : 0;
-  let [labels, count] = labelled(mask, height, width);
-  if (count === 0) return { labels, digits: [] };
+  const half = Math.floor(least / 2);
+  let inked = 0;
+  for (let at = 0; at < depth.length; at++) if (depth[at] > half) inked++;
+  let places = new Int32Array(inked);
+  for (let at = 0, n = 0; n < inked; at++) if (depth[at] > half) places[n++] = at;
+  const labels = new Int32Array(depth.length);
+  let count = label(places, labels, width);
   const peaks = new Int32Array(count + 1);
-  for (let at = 0; at < mask.length; at++) if (depth[at] > peaks[labels[at]]) peaks[labels[at]] = depth[at];
-  for (let at = 0; at < mask.length; at++) {
-    const peak = peaks[labels[at]];
-    if (depth[at] <= INK_EDGE * peak || peak < least) mask[at] = 0;
-  }
-  [labels, count] = labelled(mask, height, width);
-  const whole = outlined(depth, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
+  for (const at of places) if (depth[at] > peaks[labels[at]]) peaks[labels[at]] = depth[at];
+  const relabel = (wanted, all) => {
+    for (const at of all) labels[at] = 0;
+    count = label(wanted, labels, width);
+  };
+  const strong = placesWhere(places, (at) => depth[at] > INK_EDGE * peaks[labels[at]] && peaks[labels[at]] >= least);
+  relabel(strong, places);
+  places = strong;
+  let pieces = outlined(depth, places, labels, count, height, width);
+  const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
   const frames = whole.filter((piece) => isFrame(piece, whole));
   const isOut = new Uint8Array(count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
-  for (let at = 0; frames.length && at < mask.length; at++) if (isOut[labels[at]]) mask[at] = 0;
-  const kept = withoutLines(mask, height, width);
-  if (frames.length || kept !== mask) [labels, count] = labelled(kept, height, width);
-  return { labels, digits: chosen(piecesOf(depth, levels, labels, count, height, width)) };
+  const unframed = frames.length ? placesWhere(places, (at) => !isOut[labels[at]]) : places;
+  const runs = (ink) => [width, 1].map((step) => runLengths(ink, height, width, step));
+  let [down, right] = runs(unframed);
+  const kept = withoutLines(unframed, down, right, height, width);
+  if (kept !== unframed) [down, right] = runs(kept);
+  if (kept !== places) {
+    relabel(kept, places);
+    pieces = outlined(depth, kept, labels, count, height, width);
+  }
+  return { labels, digits: chosen(piecesOf(pieces, depth, levels, kept, labels, height, width, down, right)) };
 }
 
 function liesWithin(inner, outer) {
@@ -474,16 +536,15 @@ function findInk(picture) {
   const passes = Math.max(height, width) < SMOOTHED_SIZE ? 0 : Number(noise > QUIET) + Number(noise > LOUD);
   let smooth = picture;
   for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
-  const levels = new Int32Array(height * width);
-  for (let at = 0; at < levels.length; at++) levels[at] = Math.floor(LEVELS * smooth.levels[at] + 0.5);
+  const levels = new Int16Array(height * width);
+  for (let at = 0; at < levels.length; at++) levels[at] = LEVELS * smooth.levels[at] + 0.5; // rounded down
   const offers = [1, -1].map((sign) => {
-    const signed = levels.slice();
-    if (sign < 0) for (let at = 0; at < signed.length; at++) signed[at] = -signed[at];
+    const [signed, depth] = [new Int16Array(levels.length), new Int16Array(levels.length)];
+    for (let at = 0; at < levels.length; at++) signed[at] = sign * levels[at];
     const paper = paperOf({ height, width, levels: signed });
-    const depth = paper.slice();
-    for (let at = 0; at < depth.length; at++) depth[at] -= signed[at];
+    for (let at = 0; at < levels.length; at++) depth[at] = paper[at] - signed[at];
     const typical = typicalOf(depth);
-    for (let at = 0; at < depth.length; at++) depth[at] = Math.max(0, depth[at] - typical);
+    for (let at = 0; at < levels.length; at++) depth[at] = Math.max(0, depth[at] - typical);
     return { sign, paper, typical, ...digitsOf(depth, levels, height, width, noise * SMOOTHED[passes]) };
   });
   const { sign, paper, typical, labels, digits } = offers[Number(isLight(offers[0].digits, offers[1].digits))];

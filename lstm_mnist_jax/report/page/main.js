@@ -21,6 +21,7 @@ const elements = Object.fromEntries(
 const along = makeReading(elements, network, image, step, showPrediction);
 const reader = makeReader(network, found);
 const pad = makePad($("pad"), image, changed);
+const photos = image.form === "digit" && image.channels === 1 ? readPhotos() : null;
 
 function showPrediction(index) {
   const probabilities = reading?.found[index];
@@ -64,7 +65,11 @@ function changed() {
   $("invitation").hidden = !(pad.isEmpty() || pad.isPassing());
   $("undo").disabled = !pad.canUndo();
   $("clear").disabled = pad.isEmpty();
-  $("origin").textContent = pad.caption();
+  const { caption, photo, number } = pad.shown();
+  $("origin").textContent = caption;
+  $("slate").hidden = photo !== null;
+  $("live").classList.toggle("pictured", photo !== null);
+  photos?.show(photo, number);
   if (pending !== null) cancelAnimationFrame(pending);
   pending = requestAnimationFrame(() => {
     pending = null;
@@ -80,6 +85,17 @@ function pixelsOf(example) {
 function showExample(example, passing) {
   playNext = !passing; // at the beginning the result is shown, not its replay
   pad.show(pixelsOf(example), { caption: `An example: ${classes[example.label]}`, passing });
+}
+
+function readPhotos() {
+  const parts = ["photo", "found", "open", "take", "file", "camera"].map((id) => [id, $(id)]);
+  $("sources").hidden = $("sorts").hidden = false;
+  const warningOf = typeof unlikeTraining === "function" ? unlikeTraining : () => null;
+  return makePhotos(Object.fromEntries(parts), network, image, warningOf, (photo, number, clicked) => {
+    playNext = clicked;
+    const caption = `Digit ${number + 1} of ${photo.digits.length} on ${photo.name}`;
+    pad.show(photo.digits[number].pixels, { caption, photo, number });
+  });
 }
 
 function listExamples() {
@@ -110,6 +126,13 @@ document.addEventListener("keydown", (event) => {
   pad.undo();
 });
 
+for (const button of document.querySelectorAll(".enlarge")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-pressed", button.closest("figure").classList.toggle("enlarged"));
+  });
+}
+
 /** Shows an example until something is drawn: of those that are read in time, that with the most changes. */
 function demonstrate() {
   const right = data.examples.filter(({ label, prediction }) => label === prediction);
@@ -126,13 +149,15 @@ demonstrate();
 /**
  * show(pixels): shows an image of the network's size on the pad, as `predict` in Python takes it: row after row, the
  * channels of a pixel side by side, from 0 to 1.
- * settled(): resolves with the reading when the network has finished: {seen, stops, found}, or null.
+ * settled(): resolves with the reading when the network has finished: {seen, stops, found}, or null. A picture that was
+ * dropped, pasted or chosen has been read then.
  * network(spec, weights): another network, of `describe` in build.py, its weights in base64: {predict, along}.
  * digit(picture, height, width), findDigits(...), whole(...): see normal_form.js.
  */
 window.lstm = Object.freeze({
   show: (pixels) => pad.show(pixels),
   async settled() {
+    await photos?.settled();
     while (pending !== null) await new Promise((resolve) => requestAnimationFrame(resolve));
     await reader.settled();
     return reading;

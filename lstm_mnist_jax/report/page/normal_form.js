@@ -1,6 +1,7 @@
 // The digits on a picture in the form of the images that the network was trained on, as
 // lstm_mnist_jax/data/normal_form.py makes it. A picture is {height, width, levels}: levels from 0 to 1, row after row.
 
+const SOUGHT_SIDE = 512; // the longer side of pictures in which digits are sought; larger ones are reduced
 const FACES = 20 / 28; // the longer side of a digit, as a fraction of the side of MNIST's images
 const LEAST_CONTRAST = 0.06; // of ink; less is an empty picture
 const EDGE = 0.25; // where a stroke ends, as a fraction of the level of the ink
@@ -40,6 +41,30 @@ function resampled({ height, width, levels }, tall, wide) {
   for (const [y, [first, weights]] of resampling(height, tall).entries()) {
     for (let n = 0; n < weights.length; n++) {
       for (let x = 0; x < wide; x++) found[y * wide + x] += weights[n] * narrow[(first + n) * wide + x];
+    }
+  }
+  return { height: tall, width: wide, levels: found };
+}
+
+/** The means over squares of pixels, of the smallest side that leaves at most `most` of them side by side. */
+function reduced(picture, most) {
+  const side = Math.ceil(longestOf(picture) / most);
+  if (side === 1) return picture;
+  const { height, width, levels } = picture;
+  const [tall, wide] = [height, width].map((n) => Math.ceil(n / side));
+  const sums = new Float32Array(width); // in the precision of Python's
+  const found = new Float32Array(tall * wide);
+  for (let y = 0, at = 0; y < tall; y++) {
+    const count = Math.min(side, height - side * y);
+    sums.fill(0);
+    for (let n = 0; n < count; n++) {
+      for (let x = 0, from = (side * y + n) * width; x < width; x++) sums[x] += levels[from + x];
+    }
+    for (let x = 0; x < width; at++) {
+      const end = Math.min(width, x + side);
+      const among = end - x;
+      for (; x < end; x++) found[at] += Math.fround(sums[x] / count);
+      found[at] /= among;
     }
   }
   return { height: tall, width: wide, levels: found };
@@ -95,20 +120,18 @@ function normalOf({ height, width, levels }, tall, wide, side) {
 
 /** The level of the ink: that which a quarter of the pixels of its strokes reaches. */
 function levelOf({ levels, core }) {
-  const inside = levels.filter((_, at) => core[at]).sort();
-  return inside[Math.floor((3 * (inside.length - 1)) / 4)];
+  const inside = levels.filter((_, at) => core[at]);
+  return ranked(inside, Math.floor((3 * (inside.length - 1)) / 4));
 }
 
-/** The most (or with `least`, the smallest) level within `offsets` [dy, dx] of each pixel; outside it is 0. */
-function filtered({ height, width, levels }, offsets, least = false) {
-  const found = new Float64Array(height * width).fill(least ? Infinity : 0);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      for (const [dy, dx] of offsets) {
-        const inside = y + dy >= 0 && y + dy < height && x + dx >= 0 && x + dx < width;
-        const level = inside ? levels[(y + dy) * width + x + dx] : 0;
+/** The largest level within `offsets` [dy, dx] of each pixel. */
+function dilatedBy({ height, width, levels }, offsets) {
+  const found = new Float64Array(height * width);
+  for (const [dy, dx] of offsets) {
+    for (let y = Math.max(0, -dy); y < Math.min(height, height - dy); y++) {
+      for (let x = Math.max(0, -dx); x < Math.min(width, width - dx); x++) {
         const at = y * width + x;
-        found[at] = least ? Math.min(found[at], level) : Math.max(found[at], level);
+        found[at] = Math.max(found[at], levels[at + dy * width + dx]);
       }
     }
   }
@@ -128,10 +151,19 @@ function thickened(strokes, side) {
   const size = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((fine * n) / longestOf(strokes))));
   const scaled = resampled(strokes, ...size);
   const peak = peakOf(scaled.levels);
-  const mask = { ...scaled, levels: scaled.levels.map((level) => Number(level > 0.4 * peak)) };
-  const sum = (levels) => levels.reduce((a, b) => a + b, 0);
-  const inner = sum(filtered(mask, disc(1.5), true).levels);
-  const width = 2 / Math.max(1 - inner / Math.max(sum(mask.levels), 1), 0.01);
+  const isInk = new Uint8Array(scaled.levels.length);
+  for (let at = 0; at < isInk.length; at++) isInk[at] = scaled.levels[at] > 0.4 * peak ? 1 : 0;
+  const around = disc(1.5).map(([dy, dx]) => dy * scaled.width + dx);
+  let [all, inner] = [0, 0]; // pixels of ink, and those with ink around them
+  for (let y = 0, at = 0; y < scaled.height; y++) {
+    for (let x = 0; x < scaled.width; x++, at++) {
+      if (!isInk[at]) continue;
+      all++;
+      const isInside = y > 0 && y < scaled.height - 1 && x > 0 && x < scaled.width - 1;
+      if (isInside && around.every((step) => isInk[at + step])) inner++;
+    }
+  }
+  const width = 2 / Math.max(1 - inner / Math.max(all, 1), 0.01);
   const missing = Math.round((THICK * (fine / 20) - width) / 2);
   if (width >= THIN * (fine / 20) || missing <= 0) return null;
   const padded = { height: scaled.height + 2 * missing, width: scaled.width + 2 * missing };
@@ -140,7 +172,7 @@ function thickened(strokes, side) {
     const row = scaled.levels.subarray(y * scaled.width, (y + 1) * scaled.width);
     padded.levels.set(row, (y + missing) * padded.width + missing);
   }
-  return filtered(padded, disc(missing + 0.3));
+  return dilatedBy(padded, disc(missing + 0.3));
 }
 
 /** The sum of squared weights of the middle pixel of a resized line, by which noise shrinks. */
@@ -177,8 +209,9 @@ function formOf(ink, height, width, side, known = null) {
   return { pixels: normal, box: [ink.top + top, ink.left + left, box.height, box.width] };
 }
 
-/** The digits on a picture of at most 512 pixels a side: [{pixels, box: [top, left, height, width] as fractions}]. */
-function findDigits(picture, height, width) {
+/** The digits on a picture: [{pixels, box: [top, left, height, width] as fractions}]. */
+function findDigits(whole, height, width) {
+  const picture = reduced(whole, SOUGHT_SIDE);
   const side = Math.round(FACES * Math.min(height, width));
   const normal = normalOf(picture, height, width, side);
   if (normal) return [{ pixels: normal, box: [0, 0, 1, 1] }];

@@ -22,7 +22,7 @@ function paint(canvas, pixels, { height, width, channels }, tint = (_, color) =>
   context.putImageData(data, 0, 0);
 }
 
-const EMPTY = Object.freeze({ picture: null, strokes: [], passing: false, caption: "" });
+const EMPTY = Object.freeze({ picture: null, strokes: [], passing: false, caption: "", photo: null, number: 0 });
 
 /**
  * A pad on a canvas.
@@ -30,8 +30,8 @@ const EMPTY = Object.freeze({ picture: null, strokes: [], passing: false, captio
  * image: {height, width, channels, form} of the network's images.
  * onChange(): called after every change.
  *
- * A state is {picture: pixels or null, strokes, passing, caption}; the first stroke replaces a passing picture.
- * States are never changed, for undo.
+ * A state is {picture: pixels or null, strokes, passing, caption, photo, number}; the first stroke replaces a passing
+ * picture. A picture may be digit `number` of a photo (photo.js). States are never changed, for undo.
  */
 function makePad(canvas, image, onChange) {
   const { height, width, channels, form } = image;
@@ -232,16 +232,15 @@ function makePad(canvas, image, onChange) {
   }
 
   /** Shows an image of the network's size, [pixels * channels] from 0 to 1, which is the input as it is. */
-  function show(pixels, { caption = "", passing = false } = {}) {
+  function show(pixels, { passing = false, photo = null, ...others } = {}) {
     drop();
-    if (passing) states.pop(); // it is not undone
-    push({ ...EMPTY, picture: Float64Array.from(pixels), passing, caption });
+    if (passing || (photo && photo === current().photo)) states.pop(); // it is not undone
+    push({ ...EMPTY, picture: Float64Array.from(pixels), passing, photo, ...others });
   }
 
   const isEmpty = () => shown().picture === null && shown().strokes.length === 0;
   const canUndo = () => stroke !== null || states.length > 1;
   const isPassing = () => shown().passing;
-  const caption = () => shown().caption;
   render();
-  return { undo, clear, show, input, isEmpty, isPassing, canUndo, caption };
+  return { undo, clear, show, input, isEmpty, isPassing, canUndo, shown };
 }

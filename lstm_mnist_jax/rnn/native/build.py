@@ -1,10 +1,13 @@
-"""Compiles the C++ loops on the user's machine, once, and finds the result again.
+"""Finds the library of the C++ loops, or compiles it on the user's machine, once.
 
 Depends on compilers, files and the processor's name; not on what the program computes.
 
-The library is in the user's cache folder, or, where nothing can be written or run from there, in a folder of this user
-within the system's folder for temporary files. There are three files, whose names begin with a hash of all that the
-library is made from:
+The wheel of a platform has the library, `prebuilt-CONTENT.so` beside this file (scripts/wheel_hook.py makes it).
+Elsewhere, and where this one cannot be loaded, it is compiled.
+
+The compiled library is in the user's cache folder, or, where nothing can be written or run from there, in a folder of
+this user within the system's folder for temporary files. There are three files, whose names begin with a hash of all
+that the library is made from:
 
 - `lstm-NAME-CONTENT.so`: the library. CONTENT is a hash of the file. It is checked before the file is loaded:
   a library that ends too early would end the process (SIGBUS).
@@ -34,31 +37,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 
 from lstm_mnist_jax.errors import ConfigError
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("ffi.cc", "loops.cc"))
-HEADERS = tuple(
-    Path(__file__).with_name(name)
-    for name in ("gru.h", "loops.h", "lstm.h", "self_test.h", "threads.h", "tiles.h", "vectors.h")
-)
+FOLDER = Path(__file__).parent
+"""Of the C++ files, and of a wheel's library."""
 
 INCLUDE = str(jax.ffi.include_dir())
 
 SWITCH = "LSTM_MNIST_JAX_NATIVE"
 
-FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fPIC", "-shared", "-w")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=off", "-fPIC", "-w")
 """Nothing of -ffast-math that would forget NaN or reorder sums; what may be fused, the source says."""
 
-MACHINE_FLAGS = (
-    ("-march=native", "-static-libstdc++", "-static-libgcc"),
-    ("-march=native",),
-    ("-mcpu=native", "-static-libstdc++", "-static-libgcc"),
-    ("-mcpu=native",),
-    (),
-)
-"""The first that the compiler takes: some know only one of the first two words, by architecture, and a C++ library
-within spares that of the process, which may be older than the compiler's."""
+MACHINE_FLAGS = (("-march=native", "-mtune=generic"), ("-mcpu=native", "-mtune=generic"), ("-march=native",), ())
+"""Of the loops, the first that the compiler takes: some know only one of the first words, by architecture. Tuned for
+some processors with AVX2 (Haswell, Zen 2 and 3), GCC reads the weights from memory in every multiplication: 1.4 times
+the time."""
+
+LINK_FLAGS = (("-static-libstdc++", "-static-libgcc"), ())
+"""The first that the compiler takes: a C++ library within spares that of the process, which may be older than the
+compiler's."""
 
 KEPT_SECONDS = 90 * 24 * 3600.0
 
@@ -82,8 +82,11 @@ class BuildError(Exception):
     """Why there is no library, in one line."""
 
 
-def library() -> tuple[ctypes.CDLL, str]:
-    """The loaded library and a name that no other version of it has; compiles it where it is not there yet.
+def library(refused: str = "") -> tuple[ctypes.CDLL, str]:
+    """The loaded library and a hash of its file; compiles it where it is not there yet.
+
+    Args:
+      refused: why a wheel's library is not to be used.
 
     Raises:
       BuildError: there is no library to be had.
@@ -95,21 +98,50 @@ def library() -> tuple[ctypes.CDLL, str]:
     if wanted != "1":
         raise ConfigError(f"The environment variable {SWITCH} is {wanted!r}, expected 0 or 1.")
     try:
-        compiler = _compiler()
-        source = b"\0".join(path.read_bytes() for path in (*SOURCES, *HEADERS))
-        key = "\n".join(
-            [*compiler, *FLAGS, repr(MACHINE_FLAGS), jax.__version__, INCLUDE, platform.machine(), _processor()]
-        )
-        name = hashlib.sha256(source + b"\0" + key.encode()).hexdigest()[:16]
-        folders = list(_folders())
-        found = _find(folders, name)
-        if found is None:
-            with _lock(folders, name):
-                found = _find(folders, name) or _build(compiler, folders, name)  # another process may have built it
-        _test(found)
-        return found, name
-    except (OSError, ValueError) as error:  # ValueError: $CXX with a quotation that does not end
-        raise BuildError(_one_line(f"{type(error).__name__}: {error}")) from error
+        found = None if refused else _prebuilt()
+    except OSError as error:  # for another system or processor, or damaged
+        found, refused = None, _one_line(str(error))
+    try:
+        found = found or _compiled()
+    except (BuildError, OSError, ValueError) as error:  # ValueError: $CXX with a quotation that does not end
+        reason = str(error) if isinstance(error, BuildError) else _one_line(f"{type(error).__name__}: {error}")
+        if not refused:
+            raise BuildError(reason) from error
+        reason = f"the library of this wheel cannot be used ({refused}), and none can be compiled ({reason})"
+        warn(reason)
+        raise BuildError(reason) from error
+    _test(found[0])
+    return found
+
+
+def _prebuilt() -> tuple[ctypes.CDLL, str] | None:
+    """The library of a wheel.
+
+    Raises:
+      OSError: it cannot be loaded here.
+    """
+    for path in FOLDER.glob("prebuilt-*.so"):
+        content = _content(path)
+        if path.stem != f"prebuilt-{content}":
+            raise OSError(f"{path} is damaged: install the package again")
+        return ctypes.CDLL(str(path)), content
+    return None
+
+
+def _compiled() -> tuple[ctypes.CDLL, str]:
+    """The library that is compiled for this machine."""
+    compiler = _compiler()
+    source = b"\0".join(path.read_bytes() for path in sorted([*FOLDER.glob("*.cc"), *FOLDER.glob("*.h")]))
+    versions = jax.__version__, jaxlib.__version__, INCLUDE
+    flags = *FLAGS, repr(MACHINE_FLAGS), repr(LINK_FLAGS)
+    key = "\n".join([*compiler, *flags, *versions, platform.machine(), _processor()])
+    name = hashlib.sha256(source + b"\0" + key.encode()).hexdigest()[:16]
+    folders = list(_folders())
+    found = _find(folders, name)
+    if found is None:
+        with _lock(folders, name):
+            found = _find(folders, name) or _build(compiler, folders, name)  # another process may have built it
+    return found
 
 
 def _test(library: ctypes.CDLL) -> None:
@@ -117,7 +149,7 @@ def _test(library: ctypes.CDLL) -> None:
     library.LstmMnistJaxSelfTest.restype = ctypes.c_char_p
     if (reason := library.LstmMnistJaxSelfTest()) is not None:
         message = f"{library._name} is not for this processor: {reason.decode()}"
-        _warn(message)
+        warn(message)
         raise BuildError(message)
 
 
@@ -170,8 +202,8 @@ def _folders() -> Iterator[Path]:
                 yield folder
 
 
-def _find(folders: list[Path], name: str) -> ctypes.CDLL | None:
-    """The library, if it is there, whole, and can be loaded.
+def _find(folders: list[Path], name: str) -> tuple[ctypes.CDLL, str] | None:
+    """The compiled library, if it is there, whole, and can be loaded.
 
     Raises:
       BuildError: there is none, and the compiler has failed within the last day.
@@ -182,8 +214,9 @@ def _find(folders: list[Path], name: str) -> ctypes.CDLL | None:
             paths = sorted(folder.glob(f"lstm-{name}-*.so"))
         for path in paths:
             with contextlib.suppress(OSError):  # also where the folder's file system runs no programs
-                if path.stem.rpartition("-")[2] == _content(path):
-                    return ctypes.CDLL(str(path))
+                content = _content(path)
+                if path.stem.rpartition("-")[2] == content:
+                    return ctypes.CDLL(str(path)), content
                 path.unlink()
     for folder in folders:
         note = folder / f"lstm-{name}.failed"
@@ -229,7 +262,7 @@ def _acquire(fcntl: Any, file: Any) -> None:
             time.sleep(0.1)
 
 
-def _build(compiler: list[str], folders: list[Path], name: str) -> ctypes.CDLL:
+def _build(compiler: list[str], folders: list[Path], name: str) -> tuple[ctypes.CDLL, str]:
     """Compiles the library, puts it into the first folder from which it can be loaded, and loads it."""
     began = time.monotonic()
     base = _roomy(folders)
@@ -237,15 +270,16 @@ def _build(compiler: list[str], folders: list[Path], name: str) -> ctypes.CDLL:
         try:
             path = Path(temporary) / "lstm.so"
             _compile(compiler, path)
+            content = _content(path)
             for folder in folders:
                 with contextlib.suppress(OSError):
                     folder.mkdir(parents=True, exist_ok=True)
-                    published = folder / f"lstm-{name}-{_content(path)}.so"
+                    published = folder / f"lstm-{name}-{content}.so"
                     _write(published, path.read_bytes())
                     found = ctypes.CDLL(str(published))
                     _remove_old(folder)
-                    return found
-            return ctypes.CDLL(str(path))  # which stays loaded when the file is gone
+                    return found, content
+            return ctypes.CDLL(str(path)), content  # which stays loaded when the file is gone
         except (BuildError, OSError) as error:
             if time.monotonic() - began > QUICK_SECONDS:
                 _remember(folders, name, _one_line(str(error)))
@@ -287,10 +321,11 @@ def _remember(folders: list[Path], name: str, reason: str) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder / f"lstm-{name}.failed", reason.encode())
             break
-    _warn(reason)
+    warn(reason)
 
 
-def _warn(reason: str) -> None:
+def warn(reason: str) -> None:
+    """Warns that there is no kernel."""
     # Where warnings are errors, this one is still none: everything runs, with XLA's loops.
     with contextlib.suppress(RuntimeWarning):
         message = f"LSTMs and GRUs run on slower loops, without the compiled kernel: {reason}. {SWITCH}=0 turns it off."
@@ -307,13 +342,24 @@ def _remove_old(folder: Path) -> None:
 
 
 def _compile(compiler: list[str], path: Path) -> None:
+    """Compiles the loops for this machine, and the rest for any: the test of the loops runs before they are trusted."""
     end = time.monotonic() + TIMEOUT
+    loops = path.with_name("loops.o")
+    _compile_first(compiler, MACHINE_FLAGS, ["-c", str(FOLDER / "loops.cc")], loops, end)
+    _compile_first(
+        compiler, LINK_FLAGS, ["-shared", "-isystem", INCLUDE, str(FOLDER / "ffi.cc"), str(loops)], path, end
+    )
+
+
+def _compile_first(
+    compiler: list[str], flags: tuple[tuple[str, ...], ...], words: list[str], path: Path, end: float
+) -> None:
+    """Writes a file with the first flags that the compiler takes."""
     error = ""
-    for machine_flags in MACHINE_FLAGS:
-        sources = map(str, SOURCES)
-        command = [*compiler, *FLAGS, *machine_flags, "-isystem", INCLUDE, *sources, "-o", str(path)]
+    for some in flags:
         # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
         with tempfile.TemporaryFile(dir=path.parent) as errors:
+            command = [*compiler, *FLAGS, *some, *words, "-o", str(path)]
             code = _run(command, path.parent, errors, end - time.monotonic())
             errors.seek(0)
             error = errors.read().decode(errors="replace").strip() or f"exit code {code}"

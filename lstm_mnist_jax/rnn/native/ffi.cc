@@ -4,12 +4,15 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#include "choice.h"
 #include "self_test.h"
 #include "threads.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
+
+const Loops& chosen = Choice();
 
 // A thread has to be worth waking (some microseconds): at least this many multiplications and additions a chunk.
 constexpr Index kChunkWork = 1 << 20;
@@ -40,7 +43,7 @@ ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index u
   if (is_free) threads = std::max<Index>(pool.num_threads(), 1);
   const Index step_work = s.gates * s.hidden * s.hidden * s.batch, work = step_work * std::max<Index>(steps, 1);
   if (s.instances * work < 2 * kChunkWork) threads = 1;
-  const Index panel_size = Ceil(s.hidden, loops.width) * loops.width * s.hidden * s.gates;
+  const Index panel_size = Ceil(s.hidden, chosen.width) * chosen.width * s.hidden * s.gates;
   Scratch<0> panels(s.instances * panel_size);
   if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
   const Index blocks = Ceil(s.hidden, units);
@@ -59,7 +62,7 @@ ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index u
           Part{s.batch * chunk / chunks, s.batch * (chunk + 1) / chunks, begin, end, 0, s.hidden});
     });
   };
-  const Index chunks = chunks_of(loops.chunk_rows), sharing = std::min({threads, blocks, step_work / kStepWork});
+  const Index chunks = chunks_of(chosen.chunk_rows), sharing = std::min({threads, blocks, step_work / kStepWork});
   if (s.instances > 1 || sharing < 2 * chunks) {
     Parallel(pool, threads, s.instances * blocks, s.instances * blocks, 0, pack_block);
     run_rows(chunks, 0, steps);
@@ -235,7 +238,7 @@ ffi::Error LstmForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Ar
                            Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs, Output activations,
                            Output last_h, Output last_c, bool reverse, Index threads) {
   const ForwardArrays arrays{bias, {h, c}, {reset_h, reset_c}, {hs, cs}, activations, {}, {last_h, last_c}};
-  return RunForward(loops.lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(chosen.lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
@@ -244,14 +247,14 @@ ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, A
                             bool reverse, Index threads) {
   const BackwardArrays arrays{{},          cs, c,          reset_c, {d_hs, d_cs}, {d_last_h, d_last_c},
                               d_projected, {}, {d_h, d_c}, {d_reset_h, d_reset_c}};
-  return RunBackward(loops.lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
+  return RunBackward(chosen.lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
 }
 
 ffi::Error GruForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Booleans resets,
                           Array reset_h, Output hs, Output activations, Output recurrents, Output last_h, bool reverse,
                           Index threads) {
   const ForwardArrays arrays{bias, {h}, {reset_h}, {hs}, activations, recurrents, {last_h}};
-  return RunForward(loops.gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(chosen.gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurrents, Array hs, Array h, Array weights,
@@ -259,7 +262,7 @@ ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurr
                            Output d_recurrents, Output d_h, Output d_reset_h, bool reverse, Index threads) {
   const BackwardArrays arrays{recurrents,  hs,           h,     reset_h, {d_hs}, {d_last_h},
                               d_projected, d_recurrents, {d_h}, {d_reset_h}};
-  return RunBackward(loops.gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunBackward(chosen.gru, pool, activations, weights, arrays, resets, HasResets(reset_h), reverse, threads);
 }
 
 template <int count, typename Binding>
@@ -293,7 +296,7 @@ auto Signature() {
 }  // namespace
 
 // What a test of the loops finds on this processor: nullptr, or why they are not to be used.
-extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(loops); }
+extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(chosen); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall, (Signature<5, 2, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall, (Signature<8, 1, 5>()));

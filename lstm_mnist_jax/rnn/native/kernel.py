@@ -4,6 +4,8 @@ Depends on the kernels' calling conventions and on `xla_loops`: the same functio
 without a kernel and give the derivatives of the loops themselves.
 """
 
+import contextlib
+import ctypes
 import functools
 import threading
 from collections.abc import Callable
@@ -11,12 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax import Array
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxlib import xla_client
 
 from lstm_mnist_jax.rnn import xla_loops
 from lstm_mnist_jax.rnn.native import build
@@ -104,22 +108,51 @@ _lock = threading.Lock()
 def unavailable() -> str | None:
     """Why the kernel cannot be used on this machine; None if it can. The first call may compile it (seconds)."""
     with _lock:
-        return _register()[1]
+        return _register().reason
+
+
+def version() -> str | None:
+    """A hash of the kernel's file, which also depends on its compiler; None where there is no kernel."""
+    with _lock:
+        return _register().version
+
+
+class Registered(NamedTuple):
+    """What XLA has of the kernel.
+
+    Attributes:
+      names: under which XLA finds its functions, by the name in `SIGNATURES`.
+      version: see `version`.
+      reason: see `unavailable`.
+    """
+
+    names: dict[str, str]
+    version: str | None
+    reason: str | None
 
 
 @functools.cache
-def _register() -> tuple[dict[str, str], str | None]:
-    """The names under which XLA finds the kernel's functions, and why there are none."""
+def _register() -> Registered:
     try:
-        library, version = build.library()
-        # jax.export refuses custom calls, and names them in its error.
-        names = {name: f'lstm_mnist_jax_{name}_{version} (backend="xla" can be exported)' for name in SIGNATURES}
-        for name, signature in SIGNATURES.items():
-            function = jax.ffi.pycapsule(getattr(library, signature.symbol))
-            jax.ffi.register_ffi_target(names[name], function, platform="cpu")
-    except (build.BuildError, AttributeError) as error:
-        return {}, str(error)
-    return names, None
+        try:
+            return _registered(*build.library())
+        except jax.errors.JaxRuntimeError as error:  # a wheel's library is older or newer than what this jaxlib takes
+            return _registered(*build.library(refused=f"jaxlib {jaxlib.__version__}: {error}"))
+    except (build.BuildError, AttributeError, jax.errors.JaxRuntimeError) as error:
+        return Registered({}, None, str(error))
+
+
+def _registered(library: ctypes.CDLL, version: str) -> Registered:
+    # JAX registers functions when it starts its CPU backend, which then does not start if XLA refuses one. With this
+    # handler, which JAX sets itself at that time, it registers them now, and an error is one of this library alone.
+    with contextlib.suppress(AttributeError):  # in a jaxlib that has it elsewhere
+        xla_client.register_custom_call_handler("cpu", xla_client._xla.register_custom_call_target)
+    # jax.export refuses custom calls, and names them in its error.
+    names = {name: f'lstm_mnist_jax_{name}_{version} (backend="xla" can be exported)' for name in SIGNATURES}
+    for name, signature in SIGNATURES.items():
+        function = jax.ffi.pycapsule(getattr(library, signature.symbol))
+        jax.ffi.register_ffi_target(names[name], function, platform="cpu")
+    return Registered(names, version, None)
 
 
 def supports(batch: Any, hidden: Any, dtype: Any) -> bool:
@@ -143,6 +176,7 @@ class Loop(NamedTuple):
       options: further options of the loop in JAX.
       given: which arguments are given, those of resets included.
       wanted: which results are wanted.
+      precision: that of JAX's matrix products where the loop was called; the kernel's products are float32.
     """
 
     name: str
@@ -153,6 +187,7 @@ class Loop(NamedTuple):
     options: tuple[tuple[str, bool], ...]
     given: tuple[bool, ...]
     wanted: tuple[bool, ...]
+    precision: str | None
 
     def axes(self, is_single: bool) -> tuple[list[str], list[str]]:
         """The axes of the arguments that are given and of the results that are wanted; of one network without n."""
@@ -186,7 +221,8 @@ def _call(
     given = tuple(array is not None for array in every)
     asked = {"": True, "resets": resets is not None, **options}
     wanted = tuple(asked[option] for option in signature.options)
-    loop = Loop(name, reverse, unroll, backend, threads, tuple(options.items()), given, wanted)
+    precision = jax.config.values["jax_default_matmul_precision"]
+    loop = Loop(name, reverse, unroll, backend, threads, tuple(options.items()), given, wanted, precision)
     results = iter(_bind(loop, *[array for array in every if array is not None]))
     return tuple(
         next(results) if asked[option] else None for option in signature.options if option != "resets" or resets
@@ -268,7 +304,8 @@ def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
         options = {"reverse": loop.reverse, "unroll": loop.unroll, **dict(loop.options)}
         return SIGNATURES[loop.name].run(*arrays[:count], resets, **options)
 
-    return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
+    with jax.default_matmul_precision(loop.precision):
+        return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
 
 
 def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
@@ -301,7 +338,7 @@ def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
 
 def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
     """The call of the library: arrays that are not given or not wanted have no elements."""
-    names, reason = _register()
+    names, _, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
     places = SIGNATURES[loop.name].aliases.items()
@@ -332,15 +369,16 @@ def _pallas_call(loop: Loop, platform: str, *arrays: Array) -> tuple[Array, ...]
 
     signature = SIGNATURES[loop.name]
     kinds = _results(loop, arrays)
-    found = pallas.run(
-        loop.name,
-        platform,
-        [array if has else None for array, has in zip(arrays, loop.given, strict=True)],
-        [kind if is_wanted else None for kind, is_wanted in zip(kinds, loop.wanted, strict=True)],
-        axes=((*signature.arguments, *signature.resets), signature.results),
-        reverse=loop.reverse,
-        interpret=loop.backend in INTERPRETED,
-    )
+    with jax.default_matmul_precision(loop.precision):  # JAX traces it again for several devices
+        found = pallas.run(
+            loop.name,
+            platform,
+            [array if has else None for array, has in zip(arrays, loop.given, strict=True)],
+            [kind if is_wanted else None for kind, is_wanted in zip(kinds, loop.wanted, strict=True)],
+            axes=((*signature.arguments, *signature.resets), signature.results),
+            reverse=loop.reverse,
+            interpret=loop.backend in INTERPRETED,
+        )
     pairs = zip(found, kinds, strict=True)
     return tuple(jnp.zeros(kind.shape, kind.dtype) if array is None else array for array, kind in pairs)
 

@@ -165,4 +165,8 @@ constexpr Cell LoopsOf() {
 
 }  // namespace
 
-const Loops lstm_mnist_jax::loops{kWidth, kRegisters == 32 ? 12 : 6, LoopsOf<Lstm>(), LoopsOf<Gru>()};
+#if !defined(LOOPS)
+#define LOOPS loops  // a wheel's library has several
+#endif
+
+const Loops lstm_mnist_jax::LOOPS{kWidth, kRegisters == 32 ? 12 : 6, LoopsOf<Lstm>(), LoopsOf<Gru>()};

@@ -74,6 +74,7 @@ struct Loops {
   Cell lstm, gru;
 };
 
-extern const Loops loops;
+// Those of the processor that they are compiled for; a wheel's library also has those of better processors.
+extern const Loops loops, loops_avx2, loops_avx512;
 
 }  // namespace lstm_mnist_jax

@@ -33,11 +33,17 @@ struct Lstm {
       }
     }
     AddProduct(sums, step.states[0] + row * hidden, hidden, panels + unit * gates, hidden);
+    Vector done[J][4][R];  // in memory, as `sums` must not be
+    UNROLL for (Index j = 0; j < J; ++j) {
+      UNROLL for (Index gate = 0; gate < 4; ++gate) {
+        UNROLL for (Index r = 0; r < R; ++r) done[j][gate][r] = sums[j][gate][r];
+      }
+    }
     for (Index j = 0; j < J; ++j, unit += kWidth) {
       const Index count = hidden - unit;
       for (Index r = 0; r < R; ++r) {
         const Index at = (row + r) * hidden + unit;
-        const Vector i = Tanh(sums[j][0][r]), f = Tanh(sums[j][1][r]), g = Tanh(sums[j][2][r]), o = Tanh(sums[j][3][r]);
+        const Vector i = Tanh(done[j][0][r]), f = Tanh(done[j][1][r]), g = Tanh(done[j][2][r]), o = Tanh(done[j][3][r]);
         if (step.activations != nullptr) {
           float* activations = step.activations + (row + r) * gates + unit;
           Store(activations, i, count);
@@ -57,22 +63,28 @@ struct Lstm {
   static __attribute__((noinline)) void BackwardTile(const BackwardStep& step, Index hidden, const float* panels, Index row,
                                               Index unit) {
     const Index gates = 4 * hidden;
-    Vector sums[1][C][R];
+    Vector done[R][C];  // in memory, as `sums` must not be
     if (step.next != nullptr) {
+      Vector sums[1][C][R];
       UNROLL for (Index c = 0; c < C; ++c) {
         UNROLL for (Index r = 0; r < R; ++r) sums[0][c][r] = Vector{};
       }
       AddProduct(sums, step.next + row * gates, gates, panels + unit * gates, gates);
+      UNROLL for (Index r = 0; r < R; ++r) {
+        UNROLL for (Index c = 0; c < C; ++c) done[r][c] = sums[0][c][r];
+      }
     } else {
-      for (Index c = 0; c < C; ++c) {
-        const Index u = unit + c * kWidth;
-        for (Index r = 0; r < R; ++r) sums[0][c][r] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
+      for (Index r = 0; r < R; ++r) {
+        for (Index c = 0; c < C; ++c) {
+          const Index u = unit + c * kWidth;
+          done[r][c] = Load(step.d_state[0] + (row + r) * hidden + u, hidden - u);
+        }
       }
     }
     for (Index r = 0; r < R; ++r) {
       for (Index v = 0; v < C; ++v) {
         const Index u = unit + v * kWidth, count = hidden - u, at = (row + r) * hidden + u;
-        Vector dh = sums[0][v][r];
+        Vector dh = done[r][v];
         if (step.next_resets != nullptr && step.next_resets[row + r]) {  // the step after this began anew
           Store(step.d_reset_states[0] + at, Load(step.d_reset_states[0] + at, count) + dh, count);
           Store(step.d_reset_states[1] + at, Load(step.d_reset_states[1] + at, count) + Load(step.d_state[1] + at, count), count);

@@ -8,11 +8,11 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <string>
 
 #if defined(__linux__)
@@ -203,26 +203,29 @@ class Scratch {
     static thread_local Kept kept;
     if (bytes <= kKeep) {
       if (kept.bytes < bytes) {
-        std::free(kept.data);
-        kept.data = std::aligned_alloc(64, bytes);
+        Free(kept.data);
+        kept.data = Allocate(bytes);
         kept.bytes = kept.data == nullptr ? 0 : bytes;
       }
       data_ = kept.data;
     } else {
-      data_ = owned_ = std::aligned_alloc(64, bytes);
+      data_ = owned_ = Allocate(bytes);
     }
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { std::free(owned_); }
+  ~Scratch() { Free(owned_); }
   float* get() const { return static_cast<float*>(data_); }  // nullptr: there is no memory
 
  private:
   static constexpr std::size_t kKeep = 1 << 22;
+  static constexpr std::align_val_t kAlignment{64};
+  static void* Allocate(std::size_t bytes) { return ::operator new(bytes, kAlignment, std::nothrow); }
+  static void Free(void* data) { ::operator delete(data, kAlignment); }
   struct Kept {
     void* data = nullptr;
     std::size_t bytes = 0;
-    ~Kept() { std::free(data); }
+    ~Kept() { Free(data); }
   };
   void* data_ = nullptr;
   void* owned_ = nullptr;

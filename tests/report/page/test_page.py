@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from accessibility import violations
 
 from lstm_mnist_jax import load
 from lstm_mnist_jax.config import Config, ModelConfig
@@ -58,14 +59,12 @@ class Links(HTMLParser):
         self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")]
 
 
+def overflow_of(frame):
+    return frame.evaluate("frame => frame.scrollWidth - frame.clientWidth")
+
+
 def width_of(page):
     return page.evaluate("document.documentElement.scrollWidth")
-
-
-def violations(page):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    found = axe.Axe().run(page)
-    return found.generate_report() if found.violations_count else ""
 
 
 @pytest.mark.slow
@@ -76,15 +75,23 @@ def test_accessibility_and_width(scheme, whole_page, open_page):
     def check():
         for width in (360, 1280):
             page.set_viewport_size({"width": width, "height": 800})
+            assert page.locator(".enlarge").first.is_visible() == (width == 360)
+            overflows = [overflow_of(frame) for frame in page.locator(".picture:not(.enlarged) .frame").all()]
+            assert overflows
+            assert not any(overflows)  # no figure is cut off
             assert violations(page) == ""
             assert width_of(page) == width
 
     check()
     page.locator("#position").fill("9")
-    page.locator(".keys summary").click()
+    for summary in page.locator(".keys summary").all():
+        summary.click()
     check()
     page.locator("#clear").click()
     page.wait_for_timeout(100)
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.locator(".enlarge").first.click()
+    assert overflow_of(page.locator(".enlarged .frame")) > 200  # scrolls
     check()
 
 
@@ -103,7 +110,7 @@ def test_facts_and_figures(whole_page, open_page):
 
 def test_the_page_is_small_and_loads_nothing(whole_page, untrained):
     assert len(whole_page.encode()) < 400_000
-    assert len(make_page(untrained(Config()))) < 270_000  # 28 kB of it find the digits on a photograph
+    assert len(make_page(untrained(Config()))) < 285_000  # 31 kB of it find digits on photographs, 15 kB show them
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', whole_page)[1]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe-eval" not in policy

@@ -1,0 +1,138 @@
+"""scripts/accelerator_check.py at sizes that take a moment, on a CPU. The timings themselves are not looked at."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import accelerator_check
+from benchmarks.accelerator import PARTS
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+ENDINGS = """
+import json, os, sys, time
+from pathlib import Path
+from accelerator_check import run
+from benchmarks.accelerator import Failed, Part, Setting
+
+def crash(setting):
+    yield {"row": 1}
+    print("the last words", flush=True)
+    os.abort()
+
+def hang(setting):
+    yield {"row": 1}
+    time.sleep(60)
+
+def wrong(setting):
+    yield {"row": os.environ["XLA_FLAGS"]}
+    raise Failed("7 is not 8")
+
+def never(setting):
+    yield {"row": 2}
+
+if __name__ == "__main__":
+    os.environ["XLA_FLAGS"] = "--before"
+    setting = Setting(True, "cpu", Path(sys.argv[1]), 1.0, {})
+    print(json.dumps([run(Part("", 1, (step, never), False, "--own"), setting) for step in (crash, hang, wrong)]))
+"""
+
+
+def check(*words, **variables):
+    command = [sys.executable, str(SCRIPTS / "accelerator_check.py"), *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, env=os.environ | variables
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end(tmp_path):
+    file = tmp_path / "new" / "check.json"
+    done = check("--tiny", "--output", file, "--minutes", "0.01", "loops-xla")
+    assert done.returncode == 1, done.stderr
+    assert "loops-xla: not run, 0.01 minutes are over; the same command goes on" in done.stdout
+    assert "JAX has no accelerator here: these are a CPU's figures." in done.stdout
+
+    done = check("--tiny", "--output", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text())
+    assert (found["key"]["platform"], found["key"]["tiny"]) == ("cpu", True)
+    parts = found["parts"]
+    assert parts.keys() == PARTS.keys()
+    reasons = {name: part["reason"] for name, part in parts.items() if part["reason"]}
+    assert reasons == {
+        "loops-pallas": "unavailable: the Pallas kernels are for GPUs and TPUs",
+        "no-graphs": "unavailable: CUDA graphs are for NVIDIA GPUs",
+        "usual-graphs": "unavailable: CUDA graphs are for NVIDIA GPUs",
+    }
+    rows = {name: part["rows"][0] for name, part in parts.items() if part["rows"]}
+    assert rows["resume"]["bytes that differ"] == 0
+    assert 8 <= rows["resume"]["stopped at step"] < rows["resume"]["steps"] == 24
+    assert rows["tests"]["passed"] > 0
+    assert rows["tests"]["failed"] == rows["tests"]["error"] == 0
+    assert rows["precision"]["relative error of a product"] < 1e-6
+    assert rows["populations"]["runs at once"] == 2
+    for name, column in (("tutorial", "an epoch, s (median)"), ("epoch", "ours, ms"), ("layers", "ours, ms"),
+                         ("loops-xla", "ms"), ("populations", "a step, ms")):  # fmt: skip
+        assert rows[name][column] > 0, name
+    page = file.with_suffix(".html").read_text()
+    assert all(part.title.replace("'", "&#x27;") in page for part in PARTS.values())
+    assert "these are a CPU&#x27;s figures" in page.replace("'", "&#x27;")
+    assert not re.search(r"(src|href)=", page)  # self-contained
+    assert page.count("<td>16.") >= 1  # the test accuracy of a network that saw 256 digits
+
+    done = check("--tiny", "--output", file, "tutorial", "loops-xla", "--again", "loops-xla")
+    assert done.returncode == 0, done.stderr
+    assert "tutorial: done before" in done.stdout
+    again = json.loads(file.read_text())["parts"]
+    assert again["loops-xla"]["seconds"] != parts["loops-xla"]["seconds"]
+    assert {name: part for name, part in again.items() if name != "loops-xla"} == {
+        name: part for name, part in parts.items() if name != "loops-xla"
+    }
+
+
+@pytest.mark.slow
+def test_a_part_that_crashes_hangs_or_is_wrong_has_its_rows_and_the_reason(tmp_path):
+    (tmp_path / "endings.py").write_text(ENDINGS)
+    done = subprocess.run(
+        [sys.executable, "endings.py", str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    crashed, hung, wrong = json.loads(done.stdout)
+    assert crashed["reason"] == "failed: its process ended with exit code -6: the last words"
+    assert hung["reason"] == "failed: stopped after 1 s"
+    assert wrong["reason"] == "failed: 7 is not 8"
+    assert crashed["rows"] == hung["rows"] == [{"row": 1}]  # and the second step did not run
+    assert wrong["rows"] == [{"row": "--before --own"}]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--again", "layer"], "unknown part 'layer'; expected some of tutorial, rows-fast,"),
+        (["--output", "other.json"], "--output other.json cannot be used: it is of another program. Give another"),
+        (["--output", "text.json"], "--output text.json cannot be used: Expecting value"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text('{"format": 2}')
+    Path("text.json").write_text("text")
+    monkeypatch.setattr(sys, "argv", ["accelerator_check.py", *words])
+    with pytest.raises(SystemExit, match="2"):
+        accelerator_check.main()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_a_device_nothing_is_written(tmp_path):
+    done = check("--tiny", "--output", tmp_path / "check.json", JAX_PLATFORMS="rocm")
+    assert done.returncode == 2
+    assert "accelerator_check.py: JAX does not start here: failed: RuntimeError: " in done.stderr
+    assert not (tmp_path / "check.json").exists()
