@@ -42,8 +42,9 @@ BAR = 20
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """Classify images with a trained run: PNG, JPEG, BMP, GIF, WebP or .npy, of any size, dark on light or light on
-    dark. Files that cannot be read are reported on standard error, the others classified; the exit code is 1 then."""
+    """Classify images with a trained run: PNG, JPEG, BMP, GIF, WebP, TIFF, JPEG 2000, AVIF or .npy, of any size, dark
+    on light or light on dark. What looks unlike the training images gets a warning. Files that cannot be read are
+    reported on standard error, the others classified; the exit code is 1 then."""
 
     run_dir: Positional[Path]
     """The run's folder."""
@@ -73,6 +74,8 @@ class Result:
       images: [digits, height, width], or one [1, height, width, channels], in the run's form; None after an error.
       boxes: of each digit on the picture, (top, left, height, width) as fractions; none in other forms.
       probabilities: [digits, classes]; None until they are classified.
+      warnings: of each digit, or None; none until they are classified.
+      remarks: on the whole picture.
       error: why it cannot be classified.
     """
 
@@ -80,6 +83,8 @@ class Result:
     images: np.ndarray | None = None
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     probabilities: np.ndarray | None = None
+    warnings: tuple[str | None, ...] = ()
+    remarks: tuple[str, ...] = ()
     error: str | None = None
 
 
@@ -101,6 +106,7 @@ def predict(arguments: Sequence[str]) -> int:
 
     start_jax(Execution(devices=1))
     run = load_run(parsed.run_dir, parsed.checkpoint)
+    _ = run.novelty  # which is damaged for all pictures or for none
     files = find_pictures(parsed.images)
     folder = None if parsed.explain_into is None else _figures_folder(parsed.explain_into)
     taken = {str(Path(file).resolve()).casefold() for file in files}
@@ -142,14 +148,20 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None) -> Iter
 
     for file in files:
         try:
-            for name, picture in read_pictures(file):
+            remarks = list[str]()
+            for name, picture in read_pictures(file, remarks.append):
                 try:
                     if (form or run.form) == "digit" and len(run.folder.data.image_shape) == 2:
                         digits = run.find_digits(picture)
+                        turned = run.turned_reading(digits)
                         boxes = tuple(digit.box for digit in digits)
-                        yield Result(name, np.stack([digit.image for digit in digits]), boxes)
+                        images = np.stack([digit.image for digit in digits])
+                        warnings = tuple(digit.warning for digit in digits)
                     else:
-                        yield Result(name, run.normalise([picture], form))
+                        images, boxes, turned = run.normalise([picture], form), (), None
+                        warnings = tuple(run.warnings(images, form))
+                    found = (*remarks, *([turned] if turned else []))
+                    yield Result(name, images, boxes, warnings=warnings, remarks=found)
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:
@@ -182,9 +194,11 @@ def _as_json(run: "TrainedRun", result: Result, figures: list[Path]) -> dict[str
     digits: list[dict[str, Any]] = []
     for number in range(len(result.images)):
         top = [{"label": label, "probability": probability} for label, probability in _top(run, result, number)]
-        digits.append({**top[0], "top": top} | ({"box": result.boxes[number]} if result.boxes else {}))
+        box = {"box": result.boxes[number]} if result.boxes else {}
+        digits.append({**top[0], "top": top} | box | {"warning": result.warnings[number]})
     found: dict[str, Any] = {"file": result.name, **digits[0]}
     found.pop("box", None)
+    found["warning"] = "; ".join(_warnings(result)) or None
     if len(digits) > 1:
         del found["top"]
         found["label"] = "".join(digit["label"] for digit in digits)
@@ -196,6 +210,17 @@ def _as_json(run: "TrainedRun", result: Result, figures: list[Path]) -> dict[str
         | ({"figure": str(figures[0])} if len(figures) == 1 else {})
         | ({"figures": list(map(str, figures))} if len(figures) > 1 else {})
     )
+
+
+def _warnings(result: Result) -> list[str]:
+    """What is said about a picture and its digits."""
+    several = len(result.warnings) > 1
+    of_digits = [
+        f"digit {number}: {warning}" if several else warning
+        for number, warning in enumerate(result.warnings, 1)
+        if warning is not None
+    ]
+    return [*result.remarks, *of_digits]
 
 
 def _figures_folder(folder: Path) -> Path:
@@ -263,6 +288,9 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
             then = ", ".join(f"{name} {percent(share)}" for name, share in firsts)
         table.add_row(*map(Text, (printable(result.name), label, percent(probability), then)))
     console.print(table)
+    for result in results:
+        for warning in _warnings(result):
+            say(console, f"warning: {printable(result.name)}: {warning}")
     for result in results:
         assert result.images is not None
         for number, image in enumerate(result.images, 1):

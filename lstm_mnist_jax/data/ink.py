@@ -12,6 +12,7 @@ here needs the same change there.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -133,7 +134,8 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
         labels, digits = _digits(paper - sign * levels - typical, levels, noise * SMOOTHED[passes])
         offers.append((digits, labels, np.maximum(0, (paper - typical) / LEVELS - sign * grey)))
     digits, labels, raw = offers[_is_light(*(digits for digits, _, _ in offers))]
-    return [_ink(raw, labels, digit, noise) for digit in _in_order(digits)]
+    order = reading_order([(digit.top, digit.bottom, digit.left) for digit in digits])
+    return [_ink(raw, labels, digits[number], noise) for number in order]
 
 
 def _is_light(dark: list[Component], light: list[Component]) -> bool:
@@ -455,16 +457,17 @@ def _rounded(number: float) -> int:
     return math.floor(number + 0.5)
 
 
-def _in_order(digits: list[Component]) -> list[Component]:
-    """Line by line from the top, and from left to right. A digit is in the line of one that it is beside."""
-    lines: list[list[Component]] = []
-    for digit in sorted(digits, key=lambda digit: (digit.top + digit.bottom, digit.left)):
-        middle = (digit.top + digit.bottom) / 2
-        if lines and middle < max(lines[-1], key=lambda other: other.bottom - other.top).bottom:
-            lines[-1].append(digit)
+def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]]) -> list[int]:
+    """The numbers of boxes (top, bottom, left), line by line from the top, and from left to right. A box is in the line
+    of one that it is beside."""
+    lines: list[list[int]] = []
+    for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][0] + boxes[number][1], boxes[number][2])):
+        middle = (boxes[number][0] + boxes[number][1]) / 2
+        if lines and middle < boxes[max(lines[-1], key=lambda other: boxes[other][1] - boxes[other][0])][1]:
+            lines[-1].append(number)
         else:
-            lines.append([digit])
-    return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.left)]
+            lines.append([number])
+    return [number for line in lines for number in sorted(line, key=lambda number: boxes[number][2])]
 
 
 def _ink(raw: np.ndarray, labels: np.ndarray, digit: Component, noise: float) -> Ink:

@@ -222,7 +222,7 @@ def _decode(content: bytes, shown: str, note: Callable[[str], None] | None) -> P
                 if image.format != "MPO" and getattr(image, "is_animated", False):
                     if note is None:
                         raise DataError(f"{shown} holds several pictures. Save the one that you mean, alone.")
-                    note("holds several pictures, of which the first is read")
+                    note("the file holds several pictures, of which the first is read")
                 return _as_levels(image, shown)
     except DataError:
         raise

@@ -128,7 +128,7 @@ def test_the_first_picture_of_an_animation_is_read_with_a_note(kind, tmp_path):
     notes = []
     [(_, picture)] = read_pictures(str(tmp_path / "a"), notes.append)
     assert picture.max() < 0.05
-    assert notes == ["holds several pictures, of which the first is read"]
+    assert notes == ["the file holds several pictures, of which the first is read"]
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "one", kind)
     list(read_pictures(str(tmp_path / "one"), notes.append))
     assert len(notes) == 1

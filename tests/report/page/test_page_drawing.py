@@ -63,6 +63,26 @@ def reading_of(page):
     return found and tuple(np.array(part) for part in found)
 
 
+def test_warnings_match_python(page, trained, examples, rng):
+    """The scores of digits, of noise, and of ink as wide as two digits; and the text beside a drawing."""
+    wide = np.zeros((28, 28), np.uint8)
+    wide[10:18, 4:24] = rng.integers(0, 256, (8, 20))
+    images = np.stack([*examples.images[:20], wide, *rng.integers(0, 256, (3, 28, 28), np.uint8)])
+    pixels = (images.reshape(len(images), -1) / 255).tolist()
+    found = page.evaluate("(all) => all.map((pixels) => [lstm.noveltyOf(pixels), lstm.unlikeTraining(pixels)])", pixels)
+    np.testing.assert_allclose([score for score, _ in found], trained.novelty.scores(images), rtol=1e-4)
+    warnings = trained.warnings(images)
+    assert [text for _, text in found] == warnings
+    assert {None, trained.pair, "this looks unlike the training images"} == {*warnings}
+    clear(page)
+    assert page.locator("#warning").text_content() == ""
+    draw(page, [[(0.3, height), (0.7, height)] for height in np.linspace(0.3, 0.7, 7)])  # a square
+    seen, _, _ = reading_of(page)
+    [warning] = trained.warnings(seen.reshape(1, 28, 28))
+    assert warning is not None
+    assert page.locator("#warning").text_content() == f"Warning: {warning}."
+
+
 def prediction(page):
     return page.locator("#prediction").text_content()
 
