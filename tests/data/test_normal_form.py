@@ -70,6 +70,34 @@ def test_a_digit_that_touches_the_border():
     np.testing.assert_allclose(digit(picture), digit(np.pad(picture, 20)), atol=1e-6)
 
 
+@pytest.mark.parametrize("light", [False, True])
+def test_a_digit_that_fills_its_picture(light, digits, rng):
+    """As if it had been cut out: of ink that touches all four sides, none is a table."""
+    differences = []
+    for image in digits[[0, 1, 3, 4, 6, 7, 10]]:
+        ink = np.asarray(Image.fromarray(image).resize((300, 300), Image.Resampling.BICUBIC), np.float32).clip(0, 255)
+        rows, columns = (np.flatnonzero((ink > 80).any(axis=axis)) for axis in (1, 0))
+        cropped = 0.9 - 0.8 / 255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        cropped = cropped * np.linspace(1, 0.85, cropped.shape[1]) + rng.normal(0, 0.01, cropped.shape)
+        found = digit(np.clip(1 - cropped if light else cropped, 0, 1).astype(np.float32))
+        differences.append(np.abs(found - image / 255).mean())
+    assert max(differences) < 0.09  # of what is left of a digit whose bars are a table, 0.15
+
+
+def test_a_digit_on_squared_paper_as_dark_as_the_pencil(digits, rng):
+    """Its strokes are not taken off with the lines that they cross."""
+    differences = []
+    for image in digits[:6]:
+        ink = np.asarray(Image.fromarray(image).resize((150, 150), Image.Resampling.BICUBIC), np.float32).clip(0, 255)
+        paper = np.full((300, 400), 0.88, np.float32)
+        paper[7::23] = paper[:, 11::23] = 0.6
+        paper[60:210, 120:270] = np.minimum(paper[60:210, 120:270], 0.88 - 0.4 / 255 * ink)
+        paper += rng.normal(0, 0.005, paper.shape).astype(np.float32)
+        [found] = find_digits(np.clip(paper, 0, 1))
+        differences.append(np.abs(found.image - image / 255).mean())
+    assert np.mean(differences) < 0.07
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (40, 40, 3)])
 def test_pictures_of_one_colour(shape):
     for level in (0, 0.7, 1):

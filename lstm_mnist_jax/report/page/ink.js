@@ -11,8 +11,13 @@ const SMOOTHED_SIZE = 100;
 const EDGED = 0.85;
 const BEYOND = 0.06;
 const NEAR = 0.035;
+const LINE_EDGE = 0.2;
 const LINE = 0.8;
+const DENSE = 0.4;
 const LINE_THICKNESS = 1 / 40;
+const FILLED_MARGIN = 0.09;
+const FILLED_SIZE = 16;
+const TWO_LEVELS = 0.85;
 const SLOPES = Array.from({ length: 33 }, (_, n) => (n - 16) / 100);
 
 function noiseOf({ height, width, levels }) {
@@ -197,20 +202,21 @@ function thinInk(mask, turned, height, width, thickness) {
   return [places, alongs, others].map((each) => each.subarray(0, count));
 }
 
-/** A mask without straight thin lines across most of the picture; the mask itself if nothing else is on it. */
-function withoutLines(mask, height, width) {
+/** A mask without straight thin lines of `weak` ink across most of the picture; itself if nothing else is on it. */
+function withoutLines(mask, weak, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
   const kept = mask.slice();
   let [left, all] = [0, 0];
   for (const turned of [false, true]) {
     const [length, across] = turned ? [height, width] : [width, height];
-    const [at, along, other] = thinInk(mask, turned, height, width, thickness);
+    const [at, along, other] = thinInk(weak, turned, height, width, thickness);
     if (!at.length) continue;
     const half = Math.floor(length / 2);
     const cover = new Int32Array(Math.floor((across + 2 * length) / (thickness + 1)) + 2);
     const last = new Int32Array(cover.length);
     const shift = new Int32Array(length);
     const bands = new Int32Array(at.length);
+    const dense = new Int32Array(across + 2 * length + 2); // the thin ink of each row of a slope
     for (const slope of SLOPES) {
       for (let n = 0; n < length; n++) shift[n] = Math.floor(0.5 - slope * (n - half)) + half;
       for (const offset of [0, Math.floor(thickness / 2) + 1]) {
@@ -222,7 +228,12 @@ function withoutLines(mask, height, width) {
           last[band] = along[n];
         }
         if (cover.every((each) => each < LINE * length)) continue;
-        for (let n = 0; n < at.length; n++) if (cover[bands[n]] >= LINE * length) kept[at[n]] = 0;
+        dense.fill(0);
+        for (let n = 0; n < at.length; n++) dense[other[n] + shift[along[n]]]++;
+        for (let n = 0; n < at.length; n++) {
+          const isDense = dense[other[n] + shift[along[n]]] >= DENSE * length;
+          if (isDense && cover[bands[n]] >= LINE * length) kept[at[n]] = 0;
+        }
       }
     }
   }
@@ -416,9 +427,11 @@ function digitsOf(depth, levels, height, width, noise) {
   if (count === 0) return { labels, digits: [] };
   const peaks = new Int32Array(count + 1);
   for (let at = 0; at < mask.length; at++) if (depth[at] > peaks[labels[at]]) peaks[labels[at]] = depth[at];
+  const weak = mask.slice();
   for (let at = 0; at < mask.length; at++) {
     const peak = peaks[labels[at]];
     if (depth[at] <= INK_EDGE * peak || peak < least) mask[at] = 0;
+    if (depth[at] <= LINE_EDGE * peak || peak < least) weak[at] = 0;
   }
   [labels, count] = labelled(mask, height, width);
   const whole = outlined(depth, labels, count, height, width).filter((piece) => sizeOf(piece) >= 3);
@@ -426,9 +439,48 @@ function digitsOf(depth, levels, height, width, noise) {
   const isOut = new Uint8Array(count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
   for (let at = 0; frames.length && at < mask.length; at++) if (isOut[labels[at]]) mask[at] = 0;
-  const kept = withoutLines(mask, height, width);
+  const kept = withoutLines(mask, frames.length ? mask : weak, height, width);
   if (frames.length || kept !== mask) [labels, count] = labelled(kept, height, width);
   return { labels, digits: chosen(piecesOf(depth, levels, labels, count, height, width)) };
+}
+
+/** The darker pixels of a picture of two levels; null of other pictures. */
+function darkerOf(levels, height, width) {
+  if (Math.min(height, width) < FILLED_SIZE) return null;
+  const least = levels.reduce((a, b) => Math.min(a, b), Infinity);
+  const counts = new Float64Array(levels.reduce((a, b) => Math.max(a, b), -Infinity) - least + 1);
+  for (let at = 0; at < levels.length; at++) counts[levels[at] - least]++;
+  const total = counts.reduce((sum, count, n) => sum + count * n, 0);
+  const mean = total / levels.length;
+  const variance = counts.reduce((sum, count, n) => sum + count * (n - mean) ** 2, 0) / levels.length;
+  let [below, sum, most, limit] = [0, 0, -1, least];
+  for (let n = 0; n < counts.length - 1; n++) {
+    below += counts[n];
+    sum += counts[n] * n;
+    const between = ((total * below) / levels.length - sum) ** 2 / (below * (levels.length - below));
+    if (between > most) [most, limit] = [between, least + n];
+  }
+  if (counts.length < 2 || most < TWO_LEVELS * variance) return null;
+  return Uint8Array.from(levels, (level) => (level <= limit ? 1 : 0));
+}
+
+/** Of the pixels of one kind, the ink of a digit that fills the picture up to the border; null if there is none. */
+function filling(kind, height, width) {
+  const [labels, count] = labelled(kind, height, width);
+  const pieces = outlined(kind, labels, count, height, width);
+  const whole = best(pieces, ({ area }) => area);
+  const sum = pieces.reduce((all, { area }) => all + area, 0);
+  if (whole.area < 0.12 * kind.length || whole.area < 0.97 * sum) return null;
+  if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
+  if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
+  const core = Uint8Array.from(labels, (label) => (label === whole.members[0] ? 1 : 0));
+  let border = 0;
+  for (let x = 0; x < width; x++) border += core[x] + core[(height - 1) * width + x];
+  for (let y = 1; y < height - 1; y++) border += core[y * width] + core[(y + 1) * width - 1];
+  if (2 * border > 2 * (height + width) - 4) return null;
+  const [down, across] = [runLengths(core, width, 1, height, width), runLengths(core, height, width, width, 1)];
+  const thick = down.reduce((all, run, at) => all + Math.min(run, across[at]), 0) / whole.area;
+  return thick >= 0.05 * Math.min(height, width) ? core : null;
 }
 
 function liesWithin(inner, outer) {
@@ -476,6 +528,16 @@ function findInk(picture) {
   for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
   const levels = new Int32Array(height * width);
   for (let at = 0; at < levels.length; at++) levels[at] = Math.floor(LEVELS * smooth.levels[at] + 0.5);
+  const darker = darkerOf(levels, height, width);
+  for (const sign of darker ? [1, -1] : []) {
+    const core = filling(sign > 0 ? darker : darker.map((each) => 1 - each), height, width);
+    if (!core) continue;
+    const others = levels.filter((_, at) => !core[at]).sort();
+    const last = others.length - 1;
+    const paper = Math.trunc((others[Math.floor(last / 2)] + others[Math.ceil(last / 2)]) / 2) / LEVELS;
+    const found = picture.levels.map((level) => Math.max(0, sign * (paper - level)));
+    return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true }];
+  }
   const offers = [1, -1].map((sign) => {
     const signed = levels.slice();
     if (sign < 0) for (let at = 0; at < signed.length; at++) signed[at] = -signed[at];

@@ -92,6 +92,25 @@ def test_digits_on_photographs_match_python(page, rng):
             np.testing.assert_allclose(np.array(one["pixels"]).reshape(28, 28), other.image, atol=1e-5)
 
 
+def test_a_digit_that_fills_its_picture_and_squared_paper_match_python(page, rng):
+    for number, image in enumerate(load().test.images[:6]):
+        ink = np.asarray(Image.fromarray(image).resize((200, 200), Image.Resampling.BICUBIC), np.float32).clip(0, 255)
+        rows, columns = (np.flatnonzero((ink > 80).any(axis=axis)) for axis in (1, 0))
+        cropped = 0.9 - 0.8 / 255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        squared = np.full((260, 300), 0.85)
+        squared[number::22] = squared[:, number::22] = 0.5
+        squared[30:230, 50:250] *= 1 - 0.6 * ink / 255
+        squared = squared * np.linspace(1, 0.8, 300)
+        for picture in (cropped, squared):
+            picture = np.clip(picture + rng.normal(0, 0.005, picture.shape), 0, 1).astype(np.float32)
+            picture = 1 - picture if number % 2 else picture
+            expected, found = find_digits(picture), found_in_javascript(page, picture)
+            assert len(found) == len(expected)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one["box"], other.box, atol=1e-9)
+                np.testing.assert_allclose(np.array(one["pixels"]).reshape(28, 28), other.image, atol=1e-5)
+
+
 def test_digits_for_images_of_another_size(page):
     picture = drawn(load().test.images[3], (100, 90))
     np.testing.assert_allclose(in_javascript(page, picture, "digit", 20, 31), digit(picture, 20, 31), atol=1e-5)
