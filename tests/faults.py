@@ -108,6 +108,8 @@ FAULTS = [
           "if piece in frames", "test_normal_form.py"),
     fault("the hole of a thick digit is a digit on a sheet", "data/ink.py", " and one.thick < 0.3 * other.thick", "",
           "test_normal_form.py"),
+    fault("a sheet in a rim is a digit that fills its picture", "data/ink.py", "> RECTANGULAR *", "> 9 *",
+          "test_normal_form.py"),
     fault("the threshold of novelty is from the training images", "data/novelty.py",
           "scores = found.scores(held_out)", "scores = found.scores(train.images[: len(held_out)])", "test_novelty.py"),
     fault("the quadrants of a gradient are mixed up", "data/novelty.py", "np.arctan2(down, right)",

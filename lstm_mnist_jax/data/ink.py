@@ -66,6 +66,9 @@ FILLED_MARGIN = 0.09
 FILLED_SIZE = 16
 """Smaller pictures are not taken for a digit that fills them."""
 
+RECTANGULAR = 0.85
+"""A sheet or a frame fills this fraction of its bounding box, with all gaps along the rows."""
+
 TWO_LEVELS = 0.85
 """The fraction of the variance that two levels explain on a picture of two levels."""
 
@@ -163,7 +166,7 @@ def _filling(kind: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height
     None if there is none.
 
     The closings would take its strokes along the border for a table. A table or a rim is most of the border, or does
-    not reach all sides, or has ink beside it.
+    not reach all sides, or has ink beside it. A sheet or a frame is rectangular.
     """
     from scipy.ndimage import label
 
@@ -173,13 +176,15 @@ def _filling(kind: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height
     areas[0] = 0
     core = labels == areas.argmax()
     area = int(areas.max())
-    if area < 0.12 * kind.size or area < 0.97 * areas.sum():
+    if not 0.12 * kind.size <= area <= 0.6 * kind.size or area < 0.97 * areas.sum():
         return None
     for is_ink, length in ((core.any(axis=1), height), (core.any(axis=0), width)):
         if max(is_ink.argmax(), is_ink[::-1].argmax()) > FILLED_MARGIN * length:
             return None
     border = np.concatenate([core[0], core[-1], core[1:-1, 0], core[1:-1, -1]])
     if 2 * np.count_nonzero(border) > border.size:
+        return None
+    if int(_spans(core.astype(np.int32), 1)[1]) > RECTANGULAR * core.any(axis=1).sum() * core.any(axis=0).sum():
         return None
     thick = np.minimum(_run_lengths(core), _run_lengths(core.T).T)[core].sum() / area
     return core if thick >= 0.05 * min(height, width) else None

@@ -17,6 +17,7 @@ const DENSE = 0.4;
 const LINE_THICKNESS = 1 / 40;
 const FILLED_MARGIN = 0.09;
 const FILLED_SIZE = 16;
+const RECTANGULAR = 0.85;
 const TWO_LEVELS = 0.85;
 const SLOPES = Array.from({ length: 33 }, (_, n) => (n - 16) / 100);
 
@@ -470,7 +471,7 @@ function filling(kind, height, width) {
   const pieces = outlined(kind, labels, count, height, width);
   const whole = best(pieces, ({ area }) => area);
   const sum = pieces.reduce((all, { area }) => all + area, 0);
-  if (whole.area < 0.12 * kind.length || whole.area < 0.97 * sum) return null;
+  if (whole.area < 0.12 * kind.length || whole.area > 0.6 * kind.length || whole.area < 0.97 * sum) return null;
   if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
   if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
   const core = Uint8Array.from(labels, (label) => (label === whole.members[0] ? 1 : 0));
@@ -478,6 +479,10 @@ function filling(kind, height, width) {
   for (let x = 0; x < width; x++) border += core[x] + core[(height - 1) * width + x];
   for (let y = 1; y < height - 1; y++) border += core[y * width] + core[(y + 1) * width - 1];
   if (2 * border > 2 * (height + width) - 4) return null;
+  const spanOf = (row) => row.lastIndexOf(1) + 1 - row.indexOf(1);
+  let [span, rows] = [0, 0];
+  for (let y = whole.top; y < whole.bottom; y++, rows++) span += spanOf(core.subarray(y * width, (y + 1) * width));
+  if (span > RECTANGULAR * rows * (whole.right - whole.left)) return null;
   const [down, across] = [runLengths(core, width, 1, height, width), runLengths(core, height, width, width, 1)];
   const thick = down.reduce((all, run, at) => all + Math.min(run, across[at]), 0) / whole.area;
   return thick >= 0.05 * Math.min(height, width) ? core : null;

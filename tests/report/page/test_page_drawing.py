@@ -1,6 +1,7 @@
 """Drawing on the page with mouse, finger and keyboard; predictions against JAX."""
 
 import itertools
+import json
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.report.page import make_page
+from lstm_mnist_jax.report.page.build import novelty_of
 
 SEVEN = [[(0.3, 0.2), (0.7, 0.2), (0.62, 0.4), (0.45, 0.85)]]
 FOUR = [[(0.35, 0.15), (0.3, 0.5), (0.7, 0.5)], [(0.62, 0.2), (0.6, 0.9)]]
@@ -71,6 +73,7 @@ def test_warnings_match_python(page, trained, examples, rng):
     pixels = (images.reshape(len(images), -1) / 255).tolist()
     found = page.evaluate("(all) => all.map((pixels) => [lstm.noveltyOf(pixels), lstm.unlikeTraining(pixels)])", pixels)
     np.testing.assert_allclose([score for score, _ in found], trained.novelty.scores(images), rtol=1e-4)
+    assert len(json.dumps(novelty_of(trained))) < 42_000
     warnings = trained.warnings(images)
     assert [text for _, text in found] == warnings
     assert {None, trained.pair, "this looks unlike the training images"} == {*warnings}
