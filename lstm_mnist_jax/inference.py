@@ -1,8 +1,8 @@
 """A trained run as a function of images: predictions, also after each time step, states and saliency."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Float32, Int, Integer
 
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
-from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.data import Dataset, load, novelty
+from lstm_mnist_jax.data.ink import reading_order
 from lstm_mnist_jax.data.normal_form import Digit, find_digits, normalise
 from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
@@ -25,6 +26,9 @@ from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_o
 from lstm_mnist_jax.training.mesh import ONE_BY_ONE
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
+
+UNLIKE = "this looks unlike the training images"
+TURNED = ("by 90 degrees to the left", "upside down", "by 90 degrees to the right")
 
 BATCHES_AHEAD = 16
 """At most so many batches are on a device at once: enough that it never waits for the next."""
@@ -127,7 +131,7 @@ class TrainedRun:
           picture: as for `normalise`, one of them.
 
         Returns:
-          Of each digit its image [height, width] for `predict`, and its box on the picture.
+          Of each digit its image [height, width] for `predict`, its box on the picture, and a warning, see `warnings`.
 
         Raises:
           DataError: nothing can be seen on the picture, or the run's images are no grey ones.
@@ -136,15 +140,81 @@ class TrainedRun:
         if len(shape) != 2:
             raise DataError(f"Digits are found for grey images; this run reads {list(shape)}. Use normalise().")
         (levels,) = pictures_of(np.asarray(picture), "A picture")
-        return find_digits(levels, *shape)
+        digits = find_digits(levels, *shape)
+        warnings = self.warnings(np.stack([digit.image for digit in digits]))
+        return [digit._replace(warning=warning) for digit, warning in zip(digits, warnings, strict=True)]
+
+    @cached_property
+    def novelty(self) -> novelty.Novelty | None:
+        """What the training images look like; None if the run does not hold it (imported weights, older versions, fewer
+        than 142 validation images). Raises DataError where its file is damaged."""
+        return novelty.read(self.folder.novelty)
+
+    def warnings(self, images: np.ndarray, form: str | None = None) -> list[str | None]:
+        """What speaks against the prediction for each image: that it looks unlike the training images, or in the form
+        digit that it may be two digits that touch.
+
+        Of images like the training images, about 0.8 % get a warning.
+
+        Args:
+          images: as for `predict`.
+          form: of `normalise`, by which the images were made; None is the default form.
+
+        Returns:
+          A text for each image; None where nothing was found, and everywhere if `novelty` is None.
+
+        Examples:
+          >>> import numpy as np
+          >>> from lstm_mnist_jax import load_run
+          >>> load_run("runs/first").warnings(np.random.default_rng(0).integers(0, 256, (1, 28, 28), np.uint8))
+          ['this looks unlike the training images']
+        """
+        images = self._checked(images)
+        if self.novelty is None:
+            return [None] * len(images)
+        unlike = self.novelty.are_unlike(images)
+        wide = self.novelty.are_wide(images) & ((form or self.form) == "digit")
+        texts = (self.pair if two else UNLIKE for two in wide)
+        return [text if new else None for text, new in zip(texts, unlike, strict=True)]
+
+    @property
+    def pair(self) -> str:
+        """The warning for what is as wide as two digits."""
+        return f"{UNLIKE}: it may be two touching {'digits' if self._has_digits else 'characters'}"
+
+    def turned_reading(self, digits: Sequence[Digit]) -> str | None:
+        """That the digits of a picture look more like the training images if the picture is turned, and what is read
+        then; None if they do not. Of upright digits, at most 0.5 % do.
+
+        Args:
+          digits: all that `find_digits` found on a picture.
+        """
+        shape = self.folder.data.image_shape
+        if self.novelty is None or not digits or shape[0] != shape[1]:
+            return None
+        images = np.stack([digit.image for digit in digits])
+        gains = self.novelty.turn_gains(images).sum(axis=0)
+        best = int(gains.argmax())
+        turned = np.ascontiguousarray(np.rot90(images, best + 1, (1, 2)))
+        if gains[best] <= self.novelty.turn_threshold or self.novelty.scores(turned).mean() > self.novelty.threshold:
+            return None
+        boxes = [digit.box for digit in digits]
+        for _ in range(best + 1):  # to the left
+            boxes = [(1 - left - width, top, width, height) for top, left, height, width in boxes]
+        order = reading_order([(top, top + height, left) for top, left, height, _ in boxes])
+        labels, _ = self.predict(turned[order])
+        return f"it reads better turned {TURNED[best]}: {' '.join(self.class_names[label] for label in labels)}"
 
     @property
     def form(self) -> str:
         """The default form of `normalise`: that of the training pictures, where they were pictures."""
         if self.folder.data.form is not None:
             return self.folder.data.form
-        digits = set(self.class_names) <= set("0123456789")
-        return "digit" if digits and len(self.folder.data.image_shape) == 2 else "whole"
+        return "digit" if self._has_digits and len(self.folder.data.image_shape) == 2 else "whole"
+
+    @property
+    def _has_digits(self) -> bool:
+        return set(self.class_names) <= set("0123456789")
 
     def read_along(self, images: np.ndarray) -> Float32[np.ndarray, "n time classes"]:
         """The probabilities of all classes after each time step, as if the images ended there.

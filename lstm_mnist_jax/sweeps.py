@@ -151,6 +151,7 @@ def _sweep(
             stack.enter_context(run_folder.lock(run_dir))
             if not resume:
                 run_folder.refuse_occupied(run_dir)  # another process may have made a run in it meanwhile
+            run_folder.write_novelty(folder, dataset)
         stop = stack.enter_context(loop.noted_stop_request())
         say(console, f"sweep {run_dir}")
         say(console, dataset.describe())

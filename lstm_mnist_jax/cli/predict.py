@@ -51,8 +51,9 @@ BAR = 20
 
 @dataclass(frozen=True)
 class PredictArguments:
-    """Classify images with a trained run: PNG, JPEG, BMP, GIF, WebP or .npy, of any size, dark on light or light on
-    dark. Files that cannot be read are reported on standard error, the others classified; the exit code is 1 then."""
+    """Classify images with a trained run: PNG, JPEG, BMP, GIF, WebP, TIFF, JPEG 2000, AVIF or .npy, of any size, dark
+    on light or light on dark. What looks unlike the training images gets a warning. Files that cannot be read are
+    reported on standard error, the others classified; the exit code is 1 then."""
 
     run_dir: Positional[Path]
     """The run's folder."""
@@ -84,7 +85,8 @@ class Result:
       boxes: of each digit on the picture, (top, left, height, width) as fractions; none in other forms.
       picture: the picture itself, reduced, uint8; None where it is not drawn with boxes.
       probabilities: [digits, classes]; None until they are classified.
-      warnings: of each digit, or None; empty where nothing is checked.
+      warnings: of each digit, or None; none after an error.
+      remarks: on the whole picture.
       error: why it cannot be classified.
     """
 
@@ -94,6 +96,7 @@ class Result:
     picture: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     warnings: tuple[str | None, ...] = ()
+    remarks: tuple[str, ...] = ()
     error: str | None = None
 
 
@@ -115,6 +118,7 @@ def predict(arguments: Sequence[str]) -> int:
 
     start_jax(Execution(devices=1))
     run = load_run(parsed.run_dir, parsed.checkpoint)
+    _ = run.novelty  # which is damaged for all pictures or for none
     files = find_pictures(parsed.images)
     folder = None if parsed.explain_into is None else _figures_folder(parsed.explain_into)
     taken = {str(Path(file).resolve()).casefold() for file in files}
@@ -159,16 +163,22 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
 
     for file in files:
         try:
-            for name, picture in read_pictures(file):
+            remarks = list[str]()
+            for name, picture in read_pictures(file, remarks.append):
                 try:
                     if (form or run.form) == "digit" and len(run.folder.data.image_shape) == 2:
                         digits = run.find_digits(picture)
+                        turned = run.turned_reading(digits)
                         boxes = tuple(digit.box for digit in digits)
+                        images = np.stack([digit.image for digit in digits])
+                        warnings = tuple(digit.warning for digit in digits)
                         is_drawn = has_boxes and (len(boxes) > 1 or max(boxes[0][2:]) < CUT_OUT)
                         kept = (255 * reduced(picture, DRAWN_SIZE)).round().astype(np.uint8) if is_drawn else None
-                        yield Result(name, np.stack([digit.image for digit in digits]), boxes, picture=kept)
                     else:
-                        yield Result(name, run.normalise([picture], form))
+                        images, boxes, turned, kept = run.normalise([picture], form), (), None, None
+                        warnings = tuple(run.warnings(images, form))
+                    found = (*remarks, *([turned] if turned else []))
+                    yield Result(name, images, boxes, picture=kept, warnings=warnings, remarks=found)
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:
@@ -197,10 +207,9 @@ def _top(run: "TrainedRun", result: Result, digit: int = 0) -> list[tuple[str, f
 def _marks(run: "TrainedRun", result: Result) -> list[Mark]:
     """What is drawn around each digit."""
     firsts = [_top(run, result, number)[0] for number in range(len(result.boxes))]
-    doubtful = [warning is not None for warning in result.warnings] or [False] * len(firsts)
     return [
-        Mark(box, label, share, is_doubtful)
-        for box, (label, share), is_doubtful in zip(result.boxes, firsts, doubtful, strict=True)
+        Mark(box, label, share, warning is not None)
+        for box, (label, share), warning in zip(result.boxes, firsts, result.warnings, strict=True)
     ]
 
 
@@ -220,9 +229,11 @@ def _as_json(run: "TrainedRun", result: Result, figures: list[Path], overview: P
     digits: list[dict[str, Any]] = []
     for number in range(len(result.images)):
         top = [{"label": label, "probability": probability} for label, probability in _top(run, result, number)]
-        digits.append({**top[0], "top": top} | ({"box": result.boxes[number]} if result.boxes else {}))
+        box = {"box": result.boxes[number]} if result.boxes else {}
+        digits.append({**top[0], "top": top} | box | {"warning": result.warnings[number]})
     found: dict[str, Any] = {"file": result.name, **digits[0]}
     found.pop("box", None)
+    found["warning"] = "; ".join(_warnings(result)) or None
     if len(digits) > 1:
         del found["top"]
         found["label"] = "".join(digit["label"] for digit in digits)
@@ -235,6 +246,17 @@ def _as_json(run: "TrainedRun", result: Result, figures: list[Path], overview: P
         | ({"figures": list(map(str, figures))} if len(figures) > 1 else {})
         | ({} if overview is None else {"overview": str(overview)})
     )
+
+
+def _warnings(result: Result) -> list[str]:
+    """What is said about a picture and its digits."""
+    several = len(result.warnings) > 1
+    of_digits = [
+        f"digit {number}: {warning}" if several else warning
+        for number, warning in enumerate(result.warnings, 1)
+        if warning is not None
+    ]
+    return [*result.remarks, *of_digits]
 
 
 def _figures_folder(folder: Path) -> Path:
@@ -322,6 +344,9 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
             then = ", ".join(f"{name} {percent(share)}" for name, share in firsts)
         table.add_row(*map(Text, (printable(result.name), label, percent(probability), then)))
     console.print(table)
+    for result in results:
+        for warning in _warnings(result):
+            say(console, f"warning: {printable(result.name)}: {warning}")
     for result in results:
         assert result.images is not None
         if result.picture is not None:

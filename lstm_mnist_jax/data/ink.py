@@ -12,6 +12,8 @@ here needs the same change there.
 """
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +40,9 @@ SMOOTHED = (1.0, 1 / 3, 19 / 81)
 SMOOTHED_SIZE = 100
 """Smaller pictures are not smoothed: their strokes are as thin as the noise."""
 
+LINE_EDGE = 0.2
+"""The edge of a line, as a fraction of the darkest pixel of its component. Lines are paler than strokes."""
+
 LINE = 0.8
 """A straight line is no stroke where it covers this fraction of the picture's width or height;"""
 
@@ -52,6 +57,24 @@ BEYOND = 0.06
 
 NEAR = 0.035
 """Pieces nearly touch within twice this fraction of the size of the largest piece."""
+
+DENSE = 0.4
+"""A row within a line covers at least this fraction of the picture's width."""
+
+FILLED_MARGIN = 0.09
+"""The most paper beside a digit that fills its picture, as a fraction of the width or height."""
+
+FILLED_SIZE = 16
+"""Smaller pictures are not taken for a digit that fills them."""
+
+RECTANGULAR = 0.85
+"""A sheet or a frame fills this fraction of its bounding box, with all gaps along the rows."""
+
+TWO_LEVELS = 0.85
+"""The fraction of the variance that two levels explain on a picture of two levels."""
+
+BESIDE = 0.4
+"""A digit is in the line of one of which it overlaps this fraction of the smaller height."""
 
 SLOPES = np.arange(-16, 17) / 100
 """The slopes of lines that are searched."""
@@ -126,6 +149,11 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
     for _ in range(passes):
         smooth = _means_of_nine(smooth)
     levels = np.floor(LEVELS * smooth + 0.5).astype(np.int32)
+    darker = _darker(levels)
+    for sign, kind in () if darker is None else ((1, darker), (-1, ~darker)):
+        if (core := _filling(kind)) is not None:
+            white = int(np.median(levels[~core])) / LEVELS
+            return [Ink(np.maximum(0, sign * (white - grey)), 0, 0, core, noise, True)]
     offers = []
     for sign in (1, -1):  # dark ink, and light ink
         paper = _paper(sign * levels)
@@ -133,7 +161,56 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
         labels, digits = _digits(paper - sign * levels - typical, levels, noise * SMOOTHED[passes])
         offers.append((digits, labels, np.maximum(0, (paper - typical) / LEVELS - sign * grey)))
     digits, labels, raw = offers[_is_light(*(digits for digits, _, _ in offers))]
-    return [_ink(raw, labels, digit, noise) for digit in _in_order(digits)]
+    order = reading_order([(digit.top, digit.bottom, digit.left) for digit in digits])
+    return [_ink(raw, labels, digits[number], noise) for number in order]
+
+
+def _filling(kind: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"] | None:
+    """Of the pixels of one kind, the ink of a digit that fills the picture up to the border, as if cut out along it;
+    None if there is none.
+
+    The closings would take its strokes along the border for a table. A table or a rim is most of the border, or does
+    not reach all sides, or has ink beside it. A sheet or a frame is rectangular.
+    """
+    from scipy.ndimage import label
+
+    height, width = kind.shape
+    labels, count = label(kind, np.ones((3, 3), bool))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    core = labels == areas.argmax()
+    area = int(areas.max())
+    if not 0.12 * kind.size <= area <= 0.6 * kind.size or area < 0.97 * areas.sum():
+        return None
+    for is_ink, length in ((core.any(axis=1), height), (core.any(axis=0), width)):
+        if max(is_ink.argmax(), is_ink[::-1].argmax()) > FILLED_MARGIN * length:
+            return None
+    border = np.concatenate([core[0], core[-1], core[1:-1, 0], core[1:-1, -1]])
+    if 2 * np.count_nonzero(border) > border.size:
+        return None
+    if int(_spans(core.astype(np.int32), 1)[1]) > RECTANGULAR * core.any(axis=1).sum() * core.any(axis=0).sum():
+        return None
+    thick = np.minimum(_run_lengths(core), _run_lengths(core.T).T)[core].sum() / area
+    return core if thick >= 0.05 * min(height, width) else None
+
+
+def _darker(levels: Int32[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"] | None:
+    """The darker pixels of a picture of two levels, by the level that divides them best (Otsu 1979); None of other
+    pictures, of whose variance it explains too little."""
+    if min(levels.shape) < FILLED_SIZE:
+        return None
+    least = int(levels.min())
+    counts = np.bincount((levels - least).ravel())
+    below = np.cumsum(counts)[:-1]
+    sums = np.cumsum(counts * np.arange(len(counts)))
+    total, above = int(sums[-1]), levels.size - below
+    if not len(below):  # of one colour
+        return None
+    between = (total * below / levels.size - sums[:-1]) ** 2 / (below * above)
+    best = int(between.argmax())
+    mean = total / levels.size
+    variance = float((counts * np.square(np.arange(len(counts)) - mean)).sum()) / levels.size
+    return levels - least <= best if between[best] >= TWO_LEVELS * variance else None
 
 
 def _is_light(dark: list[Component], light: list[Component]) -> bool:
@@ -207,11 +284,13 @@ def _digits(
     if count == 0:
         return labels, []
     peaks = _peaks(depth, labels, count)
-    mask = (depth > EDGE * peaks[labels]) & (peaks[labels] >= least)
+    strong = peaks[labels] >= least
+    mask, weak = (strong & (depth > edge * peaks[labels]) for edge in (EDGE, LINE_EDGE))
     labels, count = label(mask, everywhere)
     pieces = [piece for piece in _outlined(depth, labels, count) if piece.size >= 3]
     frames = [number for piece in _frames(pieces) for number in piece.members]
-    labels, count = label(_without_lines(mask & ~np.isin(labels, frames)), everywhere)
+    kept = mask & ~np.isin(labels, frames)
+    labels, count = label(_without_lines(kept, kept if frames else weak), everywhere)
     pieces = _pieces(depth, levels, labels, count)
     return labels, _chosen(pieces)
 
@@ -223,15 +302,18 @@ def _peaks(depth: np.ndarray, labels: np.ndarray, count: int) -> Int32[np.ndarra
     return peaks
 
 
-def _without_lines(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+def _without_lines(
+    mask: Bool[np.ndarray, "height width"], weak: Bool[np.ndarray, "height width"]
+) -> Bool[np.ndarray, "height width"]:
     """The ink without straight thin lines across most of the picture, as of ruled paper and frames; all the ink if no
-    other is left."""
+    other is left. Lines may be of `weak` ink in part."""
     thickness = max(2, int(min(mask.shape) * THIN))
     lines = np.zeros_like(mask)
     for turned in (False, True):
-        ink = mask.T if turned else mask
+        ink, strong = (weak.T, mask.T) if turned else (weak, mask)
         width = ink.shape[1]
-        thin = ink & (_run_lengths(ink) <= thickness)
+        runs = np.where(strong, _run_lengths(strong), _run_lengths(ink))  # weak ink makes strokes on a line thicker
+        thin = ink & (runs <= thickness)
         searched = _may_be_lines(thin, thickness)
         if not searched.any():
             continue
@@ -245,7 +327,8 @@ def _without_lines(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "
                 covered[band, x] = True
                 is_whole = covered.sum(axis=1) >= LINE * width
                 if is_whole.any():
-                    is_line = is_whole[band]
+                    dense = np.bincount(rows, minlength=rows.max() + 1) >= DENSE * width
+                    is_line = is_whole[band] & dense[rows]
                     (lines.T if turned else lines)[y[is_line], x[is_line]] = True
                 covered[band, x] = False
     left = mask & ~lines
@@ -455,16 +538,26 @@ def _rounded(number: float) -> int:
     return math.floor(number + 0.5)
 
 
-def _in_order(digits: list[Component]) -> list[Component]:
-    """Line by line from the top, and from left to right. A digit is in the line of one that it is beside."""
-    lines: list[list[Component]] = []
-    for digit in sorted(digits, key=lambda digit: (digit.top + digit.bottom, digit.left)):
-        middle = (digit.top + digit.bottom) / 2
-        if lines and middle < max(lines[-1], key=lambda other: other.bottom - other.top).bottom:
-            lines[-1].append(digit)
+def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]]) -> list[int]:
+    """The numbers of boxes (top, bottom, left), line by line from the top, and from left to right.
+
+    A box is in the line that ends beside it, so that a line may slope. Lines are in the order of their mean middles.
+    """
+
+    def overlap(number: int, line: list[int]) -> float:
+        top, bottom, _ = boxes[number]
+        others = (boxes[other] for other in line[-2:])
+        return max((min(bottom, low) - max(top, high)) / min(bottom - top, low - high) for high, low, _ in others)
+
+    lines: list[list[int]] = []
+    for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][2], boxes[number][0] + boxes[number][1])):
+        nearest = max(lines, key=partial(overlap, number), default=None)
+        if nearest is not None and overlap(number, nearest) >= BESIDE:
+            nearest.append(number)
         else:
-            lines.append([digit])
-    return [digit for line in lines for digit in sorted(line, key=lambda digit: digit.left)]
+            lines.append([number])
+    lines.sort(key=lambda line: sum(boxes[number][0] + boxes[number][1] for number in line) / len(line))
+    return [number for line in lines for number in line]
 
 
 def _ink(raw: np.ndarray, labels: np.ndarray, digit: Component, noise: float) -> Ink:

@@ -85,10 +85,12 @@ class Digit(NamedTuple):
     Attributes:
       image: in MNIST's normal form.
       box: (top, left, height, width) on the picture, as fractions of its height and width.
+      warning: what speaks against its being one digit, where a run has found it; None if nothing does.
     """
 
     image: Float32[np.ndarray, "rows columns"]
     box: tuple[float, float, float, float]
+    warning: str | None = None
 
 
 def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Digit]:

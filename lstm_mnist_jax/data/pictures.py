@@ -1,4 +1,4 @@
-"""Image files as arrays: PNG, JPEG, BMP, GIF, WebP and .npy, and arrays that are images already.
+"""Image files as arrays: PNG, JPEG, BMP, GIF, WebP, TIFF, JPEG 2000, AVIF and .npy, and arrays that are images already.
 
 Files are not trusted: sizes are checked before anything is decoded, pickles are refused, and every error of a decoder
 becomes a `DataError`. `normal_form` turns the result into what a network reads.
@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,18 @@ if TYPE_CHECKING:
 Picture = Float32[np.ndarray, "height width"] | Float32[np.ndarray, "height width 3"]
 """From 0 (black) to 1 (white): grey, or red, green and blue."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".avif", ".npy")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF")
+REFUSED_SUFFIXES = (".heic", ".heif")
+"""Of pictures that are not read, but are named with what to do, instead of being left out."""
+
+HEIC_BRANDS = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1")
+AVIF_BRANDS = ("avif", "avis")
+"""In the first bytes of a file, ISO/IEC 14496-12; an AVIF file has those of HEIF as well."""
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+"""Of Pillow, what is converted to grey or RGB without a choice to make."""
+
 STDIN = "-"
 
 MAX_BYTES = 256 * 2**20
@@ -35,6 +45,9 @@ MAX_BYTES = 256 * 2**20
 
 MAX_PIXELS = 52_000_000
 """The most pixels in a file. Decoding takes up to 20 bytes a pixel, so 1 GB at most."""
+
+TIFF_TILE = (322, 323)
+"""The tags of the width and height of a tile, which is decoded as a whole."""
 
 KEPT_SIZE = 1024
 """Larger images are reduced to this length of the longer side, in pixels, as soon as they are read."""
@@ -46,18 +59,21 @@ def find_pictures(words: Sequence[str]) -> list[str]:
     for word in words:
         path, matches = os.path.expanduser(word), []
         if word != STDIN and os.path.isdir(path):
-            matches = [str(file) for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES]
+            endings = (*SUFFIXES, *REFUSED_SUFFIXES)
+            matches = [str(file) for file in Path(path).rglob("*") if file.suffix.lower() in endings]
         elif not os.path.lexists(path) and glob.has_magic(path):
             matches = glob.glob(path, recursive=True)
         found += sorted(match for match in matches if not os.path.isdir(match)) or [path]
     return found
 
 
-def read_pictures(name: str) -> Iterator[tuple[str, Picture]]:
-    """The images in a file, each with a name. Only a .npy file can hold several.
+def read_pictures(name: str, note: Callable[[str], None] | None = None) -> Iterator[tuple[str, Picture]]:
+    """The images in a file, each with a name. All are read of a .npy file, and the first of other files.
 
     Args:
       name: a file, or "-" for standard input.
+      note: is called with a line of text if the file holds further pictures (an animation, pages). None refuses such a
+        file.
 
     Raises:
       DataError: there is no such file, or it is not an image, damaged, or too large.
@@ -73,7 +89,7 @@ def read_pictures(name: str) -> Iterator[tuple[str, Picture]]:
     if len(content) > MAX_BYTES:
         raise DataError(f"{shown} is larger than {MAX_BYTES // 2**20} MiB, too large for a picture.")
     if not content.startswith(np.lib.format.MAGIC_PREFIX):
-        yield name, _decode(content, shown)
+        yield name, _decode(content, shown, note)
         return
     array = _from_npy(content, shown)
     for n, picture in enumerate(pictures_of(array, shown)):
@@ -190,32 +206,61 @@ def _picture(array: np.ndarray) -> Picture:
     return levels / np.float32(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else levels
 
 
-def _decode(content: bytes, shown: str) -> Picture:
+def _decode(content: bytes, shown: str, note: Callable[[str], None] | None) -> Picture:
     from PIL import Image
 
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]  # AVIF is new in Pillow 11.3
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and of metadata, which do not matter
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=formats) as image:
                 _require_pixels(image.size, shown)
+                if image.format == "TIFF":
+                    _require_pixels([image.tag_v2.get(tag, 0) for tag in TIFF_TILE], shown)  # type: ignore[attr-defined]
                 # Not so a camera's JPEG of several images (MPO): the first is the photograph.
-                if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):
-                    raise DataError(f"{shown} is animated. Save the picture of it that you mean, alone.")
+                if image.format != "MPO" and getattr(image, "is_animated", False):
+                    if note is None:
+                        raise DataError(f"{shown} holds several pictures. Save the one that you mean, alone.")
+                    note("the file holds several pictures, of which the first is read")
                 return _as_levels(image, shown)
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{shown} is no picture that can be read: expected {', '.join(FORMATS)} or .npy.") from error
+        raise DataError(f"{shown} {_why_unknown(content)}") from error
     except Image.DecompressionBombError as error:
         raise _too_large(shown, f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,}") from error
     except Exception as error:  # decoders raise errors of many types
         raise DataError(f"{shown} is damaged: {str(error) or type(error).__name__}.") from error
 
 
+def _why_unknown(content: bytes) -> str:
+    """What a file is that Pillow does not know, by the brands in its first box if it has one."""
+    brands = set[str]()
+    if content[4:8] == b"ftyp":
+        box = content[8 : min(max(16, int.from_bytes(content[:4], "big")), 256)]
+        brands = {box[at : at + 4].decode("latin-1") for at in range(0, len(box), 4)}
+    if brands & set(AVIF_BRANDS):
+        return "is an AVIF picture that cannot be read: it is damaged, or Pillow is older than 11.3. Convert it to PNG."
+    if brands & set(HEIC_BRANDS):
+        return (
+            "is a HEIC picture, the format of iPhones, which is not read. Convert it to JPEG: export it with Photos or "
+            "Preview, or run: heif-convert IN.heic OUT.jpg. (Settings > Camera > Formats > Most Compatible: the iPhone "
+            "saves JPEG.)"
+        )
+    return f"is no picture that can be read: expected {', '.join(FORMATS)} or .npy."
+
+
 def _as_levels(image: "Image.Image", shown: str) -> Picture:
     if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits of grey
-        (picture,) = pictures_of(np.asarray(_upright(image)).clip(0, 65535).astype(np.uint16), shown)
+        levels = np.asarray(_upright(image))
+        if levels.min() < 0 or levels.max() > 65535:
+            raise DataError(f"{shown} holds integers outside 0 to 65,535. Save it with 8 or 16 bits per pixel.")
+        (picture,) = pictures_of(levels.astype(np.uint16), shown)
         return picture
+    if image.mode not in MODES:
+        what = "floats" if image.mode == "F" else f"colours of the kind {image.mode}"
+        raise DataError(f"{shown} holds {what}. Save it as grey or RGB, with 8 or 16 bits.")
     image.draft(None, (KEPT_SIZE, KEPT_SIZE))  # JPEG decodes to an eighth at once, for an eighth of the time
     transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
     if transparent or image.mode not in ("L", "RGB"):

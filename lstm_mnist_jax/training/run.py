@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,7 +135,11 @@ def train(
         if first and (former is None or folder.config != former.config or (changes and trains)):
             run_folder.write_config(replace(folder, environment=environment) if trains else folder)
         processes.wait_for_file(folder.path / "config.json")
-        program = program.compile()
+        with ThreadPoolExecutor(1, thread_name_prefix="novelty") as background:  # while XLA compiles, on one core
+            writing = background.submit(run_folder.write_novelty, folder, dataset) if first else None
+            program = program.compile()
+        if writing is not None:
+            writing.result()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(states.newest.params))
         task, layers = task_of(config.model).describe(dataset.image_shape), describe_layers(config.model)
         seconds = time.perf_counter() - began

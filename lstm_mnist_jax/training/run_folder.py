@@ -4,6 +4,7 @@ config.json       the resolved config, the data, the versions and the machine; o
                   and the groups that are trained as one program
 permutation.json  the order of permuted pixels, where all members have the same
 metrics.jsonl     one JSON object for each epoch of each member
+novelty.npz       what the training images look like, see `lstm_mnist_jax.data.novelty`
 checkpoints/      see `checkpoint`; of a sweep in a folder for each group
 tensorboard/      event files of a run
 results.csv       of a sweep, a row for each member; results.png and results-curves.png draw them
@@ -27,7 +28,7 @@ from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.json import ADDED, differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
-from lstm_mnist_jax.data import Dataset
+from lstm_mnist_jax.data import Dataset, novelty
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
@@ -43,7 +44,10 @@ VERSIONED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 FORMER_SWEEP_FILE = "population.json"
 """In place of config.json in sweeps of version 0.4 and older."""
 
-OWN_LEFTOVERS = (".lock", "permutation.json", "permutation.json.partial", "config.json.partial")
+OWN_LEFTOVERS = (
+    *(".lock", "permutation.json", "permutation.json.partial", "config.json.partial"),
+    *(novelty.FILE, f"{novelty.FILE}.partial"),
+)
 """Files that a run may leave that was killed before its first step."""
 
 DECISIVE = {
@@ -169,6 +173,10 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.home / "tensorboard"
+
+    @property
+    def novelty(self) -> Path:
+        return self.home / novelty.FILE
 
 
 def read_run_folder(path: Path) -> RunFolder:
@@ -396,6 +404,22 @@ def write_config(folder: RunFolder) -> None:
             if permutation is not None:  # for programs that read a run without this package
                 write_atomically(folder.path / "permutation.json", json.dumps(permutation.tolist()) + "\n")
         write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
+
+
+def write_novelty(folder: RunFolder, dataset: Dataset) -> None:
+    """Writes novelty.npz, if there is none and there are enough validation images. It takes less than a second.
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    if folder.novelty.exists():
+        return
+    found = novelty.fit(dataset.train, dataset.validation)
+    try:
+        if found is not None:
+            novelty.save(folder.novelty, found)
     except OSError as error:
         raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 

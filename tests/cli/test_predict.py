@@ -147,6 +147,62 @@ def test_pictures_with_boxes_as_figures(predict, unseen, tmp_path):
     assert len(list((tmp_path / "figures").iterdir())) == 6
 
 
+def test_warnings(predict, unseen, run, digits_run, tmp_path, rng):
+    """Of what is no digit, of a pair that touches and of a turned page; none of digits."""
+
+    def sheet(*images):
+        return np.pad(255 - np.concatenate([np.kron(image, np.ones((5, 5), np.uint8)) for image in images], 1), 30,
+                      constant_values=255)  # fmt: skip
+
+    left, right = (image[:, image.max(axis=0) > 99] for image in (unseen.images[3], unseen.images[10]))
+    pair = np.maximum(np.pad(left, ((0, 0), (0, right.shape[1] - 3))), np.pad(right, ((0, 0), (left.shape[1] - 3, 0))))
+    blot = np.full((200, 200), 255, np.uint8)
+    blot[60:140, 50:150] = rng.integers(0, 60, (80, 100))
+    pictures = {
+        "digits": sheet(*unseen.images[:3]),
+        "blot": blot,
+        "pair": sheet(pair),
+        "turned": np.rot90(sheet(*unseen.images[:3])),
+        "upside": np.rot90(sheet(*unseen.images[:3]), 2),
+    }
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    frames = [Image.fromarray(picture) for picture in (pictures["digits"], blot)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    files = [*(tmp_path / f"{name}.png" for name in pictures), tmp_path / "pages.tif"]
+    code, printed, errors = predict(*files, "--json")
+    assert (code, errors) == (0, "")
+    answers = {name: json.loads(line) for name, line in zip([*pictures, "pages"], printed.splitlines(), strict=True)}
+    assert answers["digits"]["warning"] is None
+    assert [digit["warning"] for digit in answers["digits"]["digits"]] == [None] * 3
+    assert answers["blot"]["warning"] == answers["blot"]["digits"][0]["warning"]
+    assert answers["blot"]["warning"] in (inference.UNLIKE, run.pair)
+    assert answers["pair"]["digits"][0]["warning"] == run.pair
+    assert answers["pair"]["warning"].endswith(run.pair)  # turned, two that touch may read as an 8
+    upright = " ".join(answers["digits"]["label"])
+    assert answers["turned"]["warning"].startswith("it reads better turned by 90 degrees to the right: ")
+    read = answers["turned"]["warning"].split(";")[0].split(": ")[1]
+    assert sum(a == b for a, b in zip(read, upright, strict=True)) >= 4  # a picture turned exactly
+    assert answers["upside"]["warning"].startswith("it reads better turned upside down: ")
+    assert answers["pages"]["warning"] == "the file holds several pictures, of which the first is read"
+    assert answers["pages"]["label"] == answers["digits"]["label"]
+    _, printed, _ = predict(*files)
+    for name in ("pair", "turned", "pages"):
+        assert f"warning: {tmp_path / name}." in printed
+    assert f"{tmp_path / 'digits'}.png:" not in printed
+    [found] = run.find_digits(pictures["pair"])
+    assert found.warning == run.pair
+    assert run.warnings(unseen.images[:3]) == [None] * 3
+    shutil.copytree(digits_run, tmp_path / "run")
+    (tmp_path / "run" / "novelty.npz").unlink()  # as of an older version
+    _, printed, _ = predict(*files[1:2], "--json", run_dir=tmp_path / "run")
+    assert json.loads(printed)["warning"] is None
+    (tmp_path / "run" / "novelty.npz").write_bytes(b"none")
+    code, printed, errors = predict(*files[1:2], run_dir=tmp_path / "run")
+    assert (code, printed) == (2, "")
+    assert "novelty.npz is damaged" in errors
+
+
 @pytest.mark.slow
 def test_runs_of_a_sweep(predict, tiny_sweep, unseen, tmp_path):
     np.save(tmp_path / "digit.npy", unseen.images[0])

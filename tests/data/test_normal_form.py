@@ -6,6 +6,7 @@ from PIL import Image
 from scans import scan
 
 from lstm_mnist_jax import load
+from lstm_mnist_jax.data.ink import reading_order
 from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise, resampling
 from lstm_mnist_jax.errors import DataError
 
@@ -70,6 +71,36 @@ def test_a_digit_that_touches_the_border():
     np.testing.assert_allclose(digit(picture), digit(np.pad(picture, 20)), atol=1e-6)
 
 
+@pytest.mark.parametrize("light", [False, True])
+def test_a_digit_that_fills_its_picture(light, digits, rng):
+    """As if it had been cut out: of ink that touches all four sides, none is a table."""
+    differences = []
+    for image in digits[[0, 1, 3, 4, 6, 7, 10]]:
+        ink = np.asarray(Image.fromarray(image).resize((300, 300), Image.Resampling.BICUBIC), np.float32).clip(0, 255)
+        rows, columns = (np.flatnonzero((ink > 80).any(axis=axis)) for axis in (1, 0))
+        cropped = 0.9 - 0.8 / 255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        cropped = cropped * np.linspace(1, 0.85, cropped.shape[1]) + rng.normal(0, 0.01, cropped.shape)
+        found = digit(np.clip(1 - cropped if light else cropped, 0, 1).astype(np.float32))
+        differences.append(np.abs(found - image / 255).mean())
+        whole = np.pad(0.9 - 0.8 / 255 * ink, 18, constant_values=0.1)  # a sheet in a rim fills its picture too
+        differences.append(np.abs(digit(1 - whole if light else whole) - image / 255).mean())
+    assert max(differences) < 0.09  # of what is left of a digit whose bars are a table, 0.15
+
+
+def test_a_digit_on_squared_paper_as_dark_as_the_pencil(digits, rng):
+    """Its strokes are not taken off with the lines that they cross."""
+    differences = []
+    for image in digits[:6]:
+        ink = np.asarray(Image.fromarray(image).resize((150, 150), Image.Resampling.BICUBIC), np.float32).clip(0, 255)
+        paper = np.full((300, 400), 0.88, np.float32)
+        paper[7::23] = paper[:, 11::23] = 0.6
+        paper[60:210, 120:270] = np.minimum(paper[60:210, 120:270], 0.88 - 0.4 / 255 * ink)
+        paper += rng.normal(0, 0.005, paper.shape).astype(np.float32)
+        [found] = find_digits(np.clip(paper, 0, 1))
+        differences.append(np.abs(found.image - image / 255).mean())
+    assert np.mean(differences) < 0.07
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 2), (40, 40, 3)])
 def test_pictures_of_one_colour(shape):
     for level in (0, 0.7, 1):
@@ -127,6 +158,37 @@ def test_lines_boxes_and_tables_are_left_out(number, digits):
             # Ends of lines remain within two pixels of the strokes. Of another digit it would be 0.15.
             assert np.abs(found[0].image - alone.image).mean() < 0.05, name
             np.testing.assert_allclose(found[0].box, alone.box, atol=0.02, err_msg=name)
+
+
+def line(top, slope, count=10, height=40):
+    """Boxes (top, bottom, left), 50 pixels apart."""
+    return [(top + 50 * slope * n, top + 50 * slope * n + height, 50 * n) for n in range(count)]
+
+
+ORDERS = {  # boxes in the order of reading
+    "up": line(300, -0.4),
+    "down": line(100, 0.4),
+    "one lower": [(100, 140, 0), (122, 162, 50), (100, 140, 100), (102, 142, 150)],
+    "the first lower": [(120, 160, 0), (100, 140, 50), (98, 138, 100)],
+    "two lines": [*line(100, 0, 4), *line(160, 0, 6)],
+    "two lines that slope down": [*line(100, 0.4), *line(160, 0.4)],
+    "two lines that slope up": [*line(300, -0.4, 7), *line(360, -0.4, 7)],
+    "the second line begins further left": [*((top, bottom, left + 30) for top, bottom, left in line(100, 0.1, 4)),
+                                            *line(160, 0.1, 4)],
+    "a short one": [(100, 140, 0), (120, 138, 50), (100, 140, 100)],
+    "a short one that is beside one of the last two only": [(100, 140, 0), (128, 140, 50), (90, 130, 100)],
+    "a column": [(100, 140, 3), (150, 190, 0), (200, 240, 5)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_digits_are_in_the_order_of_reading(name, rng):
+    boxes = ORDERS[name]
+    for _ in range(5):
+        mixed = rng.permutation(len(boxes))
+        found = reading_order([boxes[number] for number in mixed])
+        assert mixed[found].tolist() == [*range(len(boxes))]
+    assert reading_order([]) == []
 
 
 @pytest.mark.parametrize("size", [28, 40, 60])

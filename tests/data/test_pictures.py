@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import programs
 import pytest
-from PIL import Image
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from lstm_mnist_jax import load
@@ -45,13 +45,15 @@ def greyed(picture):
     return picture if picture.ndim == 2 else picture.mean(-1)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "gif"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "tif"])
 def test_lossless_formats_round_trip(suffix, tmp_path, digits):
     np.testing.assert_allclose(read(written(tmp_path / f"a.{suffix}", digits[0])), digits[0] / np.float32(255))
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "jp2", "avif"])
 def test_lossy_formats_round_trip_approximately(suffix, tmp_path, digits):
+    if not features.check({"jp2": "jpg_2000"}.get(suffix, suffix)):
+        pytest.skip(f"this Pillow writes no {suffix}")
     picture = read(written(tmp_path / f"a.{suffix}", digits[0], quality=95))
     assert np.abs(greyed(picture) - digits[0] / 255).mean() < 0.02
 
@@ -64,9 +66,19 @@ def test_modes_of_colour(tmp_path, rng):
         rgb.convert(mode).save(tmp_path / f"{mode}.png")
         np.testing.assert_allclose(read(tmp_path / f"{mode}.png"), expected, atol=1e-6)
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
-    np.testing.assert_allclose(read(tmp_path / "16.png"), expected, atol=1e-6)
-    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
-    assert np.abs(greyed(read(tmp_path / "cmyk.jpg")) - expected).mean() < 0.1
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.tif", compression="tiff_lzw")
+    for name in ("16.png", "16.tif"):
+        np.testing.assert_allclose(read(tmp_path / name), expected, atol=1e-6)
+    (tmp_path / "rgb16.png").write_bytes(png_of(np.repeat(grey[..., None], 3, -1).astype(">u2") * 257, 2))
+    np.testing.assert_allclose(read(tmp_path / "rgb16.png"), expected, atol=0.004)  # Pillow keeps 8 bits of colours
+    opaque = np.stack([grey.astype(">u2") * 257, np.full(grey.shape, 65535)], -1).astype(">u2")
+    (tmp_path / "la16.png").write_bytes(png_of(opaque, 4))
+    np.testing.assert_allclose(read(tmp_path / "la16.png"), expected, atol=0.004)
+    (tmp_path / "rgba16.png").write_bytes(png_of(opaque[..., [0, 0, 0, 1]], 6))
+    np.testing.assert_allclose(read(tmp_path / "rgba16.png"), expected, atol=0.004)
+    for name, options in (("cmyk.jpg", {"quality": 100}), ("cmyk.tif", {})):
+        rgb.convert("CMYK").save(tmp_path / name, **options)
+        assert np.abs(greyed(read(tmp_path / name)) - expected).mean() < 0.1
     bilevel = Image.fromarray(grey > 100)
     bilevel.save(tmp_path / "1.png")
     np.testing.assert_array_equal(read(tmp_path / "1.png"), grey > 100)
@@ -110,6 +122,18 @@ def test_the_first_of_several_photographs_in_a_file_is_read(tmp_path, digits):
     assert np.abs(greyed(read(tmp_path / "a.jpg")) - np.asarray(first) / 255).mean() < 0.02
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_picture_of_an_animation_is_read_with_a_note(kind, tmp_path):
+    (tmp_path / "a").write_bytes(animation(kind))
+    notes = []
+    [(_, picture)] = read_pictures(str(tmp_path / "a"), notes.append)
+    assert picture.max() < 0.05
+    assert notes == ["the file holds several pictures, of which the first is read"]
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "one", kind)
+    list(read_pictures(str(tmp_path / "one"), notes.append))
+    assert len(notes) == 1
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_large_pictures_are_reduced(kind, tmp_path):
     large = np.repeat(np.repeat(np.arange(50, dtype=kind).reshape(5, 10), 300, 0), 300, 1)
@@ -146,6 +170,16 @@ def npy(header, content=b""):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
 
 
+def png_of(pixels, kind):
+    """A PNG of 16 bits of a colour type (2 RGB, 4 grey with alpha, 6 RGBA), which Pillow does not write."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    content = bytearray(png(width, height, rows))
+    content[24:26] = bytes((16, kind))
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    return bytes(content)
+
+
 def header_of(shape, kind="|u1"):
     return repr({"descr": kind, "fortran_order": False, "shape": shape})
 
@@ -157,9 +191,21 @@ def saved(array, **options):
 
 
 def animation(kind):
+    """Three pictures in a file: an animation, or the pages of a TIFF. The first is black."""
     file = io.BytesIO()
     frames = [Image.fromarray(np.full((5, 5), shade, np.uint8)) for shade in (0, 100, 200)]
     frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def brands(*names):
+    """The beginning of a file of HEIF's kind."""
+    return struct.pack(">I", 16 + 4 * len(names)) + b"ftyp" + names[0] + bytes(4) + b"".join(names) + bytes(100)
+
+
+def tiff(image):
+    file = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, "TIFF")
     return file.getvalue()
 
 
@@ -182,9 +228,17 @@ def text_bomb():
         (png(100, 100), "is damaged"),
         (png(0, 0), "is damaged|no picture"),
         (png(28, 28, bytes(range(29)) * 28)[:60], "is damaged"),
-        (animation("GIF"), "animated"),
-        (animation("PNG"), "animated"),
-        (animation("WEBP"), "animated"),
+        (animation("GIF"), "several pictures"),
+        (animation("PNG"), "several pictures"),
+        (animation("WEBP"), "several pictures"),
+        (animation("TIFF"), "several pictures"),
+        (brands(b"heic", b"mif1"), "a HEIC picture, .* Convert it to JPEG"),
+        (brands(b"mif1", b"heic", b"hevc"), "a HEIC picture"),
+        (brands(b"avif", b"mif1", b"miaf"), "an AVIF picture that cannot be read"),
+        (brands(b"isom", b"mp42"), "no picture that can be read"),
+        (tiff(np.zeros((5, 5), np.float32)), "holds floats"),
+        (tiff(np.full((5, 5), 70_000, np.int32)), "integers outside 0 to 65,535"),
+        (tiff(Image.new("LAB", (5, 5))), "colours of the kind LAB"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture that can be read"),  # would start a program
         (text_bomb(), "is damaged"),
         (saved(np.array([{}], object), allow_pickle=True), "Python objects"),
@@ -243,18 +297,19 @@ def test_missing_files_are_refused(tmp_path):
 
 
 def test_folders_and_patterns(tmp_path):
-    for name in ("b.png", "a.JPG", "notes.txt", "inside/c.npy", "folder.png/d.gif", "[1].png"):
+    for name in ("b.png", "a.JPG", "notes.txt", "inside/c.npy", "folder.png/d.gif", "[1].png", "inside/e.HEIC"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
 
     def there(*names):
         return [str(tmp_path / name) for name in names]
 
-    assert find_pictures(there("")) == there("[1].png", "a.JPG", "b.png", "folder.png/d.gif", "inside/c.npy")
+    found = there("[1].png", "a.JPG", "b.png", "folder.png/d.gif", "inside/c.npy", "inside/e.HEIC")
+    assert find_pictures(there("")) == found
     assert find_pictures([*there("?.png"), "-", "none*.png"]) == [*there("b.png"), "-", "none*.png"]
     assert find_pictures(there("[1].png")) == there("[1].png")  # a file of this name goes before the pattern
     assert find_pictures(there("**/*.*")) == there(
-        "[1].png", "a.JPG", "b.png", "folder.png/d.gif", "inside/c.npy", "notes.txt"
+        "[1].png", "a.JPG", "b.png", "folder.png/d.gif", "inside/c.npy", "inside/e.HEIC", "notes.txt"
     )
     assert find_pictures(["~nobody-of-this-name/a.png"]) == ["~nobody-of-this-name/a.png"]
 
@@ -300,11 +355,16 @@ def originals_of(digits):
         (grey.convert("P"), "GIF", {"transparency": 0}),
         (grey, "WEBP", {"lossless": True}),
         (grey.convert("RGBA"), "WEBP", {"quality": 50}),
+        (grey, "TIFF", {"compression": "tiff_lzw"}),
+        (Image.fromarray(digits[0].astype(np.uint16) * 257), "TIFF", {}),
+        (grey.convert("CMYK"), "TIFF", {"compression": "tiff_deflate"}),
+        *([(grey, "JPEG2000", {})] * features.check("jpg_2000")),
+        *([(grey.convert("RGBA"), "AVIF", {})] * features.check("avif")),
     ):
         file = io.BytesIO()
         image.save(file, kind, **options)
         found.append(file.getvalue())
-    return [*found, *(animation(kind) for kind in ("GIF", "PNG", "WEBP"))]
+    return [*found, *(animation(kind) for kind in ("GIF", "PNG", "WEBP", "TIFF"))]
 
 
 @pytest.mark.slow

@@ -563,3 +563,16 @@ def test_test_time_augmentation_is_the_mean_of_probabilities(tiny_run):
     for shifts in (-1, 8):
         with pytest.raises(ConfigError, match=f"tta_shift_pixels is {shifts}, expected 0 to 7 pixels"):
             run.evaluate(tta_shift_pixels=shifts)
+
+
+def test_what_the_training_images_look_like_is_kept(tiny_run, tiny_sweep, tmp_path):
+    """Once for a sweep; a resumed run of an older version gets it too."""
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "novelty.npz").unlink()
+    assert load_run(tmp_path / "run").novelty is None
+    train(TINY, tmp_path / "run", resume=True)
+    images = load().test.images[:9]
+    scores = [load_run(path).novelty.scores(images) for path in (tiny_run, tmp_path / "run", tiny_sweep / "1")]
+    np.testing.assert_array_equal(scores[1], scores[0])
+    np.testing.assert_array_equal(scores[2], scores[0])
+    assert not (tiny_sweep / "1").exists()

@@ -24,7 +24,7 @@ from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import RunError
-from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.inference import UNLIKE, TrainedRun
 from lstm_mnist_jax.model import Params, describe_layers, task_of
 from lstm_mnist_jax.report.style import INK, Picture, file_bytes
 from lstm_mnist_jax.training.run_folder import write_atomically
@@ -36,6 +36,7 @@ SCRIPTS = (
     "network.js",
     "ink.js",
     "normal_form.js",
+    "novelty.js",
     "pad.js",
     "bars.js",
     "reading.js",
@@ -122,6 +123,7 @@ def make_page(
         "image": {"height": shape[0], "width": shape[1], "channels": spec["channels"], "form": run.form},
         "step": step,
         "examples": chosen,
+        "novelty": novelty_of(run),
     }
     name, what = run.folder.path.absolute().name, "a digit" if run.form == "digit" else "a picture"
     layers = f"{task_of(model).describe(shape)} → {describe_layers(model).replace('->', '→')}"
@@ -184,6 +186,20 @@ def describe(
         "parameters": [[name, array.size] for name, array in arrays],
     }
     return spec, np.concatenate([array.ravel() for _, array in arrays]).astype("<f4")
+
+
+def novelty_of(run: TrainedRun) -> dict[str, Any] | None:
+    """What the run's training images look like, for novelty.js, with the texts of the warnings; None if it is not
+    known. It takes about 40 kB."""
+    if run.novelty is None:
+        return None
+    arrays = ("mean", "components", "component_steps", "class_means", "whitening", "whitening_steps", "left_weights")
+    return {name: _base64(np.ascontiguousarray(getattr(run.novelty, name)).tobytes()) for name in arrays} | {
+        "threshold": float(run.novelty.threshold),
+        "wide": float(run.novelty.wide),
+        "unlike": UNLIKE,
+        "pair": run.pair if run.form == "digit" else None,
+    }
 
 
 def choose_examples(run: TrainedRun, examples: Examples) -> list[dict[str, Any]]:

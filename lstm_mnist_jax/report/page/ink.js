@@ -12,8 +12,15 @@ const EDGED = 0.85;
 const BEYOND = 0.06;
 const NEAR = 0.035;
 const SECOND_BINS = 8192;
+const LINE_EDGE = 0.2;
 const LINE = 0.8;
+const DENSE = 0.4;
 const LINE_THICKNESS = 1 / 40;
+const FILLED_MARGIN = 0.09;
+const FILLED_SIZE = 16;
+const RECTANGULAR = 0.85;
+const TWO_LEVELS = 0.85;
+const BESIDE = 0.4;
 const SLOPES = Array.from({ length: 33 }, (_, n) => (n - 16) / 100);
 
 function noiseOf({ height, width, levels }) {
@@ -122,6 +129,15 @@ function paperOf({ height, width, levels }) {
 
 // Below, ink is a list of its pixels' places, row after row, each y * width + x: it is a small part of a picture.
 
+/** The places of what is above a level. */
+function placesAbove(levels, least) {
+  let count = 0;
+  for (let at = 0; at < levels.length; at++) if (levels[at] > least) count++;
+  const found = new Int32Array(count);
+  for (let at = 0, n = 0; n < count; at++) if (levels[at] > least) found[n++] = at;
+  return found;
+}
+
 /** The places for which a test holds. */
 function placesWhere(places, test) {
   const found = new Int32Array(places.length);
@@ -213,13 +229,18 @@ function thinInk(places, runs, turned, height, width, thickness) {
   return [found, found.map(alongOf), found.map(otherOf)];
 }
 
-/** Ink without straight thin lines across most of the picture; the same list if nothing else is there, or no line. */
-function withoutLines(places, down, right, height, width) {
+/**
+ * Ink without straight thin lines of `weak` ink across most of the picture; the same list if nothing else is there, or no
+ * line.
+ */
+function withoutLines(places, weak, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
   let isLine = null;
   for (const turned of [false, true]) {
     const [length, across] = turned ? [height, width] : [width, height];
-    const [at, along, other] = thinInk(places, turned ? right : down, turned, height, width, thickness);
+    const [runs, strong] = [weak, places].map((ink) => runLengths(ink, height, width, turned ? 1 : width));
+    for (const at of places) runs[at] = strong[at];
+    const [at, along, other] = thinInk(weak, runs, turned, height, width, thickness);
     if (!at.length) continue;
     isLine ??= new Uint8Array(height * width);
     const half = Math.floor(length / 2);
@@ -227,6 +248,7 @@ function withoutLines(places, down, right, height, width) {
     const last = new Int32Array(cover.length);
     const shift = new Int32Array(length);
     const bands = new Int32Array(at.length);
+    const dense = new Int32Array(across + 2 * length + 2); // the thin ink of each row of a slope
     for (const slope of SLOPES) {
       for (let n = 0; n < length; n++) shift[n] = Math.floor(0.5 - slope * (n - half)) + half;
       for (const offset of [0, Math.floor(thickness / 2) + 1]) {
@@ -238,7 +260,12 @@ function withoutLines(places, down, right, height, width) {
           last[band] = along[n];
         }
         if (cover.every((each) => each < LINE * length)) continue;
-        for (let n = 0; n < at.length; n++) if (cover[bands[n]] >= LINE * length) isLine[at[n]] = 1;
+        dense.fill(0);
+        for (let n = 0; n < at.length; n++) dense[other[n] + shift[along[n]]]++;
+        for (let n = 0; n < at.length; n++) {
+          const isDense = dense[other[n] + shift[along[n]]] >= DENSE * length;
+          if (isDense && cover[bands[n]] >= LINE * length) isLine[at[n]] = 1;
+        }
       }
     }
   }
@@ -335,9 +362,10 @@ function nearOnes(places, labels, count, height, width, reach) {
   return groups.map((_, number) => groupOf(number));
 }
 
-/** The pieces of `outlined` with what their pixels show. `down` and `right` are the lengths of runs. */
-function piecesOf(pieces, depth, levels, places, labels, height, width, down, right) {
+/** The pieces of `outlined` with what their pixels show. */
+function piecesOf(pieces, depth, levels, places, labels, height, width) {
   const count = pieces.length;
+  const [down, right] = [width, 1].map((step) => runLengths(places, height, width, step));
   const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
   const near = nearOnes(places, labels, count, height, width, Math.round(NEAR * longest));
   const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
@@ -460,11 +488,7 @@ function chosen(all) {
 /** The digits of one polarity: {labels, digits}. */
 function digitsOf(depth, levels, height, width, noise) {
   const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * noise));
-  const half = Math.floor(least / 2);
-  let inked = 0;
-  for (let at = 0; at < depth.length; at++) if (depth[at] > half) inked++;
-  let places = new Int32Array(inked);
-  for (let at = 0, n = 0; n < inked; at++) if (depth[at] > half) places[n++] = at;
+  const places = placesAbove(depth, Math.floor(least / 2));
   const labels = new Int32Array(depth.length);
   let count = label(places, labels, width);
   const peaks = new Int32Array(count + 1);
@@ -473,24 +497,75 @@ function digitsOf(depth, levels, height, width, noise) {
     for (const at of all) labels[at] = 0;
     count = label(wanted, labels, width);
   };
-  const strong = placesWhere(places, (at) => depth[at] > INK_EDGE * peaks[labels[at]] && peaks[labels[at]] >= least);
+  const above = (edge) => placesWhere(places, (at) => depth[at] > edge * peaks[labels[at]] && peaks[labels[at]] >= least);
+  const [strong, weak] = [above(INK_EDGE), above(LINE_EDGE)];
   relabel(strong, places);
-  places = strong;
-  let pieces = outlined(depth, places, labels, count, height, width);
+  let pieces = outlined(depth, strong, labels, count, height, width);
   const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
   const frames = whole.filter((piece) => isFrame(piece, whole));
   const isOut = new Uint8Array(count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
-  const unframed = frames.length ? placesWhere(places, (at) => !isOut[labels[at]]) : places;
-  const runs = (ink) => [width, 1].map((step) => runLengths(ink, height, width, step));
-  let [down, right] = runs(unframed);
-  const kept = withoutLines(unframed, down, right, height, width);
-  if (kept !== unframed) [down, right] = runs(kept);
-  if (kept !== places) {
-    relabel(kept, places);
+  const unframed = frames.length ? placesWhere(strong, (at) => !isOut[labels[at]]) : strong;
+  const kept = withoutLines(unframed, frames.length ? unframed : weak, height, width);
+  if (kept !== strong) {
+    relabel(kept, strong);
     pieces = outlined(depth, kept, labels, count, height, width);
   }
-  return { labels, digits: chosen(piecesOf(pieces, depth, levels, kept, labels, height, width, down, right)) };
+  return { labels, digits: chosen(piecesOf(pieces, depth, levels, kept, labels, height, width)) };
+}
+
+/** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */
+function darkerOf(levels, height, width) {
+  if (Math.min(height, width) < FILLED_SIZE) return null;
+  let [least, most] = [Infinity, -Infinity];
+  for (let at = 0; at < levels.length; at++) {
+    least = Math.min(least, levels[at]);
+    most = Math.max(most, levels[at]);
+  }
+  const counts = new Uint32Array(most - least + 1);
+  for (let at = 0; at < levels.length; at++) counts[levels[at] - least]++;
+  const total = counts.reduce((sum, count, n) => sum + count * n, 0);
+  const mean = total / levels.length;
+  const variance = counts.reduce((sum, count, n) => sum + count * (n - mean) ** 2, 0) / levels.length;
+  let [below, sum, largest, limit] = [0, 0, -1, least];
+  for (let n = 0; n < counts.length - 1; n++) {
+    below += counts[n];
+    sum += counts[n] * n;
+    const between = ((total * below) / levels.length - sum) ** 2 / (below * (levels.length - below));
+    if (between > largest) [largest, limit] = [between, least + n];
+  }
+  if (counts.length < 2 || largest < TWO_LEVELS * variance) return null;
+  return Uint8Array.from(levels, (level) => (level <= limit ? 1 : 0));
+}
+
+/** Of the pixels of one kind, the ink of a digit that fills the picture up to the border; null if there is none. */
+function filling(kind, height, width) {
+  const places = placesAbove(kind, 0);
+  const labels = new Int32Array(kind.length);
+  const pieces = outlined(kind, places, labels, label(places, labels, width), height, width);
+  const whole = best(pieces, ({ area }) => area);
+  const share = whole.area / kind.length;
+  if (share < 0.12 || share > 0.6 || whole.area < 0.97 * places.length) return null;
+  if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
+  if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
+  const ink = placesWhere(places, (at) => labels[at] === whole.members[0]);
+  const [down, right] = [width, 1].map((step) => runLengths(ink, height, width, step));
+  const core = new Uint8Array(kind.length);
+  const [lefts, rights] = [width, 0].map((n) => new Int32Array(height).fill(n)); // of each row
+  let [border, thick] = [0, 0];
+  for (const at of ink) {
+    const [y, x] = [(at / width) | 0, at % width];
+    if (y === 0 || y === height - 1 || x === 0 || x === width - 1) border++;
+    lefts[y] = Math.min(lefts[y], x);
+    rights[y] = x + 1;
+    thick += Math.min(down[at], right[at]);
+    core[at] = 1;
+  }
+  if (border > height + width - 2) return null;
+  let span = 0;
+  for (let y = whole.top; y < whole.bottom; y++) span += rights[y] - lefts[y];
+  if (span > RECTANGULAR * (whole.bottom - whole.top) * (whole.right - whole.left)) return null;
+  return thick / whole.area >= 0.05 * Math.min(height, width) ? core : null;
 }
 
 function liesWithin(inner, outer) {
@@ -520,13 +595,18 @@ function isLight(dark, light) {
 /** Line by line from the top, and from left to right. */
 function inOrder(digits) {
   const lines = [];
-  const sorted = [...digits].sort((a, b) => a.top + a.bottom - b.top - b.bottom || a.left - b.left);
-  for (const digit of sorted) {
-    const tallest = lines.length && best(lines.at(-1), ({ top, bottom }) => bottom - top);
-    if (tallest && (digit.top + digit.bottom) / 2 < tallest.bottom) lines.at(-1).push(digit);
+  const overlap = (one, other) => {
+    const smaller = Math.min(one.bottom - one.top, other.bottom - other.top);
+    return (Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top)) / smaller;
+  };
+  const middleOf = (line) => line.reduce((sum, { top, bottom }) => sum + top + bottom, 0) / line.length;
+  for (const digit of [...digits].sort((a, b) => a.left - b.left || a.top + a.bottom - b.top - b.bottom)) {
+    const overlapWith = (line) => Math.max(...line.slice(-2).map((other) => overlap(digit, other)));
+    const nearest = lines.length ? best(lines, overlapWith) : null;
+    if (nearest && overlapWith(nearest) >= BESIDE) nearest.push(digit);
     else lines.push([digit]);
   }
-  return lines.flatMap((line) => line.sort((a, b) => a.left - b.left));
+  return lines.sort((a, b) => middleOf(a) - middleOf(b)).flat();
 }
 
 /** The ink of each digit on a picture: [{height, width, levels, core, top, left, noise, cut}]. */
@@ -538,6 +618,16 @@ function findInk(picture) {
   for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
   const levels = new Int16Array(height * width);
   for (let at = 0; at < levels.length; at++) levels[at] = LEVELS * smooth.levels[at] + 0.5; // rounded down
+  const darker = darkerOf(levels, height, width);
+  for (const sign of darker ? [1, -1] : []) {
+    const core = filling(sign > 0 ? darker : darker.map((each) => 1 - each), height, width);
+    if (!core) continue;
+    const others = levels.filter((_, at) => !core[at]).sort();
+    const last = others.length - 1;
+    const paper = Math.floor((others[last >> 1] + others[(last + 1) >> 1]) / 2) / LEVELS;
+    const found = Float64Array.from(picture.levels, (level) => Math.max(0, sign * (paper - level)));
+    return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true }];
+  }
   const offers = [1, -1].map((sign) => {
     const [signed, depth] = [new Int16Array(levels.length), new Int16Array(levels.length)];
     for (let at = 0; at < levels.length; at++) signed[at] = sign * levels[at];

@@ -6,10 +6,15 @@ const network = makeNetwork(data.network, new Float32Array(bytesOf($("weights").
 const { classes } = network.spec;
 const { image, step } = data;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const novelty = makeNovelty(data.novelty, image);
+
+/** What speaks against the prediction for an image of the network's size, [pixels * channels]: a text or null. */
+const unlikeTraining = novelty.warning;
 
 const DEMONSTRATION_MILLISECONDS = 300; // for the choice of the example at the beginning
 
 let reading = null; // the last one: {seen, stops, found}
+let warning = null; // on what it reads
 let pending = null; // the frame in which the drawing will be read
 let playNext = false;
 let waitingToSpeak = null;
@@ -43,7 +48,8 @@ function speak() {
     const probabilities = reading.found.at(-1);
     const [first, second] = Array.from(classes.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
     const words = (label) => `${classes[label]}, ${percent(probabilities[label])}`;
-    $("spoken").textContent = `Prediction: ${words(first)}${second === undefined ? "" : `; then ${words(second)}`}.`;
+    const rest = `${second === undefined ? "" : `; then ${words(second)}`}${warning ? `. Warning: ${warning}` : ""}.`;
+    $("spoken").textContent = `Prediction: ${words(first)}${rest}`;
   }, 700);
 }
 
@@ -56,6 +62,8 @@ function found(newReading) {
   setWaiting(false);
   along.show(reading);
   showPrediction(reading ? reading.found.length - 1 : 0);
+  warning = reading && !pad.isPassing() ? unlikeTraining(reading.seen) : null;
+  $("warning").textContent = warning ? `Warning: ${warning}.` : "";
   speak();
   if (playNext && reading && !calm.matches) along.start();
   playNext = false;
@@ -90,8 +98,7 @@ function showExample(example, passing) {
 function readPhotos() {
   const parts = ["photo", "found", "open", "take", "file", "camera"].map((id) => [id, $(id)]);
   $("sources").hidden = $("sorts").hidden = false;
-  const warningOf = typeof unlikeTraining === "function" ? unlikeTraining : () => null;
-  return makePhotos(Object.fromEntries(parts), network, image, warningOf, (photo, number, clicked) => {
+  return makePhotos(Object.fromEntries(parts), network, image, unlikeTraining, (photo, number, clicked) => {
     playNext = clicked;
     const caption = `Digit ${number + 1} of ${photo.digits.length} on ${photo.name}`;
     pad.show(photo.digits[number].pixels, { caption, photo, number });
@@ -153,6 +160,7 @@ demonstrate();
  * dropped, pasted or chosen has been read then.
  * network(spec, weights): another network, of `describe` in build.py, its weights in base64: {predict, along}.
  * digit(picture, height, width), findDigits(...), whole(...): see normal_form.js.
+ * unlikeTraining(pixels): a warning or null; noveltyOf(pixels): the score behind it, see novelty.js.
  */
 window.lstm = Object.freeze({
   show: (pixels) => pad.show(pixels),
@@ -173,4 +181,6 @@ window.lstm = Object.freeze({
   digit,
   findDigits,
   whole,
+  unlikeTraining,
+  noveltyOf: novelty.score,
 });

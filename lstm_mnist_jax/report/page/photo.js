@@ -108,7 +108,7 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
       if (probabilities === null) return null;
       digit.label = leaderOf(probabilities);
       digit.probability = probabilities[digit.label];
-      digit.warning ??= warningOf(digit.pixels);
+      digit.warning = warningOf(digit.pixels);
     }
     return { canvas, name, digits };
   }

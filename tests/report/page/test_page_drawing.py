@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import json
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.report.page import make_page
+from lstm_mnist_jax.report.page.build import novelty_of
 
 SEVEN = [[(0.3, 0.2), (0.7, 0.2), (0.62, 0.4), (0.45, 0.85)]]
 FOUR = [[(0.35, 0.15), (0.3, 0.5), (0.7, 0.5)], [(0.62, 0.2), (0.6, 0.9)]]
@@ -65,6 +67,27 @@ def reading_of(page):
         }"""
     )
     return found and tuple(np.array(part) for part in found)
+
+
+def test_warnings_match_python(page, trained, examples, rng):
+    """The scores of digits, of noise, and of ink as wide as two digits; and the text beside a drawing."""
+    wide = np.zeros((28, 28), np.uint8)
+    wide[10:18, 4:24] = rng.integers(0, 256, (8, 20))
+    images = np.stack([*examples.images[:20], wide, *rng.integers(0, 256, (3, 28, 28), np.uint8)])
+    pixels = (images.reshape(len(images), -1) / 255).tolist()
+    found = page.evaluate("(all) => all.map((pixels) => [lstm.noveltyOf(pixels), lstm.unlikeTraining(pixels)])", pixels)
+    np.testing.assert_allclose([score for score, _ in found], trained.novelty.scores(images), rtol=1e-4)
+    assert len(json.dumps(novelty_of(trained))) < 42_000
+    warnings = trained.warnings(images)
+    assert [text for _, text in found] == warnings
+    assert {None, trained.pair, "this looks unlike the training images"} == {*warnings}
+    clear(page)
+    assert page.locator("#warning").text_content() == ""
+    draw(page, [[(0.3, height), (0.7, height)] for height in np.linspace(0.3, 0.7, 7)])  # a square
+    seen, _, _ = reading_of(page)
+    [warning] = trained.warnings(seen.reshape(1, 28, 28))
+    assert warning is not None
+    assert page.locator("#warning").text_content() == f"Warning: {warning}."
 
 
 def prediction(page):

@@ -95,6 +95,41 @@ def test_digits_on_photographs_match_python(page, rng):
             np.testing.assert_allclose(np.array(one["pixels"]).reshape(28, 28), other.image, atol=1e-5)
 
 
+def test_a_digit_that_fills_its_picture_and_squared_paper_match_python(page, rng):
+    for number, image in enumerate(load().test.images[:6]):
+        ink = np.asarray(Image.fromarray(image).resize((200, 200), Image.Resampling.BICUBIC), np.float32).clip(0, 255)
+        rows, columns = (np.flatnonzero((ink > 80).any(axis=axis)) for axis in (1, 0))
+        cropped = 0.9 - 0.8 / 255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        squared = np.full((260, 300), 0.85)
+        squared[number::22] = squared[:, number::22] = 0.5
+        squared[30:230, 50:250] *= 1 - 0.6 * ink / 255
+        squared = squared * np.linspace(1, 0.8, 300)
+        for picture in (cropped, squared):
+            picture = np.clip(picture + rng.normal(0, 0.005, picture.shape), 0, 1).astype(np.float32)
+            picture = 1 - picture if number % 2 else picture
+            expected, found = find_digits(picture), found_in_javascript(page, picture)
+            assert len(found) == len(expected)
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one["box"], other.box, atol=1e-9)
+                np.testing.assert_allclose(np.array(one["pixels"]).reshape(28, 28), other.image, atol=1e-5)
+
+
+@pytest.mark.parametrize("slope", [-0.2, 0.2])
+def test_lines_that_slope_are_read_as_in_python(slope, page):
+    """Two lines of six digits, one of which is lower. Both languages find the order in which they were placed."""
+    picture, places = np.zeros((380, 480), np.float32), []
+    for number, image in enumerate(load().test.images[:12]):
+        row, column = divmod(number, 6)
+        top, left = int(100 - 200 * slope + 110 * row + 78 * slope * column + 6 * (column == 2)), 8 + 78 * column
+        ink = np.asarray(Image.fromarray(image).resize((70, 70), Image.Resampling.BICUBIC), np.float32).clip(0, 255)
+        picture[top : top + 70, left : left + 70] += 0.9 / 255 * ink
+        places.append([(top + 35) / 380, (left + 35) / 480])
+    in_python = [each.box for each in find_digits(picture)]
+    for found in (in_python, [each["box"] for each in found_in_javascript(page, picture)]):
+        boxes = np.array(found)
+        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:] / 2, places, atol=0.06)
+
+
 def test_digits_for_images_of_another_size(page):
     picture = drawn(load().test.images[3], (100, 90))
     np.testing.assert_allclose(in_javascript(page, picture, "digit", 20, 31), digit(picture, 20, 31), atol=1e-5)

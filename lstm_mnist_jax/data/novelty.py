@@ -1,0 +1,279 @@
+"""Novelty detection: whether an image looks unlike the images that a network was trained on.
+
+The features of an image are histograms of gradient directions (Dalal and Triggs 2005) in 5 x 5 cells, reduced by
+principal component analysis. Each class is a Gaussian of these. The score of an image is its squared Mahalanobis
+distance from the nearest class, and a fraction of what the components leave of it (as in the modified quadratic
+discriminant function, Kimura et al. 1987). The threshold is a quantile of the scores of the validation images, as in
+conformal prediction: of images like these, at most a fraction `FALSE_WARNINGS` is above it.
+
+It depends on the data alone, not on the network: all runs of a sweep share it. A report's page computes the same in
+JavaScript (report/page/novelty.js): a change here needs the same change there.
+"""
+
+import math
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int8, UInt8
+
+from lstm_mnist_jax.data.dataset import Examples
+from lstm_mnist_jax.data.normal_form import resampling
+from lstm_mnist_jax.errors import DataError
+
+FILE = "novelty.npz"
+"""In the folder of a run or of a sweep."""
+
+FALSE_WARNINGS = 0.007
+"""The fraction of the validation images above the threshold."""
+
+FALSE_TURNS = 0.003
+"""The fraction of the validation images that would look better turned."""
+
+MOST_GAIN = 3.0
+
+NOT_WIDE = 0.95
+INK = 0.25
+"""The edge of ink, as a fraction of the brightest pixel."""
+
+DIRECTIONS = 8
+CELLS = 5
+SIDE = 28
+"""Images are resized to so many pixels a side."""
+
+MOST_EXAMPLES = 15_000
+"""More training images change little, and would take seconds."""
+
+MOST_THRESHOLD_EXAMPLES = 5_000
+MOST_TURNED_EXAMPLES = 2_000
+AT_ONCE = 100
+"""So many images fit into a processor's cache."""
+
+MOST_BYTES = 24_000
+"""The components and the shapes of the classes take no more, in int8: fewer components where there are more classes."""
+
+RIDGE = 0.02
+"""Of the mean variance of a class, added to each of its variances."""
+
+SHARED = 20
+"""A class's covariance is averaged with that of all classes, which counts as so many images."""
+
+LEFT = 0.05
+"""The weight of what the components leave, relative to the distance within them."""
+
+Images = (
+    UInt8[np.ndarray, "n height width *channels"]
+    | Float32[np.ndarray, "n height width *channels"]
+    | Float64[np.ndarray, "n height width *channels"]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """What the training images look like. Its fields are the arrays of novelty.npz.
+
+    Attributes:
+      mean: of the features.
+      components: the principal components, in steps of `component_steps`.
+      component_steps: the size of a step, for each component.
+      class_means: the mean of each class, in the components.
+      whitening: the inverse Cholesky factor of the covariance of each class, a lower triangle row after row, in steps
+        of `whitening_steps`.
+      whitening_steps: the size of a step, for each row.
+      left_weights: for each class, the weight of the squared features that the components leave.
+      threshold: images with a higher score are unlike the training images.
+      turn_threshold: a picture whose digits gain more in total by a turn is turned.
+      wide: the width of ink, in heights, that `NOT_WIDE` of the training images do not exceed.
+    """
+
+    mean: Float32[np.ndarray, " features"]
+    components: Int8[np.ndarray, "components features"]
+    component_steps: Float32[np.ndarray, " components"]
+    class_means: Float32[np.ndarray, "classes components"]
+    whitening: Int8[np.ndarray, "classes triangle"]
+    whitening_steps: Float32[np.ndarray, "classes components"]
+    left_weights: Float32[np.ndarray, " classes"]
+    threshold: Float32[np.ndarray, ""]
+    turn_threshold: Float32[np.ndarray, ""]
+    wide: Float32[np.ndarray, ""]
+
+    def scores(self, images: Images) -> Float64[np.ndarray, " n"]:
+        """The distances of images from the nearest class; above `threshold`, they are unlike the training images.
+
+        Args:
+          images: as for `lstm_mnist_jax.inference.TrainedRun.predict`.
+        """
+        centred = features_of(images) - self.mean.astype(np.float64)
+        places = centred @ (self.components * self.component_steps[:, None]).T.astype(np.float64)
+        left = np.square(centred).sum(1) - np.square(places).sum(1)
+        count = len(self.components)
+        factor = np.zeros((count, count))
+        nearest = np.full(len(images), np.inf)
+        for number, mean in enumerate(self.class_means):
+            factor[np.tril_indices(count)] = self.whitening[number]
+            whitened = (places - mean) @ (factor * self.whitening_steps[number][:, None]).T
+            np.minimum(nearest, np.square(whitened).sum(1) + self.left_weights[number] * left, out=nearest)
+        return nearest
+
+    def are_unlike(self, images: Images) -> Bool[np.ndarray, " n"]:
+        """Whether images are unlike the training images."""
+        return self.scores(images) > self.threshold
+
+    def are_wide(self, images: Images) -> Bool[np.ndarray, " n"]:
+        """Whether ink is wider than in most of the training images, as that of two digits is."""
+        return widths_of(images) > self.wide
+
+    def turn_gains(self, images: Images) -> Float64[np.ndarray, "n 3"]:
+        """How much more likely square images are turned by 90, 180 and 270 degrees to the left, in units of the
+        threshold; more than `MOST_GAIN` of them counts as that."""
+        upright, *turned = (
+            np.minimum(self.scores(np.rot90(images, turns, (1, 2))) / self.threshold, MOST_GAIN) for turns in range(4)
+        )
+        return np.stack([upright - each for each in turned], axis=1)
+
+
+def features_of(images: Images) -> Float64[np.ndarray, "n features"]:
+    """Histograms of the directions of an image's gradient, whatever its contrast: square roots, of norm 1.
+
+    Args:
+      images: uint8 or floats, [n, height, width] or [n, height, width, channels].
+    """
+    found = np.empty((len(images), DIRECTIONS * CELLS**2))
+    for start in range(0, len(images), AT_ONCE):
+        found[start : start + AT_ONCE] = _features_of(images[start : start + AT_ONCE])
+    return found
+
+
+def _features_of(images: np.ndarray) -> Float64[np.ndarray, "n features"]:
+    grey = images.astype(np.float32)
+    grey = grey.mean(axis=-1) if grey.ndim == 4 else grey
+    if grey.shape[1:] != (SIDE, SIDE):
+        grey = resampling(grey.shape[1], SIDE) @ grey @ resampling(grey.shape[2], SIDE).T
+    for axis in (1, 2):  # (1, 2, 1) / 4, the border repeated
+        before, after = _neighbours(grey, axis)
+        grey = (before + 2 * grey + after) / 4
+    down, right = (np.subtract(*_neighbours(grey, axis)[::-1]) for axis in (1, 2))
+    size = np.hypot(down, right)
+    angle = np.arctan2(down, right) * np.float32(DIRECTIONS / (2 * math.pi)) % DIRECTIONS
+    pool = resampling(SIDE, CELLS)
+    found = np.empty((len(grey), DIRECTIONS, CELLS, CELLS))
+    for direction in range(DIRECTIONS):
+        apart = np.abs(angle - direction)
+        share = np.maximum(0, 1 - np.minimum(apart, DIRECTIONS - apart))
+        found[:, direction] = pool @ (size * share) @ pool.T
+    found = np.sqrt(found.reshape(len(grey), -1))
+    return found / (np.linalg.norm(found, axis=1, keepdims=True) + 1e-9)
+
+
+def _neighbours(grey: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels before and after each pixel, the border repeated."""
+    padded = np.pad(grey, [(1, 1) if n == axis else (0, 0) for n in range(3)], "edge")
+    return (padded[:, :-2], padded[:, 2:]) if axis == 1 else (padded[:, :, :-2], padded[:, :, 2:])
+
+
+def widths_of(images: Images) -> Float64[np.ndarray, " n"]:
+    """The width of the ink on each image, as a fraction of its height; 1 where there is none."""
+    grey = images.astype(np.float32)
+    grey = grey.mean(axis=-1) if grey.ndim == 4 else grey
+    is_ink = grey > INK * grey.max(axis=(1, 2), keepdims=True)
+    lengths = []
+    for axis in (1, 2):
+        lines = is_ink.any(axis=axis)
+        lengths.append(lines.shape[1] - lines.argmax(1) - lines[:, ::-1].argmax(1))
+    return np.where(is_ink.any(axis=(1, 2)), lengths[0] / lengths[1], 1.0)
+
+
+def fit(train: Examples, validation: Examples) -> Novelty | None:
+    """What training images look like, with a threshold from validation images.
+
+    Returns:
+      None where there are fewer than 142 validation images, too few for the threshold.
+    """
+    held_out = validation.images[_spread(len(validation), MOST_THRESHOLD_EXAMPLES)]
+    rank = math.ceil((len(held_out) + 1) * (1 - FALSE_WARNINGS))
+    if rank > len(held_out) or len(train) < 2:
+        return None
+    chosen = _spread(len(train), MOST_EXAMPLES)
+    parts = [train.images[part] for part in np.array_split(chosen, len(chosen) // 500 + 1)]
+    features, widths = (np.concatenate([*map(function, parts)]) for function in (features_of, widths_of))
+    _, labels = np.unique(train.labels[chosen], return_inverse=True)
+    mean = features.mean(axis=0).astype(np.float32)
+    centred = features - mean
+    classes, width = int(labels.max()) + 1, features.shape[1]
+    count = 1
+    while count < width - 1 and width * (count + 1) + classes * (count + 1) * (count + 2) // 2 <= MOST_BYTES:
+        count += 1
+    _, directions = np.linalg.eigh(centred.T @ centred)
+    components, component_steps = _in_steps(directions[:, ::-1][:, :count].T)
+    places = centred @ (components * component_steps[:, None]).T
+    left = np.square(centred).sum(axis=1) - np.square(places).sum(axis=1)
+    class_means = np.stack([places[labels == label].mean(axis=0) for label in range(classes)]).astype(np.float32)
+    apart = places - class_means[labels]
+    shared, factors, left_weights = SHARED * (apart.T @ apart) / len(apart), [], []
+    for label in range(classes):
+        own = apart[labels == label]
+        covariance = (own.T @ own + shared) / (len(own) + SHARED)
+        covariance += (RIDGE * np.trace(covariance) / count + 1e-12) * np.eye(count)
+        factors.append(np.linalg.inv(np.linalg.cholesky(covariance)))
+        left_weights.append(LEFT * (width - count) / max(left[labels == label].mean(), 1e-6))
+    whitening, whitening_steps = _in_steps(np.stack(factors))
+    rows, columns = np.tril_indices(count)
+    found = Novelty(
+        mean=mean,
+        components=components,
+        component_steps=component_steps,
+        class_means=class_means,
+        whitening=whitening[:, rows, columns],
+        whitening_steps=whitening_steps,
+        left_weights=np.array(left_weights, np.float32),
+        threshold=np.array(np.inf, np.float32),
+        turn_threshold=np.array(np.inf, np.float32),
+        wide=np.array(np.quantile(widths, NOT_WIDE), np.float32),
+    )
+    scores = found.scores(held_out)
+    found = replace(found, threshold=np.array(max(1e-6, np.sort(scores)[rank - 1]), np.float32))
+    gains = found.turn_gains(held_out[_spread(len(held_out), MOST_TURNED_EXAMPLES)]).max(axis=1)
+    turn_threshold = max(0, np.quantile(gains, 1 - FALSE_TURNS, method="higher"))
+    return replace(found, turn_threshold=np.array(turn_threshold, np.float32))
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` numbers, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
+
+
+def _in_steps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of numbers in int8, and the size of a step for each."""
+    steps = (np.abs(rows).max(axis=-1) / 127).astype(np.float32)
+    return np.rint(rows / np.maximum(steps, 1e-30)[..., None]).astype(np.int8), steps
+
+
+def save(path: Path, novelty: Novelty) -> None:
+    """Writes novelty.npz atomically."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **{field.name: getattr(novelty, field.name) for field in fields(Novelty)})
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read(path: Path) -> Novelty | None:
+    """Reads novelty.npz; None where there is none: of a run of another version, or of imported weights.
+
+    Raises:
+      DataError: it is damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            found = Novelty(**{field.name: arrays[field.name] for field in fields(Novelty)})
+        found.scores(np.zeros((1, SIDE, SIDE), np.float32))
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # of a file that may hold anything
+        raise DataError(
+            f"{path} is damaged ({error or type(error).__name__}). Remove it: the images are classified without "
+            "warnings then, and lstm-mnist train --resume writes it again."
+        ) from error
+    return found
