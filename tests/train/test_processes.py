@@ -107,6 +107,11 @@ def metrics_of(run_dir):
     return [{name: value for name, value in line.items() if name not in times} for line in lines]
 
 
+def last_step(run_dir):
+    """That of the last line of metrics; 0 where there is none yet."""
+    return max((metrics["step"] for metrics in metrics_of(run_dir)), default=0)
+
+
 def assert_same_run(found, expected):
     for a, b in zip(metrics_of(found), metrics_of(expected), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
@@ -177,9 +182,9 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
 
     for number in (0, 1):
         # The killed run may have written metrics of later steps than it saved. The resumed one goes beyond them.
-        written = metrics_of(run_dir)[-1]["step"]
+        written = last_step(run_dir)
         pair = start_two("train", "--resume", run_dir)
-        wait_until(lambda written=written: written < metrics_of(run_dir)[-1]["step"], pair)
+        wait_until(lambda written=written: written < last_step(run_dir), pair)
         pair[number].send_signal(signal.SIGTERM)
         first, second = ends_of(pair)
         assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
