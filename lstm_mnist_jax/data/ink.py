@@ -148,8 +148,8 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
     darker = _darker(levels)
     for sign, kind in () if darker is None else ((1, darker), (-1, ~darker)):
         if (core := _filling(kind)) is not None:
-            paper = int(np.median(levels[~core]))
-            return [Ink(np.maximum(0, sign * (paper / LEVELS - grey)), 0, 0, core, noise, True)]
+            level = int(np.median(levels[~core]))
+            return [Ink(np.maximum(0, sign * (level / LEVELS - grey)), 0, 0, core, noise, True)]
     offers = []
     for sign in (1, -1):  # dark ink, and light ink
         paper = _paper(sign * levels)
