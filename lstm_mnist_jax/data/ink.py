@@ -1,5 +1,6 @@
 """Finds the digits on a picture: the ink that is no table, shadow, line, frame or speck, in groups of one digit each.
 
+0. A picture of two levels that one digit fills from border to border is that digit.
 1. The paper's brightness at each pixel is a morphological closing along rows and columns: it fills what is dark and
    narrower than half of the picture, and follows tables, shadows and uneven light, which are wider or reach the border.
 2. What is darker than the paper is ink, in connected components, each down to a fraction of its own darkest pixel.
@@ -152,8 +153,8 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
     darker = _darker(levels)
     for sign, kind in () if darker is None else ((1, darker), (-1, ~darker)):
         if (core := _filling(kind)) is not None:
-            white = int(np.median(levels[~core])) / LEVELS
-            return [Ink(np.maximum(0, sign * (white - grey)), 0, 0, core, noise, True)]
+            level = int(np.median(levels[~core]))
+            return [Ink(np.maximum(0, sign * (level / LEVELS - grey)), 0, 0, core, noise, True)]
     offers = []
     for sign in (1, -1):  # dark ink, and light ink
         paper = _paper(sign * levels)

@@ -252,7 +252,7 @@ def test_many_pictures_are_classified_in_order_and_in_small_batches(predict, uns
     answers = [json.loads(line) for line in printed.splitlines()]
     many = [f"{tmp_path / 'many.npy'}[{n}]" for n in range(300)]
     assert [answer["file"] for answer in answers] == [*many, str(tmp_path / "broken.png"), *many]
-    assert sum(sizes) == 600
+    assert sum(sizes) - sizes.count(1) == 600  # and alone those that may be turned
     assert 8 < max(sizes) <= 64
     assert answers[:300] == answers[301:]
 

@@ -82,7 +82,7 @@ def test_a_digit_that_fills_its_picture(light, digits, rng):
         cropped = cropped * np.linspace(1, 0.85, cropped.shape[1]) + rng.normal(0, 0.01, cropped.shape)
         found = digit(np.clip(1 - cropped if light else cropped, 0, 1).astype(np.float32))
         differences.append(np.abs(found - image / 255).mean())
-        whole = np.pad(0.9 - 0.8 / 255 * ink, 18, constant_values=0.1)  # a sheet in a rim fills its picture too
+        whole = np.pad(0.9 - 0.8 / 255 * ink, 31, constant_values=0.1)  # a sheet in a rim fills its picture too
         differences.append(np.abs(digit(1 - whole if light else whole) - image / 255).mean())
     assert max(differences) < 0.09  # of what is left of a digit whose bars are a table, 0.15
 
