@@ -8,17 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.cli.arguments import entry, wrapped
-from lstm_mnist_jax.cli.completion import completion
-from lstm_mnist_jax.cli.evaluate import evaluate
-from lstm_mnist_jax.cli.interop import export, import_
-from lstm_mnist_jax.cli.predict import predict
-from lstm_mnist_jax.cli.report import report
-from lstm_mnist_jax.cli.sweep import sweep
-from lstm_mnist_jax.cli.train import train
 from lstm_mnist_jax.config import PRESETS, options
 from lstm_mnist_jax.errors import ConfigError, DataError, UserError, did_you_mean
 
@@ -51,15 +45,26 @@ def program_help() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _command(function: str, module: str = "") -> Callable[[Sequence[str]], int]:
+    """A command of this package, whose module is imported when it runs: `--help` needs none of them."""
+
+    def run(words: Sequence[str]) -> int:
+        imported = import_module(f"lstm_mnist_jax.cli.{module or function}")
+        code: int = getattr(imported, function)(words)
+        return code
+
+    return run
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train,
-    "sweep": sweep,
-    "evaluate": evaluate,
-    "predict": predict,
-    "report": report,
-    "import": import_,
-    "export": export,
-    "completion": completion,
+    "train": _command("train"),
+    "sweep": _command("sweep"),
+    "evaluate": _command("evaluate"),
+    "predict": _command("predict"),
+    "report": _command("report"),
+    "import": _command("import_", "interop"),
+    "export": _command("export", "interop"),
+    "completion": _command("completion"),
 }
 
 
