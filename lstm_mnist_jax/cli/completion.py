@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lstm_mnist_jax.cli.arguments import Argument, Positional, arguments_of
+from lstm_mnist_jax.cli.main import COMMANDS
 from lstm_mnist_jax.cli.parsing import parse
 from lstm_mnist_jax.config import PRESETS
 
@@ -47,8 +48,9 @@ ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 """zsh then takes scripts for bash."""
 
 
-def completion(arguments: Sequence[str], commands: Mapping[str, type]) -> int:
-    """`lstm-mnist completion`, for these commands and the classes of their arguments."""
+def completion(arguments: Sequence[str]) -> int:
+    """`lstm-mnist completion`."""
+    commands = {name: command.arguments for name, command in COMMANDS.items()}
     parsed = parse(CompletionArguments, arguments)
     if parsed.shell == "fish":
         print(fish_script(commands), end="")

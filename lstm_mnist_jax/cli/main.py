@@ -9,75 +9,78 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.cli.arguments import entry, wrapped
-from lstm_mnist_jax.cli.completion import CompletionArguments, completion
-from lstm_mnist_jax.cli.evaluate import EvaluateArguments, evaluate
-from lstm_mnist_jax.cli.interop import ExportArguments, ImportArguments, export, import_
-from lstm_mnist_jax.cli.predict import PredictArguments, predict
-from lstm_mnist_jax.cli.report import ReportArguments, report
-from lstm_mnist_jax.cli.sweep import SweepArguments, sweep
-from lstm_mnist_jax.cli.train import TrainArguments, train
 from lstm_mnist_jax.config import PRESETS, options
 from lstm_mnist_jax.errors import ConfigError, DataError, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command.
+    """A command, whose module is imported when it is needed: `--help` needs none of them.
 
     Attributes:
-      run: runs it on its arguments; returns the exit code.
-      arguments: the class that holds its arguments.
+      module: of this folder.
+      function: its function there; the class of its arguments has the same name: `train` and `TrainArguments`.
       usage: its required arguments, as its help names them.
       summary: a line of help.
     """
 
-    run: Callable[[Sequence[str]], int]
-    arguments: type
+    module: str
+    function: str
     usage: str
     summary: str
 
+    def run(self, words: Sequence[str]) -> int:
+        """Runs it on its arguments; returns the exit code."""
+        code: int = getattr(self._imported(), self.function)(words)
+        return code
 
-def _completion(words: Sequence[str]) -> int:
-    return completion(words, {name: command.arguments for name, command in COMMANDS.items()})
+    @property
+    def arguments(self) -> type:
+        """The class that holds its arguments."""
+        found: type = getattr(self._imported(), f"{self.function.rstrip('_').title()}Arguments")
+        return found
+
+    def _imported(self) -> ModuleType:
+        return import_module(f"lstm_mnist_jax.cli.{self.module}")
 
 
 COMMANDS = {
     "train": Command(
-        train,
-        TrainArguments,
+        "train",
+        "train",
         "[PRESET]",
         f"train a model (presets: {', '.join(PRESETS)}), or continue one with --resume RUN_DIR",
     ),
-    "sweep": Command(sweep, SweepArguments, "[PRESET]", "train several runs at once: seeds, hyperparameters, networks"),
-    "evaluate": Command(
-        evaluate, EvaluateArguments, "RUN_DIR", "loss and accuracy of a trained run, by split and class"
-    ),
-    "predict": Command(predict, PredictArguments, "RUN_DIR IMAGE ...", "classify images"),
+    "sweep": Command("sweep", "sweep", "[PRESET]", "train several runs at once: seeds, hyperparameters, networks"),
+    "evaluate": Command("evaluate", "evaluate", "RUN_DIR", "loss and accuracy of a trained run, by split and class"),
+    "predict": Command("predict", "predict", "RUN_DIR IMAGE ...", "classify images"),
     "report": Command(
-        report,
-        ReportArguments,
+        "report",
+        "report",
         "RUN_DIR ...",
         "curves, errors and figures of a run; a comparison of several; --html for a page to draw on",
     ),
     "import": Command(
-        import_,
-        ImportArguments,
+        "interop",
+        "import_",
         "FORMAT PATH --run-dir RUN_DIR",
         "make a run folder from weights of tf1, torch, keras, flax, safetensors, onnx or huggingface",
     ),
     "export": Command(
-        export,
-        ExportArguments,
+        "interop",
+        "export",
         "FORMAT RUN_DIR FILE",
         "write a run's model for tf1, torch, keras, flax, safetensors, onnx, stablehlo or huggingface",
     ),
     "completion": Command(
-        _completion,
-        CompletionArguments,
+        "completion",
+        "completion",
         "SHELL",
         "print a script with which bash, zsh or fish complete commands and options",
     ),

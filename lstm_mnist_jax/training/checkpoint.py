@@ -91,7 +91,10 @@ class Checkpoints:
             if processes.is_first():
                 shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
                 path.mkdir(parents=True)
-            response = ocp.save_async(path / "state", states)
+            # One device writes an array that all have. For each to write a part, orbax compiles a program a shape.
+            saving = ocp.options.ArrayOptions.Saving(use_replica_parallel=False)
+            with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+                response = ocp.save_async(path / "state", states)
         except OSError as error:
             raise self._failure(record.step, error) from error
         self._pending = record.step, self._thread.submit(self._finish, response, path, record)

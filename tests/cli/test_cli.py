@@ -530,7 +530,7 @@ def test_unexpected_exceptions_are_reported_as_bugs(command_line, monkeypatch):
     def broken(arguments):
         raise KeyError("boom")
 
-    monkeypatch.setitem(cli.COMMANDS, "train", broken)
+    monkeypatch.setattr("lstm_mnist_jax.cli.train.train", broken)
     done = command_line("train")
     assert done.returncode == 1
     assert "unexpected KeyError: 'boom'" in done.stderr

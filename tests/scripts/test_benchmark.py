@@ -258,7 +258,8 @@ def test_memory_is_that_of_the_work_alone(module):
 
 
 @pytest.mark.slow
-def test_starts_of_programs(tmp_path):
+def test_starts_of_programs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSTM_MNIST_JAX_NATIVE", "0")  # with empty caches, it would be compiled
     timed = start.programs(tmp_path, "smoke")
     train = next(name for name in timed if "train" in name and "empty" not in name)
     seconds = {name: timed[name]() for name in ("lstm-mnist --help", train, "lstm-mnist predict, one picture")}
