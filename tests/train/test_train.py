@@ -416,6 +416,7 @@ def test_a_full_disk_is_an_error_and_loses_no_checkpoint(tmp_path, bytes_a_file,
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_a_file}, {bytes_a_file}));"
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     options = ["train", *TINY_OPTIONS, "--hidden-features", "32", "--epochs", 1, "--no-compilation-cache"]
+    options += ["--validation-examples", 100]  # too few for novelty.npz, which is larger than these files
     done = programs.run(
         [*options, "--run-dir", tmp_path / "run"], code=f"{limit} from lstm_mnist_jax.cli.main import main; main()"
     )
@@ -423,7 +424,8 @@ def test_a_full_disk_is_an_error_and_loses_no_checkpoint(tmp_path, bytes_a_file,
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     begun = (tmp_path / "run" / "config.json").exists()
-    config = dataclasses.replace(TINY, epochs=1, model=ModelConfig(hidden_features=(32,)))
+    data = dataclasses.replace(TINY.data, validation_examples=100)
+    config = dataclasses.replace(TINY, epochs=1, data=data, model=ModelConfig(hidden_features=(32,)))
     train(config, tmp_path / "run", resume=begun)
     assert load_run(tmp_path / "run", "last").step == 15
 
