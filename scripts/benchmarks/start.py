@@ -18,7 +18,7 @@ from lstm_mnist_jax import load
 Image.fromarray(255 - load().test.images[0]).resize((280, 280)).save(sys.argv[1])
 """
 
-TRAINING = "train, to the first epoch's line"
+TRAINING = "train to the first epoch"
 
 
 class StartError(Exception):
