@@ -33,3 +33,10 @@ def test_another_library(tmp_path):
     found = r"it is another library: .*LstmMnistJaxSelfTest"
     with pytest.warns(RuntimeWarning, match=found), pytest.raises(build.BuildError, match=found):
         build._test(ctypes.CDLL(str(tmp_path / "other.so")))
+
+
+def test_wheels_are_compiled_with_the_same_flags():
+    pytest.importorskip("hatchling")
+    import wheel_hook
+
+    assert wheel_hook.FLAGS == build.FLAGS
