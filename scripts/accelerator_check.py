@@ -69,19 +69,21 @@ def main() -> None:
 
 def check(arguments: Arguments) -> int:
     """Runs the parts that are not done yet, and writes after each. Returns the exit code."""
-    end, page_file = time.monotonic() + 60 * arguments.minutes, arguments.output.with_suffix(".html")
+    end = time.monotonic() + 60 * arguments.minutes
     if unknown := [name for name in (*arguments.parts, *arguments.again) if name not in PARTS]:
         return _refuse(f"unknown part {unknown[0]!r}; expected some of {', '.join(PARTS)}.")
     if not arguments.minutes > 0:
         return _refuse(f"--minutes is {arguments.minutes:g}, expected more than 0.")
-    if page_file == arguments.output:
+    if not arguments.output.name or (arguments.output.exists() and not arguments.output.is_file()):
+        return _refuse(
+            f"--output {arguments.output} is no file. Give the name of one, or of one that is not there yet."
+        )
+    if (page_file := arguments.output.with_suffix(".html")) == arguments.output:
         return _refuse(f"--output {arguments.output} would be the page, too. Give it another ending, such as .json.")
     try:  # now, not after some minutes
         before = arguments.output.read_text("utf-8") if arguments.output.exists() else f'{{"format": {FORMAT}}}'
         found: dict[str, Any] = json.loads(before)
-        if found["format"] != FORMAT or (
-            len(found) > 1 and not all(isinstance(found.get(name), dict) for name in ("key", "machine", "parts"))
-        ):
+        if found["format"] != FORMAT or (len(found) > 1 and not _is_whole(found)):
             raise ValueError("it is of another program")
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=arguments.output.parent):
@@ -185,6 +187,12 @@ def _serve(part: Part, step: int, setting: Setting, log: str, connection: Any) -
         kind = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
         reason = f"failed: {kind}{next(iter(str(error).splitlines()), '')}"
     connection.send((None, (peak, reason)))
+
+
+def _is_whole(found: dict[str, Any]) -> bool:
+    """Whether a file has all that `check` writes."""
+    has_all = all(isinstance(found.get(name), dict) for name in ("key", "machine", "parts"))
+    return has_all and all({"rows", "seconds", "peak_bytes", "reason"} == {*part} for part in found["parts"].values())
 
 
 def _commit() -> str:
