@@ -4,6 +4,7 @@ Each part runs in a process of its own, so that a crash or a full memory ends on
 them never starts JAX: a TPU belongs to one process. What a part does is in benchmarks/accelerator.py.
 """
 
+import hashlib
 import html
 import json
 import multiprocessing
@@ -24,6 +25,9 @@ from benchmarks import environment
 from benchmarks.accelerator import PARTS, Failed, Part, Setting, Unavailable, device
 
 FORMAT = 1
+OPTIONS = ("JAX_", "XLA_", "LSTM_MNIST_JAX_", "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
+"""Beginnings of the environment variables that change what is measured."""
+
 PRELOADED = ["flax.nnx", "optax", "orbax.checkpoint", "lstm_mnist_jax.training", "lstm_mnist_jax.inference"]
 
 STYLE = (
@@ -36,7 +40,8 @@ STYLE += ";border-bottom:1px solid #ccc;text-align:right}.failed{color:#b00}"
 class Arguments:
     """Check and measure this package on this machine's GPU or TPU: training, resuming, layers, populations, tests.
 
-    What was measured with the same version, device and sizes is kept: after an interruption, the same command goes on.
+    What was measured with the same version, device, sizes and environment variables of JAX and XLA is kept: after an
+    interruption, the same command goes on.
     Writes all figures to a JSON file, and tables to an HTML page beside it. Exit code 1 where a part failed.
     """
 
@@ -64,34 +69,48 @@ def main() -> None:
 
 def check(arguments: Arguments) -> int:
     """Runs the parts that are not done yet, and writes after each. Returns the exit code."""
-    end, page_file = time.monotonic() + 60 * arguments.minutes, arguments.output.with_suffix(".html")
+    end = time.monotonic() + 60 * arguments.minutes
     if unknown := [name for name in (*arguments.parts, *arguments.again) if name not in PARTS]:
         return _refuse(f"unknown part {unknown[0]!r}; expected some of {', '.join(PARTS)}.")
+    if not arguments.minutes > 0:
+        return _refuse(f"--minutes is {arguments.minutes:g}, expected more than 0.")
+    if not arguments.output.name or (arguments.output.exists() and not arguments.output.is_file()):
+        return _refuse(
+            f"--output {arguments.output} is no file. Give the name of one, or of one that is not there yet."
+        )
+    if (page_file := arguments.output.with_suffix(".html")) == arguments.output:
+        return _refuse(f"--output {arguments.output} would be the page, too. Give it another ending, such as .json.")
     try:  # now, not after some minutes
         before = arguments.output.read_text("utf-8") if arguments.output.exists() else f'{{"format": {FORMAT}}}'
         found: dict[str, Any] = json.loads(before)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        page_file.touch()
-        if found["format"] != FORMAT or (len(found) > 1 and not {"key", "machine", "parts"} <= found.keys()):
+        if found["format"] != FORMAT or (len(found) > 1 and not _is_whole(found)):
             raise ValueError("it is of another program")
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=arguments.output.parent):
+            pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return _refuse(f"--output {arguments.output} cannot be used: {error}. Give another name.")
+    options = {name: value for name, value in sorted(os.environ.items()) if name.startswith(OPTIONS)}
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
     if not arguments.tiny:  # else compilation is measured
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else the part at hand would go on
     multiprocessing.set_forkserver_preload(PRELOADED)  # to import JAX and Flax takes each process seconds
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(arguments.tiny, "", Path(folder), 60.0, {})
-        facts = run(Part("device", 60.0, (device,)), setting)
+        setting = Setting(arguments.tiny, "", Path(folder), 120.0, {})
+        facts = run(Part("device", setting.seconds, (device,)), setting)
         if facts["reason"]:
             return _refuse(f"JAX does not start here: {facts['reason']}.")
-        key = {**facts["rows"][0], "commit": _commit(), "tiny": arguments.tiny}
+        key = {**facts["rows"][0], "commit": _commit(), "tiny": arguments.tiny, "options": options}
         if found.get("key", key) != key:
-            print(f"{arguments.output} is of another version, device or size: all parts run again")
+            differ = ", ".join(name for name in key if found["key"].get(name) != key[name])
+            old = arguments.output.with_name(f"{arguments.output.name}.old")
+            print(f"{arguments.output} is of another {differ}: all parts run again. It is kept as {old}.")
+            arguments.output.replace(old)
         parts: dict[str, Any] = found["parts"] if found.get("key") == key else {}
         found = {"format": FORMAT, "key": key, "machine": environment.describe(), "parts": parts}
         print(f"{_device(key)}\n{_warning(key)}".rstrip(), flush=True)
-        for name in arguments.parts or PARTS:
+        for name in dict.fromkeys((*arguments.parts, *arguments.again) if arguments.parts else PARTS):
             if name in parts and name not in arguments.again and not parts[name]["reason"].startswith("failed"):
                 print(f"{name}: done before")
                 continue
@@ -107,6 +126,8 @@ def check(arguments: Arguments) -> int:
             print(f"{name}: {parts[name]['reason'] or 'done'}, {parts[name]['seconds']:.1f} s", flush=True)
             _write(arguments.output, json.dumps(found, indent=1) + "\n")
             _write(page_file, page(found))
+        _write(arguments.output, json.dumps(found, indent=1) + "\n")  # with the parts that did not run
+        _write(page_file, page(found))
     print(f"written: {arguments.output}, {page_file}")
     return int(any(part["reason"].startswith("failed") for part in parts.values()))
 
@@ -134,7 +155,7 @@ def run(part: Part, setting: Setting) -> dict[str, Any]:
                     peak, reason = last
                     break
                 rows.append(row)
-        except EOFError:
+        except (EOFError, OSError):  # OSError: within a row
             process.join()
             lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
             reason = ": ".join([f"failed: its process ended with exit code {process.exitcode}", *lines[-1:]])
@@ -168,12 +189,21 @@ def _serve(part: Part, step: int, setting: Setting, log: str, connection: Any) -
     connection.send((None, (peak, reason)))
 
 
+def _is_whole(found: dict[str, Any]) -> bool:
+    """Whether a file has all that `check` writes."""
+    has_all = all(isinstance(found.get(name), dict) for name in ("key", "machine", "parts"))
+    return has_all and all({"rows", "seconds", "peak_bytes", "reason"} == {*part} for part in found["parts"].values())
+
+
 def _commit() -> str:
-    """The commit of this checkout, with a mark where files have changed; "" where there is none."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    with suppress(OSError):
-        done = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+    """The commit of this checkout, with a hash of what has changed since; "" where there is none."""
+    with suppress(OSError, subprocess.SubprocessError):
+        described, changes = (
+            subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, check=True).stdout
+            for words in (["describe", "--always", "--abbrev=12"], ["diff", "HEAD"])
+        )
+        changed = f"-changed-{hashlib.sha256(changes).hexdigest()[:8]}" if changes else ""
+        return described.decode().strip() + changed
     return ""
 
 

@@ -10,6 +10,7 @@ twice the time.)
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -60,16 +61,22 @@ class WheelHook(BuildHookInterface):
 
     def dependencies(self) -> list[str]:
         """The compiler, and the oldest jaxlib that the package takes: each takes libraries with older headers."""
-        if _wanted() is None:
-            return []
+        return [] if _wanted() is None else ["ziglang>=0.15", f"jaxlib=={self._oldest_jaxlib()}"]
+
+    def _oldest_jaxlib(self) -> str:
         (jax,) = (line for line in self.metadata.core.dependencies if line.startswith("jax>="))
-        return ["ziglang>=0.15", jax.replace("jax>=", "jaxlib==")]
+        return jax.removeprefix("jax>=")
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Changes what is built where a platform is asked for."""
         wanted = _wanted()
         if wanted is None or version != "standard":  # an editable installation compiles on first use
             return
+        if (found := importlib.metadata.version("jaxlib")) != (oldest := self._oldest_jaxlib()):  # without isolation
+            self.app.display_warning(
+                f"The library is compiled with the headers of jaxlib {found}: an older one, from {oldest} on, may "
+                "refuse it, and compiles on first use. Build with isolation for a wheel that others use."
+            )
         self._folder = tempfile.TemporaryDirectory()
         library = Path(self._folder.name) / "library.so"
         compile_library(Path(self.root) / NATIVE, PLATFORMS[wanted], library)

@@ -32,18 +32,6 @@ VMEM_BYTES = 14 << 20
 WEIGHTS_BYTES = 6 << 20
 """The largest recurrent weights: up to 627 hidden features in float32, 886 in bfloat16."""
 
-NAMES = {
-    "lstm_forward": (
-        ("projected", "bias", "kernel", "h", "c", "resets", "reset_h", "reset_c"),
-        ("hs", "cs", "activations", "last_h", "last_c"),
-    ),
-    "lstm_backward": (
-        ("activations", "cs", "initial_c", "kernel", "d_hs", "d_cs", "d_last_h", "d_last_c", "resets", "reset_c"),
-        ("d_projected", "d_h", "d_c", "d_reset_h", "d_reset_c"),
-    ),
-}
-"""For each loop, its arguments and its results, as `xla_loops` has them."""
-
 Refs = Any
 """A namespace of references to arrays, under these names; None where an array is not given or not wanted."""
 
@@ -62,38 +50,35 @@ def refusal(hidden: int, dtype: DTypeLike) -> str | None:
 
 def run(
     name: str, platform: str, arguments: Any, results: Any, *, axes: Any, reverse: bool, interpret: bool
-) -> tuple[Any, ...]:
-    """Runs the loop `name`.
+) -> dict[str, Array]:
+    """Runs a loop. Arrays have the names that `native.kernel` has for them.
 
     Args:
-      name: of `NAMES`.
+      name: "lstm_forward" or "lstm_backward".
       platform: "tpu" or "cuda", whose kernel it is.
-      arguments: arrays, or None where they are not given; no size is 0.
-      results: the types of the results (`jax.ShapeDtypeStruct`), or None where they are not wanted.
-      axes: those of the arguments and those of the results, such as "n t b h".
+      arguments: the arrays that are given, by name; no size is 0.
+      results: the types of the results that are wanted (`jax.ShapeDtypeStruct`), by name.
+      axes: those of every argument and result, given and wanted or not, such as "n t b h".
       reverse: whether the forward loop starts at the last step.
       interpret: run it in Pallas's interpret mode, on any platform.
 
     Returns:
-      The results, None where they are not wanted.
+      The results that are wanted.
     """
-    of_arguments, of_results = (dict(zip(*pair, strict=True)) for pair in zip(NAMES[name], axes, strict=True))
-    given, wanted = (
-        {key: array for key, array in zip(keys, arrays, strict=True) if array is not None}
-        for keys, arrays in zip(NAMES[name], (arguments, results), strict=True)
-    )
+    given = dict(arguments)
     if "resets" in given:  # Mosaic has no booleans in memory
         given["resets"] = given["resets"].astype(jnp.int32)
     if name == "lstm_backward":
         given["kernel"] = jnp.swapaxes(given["kernel"], -1, -2)
-        of_arguments["kernel"] = "n g k"
-    call = {"tpu": _call_tpu, "cuda": _call_gpu}[platform]
-    found = call(name, given, wanted, of_arguments | of_results, reverse, interpret)
-    return tuple(found.get(key) for key in NAMES[name][1])
+        axes = axes | {"kernel": "n g k"}
+    found: dict[str, Array] = {"tpu": _call_tpu, "cuda": _call_gpu}[platform](
+        name, given, results, axes, reverse, interpret
+    )
+    return found
 
 
-def _namespace(name: str, refs: dict[str, Any]) -> Refs:
-    return SimpleNamespace(**dict.fromkeys((*NAMES[name][0], *NAMES[name][1])) | refs)
+def _namespace(axes: Any, refs: dict[str, Any]) -> Refs:
+    return SimpleNamespace(**dict.fromkeys(axes) | refs)
 
 
 def _sizes(arrays: Any, axes: Any) -> dict[str, int]:
@@ -223,7 +208,7 @@ def _call_tpu(name: str, given: Any, wanted: Any, axes: Any, reverse: bool, inte
     body = _backward_tpu if is_backward else _forward_tpu
 
     def kernel(*refs: Any) -> None:
-        body(_namespace(name, dict(zip((*given, *wanted), refs, strict=True))), reverse=reverse, steps=steps)
+        body(_namespace(axes, dict(zip((*given, *wanted), refs, strict=True))), reverse=reverse, steps=steps)
 
     found = pl.pallas_call(
         kernel,
@@ -360,7 +345,7 @@ def _call_gpu(name: str, given: Any, wanted: Any, axes: Any, reverse: bool, inte
         return array[tuple(slice(exact[axis]) for axis in names(key))].reshape(wanted[key].shape)
 
     def kernel(*refs: Any) -> None:
-        at = _namespace(name, dict(zip((*given, *wanted), refs, strict=True)))
+        at = _namespace(axes, dict(zip((*given, *wanted), refs, strict=True)))
         body(at, reverse=reverse, rows=rows, tile=tile, barrier=(lambda: None) if interpret else triton.debug_barrier)
 
     body = _forward_gpu if name == "lstm_forward" else _backward_gpu

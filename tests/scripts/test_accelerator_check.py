@@ -52,11 +52,18 @@ def check(*words, **variables):
 
 @pytest.mark.slow
 def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end(tmp_path):
-    file = tmp_path / "new" / "check.json"
+    file = tmp_path / "check.json"
+    part = {"rows": [], "seconds": 1.0, "peak_bytes": None, "reason": ""}
+    other = {"format": 1, "key": {"device": "another"}, "machine": {}, "parts": {"tutorial": part}}
+    file.write_text(json.dumps(other))
     done = check("--tiny", "--output", file, "--minutes", "0.01", "loops-xla")
     assert done.returncode == 1, done.stderr
     assert "loops-xla: not run, 0.01 minutes are over; the same command goes on" in done.stdout
     assert "JAX has no accelerator here: these are a CPU's figures." in done.stdout
+    assert f"{file} is of another platform, device, devices, " in done.stdout
+    assert json.loads(file.with_name("check.json.old").read_text()) == other
+    not_run = part | {"seconds": 0.0, "reason": "failed: not run yet"}
+    assert json.loads(file.read_text())["parts"] == {"loops-xla": not_run}
 
     done = check("--tiny", "--output", file)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -118,16 +125,25 @@ def test_a_part_that_crashes_hangs_or_is_wrong_has_its_rows_and_the_reason(tmp_p
         (["--again", "layer"], "unknown part 'layer'; expected some of tutorial, rows-fast,"),
         (["--output", "other.json"], "--output other.json cannot be used: it is of another program. Give another"),
         (["--output", "text.json"], "--output text.json cannot be used: Expecting value"),
+        (["--output", "lists.json"], "--output lists.json cannot be used: it is of another program."),
+        (["--output", "parts.json"], "--output parts.json cannot be used: it is of another program."),
+        (["--output", ""], "--output . is no file."),
+        (["--output", "/dev/null"], "--output /dev/null is no file."),
+        (["--output", "check.html"], "--output check.html would be the page, too."),
+        (["--minutes", "0"], "--minutes is 0, expected more than 0."),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_runs(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text('{"format": 2}')
     Path("text.json").write_text("text")
+    Path("parts.json").write_text('{"format": 1, "key": {}, "machine": {}, "parts": {"tutorial": {"rows": []}}}')
+    Path("lists.json").write_text('{"format": 1, "key": [], "machine": {}, "parts": {}}')
     monkeypatch.setattr(sys, "argv", ["accelerator_check.py", *words])
     with pytest.raises(SystemExit, match="2"):
         accelerator_check.main()
     assert message in capsys.readouterr().err
+    assert not list(Path().glob("*.html"))
 
 
 @pytest.mark.slow

@@ -44,7 +44,12 @@ def test_the_jobset_is_complete_and_its_parts_fit_together():
     ]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account["metadata"]["name"]}]
+    # The fields that JobSet has in its API v1alpha2, of those that are used; it would refuse others.
+    assert jobset["spec"].keys() == {"failurePolicy", "replicatedJobs"}
+    assert jobset["spec"]["failurePolicy"].keys() == {"maxRestarts"}
     (replicated,) = jobset["spec"]["replicatedJobs"]
+    assert replicated.keys() == {"name", "template"}
+    assert replicated["template"].keys() == {"spec"}
     assert re.fullmatch("[a-z0-9-]+", replicated["name"])
     job = replicated["template"]["spec"]
     assert job["completions"] == job["parallelism"] > 1  # all pods run at the same time

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +27,22 @@ from lstm_mnist_jax.rnn.native import build
 from lstm_mnist_jax.rnn.products import state_dtype
 
 
+class Result(NamedTuple):
+    """A result of a loop.
+
+    Attributes:
+      axes: see `Signature`.
+      is_wide: whether it has the dtype of the states, which may be wider than that of the weights.
+      option: the option of `run` that asks for it; "" is always, "resets" where there are resets.
+    """
+
+    axes: str
+    is_wide: bool = False
+    option: str = ""
+
+
 class Signature(NamedTuple):
-    """The arrays of a loop, as the library's function takes and returns them.
+    """The arrays of a loop, in the order in which the library's function takes and returns them.
 
     Axes: networks n, time t, batch b, gates g, biases d, hidden units h and k; q is 1. An array without b is a weight.
 
@@ -37,21 +51,22 @@ class Signature(NamedTuple):
       run: the loop in JAX, whose last positional argument is None or the tuple of `resets`.
       arguments: the axes of each.
       resets: the axes of the arguments that are not given where there are no resets.
-      results: the axes of each.
-      wide: whether each result has the dtype of the states, which may be wider than that of the weights.
-      options: for each result, the option of `run` that asks for it; "" is always, "resets" where there are resets.
+      results: what it returns.
       aliases: for arguments whose memory a result takes, the place of that result. These are the largest arrays of
         training.
     """
 
     symbol: str
     run: Callable[..., Any]
-    arguments: tuple[str, ...]
-    resets: tuple[str, ...]
-    results: tuple[str, ...]
-    wide: tuple[bool, ...]
-    options: tuple[str, ...]
+    arguments: dict[str, str]
+    resets: dict[str, str]
+    results: dict[str, Result]
     aliases: dict[int, int]
+
+    @property
+    def every(self) -> dict[str, str]:
+        """The axes of all arguments."""
+        return self.arguments | self.resets
 
 
 STATE, SEQUENCE, GATES, WEIGHTS, RESETS = "n b h", "n t b h", "n t b g", "n k g", "n t b q"
@@ -60,44 +75,60 @@ SIGNATURES = {
     "lstm_forward": Signature(
         "LstmForward",
         xla_loops.lstm_forward,
-        (GATES, "n g", WEIGHTS, STATE, STATE),
-        (RESETS, STATE, STATE),
-        (SEQUENCE, SEQUENCE, GATES, STATE, STATE),
-        (False, True, False, True, True),
-        ("", "cells", "activations", "", ""),
+        {"projected": GATES, "bias": "n g", "kernel": WEIGHTS, "h": STATE, "c": STATE},
+        {"resets": RESETS, "reset_h": STATE, "reset_c": STATE},
+        {
+            "hs": Result(SEQUENCE),
+            "cs": Result(SEQUENCE, is_wide=True, option="cells"),
+            "activations": Result(GATES, option="activations"),
+            "last_h": Result(STATE, is_wide=True),
+            "last_c": Result(STATE, is_wide=True),
+        },
         {0: 2},
     ),
     "lstm_backward": Signature(
         "LstmBackward",
         xla_loops.lstm_backward,
-        (GATES, SEQUENCE, STATE, WEIGHTS, SEQUENCE, SEQUENCE, STATE, STATE),
-        (RESETS, STATE),
-        (GATES, STATE, STATE, STATE, STATE),
-        (False, True, True, True, True),
-        ("", "", "", "resets", "resets"),
+        {"activations": GATES, "cs": SEQUENCE, "initial_c": STATE, "kernel": WEIGHTS, "d_hs": SEQUENCE,
+         "d_cs": SEQUENCE, "d_last_h": STATE, "d_last_c": STATE},
+        {"resets": RESETS, "reset_c": STATE},
+        {
+            "d_projected": Result(GATES),
+            "d_h": Result(STATE, is_wide=True),
+            "d_c": Result(STATE, is_wide=True),
+            "d_reset_h": Result(STATE, is_wide=True, option="resets"),
+            "d_reset_c": Result(STATE, is_wide=True, option="resets"),
+        },
         {0: 0},
     ),
     "gru_forward": Signature(
         "GruForward",
         xla_loops.gru_forward,
-        (GATES, "n d", WEIGHTS, STATE),
-        (RESETS, STATE),
-        (SEQUENCE, GATES, SEQUENCE, STATE),
-        (False, False, False, True),
-        ("", "activations", "activations", ""),
+        {"projected": GATES, "bias": "n d", "kernel": WEIGHTS, "h": STATE},
+        {"resets": RESETS, "reset_h": STATE},
+        {
+            "hs": Result(SEQUENCE),
+            "activations": Result(GATES, option="activations"),
+            "recurrents": Result(SEQUENCE, option="activations"),
+            "last_h": Result(STATE, is_wide=True),
+        },
         {0: 1},
     ),
     "gru_backward": Signature(
         "GruBackward",
         xla_loops.gru_backward,
-        (GATES, SEQUENCE, SEQUENCE, STATE, WEIGHTS, SEQUENCE, STATE),
-        (RESETS, STATE),
-        (GATES, SEQUENCE, STATE, STATE),
-        (False, False, True, True),
-        ("", "", "", "resets"),
+        {"activations": GATES, "recurrents": SEQUENCE, "hs": SEQUENCE, "initial_h": STATE, "kernel": WEIGHTS,
+         "d_hs": SEQUENCE, "d_last_h": STATE},
+        {"resets": RESETS, "reset_h": STATE},
+        {
+            "d_projected": Result(GATES),
+            "d_recurrents": Result(SEQUENCE),
+            "d_h": Result(STATE, is_wide=True),
+            "d_reset_h": Result(STATE, is_wide=True, option="resets"),
+        },
         {0: 0, 1: 1},
     ),
-}
+}  # fmt: skip
 
 INTERPRETED = {"pallas_interpret_tpu": "tpu", "pallas_interpret_gpu": "cuda"}
 """Backends that run the Pallas kernel of a platform in interpret mode, anywhere."""
@@ -189,19 +220,9 @@ class Loop(NamedTuple):
     wanted: tuple[bool, ...]
     precision: str | None
 
-    def axes(self, is_single: bool) -> tuple[list[str], list[str]]:
-        """The axes of the arguments that are given and of the results that are wanted; of one network without n."""
-        signature = SIGNATURES[self.name]
-        pairs = (self.given, (*signature.arguments, *signature.resets)), (self.wanted, signature.results)
-        arguments, results = (
-            [axes.removeprefix("n ") if is_single else axes for has, axes in zip(*pair, strict=True) if has]
-            for pair in pairs
-        )
-        return arguments, results
-
-    def dtypes(self, dtype: Any) -> list[Any]:
-        """The dtype of each result, wanted or not, from that of the weights."""
-        return [state_dtype(dtype) if is_wide else dtype for is_wide in SIGNATURES[self.name].wide]
+    @property
+    def signature(self) -> Signature:
+        return SIGNATURES[self.name]
 
 
 def _call(
@@ -220,12 +241,13 @@ def _call(
     every = *arrays[:count], *(resets or (None,) * len(signature.resets))
     given = tuple(array is not None for array in every)
     asked = {"": True, "resets": resets is not None, **options}
-    wanted = tuple(asked[option] for option in signature.options)
+    options_of_results = [result.option for result in signature.results.values()]
+    wanted = tuple(asked[option] for option in options_of_results)
     precision = jax.config.values["jax_default_matmul_precision"]
     loop = Loop(name, reverse, unroll, backend, threads, tuple(options.items()), given, wanted, precision)
     results = iter(_bind(loop, *[array for array in every if array is not None]))
     return tuple(
-        next(results) if asked[option] else None for option in signature.options if option != "resets" or resets
+        next(results) if asked[option] else None for option in options_of_results if option != "resets" or resets
     )
 
 
@@ -249,40 +271,18 @@ def _is_single(flat: Any) -> bool:
     return flat[0].ndim == 3
 
 
-def _sizes(axes: list[str], flat: Any) -> dict[str, int]:
-    """The size of each axis."""
-    return {
-        axis: size
-        for names, array in zip(axes, flat, strict=True)
-        for axis, size in zip(names.split(), array.shape, strict=True)
-    }
-
-
-def _shape(names: str, sizes: dict[str, int]) -> tuple[int, ...]:
-    return tuple(sizes[axis] for axis in names.split())
-
-
 def _missing(loop: Loop, flat: Any, missing: Any) -> list[Any]:
     """All arguments: the arrays that are given, and for the others what `missing` returns of their axes."""
-    signature = SIGNATURES[loop.name]
     arrays = iter(flat)
-    names = (*signature.arguments, *signature.resets)
-    return [next(arrays) if has else missing(axes) for has, axes in zip(loop.given, names, strict=True)]
+    return [
+        next(arrays) if has else missing(axes)
+        for axes, has in zip(loop.signature.every.values(), loop.given, strict=True)
+    ]
 
 
 @loop_p.def_abstract_eval
 def _(*flat: Any, loop: Loop, kernel: Any) -> list[Any]:
-    of_arguments, of_results = loop.axes(_is_single(flat))
-    sizes = _sizes(of_arguments, flat)
-    dtypes = [dtype for dtype, is_wanted in zip(loop.dtypes(flat[0].dtype), loop.wanted, strict=True) if is_wanted]
-    # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
-    first = flat[0]
-    mesh = first.sharding.mesh
-
-    def result(shape: tuple[int, ...], dtype: Any) -> Any:
-        return first.update(shape=shape, dtype=dtype, sharding=NamedSharding(mesh, PartitionSpec(*[None] * len(shape))))
-
-    return [result(_shape(axes, sizes), dtype) for axes, dtype in zip(of_results, dtypes, strict=True)]
+    return [*kernel.out_avals]
 
 
 @functools.cache
@@ -299,10 +299,10 @@ def _(*flat: Array, loop: Loop, kernel: Any) -> Any:
 def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
     def run(*flat: Array) -> Any:
         arrays = _missing(loop, flat, lambda axes: None)
-        count = len(SIGNATURES[loop.name].arguments)
+        count = len(loop.signature.arguments)
         resets = tuple(arrays[count:]) if loop.given[-1] else None
         options = {"reverse": loop.reverse, "unroll": loop.unroll, **dict(loop.options)}
-        return SIGNATURES[loop.name].run(*arrays[:count], resets, **options)
+        return loop.signature.run(*arrays[:count], resets, **options)
 
     with jax.default_matmul_precision(loop.precision):
         return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
@@ -341,46 +341,51 @@ def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
     names, _, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
-    places = SIGNATURES[loop.name].aliases.items()
-    aliases = {argument: result for argument, result in places if loop.wanted[result]}
+    aliases = {argument: result for argument, result in loop.signature.aliases.items() if loop.wanted[result]}
     call = jax.ffi.ffi_call(names[loop.name], _results(loop, arrays), input_output_aliases=aliases)
     return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
 
 
 def _results(loop: Loop, arrays: Any) -> list[jax.ShapeDtypeStruct]:
     """The types of the results; those that are not wanted have no elements."""
-    of_arguments, _ = loop.axes(is_single=False)
-    sizes = _sizes(of_arguments, [array for array, has in zip(arrays, loop.given, strict=True) if has])
+    sizes = {
+        axis: size
+        for axes, array, has in zip(loop.signature.every.values(), arrays, loop.given, strict=True)
+        if has
+        for axis, size in zip(axes.split(), array.shape, strict=True)
+    }
     # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
     like = jax.typeof(arrays[0])
     mesh = like.sharding.mesh
 
-    def result(axes: str, is_wanted: bool, dtype: Any) -> jax.ShapeDtypeStruct:
-        shape = _shape(axes, sizes) if is_wanted else (0,)
+    def kind(result: Result, is_wanted: bool) -> jax.ShapeDtypeStruct:
+        shape = tuple(sizes[axis] for axis in result.axes.split()) if is_wanted else (0,)
+        dtype = state_dtype(like.dtype) if result.is_wide else like.dtype
         sharding = None if mesh.empty else NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
 
-    return [*map(result, SIGNATURES[loop.name].results, loop.wanted, loop.dtypes(like.dtype))]
+    return [*map(kind, loop.signature.results.values(), loop.wanted)]
 
 
 def _pallas_call(loop: Loop, platform: str, *arrays: Array) -> tuple[Array, ...]:
     """The call of the kernel in Pallas for a platform; arrays as for `_ffi_call`."""
     from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
 
-    signature = SIGNATURES[loop.name]
-    kinds = _results(loop, arrays)
+    arguments, results, kinds = loop.signature.every, loop.signature.results, _results(loop, arrays)
     with jax.default_matmul_precision(loop.precision):  # JAX traces it again for several devices
         found = pallas.run(
             loop.name,
             platform,
-            [array if has else None for array, has in zip(arrays, loop.given, strict=True)],
-            [kind if is_wanted else None for kind, is_wanted in zip(kinds, loop.wanted, strict=True)],
-            axes=((*signature.arguments, *signature.resets), signature.results),
+            {name: array for name, array, has in zip(arguments, arrays, loop.given, strict=True) if has},
+            {name: kind for name, kind, has in zip(results, kinds, loop.wanted, strict=True) if has},
+            axes=arguments | {name: result.axes for name, result in results.items()},
             reverse=loop.reverse,
             interpret=loop.backend in INTERPRETED,
         )
-    pairs = zip(found, kinds, strict=True)
-    return tuple(jnp.zeros(kind.shape, kind.dtype) if array is None else array for array, kind in pairs)
+    return tuple(
+        found[name] if name in found else jnp.zeros(kind.shape, kind.dtype)
+        for name, kind in zip(results, kinds, strict=True)
+    )
 
 
 def _lower(context: mlir.LoweringRuleContext, *flat: Any, loop: Loop, kernel: Any) -> Any:
@@ -421,14 +426,13 @@ ad.primitive_jvps[loop_p] = _jvp
 
 def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Callable[..., Any]) -> Callable[..., Any]:
     """The loop for `jit` over several devices: each computes its part of the batch, and nothing is gathered."""
-    signature = SIGNATURES[loop.name]
 
-    def named(prefix: str, axes: tuple[str, ...], has: tuple[bool, ...]) -> list[str]:
+    def named(prefix: str, axes: Iterable[str], has: tuple[bool, ...]) -> list[str]:
         """The axes of arrays; one that is not given or not wanted has one axis, of its own."""
         return [names if there else f"{prefix}{n}" for n, (names, there) in enumerate(zip(axes, has, strict=True))]
 
-    of_arguments = named("x", (*signature.arguments, *signature.resets), loop.given)
-    of_results = named("y", signature.results, loop.wanted)
+    of_arguments = named("x", loop.signature.every.values(), loop.given)
+    of_results = named("y", (result.axes for result in loop.signature.results.values()), loop.wanted)
 
     def rule(mesh: Any, arguments: Any, results: Any) -> str:
         return " -> ".join(", ".join(axes) for axes in (of_arguments, of_results))
@@ -466,8 +470,8 @@ def _batched(flat: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
     flat = [array if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(flat, axes, strict=True)]
     has_axis = [axis is not None for axis in axes]
     is_single = flat[0].ndim - has_axis[0] == 3
-    of_arguments, _ = loop.axes(is_single)
-    weights = [n for n, axes in enumerate(of_arguments) if "b" not in axes.split()]
+    given = [axes for axes, has in zip(loop.signature.every.values(), loop.given, strict=True) if has]
+    weights = [n for n, axes in enumerate(given) if "b" not in axes.split()]
     is_shared = not any(has_axis[n] for n in weights)
 
     def merge(n: int) -> Array:

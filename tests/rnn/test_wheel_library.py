@@ -1,0 +1,42 @@
+"""A file where a wheel has its library, but not that library."""
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+
+import pytest
+
+from lstm_mnist_jax.rnn.native import build
+
+
+def put(folder, content):
+    (folder / f"prebuilt-{hashlib.sha256(content).hexdigest()[:16]}.so").write_bytes(content)
+
+
+def test_a_library_that_cannot_be_loaded_or_is_one_of_two(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    assert build._prebuilt() is None
+    put(tmp_path, b"for another processor" * 100)
+    with pytest.raises(OSError, match=r"prebuilt-\w+\.so.* \(is it for \w+ on \w+\?\)"):
+        build._prebuilt()
+    put(tmp_path, b"of another version" * 100)
+    with pytest.raises(OSError, match="has 2 libraries: remove the folder, and install the package again"):
+        build._prebuilt()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_another_library(tmp_path):
+    (tmp_path / "other.c").write_text("int other(void) { return 1; }\n")
+    words = ["cc", "-shared", "-fPIC", tmp_path / "other.c", "-o", tmp_path / "other.so"]
+    subprocess.run(words, check=True, timeout=60)
+    found = r"it is another library: .*LstmMnistJaxSelfTest"
+    with pytest.warns(RuntimeWarning, match=found), pytest.raises(build.BuildError, match=found):
+        build._test(ctypes.CDLL(str(tmp_path / "other.so")))
+
+
+def test_wheels_are_compiled_with_the_same_flags():
+    pytest.importorskip("hatchling")
+    import wheel_hook
+
+    assert wheel_hook.FLAGS == build.FLAGS
