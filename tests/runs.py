@@ -1,14 +1,19 @@
 """Runs that many tests read: each is trained once in a run of the suite, by whichever worker needs it first."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from filelock import FileLock
 
+from lstm_mnist_jax import load_run
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig
+from lstm_mnist_jax.training.metrics import read_metrics
 
 TINY = Config(
     epochs=3,
@@ -41,3 +46,20 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(unfinished)
             unfinished.rename(folder)
     return folder
+
+
+def metrics_of(run_dir):
+    """The lines of metrics of a run or a sweep, without what depends on the clock."""
+    lines = map(dataclasses.asdict, read_metrics(Path(run_dir) / "metrics.jsonl"))
+    return [line | {"seconds": 0.0, "examples_per_second": 0.0} for line in lines]
+
+
+def outcome(run_dir):
+    """All that a run leaves and that must not depend on interruptions: final parameters, metrics, the best."""
+    last, best = (load_run(run_dir, name) for name in ("last", "best"))
+    leaves = [np.asarray(leaf).tobytes() for run in (last, best) for leaf in jax.tree.leaves(run.params)]
+    return last.step, best.step, metrics_of(run_dir), leaves
+
+
+def best_of(epochs):
+    return max(epochs, key=lambda metrics: metrics.validation_accuracy)
