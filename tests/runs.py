@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,10 @@ TINY_OPTIONS += ["--hidden-features", "4", "6"]
 DIVERGING = 3e38
 """A learning rate with which no weight stays finite."""
 
+TWO_NETWORKS = [(3,), (4, 6)]
+"""What sweeps vary that have groups. A group of three or four members is one program on two devices, whatever its
+optimizer's numbers: most sweeps here have as many, so that two networks are compiled for all of them."""
+
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name`, in which `make` was called by one worker; the others wait for it. Nobody may change it."""
@@ -59,6 +64,12 @@ def outcome(run_dir):
     last, best = (load_run(run_dir, name) for name in ("last", "best"))
     leaves = [np.asarray(leaf).tobytes() for run in (last, best) for leaf in jax.tree.leaves(run.params)]
     return last.step, best.step, metrics_of(run_dir), leaves
+
+
+def stop_after_group(metrics, path):
+    """`on_epoch` of a sweep: SIGTERM once in an epoch of three members, or of one."""
+    if metrics.member % 3 == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def best_of(epochs):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,28 +31,18 @@ def pytest_sessionfinish() -> None:
     gc.freeze()
 
 
-@contextmanager
-def optimized(wanted: bool) -> Iterator[None]:
-    """With or without most of XLA's optimizations, which take a third of the time to compile."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    choose_optimizations(wanted)
-    try:
-        yield
-    finally:
-        choose_optimizations(not before)
-
-
 def choose_optimizations(wanted: bool) -> None:
+    """With or without most of XLA's optimizations, which take most of the time to compile."""
     if jax.config.values["jax_disable_most_optimizations"] == wanted:
         jax.config.update("jax_disable_most_optimizations", not wanted)
         jax.clear_caches()  # JAX takes a program compiled with the other setting for the same
 
 
 @pytest.fixture(autouse=True, scope="module")
-def optimized_where_bits_are_compared(request: pytest.FixtureRequest) -> Iterator[None]:
-    """These modules compare to the last bit, which optimizations might change; all others have tolerances."""
-    with optimized(request.path.name in ("test_resume.py", "test_sweep.py", "test_determinism.py", "test_feed.py")):
-        yield
+def optimized_where_bits_are_compared(request: pytest.FixtureRequest) -> None:
+    """These modules compare bits of what the optimizer might change; all others have tolerances, or compare runs of
+    one program."""
+    choose_optimizations(request.path.name in ("test_determinism.py", "test_feed.py"))
 
 
 MANY_MAPPINGS = 30_000
@@ -70,11 +59,8 @@ def compiled_programs_are_dropped_when_they_are_many() -> Iterator[None]:
 
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    def make_optimized(path: Path) -> None:
-        with optimized(True):
-            make(path)
-
-    return made_once(factory, name, make_optimized)
+    choose_optimizations(False)  # in whatever module: fixtures of the session come before those of the module
+    return made_once(factory, name, make)
 
 
 @pytest.fixture(scope="session")

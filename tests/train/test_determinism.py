@@ -1,11 +1,17 @@
-"""What changes no bit of a state: how many steps a call makes, calls without waiting, compiling ahead, a second run."""
+"""What changes no bit: how many steps a call makes, calls without waiting, compiling ahead, a second run, kills."""
 
 import dataclasses
+import random
+import time
 
 import jax
 import numpy as np
 import pytest
+from programs import Program
+from runs import TINY, TINY_OPTIONS, outcome
 from step_programs import CONFIG, EVERY_OPTION, needs_two_devices, program_of, run, train
+
+import lstm_mnist_jax
 
 
 def assert_same(one, other):
@@ -41,3 +47,30 @@ def test_the_seed_decides_everything(tiny_dataset):
 def test_compiling_ahead_changes_nothing(tiny_dataset):
     program = program_of(tiny_dataset)
     assert_same(run(program, 7), run(program.compile(), 7))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
+    """Kills while steps are made and checkpoints written, until three resumed runs were killed too."""
+    config = dataclasses.replace(TINY, epochs=16)
+    lstm_mnist_jax.train(config, tmp_path / "whole")
+    options = ["train", *TINY_OPTIONS, "--epochs", config.epochs, "--checkpoint-minutes", 1e-6]
+    moments = random.Random(0)
+    run_dir, resumed_at = tmp_path / "killed", []
+    while len(resumed_at) < 3:
+        program = Program(["train", "--resume", run_dir] if run_dir.exists() else [*options, "--run-dir", run_dir])
+        ready, epochs = False, moments.randint(0, 1)  # it is killed after so many, within the next
+        for line in program.stdout:
+            if line.startswith("resumed at step"):
+                resumed_at.append(int(line.split()[3].rstrip(":").replace(",", "")))
+            ready = ready or "ready in" in line
+            epochs -= line.startswith("epoch")
+            if ready and epochs <= 0:
+                break
+        time.sleep(moments.uniform(0, 0.15))
+        assert program.poll() is None, f"over before it was killed, having resumed at {resumed_at}"
+        program.kill()
+        program.communicate()
+    assert resumed_at == sorted(resumed_at)
+    assert lstm_mnist_jax.train(config, run_dir, resume=True).trained
+    assert outcome(run_dir) == outcome(tmp_path / "whole")

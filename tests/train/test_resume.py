@@ -1,12 +1,10 @@
-"""Runs stopped by signals, kills, errors and damaged files, and resumed: to the last bit the run without a stop."""
+"""Runs stopped by signals, errors and damaged files, and resumed: to the last bit the run without a stop."""
 
 import dataclasses
 import gzip
 import json
-import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import jax
@@ -18,7 +16,7 @@ from runs import TINY, TINY_OPTIONS, best_of, outcome
 
 import lstm_mnist_jax
 from lstm_mnist_jax import load_run, train
-from lstm_mnist_jax.config import OptimizerConfig
+from lstm_mnist_jax.config import Execution, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.training import checkpoint, run_folder
 from lstm_mnist_jax.training.metrics import read_metrics
@@ -60,30 +58,18 @@ def test_stopped_by_signals_made_longer_and_resumed_it_is_the_same_run(tiny_run,
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
-    """Kills while steps are made and checkpoints written, until three resumed runs were killed too."""
-    config = dataclasses.replace(TINY, epochs=16)
-    train(config, tmp_path / "whole")
-    options = ["train", *TINY_OPTIONS, "--epochs", config.epochs, "--checkpoint-minutes", 1e-6]
-    moments = random.Random(0)
-    run_dir, resumed_at = tmp_path / "killed", []
-    while len(resumed_at) < 3:
-        program = Program(["train", "--resume", run_dir] if run_dir.exists() else [*options, "--run-dir", run_dir])
-        ready, epochs = False, moments.randint(0, 1)  # it is killed after so many, within the next
-        for line in program.stdout:
-            if line.startswith("resumed at step"):
-                resumed_at.append(int(line.split()[3].rstrip(":").replace(",", "")))
-            ready = ready or "ready in" in line
-            epochs -= line.startswith("epoch")
-            if ready and epochs <= 0:
-                break
-        time.sleep(moments.uniform(0, 0.15))
-        assert program.poll() is None, f"over before it was killed, having resumed at {resumed_at}"
-        program.kill()
-        program.communicate()
-    assert resumed_at == sorted(resumed_at)
-    assert train(config, run_dir, resume=True).trained
-    assert outcome(run_dir) == outcome(tmp_path / "whole")
+def test_a_whole_run_streams_and_resumes(tiny_run, tmp_path):
+    execution = Execution(device_data_limit=100_000 / 2**30)
+    train(dataclasses.replace(TINY, epochs=1), tmp_path / "streamed", execution=execution)
+    train(TINY, tmp_path / "streamed", resume=True, execution=execution)
+    expected, found = (load_run(path, "last") for path in (tiny_run, tmp_path / "streamed"))
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    whole, pieces = expected.evaluate(), found.evaluate(execution)
+    for name, evaluation in whole.items():
+        np.testing.assert_array_equal(pieces[name].correct, evaluation.correct)
+        np.testing.assert_array_equal(pieces[name].count, evaluation.count)
+        np.testing.assert_allclose(pieces[name].loss, evaluation.loss, rtol=1e-5)
 
 
 @pytest.mark.slow
