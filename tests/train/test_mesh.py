@@ -1,4 +1,4 @@
-"""How many devices share a batch, and which options of JAX a run changes."""
+"""How many devices share a batch, and which options of JAX a command sets."""
 
 import os
 import subprocess
@@ -107,29 +107,6 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     assert np.diff(one[-6:]).mean() < 0.9 * one[0]  # it learns
     for losses in others:
         np.testing.assert_allclose(losses, one, rtol=2e-6)
-
-
-LIBRARY = """
-import dataclasses, sys
-import jax
-from runs import TINY
-from lstm_mnist_jax import load_run, sweep, train
-from lstm_mnist_jax.sweeps import Space
-
-before, config = dict(jax.config.values), dataclasses.replace(TINY, epochs=1)
-assert before["jax_num_cpu_devices"] == -1
-train(config, "run")
-sweep(config, Space(seeds=2), "sweep")
-load_run("run").evaluate()
-assert dict(jax.config.values) == before
-"""
-
-
-@pytest.mark.slow
-def test_library_functions_change_no_option_of_jax(tmp_path):
-    env = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
-    done = programs.run(code=LIBRARY, env=env | {"JAX_PLATFORMS": "cpu"}, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 CACHE = """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import resource
 import shutil
 
@@ -152,14 +153,29 @@ def test_a_full_disk_is_an_error_and_loses_no_checkpoint(tmp_path):
         assert load_run(tmp_path / path, "last").step == 15
 
 
+LIBRARY = """
+import dataclasses
+import jax
+from runs import TINY
+from lstm_mnist_jax import load_run, sweep, train
+from lstm_mnist_jax.sweeps import Space
+
+jax.config.update("jax_enable_x64", True)
+before, config = dict(jax.config.values), dataclasses.replace(TINY, epochs=1)
+assert before["jax_num_cpu_devices"] == -1
+train(config, "run")
+sweep(config, Space(seeds=2), "sweep")
+load_run("run").evaluate()
+assert dict(jax.config.values) == before
+"""
+
+
 @pytest.mark.slow
-def test_it_trains_in_64_bit_mode(tmp_path):
-    done = programs.run(
-        ["train", *TINY_OPTIONS, "--epochs", 1, "--run-dir", tmp_path / "run"],
-        code="import jax; jax.config.update('jax_enable_x64', True); from lstm_mnist_jax.cli.main import main; main()",
-    )
+def test_library_functions_run_in_64_bit_mode_and_change_no_option_of_jax(tmp_path):
+    env = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    done = programs.run(code=LIBRARY, env=env | {"JAX_PLATFORMS": "cpu"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert load_run(tmp_path / "run").step == 15
+    assert load_run(tmp_path / "run").step == load_run(tmp_path / "sweep" / "1").step == 15
 
 
 def test_predictions_are_those_that_the_evaluation_counts(tiny_run):
