@@ -15,6 +15,7 @@ from lstm_mnist_jax import load_run, sweeps, train
 from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.statistics import mean_of
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
 from lstm_mnist_jax.training import make_program
 from lstm_mnist_jax.training.mesh import make_mesh
@@ -76,6 +77,12 @@ def test_metrics_of_each_member_and_their_mean_with_its_confidence_interval(thre
     half_width = 4.30265 * np.std(accuracies, ddof=1) / math.sqrt(3)
     assert setting.test.half_width == pytest.approx(half_width, rel=1e-4)
     assert setting.test.count == 3
+
+
+def test_the_interval_of_a_mean():
+    assert mean_of([1.0, 2.0, 3.0, 4.0]).half_width == pytest.approx(2.0540, rel=1e-3)  # 3.18245 * 1.29099 / 2
+    assert math.isnan(mean_of([1.0]).half_width)
+    assert math.isnan(mean_of([]).mean)
 
 
 @pytest.mark.slow

@@ -87,7 +87,8 @@ def test_a_signal_at_the_end_of_a_group_ends_the_sweep_and_at_the_end_of_all_doe
 
 
 @pytest.mark.slow
-def test_a_member_is_resumed_as_the_run_would_have_been(tiny_sweep, tmp_path):
+def test_a_member_is_resumed_as_the_run_would_have_been(tiny_sweep, tmp_path, monkeypatch):
+    """By one of two processes that resume it at once; the other finds the folder that it has made."""
     folder = shutil.copytree(tiny_sweep, tmp_path / "sweep")
     longer = dataclasses.replace(TINY, seed=1, epochs=4)
     with pytest.raises(ConfigError, match="batch_size is 64 in the run, 32 was asked for"):
@@ -97,32 +98,25 @@ def test_a_member_is_resumed_as_the_run_would_have_been(tiny_sweep, tmp_path):
     with pytest.raises(ConfigError, match=r"epochs is 2, but .*1 was trained for 3 already"):
         train(dataclasses.replace(TINY, seed=1, epochs=2), folder / "1", resume=True)
     assert not (folder / "1").exists()
-    found = train(longer, folder / "1", resume=True, execution=ONE_DEVICE)
-    expected = train(longer, tmp_path / "alone", execution=ONE_DEVICE)
-    assert [metrics.epoch for metrics in found.epochs] == [1, 2, 3, 4]
-    assert found.epochs[-1].validation_loss == pytest.approx(expected.epochs[-1].validation_loss, rel=1e-4)
-    # Now it is a run of its own, and the sweep is as it was.
-    assert load_run(folder / "1").folder.config == longer
-    assert load_run(folder / "2").folder.config.epochs == 3
-    assert not train(longer, folder / "1", resume=True, execution=ONE_DEVICE).trained
-    assert not sweep(TINY, THREE_SEEDS, folder, resume=True).trained
-
-
-@pytest.mark.slow
-def test_two_processes_that_resume_one_run_of_a_sweep_make_one_folder(tiny_sweep, tmp_path, monkeypatch):
-    run_dir = shutil.copytree(tiny_sweep, tmp_path / "sweep") / "1"
-    longer = dataclasses.replace(TINY, seed=1, epochs=4)
     results = []
 
     def lock_after_another_process(path):
         monkeypatch.undo()
-        results.append(train(longer, run_dir, resume=True, execution=ONE_DEVICE))
+        results.append(train(longer, folder / "1", resume=True, execution=ONE_DEVICE))
         return lock(path)
 
     monkeypatch.setattr("lstm_mnist_jax.training.new_run.lock", lock_after_another_process)
-    results.append(train(longer, run_dir, resume=True, execution=ONE_DEVICE))
+    results.append(train(longer, folder / "1", resume=True, execution=ONE_DEVICE))
     assert [result.trained for result in results] == [True, False]
-    assert results[1].epochs == results[0].epochs == read_metrics(run_dir / "metrics.jsonl")
+    found, late = (result.epochs for result in results)
+    assert late == found == read_metrics(folder / "1" / "metrics.jsonl")
+    expected = train(longer, tmp_path / "alone", execution=ONE_DEVICE)
+    assert [metrics.epoch for metrics in found] == [1, 2, 3, 4]
+    assert found[-1].validation_loss == pytest.approx(expected.epochs[-1].validation_loss, rel=1e-4)
+    # Now it is a run of its own, and the sweep is as it was.
+    assert load_run(folder / "1").folder.config == longer
+    assert load_run(folder / "2").folder.config.epochs == 3
+    assert not sweep(TINY, THREE_SEEDS, folder, resume=True).trained
 
 
 def test_members_have_paths(tiny_sweep):
