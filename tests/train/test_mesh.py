@@ -46,18 +46,8 @@ def test_more_devices_than_there_are():
 @pytest.mark.parametrize(
     ("cores", "devices", "batch_size", "expected"),
     [
-        (
-            2,
-            None,
-            63,
-            "1 of 2 devices is used: a batch of 63 cannot be shared evenly. More are used with",
-        ),
-        (
-            8,
-            None,
-            65,
-            "1 of 8 devices is used: a batch of 65 cannot be shared evenly. More are used with",
-        ),
+        (2, None, 63, "1 of 2 devices is used: a batch of 63 cannot be shared evenly. More are used with"),
+        (8, None, 65, "1 of 8 devices is used: a batch of 65 cannot be shared evenly. More are used with"),
         (1, None, 63, None),
         (2, None, 9, None),  # too few for two
         (2, 1, 63, None),  # as asked
@@ -126,10 +116,7 @@ def test_commands_cache_compiled_programs_in_the_users_folder_unless_another_is_
     env = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PERSISTENT", "JAX_COMPIL"))}
     for own, expected in [
         ({}, f"{tmp_path}/lstm_mnist_jax/compiled {1 << 30} 0"),
-        (
-            {"JAX_COMPILATION_CACHE_DIR": "/own", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"},
-            "/own -1 0.5",
-        ),
+        ({"JAX_COMPILATION_CACHE_DIR": "/own", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}, "/own -1 0.5"),
     ]:
         program = [sys.executable, "-c", CACHE]
         environment = env | {"XDG_CACHE_HOME": str(tmp_path)} | own

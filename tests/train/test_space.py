@@ -50,11 +50,7 @@ def test_draws_are_within_their_intervals_and_the_same_again():
         ({"learning_rate": [0.1, 0.1]}, {}, "learning_rate names a value twice"),
         ({"hidden_features": ["32x64"]}, {}, "hidden_features is '32x64', expected integers with commas between"),
         ({"batch_size": ["1.5"]}, {}, "batch_size is '1.5', expected an integer"),
-        (
-            {"learning_rate": "uniform:1:2:3"},
-            {"samples": 2},
-            "expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH",
-        ),
+        ({"learning_rate": "uniform:1:2:3"}, {"samples": 2}, "expected values, uniform:LOW:HIGH or loguniform:LOW"),
         ({"learning_rate": "normal:1:2"}, {"samples": 2}, "expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH"),
         ({"learning_rate": "uniform:2:1"}, {"samples": 2}, "expected LOW < HIGH"),
         ({"learning_rate": "loguniform:0:1"}, {"samples": 2}, "expected LOW < HIGH, both above 0"),

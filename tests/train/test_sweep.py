@@ -40,11 +40,8 @@ def three_seeds(tiny_sweep, tmp_path_factory):
 
 @pytest.mark.slow
 def test_every_seed_is_the_run_that_it_would_be_alone(three_seeds, tmp_path):
-    assert [(member.seed, member.epochs, member.diverged) for member in three_seeds.members] == [
-        (0, 3, False),
-        (1, 3, False),
-        (2, 3, False),
-    ]
+    members = [(member.seed, member.epochs, member.diverged) for member in three_seeds.members]
+    assert members == [(seed, 3, False) for seed in range(3)]
     for member in three_seeds.members:
         config = dataclasses.replace(TINY, seed=member.seed)
         alone = train(config, tmp_path / f"alone-{member.seed}", execution=ONE_DEVICE)
