@@ -1,14 +1,20 @@
 """Runs that many tests read: each is trained once in a run of the suite, by whichever worker needs it first."""
 
+import dataclasses
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from filelock import FileLock
 
+from lstm_mnist_jax import load_run
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig
+from lstm_mnist_jax.training.metrics import read_metrics
 
 TINY = Config(
     epochs=3,
@@ -27,6 +33,10 @@ TINY_OPTIONS += ["--hidden-features", "4", "6"]
 DIVERGING = 3e38
 """A learning rate with which no weight stays finite."""
 
+TWO_NETWORKS = [(3,), (4, 6)]
+"""What sweeps vary that have groups. A group of three or four members is one program on two devices, whatever its
+optimizer's numbers: most sweeps here have as many, so that two networks are compiled for all of them."""
+
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name`, in which `make` was called by one worker; the others wait for it. Nobody may change it."""
@@ -41,3 +51,26 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(unfinished)
             unfinished.rename(folder)
     return folder
+
+
+def metrics_of(run_dir):
+    """The lines of metrics of a run or a sweep, without what depends on the clock."""
+    lines = map(dataclasses.asdict, read_metrics(Path(run_dir) / "metrics.jsonl"))
+    return [line | {"seconds": 0.0, "examples_per_second": 0.0} for line in lines]
+
+
+def outcome(run_dir):
+    """All that a run leaves and that must not depend on interruptions: final parameters, metrics, the best."""
+    last, best = (load_run(run_dir, name) for name in ("last", "best"))
+    leaves = [np.asarray(leaf).tobytes() for run in (last, best) for leaf in jax.tree.leaves(run.params)]
+    return last.step, best.step, metrics_of(run_dir), leaves
+
+
+def stop_after_group(metrics, path):
+    """`on_epoch` of a sweep: SIGTERM once in an epoch of three members, or of one."""
+    if metrics.member % 3 == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def best_of(epochs):
+    return max(epochs, key=lambda metrics: metrics.validation_accuracy)

@@ -1,10 +1,11 @@
 """Fixtures of all files: runs that many read, how XLA compiles, the command line in the test's own process."""
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
+from lstm_mnist_jax.training import TrainingProgram
+from lstm_mnist_jax.training.step import TrainState
 
 gc.freeze()  # what is imported stays: the collector need not look at it again and again
 
@@ -28,28 +31,18 @@ def pytest_sessionfinish() -> None:
     gc.freeze()
 
 
-@contextmanager
-def optimized(wanted: bool) -> Iterator[None]:
-    """With or without most of XLA's optimizations, which take a third of the time to compile."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    choose_optimizations(wanted)
-    try:
-        yield
-    finally:
-        choose_optimizations(not before)
-
-
 def choose_optimizations(wanted: bool) -> None:
+    """With or without most of XLA's optimizations, which take most of the time to compile."""
     if jax.config.values["jax_disable_most_optimizations"] == wanted:
         jax.config.update("jax_disable_most_optimizations", not wanted)
         jax.clear_caches()  # JAX takes a program compiled with the other setting for the same
 
 
 @pytest.fixture(autouse=True, scope="module")
-def optimized_where_bits_are_compared(request: pytest.FixtureRequest) -> Iterator[None]:
-    """These modules compare to the last bit, which optimizations might change; all others have tolerances."""
-    with optimized(request.path.name in ("test_train.py", "test_sweep.py", "test_step.py", "test_feed.py")):
-        yield
+def optimized_where_bits_are_compared(request: pytest.FixtureRequest) -> None:
+    """These modules compare bits of what the optimizer might change; all others have tolerances, or compare runs of
+    one program."""
+    choose_optimizations(request.path.name in ("test_determinism.py", "test_feed.py"))
 
 
 MANY_MAPPINGS = 30_000
@@ -66,11 +59,8 @@ def compiled_programs_are_dropped_when_they_are_many() -> Iterator[None]:
 
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    def make_optimized(path: Path) -> None:
-        with optimized(True):
-            make(path)
-
-    return made_once(factory, name, make_optimized)
+    choose_optimizations(False)  # in whatever module: fixtures of the session come before those of the module
+    return made_once(factory, name, make)
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +86,26 @@ def diverging_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that reads nine digits of ten rightly: three epochs of `smoke`. Read only."""
     return _made_once(tmp_path_factory, "digits_run", lambda path: train(replace(PRESETS["smoke"], epochs=3), path))
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    """Makes the runs and sweeps of this test get SIGTERM at a step; None ends that."""
+    run_steps, stop = TrainingProgram.run_steps, None
+
+    def run_some(self: TrainingProgram, state: TrainState, n: int) -> TrainState:
+        done = int(state.step[0])
+        state = run_steps(self, state, n if stop is None or stop <= done else min(n, stop - done))
+        if int(state.step[0]) == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return state
+
+    def choose(step: int | None) -> None:
+        nonlocal stop
+        stop = step
+
+    monkeypatch.setattr(TrainingProgram, "run_steps", run_some)
+    return choose
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import jax
 import numpy as np
 import pytest
 from idx_files import write_folder
-from runs import TINY
 
-from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Config, Execution, ModelConfig
 from lstm_mnist_jax.data import idx
 from lstm_mnist_jax.data.sources import load
@@ -73,21 +71,6 @@ def test_a_stream_goes_on_from_any_state(tiny_dataset):
     half = half._replace(key=jax.random.wrap_key_data(half.key))
     half = jax.device_put(half, jax.tree.map(lambda leaf: leaf.sharding, streamed.abstract_state))
     assert leaves(streamed.run_steps(half, 13)) == whole
-
-
-@pytest.mark.slow
-def test_a_whole_run_streams_and_resumes(tiny_run, tmp_path):
-    execution = Execution(device_data_limit=100_000 / GIB)
-    train(dataclasses.replace(TINY, epochs=1), tmp_path / "streamed", execution=execution)
-    train(TINY, tmp_path / "streamed", resume=True, execution=execution)
-    expected, found = (load_run(path, "last") for path in (tiny_run, tmp_path / "streamed"))
-    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
-        np.testing.assert_array_equal(a, b)
-    whole, pieces = expected.evaluate(), found.evaluate(execution)
-    for name, evaluation in whole.items():
-        np.testing.assert_array_equal(pieces[name].correct, evaluation.correct)
-        np.testing.assert_array_equal(pieces[name].count, evaluation.count)
-        np.testing.assert_allclose(pieces[name].loss, evaluation.loss, rtol=1e-5)
 
 
 @pytest.mark.parametrize("limit", [1 / GIB, 200 / GIB, 400 / GIB])

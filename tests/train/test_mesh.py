@@ -1,4 +1,4 @@
-"""How many devices share a batch, and which options of JAX a run changes."""
+"""How many devices share a batch, and which options of JAX a command sets."""
 
 import os
 import subprocess
@@ -46,18 +46,8 @@ def test_more_devices_than_there_are():
 @pytest.mark.parametrize(
     ("cores", "devices", "batch_size", "expected"),
     [
-        (
-            2,
-            None,
-            63,
-            "1 of 2 devices is used: a batch of 63 cannot be shared evenly. More are used with",
-        ),
-        (
-            8,
-            None,
-            65,
-            "1 of 8 devices is used: a batch of 65 cannot be shared evenly. More are used with",
-        ),
+        (2, None, 63, "1 of 2 devices is used: a batch of 63 cannot be shared evenly. More are used with"),
+        (8, None, 65, "1 of 8 devices is used: a batch of 65 cannot be shared evenly. More are used with"),
         (1, None, 63, None),
         (2, None, 9, None),  # too few for two
         (2, 1, 63, None),  # as asked
@@ -109,29 +99,6 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
         np.testing.assert_allclose(losses, one, rtol=2e-6)
 
 
-LIBRARY = """
-import dataclasses, sys
-import jax
-from runs import TINY
-from lstm_mnist_jax import load_run, sweep, train
-from lstm_mnist_jax.sweeps import Space
-
-before, config = dict(jax.config.values), dataclasses.replace(TINY, epochs=1)
-assert before["jax_num_cpu_devices"] == -1
-train(config, "run")
-sweep(config, Space(seeds=2), "sweep")
-load_run("run").evaluate()
-assert dict(jax.config.values) == before
-"""
-
-
-@pytest.mark.slow
-def test_library_functions_change_no_option_of_jax(tmp_path):
-    env = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
-    done = programs.run(code=LIBRARY, env=env | {"JAX_PLATFORMS": "cpu"}, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
 CACHE = """
 import jax
 from lstm_mnist_jax.cli.parsing import CommandExecution, start_jax
@@ -149,10 +116,7 @@ def test_commands_cache_compiled_programs_in_the_users_folder_unless_another_is_
     env = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_PERSISTENT", "JAX_COMPIL"))}
     for own, expected in [
         ({}, f"{tmp_path}/lstm_mnist_jax/compiled {1 << 30} 0"),
-        (
-            {"JAX_COMPILATION_CACHE_DIR": "/own", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"},
-            "/own -1 0.5",
-        ),
+        ({"JAX_COMPILATION_CACHE_DIR": "/own", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}, "/own -1 0.5"),
     ]:
         program = [sys.executable, "-c", CACHE]
         environment = env | {"XDG_CACHE_HOME": str(tmp_path)} | own

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -16,14 +17,13 @@ import jax
 import numpy as np
 import pytest
 from programs import Program
-from runs import TINY, TINY_OPTIONS
+from runs import TINY, TINY_OPTIONS, metrics_of
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Processes
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.sweeps import Space, sweep
 from lstm_mnist_jax.training import checkpoint, processes
-from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.rendezvous import _listen, rendezvous
 
 LAUNCH = Path(__file__).parents[2] / "scripts" / "launch_local.py"
@@ -40,19 +40,30 @@ def free_port():
         return server.getsockname()[1]
 
 
-MAIN = """
+COMMANDS = """
+import json, sys
 from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.training import processes
 processes.HEARTBEAT_SECONDS = 12  # not 30: some ends are noticed only by it
-main()
+*commands, last = json.loads(sys.argv[1])
+for words in commands:
+    try:
+        main(words)
+    except SystemExit as end:
+        print("exit code", end.code, flush=True)
+main(last)
 """
 
 
-def start_two(*words, variables=({}, {})):
-    """`lstm-mnist WORDS` in two processes joined by --coordinator."""
-    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
+def start_two(*commands, variables=({}, {})):
+    """`lstm-mnist WORDS` in two processes joined by --coordinator, for one command after another."""
+    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
     return [
-        Program([*words, *together, "--process-id", number], code=MAIN, env=environment() | variables[number])
+        Program(
+            [json.dumps([[str(word) for word in (*words, *together, number)] for words in commands])],
+            code=COMMANDS,
+            env=environment() | variables[number],
+        )
         for number in range(2)
     ]
 
@@ -70,23 +81,14 @@ def ends_of(programs):
     ]
 
 
-def run_two(*words, **options):
-    """Runs two processes to a successful end. Returns the output of process 0; the other prints nothing."""
-    first, second = ends_of(start_two(*words, **options))
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "lstm-mnist:" not in first.stderr + second.stderr
-    assert lines_of(second) == []
-    return first.stdout
-
-
 def lines_of(end):
     return [line for line in end.stdout.splitlines() if "[Gloo]" not in line]  # XLA's own line
 
 
-def under_slurm(run_dir, *words):
-    """Two processes as `srun` sets them up: JAX reads the coordinator's host and its port off the job."""
+def under_slurm(*words, numbers=(0, 1)):
+    """Processes as `srun` sets up two: JAX reads the coordinator's host and its port off the job."""
     job, started = str(free_port() % 4096), []
-    for number in range(2):
+    for number in numbers:
         slurm = {
             "SLURM_JOB_ID": job,
             "SLURM_STEP_NODELIST": "localhost",
@@ -95,16 +97,9 @@ def under_slurm(run_dir, *words):
             "SLURM_LOCALID": str(number),
             "SLURM_STEP_NUM_NODES": "1",
         }
-        options = [*words, "--run-dir", str(run_dir)]
-        options = [word.replace("PROCID", str(number)) for word in options]
+        options = [str(word).replace("PROCID", str(number)) for word in words]
         started.append(Program(["train", *TINY_OPTIONS, "--epochs", 1, *options], env=environment() | slurm))
     return ends_of(started)
-
-
-def metrics_of(run_dir):
-    times = ("seconds", "examples_per_second")
-    lines = [dataclasses.asdict(metrics) for metrics in read_metrics(run_dir / "metrics.jsonl")]
-    return [{name: value for name, value in line.items() if name not in times} for line in lines]
 
 
 def last_step(run_dir):
@@ -123,7 +118,7 @@ def assert_same_run(found, expected):
 
 @pytest.mark.slow
 def test_two_processes_of_a_slurm_job_train_what_one_does_and_one_resumes_it(tiny_run, tmp_path):
-    first, second = under_slurm(tmp_path / "run")
+    first, second = under_slurm("--run-dir", tmp_path / "run")
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "on 2 x cpu in 2 processes" in first.stdout
     assert first.stdout.count("epoch 1/1") == 1
@@ -133,32 +128,40 @@ def test_two_processes_of_a_slurm_job_train_what_one_does_and_one_resumes_it(tin
 
 
 @pytest.mark.slow
-def test_two_processes_resume_what_one_has_saved_and_stream_each_its_share(tiny_run, tmp_path):
-    run_dir = tmp_path / "run"
+def test_two_processes_resume_and_stream_train_a_sweep_and_one_member_as_one_process_does(
+    tiny_run, tiny_sweep, tmp_path
+):
+    run_dir, seeds = tmp_path / "run", tmp_path / "seeds"
     shutil.copytree(tiny_run, run_dir)
     for step in (30, 45):
         shutil.rmtree(checkpoint.checkpoint_path(run_dir / "checkpoints", step))
-    output = run_two("train", "--resume", run_dir, "--device-data-limit", 1e-4)
-    assert "resumed at step 15: 1 of 3 epochs are done" in output
+    first, second = ends_of(
+        start_two(
+            ["train", "--resume", run_dir, "--device-data-limit", 1e-4],
+            ["train", *TINY_OPTIONS, "--seeds", 3, "--run-dir", seeds],
+            ["sweep", *TINY_OPTIONS[:-2], "4,6", "--epochs", 1, "--run-dir", tmp_path / "one"],
+        )
+    )
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "lstm-mnist:" not in first.stderr + second.stderr
+    assert lines_of(second) == ["exit code 0"] * 2
+    assert "resumed at step 15: 1 of 3 epochs are done" in first.stdout
+    assert "1 of 1 run done" in first.stdout
     assert_same_run(run_dir, tiny_run)
-
-
-@pytest.mark.slow
-def test_a_sweep_over_two_processes_is_that_of_one(tiny_sweep, tmp_path):
-    run_two("train", *TINY_OPTIONS, "--seeds", 3, "--run-dir", tmp_path / "two")
-    found, expected = (metrics_of(path) for path in (tmp_path / "two", tiny_sweep))
+    found, expected = metrics_of(seeds), metrics_of(tiny_sweep)
     assert len(found) == len(expected) == 3 * TINY.epochs
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
     # What two have saved one can resume.
     longer = dataclasses.replace(TINY, epochs=TINY.epochs + 1)
-    assert sweep(longer, Space(seeds=3), tmp_path / "two", resume=True).trained
+    assert sweep(longer, Space(seeds=3), seeds, resume=True).trained
 
 
 @pytest.mark.slow
-def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves_and_ends_both(tiny_run, tmp_path):
+def test_sigterm_to_one_process_saves_and_ends_both_and_a_kill_of_one_ends_both_with_a_message(tiny_run, tmp_path):
     run_dir = tmp_path / "run"
-    checkpoints = run_dir / "checkpoints"
+    checkpoints, again = run_dir / "checkpoints", ["train", "--resume", run_dir]
+    words = ["train", *TINY_OPTIONS, "--epochs", 5000, "--checkpoint-minutes", 1e-6, "--run-dir", run_dir]
 
     def wait_until(condition, pair):
         deadline = time.monotonic() + END_SECONDS
@@ -166,36 +169,38 @@ def test_a_kill_of_one_process_ends_both_with_a_message_and_sigterm_to_one_saves
             time.sleep(0.02)
         assert [process.poll() for process in pair] == [None, None]
 
-    words = ["train", *TINY_OPTIONS, "--epochs", 5000, "--checkpoint-minutes", 1e-6, "--run-dir", run_dir]
+    def read_until(start, program):
+        """The lines that a program prints up to one that begins so."""
+        lines = []
+        for line in program.stdout:
+            lines.append(line)
+            if line.startswith(start):
+                break
+        return lines
+
     step = 0
-    for number in (0, 1):
-        pair = start_two(*(["train", "--resume", run_dir] if number else words))
-        wait_until(lambda step=step: checkpoint.finished_steps(checkpoints)[-1:] > [step + 1], pair)
+    for number, command in enumerate((words, again)):
+        # A killed run may have written metrics of later steps than it saved. The resumed one goes beyond them.
+        written = last_step(run_dir)
+        pair = start_two(command, again)
+        wait_until(lambda written=written: written < last_step(run_dir), pair)
+        pair[number].send_signal(signal.SIGTERM)
+        printed = "".join(read_until("exit code", pair[0]))
+        assert command is words or f"resumed at step {step:,}:" in printed
+        assert f"stopped and saved; continue with:\n  lstm-mnist train --resume {run_dir}\n" in printed
+        assert printed.endswith(f"exit code {128 + signal.SIGTERM}\n")
+        saved = int(read_until("resumed at step", pair[0])[-1].split()[3].rstrip(":").replace(",", ""))
+        assert saved > step
+        wait_until(lambda saved=saved: checkpoint.finished_steps(checkpoints)[-1:] > [saved + 1], pair)
         pair[number].kill()
         ends = ends_of(pair)
         assert ends[number].returncode == -signal.SIGKILL
         assert ends[1 - number].returncode != 0
         message = ends[1 - number].stderr
         assert re.search("Another of the 2 processes ended|another task died", message), message
-        assert checkpoint.newest_sound_step(checkpoints) > step
+        assert lines_of(ends[1]) == [f"exit code {128 + signal.SIGTERM}"]
         step = checkpoint.newest_sound_step(checkpoints)
-
-    for number in (0, 1):
-        # The killed run may have written metrics of later steps than it saved. The resumed one goes beyond them.
-        written = last_step(run_dir)
-        pair = start_two("train", "--resume", run_dir)
-        wait_until(lambda written=written: written < last_step(run_dir), pair)
-        pair[number].send_signal(signal.SIGTERM)
-        first, second = ends_of(pair)
-        assert (first.returncode, second.returncode) == (128 + signal.SIGTERM,) * 2, first.stderr + second.stderr
-        assert f"resumed at step {step:,}:" in first.stdout
-        assert f"stopped and saved; continue with:\n  lstm-mnist train --resume {run_dir}\n" in first.stdout
-        assert lines_of(second) == []
-        assert "lstm-mnist:" not in first.stderr + second.stderr
-        saved = checkpoint.newest_sound_step(checkpoints)
-        assert saved > step
-        assert checkpoint.finished_steps(checkpoints)[-1] == saved
-        step = saved
+        assert step > saved
     for a, b in zip(metrics_of(run_dir)[:2], metrics_of(tiny_run)[:2], strict=True):
         assert a == pytest.approx(b, rel=1e-3)  # later epochs drift apart by rounding, as any two orders of sums do
 
@@ -278,7 +283,7 @@ def test_a_batch_that_cannot_be_shared_and_errors_of_on_epoch_and_of_process_0_e
 @pytest.mark.slow
 def test_processes_with_different_numbers_of_devices_are_refused(tmp_path):
     variables = ({"JAX_NUM_CPU_DEVICES": "1"}, {"JAX_NUM_CPU_DEVICES": "2"})
-    for end in ends_of(start_two("train", *TINY_OPTIONS, "--run-dir", tmp_path / "run", variables=variables)):
+    for end in ends_of(start_two(["train", *TINY_OPTIONS, "--run-dir", tmp_path / "run"], variables=variables)):
         assert end.returncode == 2, end.stderr
         message = "different numbers of devices: process 0 has 1, process 1 has 2. Give each as many"
         assert message in end.stderr
@@ -572,24 +577,18 @@ def test_an_mpi_version_that_jax_cannot_read_is_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_a_job_of_different_runs_is_refused_unless_each_is_to_train_alone(tmp_path):
-    for end in under_slurm(tmp_path / "together", "--seed", "PROCID"):
+    for end in under_slurm("--run-dir", tmp_path / "together", "--seed", "PROCID"):
         assert end.returncode == 2, end.stderr
         assert "The processes differ: config.seed is 0 for process 0 and 1 for process 1" in end.stderr
-    for end in under_slurm(tmp_path / "alone-PROCID", "--seed", "PROCID", "--num-processes", "1"):
-        assert end.returncode == 0, end.stderr
-    assert [load_run(tmp_path / f"alone-{n}").folder.config.seed for n in (0, 1)] == [0, 1]
-
-
-@pytest.mark.slow
-def test_one_member_over_two_processes(tmp_path):
-    options = ["--epochs", 1, "--validation-examples", 200, "--train-examples", 1000, "--hidden-features", "4,6"]
-    assert "1 of 1 run done" in run_two("sweep", *options, "--run-dir", tmp_path / "run")
+    (end,) = under_slurm("--run-dir", tmp_path / "alone", "--seed", "PROCID", "--num-processes", "1", numbers=[1])
+    assert end.returncode == 0, end.stderr
+    assert load_run(tmp_path / "alone").folder.config.seed == 1
 
 
 @pytest.mark.slow
 def test_ctrl_c_to_one_before_it_trains_ends_both(tmp_path):
     options = [*TINY_OPTIONS, "--epochs", 5000, "--no-compilation-cache"]
-    pair = start_two("train", *options, "--run-dir", tmp_path / "run")
+    pair = start_two(["train", *options, "--run-dir", tmp_path / "run"])
     for line in pair[0].stdout:
         if line.startswith("run "):  # it compiles now
             break

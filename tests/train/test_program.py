@@ -8,6 +8,7 @@ import jax.export
 import jax.monitoring
 import numpy as np
 import pytest
+from step_programs import CONFIG, needs_two_devices
 
 from lstm_mnist_jax import inference
 from lstm_mnist_jax.config import AugmentationConfig, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
@@ -17,9 +18,6 @@ from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import make_program, member_state
 from lstm_mnist_jax.training.evaluation import _logits
 from lstm_mnist_jax.training.mesh import make_mesh
-
-CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
-needs_two_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
 
 MEMBERS = [
     dataclasses.replace(CONFIG, seed=7),

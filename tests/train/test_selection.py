@@ -8,12 +8,15 @@ import re
 import shutil
 
 import jax
+import numpy as np
 import pytest
+from idx_files import write_folder
 from rich.console import Console
 from runs import TINY_OPTIONS
 
 from lstm_mnist_jax import Execution, load_run, space_of, sweep, train
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.statistics import mean_of
@@ -24,17 +27,6 @@ from lstm_mnist_jax.training.results import SettingResult, best_member, member_r
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from results import read_runs
 
-OVERFITTING = Config(
-    epochs=20,
-    batch_size=32,
-    selection_metric="loss",
-    tensorboard=False,
-    data=DataConfig(validation_examples=200, train_examples=128),
-    model=ModelConfig(hidden_features=(16,)),
-    optimizer=OptimizerConfig(learning_rate=0.02),
-)
-"""So few examples that the loss on validation soon rises, while the accuracy still does too."""
-
 TWO_SETTINGS = space_of({"learning_rate": [0.02, 0.03]}, seeds=2)
 
 
@@ -43,8 +35,27 @@ def least_loss(epochs):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return train(OVERFITTING, tmp_path_factory.mktemp("runs") / "run", execution=Execution(devices=1))
+def overfitting(tmp_path_factory):
+    """So few examples that the loss on validation soon rises, while the accuracy still does too; few to evaluate."""
+    folder, digits = tmp_path_factory.mktemp("data") / "digits", load()
+    arrays = {}
+    for name, part in (("train", digits.train[:328]), ("t10k", digits.test[:50])):
+        arrays |= {f"{name}_images": part.images, f"{name}_labels": part.labels.astype(np.uint8)}
+    write_folder(folder, **arrays)
+    return Config(
+        epochs=20,
+        batch_size=32,
+        selection_metric="loss",
+        tensorboard=False,
+        data=DataConfig(str(folder), validation_examples=200),
+        model=ModelConfig(hidden_features=(16,)),
+        optimizer=OptimizerConfig(learning_rate=0.02),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(overfitting, tmp_path_factory):
+    return train(overfitting, tmp_path_factory.mktemp("runs") / "run", execution=Execution(devices=1))
 
 
 @pytest.mark.parametrize(
@@ -77,9 +88,9 @@ def test_a_run_keeps_the_weights_with_the_lowest_loss(run):
 
 
 @pytest.mark.slow
-def test_early_stopping_waits_for_a_lower_loss(run, tmp_path):
+def test_early_stopping_waits_for_a_lower_loss(overfitting, run, tmp_path):
     stopped = train(
-        dataclasses.replace(OVERFITTING, early_stopping_patience=3), tmp_path / "run", execution=Execution(devices=1)
+        dataclasses.replace(overfitting, early_stopping_patience=3), tmp_path / "run", execution=Execution(devices=1)
     )
     losses = [epoch.validation_loss for epoch in run.epochs]
     end = next(end for end in range(4, 21) if min(losses[: end - 3]) <= min(losses[end - 3 : end]))
@@ -87,9 +98,9 @@ def test_early_stopping_waits_for_a_lower_loss(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_members_of_a_sweep_stop_early_and_are_selected_by_loss(run, tmp_path, capsys):
+def test_members_of_a_sweep_stop_early_and_are_selected_by_loss(overfitting, run, tmp_path, capsys):
     folder = tmp_path / "sweep"
-    patient = dataclasses.replace(OVERFITTING, early_stopping_patience=3)
+    patient = dataclasses.replace(overfitting, early_stopping_patience=3)
     found = sweep(patient, TWO_SETTINGS, folder, console=Console(width=100))
     assert "validation loss" in capsys.readouterr().out
     for member in found.members:
@@ -106,9 +117,9 @@ def test_members_of_a_sweep_stop_early_and_are_selected_by_loss(run, tmp_path, c
 
 
 @pytest.fixture(scope="module")
-def two_settings(tmp_path_factory):
+def two_settings(overfitting, tmp_path_factory):
     """The folder of a sweep of two seeds of two settings."""
-    config = dataclasses.replace(OVERFITTING, epochs=2)
+    config = dataclasses.replace(overfitting, epochs=2)
     return sweep(config, TWO_SETTINGS, tmp_path_factory.mktemp("sweeps") / "two").run_dir
 
 
@@ -165,9 +176,9 @@ def test_optuna_gets_losses_and_diverged_settings():
 
 
 @pytest.mark.slow
-def test_imported_weights_with_a_loss_of_nan_are_never_the_best(run, tmp_path):
+def test_imported_weights_with_a_loss_of_nan_are_never_the_best(overfitting, run, tmp_path):
     params = jax.tree.map(lambda leaf: 1e38 * leaf, load_run(run.run_dir).params)
-    begin_run(params, dataclasses.replace(OVERFITTING, epochs=1), tmp_path / "run", origin="huge weights")
+    begin_run(params, dataclasses.replace(overfitting, epochs=1), tmp_path / "run", origin="huge weights")
     record = checkpoint.read_record(checkpoint.checkpoint_path(tmp_path / "run" / "checkpoints", 0))
     assert record.members[0].best_step is None
     assert load_run(tmp_path / "run").step == 0
@@ -182,6 +193,6 @@ def test_the_command_line_prints_the_selection_metric(command_line, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_selection_metric(run):
+def test_a_resumed_run_keeps_its_selection_metric(overfitting, run):
     with pytest.raises(ConfigError, match="selection_metric is loss in the run, accuracy was asked for"):
-        train(dataclasses.replace(OVERFITTING, selection_metric="accuracy", epochs=21), run.run_dir, resume=True)
+        train(dataclasses.replace(overfitting, selection_metric="accuracy", epochs=21), run.run_dir, resume=True)

@@ -1,4 +1,4 @@
-"""The compiled loop against a plain one; chunks, devices and evaluation, which must not matter."""
+"""The training steps against a plain loop and their formulas, on one device and two; evaluation."""
 
 import dataclasses
 
@@ -9,64 +9,21 @@ import numpy_lstm
 import optax
 import pytest
 from flax import nnx
+from step_programs import CONFIG, EVERY_OPTION, fetched, mesh_of, needs_two_devices, program_of, train
 
 from lstm_mnist_jax import model
-from lstm_mnist_jax.config import AugmentationConfig, Config, Execution, ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import AugmentationConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.data.shuffle import permutation
 from lstm_mnist_jax.errors import ConfigError
-from lstm_mnist_jax.training import make_program, member_state
+from lstm_mnist_jax.training import make_program
 from lstm_mnist_jax.training.evaluation import Evaluator, batch_size
-from lstm_mnist_jax.training.mesh import make_mesh
-
-CONFIG = Config(batch_size=8, model=ModelConfig(hidden_features=(4, 6)))
-needs_two_devices = pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
-
-
-def mesh_of(devices: int):
-    return make_mesh(Execution(devices=devices), CONFIG.batch_size)
-
-
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one._replace(key=0), other._replace(key=0))
-
-
-programs = {}
-
-
-class Single:
-    """A program of one member, without the axis of members."""
-
-    def __init__(self, program):
-        self.program, self.steps_per_epoch = program, program.steps_per_epoch
-
-    def init(self):
-        return member_state(self.program.init(), 0)
-
-    def run_steps(self, state, steps):
-        return member_state(self.program.run_steps(jax.tree.map(lambda leaf: leaf[None], state), steps), 0)
-
-
-def program_of(dataset, config=CONFIG, devices=1):
-    """The program on `tiny_dataset`, which is equal in all tests: several use what was compiled once."""
-    if (config, devices) not in programs:
-        programs[config, devices] = Single(make_program([config], dataset, mesh_of(devices)))
-    return programs[config, devices]
-
-
-def train(dataset, *chunks, config=CONFIG, devices=1):
-    program = program_of(dataset, config, devices)
-    state = program.init()
-    for steps in chunks:
-        state = program.run_steps(state, steps)
-    return state
 
 
 def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
     """40 steps, two and a half epochs, written out with Flax's own RNN, autodiff and the formula of the loss."""
     state = train(tiny_dataset, 40)
 
-    start = program_of(tiny_dataset).init()
     classifier = model.Classifier(CONFIG.model, (5, 5), 3, rngs=nnx.Rngs(0))
     graph = nnx.split(classifier, nnx.Param)[0]
 
@@ -82,7 +39,7 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
 
         return jax.value_and_grad(loss)(params)
 
-    params, losses, norms = jax.device_get(start.params), [], []
+    params, losses, norms = train(tiny_dataset).params, [], []
     mu = nu = jax.tree.map(np.zeros_like, params)
     order = np.concatenate([permutation(CONFIG.seed, number, 130) for number in range(3)])[: 40 * 8]
     for step, batch in enumerate(order.reshape(40, 8)):
@@ -103,43 +60,12 @@ def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
     assert np.mean(losses[-8:]) < np.mean(losses[:8])
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=[needs_two_devices, pytest.mark.slow])])
-def test_the_number_of_steps_a_call_changes_no_bit(tiny_dataset, devices):
-    whole = train(tiny_dataset, 50, devices=devices)
-    assert_same(whole, train(tiny_dataset, 1, 15, 1, 16, 17, 0, devices=devices))
-    assert_same(whole, train(tiny_dataset, *[5] * 10, devices=devices))
-
-
-@pytest.mark.slow
-@needs_two_devices
-def test_calls_may_follow_one_another_without_waiting(tiny_dataset):
-    """More calls than XLA's CPU devices could run at a time: each would wait for threads that others hold."""
-    training = program_of(tiny_dataset, devices=2)
-    state = training.init()
-    for _ in range(100):
-        state = training.run_steps(state, 1)
-    assert_same(state, train(tiny_dataset, 100, devices=2))
-
-
 @needs_two_devices
 def test_two_devices_train_like_one(tiny_dataset):
     one, two = (train(tiny_dataset, 40, devices=devices) for devices in (1, 2))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), one.params, two.params)
     assert int(one.epoch_sums.correct) == pytest.approx(int(two.epoch_sums.correct), abs=1)
     np.testing.assert_allclose(one.epoch_sums.loss, two.epoch_sums.loss, rtol=1e-3)
-
-
-def test_the_seed_decides_everything(tiny_dataset):
-    configs = [dataclasses.replace(CONFIG, seed=seed) for seed in (3, 4)]
-    assert_same(train(tiny_dataset, 20, config=configs[0]), train(tiny_dataset, 20, config=configs[0]))
-    one, other = (train(tiny_dataset, 20, config=config).params["dense"]["bias"] for config in configs)
-    assert np.abs(np.asarray(one - other)).max() > 0.1
-
-
-def test_compiling_ahead_changes_nothing(tiny_dataset):
-    program = program_of(tiny_dataset)
-    ahead = Single(program.program.compile())
-    assert_same(program.run_steps(program.init(), 7), ahead.run_steps(ahead.init(), 7))
 
 
 def test_the_first_number_that_is_not_finite_is_found(tiny_dataset):
@@ -208,35 +134,21 @@ def test_the_optimizer_state_is_optax(tiny_dataset):
     assert optax.tree.get(state.opt_state, "count") == 3
 
 
-ALL = Config(
-    batch_size=8,
-    label_smoothing=0.1,
-    model=ModelConfig(hidden_features=(4, 6), dropout_rate=0.2),
-    optimizer=OptimizerConfig(weight_decay=0.1, ema_decay=0.9, clip_norm=1.0, schedule="cosine", warmup_epochs=0.5),
-    augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
-)
-
-
 @pytest.mark.slow
 @needs_two_devices
 def test_random_numbers_do_not_depend_on_the_number_of_devices(tiny_dataset):
-    one, two = (train(tiny_dataset, 40, config=ALL, devices=devices) for devices in (1, 2))
+    one, two = (train(tiny_dataset, 40, config=EVERY_OPTION, devices=devices) for devices in (1, 2))
     for name in ("params", "average"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), getattr(one, name), getattr(two, name))
     np.testing.assert_allclose(one.epoch_sums.loss, two.epoch_sums.loss, rtol=1e-3)
 
 
-@pytest.mark.slow
-def test_random_numbers_do_not_depend_on_the_number_of_steps_a_call(tiny_dataset):
-    assert_same(train(tiny_dataset, 20, config=ALL), train(tiny_dataset, 1, 15, 4, config=ALL))
-
-
 def first_step(dataset, step=0, **changes):
     """Loss and change of the parameters of a step over the whole set, without augmentation unless in `changes`."""
-    training = program_of(dataset, dataclasses.replace(CONFIG, batch_size=130, **changes))
-    state = training.init()
-    before = jax.device_get(state.params)
-    state = jax.device_get(training.run_steps(state._replace(step=jnp.int32(step)), 1)._replace(key=None))
+    program = program_of(dataset, dataclasses.replace(CONFIG, batch_size=130, **changes))
+    state = program.init()
+    before = fetched(state).params
+    state = fetched(program.run_steps(state._replace(step=jax.device_put(np.int32([step]))), 1))
     return float(state.epoch_sums.loss), jax.tree.map(np.subtract, state.params, before)
 
 
@@ -253,7 +165,7 @@ def test_every_step_has_its_own_augmentation(tiny_dataset):
 
 @pytest.mark.slow
 def test_label_smoothing_follows_its_formula(tiny_dataset):
-    params = program_of(tiny_dataset).init().params
+    params = train(tiny_dataset).params
     logits = numpy_lstm.classify(params, tiny_dataset.train.images)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     of_labels = -log_p[np.arange(130), tiny_dataset.train.labels].mean()
@@ -281,14 +193,16 @@ def test_the_learning_rate_is_that_of_the_step(tiny_dataset):
 @pytest.mark.slow
 def test_the_ema_of_the_weights_follows_its_formula(tiny_dataset):
     config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(ema_decay=0.7))
-    training = program_of(tiny_dataset, config)
-    state = training.init()
-    average = np.asarray(state.params["dense"]["kernel"])
+    program = program_of(tiny_dataset, config)
+    newest = program.init()
+    state = fetched(newest)
+    average = state.params["dense"]["kernel"]
     assert state.trained is state.average
     for step in range(30):
-        state = training.run_steps(state, 1)
+        newest = program.run_steps(newest, 1)
+        state = fetched(newest)
         decay = min(0.7, (1 + step) / (10 + step))
-        average = decay * average + (1 - decay) * np.asarray(state.params["dense"]["kernel"])
+        average = decay * average + (1 - decay) * state.params["dense"]["kernel"]
     np.testing.assert_allclose(state.average["dense"]["kernel"], average, rtol=1e-4)
     plain = train(tiny_dataset, 30)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain.params, state.params)
@@ -314,13 +228,8 @@ def test_batch_doubling_halves_the_updates_and_changes_no_epoch(tiny_dataset):
 ])  # fmt: skip
 def test_every_task_cell_and_pooling_trains(tiny_dataset, model_config):
     config = dataclasses.replace(CONFIG, model=model_config)
-    losses = []
-    training = program_of(tiny_dataset, config)
-    state = training.init()
-    for _ in range(3):
-        state = training.run_steps(state, 16)
-        losses.append(float(state.epoch_sums.loss))
-    assert losses[-1] < losses[0]
+    first, last = (train(tiny_dataset, steps, config=config).epoch_sums.loss for steps in (16, 48))
+    assert last < first
 
 
 def test_steps_that_do_not_fit_the_images_are_refused_before_anything_is_compiled(tiny_dataset):

@@ -1,0 +1,76 @@
+"""What changes no bit: how many steps a call makes, calls without waiting, compiling ahead, a second run, kills."""
+
+import dataclasses
+import random
+import time
+
+import jax
+import numpy as np
+import pytest
+from programs import Program
+from runs import TINY, TINY_OPTIONS, outcome
+from step_programs import CONFIG, EVERY_OPTION, needs_two_devices, program_of, run, train
+
+import lstm_mnist_jax
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=[needs_two_devices, pytest.mark.slow])])
+def test_the_number_of_steps_a_call_changes_no_bit(tiny_dataset, devices):
+    whole = train(tiny_dataset, 50, devices=devices)
+    assert_same(whole, train(tiny_dataset, 1, 15, 1, 16, 17, 0, devices=devices))
+    assert_same(whole, train(tiny_dataset, *[5] * 10, devices=devices))
+
+
+@pytest.mark.slow
+def test_the_number_of_steps_a_call_changes_no_bit_where_random_numbers_are_drawn(tiny_dataset):
+    assert_same(train(tiny_dataset, 20, config=EVERY_OPTION), train(tiny_dataset, 1, 15, 4, config=EVERY_OPTION))
+
+
+@pytest.mark.slow
+@needs_two_devices
+def test_calls_may_follow_one_another_without_waiting(tiny_dataset):
+    """More calls than XLA's CPU devices could run at a time: each would wait for threads that others hold."""
+    assert_same(train(tiny_dataset, *[1] * 100, devices=2), train(tiny_dataset, 100, devices=2))
+
+
+def test_the_seed_decides_everything(tiny_dataset):
+    configs = [dataclasses.replace(CONFIG, seed=seed) for seed in (3, 4)]
+    assert_same(train(tiny_dataset, 20, config=configs[0]), train(tiny_dataset, 20, config=configs[0]))
+    one, other = (train(tiny_dataset, 20, config=config).params["dense"]["bias"] for config in configs)
+    assert np.abs(one - other).max() > 0.1
+
+
+def test_compiling_ahead_changes_nothing(tiny_dataset):
+    program = program_of(tiny_dataset)
+    assert_same(run(program, 7), run(program.compile(), 7))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_it_is_the_same_run(tmp_path):
+    """Kills while steps are made and checkpoints written, until three resumed runs were killed too."""
+    config = dataclasses.replace(TINY, epochs=16)
+    lstm_mnist_jax.train(config, tmp_path / "whole")
+    options = ["train", *TINY_OPTIONS, "--epochs", config.epochs, "--checkpoint-minutes", 1e-6]
+    moments = random.Random(0)
+    run_dir, resumed_at = tmp_path / "killed", []
+    while len(resumed_at) < 3:
+        program = Program(["train", "--resume", run_dir] if run_dir.exists() else [*options, "--run-dir", run_dir])
+        ready, epochs = False, moments.randint(0, 1)  # it is killed after so many, within the next
+        for line in program.stdout:
+            if line.startswith("resumed at step"):
+                resumed_at.append(int(line.split()[3].rstrip(":").replace(",", "")))
+            ready = ready or "ready in" in line
+            epochs -= line.startswith("epoch")
+            if ready and epochs <= 0:
+                break
+        time.sleep(moments.uniform(0, 0.15))
+        assert program.poll() is None, f"over before it was killed, having resumed at {resumed_at}"
+        program.kill()
+        program.communicate()
+    assert resumed_at == sorted(resumed_at)
+    assert lstm_mnist_jax.train(config, run_dir, resume=True).trained
+    assert outcome(run_dir) == outcome(tmp_path / "whole")
