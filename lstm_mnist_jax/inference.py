@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32, Int, Integer
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load, novelty
-from lstm_mnist_jax.data.ink import reading_order
+from lstm_mnist_jax.data.digits import reading_order
 from lstm_mnist_jax.data.normal_form import Digit, find_digits, normalise
 from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
