@@ -91,37 +91,46 @@ function inLevels(picture) {
   return { height, width, levels, noise, left: noise * SMOOTHED[passes] };
 }
 
-/** The largest values up to each place, and from it on, within blocks of `window` (van Herk 1992). */
-function blockPeaks(line, count, window, forward, backward) {
-  for (let from = 0; from < count; from += window) {
-    const to = Math.min(count, from + window);
-    let most = line[from];
-    for (let n = from; n < to; n++) forward[n] = most = Math.max(most, line[n]);
-    most = line[to - 1];
-    for (let n = to - 1; n >= from; n--) backward[n] = most = Math.max(most, line[n]);
-  }
-}
-
-/** Closes lines of `length` levels, `step` apart, by windows of 2 * reach + 1; `paper` becomes the larger of both. */
-function close(levels, paper, reach, lines, stride, length, step) {
-  const wider = length + 2 * reach;
-  const [line, forward, backward] = [0, 1, 2].map(() => new Int16Array(wider));
+/**
+ * Closes lines of levels, times `sign`, by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
+ * The maximum of each window is by van Herk (1992). It changes rarely from one to the next, so that the minimum of the
+ * maxima is sought among the starts of equal ones.
+ */
+function close(levels, sign, paper, reach, lines, stride, length, step) {
   const window = 2 * reach + 1;
   const lastBlock = length - 1 - ((length - 1) % window);
+  const [line, forward, backward] = [0, 1, 2].map(() => new Int16Array(length)); // the largest in a block, up to and from
+  const [starts, values, queue] = [0, 1, 2].map(() => new Int32Array(length + window));
   for (let number = 0; number < lines; number++) {
-    const start = number * stride;
-    for (let n = 0, at = start; n < length; n++, at += step) line[n] = levels[at];
-    blockPeaks(line, length, window, forward, backward);
-    const early = Math.min(2 * reach + 1, wider); // lines of negative levels: the largest of these is the smallest
-    for (let n = 0; n < early; n++) line[n] = -forward[Math.min(n, length - 1)];
-    for (let n = early; n < length; n++) line[n] = -Math.max(forward[n], backward[n - 2 * reach]);
-    for (let n = Math.max(early, length); n < wider; n++) {
-      const from = n - 2 * reach;
-      line[n] = -(from < lastBlock ? Math.max(forward[length - 1], backward[from]) : backward[from]);
+    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = sign * levels[at];
+    for (let from = 0; from < length; from += window) {
+      const to = Math.min(length, from + window);
+      let most = line[from];
+      for (let n = from; n < to; n++) forward[n] = most = most > line[n] ? most : line[n];
+      most = line[to - 1];
+      for (let n = to - 1; n >= from; n--) backward[n] = most = most > line[n] ? most : line[n];
     }
-    blockPeaks(line, wider, window, forward, backward);
-    for (let n = 0, at = start; n < length; n++, at += step) {
-      paper[at] = Math.max(paper[at], -Math.max(backward[n], forward[n + 2 * reach]));
+    let [count, value] = [0, LEVELS + 1];
+    for (let start = 1 - window, end = 0; start < length; start++, end++) {
+      let most = forward[end < length ? end : length - 1];
+      if (start >= 0 && (end < length || start < lastBlock)) most = Math.max(most, backward[start]);
+      else if (start >= 0) most = backward[start];
+      if (most !== value) {
+        starts[count] = start;
+        values[count++] = value = most;
+      }
+    }
+    starts[count] = length;
+    let [head, tail, next] = [0, 0, 0]; // a queue of starts whose values rise
+    for (let n = 0, at = number * stride; n < length; ) {
+      for (; next < count && starts[next] <= n; queue[tail++] = next++) {
+        while (tail > head && values[queue[tail - 1]] >= values[next]) tail--;
+      }
+      while (starts[queue[head] + 1] + window <= n + 1) head++;
+      const least = values[queue[head]];
+      for (const end = Math.min(starts[next], starts[queue[head] + 1] + window - 1, length); n < end; n++, at += step) {
+        if (paper[at] < least) paper[at] = least;
+      }
     }
   }
 }
@@ -129,13 +138,12 @@ function close(levels, paper, reach, lines, stride, length, step) {
 /** How much darker than the paper each pixel is, in levels: {depth, paper}. The levels of light ink have sign -1. */
 function depthsOf({ height, width, levels }, sign) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
-  const signed = levels.map((level) => sign * level);
-  const paper = signed.slice();
-  close(signed, paper, reach, height, width, width, 1);
-  close(signed, paper, reach, width, 1, height, width);
+  const paper = new Int16Array(levels.length).fill(-LEVELS);
+  close(levels, sign, paper, reach, height, width, width, 1);
+  close(levels, sign, paper, reach, width, 1, height, width);
   const depth = new Int16Array(levels.length);
-  const counts = new Uint32Array(2 * LEVELS + 1);
-  for (let at = 0; at < depth.length; at++) counts[(depth[at] = paper[at] - signed[at])]++;
+  const counts = new Uint32Array(LEVELS + 1);
+  for (let at = 0; at < depth.length; at++) counts[(depth[at] = paper[at] - sign * levels[at])]++;
   const typical = medianOf(counts, depth.length);
   for (let at = 0; at < depth.length; at++) {
     paper[at] -= typical;
@@ -212,13 +220,42 @@ function label(places, labels, width) {
 /** The length of the run of ink at each of its pixels, along rows (step 1) or columns (step = width). */
 function runLengths(places, height, width, step) {
   const runs = new Int16Array(height * width);
-  for (const at of places) runs[at] = (step > 1 || at % width ? (runs[at - step] | 0) : 0) + 1;
+  if (step === 1) {
+    for (let n = 0, end = 0; n < places.length; n = end) {
+      const rowEnd = (((places[n] / width) | 0) + 1) * width;
+      for (end = n + 1; end < places.length && places[end] === places[end - 1] + 1 && places[end] < rowEnd; ) end++;
+      runs.fill(end - n, places[n], places[n] + end - n);
+    }
+    return runs;
+  }
+  for (const at of places) runs[at] = (at >= width ? runs[at - width] : 0) + 1;
   for (let n = places.length - 1; n >= 0; n--) {
     const at = places[n];
-    const next = step > 1 || (at + 1) % width ? runs[at + step] | 0 : 0;
-    if (next) runs[at] = next;
+    const below = at + width < runs.length ? runs[at + width] : 0;
+    if (below) runs[at] = below;
   }
   return runs;
+}
+
+/** The number of bits of a word of 32 that are 1. */
+function bitsIn(word) {
+  const pairs = word - ((word >>> 1) & 0x55555555);
+  const fours = (pairs & 0x33333333) + ((pairs >>> 2) & 0x33333333);
+  return (((fours + (fours >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
+}
+
+/** The columns of a picture by how far a line of a slope rises there: [word of 32 columns, their bits, rows up]. */
+function shiftsOf(slope, length) {
+  const half = Math.floor(length / 2);
+  const [words, bits, shifts] = [0, 1, 2].map(() => new Int32Array(length));
+  let [count, before] = [0, null];
+  for (let n = 0; n < length; n++) {
+    const shift = Math.floor(0.5 - slope * (n - half)) + half;
+    if (n % 32 === 0 || shift !== before) [words[count], shifts[count++]] = [n >> 5, shift];
+    bits[count - 1] |= 1 << (n % 32);
+    before = shift;
+  }
+  return [words, bits, shifts].map((each) => each.subarray(0, count));
 }
 
 /**
@@ -227,58 +264,62 @@ function runLengths(places, height, width, step) {
  */
 function markLines(isLine, places, runs, thickness, height, width, turned) {
   const [length, across] = turned ? [height, width] : [width, height];
-  const [along, other] = turned ? [width, 1] : [1, width]; // steps
+  const wide = Math.ceil(length / 32);
   const band = thickness + 1;
-  const missable = length - Math.ceil(LINE * length);
-  const isThin = new Uint8Array(isLine.length);
-  for (const at of places) if (runs[at] <= thickness) isThin[at] = 1;
-  // The row of the next thin ink at or below each pixel; `band` rows above the picture and one below it.
-  const next = new Int16Array((band + across + 1) * length).fill(32767, (band + across) * length);
-  for (let row = across - 1, to = (band + row) * length; row >= -band; row--, to -= length) {
-    for (let n = 0, at = row * other; n < length; n++, at += along) {
-      next[to + n] = row >= 0 && isThin[at] ? row : next[to + length + n];
-    }
+  // A bit for each pixel: thin ink, from `band` rows above the picture to as many below it; and such in so many rows.
+  const [isThin, isBand] = [0, 1].map(() => new Int32Array((across + 2 * band) * wide));
+  for (const at of places) {
+    if (runs[at] > thickness) continue;
+    const [n, row] = turned ? [(at / width) | 0, at % width] : [at % width, (at / width) | 0];
+    isThin[(band + row) * wide + (n >> 5)] |= 1 << (n % 32);
   }
   // A line of any slope is within a window of rows, where most columns have thin ink.
   const tall = Math.ceil((STEEPEST / 100) * length) + thickness + 3;
   const step = Math.max(1, tall >> 1);
   let [first, last] = [across, 0];
   for (let top = 0; top < across; top += step) {
+    const bottom = Math.min(across, top + tall + step);
     let covered = 0;
-    for (let n = 0; n < length; n++) if (next[(band + top) * length + n] < top + tall + step) covered++;
+    for (let word = 0; word < wide; word++) {
+      let bits = 0;
+      for (let row = top; row < bottom; row++) bits |= isThin[(band + row) * wide + word];
+      covered += bitsIn(bits);
+    }
     if (covered < LINE * length) continue;
     first = Math.min(first, top);
-    last = Math.min(across, top + tall + step);
+    last = bottom;
   }
   if (first >= last) return false;
+  for (let at = 0; at < (across + band) * wide; at++) {
+    for (let row = 0; row < band; row++) isBand[at] |= isThin[at + row * wide];
+  }
   let isFound = false;
-  const half = Math.floor(length / 2);
-  const shift = new Int32Array(length);
   for (let slope = -STEEPEST; slope <= STEEPEST; slope++) {
-    for (let n = 0; n < length; n++) shift[n] = Math.floor(0.5 - (slope / 100) * (n - half)) + half;
-    const [least, most] = [shift[0], shift[length - 1]].sort((a, b) => a - b);
+    const [words, bits, shifts] = shiftsOf(slope / 100, length);
+    const wordAt = (rows, start, n) => {
+      const row = Math.max(-band, Math.min(across, start - shifts[n]));
+      return rows[(band + row) * wide + words[n]] & bits[n];
+    };
+    const countIn = (rows, start) => {
+      let count = 0;
+      for (let n = 0; n < words.length; n++) count += bitsIn(wordAt(rows, start, n));
+      return count;
+    };
+    const [least, most] = [shifts[0], shifts[shifts.length - 1]].sort((a, b) => a - b);
     for (const offset of [0, (thickness >> 1) + 1]) { // in bands that overlap
       const end = Math.floor((last - 1 + most + offset) / band);
       for (let number = Math.floor((first + least + offset) / band); number <= end; number++) {
         const start = number * band - offset;
-        let missed = 0;
-        for (let from = 0; from < 8 && missed <= missable; from++) { // every 8th column, so that gaps are soon found
-          for (let n = from; n < length; n += 8) {
-            const row = Math.max(-band, Math.min(across, start - shift[n]));
-            if (next[(band + row) * length + n] >= start - shift[n] + band) missed++;
-          }
-        }
-        if (missed > missable) continue;
+        if (countIn(isBand, start) < LINE * length) continue;
         for (let row = start; row < start + band; row++) {
-          const isInk = (n) => {
-            const at = row - shift[n];
-            return at >= 0 && at < across && isThin[at * other + n * along] === 1;
-          };
-          let dense = 0;
-          for (let n = 0; n < length; n++) if (isInk(n)) dense++;
-          if (dense < DENSE * length) continue;
-          for (let n = 0; n < length; n++) if (isInk(n)) isLine[(row - shift[n]) * other + n * along] = 1;
+          if (countIn(isThin, row) < DENSE * length) continue;
           isFound = true;
+          for (let n = 0; n < words.length; n++) {
+            const [there, word] = [row - shifts[n], wordAt(isThin, row, n)];
+            for (let bit = 0; bit < 32; bit++) {
+              if ((word >>> bit) & 1) isLine[turned ? (32 * words[n] + bit) * width + there : there * width + 32 * words[n] + bit] = 1;
+            }
+          }
         }
       }
     }
