@@ -244,18 +244,33 @@ function bitsIn(word) {
   return (((fours + (fours >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
 }
 
-/** The columns of a picture by how far a line of a slope rises there: [word of 32 columns, their bits, rows up]. */
+/** The columns of a picture by how far a line of a slope rises there: words of 32 columns, their bits, rows up. */
 function shiftsOf(slope, length) {
   const half = Math.floor(length / 2);
   const [words, bits, shifts] = [0, 1, 2].map(() => new Int32Array(length));
   let [count, before] = [0, null];
   for (let n = 0; n < length; n++) {
     const shift = Math.floor(0.5 - slope * (n - half)) + half;
-    if (n % 32 === 0 || shift !== before) [words[count], shifts[count++]] = [n >> 5, shift];
+    if (n % 32 === 0 || shift !== before) {
+      words[count] = n >> 5;
+      shifts[count++] = shift;
+    }
     bits[count - 1] |= 1 << (n % 32);
     before = shift;
   }
-  return [words, bits, shifts].map((each) => each.subarray(0, count));
+  return { words, bits, shifts, count };
+}
+
+/** The columns where a line of `shiftsOf` covers bits of ink; with `found`, their words as well. */
+function coveredBy(ink, start, { words, bits, shifts, count }, wide, first, last, found = null) {
+  let covered = 0;
+  for (let n = 0; n < count; n++) {
+    const row = Math.max(first, Math.min(last, start - shifts[n]));
+    const word = ink[(row - first) * wide + words[n]] & bits[n];
+    covered += bitsIn(word);
+    if (found) found[n] = word;
+  }
+  return covered;
 }
 
 /**
@@ -293,31 +308,25 @@ function markLines(isLine, places, runs, thickness, height, width, turned) {
   for (let at = 0; at < (across + band) * wide; at++) {
     for (let row = 0; row < band; row++) isBand[at] |= isThin[at + row * wide];
   }
+  const found = new Int32Array(length);
   let isFound = false;
   for (let slope = -STEEPEST; slope <= STEEPEST; slope++) {
-    const [words, bits, shifts] = shiftsOf(slope / 100, length);
-    const wordAt = (rows, start, n) => {
-      const row = Math.max(-band, Math.min(across, start - shifts[n]));
-      return rows[(band + row) * wide + words[n]] & bits[n];
-    };
-    const countIn = (rows, start) => {
-      let count = 0;
-      for (let n = 0; n < words.length; n++) count += bitsIn(wordAt(rows, start, n));
-      return count;
-    };
-    const [least, most] = [shifts[0], shifts[shifts.length - 1]].sort((a, b) => a - b);
+    const columns = shiftsOf(slope / 100, length);
+    const { words, shifts } = columns;
+    const [least, most] = [shifts[0], shifts[columns.count - 1]].sort((a, b) => a - b);
     for (const offset of [0, (thickness >> 1) + 1]) { // in bands that overlap
       const end = Math.floor((last - 1 + most + offset) / band);
       for (let number = Math.floor((first + least + offset) / band); number <= end; number++) {
         const start = number * band - offset;
-        if (countIn(isBand, start) < LINE * length) continue;
+        if (coveredBy(isBand, start, columns, wide, -band, across) < LINE * length) continue;
         for (let row = start; row < start + band; row++) {
-          if (countIn(isThin, row) < DENSE * length) continue;
+          if (coveredBy(isThin, row, columns, wide, -band, across, found) < DENSE * length) continue;
           isFound = true;
-          for (let n = 0; n < words.length; n++) {
-            const [there, word] = [row - shifts[n], wordAt(isThin, row, n)];
+          for (let n = 0; n < columns.count; n++) {
             for (let bit = 0; bit < 32; bit++) {
-              if ((word >>> bit) & 1) isLine[turned ? (32 * words[n] + bit) * width + there : there * width + 32 * words[n] + bit] = 1;
+              if (!((found[n] >>> bit) & 1)) continue;
+              const [along, other] = [32 * words[n] + bit, row - shifts[n]];
+              isLine[turned ? along * width + other : other * width + along] = 1;
             }
           }
         }
@@ -360,10 +369,15 @@ function outlined(depth, places, labels, count, height, width) {
     if (depth[at] > peak[number]) peak[number] = depth[at];
     area[number]++;
   }
-  return Array.from({ length: count }, (_, n) => n + 1).map((n) => ({
-    members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n], peak: peak[n], area: area[n],
-    cut: top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width,
-  }));
+  const pieces = [];
+  for (let n = 1; n <= count; n++) {
+    const cut = top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width;
+    pieces.push({
+      members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n],
+      peak: peak[n], area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut,
+    });
+  }
+  return pieces;
 }
 
 /** A number of each piece: one for those that nearly touch, where squares around their pixels do, of 2 * reach + 1. */
@@ -436,13 +450,13 @@ function described(pieces, depth, levels, places, labels, height, width) {
     if (x >= distance) check(at, at - distance);
     if (x + distance < width) check(at, at + distance);
   }
-  return pieces.map((piece, n) => ({
-    ...piece,
-    span: span[n + 1],
-    edge: changes[n + 1] / Math.max(outline[n + 1], 1),
-    thick: thick[n + 1] / piece.area,
-    near: near[n + 1],
-  }));
+  for (const [n, piece] of pieces.entries()) {
+    piece.span = span[n + 1];
+    piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
+    piece.thick = thick[n + 1] / piece.area;
+    piece.near = near[n + 1];
+  }
+  return pieces;
 }
 
 /** Whether a piece is a thin outline around other ink of some size, or several such side by side. */
@@ -480,8 +494,10 @@ function piecesOf(picture, sign) {
     for (const at of all) labels[at] = 0;
     count = label(wanted, labels, width);
   };
-  const above = (edge) => placesWhere(places, (at) => depth[at] > edge * peaks[labels[at]] && peaks[labels[at]] >= least);
-  const [strong, weak] = [above(INK_EDGE), above(LINE_EDGE)];
+  for (let n = 0; n < peaks.length; n++) if (peaks[n] < least) peaks[n] = 2 * LEVELS / LINE_EDGE; // above which nothing is
+  const above = (edge, among) => placesWhere(among, (at) => depth[at] > edge * peaks[labels[at]]);
+  const weak = above(LINE_EDGE, places);
+  const strong = above(INK_EDGE, weak);
   relabel(strong, places);
   let pieces = outlined(depth, strong, labels, count, height, width);
   const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
