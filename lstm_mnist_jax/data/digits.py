@@ -9,9 +9,9 @@ A report's page makes the same decisions in JavaScript (report/page/digits.js): 
 there.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,9 @@ RECTANGULAR = 0.85
 
 TWO_LEVELS = 0.85
 """The fraction of the variance that two levels explain on a picture of two levels."""
+
+APART = 0.15
+"""The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
 
 BESIDE = 0.4
 """A digit is in the line of one of which it overlaps this fraction of the smaller height."""
@@ -157,21 +160,32 @@ def _chosen(pieces: list[Component]) -> list[Component]:
     pieces = [piece for piece in pieces if piece.size >= 0.03 * strongest.size]
     inner = [piece for piece in pieces if not piece.cut]
     if inner and max(piece.score for piece in inner) >= 0.15 * max(piece.score for piece in pieces):
-        pieces = inner
+        pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner)]
     main = max(pieces, key=lambda piece: piece.score)
     groups = _grouped([piece for piece in pieces if piece.peak >= 0.5 * main.peak])
     main = max(groups, key=lambda group: group.score)
     return [group for group in groups if group.size >= 0.4 * main.size]
 
 
+def _goes_on(piece: Component, inner: list[Component]) -> bool:
+    """Whether a piece that touches the border is a stroke of a digit that does not: as thick, and nearly touching it."""
+    return any(
+        piece.near == other.near
+        and max(piece.thick, other.thick) <= 1.5 * min(piece.thick, other.thick)
+        and _belong_together(piece, other, other.size)
+        for other in inner
+    )
+
+
 def _grouped(pieces: list[Component]) -> list[Component]:
     """Unites the pieces of one digit, until no two belong together."""
     groups, merged = list(pieces), True
+    typical = max(pieces, key=lambda piece: piece.score).size if pieces else 0
     while merged:
         merged = False
         for first in range(len(groups)):
             for second in range(first + 1, len(groups)):
-                if _belong_together(groups[first], groups[second]):
+                if _belong_together(groups[first], groups[second], typical):
                     groups[first] = _united(groups[first], groups.pop(second))
                     merged = True
                     break
@@ -180,18 +194,22 @@ def _grouped(pieces: list[Component]) -> list[Component]:
     return groups
 
 
-def _belong_together(one: Component, other: Component) -> bool:
+def _belong_together(one: Component, other: Component, typical: int) -> bool:
+    """Whether two pieces, or groups of them, are of one digit, by the size of a typical digit on the picture."""
+    both = _united(one, other)
     larger = max(one.size, other.size)
     across = min(one.right, other.right) - max(one.left, other.left)  # the overlap; below 0, a gap
     down = min(one.bottom, other.bottom) - max(one.top, other.top)
     heights = sorted((one.bottom - one.top, other.bottom - other.top))
     covers = across >= 0.5 * min(one.right - one.left, other.right - other.left)
-    if covers and (down >= 0.5 * heights[0] or -down <= 0.12 * larger):
+    alike = max(one.thick, other.thick) <= 1.5 * min(one.thick, other.thick)
+    most = APART * max(larger, min(typical, both.size)) if alike else 0.12 * larger
+    if covers and (down >= 0.5 * heights[0] or -down <= most):
         return True
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
         return True
-    both = _united(one, other)
-    return one.near == other.near and both.right - both.left <= 0.9 * (both.bottom - both.top)
+    widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
+    return one.near == other.near and both.right - both.left <= widest * (both.bottom - both.top)
 
 
 def _lies_within(inner: Component, outer: Component) -> bool:
@@ -218,7 +236,7 @@ def _united(one: Component, other: Component) -> Component:
         max(one.peak, other.peak),
         one.area + other.area,
         one.span + other.span,
-        min(one.edge, other.edge),
+        (one.edge * one.area + other.edge * other.area) / (one.area + other.area),
         (one.thick * one.area + other.thick * other.area) / (one.area + other.area),
         one.near,
         one.cut or other.cut,
@@ -238,11 +256,9 @@ def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]])
 
     lines: list[list[int]] = []
     for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][2], boxes[number][0] + boxes[number][1])):
-        nearest = max(lines, key=partial(overlap, number), default=None)
-        if nearest is not None and overlap(number, nearest) >= BESIDE:
-            nearest.append(number)
-        else:
-            lines.append([number])
+        beside = [line for line in lines if overlap(number, line) >= BESIDE]  # several are one line
+        lines = [line for line in lines if line not in beside]
+        lines.append([*sorted(itertools.chain(*beside), key=lambda other: boxes[other][2]), number])
     lines.sort(key=lambda line: sum(boxes[number][0] + boxes[number][1] for number in line) / len(line))
     return [number for line in lines for number in line]
 

@@ -93,8 +93,10 @@ class Component(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Squared peak times size; little for a sheet or a blot, which is as thick as it is long."""
-        return self.peak**2 / LEVELS * max(0.1 * self.size, self.size - 2 * self.thick)
+        """Squared peak times size; little for a sheet or a blot, which is as thick as it is long, and for wood or a
+        shadow, whose edges are less sharp than those of ink."""
+        sharp = max(0.0, self.edge - 0.8) / 0.2
+        return self.peak**2 / LEVELS * max(0.1 * self.size, self.size - 2 * self.thick) * sharp
 
 
 def in_levels(
@@ -327,6 +329,7 @@ def _is_frame(piece: Component, pieces: list[Component]) -> bool:
     margin = 0.04 * size
     return piece.area < 0.35 * height * width and any(
         other.size >= 0.2 * size
+        and other.bottom - other.top >= 0.2 * height  # no ruled line
         and other.peak >= 0.35 * piece.peak
         and other.top >= piece.top + margin
         and other.bottom <= piece.bottom - margin
