@@ -17,10 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32
 
-from lstm_mnist_jax.data.ink import LEVELS, Component, in_levels, pieces_of, run_lengths, spans_of
-
-EDGED = 0.85
-"""The brightness changes along at least this fraction of the outline of ink."""
+from lstm_mnist_jax.data.ink import EDGED, LEVELS, Component, in_levels, pieces_of, run_lengths, spans_of
 
 FILLED_MARGIN = 0.09
 """The most paper beside a digit that fills its picture, as a fraction of the width or height."""
@@ -162,9 +159,15 @@ def _chosen(pieces: list[Component]) -> list[Component]:
     if inner and max(piece.score for piece in inner) >= 0.15 * max(piece.score for piece in pieces):
         pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner)]
     main = max(pieces, key=lambda piece: piece.score)
-    groups = _grouped([piece for piece in pieces if piece.peak >= 0.5 * main.peak])
+    groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)])
     main = max(groups, key=lambda group: group.score)
     return [group for group in groups if group.size >= 0.4 * main.size]
+
+
+def _is_as_strong(piece: Component, main: Component) -> bool:
+    """Whether a piece is about as dark as the main one; a thin one, which may be of a line, nearly so."""
+    dark = piece.peak / main.peak
+    return dark >= 0.5 and dark * piece.thick >= 0.25 * main.thick
 
 
 def _goes_on(piece: Component, inner: list[Component]) -> bool:
@@ -203,7 +206,7 @@ def _belong_together(one: Component, other: Component, typical: int) -> bool:
     heights = sorted((one.bottom - one.top, other.bottom - other.top))
     covers = across >= 0.5 * min(one.right - one.left, other.right - other.left)
     alike = max(one.thick, other.thick) <= 1.5 * min(one.thick, other.thick)
-    most = APART * max(larger, min(typical, both.size)) if alike else 0.12 * larger
+    most = APART * (typical if both.size <= 1.1 * typical else larger) if alike else 0.12 * larger
     if covers and (down >= 0.5 * heights[0] or -down <= most):
         return True
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:

@@ -46,10 +46,16 @@ LINE = 0.8
 THIN = 1 / 40
 """and is no thicker than this fraction of the picture's shorter side, in pixels."""
 
+EDGED = 0.85
+"""The brightness changes along at least this fraction of the outline of ink."""
+
+DARK_EDGE = 0.6
+"""The edge of strokes that lie in a shadow, as a fraction of the darkest pixel of their component."""
+
 BEYOND = 0.06
 """Of the size of the largest piece: the outline's distance from the pixels with which it is compared."""
 
-NEAR = 0.035
+NEAR = 0.045
 """Pieces nearly touch within twice this fraction of the size of the largest piece."""
 
 DENSE = 0.4
@@ -184,7 +190,14 @@ def pieces_of(
     frames = [number for piece in _frames(outlines) for number in piece.members]
     kept = mask & ~np.isin(labels, frames)
     labels, count = label(_without_lines(kept, kept if frames else weak), everywhere)
-    return _described(depth, levels, labels, count), labels, paper
+    pieces = _described(depth, levels, labels, count)
+    dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
+    areas = np.bincount(labels[dark], minlength=count + 1)
+    shaded = [n for n, piece in enumerate(pieces, 1) if piece.edge < EDGED and areas[n] < 0.7 * piece.area]
+    if any(pieces[n - 1].size >= 3 and pieces[n - 1].peak >= 2 * least for n in shaded):
+        labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
+        pieces = _described(depth, levels, labels, count)
+    return pieces, labels, paper
 
 
 def _peaks(depth: np.ndarray, labels: np.ndarray, count: int) -> Int32[np.ndarray, " numbers"]:
@@ -329,8 +342,7 @@ def _is_frame(piece: Component, pieces: list[Component]) -> bool:
     margin = 0.04 * size
     return piece.area < 0.35 * height * width and any(
         other.size >= 0.2 * size
-        and other.bottom - other.top >= 0.2 * height  # no ruled line
-        and other.peak >= 0.35 * piece.peak
+        and other.peak >= 0.5 * piece.peak
         and other.top >= piece.top + margin
         and other.bottom <= piece.bottom - margin
         and other.left >= piece.left + margin
