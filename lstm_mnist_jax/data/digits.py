@@ -165,9 +165,10 @@ def _chosen(pieces: list[Component]) -> list[Component]:
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:
-    """Whether a piece is about as dark as the main one; a thin one, which may be of a line, nearly so."""
+    """Whether a piece is about as dark as the main one; a paler one about as thick, for it may be of a line or a pen."""
     dark = piece.peak / main.peak
-    return dark >= 0.5 and dark * piece.thick >= 0.25 * main.thick
+    thinner, thicker = sorted((piece.thick, main.thick))
+    return dark >= 0.85 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
 
 
 def _goes_on(piece: Component, inner: list[Component]) -> bool:

@@ -49,8 +49,11 @@ THIN = 1 / 40
 EDGED = 0.85
 """The brightness changes along at least this fraction of the outline of ink."""
 
+SHADED = 0.7
+"""Less of the outline of ink changes where a shadow is around it;"""
+
 DARK_EDGE = 0.6
-"""The edge of strokes that lie in a shadow, as a fraction of the darkest pixel of their component."""
+"""the edge of strokes in it, as a fraction of their darkest pixel."""
 
 BEYOND = 0.06
 """Of the size of the largest piece: the outline's distance from the pixels with which it is compared."""
@@ -99,10 +102,10 @@ class Component(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Squared peak times size; little for a sheet or a blot, which is as thick as it is long, and for wood or a
+        """Cubed peak times size; little for a sheet or a blot, which is as thick as it is long, and for wood or a
         shadow, whose edges are less sharp than those of ink."""
         sharp = max(0.0, self.edge - 0.8) / 0.2
-        return self.peak**2 / LEVELS * max(0.1 * self.size, self.size - 2 * self.thick) * sharp
+        return self.peak**3 / LEVELS**2 * max(0.1 * self.size, self.size - 2 * self.thick) * sharp
 
 
 def in_levels(
@@ -193,7 +196,7 @@ def pieces_of(
     pieces = _described(depth, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1)
-    shaded = [n for n, piece in enumerate(pieces, 1) if piece.edge < EDGED and areas[n] < 0.7 * piece.area]
+    shaded = [n for n, piece in enumerate(pieces, 1) if piece.edge < SHADED and areas[n] < 0.7 * piece.area]
     if any(pieces[n - 1].size >= 3 and pieces[n - 1].peak >= 2 * least for n in shaded):
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
         pieces = _described(depth, levels, labels, count)
