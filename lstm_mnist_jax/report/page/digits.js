@@ -1,14 +1,17 @@
 // Chooses the digits among the pieces of ink on a picture, as lstm_mnist_jax/data/digits.py, which says how: a change there
 // needs the same here.
 
-const EDGED = 0.85;
 const FILLED_MARGIN = 0.09;
 const FILLED_SIZE = 16;
 const RECTANGULAR = 0.85;
 const TWO_LEVELS = 0.85;
+const APART = 0.15;
 const BESIDE = 0.4;
 
-const scoreOf = (piece) => (piece.peak ** 2 / LEVELS) * Math.max(0.1 * sizeOf(piece), sizeOf(piece) - 2 * piece.thick);
+function scoreOf(piece) {
+  const sharp = Math.max(0, piece.edge - 0.8) / 0.2;
+  return (piece.peak ** 3 / LEVELS ** 2) * Math.max(0.1 * sizeOf(piece), sizeOf(piece) - 2 * piece.thick) * sharp;
+}
 const best = (pieces, score) => pieces.reduce((a, b) => (score(b) > score(a) ? b : a));
 
 function united(one, other) {
@@ -22,32 +25,54 @@ function united(one, other) {
     peak: Math.max(one.peak, other.peak),
     area,
     span: one.span + other.span,
-    edge: Math.min(one.edge, other.edge),
+    edge: (one.edge * one.area + other.edge * other.area) / area,
     thick: (one.thick * one.area + other.thick * other.area) / area,
     near: one.near,
     cut: one.cut || other.cut,
   };
 }
 
-function belongTogether(one, other) {
+/** Whether two pieces, or groups of them, are of one digit, by the size of a typical digit on the picture. */
+function belongTogether(one, other, typical) {
+  const both = united(one, other);
   const larger = Math.max(sizeOf(one), sizeOf(other));
   const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);
   const down = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
   const [low, high] = [one.bottom - one.top, other.bottom - other.top].sort((a, b) => a - b);
   const covers = across >= 0.5 * Math.min(one.right - one.left, other.right - other.left);
-  if (covers && (down >= 0.5 * low || -down <= 0.12 * larger)) return true;
+  const isAlike = Math.max(one.thick, other.thick) <= 1.5 * Math.min(one.thick, other.thick);
+  const most = isAlike ? APART * (sizeOf(both) <= 1.1 * typical ? typical : larger) : 0.12 * larger;
+  if (covers && (down >= 0.5 * low || -down <= most)) return true;
   if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) return true;
-  const both = united(one, other);
-  return one.near === other.near && both.right - both.left <= 0.9 * (both.bottom - both.top);
+  const widest = across <= 0 ? 0.9 : 1.1;
+  return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
+}
+
+/** Whether a piece is about as dark as the main one; a paler one about as thick, for it may be of a line or a pen. */
+function isAsStrong(piece, main) {
+  const dark = piece.peak / main.peak;
+  const [thinner, thicker] = [piece.thick, main.thick].sort((a, b) => a - b);
+  return dark >= 0.85 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
+}
+
+/** Whether a piece that touches the border is a stroke of a digit that does not: as thick, and nearly touching it. */
+function goesOn(piece, inner) {
+  return inner.some(
+    (other) =>
+      piece.near === other.near &&
+      Math.max(piece.thick, other.thick) <= 1.5 * Math.min(piece.thick, other.thick) &&
+      belongTogether(piece, other, sizeOf(other)),
+  );
 }
 
 /** Unites the pieces of one digit, until no two belong together. */
 function grouped(pieces) {
   const groups = [...pieces];
+  const typical = pieces.length ? sizeOf(best(pieces, scoreOf)) : 0;
   const merge = () => {
     for (let first = 0; first < groups.length; first++) {
       for (let second = first + 1; second < groups.length; second++) {
-        if (!belongTogether(groups[first], groups[second])) continue;
+        if (!belongTogether(groups[first], groups[second], typical)) continue;
         groups[first] = united(groups[first], groups.splice(second, 1)[0]);
         return true;
       }
@@ -65,9 +90,11 @@ function chosen(all) {
   const strongest = best(pieces, scoreOf);
   pieces = pieces.filter((piece) => sizeOf(piece) >= 0.03 * sizeOf(strongest));
   const inner = pieces.filter((piece) => !piece.cut);
-  if (inner.length && scoreOf(best(inner, scoreOf)) >= 0.15 * scoreOf(best(pieces, scoreOf))) pieces = inner;
-  const { peak } = best(pieces, scoreOf);
-  const groups = grouped(pieces.filter((piece) => piece.peak >= 0.5 * peak));
+  if (inner.length && scoreOf(best(inner, scoreOf)) >= 0.15 * scoreOf(best(pieces, scoreOf))) {
+    pieces = [...inner, ...pieces.filter((piece) => piece.cut && goesOn(piece, inner))];
+  }
+  const strong = best(pieces, scoreOf);
+  const groups = grouped(pieces.filter((piece) => isAsStrong(piece, strong)));
   const main = best(groups, scoreOf);
   return groups.filter((group) => sizeOf(group) >= 0.4 * sizeOf(main));
 }
@@ -154,17 +181,16 @@ function isLight(dark, light) {
 
 /** Line by line from the top, and from left to right. */
 function inOrder(digits) {
-  const lines = [];
+  let lines = [];
   const overlap = (one, other) => {
     const smaller = Math.min(one.bottom - one.top, other.bottom - other.top);
     return (Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top)) / smaller;
   };
   const middleOf = (line) => line.reduce((sum, { top, bottom }) => sum + top + bottom, 0) / line.length;
   for (const digit of [...digits].sort((a, b) => a.left - b.left || a.top + a.bottom - b.top - b.bottom)) {
-    const overlapWith = (line) => Math.max(...line.slice(-2).map((other) => overlap(digit, other)));
-    const nearest = lines.length ? best(lines, overlapWith) : null;
-    if (nearest && overlapWith(nearest) >= BESIDE) nearest.push(digit);
-    else lines.push([digit]);
+    const isBeside = (line) => line.slice(-2).some((other) => overlap(digit, other) >= BESIDE);
+    const beside = lines.filter(isBeside).flat().sort((a, b) => a.left - b.left); // several are one line
+    lines = [...lines.filter((line) => !isBeside(line)), [...beside, digit]];
   }
   return lines.sort((a, b) => middleOf(a) - middleOf(b)).flat();
 }

@@ -9,7 +9,10 @@ const [QUIET, LOUD] = [0.008, 0.04];
 const SMOOTHED = [1, 1 / 3, 19 / 81];
 const SMOOTHED_SIZE = 100;
 const BEYOND = 0.06;
-const NEAR = 0.035;
+const NEAR = 0.045;
+const EDGED = 0.85;
+const SHADED = 0.7;
+const DARK_EDGE = 0.6;
 const SECOND_BINS = 8192;
 const LINE_EDGE = 0.2;
 const LINE = 0.8;
@@ -456,7 +459,6 @@ function described(pieces, depth, levels, places, labels, height, width) {
     piece.thick = thick[n + 1] / piece.area;
     piece.near = near[n + 1];
   }
-  return pieces;
 }
 
 /** Whether a piece is a thin outline around other ink of some size, or several such side by side. */
@@ -467,7 +469,7 @@ function isFrame(piece, pieces) {
   if (piece.area >= 0.35 * height * width) return false;
   return pieces.some(
     (other) =>
-      sizeOf(other) >= 0.2 * size && other.peak >= 0.35 * piece.peak &&
+      sizeOf(other) >= 0.2 * size && other.peak >= 0.5 * piece.peak &&
       other.top >= piece.top + margin && other.bottom <= piece.bottom - margin &&
       other.left >= piece.left + margin && other.right <= piece.right - margin,
   );
@@ -510,5 +512,16 @@ function piecesOf(picture, sign) {
     relabel(kept, strong);
     pieces = outlined(depth, kept, labels, count, height, width);
   }
-  return { pieces: described(pieces, depth, levels, kept, labels, height, width), labels, paper };
+  described(pieces, depth, levels, kept, labels, height, width);
+  const areas = new Int32Array(count + 1);
+  const isDark = (at) => depth[at] > DARK_EDGE * pieces[labels[at] - 1].peak;
+  for (const at of kept) if (isDark(at)) areas[labels[at]]++;
+  const isShaded = pieces.map(({ edge, area }, n) => edge < SHADED && areas[n + 1] < 0.7 * area);
+  if (pieces.some((piece, n) => isShaded[n] && sizeOf(piece) >= 3 && piece.peak >= 2 * least)) {
+    const lit = placesWhere(kept, (at) => !isShaded[labels[at] - 1] || isDark(at));
+    relabel(lit, kept);
+    pieces = outlined(depth, lit, labels, count, height, width);
+    described(pieces, depth, levels, lit, labels, height, width);
+  }
+  return { pieces, labels, paper };
 }
