@@ -144,7 +144,7 @@ FAULTS = [
     fault("a turned page is turned the other way", "data/novelty.py", "np.rot90(images, turns, (1, 2))",
           "np.rot90(images, -turns, (1, 2))", "test_novelty.py"),
     fault("the page's warnings have another threshold", "report/page/novelty.js",
-          "scoreOf(grey) > spec.threshold)) return", "scoreOf(grey) > 2 * spec.threshold)) return",
+          "= score > spec.threshold;", "= score > 2 * spec.threshold;",
           "test_page_drawing.py"),
     fault("a rotation turns half as far", "data/augment.py", "math.radians(config.rotation_degrees)",
           "math.radians(config.rotation_degrees / 2)", "test_augment.py"),

@@ -165,14 +165,14 @@ def _chosen(pieces: list[Component]) -> list[Component]:
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:
-    """Whether a piece is about as dark as the main one; a paler one about as thick, for it may be of a line or a pen."""
+    """Whether a piece is about as dark as the main one; a paler one about as thick: it may be of a line or a pen."""
     dark = piece.peak / main.peak
     thinner, thicker = sorted((piece.thick, main.thick))
     return dark >= 0.85 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
 
 
 def _goes_on(piece: Component, inner: list[Component]) -> bool:
-    """Whether a piece that touches the border is a stroke of a digit that does not: as thick, and nearly touching it."""
+    """Whether a piece that touches the border is a stroke of a digit that does not: as thick, nearly touching it."""
     return any(
         piece.near == other.near
         and max(piece.thick, other.thick) <= 1.5 * min(piece.thick, other.thick)
