@@ -50,7 +50,7 @@ EDGED = 0.85
 """The brightness changes along at least this fraction of the outline of ink."""
 
 SHADED = 0.7
-"""Less of the outline of ink changes where a shadow is around it;"""
+"""Less of the outline of ink changes where a soft shadow is around it;"""
 
 DARK_EDGE = 0.6
 """the edge of strokes in it, as a fraction of their darkest pixel."""
@@ -196,11 +196,17 @@ def pieces_of(
     pieces = _described(depth, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1)
-    shaded = [n for n, piece in enumerate(pieces, 1) if piece.edge < SHADED and areas[n] < 0.7 * piece.area]
+    shaded = [n for n, piece in enumerate(pieces, 1) if _is_shaded(piece, areas[n] / piece.area)]
     if any(pieces[n - 1].size >= 3 and pieces[n - 1].peak >= 2 * least for n in shaded):
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
         pieces = _described(depth, levels, labels, count)
     return pieces, labels, paper
+
+
+def _is_shaded(piece: Component, dark: float) -> bool:
+    """Whether a piece is strokes in a shadow, by the fraction of its pixels that are nearly as dark as the darkest."""
+    is_blot = piece.thick > 0.2 * piece.size
+    return (dark < 0.7 and piece.edge < SHADED) or (dark < 0.2 and is_blot)
 
 
 def _peaks(depth: np.ndarray, labels: np.ndarray, count: int) -> Int32[np.ndarray, " numbers"]:

@@ -482,6 +482,12 @@ function alike(one, other) {
   return lengths(one).every((each, n) => Math.abs(each - others[n]) <= 0.1 * others[n]);
 }
 
+/** Whether a piece is strokes in a shadow, by the fraction of its pixels that are nearly as dark as the darkest. */
+function isShaded(piece, dark) {
+  const isBlot = piece.thick > 0.2 * sizeOf(piece);
+  return (dark < 0.7 && piece.edge < SHADED) || (dark < 0.2 && isBlot);
+}
+
 /** The pieces of ink on a picture of `inLevels`, without ruled lines and frames: {pieces, labels, paper}. */
 function piecesOf(picture, sign) {
   const { height, width, levels, left } = picture;
@@ -516,9 +522,9 @@ function piecesOf(picture, sign) {
   const areas = new Int32Array(count + 1);
   const isDark = (at) => depth[at] > DARK_EDGE * pieces[labels[at] - 1].peak;
   for (const at of kept) if (isDark(at)) areas[labels[at]]++;
-  const isShaded = pieces.map(({ edge, area }, n) => edge < SHADED && areas[n + 1] < 0.7 * area);
-  if (pieces.some((piece, n) => isShaded[n] && sizeOf(piece) >= 3 && piece.peak >= 2 * least)) {
-    const lit = placesWhere(kept, (at) => !isShaded[labels[at] - 1] || isDark(at));
+  const shaded = pieces.map((piece, n) => isShaded(piece, areas[n + 1] / piece.area));
+  if (pieces.some((piece, n) => shaded[n] && sizeOf(piece) >= 3 && piece.peak >= 2 * least)) {
+    const lit = placesWhere(kept, (at) => !shaded[labels[at] - 1] || isDark(at));
     relabel(lit, kept);
     pieces = outlined(depth, lit, labels, count, height, width);
     described(pieces, depth, levels, lit, labels, height, width);
