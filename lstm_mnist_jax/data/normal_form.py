@@ -3,7 +3,7 @@
 MNIST's normal form (yann.lecun.com/exdb/mnist): the larger side of a digit is scaled to 20 pixels with anti-aliasing,
 its aspect kept, and its centre of mass is in the middle of 28 x 28 pixels, white on black.
 
-`lstm_mnist_jax.data.ink` finds the digits on a picture. A report's page does the same in JavaScript
+`lstm_mnist_jax.data.digits` finds the digits on a picture. A report's page does the same in JavaScript
 (lstm_mnist_jax/report/page/): a change here needs the same change there.
 """
 
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from lstm_mnist_jax.data.ink import LEAST_CONTRAST, Ink, find_ink
+from lstm_mnist_jax.data.digits import Ink, find_ink
+from lstm_mnist_jax.data.ink import LEAST_CONTRAST, rounded
 from lstm_mnist_jax.data.pictures import Picture, reduced
 from lstm_mnist_jax.errors import DataError, did_you_mean
 
@@ -105,7 +106,7 @@ def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Dig
       DataError: no ink can be distinguished from the paper.
     """
     grey = _with_channels(reduced(picture, SOUGHT_SIZE), []).astype(np.float64)
-    side = _rounded(FACES * min(height, width))
+    side = rounded(FACES * min(height, width))
     if _is_in_normal_form(grey, height, width, side):
         image = np.abs(grey - np.median(_border(grey)))
         return [Digit(image.astype(np.float32), (0.0, 0.0, 1.0, 1.0))]
@@ -151,7 +152,7 @@ def _digit(ink: Ink, shape: tuple[int, ...], height: int, width: int, side: int)
     )
     thicker = _thickened(np.minimum(strokes, most), side)
     strokes, noise = (strokes, noise) if thicker is None else (thicker, 0.0)
-    tall, wide = (max(1, _rounded(side * length / max(strokes.shape))) for length in strokes.shape)
+    tall, wide = (max(1, rounded(side * length / max(strokes.shape))) for length in strokes.shape)
     if strokes.shape != (tall, wide):
         by_row, by_column = resampling(strokes.shape[0], tall), resampling(strokes.shape[1], wide)
         strokes = by_row @ strokes @ by_column.T
@@ -176,12 +177,12 @@ def _thickened(strokes: np.ndarray, side: int) -> np.ndarray | None:
     from scipy.ndimage import maximum_filter, minimum_filter
 
     longest, fine = max(strokes.shape), FINE * side
-    tall, wide = (max(1, _rounded(fine * length / longest)) for length in strokes.shape)
+    tall, wide = (max(1, rounded(fine * length / longest)) for length in strokes.shape)
     scaled = resampling(strokes.shape[0], tall) @ strokes @ resampling(strokes.shape[1], wide).T
     mask = np.pad(scaled > 0.4 * scaled.max(), 1)
     inner = minimum_filter(mask, 3)
     width = 2 / max(1 - inner.sum() / max(mask.sum(), 1), 0.01)  # of the strokes
-    missing = _rounded((NORMAL * fine / 20 - width) / 2)
+    missing = rounded((NORMAL * fine / 20 - width) / 2)
     if width >= THIN * fine / 20 or missing <= 0:
         return None
     disc = np.hypot(*np.ogrid[-missing : missing + 1, -missing : missing + 1]) <= missing + 0.3
@@ -208,12 +209,7 @@ def resampling(before: int, after: int) -> Float32[np.ndarray, "after before"]:
 def _start(mass: np.ndarray, length: int) -> int:
     """The start of a line of ink that puts its centre of mass in the middle, or as near to it as there is room."""
     centre = float(np.arange(len(mass)) @ mass / mass.sum())
-    return min(max(0, _rounded(length / 2 - centre)), length - len(mass))
-
-
-def _rounded(number: float) -> int:
-    """To the nearest integer, halves up, as JavaScript's Math.round."""
-    return math.floor(number + 0.5)
+    return min(max(0, rounded(length / 2 - centre)), length - len(mass))
 
 
 def _plain(picture: Picture, shape: tuple[int, ...]) -> Normal:
@@ -243,9 +239,7 @@ def _border(levels: np.ndarray) -> np.ndarray:
 def _fitted(levels: np.ndarray, height: int, width: int) -> Normal:
     """The whole image, scaled to fit, its aspect kept, on the colour of its border."""
     scale = min(height / levels.shape[0], width / levels.shape[1])
-    tall, wide = (
-        min(most, max(1, _rounded(scale * n))) for n, most in zip(levels.shape, (height, width), strict=False)
-    )
+    tall, wide = (min(most, max(1, rounded(scale * n))) for n, most in zip(levels.shape, (height, width), strict=False))
     fitted = np.moveaxis(levels.reshape(*levels.shape[:2], -1), -1, 0)
     fitted = resampling(levels.shape[0], tall) @ fitted @ resampling(levels.shape[1], wide).T
     paper = np.median(_border(levels), axis=0)

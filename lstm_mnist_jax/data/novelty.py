@@ -29,6 +29,9 @@ FILE = "novelty.npz"
 FALSE_WARNINGS = 0.007
 """The fraction of the validation images above the threshold."""
 
+FALSE_PAIRS = 0.0025
+"""The further fraction of the validation images that look like two digits that touch."""
+
 FALSE_TURNS = 0.003
 """The fraction of the validation images that would look better turned."""
 
@@ -84,6 +87,7 @@ class Novelty:
       whitening_steps: the size of a step, for each row.
       left_weights: for each class, the weight of the squared features that the components leave.
       threshold: images with a higher score are unlike the training images.
+      pair_threshold: other images whose score times the width of their ink, in heights, is higher may be two digits.
       turn_threshold: a picture whose digits gain more in total by a turn is turned.
       wide: the width of ink, in heights, that `NOT_WIDE` of the training images do not exceed.
     """
@@ -96,6 +100,7 @@ class Novelty:
     whitening_steps: Float32[np.ndarray, "classes components"]
     left_weights: Float32[np.ndarray, " classes"]
     threshold: Float32[np.ndarray, ""]
+    pair_threshold: Float32[np.ndarray, ""]
     turn_threshold: Float32[np.ndarray, ""]
     wide: Float32[np.ndarray, ""]
 
@@ -124,6 +129,12 @@ class Novelty:
     def are_wide(self, images: Images) -> Bool[np.ndarray, " n"]:
         """Whether ink is wider than in most of the training images, as that of two digits is."""
         return widths_of(images) > self.wide
+
+    def may_be_pairs(self, images: Images) -> Bool[np.ndarray, " n"]:
+        """Whether images may be of two digits that touch: those unlike the training images with wide ink, and others
+        whose score times the width of their ink is above `pair_threshold`."""
+        scores, widths = self.scores(images), widths_of(images)
+        return np.where(scores > self.threshold, widths > self.wide, scores * widths > self.pair_threshold)
 
     def turn_gains(self, images: Images) -> Float64[np.ndarray, "n 3"]:
         """How much more likely square images are turned by 90, 180 and 270 degrees to the left, in units of the
@@ -245,11 +256,17 @@ def _fit(train: Examples, validation: Examples) -> Novelty | None:
         whitening_steps=whitening_steps,
         left_weights=np.array(left_weights, np.float32),
         threshold=np.array(np.inf, np.float32),
+        pair_threshold=np.array(np.inf, np.float32),
         turn_threshold=np.array(np.inf, np.float32),
         wide=np.array(np.quantile(widths, NOT_WIDE), np.float32),
     )
     scores = found.scores(held_out)
-    found = replace(found, threshold=np.array(max(1e-6, np.sort(scores)[rank - 1]), np.float32))
+    threshold = max(1e-6, np.sort(scores)[rank - 1])
+    products = np.sort((scores * widths_of(held_out))[scores <= threshold])
+    pair_threshold = max(1e-6, products[-1 - int(FALSE_PAIRS * len(held_out))])
+    found = replace(
+        found, threshold=np.array(threshold, np.float32), pair_threshold=np.array(pair_threshold, np.float32)
+    )
     gains = found.turn_gains(held_out[_spread(len(held_out), MOST_TURNED_EXAMPLES)]).max(axis=1)
     turn_threshold = max(0, np.quantile(gains, 1 - FALSE_TURNS, method="higher"))
     return replace(found, turn_threshold=np.array(turn_threshold, np.float32))

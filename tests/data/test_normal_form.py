@@ -6,7 +6,7 @@ from PIL import Image
 from scans import scan
 
 from lstm_mnist_jax import load
-from lstm_mnist_jax.data.ink import reading_order
+from lstm_mnist_jax.data.digits import reading_order
 from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise, resampling
 from lstm_mnist_jax.errors import DataError
 

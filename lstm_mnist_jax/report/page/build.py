@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SCRIPTS = (
     "network.js",
     "ink.js",
+    "digits.js",
     "normal_form.js",
     "novelty.js",
     "pad.js",
@@ -196,6 +197,7 @@ def novelty_of(run: TrainedRun) -> dict[str, Any] | None:
     arrays = ("mean", "components", "component_steps", "class_means", "whitening", "whitening_steps", "left_weights")
     return {name: _base64(np.ascontiguousarray(getattr(run.novelty, name)).tobytes()) for name in arrays} | {
         "threshold": float(run.novelty.threshold),
+        "pair_threshold": float(run.novelty.pair_threshold),
         "wide": float(run.novelty.wide),
         "unlike": UNLIKE,
         "pair": run.pair if run.form == "digit" else None,

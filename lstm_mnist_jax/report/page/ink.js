@@ -1,4 +1,4 @@
-// Finds the digits on a picture, as lstm_mnist_jax/data/ink.py does, which says how: a change there needs the same here.
+// Finds the pieces of ink on a picture, as lstm_mnist_jax/data/ink.py, which says how: a change there needs the same here.
 //
 // A picture is {height, width, levels}. The decisions are made on integers, so that both make the same.
 
@@ -8,20 +8,19 @@ const SURE = 6;
 const [QUIET, LOUD] = [0.008, 0.04];
 const SMOOTHED = [1, 1 / 3, 19 / 81];
 const SMOOTHED_SIZE = 100;
-const EDGED = 0.85;
 const BEYOND = 0.06;
-const NEAR = 0.035;
+const NEAR = 0.045;
+const EDGED = 0.85;
+const SHADED = 0.7;
+const DARK_EDGE = 0.6;
 const SECOND_BINS = 8192;
 const LINE_EDGE = 0.2;
 const LINE = 0.8;
 const DENSE = 0.4;
 const LINE_THICKNESS = 1 / 40;
-const FILLED_MARGIN = 0.09;
-const FILLED_SIZE = 16;
-const RECTANGULAR = 0.85;
-const TWO_LEVELS = 0.85;
-const BESIDE = 0.4;
-const SLOPES = Array.from({ length: 33 }, (_, n) => (n - 16) / 100);
+const STEEPEST = 16; // hundredths: the slopes of lines that are searched
+
+const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
 
 function noiseOf({ height, width, levels }) {
   if (width < 3) return 0;
@@ -83,48 +82,86 @@ function meansOfNine({ height, width, levels }) {
   return { height, width, levels: found };
 }
 
-/** The largest values up to each place, and from it on, within blocks of `window` (van Herk 1992). */
-function blockPeaks(line, count, window, forward, backward) {
-  for (let from = 0; from < count; from += window) {
-    const to = Math.min(count, from + window);
-    let most = line[from];
-    for (let n = from; n < to; n++) forward[n] = most = Math.max(most, line[n]);
-    most = line[to - 1];
-    for (let n = to - 1; n >= from; n--) backward[n] = most = Math.max(most, line[n]);
-  }
+/** A picture in LEVELS, smoothed where it is noisy: {height, width, levels, noise, left}. */
+function inLevels(picture) {
+  const { height, width } = picture;
+  const noise = noiseOf(picture);
+  const passes = Math.max(height, width) < SMOOTHED_SIZE ? 0 : Number(noise > QUIET) + Number(noise > LOUD);
+  let smooth = picture;
+  for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
+  const levels = new Int16Array(height * width);
+  for (let at = 0; at < levels.length; at++) levels[at] = LEVELS * smooth.levels[at] + 0.5; // rounded down
+  return { height, width, levels, noise, left: noise * SMOOTHED[passes] };
 }
 
-/** Closes lines of `length` levels, `step` apart, by windows of 2 * reach + 1; `paper` becomes the larger of both. */
-function close(levels, paper, reach, lines, stride, length, step) {
-  const wider = length + 2 * reach;
-  const [line, forward, backward] = [0, 1, 2].map(() => new Int16Array(wider));
+/**
+ * Closes lines of levels, times `sign`, by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
+ * The maximum of each window is by van Herk (1992). It changes rarely from one to the next, so that the minimum of the
+ * maxima is sought among the starts of equal ones.
+ */
+function close(levels, sign, paper, reach, lines, stride, length, step) {
   const window = 2 * reach + 1;
   const lastBlock = length - 1 - ((length - 1) % window);
+  const [line, forward, backward] = [0, 1, 2].map(() => new Int16Array(length)); // the largest in a block, up to and from
+  const [starts, values, queue] = [0, 1, 2].map(() => new Int32Array(length + window));
   for (let number = 0; number < lines; number++) {
-    const start = number * stride;
-    for (let n = 0, at = start; n < length; n++, at += step) line[n] = levels[at];
-    blockPeaks(line, length, window, forward, backward);
-    const early = Math.min(2 * reach + 1, wider); // lines of negative levels: the largest of these is the smallest
-    for (let n = 0; n < early; n++) line[n] = -forward[Math.min(n, length - 1)];
-    for (let n = early; n < length; n++) line[n] = -Math.max(forward[n], backward[n - 2 * reach]);
-    for (let n = Math.max(early, length); n < wider; n++) {
-      const from = n - 2 * reach;
-      line[n] = -(from < lastBlock ? Math.max(forward[length - 1], backward[from]) : backward[from]);
+    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = sign * levels[at];
+    for (let from = 0; from < length; from += window) {
+      const to = Math.min(length, from + window);
+      let most = line[from];
+      for (let n = from; n < to; n++) forward[n] = most = most > line[n] ? most : line[n];
+      most = line[to - 1];
+      for (let n = to - 1; n >= from; n--) backward[n] = most = most > line[n] ? most : line[n];
     }
-    blockPeaks(line, wider, window, forward, backward);
-    for (let n = 0, at = start; n < length; n++, at += step) {
-      paper[at] = Math.max(paper[at], -Math.max(backward[n], forward[n + 2 * reach]));
+    let [count, value] = [0, LEVELS + 1];
+    for (let start = 1 - window, end = 0; start < length; start++, end++) {
+      let most = forward[end < length ? end : length - 1];
+      if (start >= 0 && (end < length || start < lastBlock)) most = Math.max(most, backward[start]);
+      else if (start >= 0) most = backward[start];
+      if (most !== value) {
+        starts[count] = start;
+        values[count++] = value = most;
+      }
+    }
+    starts[count] = length;
+    let [head, tail, next] = [0, 0, 0]; // a queue of starts whose values rise
+    for (let n = 0, at = number * stride; n < length; ) {
+      for (; next < count && starts[next] <= n; queue[tail++] = next++) {
+        while (tail > head && values[queue[tail - 1]] >= values[next]) tail--;
+      }
+      while (starts[queue[head] + 1] + window <= n + 1) head++;
+      const least = values[queue[head]];
+      for (const end = Math.min(starts[next], starts[queue[head] + 1] + window - 1, length); n < end; n++, at += step) {
+        if (paper[at] < least) paper[at] = least;
+      }
     }
   }
 }
 
-/** The brightness of the paper at each pixel. */
-function paperOf({ height, width, levels }) {
+/** How much darker than the paper each pixel is, in levels: {depth, paper}. The levels of light ink have sign -1. */
+function depthsOf({ height, width, levels }, sign) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
-  const paper = levels.slice();
-  close(levels, paper, reach, height, width, width, 1);
-  close(levels, paper, reach, width, 1, height, width);
-  return paper;
+  const paper = new Int16Array(levels.length).fill(-LEVELS);
+  close(levels, sign, paper, reach, height, width, width, 1);
+  close(levels, sign, paper, reach, width, 1, height, width);
+  const depth = new Int16Array(levels.length);
+  const counts = new Uint32Array(LEVELS + 1);
+  for (let at = 0; at < depth.length; at++) counts[(depth[at] = paper[at] - sign * levels[at])]++;
+  const typical = medianOf(counts, depth.length);
+  for (let at = 0; at < depth.length; at++) {
+    paper[at] -= typical;
+    depth[at] = depth[at] > typical ? depth[at] - typical : 0;
+  }
+  return { depth, paper };
+}
+
+/** The median of whole numbers that are counted, rounded down between two middle ones, as int(numpy.median()). */
+function medianOf(counts, count) {
+  const at = (rank) => {
+    let left = rank;
+    for (let value = 0; ; value++) if ((left -= counts[value]) < 0) return value;
+  };
+  return Math.floor((at((count - 1) >> 1) + at(count >> 1)) / 2);
 }
 
 // Below, ink is a list of its pixels' places, row after row, each y * width + x: it is a small part of a picture.
@@ -186,47 +223,120 @@ function label(places, labels, width) {
 /** The length of the run of ink at each of its pixels, along rows (step 1) or columns (step = width). */
 function runLengths(places, height, width, step) {
   const runs = new Int16Array(height * width);
-  for (const at of places) runs[at] = (step > 1 || at % width ? (runs[at - step] | 0) : 0) + 1;
+  if (step === 1) {
+    for (let n = 0, end = 0; n < places.length; n = end) {
+      const rowEnd = (((places[n] / width) | 0) + 1) * width;
+      for (end = n + 1; end < places.length && places[end] === places[end - 1] + 1 && places[end] < rowEnd; ) end++;
+      runs.fill(end - n, places[n], places[n] + end - n);
+    }
+    return runs;
+  }
+  for (const at of places) runs[at] = (at >= width ? runs[at - width] : 0) + 1;
   for (let n = places.length - 1; n >= 0; n--) {
     const at = places[n];
-    const next = step > 1 || (at + 1) % width ? runs[at + step] | 0 : 0;
-    if (next) runs[at] = next;
+    const below = at + width < runs.length ? runs[at + width] : 0;
+    if (below) runs[at] = below;
   }
   return runs;
 }
 
-/** The thin ink among which there may be lines, line by line as they run: [places, along, other], typed arrays. */
-function thinInk(places, runs, turned, height, width, thickness) {
+/** The number of bits of a word of 32 that are 1. */
+function bitsIn(word) {
+  const pairs = word - ((word >>> 1) & 0x55555555);
+  const fours = (pairs & 0x33333333) + ((pairs >>> 2) & 0x33333333);
+  return (((fours + (fours >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
+}
+
+/** The columns of a picture by how far a line of a slope rises there: words of 32 columns, their bits, rows up. */
+function shiftsOf(slope, length) {
+  const half = Math.floor(length / 2);
+  const [words, bits, shifts] = [0, 1, 2].map(() => new Int32Array(length));
+  let [count, before] = [0, null];
+  for (let n = 0; n < length; n++) {
+    const shift = Math.floor(0.5 - slope * (n - half)) + half;
+    if (n % 32 === 0 || shift !== before) {
+      words[count] = n >> 5;
+      shifts[count++] = shift;
+    }
+    bits[count - 1] |= 1 << (n % 32);
+    before = shift;
+  }
+  return { words, bits, shifts, count };
+}
+
+/** The columns where a line of `shiftsOf` covers bits of ink; with `found`, their words as well. */
+function coveredBy(ink, start, { words, bits, shifts, count }, wide, first, last, found = null) {
+  let covered = 0;
+  for (let n = 0; n < count; n++) {
+    const row = Math.max(first, Math.min(last, start - shifts[n]));
+    const word = ink[(row - first) * wide + words[n]] & bits[n];
+    covered += bitsIn(word);
+    if (found) found[n] = word;
+  }
+  return covered;
+}
+
+/**
+ * Marks in `isLine` the straight thin lines of ink across most of the picture, along its rows, or its columns where it
+ * is `turned`: true if there are any. `runs` is the length of the run of ink across a line at each pixel.
+ */
+function markLines(isLine, places, runs, thickness, height, width, turned) {
   const [length, across] = turned ? [height, width] : [width, height];
-  const tall = Math.ceil(0.16 * length) + thickness + 3;
-  const step = Math.max(1, Math.floor(tall / 2));
-  const searched = new Uint8Array(across);
-  const seen = new Int32Array(length).fill(-1); // the last of the rows above each with thin ink in this column
-  const columns = new Int32Array(Math.ceil(across / step)); // with thin ink, of each window
-  const thin = placesWhere(places, (at) => runs[at] <= thickness);
-  for (const at of thin) {
-    const [along, other] = turned ? [(at / width) | 0, at % width] : [at % width, (at / width) | 0];
-    // The windows from seen + 1 (or the first that reaches here) to the last that starts here or above.
-    const first = Math.max(Math.ceil((other - tall - step + 1) / step), Math.ceil((seen[along] + 1) / step), 0);
-    for (let n = first; n * step <= other; n++) columns[n]++;
-    seen[along] = other;
+  const wide = Math.ceil(length / 32);
+  const band = thickness + 1;
+  // A bit for each pixel: thin ink, from `band` rows above the picture to as many below it; and such in so many rows.
+  const [isThin, isBand] = [0, 1].map(() => new Int32Array((across + 2 * band) * wide));
+  for (const at of places) {
+    if (runs[at] > thickness) continue;
+    const [n, row] = turned ? [(at / width) | 0, at % width] : [at % width, (at / width) | 0];
+    isThin[(band + row) * wide + (n >> 5)] |= 1 << (n % 32);
   }
-  for (let n = 0; n < columns.length; n++) {
-    if (columns[n] >= LINE * length) searched.fill(1, n * step, n * step + tall + step);
+  // A line of any slope is within a window of rows, where most columns have thin ink.
+  const tall = Math.ceil((STEEPEST / 100) * length) + thickness + 3;
+  const step = Math.max(1, tall >> 1);
+  let [first, last] = [across, 0];
+  for (let top = 0; top < across; top += step) {
+    const bottom = Math.min(across, top + tall + step);
+    let covered = 0;
+    for (let word = 0; word < wide; word++) {
+      let bits = 0;
+      for (let row = top; row < bottom; row++) bits |= isThin[(band + row) * wide + word];
+      covered += bitsIn(bits);
+    }
+    if (covered < LINE * length) continue;
+    first = Math.min(first, top);
+    last = bottom;
   }
-  const alongOf = (at) => (turned ? (at / width) | 0 : at % width);
-  const otherOf = (at) => (turned ? at % width : (at / width) | 0);
-  if (!searched.includes(1)) return [[], [], []];
-  let found = placesWhere(thin, (at) => searched[otherOf(at)]);
-  if (!turned) { // column by column
-    const starts = new Int32Array(length + 1);
-    for (const at of found) starts[alongOf(at) + 1]++;
-    for (let n = 0; n < length; n++) starts[n + 1] += starts[n];
-    const sorted = new Int32Array(found.length);
-    for (const at of found) sorted[starts[alongOf(at)]++] = at;
-    found = sorted;
+  if (first >= last) return false;
+  for (let at = 0; at < (across + band) * wide; at++) {
+    for (let row = 0; row < band; row++) isBand[at] |= isThin[at + row * wide];
   }
-  return [found, found.map(alongOf), found.map(otherOf)];
+  const found = new Int32Array(length);
+  let isFound = false;
+  for (let slope = -STEEPEST; slope <= STEEPEST; slope++) {
+    const columns = shiftsOf(slope / 100, length);
+    const { words, shifts } = columns;
+    const [least, most] = [shifts[0], shifts[columns.count - 1]].sort((a, b) => a - b);
+    for (const offset of [0, (thickness >> 1) + 1]) { // in bands that overlap
+      const end = Math.floor((last - 1 + most + offset) / band);
+      for (let number = Math.floor((first + least + offset) / band); number <= end; number++) {
+        const start = number * band - offset;
+        if (coveredBy(isBand, start, columns, wide, -band, across) < LINE * length) continue;
+        for (let row = start; row < start + band; row++) {
+          if (coveredBy(isThin, row, columns, wide, -band, across, found) < DENSE * length) continue;
+          isFound = true;
+          for (let n = 0; n < columns.count; n++) {
+            for (let bit = 0; bit < 32; bit++) {
+              if (!((found[n] >>> bit) & 1)) continue;
+              const [along, other] = [32 * words[n] + bit, row - shifts[n]];
+              isLine[turned ? along * width + other : other * width + along] = 1;
+            }
+          }
+        }
+      }
+    }
+  }
+  return isFound;
 }
 
 /**
@@ -235,72 +345,16 @@ function thinInk(places, runs, turned, height, width, thickness) {
  */
 function withoutLines(places, weak, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
-  let isLine = null;
+  const isLine = new Uint8Array(height * width);
+  let isFound = false;
   for (const turned of [false, true]) {
-    const [length, across] = turned ? [height, width] : [width, height];
     const [runs, strong] = [weak, places].map((ink) => runLengths(ink, height, width, turned ? 1 : width));
     for (const at of places) runs[at] = strong[at];
-    const [at, along, other] = thinInk(weak, runs, turned, height, width, thickness);
-    if (!at.length) continue;
-    isLine ??= new Uint8Array(height * width);
-    const half = Math.floor(length / 2);
-    const cover = new Int32Array(Math.floor((across + 2 * length) / (thickness + 1)) + 2);
-    const last = new Int32Array(cover.length);
-    const shift = new Int32Array(length);
-    const bands = new Int32Array(at.length);
-    const dense = new Int32Array(across + 2 * length + 2); // the thin ink of each row of a slope
-    for (const slope of SLOPES) {
-      for (let n = 0; n < length; n++) shift[n] = Math.floor(0.5 - slope * (n - half)) + half;
-      for (const offset of [0, Math.floor(thickness / 2) + 1]) {
-        cover.fill(0);
-        last.fill(-1);
-        for (let n = 0; n < at.length; n++) {
-          const band = (bands[n] = ((other[n] + shift[along[n]] + offset) / (thickness + 1)) | 0);
-          if (last[band] !== along[n]) cover[band]++;
-          last[band] = along[n];
-        }
-        if (cover.every((each) => each < LINE * length)) continue;
-        dense.fill(0);
-        for (let n = 0; n < at.length; n++) dense[other[n] + shift[along[n]]]++;
-        for (let n = 0; n < at.length; n++) {
-          const isDense = dense[other[n] + shift[along[n]]] >= DENSE * length;
-          if (isDense && cover[bands[n]] >= LINE * length) isLine[at[n]] = 1;
-        }
-      }
-    }
+    isFound = markLines(isLine, weak, runs, thickness, height, width, turned) || isFound;
   }
-  if (isLine === null) return places;
+  if (!isFound) return places;
   const kept = placesWhere(places, (at) => !isLine[at]);
   return kept.length < places.length && kept.length > 0.02 * places.length ? kept : places;
-}
-
-const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
-const scoreOf = (piece) => (piece.peak ** 2 / LEVELS) * Math.max(0.1 * sizeOf(piece), sizeOf(piece) - 2 * piece.thick);
-const best = (pieces, score) => pieces.reduce((a, b) => (score(b) > score(a) ? b : a));
-
-/** The square of side 2 * reach + 1 around each pixel of a mask. */
-function dilated(mask, height, width, reach) {
-  const found = new Uint8Array(mask.length);
-  const left = new Int32Array(width); // rows that are still to be filled in each column
-  for (const upwards of [false, true]) {
-    left.fill(0);
-    for (let n = 0; n < height; n++) {
-      const row = (upwards ? height - 1 - n : n) * width;
-      for (let x = 0; x < width; x++) {
-        if (mask[row + x]) left[x] = reach + 1;
-        if (left[x] && left[x]--) found[row + x] = 1;
-      }
-    }
-  }
-  const tall = found.slice();
-  for (let row = 0; row < mask.length; row += width) {
-    for (let x = 0; x < width; x++) {
-      const [before, after] = [x && tall[row + x - 1], x < width - 1 && tall[row + x + 1]];
-      if (!tall[row + x] || (before && after)) continue;
-      found.fill(1, row + Math.max(0, x - reach), row + Math.min(width, x + reach + 1));
-    }
-  }
-  return found;
 }
 
 /** The connected pieces of ink: their boxes, darkest pixels and areas, which is enough to find frames. */
@@ -318,10 +372,15 @@ function outlined(depth, places, labels, count, height, width) {
     if (depth[at] > peak[number]) peak[number] = depth[at];
     area[number]++;
   }
-  return Array.from({ length: count }, (_, n) => n + 1).map((n) => ({
-    members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n], peak: peak[n], area: area[n],
-    cut: top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width,
-  }));
+  const pieces = [];
+  for (let n = 1; n <= count; n++) {
+    const cut = top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width;
+    pieces.push({
+      members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n],
+      peak: peak[n], area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut,
+    });
+  }
+  return pieces;
 }
 
 /** A number of each piece: one for those that nearly touch, where squares around their pixels do, of 2 * reach + 1. */
@@ -363,7 +422,7 @@ function nearOnes(places, labels, count, height, width, reach) {
 }
 
 /** The pieces of `outlined` with what their pixels show. */
-function piecesOf(pieces, depth, levels, places, labels, height, width) {
+function described(pieces, depth, levels, places, labels, height, width) {
   const count = pieces.length;
   const [down, right] = [width, 1].map((step) => runLengths(places, height, width, step));
   const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
@@ -394,13 +453,12 @@ function piecesOf(pieces, depth, levels, places, labels, height, width) {
     if (x >= distance) check(at, at - distance);
     if (x + distance < width) check(at, at + distance);
   }
-  return pieces.map((piece, n) => ({
-    ...piece,
-    span: span[n + 1],
-    edge: changes[n + 1] / Math.max(outline[n + 1], 1),
-    thick: thick[n + 1] / piece.area,
-    near: near[n + 1],
-  }));
+  for (const [n, piece] of pieces.entries()) {
+    piece.span = span[n + 1];
+    piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
+    piece.thick = thick[n + 1] / piece.area;
+    piece.near = near[n + 1];
+  }
 }
 
 /** Whether a piece is a thin outline around other ink of some size, or several such side by side. */
@@ -411,7 +469,7 @@ function isFrame(piece, pieces) {
   if (piece.area >= 0.35 * height * width) return false;
   return pieces.some(
     (other) =>
-      sizeOf(other) >= 0.2 * size && other.peak >= 0.35 * piece.peak &&
+      sizeOf(other) >= 0.2 * size && other.peak >= 0.5 * piece.peak &&
       other.top >= piece.top + margin && other.bottom <= piece.bottom - margin &&
       other.left >= piece.left + margin && other.right <= piece.right - margin,
   );
@@ -424,70 +482,17 @@ function alike(one, other) {
   return lengths(one).every((each, n) => Math.abs(each - others[n]) <= 0.1 * others[n]);
 }
 
-function united(one, other) {
-  const area = one.area + other.area;
-  return {
-    members: [...one.members, ...other.members],
-    top: Math.min(one.top, other.top),
-    bottom: Math.max(one.bottom, other.bottom),
-    left: Math.min(one.left, other.left),
-    right: Math.max(one.right, other.right),
-    peak: Math.max(one.peak, other.peak),
-    area,
-    span: one.span + other.span,
-    edge: Math.min(one.edge, other.edge),
-    thick: (one.thick * one.area + other.thick * other.area) / area,
-    near: one.near,
-    cut: one.cut || other.cut,
-  };
+/** Whether a piece is strokes in a shadow, by the fraction of its pixels that are nearly as dark as the darkest. */
+function isShaded(piece, dark) {
+  const isBlot = piece.thick > 0.2 * sizeOf(piece);
+  return (dark < 0.7 && piece.edge < SHADED) || (dark < 0.2 && isBlot);
 }
 
-function belongTogether(one, other) {
-  const larger = Math.max(sizeOf(one), sizeOf(other));
-  const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);
-  const down = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
-  const [low, high] = [one.bottom - one.top, other.bottom - other.top].sort((a, b) => a - b);
-  const covers = across >= 0.5 * Math.min(one.right - one.left, other.right - other.left);
-  if (covers && (down >= 0.5 * low || -down <= 0.12 * larger)) return true;
-  if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) return true;
-  const both = united(one, other);
-  return one.near === other.near && both.right - both.left <= 0.9 * (both.bottom - both.top);
-}
-
-/** Unites the pieces of one digit, until no two belong together. */
-function grouped(pieces) {
-  const groups = [...pieces];
-  const merge = () => {
-    for (let first = 0; first < groups.length; first++) {
-      for (let second = first + 1; second < groups.length; second++) {
-        if (!belongTogether(groups[first], groups[second])) continue;
-        groups[first] = united(groups[first], groups.splice(second, 1)[0]);
-        return true;
-      }
-    }
-    return false;
-  };
-  while (merge());
-  return groups;
-}
-
-/** The digits among the pieces of ink. */
-function chosen(all) {
-  let pieces = all.filter((piece) => piece.edge >= EDGED);
-  if (!pieces.length) return [];
-  const strongest = best(pieces, scoreOf);
-  pieces = pieces.filter((piece) => sizeOf(piece) >= 0.03 * sizeOf(strongest));
-  const inner = pieces.filter((piece) => !piece.cut);
-  if (inner.length && scoreOf(best(inner, scoreOf)) >= 0.15 * scoreOf(best(pieces, scoreOf))) pieces = inner;
-  const { peak } = best(pieces, scoreOf);
-  const groups = grouped(pieces.filter((piece) => piece.peak >= 0.5 * peak));
-  const main = best(groups, scoreOf);
-  return groups.filter((group) => sizeOf(group) >= 0.4 * sizeOf(main));
-}
-
-/** The digits of one polarity: {labels, digits}. */
-function digitsOf(depth, levels, height, width, noise) {
-  const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * noise));
+/** The pieces of ink on a picture of `inLevels`, without ruled lines and frames: {pieces, labels, paper}. */
+function piecesOf(picture, sign) {
+  const { height, width, levels, left } = picture;
+  const { depth, paper } = depthsOf(picture, sign);
+  const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * left));
   const places = placesAbove(depth, Math.floor(least / 2));
   const labels = new Int32Array(depth.length);
   let count = label(places, labels, width);
@@ -497,8 +502,10 @@ function digitsOf(depth, levels, height, width, noise) {
     for (const at of all) labels[at] = 0;
     count = label(wanted, labels, width);
   };
-  const above = (edge) => placesWhere(places, (at) => depth[at] > edge * peaks[labels[at]] && peaks[labels[at]] >= least);
-  const [strong, weak] = [above(INK_EDGE), above(LINE_EDGE)];
+  for (let n = 0; n < peaks.length; n++) if (peaks[n] < least) peaks[n] = 2 * LEVELS / LINE_EDGE; // above which nothing is
+  const above = (edge, among) => placesWhere(among, (at) => depth[at] > edge * peaks[labels[at]]);
+  const weak = above(LINE_EDGE, places);
+  const strong = above(INK_EDGE, weak);
   relabel(strong, places);
   let pieces = outlined(depth, strong, labels, count, height, width);
   const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
@@ -511,164 +518,16 @@ function digitsOf(depth, levels, height, width, noise) {
     relabel(kept, strong);
     pieces = outlined(depth, kept, labels, count, height, width);
   }
-  return { labels, digits: chosen(piecesOf(pieces, depth, levels, kept, labels, height, width)) };
-}
-
-/** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */
-function darkerOf(levels, height, width) {
-  if (Math.min(height, width) < FILLED_SIZE) return null;
-  let [least, most] = [Infinity, -Infinity];
-  for (let at = 0; at < levels.length; at++) {
-    least = Math.min(least, levels[at]);
-    most = Math.max(most, levels[at]);
+  described(pieces, depth, levels, kept, labels, height, width);
+  const areas = new Int32Array(count + 1);
+  const isDark = (at) => depth[at] > DARK_EDGE * pieces[labels[at] - 1].peak;
+  for (const at of kept) if (isDark(at)) areas[labels[at]]++;
+  const shaded = pieces.map((piece, n) => isShaded(piece, areas[n + 1] / piece.area));
+  if (pieces.some((piece, n) => shaded[n] && sizeOf(piece) >= 3 && piece.peak >= 2 * least)) {
+    const lit = placesWhere(kept, (at) => !shaded[labels[at] - 1] || isDark(at));
+    relabel(lit, kept);
+    pieces = outlined(depth, lit, labels, count, height, width);
+    described(pieces, depth, levels, lit, labels, height, width);
   }
-  const counts = new Uint32Array(most - least + 1);
-  for (let at = 0; at < levels.length; at++) counts[levels[at] - least]++;
-  const total = counts.reduce((sum, count, n) => sum + count * n, 0);
-  const mean = total / levels.length;
-  const variance = counts.reduce((sum, count, n) => sum + count * (n - mean) ** 2, 0) / levels.length;
-  let [below, sum, largest, limit] = [0, 0, -1, least];
-  for (let n = 0; n < counts.length - 1; n++) {
-    below += counts[n];
-    sum += counts[n] * n;
-    const between = ((total * below) / levels.length - sum) ** 2 / (below * (levels.length - below));
-    if (between > largest) [largest, limit] = [between, least + n];
-  }
-  if (counts.length < 2 || largest < TWO_LEVELS * variance) return null;
-  return Uint8Array.from(levels, (level) => (level <= limit ? 1 : 0));
-}
-
-/** Of the pixels of one kind, the ink of a digit that fills the picture up to the border; null if there is none. */
-function filling(kind, height, width) {
-  const places = placesAbove(kind, 0);
-  const labels = new Int32Array(kind.length);
-  const pieces = outlined(kind, places, labels, label(places, labels, width), height, width);
-  const whole = best(pieces, ({ area }) => area);
-  const share = whole.area / kind.length;
-  if (share < 0.12 || share > 0.6 || whole.area < 0.97 * places.length) return null;
-  if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
-  if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
-  const ink = placesWhere(places, (at) => labels[at] === whole.members[0]);
-  const [down, right] = [width, 1].map((step) => runLengths(ink, height, width, step));
-  const core = new Uint8Array(kind.length);
-  const [lefts, rights] = [width, 0].map((n) => new Int32Array(height).fill(n)); // of each row
-  let [border, thick] = [0, 0];
-  for (const at of ink) {
-    const [y, x] = [(at / width) | 0, at % width];
-    if (y === 0 || y === height - 1 || x === 0 || x === width - 1) border++;
-    lefts[y] = Math.min(lefts[y], x);
-    rights[y] = x + 1;
-    thick += Math.min(down[at], right[at]);
-    core[at] = 1;
-  }
-  if (border > height + width - 2) return null;
-  let span = 0;
-  for (let y = whole.top; y < whole.bottom; y++) span += rights[y] - lefts[y];
-  if (span > RECTANGULAR * (whole.bottom - whole.top) * (whole.right - whole.left)) return null;
-  return thick / whole.area >= 0.05 * Math.min(height, width) ? core : null;
-}
-
-function liesWithin(inner, outer) {
-  const down = Math.min(inner.bottom, outer.bottom) - Math.max(inner.top, outer.top);
-  const across = Math.min(inner.right, outer.right) - Math.max(inner.left, outer.left);
-  return down >= 0.9 * (inner.bottom - inner.top) && across >= 0.9 * (inner.right - inner.left);
-}
-
-/** Whether the ink is light on dark paper, by the digits that are found in each case. */
-function isLight(dark, light) {
-  if (!dark.length || !light.length) return light.length > 0;
-  const whole = [dark, light].map((digits) => digits.reduce(united));
-  const ratios = [dark, light].map(
-    (digits) => digits.reduce((sum, digit) => sum + digit.thick / sizeOf(digit), 0) / digits.length,
-  );
-  for (const [inner, outer] of [[0, 1], [1, 0]]) {
-    const [one, other] = [whole[inner], whole[outer]];
-    const isSheet = ratios[outer] >= 0.26 && one.area + other.area >= 0.9 * other.span;
-    const isThinner = ratios[inner] < ratios[outer] && one.thick < 0.3 * other.thick;
-    const isStroke = isThinner && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
-    if (isSheet && isStroke && liesWithin(one, other)) return inner === 1;
-  }
-  const [darkScore, lightScore] = [dark, light].map((each) => each.reduce((sum, digit) => sum + scoreOf(digit), 0));
-  return lightScore > darkScore;
-}
-
-/** Line by line from the top, and from left to right. */
-function inOrder(digits) {
-  const lines = [];
-  const overlap = (one, other) => {
-    const smaller = Math.min(one.bottom - one.top, other.bottom - other.top);
-    return (Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top)) / smaller;
-  };
-  const middleOf = (line) => line.reduce((sum, { top, bottom }) => sum + top + bottom, 0) / line.length;
-  for (const digit of [...digits].sort((a, b) => a.left - b.left || a.top + a.bottom - b.top - b.bottom)) {
-    const overlapWith = (line) => Math.max(...line.slice(-2).map((other) => overlap(digit, other)));
-    const nearest = lines.length ? best(lines, overlapWith) : null;
-    if (nearest && overlapWith(nearest) >= BESIDE) nearest.push(digit);
-    else lines.push([digit]);
-  }
-  return lines.sort((a, b) => middleOf(a) - middleOf(b)).flat();
-}
-
-/** The ink of each digit on a picture: [{height, width, levels, core, top, left, noise, cut}]. */
-function findInk(picture) {
-  const { height, width } = picture;
-  const noise = noiseOf(picture);
-  const passes = Math.max(height, width) < SMOOTHED_SIZE ? 0 : Number(noise > QUIET) + Number(noise > LOUD);
-  let smooth = picture;
-  for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
-  const levels = new Int16Array(height * width);
-  for (let at = 0; at < levels.length; at++) levels[at] = LEVELS * smooth.levels[at] + 0.5; // rounded down
-  const darker = darkerOf(levels, height, width);
-  for (const sign of darker ? [1, -1] : []) {
-    const core = filling(sign > 0 ? darker : darker.map((each) => 1 - each), height, width);
-    if (!core) continue;
-    const others = levels.filter((_, at) => !core[at]).sort();
-    const last = others.length - 1;
-    const paper = Math.floor((others[last >> 1] + others[(last + 1) >> 1]) / 2) / LEVELS;
-    const found = Float64Array.from(picture.levels, (level) => Math.max(0, sign * (paper - level)));
-    return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true }];
-  }
-  const offers = [1, -1].map((sign) => {
-    const [signed, depth] = [new Int16Array(levels.length), new Int16Array(levels.length)];
-    for (let at = 0; at < levels.length; at++) signed[at] = sign * levels[at];
-    const paper = paperOf({ height, width, levels: signed });
-    for (let at = 0; at < levels.length; at++) depth[at] = paper[at] - signed[at];
-    const typical = typicalOf(depth);
-    for (let at = 0; at < levels.length; at++) depth[at] = Math.max(0, depth[at] - typical);
-    return { sign, paper, typical, ...digitsOf(depth, levels, height, width, noise * SMOOTHED[passes]) };
-  });
-  const { sign, paper, typical, labels, digits } = offers[Number(isLight(offers[0].digits, offers[1].digits))];
-  return inOrder(digits).map((digit) => {
-    const soft = Math.max(2, Math.floor(sizeOf(digit) / 20));
-    const [top, bottom] = [Math.max(0, digit.top - soft), Math.min(height, digit.bottom + soft)];
-    const [left, right] = [Math.max(0, digit.left - soft), Math.min(width, digit.right + soft)];
-    const [tall, wide] = [bottom - top, right - left];
-    const core = new Uint8Array(tall * wide);
-    const members = new Set(digit.members);
-    const found = new Float64Array(tall * wide);
-    for (let y = 0; y < tall; y++) {
-      for (let x = 0; x < wide; x++) core[y * wide + x] = members.has(labels[(top + y) * width + left + x]);
-    }
-    const near = dilated(core, tall, wide, soft);
-    for (let y = 0; y < tall; y++) {
-      for (let x = 0; x < wide; x++) {
-        const at = (top + y) * width + left + x;
-        const level = Math.max(0, (paper[at] - typical) / LEVELS - sign * picture.levels[at]);
-        found[y * wide + x] = near[y * wide + x] * level;
-      }
-    }
-    return { height: tall, width: wide, levels: found, core, top, left, noise, cut: digit.cut };
-  });
-}
-
-/** The median of whole numbers of 0 or more, rounded down between two middle ones, as int(numpy.median()). */
-function typicalOf(depth) {
-  const counts = new Uint32Array(2 * LEVELS + 1);
-  for (let n = 0; n < depth.length; n++) counts[depth[n]]++;
-  const at = (rank) => {
-    let left = rank;
-    for (let value = 0; ; value++) if ((left -= counts[value]) < 0) return value;
-  };
-  const last = depth.length - 1;
-  return Math.floor((at(Math.floor(last / 2)) + at(Math.ceil(last / 2))) / 2);
+  return { pieces, labels, paper };
 }

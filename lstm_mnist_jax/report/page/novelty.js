@@ -82,8 +82,11 @@ function makeNovelty(spec, { height, width, channels }) {
 
   function warning(pixels) {
     const grey = greyOf(pixels);
-    if (!(scoreOf(grey) > spec.threshold)) return null;
-    return spec.pair !== null && widthOf(grey) > spec.wide ? spec.pair : spec.unlike;
+    const [score, width] = [scoreOf(grey), widthOf(grey)];
+    const isUnlike = score > spec.threshold;
+    const mayBePair = isUnlike ? width > spec.wide : score * width > spec.pair_threshold;
+    if (spec.pair !== null && mayBePair) return spec.pair;
+    return isUnlike ? spec.unlike : null;
   }
   return { score: (pixels) => scoreOf(greyOf(pixels)), warning };
 }

@@ -1,0 +1,280 @@
+"""Chooses the digits among the pieces of ink on a picture (`lstm_mnist_jax.data.ink`), in groups of one digit each.
+
+1. A picture of two levels that one digit fills from border to border is that digit.
+2. Dark ink on light paper and light ink on dark paper are searched for in the same way; the stronger is taken.
+3. Specks and, where there is other ink, what touches the border are left out.
+4. Pieces that are near to each other are one digit. Digits are in the order of reading.
+
+A report's page makes the same decisions in JavaScript (report/page/digits.js): a change here needs the same change
+there.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int32
+
+from lstm_mnist_jax.data.ink import EDGED, LEVELS, Component, in_levels, pieces_of, run_lengths, spans_of
+
+FILLED_MARGIN = 0.09
+"""The most paper beside a digit that fills its picture, as a fraction of the width or height."""
+
+FILLED_SIZE = 16
+"""Smaller pictures are not taken for a digit that fills them."""
+
+RECTANGULAR = 0.85
+"""A sheet or a frame fills this fraction of its bounding box, with all gaps along the rows."""
+
+TWO_LEVELS = 0.85
+"""The fraction of the variance that two levels explain on a picture of two levels."""
+
+APART = 0.15
+"""The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
+
+BESIDE = 0.4
+"""A digit is in the line of one of which it overlaps this fraction of the smaller height."""
+
+
+class Ink(NamedTuple):
+    """The ink of one digit.
+
+    Attributes:
+      levels: the difference from the paper where its strokes are, else 0.
+      top, left: of `levels` on the picture, in pixels.
+      core: where its strokes are without their soft edges.
+      noise: the standard deviation of the noise of `levels`.
+      cut: it touches the border of the picture.
+    """
+
+    levels: Float64[np.ndarray, "rows columns"]
+    top: int
+    left: int
+    core: Bool[np.ndarray, "rows columns"]
+    noise: float
+    cut: bool
+
+
+def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
+    """The digits on a picture, from left to right and from top to bottom; none if nothing is visible.
+
+    Args:
+      grey: from 0 to 1, of at most some 500 pixels a side.
+    """
+    grey = grey.astype(np.float64)
+    levels, noise, left = in_levels(grey)
+    darker = _darker(levels)
+    for sign, kind in () if darker is None else ((1, darker), (-1, ~darker)):
+        if (core := _filling(kind)) is not None:
+            level = int(np.median(levels[~core]))
+            return [Ink(np.maximum(0, sign * (level / LEVELS - grey)), 0, 0, core, noise, True)]
+    offers = []
+    for sign in (1, -1):  # dark ink, and light ink
+        pieces, labels, paper = pieces_of(levels, sign, left)
+        offers.append((_chosen(pieces), labels, paper, sign))
+    digits, labels, paper, sign = offers[_is_light(*(digits for digits, *_ in offers))]
+    raw = np.maximum(0, paper / LEVELS - sign * grey)
+    order = reading_order([(digit.top, digit.bottom, digit.left) for digit in digits])
+    return [_ink(raw, labels, digits[number], noise) for number in order]
+
+
+def _filling(kind: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"] | None:
+    """Of the pixels of one kind, the ink of a digit that fills the picture up to the border, as if cut out along it;
+    None if there is none.
+
+    The closings would take its strokes along the border for a table. A table or a rim is most of the border, or does
+    not reach all sides, or has ink beside it. A sheet or a frame is rectangular.
+    """
+    from scipy.ndimage import label
+
+    height, width = kind.shape
+    labels, count = label(kind, np.ones((3, 3), bool))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    core = labels == areas.argmax()
+    area = int(areas.max())
+    if not 0.12 * kind.size <= area <= 0.6 * kind.size or area < 0.97 * areas.sum():
+        return None
+    for is_ink, length in ((core.any(axis=1), height), (core.any(axis=0), width)):
+        if max(is_ink.argmax(), is_ink[::-1].argmax()) > FILLED_MARGIN * length:
+            return None
+    border = np.concatenate([core[0], core[-1], core[1:-1, 0], core[1:-1, -1]])
+    if 2 * np.count_nonzero(border) > border.size:
+        return None
+    if int(spans_of(core.astype(np.int32), 1)[1]) > RECTANGULAR * core.any(axis=1).sum() * core.any(axis=0).sum():
+        return None
+    thick = np.minimum(run_lengths(core), run_lengths(core.T).T)[core].sum() / area
+    return core if thick >= 0.05 * min(height, width) else None
+
+
+def _darker(levels: Int32[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"] | None:
+    """The darker pixels of a picture of two levels, by the level that divides them best (Otsu 1979); None of other
+    pictures, of whose variance it explains too little."""
+    if min(levels.shape) < FILLED_SIZE:
+        return None
+    least = int(levels.min())
+    counts = np.bincount((levels - least).ravel())
+    below = np.cumsum(counts)[:-1]
+    sums = np.cumsum(counts * np.arange(len(counts)))
+    total, above = int(sums[-1]), levels.size - below
+    if not len(below):  # of one colour
+        return None
+    between = (total * below / levels.size - sums[:-1]) ** 2 / (below * above)
+    best = int(between.argmax())
+    mean = total / levels.size
+    variance = float((counts * np.square(np.arange(len(counts)) - mean)).sum()) / levels.size
+    return levels - least <= best if between[best] >= TWO_LEVELS * variance else None
+
+
+def _is_light(dark: list[Component], light: list[Component]) -> bool:
+    """Whether the ink is light on dark paper, by the digits that are found in each case.
+
+    What lies within the other is the ink: a sheet of paper on a dark table is light, but the digit is dark.
+    """
+    if not dark or not light:
+        return bool(light)
+    whole = [_all_united(digits) for digits in (dark, light)]
+    ratios = [sum(digit.thick / digit.size for digit in digits) / len(digits) for digits in (dark, light)]
+    for inner, outer in ((0, 1), (1, 0)):
+        one, other = whole[inner], whole[outer]
+        is_sheet = ratios[outer] >= 0.26 and one.area + other.area >= 0.9 * other.span
+        is_thinner = ratios[inner] < ratios[outer] and one.thick < 0.3 * other.thick  # than what is around a hole
+        is_stroke = is_thinner and one.size >= 0.12 * other.size and one.edge >= 0.9
+        if is_sheet and is_stroke and _lies_within(one, other):
+            return inner == 1
+    scores = [sum(digit.score for digit in digits) for digits in (dark, light)]
+    return scores[1] > scores[0]
+
+
+def _chosen(pieces: list[Component]) -> list[Component]:
+    """The digits among the pieces of ink."""
+    pieces = [piece for piece in pieces if piece.edge >= EDGED]  # not the paper within a stroke
+    if not pieces:
+        return []
+    strongest = max(pieces, key=lambda piece: piece.score)
+    pieces = [piece for piece in pieces if piece.size >= 0.03 * strongest.size]
+    inner = [piece for piece in pieces if not piece.cut]
+    if inner and max(piece.score for piece in inner) >= 0.15 * max(piece.score for piece in pieces):
+        pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner)]
+    main = max(pieces, key=lambda piece: piece.score)
+    groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)])
+    main = max(groups, key=lambda group: group.score)
+    return [group for group in groups if group.size >= 0.4 * main.size]
+
+
+def _is_as_strong(piece: Component, main: Component) -> bool:
+    """Whether a piece is about as dark as the main one; a paler one about as thick: it may be of a line or a pen."""
+    dark = piece.peak / main.peak
+    thinner, thicker = sorted((piece.thick, main.thick))
+    return dark >= 0.85 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
+
+
+def _goes_on(piece: Component, inner: list[Component]) -> bool:
+    """Whether a piece that touches the border is a stroke of a digit that does not: as thick, nearly touching it."""
+    return any(
+        piece.near == other.near
+        and max(piece.thick, other.thick) <= 1.5 * min(piece.thick, other.thick)
+        and _belong_together(piece, other, other.size)
+        for other in inner
+    )
+
+
+def _grouped(pieces: list[Component]) -> list[Component]:
+    """Unites the pieces of one digit, until no two belong together."""
+    groups, merged = list(pieces), True
+    typical = max(pieces, key=lambda piece: piece.score).size if pieces else 0
+    while merged:
+        merged = False
+        for first in range(len(groups)):
+            for second in range(first + 1, len(groups)):
+                if _belong_together(groups[first], groups[second], typical):
+                    groups[first] = _united(groups[first], groups.pop(second))
+                    merged = True
+                    break
+            if merged:
+                break
+    return groups
+
+
+def _belong_together(one: Component, other: Component, typical: int) -> bool:
+    """Whether two pieces, or groups of them, are of one digit, by the size of a typical digit on the picture."""
+    both = _united(one, other)
+    larger = max(one.size, other.size)
+    across = min(one.right, other.right) - max(one.left, other.left)  # the overlap; below 0, a gap
+    down = min(one.bottom, other.bottom) - max(one.top, other.top)
+    heights = sorted((one.bottom - one.top, other.bottom - other.top))
+    covers = across >= 0.5 * min(one.right - one.left, other.right - other.left)
+    alike = max(one.thick, other.thick) <= 1.5 * min(one.thick, other.thick)
+    most = APART * (typical if both.size <= 1.1 * typical else larger) if alike else 0.12 * larger
+    if covers and (down >= 0.5 * heights[0] or -down <= most):
+        return True
+    if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
+        return True
+    widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
+    return one.near == other.near and both.right - both.left <= widest * (both.bottom - both.top)
+
+
+def _lies_within(inner: Component, outer: Component) -> bool:
+    """Nine tenths of its bounding box, each way."""
+    down = min(inner.bottom, outer.bottom) - max(inner.top, outer.top)
+    across = min(inner.right, outer.right) - max(inner.left, outer.left)
+    return down >= 0.9 * (inner.bottom - inner.top) and across >= 0.9 * (inner.right - inner.left)
+
+
+def _all_united(digits: list[Component]) -> Component:
+    whole = digits[0]
+    for digit in digits[1:]:
+        whole = _united(whole, digit)
+    return whole
+
+
+def _united(one: Component, other: Component) -> Component:
+    return Component(
+        one.members + other.members,
+        min(one.top, other.top),
+        max(one.bottom, other.bottom),
+        min(one.left, other.left),
+        max(one.right, other.right),
+        max(one.peak, other.peak),
+        one.area + other.area,
+        one.span + other.span,
+        (one.edge * one.area + other.edge * other.area) / (one.area + other.area),
+        (one.thick * one.area + other.thick * other.area) / (one.area + other.area),
+        one.near,
+        one.cut or other.cut,
+    )
+
+
+def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]]) -> list[int]:
+    """The numbers of boxes (top, bottom, left), line by line from the top, and from left to right.
+
+    A box is in the line that ends beside it, so that a line may slope. Lines are in the order of their mean middles.
+    """
+
+    def overlap(number: int, line: list[int]) -> float:
+        top, bottom, _ = boxes[number]
+        others = (boxes[other] for other in line[-2:])
+        return max((min(bottom, low) - max(top, high)) / min(bottom - top, low - high) for high, low, _ in others)
+
+    lines: list[list[int]] = []
+    for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][2], boxes[number][0] + boxes[number][1])):
+        beside = [line for line in lines if overlap(number, line) >= BESIDE]  # several are one line
+        lines = [line for line in lines if line not in beside]
+        lines.append([*sorted(itertools.chain(*beside), key=lambda other: boxes[other][2]), number])
+    lines.sort(key=lambda line: sum(boxes[number][0] + boxes[number][1] for number in line) / len(line))
+    return [number for line in lines for number in line]
+
+
+def _ink(raw: np.ndarray, labels: np.ndarray, digit: Component, noise: float) -> Ink:
+    """The ink of a digit with its soft edges: of two pixels, or a twentieth of its size."""
+    soft = max(2, digit.size // 20)
+    height, width = labels.shape
+    rows = slice(max(0, digit.top - soft), min(height, digit.bottom + soft))
+    columns = slice(max(0, digit.left - soft), min(width, digit.right + soft))
+    core = np.isin(labels[rows, columns], digit.members)
+    from scipy.ndimage import maximum_filter
+
+    near = maximum_filter(core.astype(np.uint8), 2 * soft + 1, mode="constant") > 0
+    return Ink(raw[rows, columns] * near, rows.start, columns.start, core, noise, digit.cut)

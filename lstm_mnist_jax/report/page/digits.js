@@ -1,0 +1,267 @@
+// Chooses the digits among the pieces of ink on a picture, as lstm_mnist_jax/data/digits.py, which says how: a change there
+// needs the same here.
+
+const FILLED_MARGIN = 0.09;
+const FILLED_SIZE = 16;
+const RECTANGULAR = 0.85;
+const TWO_LEVELS = 0.85;
+const APART = 0.15;
+const BESIDE = 0.4;
+
+function scoreOf(piece) {
+  const sharp = Math.max(0, piece.edge - 0.8) / 0.2;
+  return (piece.peak ** 3 / LEVELS ** 2) * Math.max(0.1 * sizeOf(piece), sizeOf(piece) - 2 * piece.thick) * sharp;
+}
+const best = (pieces, score) => pieces.reduce((a, b) => (score(b) > score(a) ? b : a));
+
+function united(one, other) {
+  const area = one.area + other.area;
+  return {
+    members: [...one.members, ...other.members],
+    top: Math.min(one.top, other.top),
+    bottom: Math.max(one.bottom, other.bottom),
+    left: Math.min(one.left, other.left),
+    right: Math.max(one.right, other.right),
+    peak: Math.max(one.peak, other.peak),
+    area,
+    span: one.span + other.span,
+    edge: (one.edge * one.area + other.edge * other.area) / area,
+    thick: (one.thick * one.area + other.thick * other.area) / area,
+    near: one.near,
+    cut: one.cut || other.cut,
+  };
+}
+
+/** Whether two pieces, or groups of them, are of one digit, by the size of a typical digit on the picture. */
+function belongTogether(one, other, typical) {
+  const both = united(one, other);
+  const larger = Math.max(sizeOf(one), sizeOf(other));
+  const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);
+  const down = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
+  const [low, high] = [one.bottom - one.top, other.bottom - other.top].sort((a, b) => a - b);
+  const covers = across >= 0.5 * Math.min(one.right - one.left, other.right - other.left);
+  const isAlike = Math.max(one.thick, other.thick) <= 1.5 * Math.min(one.thick, other.thick);
+  const most = isAlike ? APART * (sizeOf(both) <= 1.1 * typical ? typical : larger) : 0.12 * larger;
+  if (covers && (down >= 0.5 * low || -down <= most)) return true;
+  if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) return true;
+  const widest = across <= 0 ? 0.9 : 1.1;
+  return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
+}
+
+/** Whether a piece is about as dark as the main one; a paler one about as thick, for it may be of a line or a pen. */
+function isAsStrong(piece, main) {
+  const dark = piece.peak / main.peak;
+  const [thinner, thicker] = [piece.thick, main.thick].sort((a, b) => a - b);
+  return dark >= 0.85 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
+}
+
+/** Whether a piece that touches the border is a stroke of a digit that does not: as thick, and nearly touching it. */
+function goesOn(piece, inner) {
+  return inner.some(
+    (other) =>
+      piece.near === other.near &&
+      Math.max(piece.thick, other.thick) <= 1.5 * Math.min(piece.thick, other.thick) &&
+      belongTogether(piece, other, sizeOf(other)),
+  );
+}
+
+/** Unites the pieces of one digit, until no two belong together. */
+function grouped(pieces) {
+  const groups = [...pieces];
+  const typical = pieces.length ? sizeOf(best(pieces, scoreOf)) : 0;
+  const merge = () => {
+    for (let first = 0; first < groups.length; first++) {
+      for (let second = first + 1; second < groups.length; second++) {
+        if (!belongTogether(groups[first], groups[second], typical)) continue;
+        groups[first] = united(groups[first], groups.splice(second, 1)[0]);
+        return true;
+      }
+    }
+    return false;
+  };
+  while (merge());
+  return groups;
+}
+
+/** The digits among the pieces of ink. */
+function chosen(all) {
+  let pieces = all.filter((piece) => piece.edge >= EDGED);
+  if (!pieces.length) return [];
+  const strongest = best(pieces, scoreOf);
+  pieces = pieces.filter((piece) => sizeOf(piece) >= 0.03 * sizeOf(strongest));
+  const inner = pieces.filter((piece) => !piece.cut);
+  if (inner.length && scoreOf(best(inner, scoreOf)) >= 0.15 * scoreOf(best(pieces, scoreOf))) {
+    pieces = [...inner, ...pieces.filter((piece) => piece.cut && goesOn(piece, inner))];
+  }
+  const strong = best(pieces, scoreOf);
+  const groups = grouped(pieces.filter((piece) => isAsStrong(piece, strong)));
+  const main = best(groups, scoreOf);
+  return groups.filter((group) => sizeOf(group) >= 0.4 * sizeOf(main));
+}
+
+/** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */
+function darkerOf(levels, height, width) {
+  if (Math.min(height, width) < FILLED_SIZE) return null;
+  let [least, most] = [Infinity, -Infinity];
+  for (let at = 0; at < levels.length; at++) {
+    if (levels[at] < least) least = levels[at];
+    if (levels[at] > most) most = levels[at];
+  }
+  const counts = new Uint32Array(most - least + 1);
+  for (let at = 0; at < levels.length; at++) counts[levels[at] - least]++;
+  const total = counts.reduce((sum, count, n) => sum + count * n, 0);
+  const mean = total / levels.length;
+  const variance = counts.reduce((sum, count, n) => sum + count * (n - mean) ** 2, 0) / levels.length;
+  let [below, sum, largest, limit] = [0, 0, -1, least];
+  for (let n = 0; n < counts.length - 1; n++) {
+    below += counts[n];
+    sum += counts[n] * n;
+    const between = ((total * below) / levels.length - sum) ** 2 / (below * (levels.length - below));
+    if (between > largest) [largest, limit] = [between, least + n];
+  }
+  if (counts.length < 2 || largest < TWO_LEVELS * variance) return null;
+  const darker = new Uint8Array(levels.length);
+  for (let at = 0; at < levels.length; at++) darker[at] = levels[at] <= limit ? 1 : 0;
+  return darker;
+}
+
+/** Of the pixels of one kind, the ink of a digit that fills the picture up to the border; null if there is none. */
+function filling(kind, height, width) {
+  const places = placesAbove(kind, 0);
+  const labels = new Int32Array(kind.length);
+  const pieces = outlined(kind, places, labels, label(places, labels, width), height, width);
+  const whole = best(pieces, ({ area }) => area);
+  const share = whole.area / kind.length;
+  if (share < 0.12 || share > 0.6 || whole.area < 0.97 * places.length) return null;
+  if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
+  if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
+  const ink = placesWhere(places, (at) => labels[at] === whole.members[0]);
+  const [down, right] = [width, 1].map((step) => runLengths(ink, height, width, step));
+  const core = new Uint8Array(kind.length);
+  const [lefts, rights] = [width, 0].map((n) => new Int32Array(height).fill(n)); // of each row
+  let [border, thick] = [0, 0];
+  for (const at of ink) {
+    const [y, x] = [(at / width) | 0, at % width];
+    if (y === 0 || y === height - 1 || x === 0 || x === width - 1) border++;
+    lefts[y] = Math.min(lefts[y], x);
+    rights[y] = x + 1;
+    thick += Math.min(down[at], right[at]);
+    core[at] = 1;
+  }
+  if (border > height + width - 2) return null;
+  let span = 0;
+  for (let y = whole.top; y < whole.bottom; y++) span += rights[y] - lefts[y];
+  if (span > RECTANGULAR * (whole.bottom - whole.top) * (whole.right - whole.left)) return null;
+  return thick / whole.area >= 0.05 * Math.min(height, width) ? core : null;
+}
+
+function liesWithin(inner, outer) {
+  const down = Math.min(inner.bottom, outer.bottom) - Math.max(inner.top, outer.top);
+  const across = Math.min(inner.right, outer.right) - Math.max(inner.left, outer.left);
+  return down >= 0.9 * (inner.bottom - inner.top) && across >= 0.9 * (inner.right - inner.left);
+}
+
+/** Whether the ink is light on dark paper, by the digits that are found in each case. */
+function isLight(dark, light) {
+  if (!dark.length || !light.length) return light.length > 0;
+  const whole = [dark, light].map((digits) => digits.reduce(united));
+  const ratios = [dark, light].map(
+    (digits) => digits.reduce((sum, digit) => sum + digit.thick / sizeOf(digit), 0) / digits.length,
+  );
+  for (const [inner, outer] of [[0, 1], [1, 0]]) {
+    const [one, other] = [whole[inner], whole[outer]];
+    const isSheet = ratios[outer] >= 0.26 && one.area + other.area >= 0.9 * other.span;
+    const isThinner = ratios[inner] < ratios[outer] && one.thick < 0.3 * other.thick;
+    const isStroke = isThinner && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
+    if (isSheet && isStroke && liesWithin(one, other)) return inner === 1;
+  }
+  const [darkScore, lightScore] = [dark, light].map((each) => each.reduce((sum, digit) => sum + scoreOf(digit), 0));
+  return lightScore > darkScore;
+}
+
+/** Line by line from the top, and from left to right. */
+function inOrder(digits) {
+  let lines = [];
+  const overlap = (one, other) => {
+    const smaller = Math.min(one.bottom - one.top, other.bottom - other.top);
+    return (Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top)) / smaller;
+  };
+  const middleOf = (line) => line.reduce((sum, { top, bottom }) => sum + top + bottom, 0) / line.length;
+  for (const digit of [...digits].sort((a, b) => a.left - b.left || a.top + a.bottom - b.top - b.bottom)) {
+    const isBeside = (line) => line.slice(-2).some((other) => overlap(digit, other) >= BESIDE);
+    const beside = lines.filter(isBeside).flat().sort((a, b) => a.left - b.left); // several are one line
+    lines = [...lines.filter((line) => !isBeside(line)), [...beside, digit]];
+  }
+  return lines.sort((a, b) => middleOf(a) - middleOf(b)).flat();
+}
+
+/** The square of side 2 * reach + 1 around each pixel of a mask. */
+function dilated(mask, height, width, reach) {
+  const found = new Uint8Array(mask.length);
+  const left = new Int32Array(width); // rows that are still to be filled in each column
+  for (const upwards of [false, true]) {
+    left.fill(0);
+    for (let n = 0; n < height; n++) {
+      const row = (upwards ? height - 1 - n : n) * width;
+      for (let x = 0; x < width; x++) {
+        if (mask[row + x]) left[x] = reach + 1;
+        if (left[x] && left[x]--) found[row + x] = 1;
+      }
+    }
+  }
+  const tall = found.slice();
+  for (let row = 0; row < mask.length; row += width) {
+    for (let x = 0; x < width; x++) {
+      const [before, after] = [x && tall[row + x - 1], x < width - 1 && tall[row + x + 1]];
+      if (!tall[row + x] || (before && after)) continue;
+      found.fill(1, row + Math.max(0, x - reach), row + Math.min(width, x + reach + 1));
+    }
+  }
+  return found;
+}
+
+/** The ink of a digit with its soft edges: {height, width, levels, core, top, left, noise, cut}. */
+function inkOf(picture, noise, digit, { sign, paper, labels }) {
+  const { height, width } = picture;
+  const soft = Math.max(2, Math.floor(sizeOf(digit) / 20));
+  const [top, left] = [Math.max(0, digit.top - soft), Math.max(0, digit.left - soft)];
+  const tall = Math.min(height, digit.bottom + soft) - top;
+  const wide = Math.min(width, digit.right + soft) - left;
+  const core = new Uint8Array(tall * wide);
+  const members = new Set(digit.members);
+  for (let y = 0; y < tall; y++) {
+    for (let x = 0; x < wide; x++) core[y * wide + x] = members.has(labels[(top + y) * width + left + x]);
+  }
+  const near = dilated(core, tall, wide, soft);
+  const levels = new Float64Array(tall * wide);
+  for (let y = 0; y < tall; y++) {
+    for (let x = 0; x < wide; x++) {
+      const at = (top + y) * width + left + x;
+      if (near[y * wide + x]) levels[y * wide + x] = Math.max(0, paper[at] / LEVELS - sign * picture.levels[at]);
+    }
+  }
+  return { height: tall, width: wide, levels, core, top, left, noise, cut: digit.cut };
+}
+
+/** The ink of each digit on a picture: [{height, width, levels, core, top, left, noise, cut}]. */
+function findInk(picture) {
+  const { height, width } = picture;
+  const sought = inLevels(picture);
+  const { levels, noise } = sought;
+  const darker = darkerOf(levels, height, width);
+  for (const sign of darker ? [1, -1] : []) {
+    const core = filling(sign > 0 ? darker : darker.map((each) => 1 - each), height, width);
+    if (!core) continue;
+    const others = levels.filter((_, at) => !core[at]).sort();
+    const last = others.length - 1;
+    const paper = Math.floor((others[last >> 1] + others[(last + 1) >> 1]) / 2) / LEVELS;
+    const found = Float64Array.from(picture.levels, (level) => Math.max(0, sign * (paper - level)));
+    return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true }];
+  }
+  const offers = [1, -1].map((sign) => {
+    const { pieces, labels, paper } = piecesOf(sought, sign);
+    return { sign, labels, paper, digits: chosen(pieces) };
+  });
+  const offer = offers[Number(isLight(offers[0].digits, offers[1].digits))];
+  return inOrder(offer.digits).map((digit) => inkOf(picture, noise, digit, offer));
+}
