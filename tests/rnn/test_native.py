@@ -472,14 +472,14 @@ import jax, jax.numpy as jnp
 from functools import partial
 from lstm_mnist_jax.rnn import lstm
 keys = jax.random.split(jax.random.key(0), 3)
-inputs, weights, recurrent = [jax.random.normal(k, s) / 16 for k, s in zip(keys, [(784, 1, 4), (4, 1024), (256, 1024)])]
+inputs, weights, recurrent = [jax.random.normal(k, s) / 16 for k, s in zip(keys, [(256, 1, 4), (4, 1024), (256, 1024)])]
 carry = (jnp.zeros((1, 256)),) * 2
 runs = {b: jax.jit(partial(lstm, backend=b)) for b in ("native", "xla")}
 seconds = {b: [] for b in runs}
-busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(10)]
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
 try:
-    time.sleep(0.5)
-    for _ in range(8):
+    time.sleep(0.3)
+    for _ in range(6):
         for b, run in runs.items():
             began = time.perf_counter()
             jax.block_until_ready(run(inputs, weights, recurrent, jnp.zeros(1024), carry))

@@ -472,6 +472,7 @@ def test_a_layer_without_values_is_loaded_but_not_exported():
     np.testing.assert_allclose(outputs_of(layer, inputs), torch_outputs("LSTM", state_dict, inputs), atol=2e-6)
 
 
+@nnx.jit
 def with_gradient(layer, inputs, cotangent):
     """The outputs, and the layer with the gradient of (outputs * cotangent).sum() as its parameters."""
 
@@ -548,19 +549,29 @@ def test_keras_itself_computes_the_same(case):
     network.set_weights([array for part in keras_weights(kind, widths, **KERAS_CASES[case][2]) for array in part])
     layer, inputs = layer_of(kind, widths, use_bias=bias, bidirectional=bidirectional, **options), inputs_of()
     load_keras(layer, [part.get_weights() for part in layers])
-    expected = keras.ops.convert_to_numpy(network(inputs))
-    cotangent = np.random.default_rng(2).standard_normal(expected.shape).astype(np.float32)
+    cotangent = np.random.default_rng(2).standard_normal(network.output_shape[1:]).astype(np.float32)
     outputs, of_gradient = with_gradient(layer, inputs, cotangent)
-    np.testing.assert_allclose(outputs, expected, atol=1e-5)
-    if keras.backend.backend() == "jax":
+
+    def check():
+        """Keras's outputs, and its gradients where it computes with JAX, which compiles them in one program."""
+        if keras.backend.backend() != "jax":
+            np.testing.assert_allclose(outputs, keras.ops.convert_to_numpy(network(inputs)), atol=1e-5)
+            return
         variables = [variable.value for variable in network.trainable_variables]
-        seeds = [variable.value for variable in network.non_trainable_variables]
-        gradients = jax.grad(lambda values: (network.stateless_call(values, seeds, inputs)[0] * cotangent).sum())(
-            variables
-        )
+        (_, expected), gradients = of_keras(variables)
+        np.testing.assert_allclose(outputs, expected, atol=1e-5)
         for own, their in zip(to_keras(of_gradient), gradients, strict=True):
             np.testing.assert_allclose(own, their, atol=1e-5, rtol=1e-5)
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def of_keras(variables):
+        seeds = [variable.value for variable in network.non_trainable_variables]
+        expected, _ = network.stateless_call(variables, seeds, inputs)
+        return (expected * cotangent).sum(), expected
+
+    check()
     network.set_weights(to_keras(layer))
-    np.testing.assert_allclose(outputs, keras.ops.convert_to_numpy(network(inputs)), atol=1e-5)
+    check()
     load_keras(layer, network.get_weights())
     assert_same(to_keras(layer), network.get_weights())
