@@ -81,7 +81,7 @@ FAULTS = [
           'getattr(function, "_cache_miss", function) is getattr(other, "_cache_miss", other)', "function is other",
           "test_rnn.py"),
     fault("zoneout keeps what it should replace", "rnn/gated.py", "return jnp.where(kept, before, after)",
-          "return jnp.where(kept, after, before)", "test_stack.py"),
+          "return jnp.where(kept, after, before)", "test_noise.py"),
     fault("the GRU's update gate is inverted", "rnn/cells.py", "r * recurrent[2])\n    return (n + z * (h - n),)",
           "r * recurrent[2])\n    return (h + z * (n - h),)", "test_gru.py"),
     fault("the compiled kernel forgets the bias", "rnn/native/lstm.h", "* gates + column, count) + bias;",
