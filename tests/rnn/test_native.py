@@ -138,13 +138,14 @@ def test_jacobians_of_gradients_of_several_results(rng):
     """vmap of derivatives of the loop itself: their axes of results must not be taken for those of time."""
     inputs, *weights = arguments(rng, 3, 2, 2, 5)
 
-    def jacobian(backend):
-        def few(x):
+    @jax.jit
+    def jacobians(inputs):
+        def few(backend, x):
             return jnp.sin(lstm(x, *weights, backend=backend).h.reshape(-1))[:3]
 
-        return jax.jacfwd(jax.jacrev(few))(inputs)
+        return [jax.jacfwd(jax.jacrev(partial(few, backend)))(inputs) for backend in ("native", "xla")]
 
-    assert_close(jacobian("native"), jacobian("xla"), 1e-5)
+    assert_close(*jacobians(inputs), 1e-5)
 
 
 def loops(rng, time, batch, hidden):
@@ -198,7 +199,7 @@ def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, tim
 
 @pytest.mark.slow
 @needs_kernel
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 11, 20])
+@pytest.mark.parametrize("steps", [1, 4, 8, 11, 20])
 def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps):
     args = arguments(rng, 11, 3, 4, 5)
     blocks = []
@@ -234,9 +235,10 @@ def run_networks(projected, kernel, states, threads):
 
 
 @needs_kernel
-@pytest.mark.parametrize(("time", "batch", "hidden"), [(9, 64, 64), (4, 40, 130), (2, 1, 20)])
-@pytest.mark.parametrize("networks", [2, 3])
-def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, time, batch, hidden, networks):
+@pytest.mark.parametrize(
+    ("networks", "time", "batch", "hidden"), [(2, 9, 64, 64), (3, 9, 64, 64), (3, 4, 40, 130), (2, 2, 1, 20)]
+)
+def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, networks, time, batch, hidden):
     one = loops(rng, time, batch, hidden)
     every = jax.tree.map(lambda array: np.stack([array / np.float32(n + 1) for n in range(networks)]), one)
     each = [run_alone(*jax.tree.map(lambda array, n=n: array[n], every)) for n in range(networks)]
