@@ -228,7 +228,7 @@ def test_dropout_mask_of_an_image_depends_on_its_key(rng):
     assert np.abs(dropped - model.apply(params, images, config)).min(axis=1).max() > 0
     again = model.apply(params, images[7:9], config, dropout_keys=keys[7:9])
     np.testing.assert_allclose(again, dropped[7:9], atol=1e-5)
-    masks = model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0))._masks(keys)
+    masks = drawn_module(lambda: model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0)))._masks(keys)
     for mask, width in zip(masks, (50, 60), strict=True):
         assert mask.shape == (20, width)
         assert set(np.unique(mask)) == {0, np.float32(1 / 0.6)}
