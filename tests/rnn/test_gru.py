@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from lstm_cases import assert_close, assert_equal
 
 import lstm_mnist_jax.rnn.gru as module
 from lstm_mnist_jax.rnn import GRU, RNN, native, products, recurrence
@@ -31,17 +32,6 @@ def arguments(rng, time, batch, features, hidden):
     scales = [1, 0.5, 1 / math.sqrt(hidden), 1, 1, 1]
     pairs = zip([*shapes, (batch, hidden)], scales, strict=True)
     return [np.float32(scale * rng.normal(size=shape)) for shape, scale in pairs], rng.random((time, batch)) < 0.4
-
-
-def assert_close(got, wanted, tolerance=1e-5):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        scale = max(1.0, float(np.max(np.abs(b), initial=0)))
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
-
-
-def assert_equal(got, wanted):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 CASES = [(reverse, *case) for reverse in (False, True) for case in [(False, "hs"), (False, "last"), (True, "all")]]

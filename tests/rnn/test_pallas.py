@@ -1,6 +1,6 @@
 """The kernels in Pallas, in interpret mode, against NumPy and the loops of XLA; and what is compiled of them.
 
-test_every_option.py, test_native.py and test_sharding.py have cases of these backends, too.
+test_every_option.py, test_native_transformations.py and test_sharding.py have cases of these backends, too.
 """
 
 import json

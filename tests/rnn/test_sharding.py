@@ -31,7 +31,7 @@ LAYERS = [
     pytest.param(LSTM, {"backend": "native", "remat": 4, **BOTH}, id="LSTM, kernel", marks=needs_kernel),
     pytest.param(GRU, {"backend": "xla", **BOTH}, id="GRU, XLA"),
     pytest.param(GRU, {"backend": "native", **BOTH}, id="GRU, kernel", marks=needs_kernel),
-    # (Of a TPU, only within a `shard_map`: test_native.py.)
+    # (Of a TPU, only within a `shard_map`: test_native_transformations.py.)
     pytest.param(LSTM, {"backend": "pallas_interpret_gpu"}, id="LSTM, Pallas, GPU", marks=pytest.mark.slow),
     pytest.param(LSTM, {"backend": "flax"}, id="LSTM, Flax", marks=pytest.mark.slow),
 ]

@@ -194,7 +194,7 @@ def finished(tmp_path_factory):
     names = [name for name in PARTS if name != "start"]  # which starts no library
     # --peers: the option's name until version 0.4
     libraries = ["--peers", "mine.right", "mine.crashing", "mine.wrong", "mine.missing"]
-    done = run(folder, *names, "--rounds", "2", "--output", "out/b.json", *libraries)
+    done = run(folder, *names, "--rounds", "1", "--output", "out/b.json", *libraries)
     assert done.returncode == 0, done.stdout + done.stderr
     return done, json.loads((folder / "out" / "b.json").read_text())
 
@@ -204,7 +204,7 @@ def test_libraries_that_are_missing_crash_or_compute_something_else_are_reported
     done, result = finished
     for point in result["parts"]["layers"]["points"]:
         assert list(point["libraries"]) == ["mine.right"]
-        assert len(point["libraries"]["mine.right"]["rounds"]) == 2
+        assert len(point["libraries"]["mine.right"]["rounds"]) == 1
     lines = [line for line in result["could_not_run"] if line["what"].startswith("layer ")]
     why = {(line["library"], "+backward" in line["what"]): line["why"] for line in lines}
     assert why["mine.crashing", False] == "RuntimeError: no, thanks"
