@@ -17,6 +17,12 @@ from lstm_mnist_jax.rnn import lstm, native, products, recurrence
 REASON = native.unavailable()
 needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
 
+
+def test_the_kernel_passes_its_self_test():
+    """A wrong one is not used: all tests that need it would be skipped."""
+    assert "is not for this processor" not in (REASON or "")
+
+
 # time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6), of which a
 # machine has one each: test_loops.py has the others.
 SIZES = [
