@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 from flax import nnx
+from parameters import drawn_module
 
 from lstm_mnist_jax.rnn import GRU, LSTM
 
@@ -10,7 +11,7 @@ IN, TIME, BATCH = 3, 4, 2
 
 
 def layer_of(kind, widths=(5,), **options):
-    return {"LSTM": LSTM, "GRU": GRU}[kind](IN, widths, rngs=nnx.Rngs(0), **options)
+    return drawn_module(lambda: {"LSTM": LSTM, "GRU": GRU}[kind](IN, widths, rngs=nnx.Rngs(0), **options))
 
 
 def torch_shapes(kind, widths=(5,), *, projection=None, bidirectional=False, bias=True, in_features=IN):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
+from parameters import drawn_module
 
 from lstm_mnist_jax.rnn import GRU, LSTM, LayerNormLSTMCell, StackedRNN, gated
 from lstm_mnist_jax.rnn.derivatives import Function
@@ -78,7 +79,7 @@ def dot(one, other):
 @cache
 def derivatives_of_flax(name):
     """The same, all from gradients and from products of the Hessian with vectors, of the layer as Flax runs it."""
-    total, params = total_of(LAYERS[name](backend="flax", rngs=nnx.Rngs(0)))
+    total, params = total_of(drawn_module(lambda: LAYERS[name](backend="flax", rngs=nnx.Rngs(0))))
     gradient_of = jax.grad(total, (0, 1))
 
     @jax.jit
@@ -113,7 +114,7 @@ def derivatives_of_flax(name):
 )
 def test_every_derivative_of_a_layer_is_that_of_flax(name, backend):
     options = {"remat": 2} if name == "layer_norm" else {}
-    layer = LAYERS[name](backend=backend, **options, rngs=nnx.Rngs(0))
+    layer = drawn_module(lambda: LAYERS[name](backend=backend, **options, rngs=nnx.Rngs(0)))
     found, expected = derivatives(layer, first_alone=name == "layer_norm"), derivatives_of_flax(name)
     for how in found:
         for a, b in zip(jax.tree.leaves(found[how]), jax.tree.leaves(expected[how]), strict=True):

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from parameters import drawn_module
 
 from lstm_mnist_jax.rnn import GRU, LSTM, gated, lstm, native
 
@@ -39,7 +40,9 @@ LAYERS = [
 
 def differentiated(layer, **options):
     """A jitted function of the layer's parameters and inputs, and these parameters."""
-    graph, params, states = nnx.split(layer(FEATURES, 5, **options, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    graph, params, states = nnx.split(
+        drawn_module(lambda: layer(FEATURES, 5, **options, rngs=nnx.Rngs(0))), nnx.Param, ...
+    )
 
     def loss(params, inputs):
         outputs, carries = nnx.merge(graph, params, states)(inputs, seq_lengths=LENGTHS)

@@ -26,6 +26,7 @@ from drawn_weights import (
 from flax import nnx
 
 from lstm_mnist_jax.rnn import (
+    LSTM,
     RNN,
     GRUCell,
     ProjectedLSTMCell,
@@ -297,7 +298,7 @@ def test_parameters_stay_on_their_devices():
 
 
 def test_a_layer_without_values_is_loaded_but_not_exported():
-    layer = nnx.eval_shape(lambda: layer_of("LSTM"))
+    layer = nnx.eval_shape(lambda: LSTM(IN, (5,), rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"at .layers\[0\].cell has no weights yet, but ShapeDtypeStructs. Load or"):
         to_torch(layer)
     state_dict, inputs = torch_state("LSTM"), inputs_of()
