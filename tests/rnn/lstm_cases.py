@@ -9,11 +9,13 @@ import numpy_lstm
 from lstm_mnist_jax.rnn import LSTMCarry, LSTMStates
 
 
-def arguments(rng, time, batch, features, hidden):
+def arguments(rng, time, batch, features, hidden, networks=()):
     shapes = [(time, batch, features), (features, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
     shapes += [(batch, hidden)] * 2
     scales = [1, 0.5, 1 / math.sqrt(hidden), 1, 1, 1]
-    arrays = [np.float32(scale * rng.normal(size=shape)) for shape, scale in zip(shapes, scales, strict=True)]
+    arrays = [
+        np.float32(scale * rng.normal(size=(*networks, *shape))) for shape, scale in zip(shapes, scales, strict=True)
+    ]
     return *arrays[:4], (arrays[4], arrays[5])
 
 

@@ -65,36 +65,6 @@ def libraries(cache):
     return list((cache / "lstm_mnist_jax" / "native").glob("*.so"))
 
 
-@pytest.fixture(scope="module")
-def compiler_for(tmp_path_factory):
-    """A function that makes a compiler, whose libraries are for the version (major, minor) of XLA's interface.
-
-    What it does is not the point here: nothing is optimized. And ffi.cc, which takes seconds, is compiled once, with
-    the version as a variable.
-    """
-    folder, compiler = tmp_path_factory.mktemp("compiler"), os.environ.get("CXX", "c++")
-    headers, variable = folder / "headers", folder / "version.h"
-    shutil.copytree(build.INCLUDE, headers)
-    (header,) = headers.rglob("ffi/api/c_api.h")
-    text, count = re.subn(r"(#define XLA_FFI_API_M(AJ|IN)OR) \d+", r"\1 m\2or_version", header.read_text())
-    assert count == 2
-    header.write_text(text)
-    variable.write_text("extern int mAJor_version, mINor_version;\n")
-    words = ["-O0", "-isystem", headers, "-include", variable, "-c", NATIVE / "ffi.cc", "-o", folder / "ffi.o"]
-    subprocess.run([*shlex.split(compiler), *build.FLAGS, *words], check=True)
-
-    def make(major, minor):
-        script = folder / f"c++-{major}.{minor}"
-        version = script.with_suffix(".cc")
-        version.write_text(f"int mAJor_version = {major}, mINor_version = {minor};\n")
-        objects = f'"{folder}/ffi.o" "{version}"'
-        script.write_text(LINKS.replace("OBJECTS", objects).replace("COMPILER", compiler))
-        script.chmod(0o755)
-        return script
-
-    return make
-
-
 LINKS = """#!/bin/sh
 for word; do
     shift
@@ -102,13 +72,6 @@ for word; do
 done
 exec COMPILER "$@" -O0
 """
-
-
-@pytest.fixture(scope="module")
-def plain_compiler(compiler_for):
-    (header,) = Path(build.INCLUDE).rglob("ffi/api/c_api.h")
-    return compiler_for(*re.findall(r"#define XLA_FFI_API_M(?:AJ|IN)OR (\d+)", header.read_text()))
-
 
 REMEMBERS = """#!/bin/sh
 for output; do :; done
@@ -121,13 +84,41 @@ fi
 """
 
 
+def write_script(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
 @pytest.fixture(scope="module")
-def compiler(plain_compiler):
+def compiler_for(tmp_path_factory):
+    """A function that makes a compiler, whose libraries are for a version of XLA's interface; by default, jaxlib's.
+
+    What it does is not the point here: nothing is optimized. And ffi.cc, which takes seconds, is compiled once, with
+    the version as a variable.
+    """
+    folder, compiler = tmp_path_factory.mktemp("compiler"), os.environ.get("CXX", "c++")
+    shutil.copytree(build.INCLUDE, folder / "headers")
+    (header,) = folder.rglob("ffi/api/c_api.h")
+    text, define = header.read_text(), r"(#define XLA_FFI_API_M(AJ|IN)OR) (\d+)"
+    (_, _, usual_major), (_, _, usual_minor) = re.findall(define, text)
+    header.write_text("extern int mAJor, mINor;\n" + re.sub(define, r"\1 m\2or", text))
+    words = ["-O0", "-isystem", folder / "headers", "-c", NATIVE / "ffi.cc", "-o", folder / "ffi.o"]
+    subprocess.run([*shlex.split(compiler), *build.FLAGS, *words], check=True)
+
+    def make(major=usual_major, minor=usual_minor):
+        version = folder / f"version-{major}.{minor}.cc"
+        version.write_text(f"int mAJor = {major}, mINor = {minor};\n")
+        links = LINKS.replace("OBJECTS", f'"{folder}/ffi.o" "{version}"').replace("COMPILER", compiler)
+        return write_script(folder / f"c++-{major}.{minor}", links)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def compiler(compiler_for, tmp_path_factory):
     """The compiler behind a cache, as people have them."""
-    script = plain_compiler.with_name("c++")
-    script.write_text(REMEMBERS.replace("COMPILER", str(plain_compiler)))
-    script.chmod(0o755)
-    return str(script)
+    return write_script(tmp_path_factory.mktemp("compiler") / "c++", REMEMBERS.replace("COMPILER", compiler_for()))
 
 
 @pytest.mark.parametrize(
@@ -186,14 +177,14 @@ def test_a_library_that_ends_too_early_is_made_anew(tmp_path, compiler, share):
     ],
     ids=["a wrong derivative", "an instruction that the processor does not have"],
 )
-def test_a_library_that_fails_its_self_test_is_not_used(tmp_path, plain_compiler, line, reason):
+def test_a_library_that_fails_its_self_test_is_not_used(tmp_path, compiler_for, line, reason):
     sources, right = tmp_path / "sources", "return 0.5f * TanhSlope(tanh);"
     shutil.copytree(NATIVE, sources)
     text = (sources / "vectors.h").read_text()
     assert right in text
     (sources / "vectors.h").write_text(text.replace(right, line))
     moved = f"build.FOLDER = build.Path({str(sources)!r})"
-    first, second = finish(start(tmp_path, moved, CXX=str(plain_compiler)))
+    first, second = finish(start(tmp_path, moved, CXX=compiler_for()))
     assert first == f"{libraries(tmp_path)[0]} is not for this processor: {reason}"
     assert second.startswith("refused: ")
     # The same library in a wheel: none is compiled instead, as it would be the same.
@@ -284,7 +275,7 @@ def test_a_wheel_for_another_system_is_compiled(tmp_path, compiler, wheel):
 @pytest.mark.parametrize("version", [(0, 0), (1000, 3)])
 def test_a_wheel_for_another_jaxlib_is_compiled(tmp_path, compiler, compiler_for, wheel, version):
     prebuilt, moved = wheel
-    build._compile([str(compiler_for(*version))], tmp_path / "other.so")
+    build._compile([compiler_for(*version)], tmp_path / "other.so")
     prebuilt.unlink()
     put_prebuilt(prebuilt.parent, (tmp_path / "other.so").read_bytes())
     output, errors = start(

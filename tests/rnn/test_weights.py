@@ -24,6 +24,7 @@ from drawn_weights import (
     torch_state,
 )
 from flax import nnx
+from numpy_lstm import sigmoid
 
 from lstm_mnist_jax.rnn import (
     LSTM,
@@ -37,10 +38,6 @@ from lstm_mnist_jax.rnn import (
 )
 
 keras_is_noisy = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-
-
-def sigmoid(z):
-    return 1 / (1 + np.exp(-z))
 
 
 def outputs_over_time(step, inputs, width, output, backward):
