@@ -43,6 +43,14 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
 
 
+def start_server() -> None:
+    """Starts the server, unless it runs."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # For the server alone: it imports `preloaded`, and compiles without most of XLA's optimizations, as this process.
+    with mock.patch.dict(os.environ, PYTHONPATH=path, JAX_DISABLE_MOST_OPTIMIZATIONS="1"):
+        forkserver.ensure_running()
+
+
 class Program:
     """A running program; used like a `subprocess.Popen` with text streams."""
 
@@ -71,9 +79,7 @@ class Program:
         # Compiled as in this process (see conftest.py), also what it starts itself.
         env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(jax.config.values["jax_disable_most_optimizations"]))
         arguments = (list(map(str, words)), code, env, str(cwd or Path.cwd()))
-        path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        with mock.patch.dict(os.environ, PYTHONPATH=path):  # for the server alone, which imports `preloaded`
-            forkserver.ensure_running()
+        start_server()
         self._process: BaseProcess = _context.Process(target=_run, args=(arguments, _Streams(out, err)))
         self._process.start()
         os.close(out)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +69,7 @@ def test_the_initial_weights_of_a_seed_stay_as_they_are():
 
 
 def test_integers_are_scaled_and_floats_are_not(rng):
-    params = model.init(CONFIG, jax.random.key(0), (6, 5), 3)
+    params = drawn(CONFIG)
     images = rng.integers(0, 256, (4, 6, 5), np.uint8)
     scaled = images.astype(np.float32) / 255
     np.testing.assert_allclose(model.apply(params, images, CONFIG), model.apply(params, scaled, CONFIG), atol=1e-6)
@@ -81,7 +80,7 @@ def test_channels_are_features_of_a_row(rng):
     sequences = np.asarray(Task().read(images))
     assert sequences.shape == (6, 4, 15)
     np.testing.assert_array_equal(sequences[2, 1], images[1, 2].reshape(-1))
-    params = model.init(CONFIG, jax.random.key(0), (6, 5, 3), 3)
+    params = drawn(CONFIG, (6, 5, 3))
     assert model.apply(params, images, CONFIG).shape == (4, 3)
 
 
@@ -131,7 +130,7 @@ def test_loss_of_large_logits_is_finite():
 
 
 def test_parameters_of_another_config_are_refused():
-    params = model.init(CONFIG, jax.random.key(0))
+    params = drawn(CONFIG, (28, 28), 10)
     with pytest.raises(ValueError, match=r"lstm layers \(32, 64\): dense.kernel is \(9, 10\), expected \(64, 10\)"):
         model.apply(params, np.zeros((1, 28, 28), np.uint8), model.ModelConfig())
     with pytest.raises(ValueError, match=r"images of 28 x 27 .*dense_i.kernel is \(28, 28\), expected \(27, 28\)"):
@@ -140,12 +139,12 @@ def test_parameters_of_another_config_are_refused():
     with pytest.raises(ValueError, match=r"attention.kernel is missing, expected \(9, 1\)"):
         model.apply(params, np.zeros((1, 28, 28), np.uint8), attention)
     with pytest.raises(ValueError, match=r"attention.kernel is \(9, 1\), expected none"):
-        model.apply(model.init(attention, jax.random.key(0)), np.zeros((1, 28, 28), np.uint8), CONFIG)
+        model.apply(drawn(attention, (28, 28), 10), np.zeros((1, 28, 28), np.uint8), CONFIG)
 
 
 def test_logits_without_the_config_are_refused():
     apply, bind = inspect.unwrap(model.apply), inspect.unwrap(model.bind)  # without the tests' type checks
-    params = model.init(CONFIG, jax.random.key(0))
+    params = drawn(CONFIG, (28, 28), 10)
     with pytest.raises(TypeError, match=r"apply\(\) missing 1 required positional argument: 'config'"):
         apply(params, np.zeros((1, 28, 28), np.uint8))
     for config, name in ((None, "NoneType"), (Config(), "Config")):
@@ -168,17 +167,8 @@ FLAX_CELLS = {
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 6, 5), np.uint8)
 
 
-def drawn_classifier(cell, bidirectional, pooling):
-    config = ModelConfig(
-        cell=cell, hidden_features=(4, 3), bidirectional=bidirectional, pooling=pooling, task="columns"
-    )
-    return config, drawn_module(lambda: model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0)))
-
-
-@cache
-def outputs_of_flax_layers(cell, bidirectional):
+def outputs_of_flax_layers(classifier, cell, bidirectional):
     """The outputs of the last layer in each direction, [batch, time, features]."""
-    _, classifier = drawn_classifier(cell, bidirectional, "last")
     graph, params = nnx.split(classifier.rnn.layers)
 
     @jax.jit
@@ -193,40 +183,52 @@ def outputs_of_flax_layers(cell, bidirectional):
     return [*map(np.asarray, run(params, np.swapaxes(IMAGES, 1, 2).astype(np.float32) / 255))]
 
 
-@pytest.mark.parametrize(
-    "pooling", ["last", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mean", "max")), "attention"]
-)
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(
     "cell", ["lstm", *(pytest.param(name, marks=pytest.mark.slow) for name in FLAX_CELLS if name != "lstm")]
 )
-def test_logits_match_flax_layers(cell, bidirectional, pooling):
-    config, classifier = drawn_classifier(cell, bidirectional, pooling)
+def test_logits_match_flax_layers(cell, bidirectional):
+    """Of every pooling; all in one program."""
+    config = ModelConfig(
+        cell=cell, hidden_features=(4, 3), bidirectional=bidirectional, pooling="attention", task="columns"
+    )
+    classifier = drawn_module(lambda: model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0)))
+    parts = outputs_of_flax_layers(classifier, cell, bidirectional)
     params = nnx.to_pure_dict(nnx.state(classifier, nnx.Param))
-    parts = outputs_of_flax_layers(cell, bidirectional)
     outputs = np.concatenate(parts, axis=-1)
+    weights = np.exp(outputs @ np.asarray(params["attention"]["kernel"]))
     pooled = {
         "last": np.concatenate([parts[0][:, -1], *(part[:, 0] for part in parts[1:])], axis=-1),
         "mean": outputs.mean(axis=1),
         "max": outputs.max(axis=1),
+        "attention": (outputs * weights).sum(axis=1) / weights.sum(axis=1),
     }
-    if pooling == "attention":
-        weights = np.exp(outputs @ np.asarray(params["attention"]["kernel"]))
-        pooled["attention"] = (outputs * weights).sum(axis=1) / weights.sum(axis=1)
-    logits = pooled[pooling] @ np.asarray(params["dense"]["kernel"]) + np.asarray(params["dense"]["bias"])
-    np.testing.assert_allclose(model.apply(params, IMAGES, config), logits, atol=2e-5)
+
+    @jax.jit
+    def apply(params):
+        without = {name: part for name, part in params.items() if name != "attention"}
+        return {
+            pooling: model.apply(
+                params if pooling == "attention" else without, IMAGES, dataclasses.replace(config, pooling=pooling)
+            )
+            for pooling in pooled
+        }
+
+    for pooling, logits in apply(params).items():
+        expected = pooled[pooling] @ np.asarray(params["dense"]["kernel"]) + np.asarray(params["dense"]["bias"])
+        np.testing.assert_allclose(logits, expected, atol=2e-5, err_msg=pooling)
 
 
 @pytest.mark.slow
 def test_dropout_mask_of_an_image_depends_on_its_key(rng):
     config = ModelConfig(hidden_features=(50, 60), dropout_rate=0.4)
-    params = model.init(config, jax.random.key(0))
-    images, keys = rng.integers(0, 256, (20, 28, 28), np.uint8), jax.random.split(jax.random.key(1), 20)
+    params = drawn(config)
+    images, keys = rng.integers(0, 256, (20, 6, 5), np.uint8), jax.random.split(jax.random.key(1), 20)
     dropped = model.apply(params, images, config, dropout_keys=keys)
     assert np.abs(dropped - model.apply(params, images, config)).min(axis=1).max() > 0
     again = model.apply(params, images[7:9], config, dropout_keys=keys[7:9])
     np.testing.assert_allclose(again, dropped[7:9], atol=1e-5)
-    masks = model.Classifier(config, (28, 28), 10, rngs=nnx.Rngs(0))._masks(keys)
+    masks = drawn_module(lambda: model.Classifier(config, (6, 5), 3, rngs=nnx.Rngs(0)))._masks(keys)
     for mask, width in zip(masks, (50, 60), strict=True):
         assert mask.shape == (20, width)
         assert set(np.unique(mask)) == {0, np.float32(1 / 0.6)}

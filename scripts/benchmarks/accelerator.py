@@ -91,7 +91,7 @@ def device(_: Setting) -> Iterator[Row]:
 
 
 def tests(setting: Setting) -> Iterator[Row]:
-    chosen = ["-n0", "tests/data/test_tasks.py"] if setting.tiny else ["-m", "not slow"]
+    chosen = ["-n0", "--noconftest", "tests/scripts/test_launch_files.py"] if setting.tiny else ["-m", "not slow"]
     chosen += ["-n0"] if setting.platform == "tpu" else []  # which belongs to one process
     limit = max(1.0, setting.seconds - 10)
     with tempfile.TemporaryFile("w+") as output:
@@ -241,11 +241,17 @@ def _ms(run: Callable[[], Any]) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _compared(setting: Setting, works: list[Any], repeats: int | None = None) -> Iterator[tuple[Any, Row]]:
-    """The milliseconds of each library for each work. A TPU belongs to one process: there, one library at a time."""
+def _compared(
+    setting: Setting, works: list[Any] | Callable[[Worker], list[Any]], repeats: int | None = None
+) -> Iterator[tuple[Any, Row]]:
+    """The milliseconds of each library for each work. A TPU belongs to one process: there, one library at a time.
+
+    `works` may be a function that asks this package's process for them.
+    """
     names = ("ours",) if setting.tiny else ("ours", "flax", "torch", *(("cudnn",) if repeats is None else ()))
     for group in [(name,) for name in names] if setting.platform == "tpu" else [names]:
         with Workers(setting.platform) as workers:
+            works = works(workers["ours", 0]) if callable(works) else works
             for work in works:
                 problems: Row = {}
 
@@ -258,9 +264,7 @@ def _compared(setting: Setting, works: list[Any], repeats: int | None = None) ->
 
 def epoch(setting: Setting) -> Iterator[Row]:
     size = SIZES["tiny" if setting.tiny else "quick"].epoch
-    with Worker("ours", setting.platform) as worker:
-        start = worker.call("start_of", size)
-    for work, row in _compared(setting, [replace(size, start=start)], 1):
+    for work, row in _compared(setting, lambda ours: [replace(size, start=ours.call("start_of", size))], 1):
         yield {"steps": work.steps, "batch": work.batch_size} | row
 
 

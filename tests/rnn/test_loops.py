@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def wanted_of(case, arrays, resets):
 
 def build(folder, compiler, *flags, loops):
     """The program with these loops."""
-    compile_ = [compiler, "-std=c++17", "-O1", "-fno-math-errno", "-ffp-contract=off", "-w", *flags]
+    compile_ = [compiler, "-std=c++17", "-O0", "-fno-math-errno", "-ffp-contract=off", "-w", *flags]
     objects = []
     for name, some in loops.items():
         objects.append(folder / f"{name}.o")
@@ -148,12 +149,19 @@ def run(command, every):
     return found
 
 
-def check(command):
-    """The recurrences of `cases` are NumPy's."""
+@cache
+def every_case():
+    """What a program is given, and what NumPy makes of it."""
     rng = np.random.default_rng(0)
     every = [(case, *arrays_of(case, rng)) for case in cases()]
-    for (case, arrays, resets), found in zip(every, run(command, every), strict=True):
-        for got, wanted in zip(found, wanted_of(case, arrays, resets), strict=True):
+    return every, [wanted_of(*given) for given in every]
+
+
+def check(command):
+    """The recurrences of `cases` are NumPy's."""
+    every, results = every_case()
+    for (case, *_), found, wanted_results in zip(every, run(command, every), results, strict=True):
+        for got, wanted in zip(found, wanted_results, strict=True):
             scale = max(1.0, np.max(np.abs(wanted), initial=0))
             np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-5 * scale, err_msg=str(case))
 

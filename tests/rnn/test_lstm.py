@@ -1,4 +1,4 @@
-"""The stack of layers: against Flax's layers one by one, its initialisation, and what it refuses."""
+"""`LSTM`: how it is called, its initialisation, and what it refuses. Its numbers: test_stack.py."""
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,6 @@ from jax.nn.initializers import glorot_uniform
 from lstm_mnist_jax.rnn import LSTM, LSTMCarry
 
 INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
-
-
-def test_outputs_and_carries_are_those_of_flax_layer_by_layer():
-    stack = LSTM(5, (4, 6, 3), rngs=nnx.Rngs(0))
-    outputs, carries = stack(INPUTS)
-    expected = INPUTS
-    for layer, carry in zip(stack.layers, carries, strict=True):
-        (c, h), expected = nnx.RNN(layer.cell, return_carry=True)(expected)
-        np.testing.assert_allclose(carry.c, c, atol=1e-6)
-        np.testing.assert_allclose(carry.h, h, atol=1e-6)
-    np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
 
 def test_the_last_output_is_the_last_hidden_state():

@@ -8,16 +8,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_lstm
 import programs
 import pytest
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
+from lstm_cases import arguments, assert_close, assert_equal, numpy_gradients, numpy_states
 
-from lstm_mnist_jax.rnn import LSTMCarry, LSTMStates, lstm, native, products, recurrence
+from lstm_mnist_jax.rnn import lstm, native, products, recurrence
 
 REASON = native.unavailable()
 needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
+
+
+def test_the_kernel_passes_its_self_test():
+    """A wrong one is not used: all tests that need it would be skipped."""
+    assert "is not for this processor" not in (REASON or "")
+
 
 # time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6), of which a
 # machine has one each: test_loops.py has the others.
@@ -25,39 +29,6 @@ SIZES = [
     (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 3, 70),
     (3, 25, 2, 48), (2, 6, 2, 130), (0, 2, 2, 5), (28, 32, 28, 32),
 ]  # fmt: skip
-
-
-def arguments(rng, time, batch, features, hidden):
-    shapes = [(time, batch, features), (features, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
-    shapes += [(batch, hidden)] * 2
-    scales = [1, 0.5, 1 / math.sqrt(hidden), 1, 1, 1]
-    arrays = [np.float32(scale * rng.normal(size=shape)) for shape, scale in zip(shapes, scales, strict=True)]
-    return *arrays[:4], (arrays[4], arrays[5])
-
-
-def assert_close(got, wanted, tolerance=1e-5):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        scale = max(1.0, float(np.max(np.abs(b), initial=0)))
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
-
-
-def assert_equal(got, wanted):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def numpy_states(args, reverse=False):
-    """`lstm` in NumPy, in float64."""
-    *weights, (c, h) = args
-    hs, cs = numpy_lstm.lstm(*weights, c, h, reverse=reverse)
-    return LSTMStates(hs, cs, LSTMCarry(*numpy_lstm.last(hs, cs, c, h, reverse=reverse)))
-
-
-def numpy_gradients(args, reverse=False, **cotangents):
-    """The gradients of the arguments of `lstm` in NumPy, from those of its results."""
-    *weights, (c, h) = args
-    *gradients, d_c, d_h = numpy_lstm.gradients(*weights, c, h, **cotangents, reverse=reverse)
-    return *gradients, (d_c, d_h)
 
 
 USED = ("h", "c", "last", "all")
@@ -116,37 +87,6 @@ def test_states_and_gradients_of_the_loops_of_xla_are_those_of_numpy(rng, sizes)
     check_states_and_gradients(rng, sizes, backend="xla")
 
 
-@needs_kernel
-def test_second_derivatives(rng):
-    inputs, *weights = arguments(rng, 3, 2, 2, 5)
-
-    @jax.jit
-    def penalties(inputs):
-        def penalty(backend):
-            def squared(x):
-                return jnp.sum(jax.grad(lambda x: jnp.sum(lstm(x, *weights, backend=backend).h ** 2))(x) ** 2)
-
-            return jax.grad(squared)(inputs), jax.jvp(squared, (inputs,), (inputs,))
-
-        return penalty("native"), penalty("xla")
-
-    assert_close(*penalties(inputs), 1e-4)
-
-
-@needs_kernel
-def test_jacobians_of_gradients_of_several_results(rng):
-    """vmap of derivatives of the loop itself: their axes of results must not be taken for those of time."""
-    inputs, *weights = arguments(rng, 3, 2, 2, 5)
-
-    def jacobian(backend):
-        def few(x):
-            return jnp.sin(lstm(x, *weights, backend=backend).h.reshape(-1))[:3]
-
-        return jax.jacfwd(jax.jacrev(few))(inputs)
-
-    assert_close(jacobian("native"), jacobian("xla"), 1e-5)
-
-
 def loops(rng, time, batch, hidden):
     """What the forward and the backward loop take."""
     states = [np.float32(rng.normal(size=(batch, hidden))) for _ in range(4)]
@@ -198,7 +138,7 @@ def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, tim
 
 @pytest.mark.slow
 @needs_kernel
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 11, 20])
+@pytest.mark.parametrize("steps", [1, 4, 8, 11, 20])
 def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps):
     args = arguments(rng, 11, 3, 4, 5)
     blocks = []
@@ -234,9 +174,10 @@ def run_networks(projected, kernel, states, threads):
 
 
 @needs_kernel
-@pytest.mark.parametrize(("time", "batch", "hidden"), [(9, 64, 64), (4, 40, 130), (2, 1, 20)])
-@pytest.mark.parametrize("networks", [2, 3])
-def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, time, batch, hidden, networks):
+@pytest.mark.parametrize(
+    ("networks", "time", "batch", "hidden"), [(2, 9, 64, 64), (3, 9, 64, 64), (3, 4, 40, 130), (2, 2, 1, 20)]
+)
+def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, networks, time, batch, hidden):
     one = loops(rng, time, batch, hidden)
     every = jax.tree.map(lambda array: np.stack([array / np.float32(n + 1) for n in range(networks)]), one)
     each = [run_alone(*jax.tree.map(lambda array, n=n: array[n], every)) for n in range(networks)]
@@ -268,21 +209,6 @@ def test_what_gives_its_memory_away_may_still_be_wanted(rng):
 
     hs = numpy_states(args).h
     assert_close(twice(*args), [numpy_gradients(args, d_hs=part(hs)) for part in (np.sin, np.cos)], 3e-5)
-
-
-@needs_kernel
-@pytest.mark.parametrize("weights", ["shared", "own"])
-def test_no_instances_at_all(rng, weights):
-    inputs, kernel, recurrent_kernel, *rest = arguments(rng, 4, 3, 2, 6)
-    axes = (0, None) if weights == "shared" else (0, 0)
-    none = np.zeros((0, *inputs.shape)), recurrent_kernel if weights == "shared" else np.zeros((0, 6, 24))
-
-    def loss(x, u):
-        return jnp.sum(lstm(x, kernel, u, *rest, backend="native").h)
-
-    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)), in_axes=axes))(*none)
-    assert values.shape == (0,)
-    assert [gradient.shape for gradient in gradients] == [(0, 4, 3, 2), (0, 6, 24)]
 
 
 def test_blocks_of_time_fill_the_cache_and_leave_no_remainder():
@@ -335,115 +261,6 @@ def test_tanh_is_accurate():
     assert np.max(np.abs(tanh)) == 1
 
 
-@needs_kernel
-def test_vmap_over_inputs_and_weights(rng):
-    """Of either or both, at any axis, one within another, and of the bias alone."""
-    inputs, kernel, recurrent_kernel, bias, carry = arguments(rng, 4, 3, 2, 6)
-    others = arguments(np.random.default_rng(1), 4, 3, 2, 6)[0]
-    factors = np.float32([1, -1, 2])
-
-    def value_and_grad(x, u):
-        def loss(x, u):
-            return jnp.sum(lstm(x, kernel, u, bias, carry, backend="native").h ** 2)
-
-        return jax.value_and_grad(loss, argnums=(0, 1))(x, u)
-
-    def stacked(array, axis):
-        return array if axis is None else np.stack([factor * array for factor in factors], axis)
-
-    every_axes = [(0, None), (None, 0), (0, 0), (1, 2)]
-
-    @jax.jit
-    def run():
-        single = [
-            jax.vmap(value_and_grad, in_axes=axes)(stacked(inputs, axes[0]), stacked(recurrent_kernel, axes[1]))
-            for axes in every_axes
-        ]
-        nested = jax.vmap(jax.vmap(value_and_grad, in_axes=(None, 0)), in_axes=(0, None))
-        nested = nested(np.stack([others, inputs]), stacked(recurrent_kernel, 0))
-        biased = jax.vmap(lambda b: lstm(inputs, kernel, recurrent_kernel, b, carry, backend="native"))
-        return single, nested, biased(np.stack([bias, 2 * bias]))
-
-    def expected(x, u):
-        args = x, kernel, u, bias, carry
-        hs = numpy_states(args).h
-        gradients = numpy_gradients(args, d_hs=2 * hs)
-        return np.sum(hs**2), (gradients[0], gradients[2])
-
-    single, nested, biased = jax.tree.map(np.asarray, run())
-    for axes, found in zip(every_axes, single, strict=True):
-        for n, factor in enumerate(factors):
-            of_x, of_u = (1 if axis is None else factor for axis in axes)
-            got = jax.tree.map(lambda array, n=n: array[n], found)
-            assert_close(got, expected(of_x * inputs, of_u * recurrent_kernel), 3e-5)
-    for n, x in enumerate((others, inputs)):
-        for k, factor in enumerate(factors):
-            got = jax.tree.map(lambda array, n=n, k=k: array[n, k], nested)
-            assert_close(got, expected(x, factor * recurrent_kernel), 3e-5)
-    for n, b in enumerate((bias, 2 * bias)):
-        got = jax.tree.map(lambda array, n=n: array[n], biased)
-        assert_close(got, numpy_states((inputs, kernel, recurrent_kernel, b, carry)), 3e-5)
-
-
-@pytest.mark.parametrize(
-    ("backend", "check_vma"),
-    [
-        *(pytest.param("native", check, marks=needs_kernel) for check in (False, True)),
-        *(("xla", check) for check in (False, True)),
-        # (With check_vma, JAX's interpret mode fails.)
-        *(pytest.param(f"pallas_interpret_{kind}", False, marks=pytest.mark.slow) for kind in ("tpu", "gpu")),
-    ],
-)
-def test_shard_map(rng, backend, check_vma):
-    if jax.device_count() < 2 or jax.default_backend() != "cpu":
-        pytest.skip("needs two CPU devices")
-    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
-    args = arguments(rng, 5, 4, 4, 6)
-    *arrays, (c, h) = args
-
-    def local(inputs, kernel, recurrent_kernel, bias, c, h):
-        def loss(*weights):
-            return lstm(inputs, *weights, (c, h), backend=backend).last.h.sum()
-
-        value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(kernel, recurrent_kernel, bias)
-        return jax.lax.psum((value, grads), "data") if not check_vma else (jax.lax.psum(value, "data"), grads)
-
-    specs = P(None, "data"), P(), P(), P(), P("data"), P("data")
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
-    last = numpy_states(args).last
-    wanted = last.h.sum(), numpy_gradients(args, d_last=(0, 1))[1:4]
-    assert_close(jax.jit(mapped)(*arrays, c, h), wanted)
-
-
-@needs_kernel
-def test_loops_and_checkpoint(rng):
-    inputs, *weights = arguments(rng, 4, 3, 6, 6)
-
-    @partial(jax.jit, static_argnums=0)
-    def run(backend, inputs):
-        def layer(x):
-            return lstm(x, *weights, backend=backend).h
-
-        def loss(x):
-            x, _ = jax.lax.scan(lambda x, _: (jax.checkpoint(layer)(x), None), x, None, length=3)
-            return x.sum()
-
-        return jax.grad(loss)(inputs), jax.lax.fori_loop(0, 3, lambda _, x: layer(x), inputs)
-
-    assert_close(run("native", inputs), run("xla", inputs))
-
-
-@needs_kernel
-def test_another_platform_takes_xla_and_an_export_must_ask_for_it(rng):
-    args = arguments(rng, 4, 3, 6, 6)
-    with pytest.raises(ValueError, match="custom calls"):
-        jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")))(*args)
-    exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="native")), platforms=["cuda"])(*args)
-    assert "lstm_mnist_jax_lstm_forward" not in exported.mlir_module()
-    exported = jax.export.export(jax.jit(lambda *args: lstm(*args, backend="xla")))(*args)
-    assert_close(exported.call(*args), lstm(*args))
-
-
 def test_an_unknown_backend_is_refused(rng):
     with pytest.raises(ValueError, match="expected"):
         lstm(*arguments(rng, 2, 2, 2, 2), backend="fast")
@@ -472,14 +289,14 @@ import jax, jax.numpy as jnp
 from functools import partial
 from lstm_mnist_jax.rnn import lstm
 keys = jax.random.split(jax.random.key(0), 3)
-inputs, weights, recurrent = [jax.random.normal(k, s) / 16 for k, s in zip(keys, [(784, 1, 4), (4, 1024), (256, 1024)])]
+inputs, weights, recurrent = [jax.random.normal(k, s) / 16 for k, s in zip(keys, [(256, 1, 4), (4, 1024), (256, 1024)])]
 carry = (jnp.zeros((1, 256)),) * 2
 runs = {b: jax.jit(partial(lstm, backend=b)) for b in ("native", "xla")}
 seconds = {b: [] for b in runs}
-busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(10)]
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
 try:
-    time.sleep(0.5)
-    for _ in range(8):
+    time.sleep(0.3)
+    for _ in range(6):
         for b, run in runs.items():
             began = time.perf_counter()
             jax.block_until_ready(run(inputs, weights, recurrent, jnp.zeros(1024), carry))

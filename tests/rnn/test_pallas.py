@@ -1,10 +1,9 @@
 """The kernels in Pallas, in interpret mode, against NumPy and the loops of XLA; and what is compiled of them.
 
-test_every_option.py, test_native.py and test_sharding.py have cases of these backends, too.
+test_every_option.py, test_native_transformations.py and test_sharding.py have cases of these backends, too.
 """
 
 import json
-import math
 import subprocess
 import sys
 import warnings
@@ -17,21 +16,12 @@ import numpy as np
 import numpy_lstm
 import pytest
 from flax import nnx
+from lstm_cases import arguments
 
 from compile_for import COMPILERS, is_installed
 from lstm_mnist_jax.rnn import GRU, LSTM, lstm
 
 INTERPRETED = ["pallas_interpret_tpu", "pallas_interpret_gpu"]
-
-
-def arguments(rng, time, batch, features, hidden, networks=()):
-    shapes = [(time, batch, features), (features, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
-    shapes += [(batch, hidden)] * 2
-    scales = [1, 0.5, 1 / math.sqrt(hidden), 1, 1, 1]
-    arrays = [
-        np.float32(scale * rng.normal(size=(*networks, *shape))) for shape, scale in zip(shapes, scales, strict=True)
-    ]
-    return *arrays[:4], (arrays[4], arrays[5])
 
 
 @pytest.mark.parametrize("backend", INTERPRETED)

@@ -1,4 +1,7 @@
-"""The recurrence against the equations in NumPy, forward and backward, in float64 too; and its second derivatives."""
+"""The gradients of the recurrence in float64 against NumPy, its second derivatives, and what it refuses.
+
+Its states, in float32: test_native.py.
+"""
 
 from functools import partial
 
@@ -19,25 +22,6 @@ def arguments(rng, dtype=np.float32, time=TIME, batch=BATCH, features=FEATURES, 
     shapes = [(time, batch, features), (features, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
     arrays = [rng.normal(size=shape).astype(dtype) for shape in (*shapes, (batch, hidden), (batch, hidden))]
     return *arrays[:4], (arrays[4], arrays[5])
-
-
-@pytest.mark.parametrize(("time", "batch", "features", "hidden"), [(5, 3, 4, 6), (1, 1, 1, 1), (40, 2, 3, 5)])
-def test_forward_is_the_equations(rng, time, batch, features, hidden):
-    *weights, (c, h) = arguments(rng, np.float32, time, batch, features, hidden)
-    states = lstm(*weights, (c, h))
-    hs, cs = numpy_lstm.lstm(*weights, c, h)
-    np.testing.assert_allclose(states.h, hs, atol=2e-6)
-    np.testing.assert_allclose(states.c, cs, atol=5e-6)
-    np.testing.assert_array_equal(states.last.h, states.h[-1])
-    np.testing.assert_array_equal(states.last.c, states.c[-1])
-
-
-def test_reverse_reads_from_the_end(rng):
-    *weights, (c, h) = arguments(rng)
-    states = lstm(*weights, (c, h), reverse=True)
-    hs, cs = numpy_lstm.lstm(*weights, c, h, reverse=True)
-    np.testing.assert_allclose(states.h, hs, atol=2e-6)
-    np.testing.assert_allclose(states.last.c, cs[0], atol=5e-6)
 
 
 def test_gradients_in_numpy_are_those_of_finite_differences(rng):

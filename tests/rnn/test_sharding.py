@@ -1,6 +1,7 @@
 """A batch over several devices: it stays sharded, and nothing is gathered."""
 
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from parameters import drawn_module
 
 from lstm_mnist_jax.rnn import GRU, LSTM, gated, lstm, native
 
@@ -23,37 +25,49 @@ def mesh_of(kind):
 
 
 needs_kernel = pytest.mark.skipif(native.unavailable() is not None, reason="no compiled kernel")
+INPUTS = np.random.default_rng(0).normal(size=(BATCH, TIME, FEATURES)).astype(np.float32)
+BOTH = {"bidirectional": True}
 LAYERS = [
-    pytest.param(LSTM, {"backend": "xla"}, id="LSTM, XLA"),
-    pytest.param(LSTM, {"backend": "native", "remat": 4}, id="LSTM, kernel", marks=needs_kernel),
-    pytest.param(GRU, {"backend": "xla"}, id="GRU, XLA"),
-    pytest.param(GRU, {"backend": "native"}, id="GRU, kernel", marks=needs_kernel),
-    # (Of a TPU, only within a `shard_map`: test_native.py.)
+    pytest.param(LSTM, {"backend": "xla", **BOTH}, id="LSTM, XLA"),
+    pytest.param(LSTM, {"backend": "native", "remat": 4, **BOTH}, id="LSTM, kernel", marks=needs_kernel),
+    pytest.param(GRU, {"backend": "xla", **BOTH}, id="GRU, XLA"),
+    pytest.param(GRU, {"backend": "native", **BOTH}, id="GRU, kernel", marks=needs_kernel),
+    # (Of a TPU, only within a `shard_map`: test_native_transformations.py.)
     pytest.param(LSTM, {"backend": "pallas_interpret_gpu"}, id="LSTM, Pallas, GPU", marks=pytest.mark.slow),
     pytest.param(LSTM, {"backend": "flax"}, id="LSTM, Flax", marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("layer", "options"), LAYERS)
-def test_sharded_inputs(rng, layer, options):
-    inputs = np.float32(rng.normal(size=(BATCH, TIME, FEATURES)))
-    stack = layer(FEATURES, 5, bidirectional=True, **options, rngs=nnx.Rngs(0))
-    graph, params, states = nnx.split(stack, nnx.Param, ...)
+def differentiated(layer, **options):
+    """A jitted function of the layer's parameters and inputs, and these parameters."""
+    graph, params, states = nnx.split(
+        drawn_module(lambda: layer(FEATURES, 5, **options, rngs=nnx.Rngs(0))), nnx.Param, ...
+    )
 
     def loss(params, inputs):
         outputs, carries = nnx.merge(graph, params, states)(inputs, seq_lengths=LENGTHS)
         return jnp.sum(outputs**2) + sum(jnp.sin(part).sum() for part in jax.tree.leaves(carries)), (outputs, carries)
 
-    differentiate = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    wanted = differentiate(params, inputs)
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)), params
+
+
+@cache
+def on_one_device(layer, bidirectional):
+    differentiate, params = differentiated(layer, backend="xla", bidirectional=bidirectional)
+    return jax.tree.leaves(jax.device_get(differentiate(params, INPUTS)))
+
+
+@pytest.mark.parametrize(("layer", "options"), LAYERS)
+def test_sharded_inputs(layer, options):
+    differentiate, params = differentiated(layer, **options)
 
     def assert_wanted(found, case):
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        for a, b in zip(jax.tree.leaves(found), on_one_device(layer, "bidirectional" in options), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=case)
 
     for kind, spec in itertools.product([AxisType.Auto, AxisType.Explicit], [P("data"), P(None, None, "data")]):
         case, mesh = f"{kind}, {spec}", mesh_of(kind)
-        sharded = jax.device_put(inputs, NamedSharding(mesh, spec))
+        sharded = jax.device_put(INPUTS, NamedSharding(mesh, spec))
         compiled = differentiate.lower(params, sharded).compile()
         found = compiled(params, sharded)
         assert_wanted(found, case)
@@ -85,13 +99,16 @@ def test_calls_outside_jit_keep_the_sharding_of_explicit_axes(layer):
         assert jax.typeof(array).sharding.spec[0] == "data"
 
 
-def test_noise_in_a_mesh(rng):
+def test_noise_in_a_mesh():
     mesh = mesh_of(AxisType.Explicit)
-    inputs = jax.device_put(jnp.ones((BATCH, TIME, FEATURES)), NamedSharding(mesh, P("data")))
+    inputs = np.ones((BATCH, TIME, FEATURES), np.float32)
+    sharded = jax.device_put(inputs, NamedSharding(mesh, P("data")))
     options = {"dropout_rate": 0.5, "recurrent_dropout_rate": 0.2, "zoneout_rates": 0.1}
+    run = nnx.jit(lambda stack, inputs: stack(inputs)[0])
+    in_mesh, alone = (LSTM(FEATURES, (5, 5), **options, rngs=nnx.Rngs(0)) for _ in range(2))
     with jax.set_mesh(mesh):
-        outputs, _ = LSTM(FEATURES, (5, 5), **options, rngs=nnx.Rngs(0))(inputs)
-    wanted, _ = LSTM(FEATURES, (5, 5), **options, rngs=nnx.Rngs(0))(np.ones(inputs.shape, np.float32))
+        outputs = run(in_mesh, sharded)
+    wanted = run(alone, inputs)
     np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-6)
 
 

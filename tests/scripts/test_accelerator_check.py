@@ -5,68 +5,70 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import programs
 import pytest
 
 import accelerator_check
-from benchmarks.accelerator import PARTS
+from benchmarks.accelerator import PARTS, Failed, Part, Setting
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
-ENDINGS = """
-import json, os, sys, time
-from pathlib import Path
-from accelerator_check import run
-from benchmarks.accelerator import Failed, Part, Setting
 
-def crash(setting):
+def crash(_):
     yield {"row": 1}
     print("the last words", flush=True)
     os.abort()
 
-def hang(setting):
+
+def hang(_):
     yield {"row": 1}
     time.sleep(60)
 
-def wrong(setting):
+
+def wrong(_):
     yield {"row": os.environ["XLA_FLAGS"]}
     raise Failed("7 is not 8")
 
-def never(setting):
+
+def never(_):
     yield {"row": 2}
 
-if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--before"
-    setting = Setting(True, "cpu", Path(sys.argv[1]), 1.0, {})
-    print(json.dumps([run(Part("", 1, (step, never), False, "--own"), setting) for step in (crash, hang, wrong)]))
-"""
 
+@pytest.fixture
+def check(monkeypatch, capfd):
+    """`accelerator_check.py WORDS` in the test's process, which starts those of the parts. Its exit code and lines."""
+    programs.start_server()
 
-def check(*words, **variables):
-    command = [sys.executable, str(SCRIPTS / "accelerator_check.py"), *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=240, check=False, env=os.environ | variables
-    )  # fmt: skip
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["accelerator_check.py", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            accelerator_check.main()
+        return ended.value.code, *capfd.readouterr()
+
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # as the program sets it
+    return run
 
 
 @pytest.mark.slow
-def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end(tmp_path):
+def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end(check, tmp_path):
     file = tmp_path / "check.json"
     part = {"rows": [], "seconds": 1.0, "peak_bytes": None, "reason": ""}
     other = {"format": 1, "key": {"device": "another"}, "machine": {}, "parts": {"tutorial": part}}
     file.write_text(json.dumps(other))
-    done = check("--tiny", "--output", file, "--minutes", "0.01", "loops-xla")
-    assert done.returncode == 1, done.stderr
-    assert "loops-xla: not run, 0.01 minutes are over; the same command goes on" in done.stdout
-    assert "JAX has no accelerator here: these are a CPU's figures." in done.stdout
-    assert f"{file} is of another platform, device, devices, " in done.stdout
+    code, output, errors = check("--tiny", "--output", file, "--minutes", "0.01", "loops-xla")
+    assert code == 1, errors
+    assert "loops-xla: not run, 0.01 minutes are over; the same command goes on" in output
+    assert "JAX has no accelerator here: these are a CPU's figures." in output
+    assert f"{file} is of another platform, device, devices, " in output
     assert json.loads(file.with_name("check.json.old").read_text()) == other
     not_run = part | {"seconds": 0.0, "reason": "failed: not run yet"}
     assert json.loads(file.read_text())["parts"] == {"loops-xla": not_run}
 
-    done = check("--tiny", "--output", file)
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, output, errors = check("--tiny", "--output", file)
+    assert code == 0, output + errors
     found = json.loads(file.read_text())
     assert (found["key"]["platform"], found["key"]["tiny"]) == ("cpu", True)
     parts = found["parts"]
@@ -93,9 +95,9 @@ def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end
     assert not re.search(r"(src|href)=", page)  # self-contained
     assert page.count("<td>16.") >= 1  # the test accuracy of a network that saw 256 digits
 
-    done = check("--tiny", "--output", file, "tutorial", "loops-xla", "--again", "loops-xla")
-    assert done.returncode == 0, done.stderr
-    assert "tutorial: done before" in done.stdout
+    code, output, errors = check("--tiny", "--output", file, "tutorial", "loops-xla", "--again", "loops-xla")
+    assert code == 0, errors
+    assert "tutorial: done before" in output
     again = json.loads(file.read_text())["parts"]
     assert again["loops-xla"]["seconds"] != parts["loops-xla"]["seconds"]
     assert {name: part for name, part in again.items() if name != "loops-xla"} == {
@@ -105,18 +107,16 @@ def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end
 
 @pytest.mark.slow
 def test_a_part_that_crashes_hangs_or_is_wrong_has_its_rows_and_the_reason(tmp_path):
-    (tmp_path / "endings.py").write_text(ENDINGS)
-    done = subprocess.run(
-        [sys.executable, "endings.py", str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    crashed, hung, wrong = json.loads(done.stdout)
+    programs.start_server()
+    crashed, hung, wronged = (
+        accelerator_check.run(Part("", 1, (step, never), False, "--own"), Setting(True, "cpu", tmp_path, seconds, {}))
+        for step, seconds in ((crash, 60.0), (hang, 2.0), (wrong, 60.0))
+    )
     assert crashed["reason"] == "failed: its process ended with exit code -6: the last words"
-    assert hung["reason"] == "failed: stopped after 1 s"
-    assert wrong["reason"] == "failed: 7 is not 8"
+    assert hung["reason"] == "failed: stopped after 2 s"
+    assert wronged["reason"] == "failed: 7 is not 8"
     assert crashed["rows"] == hung["rows"] == [{"row": 1}]  # and the second step did not run
-    assert wrong["rows"] == [{"row": "--before --own"}]
+    assert wronged["rows"] == [{"row": f"{os.environ['XLA_FLAGS']} --own"}]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,9 @@ def test_wrong_arguments_are_refused_before_anything_runs(words, message, tmp_pa
 
 @pytest.mark.slow
 def test_without_a_device_nothing_is_written(tmp_path):
-    done = check("--tiny", "--output", tmp_path / "check.json", JAX_PLATFORMS="rocm")
+    command = [sys.executable, SCRIPTS / "accelerator_check.py", "--tiny", "--output", tmp_path / "check.json"]
+    environment = os.environ | {"JAX_PLATFORMS": "rocm"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert done.returncode == 2
     assert "accelerator_check.py: JAX does not start here: failed: RuntimeError: " in done.stderr
     assert not (tmp_path / "check.json").exists()

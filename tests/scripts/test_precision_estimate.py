@@ -1,18 +1,14 @@
 """scripts/precision.py: operands are rounded as NumPy rounds them, in every product, and logits are compared."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "precision.py"
 
 ROUNDING = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np
 import precision
 
@@ -38,13 +34,9 @@ assert 1e-6 < error < 2.0**-14, error
 
 @pytest.mark.slow
 def test_operands_are_rounded_as_by_numpy_and_logits_of_a_run_are_compared(tiny_run):
-    done = subprocess.run(
-        [sys.executable, "-c", ROUNDING, str(SCRIPT.parent)], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = programs.run(code=ROUNDING)
     assert done.returncode == 0, done.stderr
-    done = subprocess.run(
-        [sys.executable, SCRIPT, tiny_run], capture_output=True, text=True, timeout=120, check=False, env=os.environ
-    )
+    done = programs.run([tiny_run], code=SCRIPT.read_text("utf-8"))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{tiny_run}: 10,000 test images")
