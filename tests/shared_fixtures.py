@@ -17,6 +17,7 @@ from lstm_mnist_jax import train
 from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.report import style
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
 
 gc.freeze()  # what is imported stays: the collector need not look at it again and again
@@ -96,6 +97,12 @@ def diverging_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that reads nine digits of ten rightly: three epochs of `smoke`. Read only."""
     return _made_once(tmp_path_factory, "digits_run", lambda path: train(replace(PRESETS["smoke"], epochs=3), path))
+
+
+@pytest.fixture
+def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, and their files stay empty: to write all of them takes seconds."""
+    monkeypatch.setattr(style, "file_bytes", lambda figure, kind: b"")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import programs
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from scans import scan
 
 from lstm_mnist_jax import inference, load, load_run
 from lstm_mnist_jax.data.normal_form import normalise
@@ -255,18 +254,6 @@ def test_many_pictures_are_classified_in_order_and_in_small_batches(predict, uns
     assert sum(sizes) - sizes.count(1) == 600  # and alone those that may be turned
     assert 8 < max(sizes) <= 64
     assert answers[:300] == answers[301:]
-
-
-@pytest.mark.slow
-def test_accuracy_on_scanned_digits(run, unseen, rng):
-    images, labels = unseen.images[:400], unseen.labels[:400]
-    scans = [scan(image, int(rng.integers(28, 300)), rng) for image in images]
-    originals = (run.predict(images)[0] == labels).mean()
-    scanned = (run.predict(run.normalise(scans))[0] == labels).mean()
-    assert originals > 0.85
-    assert scanned > originals - 0.015
-    squeezed = np.stack([np.asarray(Image.fromarray(one).resize((28, 28))) for one in scans])
-    assert (run.predict(squeezed)[0] == labels).mean() < 0.6  # without the normal form
 
 
 def test_show_prints_the_input_of_the_network(predict, scans):

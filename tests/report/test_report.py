@@ -22,7 +22,6 @@ from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError, UserError
 from lstm_mnist_jax.inference import TrainedRun, load_data
-from lstm_mnist_jax.report import style
 from lstm_mnist_jax.report.diagnosis import Diagnosis, diagnose, step_accuracy
 from lstm_mnist_jax.report.figures import run_pictures
 from lstm_mnist_jax.report.page.build import themed_svg
@@ -39,12 +38,6 @@ NAMES += ["reading-usual", "reading-unsure", "reading-mistake"]
 @pytest.fixture
 def run_dir(tiny_run, tmp_path):
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
-
-
-@pytest.fixture
-def empty_files(monkeypatch):
-    """Figures are drawn, and their files stay empty: to write all of them takes seconds."""
-    monkeypatch.setattr(style, "file_bytes", lambda figure, kind: b"")
 
 
 def load(run_dir):
@@ -93,7 +86,7 @@ def test_figures_and_text_of_a_run(run_dir, capsys):
 
 
 @pytest.mark.slow
-def test_report_of_a_run_of_a_sweep_which_can_be_resumed_after_it(tiny_sweep, tmp_path, capsys, empty_files):
+def test_report_of_a_run_of_a_sweep_which_can_be_resumed_after_it(tiny_sweep, tmp_path, capsys, empty_figures):
     sweep = Path(shutil.copytree(tiny_sweep, tmp_path / "sweep"))
     before, best = contents(sweep), load_run(sweep / "best").folder.member
     assert report([str(sweep / "best")]) == 0
@@ -113,7 +106,7 @@ def test_report_of_a_run_of_a_sweep_which_can_be_resumed_after_it(tiny_sweep, tm
 
 
 @pytest.mark.slow
-def test_json_has_every_number(run_dir, tmp_path, capsys, empty_files):
+def test_json_has_every_number(run_dir, tmp_path, capsys, empty_figures):
     page, into = tmp_path / "pages" / "page.html", tmp_path / "pictures"
     words = ["--split", "validation", "--checkpoint", "last", "--into", str(into), "--html", str(page), "--json"]
     assert report([str(run_dir), *words]) == 0
@@ -206,7 +199,7 @@ def test_figures_without_an_error(tmp_path, rng):
 
 
 @pytest.mark.slow
-def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, empty_files):
+def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, empty_figures):
     lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run_dir / "metrics.jsonl").write_text(lines[0])
     assert report([str(run_dir), "--checkpoint", "15"]) == 0
@@ -237,7 +230,7 @@ def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, e
         (["RUN", "--html", "RUN/checkpoints"], RunError, "checkpoints is a folder. Name a file, such as"),
     ],
 )
-def test_wrong_arguments(run_dir, words, error, message, empty_files):
+def test_wrong_arguments(run_dir, words, error, message, empty_figures):
     with pytest.raises(error, match=message):
         report([word.replace("RUN", str(run_dir)) for word in words])
 
