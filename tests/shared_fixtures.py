@@ -18,6 +18,7 @@ from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.report import style
+from lstm_mnist_jax.report.page import build
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
 
 gc.freeze()  # what is imported stays: the collector need not look at it again and again
@@ -101,7 +102,8 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn, and their files stay empty: to write all of them takes seconds."""
+    """Figures are drawn, also into pages, and their files stay empty: to write all of them takes seconds."""
+    assert build.file_bytes is style.file_bytes  # that of pages is not replaced
     monkeypatch.setattr(style, "file_bytes", lambda figure, kind: b"")
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from pages import LESS_WORK, blocks, commands, python_programs, read, run, run_program
-from runs import TINY_OPTIONS
+from runs import TINY_DATA, TINY_OPTIONS
 
 from lstm_mnist_jax import load_run
 
@@ -13,9 +13,9 @@ from lstm_mnist_jax import load_run
 def test_commands_of_the_sweeps_page(tmp_path, empty_figures):
     outputs = {}
     for line in commands("sweeps"):
-        options = ["--epochs", "1", *TINY_OPTIONS[2:-3]] if " smoke " in line else []
-        if options and "--hidden-features" not in line:
-            options += TINY_OPTIONS[-3:]
+        options = []
+        if " smoke " in line:
+            options = [*(TINY_DATA if "--hidden-features" in line else TINY_OPTIONS), "--epochs", "1"]
         outputs[line] = run(line, tmp_path, *options)
     _, grid, _, compared, _, reported, resumed = outputs.values()
     best, sweep = re.search(r"on validation: run (\d), epoch", grid), tmp_path / "runs" / "grid"
