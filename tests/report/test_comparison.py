@@ -160,7 +160,7 @@ def test_report_of_a_sweep_compares_its_settings(folders, capsys):
 
 @pytest.mark.slow
 def test_report_of_a_sweep_that_diverged(tmp_path, capsys):
-    diverging = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=DIVERGING))
+    diverging = dataclasses.replace(TINY, epochs=1, optimizer=OptimizerConfig(learning_rate=DIVERGING))
     sweep(diverging, space_of({}, seeds=3), tmp_path / "diverged")
     assert report([str(tmp_path / "diverged")]) == 0
     printed = capsys.readouterr().out
