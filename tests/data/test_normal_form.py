@@ -11,11 +11,6 @@ from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise, resam
 from lstm_mnist_jax.errors import DataError
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return load().test.images[:200]
-
-
 def test_resampling_is_that_of_pillow(rng):
     picture = rng.uniform(size=(50, 37)).astype(np.float32)
     for tall, wide in ((20, 15), (90, 71), (50, 37), (1, 1)):
