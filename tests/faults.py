@@ -285,7 +285,7 @@ FAULTS = [
     fault("a mistake of the user's ends with exit code 1", "cli/main.py", "return _failed(2)", "return _failed(1)",
           "test_user_errors.py"),
     fault("a comma between integers of an option is an error", "cli/parsing.py",
-          'words = " ".join(words).replace(",", " ").split()', "words = list(words)", "test_train_and_sweep.py"),
+          'words = " ".join(words).replace(",", " ").split()', "words = list(words)", "test_user_errors.py"),
     fault("`predict` gives the answer of another picture", "cli/predict.py", "iter(np.split(probabilities,",
           "iter(np.split(probabilities[::-1],", "test_predict.py"),
 ]  # fmt: skip
