@@ -37,7 +37,8 @@ LONGEST = (
     "test_benchmark", "test_accelerator_check", "test_stack", "test_report", "test_docs_sweeps", "test_train_and_sweep",
     "test_docs_runs", "test_native_build", "test_rnn", "test_model", "test_sharding", "test_page", "test_derivatives",
     "test_import_export", "test_program", "test_docs_layers", "test_selection", "test_weights", "test_tf_checkpoint",
-    "test_tutorial", "test_docs_data",
+    "test_tutorial", "test_docs_data", "test_normal_form", "test_page_network", "test_page_normal_form",
+    "test_page_pictures", "test_predict",
 )  # fmt: skip
 
 
