@@ -349,6 +349,27 @@ def bind(params: Params, config: ModelConfig, image_shape: tuple[int, ...]) -> C
     return nnx.merge(graph, params, copy=True)
 
 
+def param_shapes(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> Params:
+    """What `init` returns, with a `jax.ShapeDtypeStruct` for each array. A network is traced once in a process.
+
+    Args:
+      config, image_shape, num_classes: as for `init`.
+
+    Raises:
+      ConfigError: images of this shape cannot be read as the config says.
+
+    Examples:
+      >>> from lstm_mnist_jax import model
+      >>> from lstm_mnist_jax.config import ModelConfig
+      >>> model.param_shapes(ModelConfig(hidden_features=(4,)), (28, 28), 10)["dense"]["kernel"].shape
+      (4, 10)
+    """
+    _, shapes = _skeleton(config, image_shape, num_classes)
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), shapes, is_leaf=lambda node: isinstance(node, tuple)
+    )
+
+
 @cache
 def _skeleton(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> tuple[Any, Any]:
     """The static part of the module, without its parameters; and their shapes."""

@@ -51,7 +51,7 @@ def main(run_dir: Path) -> None:
     for step, given in enumerate(along):
         best = given.argmax()
         row = shades(image[0, step] / 255) if by_rows else ""
-        print(f"{row} {step + 1:3d}  {names[best]} {given[best]:6.1%} {bar(given[best], 16)}")
+        print(f"{row} {step + 1:3d}  {names[best]} {given[best]:6.1%} {bar(float(given[best]), 16)}")
 
     # 6. The hidden and cell states of each layer, [n, time, features] each.
     for number, layer in enumerate(run.states(image), 1):

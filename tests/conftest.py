@@ -35,9 +35,11 @@ gc.set_threshold(100_000, 50, 100)
 LONGEST = (
     "test_processes", "test_train", "test_sweep", "test_resume", "test_step", "test_determinism", "test_feed",
     "test_native", "test_page_drawing", "test_benchmark", "test_accelerator_check", "test_stack", "test_report",
-    "test_docs_sweeps", "test_cli", "test_docs_runs", "test_native_build", "test_rnn", "test_model", "test_sharding",
-    "test_page", "test_derivatives", "test_import_export", "test_program", "test_recipe", "test_sweep_resume",
-    "test_docs_layers", "test_selection", "test_weights", "test_tf_checkpoint", "test_tutorial", "test_docs_data",
+    "test_docs_sweeps", "test_train_and_sweep", "test_docs_runs", "test_native_build", "test_rnn", "test_model",
+    "test_sharding", "test_page", "test_derivatives", "test_import_export", "test_program", "test_recipe",
+    "test_sweep_resume", "test_docs_layers", "test_selection", "test_weights", "test_tf_checkpoint", "test_tutorial",
+    "test_docs_data", "test_normal_form", "test_page_network", "test_page_normal_form", "test_page_pictures",
+    "test_predict",
 )  # fmt: skip
 
 

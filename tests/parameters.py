@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import jax
@@ -32,11 +31,6 @@ def drawn_module(make: Callable[[], Any]) -> Any:
     return module
 
 
-@cache
-def _shapes(config: ModelConfig, image_shape: tuple[int, ...], num_classes: int) -> model.Params:
-    return jax.eval_shape(lambda: model.init(config, jax.random.key(0), image_shape, num_classes))
-
-
 def drawn(config: ModelConfig, image_shape: tuple[int, ...] = (6, 5), num_classes: int = 3) -> model.Params:
     """Parameters of a classifier, as `model.init` gives them. The same at each call."""
-    return jax.tree_util.tree_map_with_path(_draw, _shapes(config, image_shape, num_classes))
+    return jax.tree_util.tree_map_with_path(_draw, model.param_shapes(config, image_shape, num_classes))

@@ -26,9 +26,12 @@ TINY = Config(
 Tests that vary it keep its shapes where they can: programs of the same shapes are compiled once for the whole suite.
 """
 
-TINY_OPTIONS = ["--epochs", "3", "--validation-examples", "200", "--train-examples", "1000"]
-TINY_OPTIONS += ["--hidden-features", "4", "6"]
+TINY_DATA = ["--epochs", "3", "--validation-examples", "200", "--train-examples", "1000"]
+TINY_OPTIONS = [*TINY_DATA, "--hidden-features", "4", "6"]
 """TINY on the command line, after `train smoke` or `train`."""
+
+ONE_LAYER = [*TINY_DATA, "--hidden-features", "3"]
+"""What compiles soonest; for sweeps, the program of other tests."""
 
 DIVERGING = 3e38
 """A learning rate with which no weight stays finite."""

@@ -18,6 +18,8 @@ from lstm_mnist_jax import train
 from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
+from lstm_mnist_jax.report import style
+from lstm_mnist_jax.report.page import build
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
 from lstm_mnist_jax.training import TrainingProgram
 from lstm_mnist_jax.training.step import TrainState
@@ -106,6 +108,13 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
 
     monkeypatch.setattr(TrainingProgram, "run_steps", run_some)
     return choose
+
+
+@pytest.fixture
+def empty_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, also into pages, and their files stay empty: to write all of them takes seconds."""
+    assert build.file_bytes is style.file_bytes  # that of pages is not replaced
+    monkeypatch.setattr(style, "file_bytes", lambda figure, kind: b"")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -196,7 +195,7 @@ def _params(
             "layers are read."
         )
     try:
-        expected = flatten_dict(jax.eval_shape(lambda: model.init(config, jax.random.key(0), shape, classes)))
+        expected = flatten_dict(model.param_shapes(config, shape, classes))
     except (ConfigError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise WeightsError(f"{folder / CONFIG} describes no network: {reason}.") from error

@@ -123,7 +123,7 @@ def new_figure(height: float, width: float = WIDTH) -> Iterator["Figure"]:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # with "none", which is a placeholder, savefig would draw everything twice
 
 
 def _further_fonts() -> list[str]:

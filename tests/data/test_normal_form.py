@@ -5,15 +5,10 @@ import pytest
 from PIL import Image
 from scans import scan
 
-from lstm_mnist_jax import load
+from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.data.digits import reading_order
 from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise, resampling
 from lstm_mnist_jax.errors import DataError
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load().test.images[:200]
 
 
 def test_resampling_is_that_of_pillow(rng):
@@ -30,11 +25,41 @@ def test_mnist_is_in_its_own_form(digits):
     np.testing.assert_allclose(paper_is_white, digits / 255, atol=0.004)
 
 
-@pytest.mark.parametrize(("size", "most"), [(28, 0.015), (57, 0.04), (300, 0.04)])
-def test_a_scanned_digit_is_the_digit(size, most, digits, rng):
-    found = np.stack([digit(scan(image, size, rng) / np.float32(255)) for image in digits])
-    assert np.abs(found - digits / 255).mean() < most  # the mean of the digits themselves is 0.13
-    assert np.abs(found[1:] - digits[:-1] / 255).mean() > 0.15  # of another digit
+@pytest.fixture(scope="module")
+def run(digits_run):
+    return load_run(digits_run)
+
+
+@pytest.fixture(scope="module")
+def scanned(run):
+    """Digits of the test split, their scans of 28 to 160 pixels, and these in normal form."""
+    rng, examples = np.random.default_rng(0), load().test[:400]
+    scans = [scan(image, int(rng.integers(28, 160)), rng) for image in examples.images]
+    return examples, scans, run.normalise(scans)
+
+
+@pytest.mark.slow
+def test_scanned_digits_are_the_digits(scanned, digits, rng):
+    examples, _, found = scanned
+    images = examples.images / np.float32(255)
+    assert np.abs(found - images).mean() < 0.04  # the mean of the digits themselves is 0.13
+    assert np.abs(found[1:] - images[:-1]).mean() > 0.15  # of another digit
+    for size, most in ((28, 0.015), (300, 0.04)):
+        found = np.stack([digit(scan(image, size, rng) / np.float32(255)) for image in digits[:40]])
+        assert np.abs(found - images[:40]).mean() < most
+
+
+@pytest.mark.slow
+def test_accuracy_on_scanned_digits(scanned, run):
+    examples, scans, found = scanned
+
+    def accuracy(images):
+        return (run.predict(images)[0] == examples.labels).mean()
+
+    assert accuracy(examples.images) > 0.85
+    assert accuracy(found) > accuracy(examples.images) - 0.015
+    squeezed = np.stack([np.asarray(Image.fromarray(one).resize((28, 28))) for one in scans])
+    assert accuracy(squeezed) < 0.6  # without the normal form
 
 
 @pytest.mark.parametrize("paper", [0.0, 0.5, 1.0])

@@ -25,6 +25,14 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
+LESS_WORK = """
+from dataclasses import replace
+from lstm_mnist_jax import PRESETS
+from runs import TINY
+PRESETS["smoke"] = replace(TINY, epochs=2)
+"""
+"""Before programs that train `smoke`: a run of a second."""
+
 TOLERANT = "import warnings\n\nwarnings.resetwarnings()\n"
 """Before programs that import other libraries, which may warn."""
 

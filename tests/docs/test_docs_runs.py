@@ -5,17 +5,20 @@ import shlex
 from importlib.util import find_spec
 
 import pytest
-from pages import TOLERANT, blocks, commands, run, run_installed, run_program
+from pages import LESS_WORK, TOLERANT, blocks, commands, run, run_installed, run_program
+from runs import TINY_OPTIONS
 
 
 @pytest.mark.slow
 def test_train_evaluate_predict_report(folder):
     first, *commands_before, predict, report, compare, lesson = commands("runs")
-    outputs = [run_installed(shlex.split(first, comments=True), folder)]  # once as it is installed
-    outputs += [run(line, folder) for line in commands_before]
+    words = [*shlex.split(first, comments=True), *TINY_OPTIONS, "--epochs", "2"]
+    outputs = [run_installed(words, folder)]  # once as it is installed
+    for line in commands_before:
+        outputs.append(run(line, folder, *(TINY_OPTIONS[2:] if " smoke " in line else ())))
     checks = "\nassert labels.shape == (5,) and probabilities.shape == (5, 10)\n"
     programs = [block.text for block in blocks("runs") if block.language == "python" and not block.marker]
-    assert run_program("\n".join(programs) + checks, folder) == ""
+    assert run_program(LESS_WORK + "\n".join(programs) + checks, folder) == ""
     lines = (folder / "epochs.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in lines] == [["run", "epoch"], ["runs/tracked", "1"], ["runs/tracked", "2"]]
     outputs += [run(line, folder) for line in (predict, report, compare, lesson)]
@@ -37,7 +40,7 @@ def test_trackers_that_are_installed_get_each_epoch(folder, tracker):
     compile(text, tracker, "exec")
     if find_spec(tracker) is None:
         pytest.skip(f"{tracker} is not installed")
-    run_program(TOLERANT + text, folder)
+    run_program(TOLERANT + LESS_WORK + text, folder)
     assert (folder / ("wandb" if tracker == "wandb" else "mlflow.db")).exists()
 
 

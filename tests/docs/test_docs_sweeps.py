@@ -3,19 +3,19 @@
 import re
 
 import pytest
-from pages import blocks, commands, python_programs, read, run, run_program
-from runs import TINY_OPTIONS
+from pages import LESS_WORK, blocks, commands, python_programs, read, run, run_program
+from runs import TINY_DATA, TINY_OPTIONS
 
 from lstm_mnist_jax import load_run
 
-LESS_WORK = ["--epochs", "1", "--train-examples", "1000"]
-
 
 @pytest.mark.slow
-def test_commands_of_the_sweeps_page(tmp_path):
+def test_commands_of_the_sweeps_page(tmp_path, empty_figures):
     outputs = {}
     for line in commands("sweeps"):
-        options = LESS_WORK if " smoke " in line else []
+        options = []
+        if " smoke " in line:
+            options = [*(TINY_DATA if "--hidden-features" in line else TINY_OPTIONS), "--epochs", "1"]
         outputs[line] = run(line, tmp_path, *options)
     _, grid, _, compared, _, reported, resumed = outputs.values()
     best, sweep = re.search(r"on validation: run (\d), epoch", grid), tmp_path / "runs" / "grid"
@@ -33,7 +33,7 @@ def test_commands_of_the_sweeps_page(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_from_python(tmp_path):
     (program,) = python_programs("sweeps")
-    first, last = run_program(program, tmp_path).splitlines()
+    first, last = run_program(LESS_WORK + program, tmp_path).splitlines()
     assert "learning_rate" in first
     run = load_run(tmp_path / "runs" / "rates" / "best")
     assert last == f"{run.folder.config.seed} {run.folder.config.optimizer.learning_rate}"
@@ -53,7 +53,7 @@ def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(fol
 def test_commands_of_the_recipes_page(folder):
     first, *_ = [block.text for block in blocks("recipes") if block.language == "sh"]
     train, evaluate, table = first.splitlines()
-    less_work = ["--epochs", "2", "--train-examples", "6400", "--validation-examples", "500"]  # not a minute of a core
+    less_work = ["--epochs", "2", "--train-examples", "6400", "--validation-examples", "500", "--hidden-features", "8"]
     assert "best on validation" in run(train, folder, *less_work)
     assert "test-time augmentation: mean over 9 shifts of up to 1 pixels" in run(evaluate, folder)
     assert "lstm-mnist train rows-fast" in run(table, folder)

@@ -34,7 +34,7 @@ def folders(tiny_run, diverging_sweep, tmp_path_factory):
 
 
 @pytest.fixture
-def empty_figures(monkeypatch):
+def figures_are_ids(monkeypatch):
     """Pages have no more of a figure than its id: to convert all of them takes seconds."""
     monkeypatch.setattr(build, "themed_svg", lambda figure, prefix, label="": f'<svg id="{prefix}"/>')
 
@@ -160,7 +160,7 @@ def test_report_of_a_sweep_compares_its_settings(folders, capsys):
 
 @pytest.mark.slow
 def test_report_of_a_sweep_that_diverged(tmp_path, capsys):
-    diverging = dataclasses.replace(TINY, optimizer=OptimizerConfig(learning_rate=DIVERGING))
+    diverging = dataclasses.replace(TINY, epochs=1, optimizer=OptimizerConfig(learning_rate=DIVERGING))
     sweep(diverging, space_of({}, seeds=3), tmp_path / "diverged")
     assert report([str(tmp_path / "diverged")]) == 0
     printed = capsys.readouterr().out
@@ -223,7 +223,7 @@ def test_a_run_of_a_sweep_is_compared_as_a_run(folders):
 
 
 @pytest.mark.slow
-def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_path, capsys, empty_figures):
+def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_path, capsys, figures_are_ids):
     page = tmp_path / "page.html"
     assert report([*(str(folders / name) for name in ("two", "sweep", "one")), "--html", str(page)]) == 0
     entries, _ = read_entries([folders / "two", folders / "one"])
@@ -235,7 +235,7 @@ def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys, empty_figures):
+def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys, figures_are_ids):
     page = tmp_path / "page.html"
     assert report([str(folders / "sweep"), "--html", str(page), "--into", str(tmp_path / "plots")]) == 0
     assert "The page has the comparison, and the network of learning_rate 0.01" in capsys.readouterr().out

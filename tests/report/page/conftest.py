@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from parameters import drawn
 
+from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.inference import TrainedRun
+from lstm_mnist_jax.report.page import make_page
 from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
 
 NAMES = (os.environ.get("CHROME", ""), "chromium", "chromium-browser", "google-chrome", "chrome")
@@ -87,3 +89,30 @@ def untrained():
         return TrainedRun(folder, 0, params, None)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def examples():
+    return load().test
+
+
+@pytest.fixture(scope="session")
+def trained(digits_run):
+    return load_run(digits_run)
+
+
+@pytest.fixture(scope="session")
+def html(trained, examples):
+    return make_page(trained, examples=examples)
+
+
+@pytest.fixture(scope="module")
+def window(open_page, html):
+    return open_page(html)
+
+
+@pytest.fixture
+def page(window):
+    """The page as it is at first, loaded anew: to open a window for each test takes most of its time."""
+    window.goto(window.url)
+    return window

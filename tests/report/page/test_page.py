@@ -73,7 +73,7 @@ def test_accessibility_and_width(scheme, whole_page, open_page):
     page = open_page(whole_page, color_scheme=scheme)
 
     def check():
-        for width in (360, 1280):
+        for width in (360, 1280) if scheme == "light" else (360,):  # the wide page has no other colours
             page.set_viewport_size({"width": width, "height": 800})
             assert page.locator(".enlarge").first.is_visible() == (width == 360)
             overflows = [overflow_of(frame) for frame in page.locator(".picture:not(.enlarged) .frame").all()]

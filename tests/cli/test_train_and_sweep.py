@@ -1,0 +1,204 @@
+"""`lstm-mnist train`, `evaluate` and `sweep`: what they print, and the commands that they suggest."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import programs
+import pytest
+from runs import ONE_LAYER, TINY_DATA, TINY_OPTIONS
+
+from lstm_mnist_jax import load
+from lstm_mnist_jax.config import PRESETS
+from lstm_mnist_jax.training import mesh
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+
+
+def without_device_count():
+    """The environment variables as a user has them: the program decides on the number of devices."""
+    return {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"} | {
+        "JAX_PLATFORMS": "cpu"
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of TINY_OPTIONS, which has a blank in its path, and what the command printed."""
+    run_dir = tmp_path_factory.mktemp("cli") / "a run"
+    done = programs.run(["train", "smoke", *TINY_OPTIONS, "--run-dir", run_dir])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return run_dir, done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def falling(tmp_path_factory):
+    """The folder and the output of a run of the classic script with a learning rate schedule. The preset is the last
+    word."""
+    folder = tmp_path_factory.mktemp("cli")
+    program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    words = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine", "smoke"]
+    done = programs.run(words, code=program, cwd=folder, env=without_device_count())
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_lines_that_train_prints(trained):
+    run_dir, lines = trained
+    assert lines[:3] == [
+        f"run {run_dir}",
+        "MNIST, embedded in the package (1,000 train, 200 validation, 10,000 test)",
+        "28 rows of 28 -> LSTM 4 -> LSTM 6 -> 10 classes",
+    ]
+    assert lines[3].startswith("862 parameters, on 2 x cpu; ready in ")
+    for number in (1, 2, 3):
+        assert lines[3 + number].startswith(f"epoch {number}/3  loss ")
+    assert re.fullmatch(r"best on validation: epoch [123], validation [\d.]+%, test [\d.]+%", lines[7])
+    assert re.fullmatch(
+        r"95 % confidence interval of the test accuracy \(10,000 images\): [\d.]+ to [\d.]+ %", lines[8]
+    )
+    assert lines[9] == f"saved in {run_dir}; next steps:"
+    assert len(lines) == 16
+    assert max(len(line) for line in lines if str(run_dir) not in line) <= 80
+
+
+@pytest.mark.slow
+def test_commands_that_are_printed_after_training_succeed(command_line, trained, tmp_path, empty_figures):
+    run_dir, lines = trained
+    copy = tmp_path / "a run"
+    shutil.copytree(run_dir, copy)
+    suggested = [line.replace(str(run_dir), str(copy)) for line in lines if line.startswith("  lstm-mnist")]
+    commands = [shlex.split(line, comments=True) for line in suggested]
+    assert [command[:2] for command in commands] == [["lstm-mnist", verb] for verb in ("report", "predict", "train")]
+    picture = tmp_path / "digit.npy"
+    np.save(picture, load().test.images[0])
+    for _, *words in commands:
+        done = command_line(*(picture if word == "PICTURE" else word for word in words))
+        assert done.returncode == 0, done.stderr
+    assert "epoch 6/6" in done.stdout
+    assert 100_000 < (copy / "report.html").stat().st_size < 1_000_000
+
+
+@pytest.mark.slow
+def test_no_resuming_is_suggested_where_the_learning_rate_has_fallen(falling):
+    _, printed = falling
+    assert "lstm-mnist evaluate" in printed
+    assert "--resume" not in printed
+
+
+@pytest.mark.slow
+def test_training_imports_nothing_that_it_does_not_use(tmp_path):
+    program = (
+        "import sys; from lstm_mnist_jax.cli.main import _run;"
+        f"words = ['train', 'smoke', *{TINY_OPTIONS}, '--no-tensorboard', '--run-dir', {str(tmp_path / 'run')!r}];"
+        "code = _run(words, False);"
+        "heavy = {'tensorflow', 'torch', 'keras', 'tensorflow_datasets', 'tensorboardX', 'matplotlib', 'pandas'};"
+        "sys.exit(code or ', '.join(sorted(heavy & sys.modules.keys())) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_examples(falling):
+    folder, printed = falling
+    assert f"on {mesh._default_count(mesh.usable_cores(), PRESETS['smoke'].batch_size)} x cpu" in printed
+    (run_dir,) = (folder / "runs").iterdir()
+    assert run_dir.name.startswith("smoke-")
+    assert (run_dir / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_preset_may_stand_last(falling):
+    _, printed = falling
+    assert "(1,000 train, 500 validation, 10,000 test)" in printed  # `tutorial` has 5,000
+    assert "LSTM 3 -> 10 classes" in printed
+
+
+@pytest.mark.slow
+def test_as_many_devices_are_used_as_are_asked_for(tmp_path):
+    words = ["train", "smoke", *ONE_LAYER, "--devices", "4", "--run-dir", tmp_path / "run"]
+    program = programs.Program(words, env=without_device_count())
+    found = [line for line, _ in zip(program.stdout, range(5), strict=False)]
+    program.kill()
+    program.communicate()
+    assert "on 4 x cpu" in found[3], found
+    assert (mesh.usable_cores() < 4) == found[4].startswith("4 devices share "), found
+
+
+def test_evaluate_prints_a_table(command_line, tiny_run):
+    done = command_line("evaluate", tiny_run)
+    assert done.returncode == 0, done.stderr
+    for word in ("train", "validation", "test", "loss", "accuracy", "class 0", "class 9", "10,000"):
+        assert word in done.stdout
+
+
+def test_evaluate_prints_json(command_line, tiny_run):
+    done = command_line("evaluate", tiny_run, "--json", "--checkpoint", "last")
+    found = json.loads(done.stdout)
+    metrics = json.loads((tiny_run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found["step"] == 45
+    assert found["splits"]["test"]["accuracy"] == metrics["test_accuracy"]
+    assert found["splits"]["validation"]["loss"] == pytest.approx(metrics["validation_loss"])
+    assert list(found["splits"]["train"]["accuracy_by_class"]) == list("0123456789")
+
+
+def test_resuming_a_complete_run_prints_that_it_is_complete(command_line, tiny_run):
+    done = command_line("train", "--resume", tiny_run)
+    assert done.returncode == 0
+    assert "complete after 3 epochs; train longer with --epochs" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, tiny_sweep, tmp_path):
+    rates = ["--seeds", "2", "--learning-rate", "0.003", "0.02", "--hidden-features", "3", "4,6"]
+    grid = tmp_path / "grid"
+    done = command_line("sweep", "smoke", *TINY_DATA, *rates, "--run-dir", grid)
+    assert done.returncode == 0, done.stderr
+    epoch = r"epoch 1/3  loss [\d.]+ ± [\d.]+  validation +[\d.]+% ± [\d.]+  test .*\n  best of 2: learning_rate [\d.]+"
+    assert re.search(epoch, done.stdout)
+    assert "group 2 of 2: 4 runs at once of 2 settings, hidden_features 4,6" in done.stdout
+    assert "8 of 8 runs done" in done.stdout
+    assert f"the best run is {grid}/best" in done.stdout
+    (suggested,) = re.findall("^  lstm-mnist (evaluate .*)$", done.stdout, re.MULTILINE)
+    assert command_line(*shlex.split(suggested)).returncode == 0
+    done = command_line("evaluate", grid / "5", "--json", "--checkpoint", "last")
+    found = json.loads(done.stdout)
+    lines = [json.loads(line) for line in (grid / "metrics.jsonl").read_text().splitlines()]
+    (last,) = [line for line in lines if (line["member"], line["epoch"]) == (5, 3)]
+    assert found["step"] == 45
+    assert found["splits"]["test"]["accuracy"] == last["test_accuracy"]
+    before = {path.name for path in grid.iterdir()}
+    done = command_line("train", "--resume", grid / "5", "--epochs", "4")
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 45: 3 of 4 epochs are done" in done.stdout
+    assert "epoch 4/4" in done.stdout
+    assert {path.name for path in grid.iterdir()} - before == {"5"}
+    config = json.loads((grid / "5" / "config.json").read_text())
+    assert (config["config"]["seed"], config["config"]["epochs"], config["space"]) == (1, 4, None)
+    assert config["config"]["optimizer"]["learning_rate"] == 0.02
+    assert config["config"]["model"]["hidden_features"] == [3]
+    seeds = shutil.copytree(tiny_sweep, tmp_path / "seeds")
+    for command in ("train", "sweep"):
+        done = command_line(command, "--resume", seeds)
+        assert done.returncode == 0, done.stderr
+        assert "complete after 3 epochs; train longer with --epochs" in done.stdout
+    done = command_line("sweep", "--resume", seeds, "--epochs", "4")
+    assert "epoch 4/4" in done.stdout
+    assert "3 of 3 runs done" in done.stdout
+    for words, message in [
+        (["train", "--resume", seeds, "--seeds", "3"], "leave out --seeds"),
+        (["sweep", "--resume", grid, "--b1", "0.8"], "leave out --b1"),
+        (["sweep", "--resume", grid / "5"], f"is a single run: continue it with lstm-mnist train --resume {grid}/5"),
+    ]:
+        done = command_line(*words)
+        assert done.returncode == 2
+        assert message in done.stderr

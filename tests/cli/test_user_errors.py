@@ -1,0 +1,243 @@
+"""Mistakes of users and what is reported of them; bugs."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import programs
+import pytest
+from runs import ONE_LAYER
+
+import lstm_mnist_jax
+from lstm_mnist_jax.cli import main as cli
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trane"], "Unknown command 'trane'; expected one of train, sweep, evaluate"),
+        (["trian"], "import, export, completion; did you mean train? See lstm-mnist --help."),
+        (["Train"], "; did you mean train? See lstm-mnist --help."),
+        (["eval", "here"], "; did you mean evaluate? See lstm-mnist --help."),
+        (["smoke"], "'smoke' is a preset; the command comes first, such as lstm-mnist train smoke ... See lstm-mnist"),
+        (
+            ["--epochs", "3", "sweep"],
+            "is an option; the command comes first, such as lstm-mnist sweep --epochs",
+        ),
+        (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["train", "smok"], "; did you mean smoke?"),
+        (
+            ["train", "--epochs", "3", "ROWS_fast"],
+            "fashion; did you mean rows-fast?",
+        ),
+        (["train", "epochs=3"], "'epochs=3' is no preset; for the option, write --epochs 3."),
+        (["train", "smoke", "rows"], "There are two presets, smoke and rows; name one."),
+        (["sweep", "smoke", "--seeds", "2", "rows"], "There are two presets, smoke and rows; name one."),
+        (["train", "--epochs", "3", "smoke", "rows"], "There are two presets, smoke and rows; name one."),
+        (["evaluate", "here", "there"], "Unexpected argument 'there'. See lstm-mnist evaluate --help."),
+        (
+            ["train", "smoke", "--learning-rate", "1", "2"],
+            "--learning-rate takes one value: leave out '2'. Several values of an option are for lstm-mnist sweep.",
+        ),
+        (["sweep", "smoke", "--epochs", "1", "2"], "--epochs takes one value: leave out '2'."),
+        (["train", "smoke", "--bidirectional", "true"], "--bidirectional takes no value: leave out 'true'."),
+        (["evaluate", "here", "--json", "true"], "--json takes no value: leave out 'true'."),
+        (["train", "--epoch", "3"], "Unknown option --epoch; did you mean --epochs? See lstm-mnist train --help-all."),
+        (["train", "--Epochs=3"], "Unknown option --Epochs; did you mean --epochs?"),
+        (["train", "--lr", "0.1"], "Unknown option --lr; did you mean --learning-rate?"),
+        (["sweep", "-lr", "0.1", "0.2"], "Unknown option -lr; did you mean --learning-rate?"),
+        (["train", "--hidden_size", "64"], "Unknown option --hidden_size; did you mean --hidden-features?"),
+        (["train", "--bs", "32"], "Unknown option --bs; did you mean --batch-size?"),
+        (
+            ["report", "here", "--output=there"],
+            "Unknown option --output; did you mean --into?",
+        ),
+        (["train", "-e", "3"], "Unknown option -e. Options are whole words with two dashes."),
+        (["train", "--json"], "Unknown option --json. See lstm-mnist train --help-all."),
+        (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
+        (["train", "--epochs"], "--epochs has no value, expected an integer."),
+        (["train", "--train-examples", "all"], "--train-examples is 'all', expected an integer or None."),
+        (
+            ["predict"],
+            "An argument is missing, expected lstm-mnist predict RUN_DIR IMAGE. See",
+        ),
+        (
+            ["import", "Pytorch", "w.pt", "--run-dir", "there"],
+            "format is 'Pytorch', expected one of tf1, torch",
+        ),
+        (["completion", "powershell"], "shell is 'powershell', expected one of bash, zsh, fish."),
+        (["train", "--learning-rate=fast"], "--learning-rate is 'fast', expected a number."),
+        (
+            ["train", "--hidden-features", "32;64"],
+            "is '32;64', expected integers with commas or spaces between",
+        ),
+        (
+            ["train", "--hidden-features", "32", "smoke"],
+            "is 'smoke', expected integers with commas or spaces between",
+        ),
+        (
+            ["train", "--hidden-features=32,0"],
+            "--hidden-features is (32, 0), expected one or more widths",
+        ),
+        (["train", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
+        (["predict", "a", "b", "--form", "digits"], "expected one of digit, whole, plain or None; did you mean digit?"),
+        (["export", "pytorch", "a", "b"], "format is 'pytorch', expected one of tf1, torch, keras, flax, safetensors,"),
+        (["train", "--epochs", "0"], "--epochs is 0, expected 1 or more"),
+        (["train", "--dropout-rate", "1.5"], "--dropout-rate is 1.5, expected at least 0 and below 1."),
+        (["train", "--validation-examples", "0"], "--validation-examples is 0, expected 1 or more."),
+        (["train", "--devices", "0"], "--devices is 0, expected 1 or more, or None."),
+        (["train", "--learning-rate", "-1"], "--learning-rate is -1.0, expected a number above 0"),
+        (["train", "--hidden-features", "32", "0"], "--hidden-features is (32, 0)"),
+        (["train", "--batch-size", "56000"], "there are only 55,000 training examples"),
+        (["train", "--devices", "2", "--batch-size", "65"], "cannot be shared evenly by 2 devices"),
+        (["train", "--source", "fashion"], "Unknown data source 'fashion'"),
+        (["train", "--validation-examples", "60000"], "--validation-examples is 60,000"),
+        (
+            ["train", "--source", SCRIPT],
+            "Unknown data source '" + str(SCRIPT) + "': files of this kind are not read. Expected 'mnist'",
+        ),
+        (["train", "--source", "minst"], "; did you mean mnist?"),
+        (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
+        (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
+        (["train", "smoke", "--resume", "here"], "leave out the preset"),
+        (["train", "--run-dir", "run[1]"], "has a '[' in its path"),
+        (["train", "--seeds", "0"], "seeds is 0, expected 1 or more"),
+        (["train", "--num-processes", "2"], "--coordinator, --process-id must be given as well"),
+        (["train", "--device-data-limit", "0"], "--device-data-limit is 0.0, expected GiB, above 0"),
+        (["sweep", "smoke", "--learning-rate"], "--learning-rate has no value to try."),
+        (["sweep", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
+        (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["sweep", "--learning-rate", "0.1,0.2"], "expected values with blanks between: --learning-rate 0.1 0.2."),
+        (["sweep", "--learning-rate", "fast"], "--learning-rate is 'fast', expected a number"),
+        (["sweep", "--learning-rate", "uniform:0.1:1"], "set --samples, the number of settings to draw"),
+        (["sweep", "--hidden-features", "32", "0"], "--hidden-features is (0,), expected one or more widths"),
+        (["sweep", "--batch-size", "64", "56000"], "there are only 55,000 training examples"),
+        (["sweep", "smoke", *ONE_LAYER, "--seeds", "2", "--memory-limit", "1e-6"], "2 runs at once would take"),
+        (["sweep", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
+        (["extract", "nowhere", "--run-dir", "there"], "a run of a sweep is named by its path, SWEEP/NUMBER or"),
+        (["extract"], "The command extract is gone since 0.5.0"),
+        (["evaluate"], "An argument is missing, expected lstm-mnist evaluate RUN_DIR. See lstm-mnist evaluate --help."),
+        (["evaluate", SCRIPT], "is not a run folder: it is a file. Give the folder of a run."),
+        (["evaluate", "nowhere"], "nowhere is not a run folder"),
+        (["evaluate", "nowhere/best"], "nowhere/best is not a run folder: there is no such folder"),
+        (["train", "--resume", "nowhere/3"], "nowhere/3 is not a run folder: there is no such folder"),
+    ],
+)
+def test_user_errors_are_one_line_with_exit_code_2(command_line, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = command_line(*arguments)
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "train --resume", "export onnx"])
+def test_a_whole_sweep_or_a_missing_run_of_it_is_refused(command_line, tiny_sweep, tmp_path, command):
+    """`train --resume` takes a whole sweep."""
+    rest = [tmp_path / "digit.npy"] if command.startswith(("predict", "export")) else []
+    cases = [(tiny_sweep / "99", f"{tiny_sweep} has no run 99, expected 0 to 2.")]
+    if command != "train --resume":
+        cases.append((tiny_sweep, f"is a sweep of 3 runs. Name one of them: {tiny_sweep}/best (on validation), or"))
+    for path, message in cases:
+        done = command_line(*command.split(), path, *rest)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tiny_sweep / "99").exists()
+
+
+@pytest.mark.parametrize("name", ["1", "99", "best"])
+def test_no_new_run_takes_the_path_of_a_run_of_a_sweep(command_line, tiny_sweep, name):
+    done = command_line("train", "smoke", "--run-dir", tiny_sweep / name)
+    assert done.returncode == 2
+    assert f"is in the run folder {tiny_sweep}, where such a name is that of a run of a sweep" in done.stderr
+    assert not (tiny_sweep / name).exists()
+
+
+def test_remains_of_a_run_are_not_overwritten_by_a_run_of_the_sweep(command_line, tiny_sweep, tmp_path):
+    shutil.copytree(tiny_sweep, tmp_path / "sweep")
+    for name in ("checkpoints", "plots"):
+        (tmp_path / "sweep" / "1" / name).mkdir(parents=True)
+    done = command_line("train", "--resume", tmp_path / "sweep" / "1", "--epochs", "4")
+    assert done.returncode == 2
+    assert f"{tmp_path}/sweep/1 holds checkpoints but no config.json" in done.stderr
+    assert {path.name for path in (tmp_path / "sweep" / "1").iterdir()} == {"checkpoints", "plots"}
+
+
+def test_folders_of_version_0_4_are_refused_with_the_version_that_reads_them(command_line, tiny_run, tmp_path):
+    sweep, run = tmp_path / "sweep", tmp_path / "run"
+    sweep.mkdir()
+    (sweep / "population.json").write_text("{}")
+    run.mkdir()
+    contents = json.loads((tiny_run / "config.json").read_text())
+    contents["environment"]["lstm-mnist-jax"] = "0.4.0"
+    (run / "config.json").write_text(json.dumps(contents | {"format": 6}))
+    commands = (["evaluate"], ["report"], ["train", "--resume"], ["sweep", "--resume"])
+    for words in commands:
+        done = command_line(*words, sweep)
+        assert done.returncode == 2
+        assert "is a sweep of version 0.4 or older (population.json). Use lstm-mnist-jax 0.4.0 with it" in done.stderr
+        done = command_line(*words, run)
+        assert done.returncode == 2
+        assert "is a run folder of format 6; this version of lstm-mnist-jax reads format 7" in done.stderr
+        assert "It was written by version 0.4.0: use that version, or start" in done.stderr
+    done = command_line("train", "smoke", "--run-dir", sweep)
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+
+
+def test_extract_names_its_successor():
+    with pytest.raises(ImportError, match="take the path of a run of a sweep"):
+        from lstm_mnist_jax import extract  # noqa: F401
+    assert "extract" not in lstm_mnist_jax.__all__
+
+
+def test_paths_with_the_name_of_a_field_stay_as_they_are_in_messages(command_line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source in ("a/batch_size", "batch_size", "epochs"):
+        done = command_line("train", "--source", source)
+        assert f"Unknown data source {source!r}: there is no folder" in done.stderr
+
+
+def test_a_resumed_run_takes_no_preset(command_line, tiny_run):
+    for arguments in (["smoke", "--resume", tiny_run], ["--resume", tiny_run, "smoke"]):
+        done = command_line("train", *arguments)
+        assert done.returncode == 2
+        assert "leave out the preset" in done.stderr
+
+
+def test_a_platform_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "rocm")
+    done = programs.run(["train", "smoke"], cwd=tmp_path)
+    assert done.returncode == 2
+    assert "JAX_PLATFORMS is 'rocm'" in done.stderr
+
+
+def test_debug_adds_the_traceback(command_line, tmp_path):
+    done = command_line("evaluate", tmp_path / "nowhere", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "RunError" in done.stderr
+
+
+def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_other_writes():
+    reported = []
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("Event loop is closed")):
+        cli._report_unraisable(reported.append, SimpleNamespace(exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
+
+
+def test_unexpected_exceptions_are_reported_as_bugs(command_line, monkeypatch):
+    def broken(arguments):
+        raise KeyError("boom")
+
+    monkeypatch.setattr("lstm_mnist_jax.cli.train.train", broken)
+    done = command_line("train")
+    assert done.returncode == 1
+    assert "unexpected KeyError: 'boom'" in done.stderr
+    assert "Traceback" not in done.stderr
