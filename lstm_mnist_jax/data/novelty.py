@@ -266,12 +266,15 @@ def _fit(train: Examples, validation: Examples) -> Novelty | None:
     threshold = max(1e-6, np.sort(scores)[rank - 1])
     products = np.sort((scores * widths_of(held_out))[scores <= threshold])
     pair_threshold = max(1e-6, products[-1 - int(FALSE_PAIRS * len(held_out))])
-    found = replace(
-        found, threshold=np.array(threshold, np.float32), pair_threshold=np.array(pair_threshold, np.float32)
-    )
+    found = replace(found, threshold=_not_below(threshold), pair_threshold=_not_below(pair_threshold))
     gains = found.turn_gains(held_out[_spread(len(held_out), MOST_TURNED_EXAMPLES)]).max(axis=1)
     turn_threshold = max(0, np.quantile(gains, 1 - FALSE_TURNS, method="higher"))
     return replace(found, turn_threshold=np.array(turn_threshold, np.float32))
+
+
+def _not_below(value: float) -> np.ndarray:
+    """In float32, rounded up: an image with exactly this score has no higher one."""
+    return np.nextafter(np.array(value, np.float32), np.float32(np.inf))
 
 
 def _spread(count: int, most: int) -> np.ndarray:
