@@ -274,7 +274,7 @@ def _fit(train: Examples, validation: Examples) -> Novelty | None:
 
 def _not_below(value: float) -> np.ndarray:
     """In float32, rounded up: an image with exactly this score has no higher one."""
-    return np.nextafter(np.array(value, np.float32), np.float32(np.inf))
+    return np.array(np.nextafter(np.float32(value), np.float32(np.inf)))
 
 
 def _spread(count: int, most: int) -> np.ndarray:
