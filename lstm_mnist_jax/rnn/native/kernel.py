@@ -282,7 +282,15 @@ def _missing(loop: Loop, flat: Any, missing: Any) -> list[Any]:
 
 @loop_p.def_abstract_eval
 def _(*flat: Any, loop: Loop, kernel: Any) -> list[Any]:
-    return [*kernel.out_avals]
+    # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
+    first = flat[0]
+    mesh = first.sharding.mesh
+
+    def result(kind: Any) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec(*[None] * kind.ndim))
+        return first.update(shape=kind.shape, dtype=kind.dtype, sharding=sharding)
+
+    return [*map(result, kernel.out_avals)]
 
 
 @functools.cache
