@@ -61,6 +61,11 @@ class _Columns(NamedTuple):
     order: list[int]
     note: str | None
 
+    def left_out(self, header: Sequence[str]) -> str:
+        """The end of a note on the columns that are neither, such as an index."""
+        others = sorted({*range(self.width)} - {*self.order, self.label})
+        return "".join(f"; column {place + 1} {printable(header[place][:30])!r} left out" for place in others)
+
 
 def read_csv(path: Path) -> Table:
     """Reads a table, gzipped or not.
@@ -109,7 +114,7 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
             f"{path}, row {number}: it has {len(cells)} column{'s' * (len(cells) > 1)}, expected a label and pixels, "
             "with commas between."
         )
-    columns = _header(cells, path)
+    header, columns = cells, _header(cells, path)
     if columns is None:
         columns, lines = _of_image(cells, path, number), itertools.chain([first], lines)
     chunks, labels = list[np.ndarray](), list[str]()
@@ -132,8 +137,10 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
     same = {part.dtype for part in chunks} == {np.dtype(np.uint8)}
     pixels = np.concatenate(chunks, dtype=np.uint8 if same else np.float32)
     if columns.note is None:
-        return _with_labels_found(pixels, path)
-    return Table(pixels, None if columns.label is None else _labels(labels, path), columns.note)
+        table = _with_labels_found(pixels, path)
+    else:
+        table = Table(pixels, None if columns.label is None else _labels(labels, path), columns.note)
+    return table._replace(note=table.note + columns.left_out(header)) if table.note else table
 
 
 def _of_image(cells: Sequence[str], path: Path, number: int) -> _Columns:

@@ -101,8 +101,13 @@ def load(
     elif source == FASHION_MNIST:
         dataset = _load_system_fashion_mnist()
     else:
-        reason = "it is a file" if _is_file(path) else "there is no folder or file of this name"
-        nearest = did_you_mean(source, ("mnist", FASHION_MNIST))
+        reason, nearest = "there is no folder or file of this name", did_you_mean(source, ("mnist", FASHION_MNIST))
+        if _is_file(path):
+            reason = "files of this kind are not read"
+            nearest = (
+                ". Load it in Python, with the library that wrote it, and save its arrays: numpy.savez('data.npz', "
+                "x_train=..., y_train=..., x_test=..., y_test=...)."
+            )
         raise DataError(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest

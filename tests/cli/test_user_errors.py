@@ -71,7 +71,10 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--devices", "2", "--batch-size", "65"], "cannot be shared evenly by 2 devices"),
         (["train", "--source", "fashion"], "Unknown data source 'fashion'"),
         (["train", "--validation-examples", "60000"], "--validation-examples is 60,000"),
-        (["train", "--source", SCRIPT], "Unknown data source '" + str(SCRIPT) + "': it is a file. Expected 'mnist'"),
+        (
+            ["train", "--source", SCRIPT],
+            f"Unknown data source '{SCRIPT}': files of this kind are not read. Expected 'mnist'",
+        ),
         (["train", "--source", "minst"], "; did you mean mnist?"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),

@@ -87,6 +87,7 @@ def test_tables_of_text(tmp_path, kind):
     assert joined(found) == EXPECTED
     assert [len(split) for split in found.splits.values()] == [13, 5, 6]
     assert "labels in" in found.describe()
+    assert ("; column 1 '' left out" in found.describe()) == kind.startswith("pandas' index")
     assert joined(small(tmp_path)) == EXPECTED  # the folder of the file
 
 
