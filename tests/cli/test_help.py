@@ -12,12 +12,6 @@ from lstm_mnist_jax.cli import main as cli
 from lstm_mnist_jax.config import PRESETS, SWEEPABLE
 
 
-def interpreter(*words, **options):
-    """Starts a Python interpreter of its own."""
-    words = [sys.executable, *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)
-
-
 def test_help_names_every_command_and_preset(command_line):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         done = command_line(*arguments)
@@ -28,7 +22,8 @@ def test_help_names_every_command_and_preset(command_line):
 
 
 def test_python_m_prints_the_version():
-    done = interpreter("-m", "lstm_mnist_jax", "--version")
+    words = [sys.executable, "-m", "lstm_mnist_jax", "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.strip() == __version__
 
@@ -51,7 +46,7 @@ def test_every_field_of_the_config_is_an_option_with_the_presets_default(command
 def test_help_imports_no_jax():
     run = "from lstm_mnist_jax.cli.main import _run; _run(['--help'], False)"
     program = f"import sys; {run}; sys.exit('jax' in sys.modules)"
-    assert interpreter("-c", program).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_help_texts_have_no_line_breaks_of_the_source(command_line, monkeypatch):

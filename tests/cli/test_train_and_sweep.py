@@ -38,18 +38,6 @@ def trained(tmp_path_factory):
     return run_dir, done.stdout.splitlines()
 
 
-@pytest.fixture(scope="module")
-def falling(tmp_path_factory):
-    """The folder and the output of a run of the classic script with a learning rate schedule. The preset is the last
-    word."""
-    folder = tmp_path_factory.mktemp("cli")
-    program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    words = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine", "smoke"]
-    done = programs.run(words, code=program, cwd=folder, env=without_device_count())
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
 @pytest.mark.slow
 def test_lines_that_train_prints(trained):
     run_dir, lines = trained
@@ -88,13 +76,6 @@ def test_commands_that_are_printed_after_training_succeed(command_line, trained,
 
 
 @pytest.mark.slow
-def test_no_resuming_is_suggested_where_the_learning_rate_has_fallen(falling):
-    _, printed = falling
-    assert "lstm-mnist evaluate" in printed
-    assert "--resume" not in printed
-
-
-@pytest.mark.slow
 def test_training_imports_nothing_that_it_does_not_use(tmp_path):
     program = (
         "import sys; from lstm_mnist_jax.cli.main import _run;"
@@ -108,19 +89,20 @@ def test_training_imports_nothing_that_it_does_not_use(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_examples(falling):
-    folder, printed = falling
-    assert f"on {mesh._default_count(mesh.usable_cores(), PRESETS['smoke'].batch_size)} x cpu" in printed
-    (run_dir,) = (folder / "runs").iterdir()
+def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_examples(tmp_path):
+    """The preset may stand last. No resuming is suggested where the learning rate has fallen."""
+    program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    words = ["--epochs", "1", "--train-examples", "1000", "--hidden-features", "3", "--schedule", "cosine", "smoke"]
+    done = programs.run(words, code=program, cwd=tmp_path, env=without_device_count())
+    assert done.returncode == 0, done.stderr
+    assert f"on {mesh._default_count(mesh.usable_cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
+    assert "(1,000 train, 500 validation, 10,000 test)" in done.stdout  # `tutorial` has 5,000
+    assert "LSTM 3 -> 10 classes" in done.stdout
+    assert "lstm-mnist evaluate" in done.stdout
+    assert "--resume" not in done.stdout
+    (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name.startswith("smoke-")
     assert (run_dir / "metrics.jsonl").exists()
-
-
-@pytest.mark.slow
-def test_the_preset_may_stand_last(falling):
-    _, printed = falling
-    assert "(1,000 train, 500 validation, 10,000 test)" in printed  # `tutorial` has 5,000
-    assert "LSTM 3 -> 10 classes" in printed
 
 
 @pytest.mark.slow

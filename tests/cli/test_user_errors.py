@@ -23,16 +23,10 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["Train"], "; did you mean train? See lstm-mnist --help."),
         (["eval", "here"], "; did you mean evaluate? See lstm-mnist --help."),
         (["smoke"], "'smoke' is a preset; the command comes first, such as lstm-mnist train smoke ... See lstm-mnist"),
-        (
-            ["--epochs", "3", "sweep"],
-            "is an option; the command comes first, such as lstm-mnist sweep --epochs",
-        ),
+        (["--epochs", "3", "sweep"], "is an option; the command comes first, such as lstm-mnist sweep --epochs"),
         (["train", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["train", "smok"], "; did you mean smoke?"),
-        (
-            ["train", "--epochs", "3", "ROWS_fast"],
-            "fashion; did you mean rows-fast?",
-        ),
+        (["train", "--epochs", "3", "ROWS_fast"], "fashion; did you mean rows-fast?"),
         (["train", "epochs=3"], "'epochs=3' is no preset; for the option, write --epochs 3."),
         (["train", "smoke", "rows"], "There are two presets, smoke and rows; name one."),
         (["sweep", "smoke", "--seeds", "2", "rows"], "There are two presets, smoke and rows; name one."),
@@ -51,37 +45,19 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["sweep", "-lr", "0.1", "0.2"], "Unknown option -lr; did you mean --learning-rate?"),
         (["train", "--hidden_size", "64"], "Unknown option --hidden_size; did you mean --hidden-features?"),
         (["train", "--bs", "32"], "Unknown option --bs; did you mean --batch-size?"),
-        (
-            ["report", "here", "--output=there"],
-            "Unknown option --output; did you mean --into?",
-        ),
+        (["report", "here", "--output=there"], "Unknown option --output; did you mean --into?"),
         (["train", "-e", "3"], "Unknown option -e. Options are whole words with two dashes."),
         (["train", "--json"], "Unknown option --json. See lstm-mnist train --help-all."),
         (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
         (["train", "--epochs"], "--epochs has no value, expected an integer."),
         (["train", "--train-examples", "all"], "--train-examples is 'all', expected an integer or None."),
-        (
-            ["predict"],
-            "An argument is missing, expected lstm-mnist predict RUN_DIR IMAGE. See",
-        ),
-        (
-            ["import", "Pytorch", "w.pt", "--run-dir", "there"],
-            "format is 'Pytorch', expected one of tf1, torch",
-        ),
+        (["predict"], "An argument is missing, expected lstm-mnist predict RUN_DIR IMAGE. See"),
+        (["import", "Pytorch", "w.pt", "--run-dir", "there"], "format is 'Pytorch', expected one of tf1, torch"),
         (["completion", "powershell"], "shell is 'powershell', expected one of bash, zsh, fish."),
         (["train", "--learning-rate=fast"], "--learning-rate is 'fast', expected a number."),
-        (
-            ["train", "--hidden-features", "32;64"],
-            "is '32;64', expected integers with commas or spaces between",
-        ),
-        (
-            ["train", "--hidden-features", "32", "smoke"],
-            "is 'smoke', expected integers with commas or spaces between",
-        ),
-        (
-            ["train", "--hidden-features=32,0"],
-            "--hidden-features is (32, 0), expected one or more widths",
-        ),
+        (["train", "--hidden-features", "32;64"], "is '32;64', expected integers with commas or spaces between"),
+        (["train", "--hidden-features", "32", "smoke"], "is 'smoke', expected integers with commas or spaces between"),
+        (["train", "--hidden-features=32,0"], "--hidden-features is (32, 0), expected one or more widths"),
         (["train", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
         (["predict", "a", "b", "--form", "digits"], "expected one of digit, whole, plain or None; did you mean digit?"),
         (["export", "pytorch", "a", "b"], "format is 'pytorch', expected one of tf1, torch, keras, flax, safetensors,"),
@@ -97,12 +73,15 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--validation-examples", "60000"], "--validation-examples is 60,000"),
         (
             ["train", "--source", SCRIPT],
-            "Unknown data source '" + str(SCRIPT) + "': files of this kind are not read. Expected 'mnist'",
+            f"Unknown data source '{SCRIPT}': files of this kind are not read. Expected 'mnist'",
         ),
         (["train", "--source", "minst"], "; did you mean mnist?"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
         (["train", "smoke", "--resume", "here"], "leave out the preset"),
+        (["train", "--resume", "here", "smoke"], "leave out the preset"),
+        (["train", "--source", "a/batch_size"], "Unknown data source 'a/batch_size': there is no folder"),
+        (["train", "--source", "epochs"], "Unknown data source 'epochs': there is no folder"),
         (["train", "--run-dir", "run[1]"], "has a '[' in its path"),
         (["train", "--seeds", "0"], "seeds is 0, expected 1 or more"),
         (["train", "--num-processes", "2"], "--coordinator, --process-id must be given as well"),
@@ -195,20 +174,6 @@ def test_extract_names_its_successor():
     with pytest.raises(ImportError, match="take the path of a run of a sweep"):
         from lstm_mnist_jax import extract  # noqa: F401
     assert "extract" not in lstm_mnist_jax.__all__
-
-
-def test_paths_with_the_name_of_a_field_stay_as_they_are_in_messages(command_line, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for source in ("a/batch_size", "batch_size", "epochs"):
-        done = command_line("train", "--source", source)
-        assert f"Unknown data source {source!r}: there is no folder" in done.stderr
-
-
-def test_a_resumed_run_takes_no_preset(command_line, tiny_run):
-    for arguments in (["smoke", "--resume", tiny_run], ["--resume", tiny_run, "smoke"]):
-        done = command_line("train", *arguments)
-        assert done.returncode == 2
-        assert "leave out the preset" in done.stderr
 
 
 def test_a_platform_that_is_not_there(tmp_path, monkeypatch):

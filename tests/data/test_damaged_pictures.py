@@ -11,10 +11,7 @@ from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.data.pictures import (
-    MAX_PIXELS,
-    read_pictures,
-)
+from lstm_mnist_jax.data.pictures import MAX_PIXELS, read_pictures
 from lstm_mnist_jax.errors import DataError
 
 
@@ -200,11 +197,7 @@ def peak_of(path):
 def test_memory_is_bounded(tmp_path):
     """Of the largest pictures that are read, in MiB, and of larger ones; all but the array are small files."""
     side = int(MAX_PIXELS**0.5)
-    for name, size, mode in (
-        ("a.png", side, "P"),
-        ("b.jpg", side, "L"),
-        ("c.png", 20_000, "1"),
-    ):
+    for name, size, mode in (("a.png", side, "P"), ("b.jpg", side, "L"), ("c.png", 20_000, "1")):
         image = Image.new(mode, (size, size), 1 if mode == "1" else 255 if mode == "L" else 0)
         if mode == "P":
             image.putpalette([255, 255, 255, 0, 0, 0])

@@ -71,10 +71,7 @@ def test_damage_gives_a_clear_error_or_the_same_array(tmp_path_factory, data, gz
         (bytes.fromhex("00000901"), "ends within its header"),
         (bytes.fromhex("00000846") + bytes.fromhex("00000001") * 70 + b"x", "its header gives 70 dimensions"),
         (bytes.fromhex("00000803 00000000 ffffffff ffffffff"), "its header gives 3 dimensions"),
-        (
-            bytes.fromhex("00000801 00000003 05"),
-            "shorter than its header says: 3 elements need 3 bytes, found only 1",
-        ),
+        (bytes.fromhex("00000801 00000003 05"), "shorter than its header says: 3 elements need 3 bytes, found only 1"),
         (bytes.fromhex("00000801 00000001 0505"), "longer than its header says"),
         (bytes.fromhex("00000803 ffffffff ffffffff ffffffff 05"), "shorter than its header says"),
         (

@@ -9,14 +9,7 @@ import pytest
 from picture_files import animation, png
 from PIL import Image, features
 
-from lstm_mnist_jax.data.pictures import (
-    KEPT_SIZE,
-    find_pictures,
-    pictures_of,
-    printable,
-    read_pictures,
-    reduced,
-)
+from lstm_mnist_jax.data.pictures import KEPT_SIZE, find_pictures, pictures_of, printable, read_pictures, reduced
 from lstm_mnist_jax.errors import DataError
 
 

@@ -254,10 +254,7 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["export", "tf1", "{run}", "."], "expected NAME, the prefix of a checkpoint"),
         (["export", "tf1", "{run}", "{tmp}/m", "--like", "{tf1}/tutorial"], "is [9, 16] in the checkpoint whose names"),
         (["export", "tf1", "{run}", "{tmp}/m", "--like", "{tf1}/one_layer"], "has 1 LSTM layers, this model 2"),
-        (
-            ["import", "tf1", "{tmp}/model.ckpt", "--list"],
-            "not a TensorFlow checkpoint: there is no model.ckpt.index",
-        ),
+        (["import", "tf1", "{tmp}/model.ckpt", "--list"], "not a TensorFlow checkpoint: there is no model.ckpt.index"),
         (["import", "tf1", "{tf1}/gru", "--run-dir", "{tmp}/run"], "There is no LSTM cell"),
         (
             ["import", "tf1", "{tf1}/tutorial", "--run-dir", "{tmp}/run"],
@@ -279,10 +276,7 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
         (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),
         (["export", "torch", "{run}", "/proc/model.safetensors"], "cannot be written"),
-        (
-            ["export", "torch", "{run}", "/etc/passwd/model.safetensors"],
-            "written: /etc/passwd is not a folder",
-        ),
+        (["export", "torch", "{run}", "/etc/passwd/model.safetensors"], "written: /etc/passwd is not a folder"),
         (["export", "onnx", "{run}", "{tmp}/" + 250 * "a" + ".onnx"], "cannot be written: File name too long"),
         (["import", "tf1", "{tmp}/" + 300 * "a", "--list"], "cannot be read: File name too long"),
     ],

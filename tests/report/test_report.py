@@ -235,12 +235,6 @@ def test_wrong_arguments(run_dir, words, error, message, empty_figures):
         report([word.replace("RUN", str(run_dir)) for word in words])
 
 
-def test_a_run_without_a_checkpoint_is_refused(run_dir):
-    shutil.rmtree(run_dir / "checkpoints")
-    with pytest.raises(RunError, match="has no checkpoint"):
-        report([str(run_dir)])
-
-
 def test_an_ascii_terminal_gets_no_curves(tiny_run):
     run, output = load_run(tiny_run), io.BytesIO()
     console = Console(file=io.TextIOWrapper(output, "ascii", write_through=True), width=60)

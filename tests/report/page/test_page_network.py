@@ -12,66 +12,45 @@ from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.report.page.build import describe, make_page
 
+
+def small(*words, **options):
+    return ModelConfig(*words, **options), (6, 5), 3
+
+
 NETWORKS = {
     "the tutorial's": (ModelConfig(), (28, 28), 10),
-    "one layer": (ModelConfig(hidden_features=(7,)), (6, 5), 3),
-    "three layers of columns": (ModelConfig("columns", hidden_features=(7, 9, 4)), (6, 5), 3),
-    "gru": (ModelConfig(cell="gru", hidden_features=(7, 9)), (6, 5), 3),
-    "layer norm": (ModelConfig(cell="layer_norm_lstm", hidden_features=(7, 9)), (6, 5), 3),
-    "refine gates": (ModelConfig(cell="ur_lstm", hidden_features=(7, 9)), (6, 5), 3),
+    "one layer": small(hidden_features=(7,)),
+    "three layers of columns": small("columns", hidden_features=(7, 9, 4)),
+    "gru": small(cell="gru", hidden_features=(7, 9)),
+    "layer norm": small(cell="layer_norm_lstm", hidden_features=(7, 9)),
+    "refine gates": small(cell="ur_lstm", hidden_features=(7, 9)),
     "pixels": (ModelConfig("pixels", cell="ur_lstm", hidden_features=(9,)), (8, 7), 12),
     "permuted": (ModelConfig("permuted", permutation_seed=3, hidden_features=(9,)), (8, 7), 12),
     "784 pixels": (ModelConfig("permuted", cell="ur_lstm", hidden_features=(16,)), (28, 28), 10),
     "two rows a step": (ModelConfig(sequence_length=14, hidden_features=(9,)), (28, 28), 10),
-    "columns in halves": (ModelConfig("columns", sequence_length=10, hidden_features=(9,)), (6, 5), 3),
+    "columns in halves": small("columns", sequence_length=10, hidden_features=(9,)),
     "permuted in fours": (ModelConfig("permuted", sequence_length=14, hidden_features=(9,)), (8, 7), 12),
     "colours": (ModelConfig(hidden_features=(9,)), (8, 7, 3), 5),
     "colours, permuted": (ModelConfig("permuted", cell="gru", hidden_features=(9,)), (8, 7, 3), 5),
     "colours, columns": (ModelConfig("columns", hidden_features=(9,)), (8, 7, 3), 5),
     "CIFAR's": (ModelConfig(hidden_features=(32, 32), bidirectional=True, pooling="attention"), (32, 32, 3), 10),
-    "mean": (ModelConfig(hidden_features=(7,), pooling="mean"), (6, 5), 3),
-    "max": (ModelConfig(cell="gru", hidden_features=(7,), pooling="max"), (6, 5), 3),
-    "attention": (ModelConfig(cell="ur_lstm", hidden_features=(7,), pooling="attention"), (6, 5), 3),
-    "dense": (ModelConfig(hidden_features=(7,), dense_features=(16, 12)), (6, 5), 3),
-    "all steps, dense tanh": (
-        ModelConfig(hidden_features=(7,), pooling="all", dense_features=(6,), dense_activation="tanh"),
-        (6, 5),
-        3,
+    "mean": small(hidden_features=(7,), pooling="mean"),
+    "max": small(cell="gru", hidden_features=(7,), pooling="max"),
+    "attention": small(cell="ur_lstm", hidden_features=(7,), pooling="attention"),
+    "dense": small(hidden_features=(7,), dense_features=(16, 12)),
+    "all steps, dense tanh": small(hidden_features=(7,), pooling="all", dense_features=(6,), dense_activation="tanh"),
+    "all steps, both ways": small(hidden_features=(7,), bidirectional=True, pooling="all"),
+    "relu": small(hidden_features=(7,), activation="relu", recurrent_activation="hard_sigmoid_keras2"),
+    "linear": small(hidden_features=(7,), activation="linear", recurrent_activation="hard_sigmoid_keras3"),
+    "both ways": small(hidden_features=(7, 9), bidirectional=True),
+    "both ways, gru": small(
+        cell="gru", recurrent_bias=True, hidden_features=(7, 9), bidirectional=True, pooling="last_step"
     ),
-    "all steps, both ways": (ModelConfig(hidden_features=(7,), bidirectional=True, pooling="all"), (6, 5), 3),
-    "relu": (
-        ModelConfig(hidden_features=(7,), activation="relu", recurrent_activation="hard_sigmoid_keras2"),
-        (6, 5),
-        3,
+    "both ways, layer norm, mean": small(
+        cell="layer_norm_lstm", hidden_features=(7, 5), bidirectional=True, pooling="mean"
     ),
-    "linear": (
-        ModelConfig(hidden_features=(7,), activation="linear", recurrent_activation="hard_sigmoid_keras3"),
-        (6, 5),
-        3,
-    ),
-    "both ways": (ModelConfig(hidden_features=(7, 9), bidirectional=True), (6, 5), 3),
-    "both ways, gru": (
-        ModelConfig(
-            "rows", cell="gru", recurrent_bias=True, hidden_features=(7, 9), bidirectional=True, pooling="last_step"
-        ),
-        (6, 5),
-        3,
-    ),
-    "both ways, layer norm, mean": (
-        ModelConfig(cell="layer_norm_lstm", hidden_features=(7, 5), bidirectional=True, pooling="mean"),
-        (6, 5),
-        3,
-    ),
-    "both ways, refine gates, max": (
-        ModelConfig(cell="ur_lstm", hidden_features=(7, 5), bidirectional=True, pooling="max"),
-        (6, 5),
-        3,
-    ),
-    "both ways, attention": (
-        ModelConfig("permuted", hidden_features=(7,), bidirectional=True, pooling="attention"),
-        (6, 5),
-        3,
-    ),
+    "both ways, refine gates, max": small(cell="ur_lstm", hidden_features=(7, 5), bidirectional=True, pooling="max"),
+    "both ways, attention": small("permuted", hidden_features=(7,), bidirectional=True, pooling="attention"),
 }
 
 ASK = """([spec, weights, images]) => {
@@ -85,17 +64,8 @@ def page(open_page, untrained):
     return open_page(make_page(untrained(Config())))
 
 
-QUICK = (
-    "the tutorial's",
-    "gru",
-    "layer norm",
-    "refine gates",
-    "permuted",
-    "attention",
-    "both ways",
-    "all steps, dense tanh",
-    "relu",
-)
+QUICK = ("the tutorial's", "gru", "layer norm", "refine gates", "permuted", "attention", "both ways",
+         "all steps, dense tanh", "relu")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NETWORKS])
