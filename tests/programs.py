@@ -1,9 +1,10 @@
 """Programs in processes of their own, started without importing JAX anew.
 
 To import JAX, Flax and Orbax takes a process seconds. These processes are forked from one server, which has imported
-them and read MNIST, and has done nothing else: no JAX backend, no thread. What runs in them is what `lstm-mnist` runs,
-with standard streams, signals, exit codes and exit handlers of its own. Where the start of the interpreter is what a
-test is about (entry points, what is imported, environment variables that JAX reads on import), use `subprocess`.
+them, read MNIST, fitted the novelty detection of TINY, and has done nothing else: no JAX backend. What runs in them is
+what `lstm-mnist` runs, with standard streams, signals, exit codes and exit handlers of its own. Where the start of the
+interpreter is what a test is about (entry points, what is imported, environment variables that JAX reads on import),
+use `subprocess`.
 """
 
 import atexit
@@ -11,6 +12,7 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -139,6 +141,13 @@ def run(words: Sequence[object] = (), *, timeout: float = 240.0, **options: Any)
     program = Program(words, **options)
     output, errors = program.communicate(timeout)
     return subprocess.CompletedProcess(list(words), program.returncode, output, errors)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 class _Streams:
