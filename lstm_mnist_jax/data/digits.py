@@ -168,7 +168,7 @@ def _is_as_strong(piece: Component, main: Component) -> bool:
     """Whether a piece is about as dark as the main one; a paler one about as thick: it may be of a line or a pen."""
     dark = piece.peak / main.peak
     thinner, thicker = sorted((piece.thick, main.thick))
-    return dark >= 0.85 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
+    return dark >= 0.75 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
 
 
 def _goes_on(piece: Component, inner: list[Component]) -> bool:

@@ -52,7 +52,7 @@ function belongTogether(one, other, typical) {
 function isAsStrong(piece, main) {
   const dark = piece.peak / main.peak;
   const [thinner, thicker] = [piece.thick, main.thick].sort((a, b) => a - b);
-  return dark >= 0.85 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
+  return dark >= 0.75 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
 }
 
 /** Whether a piece that touches the border is a stroke of a digit that does not: as thick, and nearly touching it. */
