@@ -9,9 +9,9 @@ A report's page makes the same decisions in JavaScript (report/page/digits.js): 
 there.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -168,7 +168,7 @@ def _is_as_strong(piece: Component, main: Component) -> bool:
     """Whether a piece is about as dark as the main one; a paler one about as thick: it may be of a line or a pen."""
     dark = piece.peak / main.peak
     thinner, thicker = sorted((piece.thick, main.thick))
-    return dark >= 0.85 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
+    return dark >= 0.75 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
 
 
 def _goes_on(piece: Component, inner: list[Component]) -> bool:
@@ -260,9 +260,11 @@ def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]])
 
     lines: list[list[int]] = []
     for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][2], boxes[number][0] + boxes[number][1])):
-        beside = [line for line in lines if overlap(number, line) >= BESIDE]  # several are one line
-        lines = [line for line in lines if line not in beside]
-        lines.append([*sorted(itertools.chain(*beside), key=lambda other: boxes[other][2]), number])
+        nearest = max(lines, key=partial(overlap, number), default=None)
+        if nearest is not None and overlap(number, nearest) >= BESIDE:
+            nearest.append(number)
+        else:
+            lines.append([number])
     lines.sort(key=lambda line: sum(boxes[number][0] + boxes[number][1] for number in line) / len(line))
     return [number for line in lines for number in line]
 

@@ -195,7 +195,7 @@ def pieces_of(
     labels, count = label(_without_lines(kept, kept if frames else weak), everywhere)
     pieces = _described(depth, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
-    areas = np.bincount(labels[dark], minlength=count + 1)
+    areas = np.bincount(labels[dark], minlength=count + 1).tolist()
     shaded = [n for n, piece in enumerate(pieces, 1) if _is_shaded(piece, areas[n] / piece.area)]
     if any(pieces[n - 1].size >= 3 and pieces[n - 1].peak >= 2 * least for n in shaded):
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)

@@ -52,7 +52,7 @@ function belongTogether(one, other, typical) {
 function isAsStrong(piece, main) {
   const dark = piece.peak / main.peak;
   const [thinner, thicker] = [piece.thick, main.thick].sort((a, b) => a - b);
-  return dark >= 0.85 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
+  return dark >= 0.75 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
 }
 
 /** Whether a piece that touches the border is a stroke of a digit that does not: as thick, and nearly touching it. */
@@ -181,16 +181,17 @@ function isLight(dark, light) {
 
 /** Line by line from the top, and from left to right. */
 function inOrder(digits) {
-  let lines = [];
+  const lines = [];
   const overlap = (one, other) => {
     const smaller = Math.min(one.bottom - one.top, other.bottom - other.top);
     return (Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top)) / smaller;
   };
   const middleOf = (line) => line.reduce((sum, { top, bottom }) => sum + top + bottom, 0) / line.length;
   for (const digit of [...digits].sort((a, b) => a.left - b.left || a.top + a.bottom - b.top - b.bottom)) {
-    const isBeside = (line) => line.slice(-2).some((other) => overlap(digit, other) >= BESIDE);
-    const beside = lines.filter(isBeside).flat().sort((a, b) => a.left - b.left); // several are one line
-    lines = [...lines.filter((line) => !isBeside(line)), [...beside, digit]];
+    const overlapWith = (line) => Math.max(...line.slice(-2).map((other) => overlap(digit, other)));
+    const nearest = lines.length ? best(lines, overlapWith) : null;
+    if (nearest && overlapWith(nearest) >= BESIDE) nearest.push(digit);
+    else lines.push([digit]);
   }
   return lines.sort((a, b) => middleOf(a) - middleOf(b)).flat();
 }

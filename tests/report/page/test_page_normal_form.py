@@ -4,6 +4,7 @@ import base64
 
 import numpy as np
 import pytest
+from photographs import sevens
 from PIL import Image
 
 from lstm_mnist_jax import load
@@ -93,6 +94,13 @@ def test_digits_on_photographs_match_python(page, rng):
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one["box"], other.box, atol=1e-9)
             np.testing.assert_allclose(np.array(one["pixels"]).reshape(28, 28), other.image, atol=1e-5)
+
+
+def test_broken_shaded_and_cut_digits_match_python(page, rng):
+    for kind, picture, _ in sevens(rng):
+        (expected,), (found,) = find_digits(picture), found_in_javascript(page, picture)
+        np.testing.assert_allclose(found["box"], expected.box, atol=1e-9, err_msg=kind)
+        np.testing.assert_allclose(np.array(found["pixels"]).reshape(28, 28), expected.image, atol=1e-5, err_msg=kind)
 
 
 def test_a_digit_that_fills_its_picture_and_squared_paper_match_python(page, rng):
