@@ -197,7 +197,7 @@ def _with_options(error: UserError) -> str:
     fields = {name for cls in vars(options).values() for name in getattr(cls, "__dataclass_fields__", ())}
     fields |= {"seeds", "samples"}
     long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
-    pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"-])"
+    pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"=-])"
     pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )|(?:(?<=set )|(?<=and ))(samples)(?=,)"
     return re.sub(pattern, lambda found: "--" + (found[1] or found[2] or found[3]).replace("_", "-"), str(error))
 

@@ -115,8 +115,8 @@ def _find_builder(name: str, data_dir: str | None) -> Any:
 def _how_to_prepare(name: str, folder: str) -> str:
     return (
         "This prepares it once; it needs the network and, for this step only, TensorFlow:\n"
-        "  pip install tensorflow-cpu importlib_resources\n"
-        '  python -c "import tensorflow_datasets as tfds; '
+        "  pip install tensorflow-cpu importlib_resources && "  # the command line prints messages in one line
+        'python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""
     )
 
