@@ -96,9 +96,12 @@ def count_steps(config: Config, dataset: Dataset) -> int:
             "shifted out of view. A few pixels are usual."
         )
     if batch_size > examples:
+        held_out, advice = len(dataset.validation), f"Use --batch-size {examples} or less."
+        if held_out > examples:
+            advice += f" The validation split has {held_out:,}: if it was cut from them, reduce --validation-examples."
         raise ConfigError(
             f"batch_size is {batch_size:,}, but there are only {examples:,} training examples "
-            f"({dataset.origin}). Use --batch-size {examples} or less."
+            f"({dataset.origin}). {advice}"
         )
     steps_per_epoch = examples // batch_size
     if config.epochs > (most := MAX_POSITION // (steps_per_epoch * batch_size)):
