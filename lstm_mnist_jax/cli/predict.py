@@ -164,7 +164,7 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
     for file in files:
         try:
             remarks = list[str]()
-            for name, picture in read_pictures(file, remarks.append):
+            for name, picture in read_pictures(file, remarks.append, run.folder.data.image_shape):
                 try:
                     if (form or run.form) == "digit" and len(run.folder.data.image_shape) == 2:
                         digits = run.find_digits(picture)

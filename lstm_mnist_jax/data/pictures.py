@@ -49,6 +49,9 @@ MAX_PIXELS = 52_000_000
 TIFF_TILE = (322, 323)
 """The tags of the width and height of a tile, which is decoded as a whole."""
 
+LONG_STRIP = 8
+"""An array so many times as long as wide is no picture, where its rows can be images."""
+
 KEPT_SIZE = 1024
 """Larger images are reduced to this length of the longer side, in pixels, as soon as they are read."""
 
@@ -67,13 +70,17 @@ def find_pictures(words: Sequence[str]) -> list[str]:
     return found
 
 
-def read_pictures(name: str, note: Callable[[str], None] | None = None) -> Iterator[tuple[str, Picture]]:
+def read_pictures(
+    name: str, note: Callable[[str], None] | None = None, size: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Picture]]:
     """The images in a file, each with a name. All are read of a .npy file, and the first of other files.
 
     Args:
       name: a file, or "-" for standard input.
       note: is called with a line of text if the file holds further pictures (an animation, pages). None refuses such a
         file.
+      size: (height, width) or (height, width, 3) of images that may be the rows of a .npy file, [n, height * width];
+        () takes each array of two axes for one image.
 
     Raises:
       DataError: there is no such file, or it is not an image, damaged, or too large.
@@ -92,6 +99,16 @@ def read_pictures(name: str, note: Callable[[str], None] | None = None) -> Itera
         yield name, _decode(content, shown, note)
         return
     array = _from_npy(content, shown)
+    if size and array.ndim == 2 and array.shape[1] == math.prod(size) and array.shape != size:
+        count, width, each = *array.shape, " x ".join(map(str, size))
+        if max(array.shape) >= LONG_STRIP * min(array.shape):
+            array = array.reshape(-1, *size)
+            said = f"an array of {count:,} x {width} is read as {count:,} image{'s' * (count > 1)} of {each}, one a row"
+        else:
+            listed = ", ".join(map(str, (count, *size)))
+            said = f"read as one picture of {count} x {width}; if each row is an image of {each}, save it as [{listed}]"
+        if note is not None:
+            note(said)
     for n, picture in enumerate(pictures_of(array, shown)):
         yield (name if _is_one_picture(array) else f"{name}[{n}]"), picture
 
@@ -100,8 +117,8 @@ def pictures_of(array: np.ndarray, shown: str = "The array") -> Iterator[Picture
     """The images in an array, one after another.
 
     Args:
-      array: uint8 (0 to 255), uint16 (0 to 65,535), bool, or floats from 0 to 1: [height, width], or [height, width,
-        3] in colour; and any number of these, [n, height, width] or [n, height, width, 3].
+      array: integers from 0 to 255, uint16 (0 to 65,535), bool, or floats from 0 to 1: [height, width], or [height,
+        width, 3] in colour; and any number of these, [n, height, width] or [n, height, width, 3].
       shown: the name of the array in errors.
 
     Raises:
@@ -109,8 +126,36 @@ def pictures_of(array: np.ndarray, shown: str = "The array") -> Iterator[Picture
     """
     _require_pictures(array.dtype, array.shape, shown)
     if array.dtype.kind == "f" and not ((array >= 0) & (array <= 1)).all():  # nor is NaN
-        raise DataError(f"{shown} holds floats outside 0 to 1, or NaN. Divide by the largest, or save uint8.")
+        place = _first(~((array >= 0) & (array <= 1)))
+        value = array[place]
+        what = "Divide by the largest value, or save uint8."
+        if not np.isfinite(value):
+            what = "Replace such values, by 0 for black."
+        elif (array < 0).any():
+            what = "Undo a normalization: some are negative."
+        raise DataError(f"{shown} holds floats outside 0 to 1: at {list(place)} is {value:g}. {what}")
+    if array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
+        array = _as_bytes(array, shown)
     return map(_picture, [array] if _is_one_picture(array) else array)
+
+
+def _first(which: np.ndarray) -> tuple[int, ...]:
+    """The index of the first True."""
+    return tuple(int(n) for n in np.unravel_index(which.argmax(), which.shape))
+
+
+def _as_bytes(array: np.ndarray, shown: str) -> np.ndarray:
+    if (outside := (array < 0) | (array > 255)).any():
+        place = _first(outside)
+        raise DataError(
+            f"{shown} is of type {array.dtype}, which is read from 0 to 255: at {list(place)} is {array[place]}."
+        )
+    if array.max() <= 1:
+        raise DataError(
+            f"{shown} is of type {array.dtype}, which is read from 0 to 255, but nothing is above {array.max()}. If 1 "
+            "is white, save bool or floats; if all is black, save uint8."
+        )
+    return array.astype(np.uint8)
 
 
 def reduced(array: np.ndarray, most: int) -> np.ndarray:
@@ -177,9 +222,10 @@ def _is_one_picture(array: np.ndarray) -> bool:
 
 
 def _require_pictures(dtype: np.dtype, shape: tuple[int, ...], shown: str) -> None:
-    if not (dtype.kind in "bf" or (dtype.kind == "u" and dtype.itemsize <= 2)):
+    if dtype.kind not in "bfiu":
         raise DataError(
-            f"{shown} is of type {dtype}; expected uint8 (0 to 255), uint16 (0 to 65,535), bool, or floats from 0 to 1."
+            f"{shown} is of type {dtype}; expected integers from 0 to 255, uint16 (0 to 65,535), bool, or floats from "
+            "0 to 1."
         )
     if len(shape) not in (2, 3, 4) or (len(shape) == 4 and shape[-1] not in (1, 3)):
         raise DataError(
