@@ -117,7 +117,7 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
     header, columns = cells, _header(cells, path)
     if columns is None:
         columns, lines = _of_image(cells, path, number), itertools.chain([first], lines)
-    chunks, labels = list[np.ndarray](), list[str]()
+    chunks, labels, label_rows = list[np.ndarray](), list[str](), list[int]()
     while chunk := list(itertools.islice(lines, CHUNK_ROWS)):
         for number, line in chunk:
             cells = _cells(line, delimiter, path, number)
@@ -128,6 +128,7 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
                 )
             if columns.label is not None:
                 labels.append(cells[columns.label].strip())
+                label_rows.append(number)
                 if not 0 < len(labels[-1]) <= MAX_NAME:
                     fault = f"more than {MAX_NAME} characters" if labels[-1] else "no characters"
                     raise DataError(f"{path}, row {number}: its label has {fault}.")
@@ -139,7 +140,7 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
     if columns.note is None:
         table = _with_labels_found(pixels, path)
     else:
-        table = Table(pixels, None if columns.label is None else _labels(labels, path), columns.note)
+        table = Table(pixels, None if columns.label is None else _labels(labels, label_rows, path), columns.note)
     return table._replace(note=table.note + columns.left_out(header)) if table.note else table
 
 
@@ -257,7 +258,13 @@ def _no_number(path: Path, number: int, column: int, cell: str) -> DataError:
     )
 
 
-def _labels(texts: list[str], path: Path) -> np.ndarray:
+def counts_up(column: np.ndarray) -> bool:
+    """Whether a column is 0, 1, 2 ... or 1, 2, 3 ..., of three or more."""
+    counted = np.arange(len(column))
+    return len(column) > 2 and any(np.array_equal(column, counted + start) for start in (0, 1))
+
+
+def _labels(texts: list[str], rows: Sequence[int], path: Path) -> np.ndarray:
     """Integers where all are, also as 5.0; else text."""
     try:
         numbers = np.array(texts, np.float64)
@@ -266,7 +273,13 @@ def _labels(texts: list[str], path: Path) -> np.ndarray:
     if not np.isfinite(numbers).all():  # as pandas writes a label that is missing
         n = int(np.flatnonzero(~np.isfinite(numbers))[0])
         raise DataError(f"{path}: the label of image {n} is {texts[n]!r}. Leave out images without a label.")
-    is_integer = (np.abs(numbers) < 2**31).all() and (numbers == np.rint(numbers)).all()
+    fractions = np.flatnonzero(numbers != np.rint(numbers))
+    if 0 < len(fractions) <= max(1, len(texts) // 100) < len(texts) / 2:  # where more are, they are names
+        raise DataError(
+            f"{path}, row {rows[fractions[0]]}: the label is {texts[fractions[0]]!r}, but nearly all others are "
+            "integers. A fraction is no class: correct the label, or leave the row out."
+        )
+    is_integer = (np.abs(numbers) < 2**31).all() and not len(fractions)
     return numbers.astype(np.int64) if is_integer else np.array(texts, dtype=str)
 
 
@@ -274,9 +287,11 @@ def _with_labels_found(numbers: np.ndarray, path: Path) -> Table:
     """Labels in the first or the last column of numbers without names."""
     first, last = _looks_like_labels(numbers[:, 0]), _looks_like_labels(numbers[:, -1])
     if not any(first) and not any(last):
+        ends = [end for end, column in (("first", numbers[:, 0]), ("last", numbers[:, -1])) if counts_up(column)]
+        index = f" Its {ends[0]} column counts the rows and looks like an index: drop it, too." if ends else ""
         raise DataError(
             f"{path} has no header, and neither its first nor its last column can be labels (integers from 0, of two "
-            "classes or more). Add a header that names the column 'label'."
+            f"classes or more). Add a header that names the column 'label'.{index}"
         )
     # Where both could be, a corner of the images is nearly always black, and labels are never nearly all the same.
     (place, chosen), other = ((-1, last), first) if last[0] > first[0] else ((0, first), last)

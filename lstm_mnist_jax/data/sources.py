@@ -6,6 +6,7 @@ Where a source has no validation split, it is cut from the front of the training
 
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -112,6 +113,8 @@ def load(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
+    if alike := _same_but_for_case(dataset.class_names):
+        dataset = replace(dataset, notes=(*dataset.notes, f"classes whose names differ only in case: {alike}"))
     if dataset.form is None and _is_light(dataset.train.images[:1000]):
         note = "light background: predict reads pictures as light on dark, unless with --form plain"
         dataset = replace(dataset, notes=(*dataset.notes, note))
@@ -124,6 +127,15 @@ def load(
         split_seed=split_seed,
         classes=classes,
     )
+
+
+def _same_but_for_case(names: Sequence[str]) -> str:
+    """The first such names; "" where there are none. Letters are not meant, of which both cases may be classes."""
+    by_case = dict[str, list[str]]()
+    for name in names:
+        by_case.setdefault(name.casefold(), []).append(name)
+    alike = [" and ".join(map(repr, group)) for group in by_case.values() if len(group) > 1 and len(group[0]) > 1]
+    return ", ".join(alike[:5]) + " ..." * (len(alike) > 5)
 
 
 def _is_light(images: np.ndarray) -> bool:

@@ -1,6 +1,7 @@
 """Classes and splits: which classes a data set keeps, and how test and validation splits are cut from training
 examples."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ def split(
     Raises:
       DataError: a class has no training example, or there are too few examples.
     """
+    why_missing = _why_missing(dataset)
     if classes == "present":
         dataset = _only_present(dataset)
     if len(dataset.class_names) < 2:
@@ -43,10 +45,42 @@ def split(
     if missing := [name for name, count in zip(dataset.class_names, counts, strict=False) if not count]:
         raise DataError(
             f"Of the {len(dataset.train):,} training examples of {dataset.origin}, none is of class "
-            f"{_listed(missing)}. Train on more of them, fix the labels, or leave out the classes that have no "
-            "training example at all with --classes present."
+            f"{_listed(missing)}. {why_missing}Train on more of them, fix the labels, or leave out the classes that "
+            "have no training example at all with --classes present."
         )
     return dataset
+
+
+def _why_missing(dataset: Dataset) -> str:
+    """A sentence on a label that is far above the others, or on classes that only one split has; "" without these."""
+    names = dataset.class_names
+    counts = {split: np.bincount(part.labels, minlength=len(names)) for split, part in dataset.splits.items()}
+    present = np.flatnonzero(sum(counts.values()))
+    if names == tuple(map(str, range(len(names)))) and len(present) > 1:  # of labels without names
+        most, below = int(present[-1]), int(present[-2])
+        if most == below + 1:
+            return ""
+        where = next(name for name, count in counts.items() if count[most])
+        first = int(np.flatnonzero(dataset.splits[where].labels == most)[0])
+        number = sum(int(count[most]) for count in counts.values())
+        examples = f"example{'s' * (number > 1)}"
+        return (
+            f"The largest label is {most}, of {number:,} {examples} (first: example {first} of the {where} split); "
+            f"the next smaller one is {below}. "
+        )
+    for split_name in ("test", "validation"):
+        only = [names[label] for label in np.flatnonzero((counts[split_name] > 0) & (counts["train"] == 0))]
+        if only:
+            trained = [names[label] for label in np.flatnonzero(counts["train"])]
+            lacking = [names[label] for label in np.flatnonzero((counts["train"] > 0) & (counts[split_name] == 0))]
+            by_case = {name.casefold(): name for name in trained}
+            nearest = difflib.get_close_matches(only[0].casefold(), by_case, 1)
+            other = f"; the nearest class of train is {by_case[nearest[0]]!r}" if nearest else ""
+            if lacking and not nearest:
+                other = f"; only in train: {_listed(list(map(repr, lacking)))}"
+            what = "Classes {} are" if len(only) > 1 else "Class {} is"
+            return f"{what.format(_listed(list(map(repr, only))))} only in the {split_name} split{other}. "
+    return ""
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_mnist_jax.data import emnist
-from lstm_mnist_jax.data.csv_table import read_csv
+from lstm_mnist_jax.data.csv_table import counts_up, read_csv
 from lstm_mnist_jax.data.dataset import Dataset, assembled, number_names
 from lstm_mnist_jax.data.idx import read_class_names
 from lstm_mnist_jax.data.image_folder import SPLIT_OF, naturally
@@ -73,12 +73,17 @@ def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
                 notes.append(f"{where} without labels: not used")
             elif found or split == "train":
                 names = ", ".join([part.where for part in parts] or unread) or "nothing"
+                advice = (
+                    " Arrays get names with numpy.savez(file, x_train=..., y_train=...)."
+                    if any(re.search(r": arr_[0-9]+$", name) for name in unread)
+                    else ""
+                )
                 raise DataError(
                     f"{path}: of the {split} split, the {' and '.join(missing)} are missing; found: {names}. Name "
-                    "arrays such as x_train, y_train, x_test, y_test, and a table's column of labels 'label'."
+                    f"arrays such as x_train, y_train, x_test, y_test, and a table's column of labels 'label'.{advice}"
                 )
             continue
-        images[split], flat = _shaped(found["images"], image_size, place)
+        images[split], flat = _shaped(found["images"], image_size, place, found["labels"])
         labels[split], hot = _flat_labels(found["labels"], len(images[split]), place)
         notes += [str(found.get("note", "")), flat, hot]
     if len(shapes := {array.shape[1:] for array in images.values()}) > 1:
@@ -154,7 +159,7 @@ def _named_splits(parts: list[_Part], path: Path) -> tuple[list[_Part], list[str
     return used, [part.where for part in parts if part.where not in kept]
 
 
-def _shaped(array: np.ndarray, image_size: tuple[int, ...], where: str) -> tuple[np.ndarray, str]:
+def _shaped(array: np.ndarray, image_size: tuple[int, ...], where: str, labels: np.ndarray) -> tuple[np.ndarray, str]:
     """Images [n, height, width] or [n, height, width, 3], and a note on what was assumed."""
     shape = array.shape
     if array.dtype.kind not in "buif":
@@ -167,7 +172,15 @@ def _shaped(array: np.ndarray, image_size: tuple[int, ...], where: str) -> tuple
         size = image_size or (side, side)
         if math.prod(size) != shape[1]:
             hint = "it is no square: give height and width, such as --image-size 20 30"
-            if math.isqrt(shape[0]) ** 2 == shape[0] or math.isqrt(shape[0] - 1) ** 2 == shape[0] - 1:
+            index = [name for name, column in (("taken for labels", labels), ("first of the pixels", array[:, 0]),
+                     ("last of the pixels", array[:, -1])) if counts_up(column)]  # fmt: skip
+            if index and math.isqrt(shape[1] - 1) ** 2 == shape[1] - 1:
+                side = math.isqrt(shape[1] - 1)
+                hint = (
+                    f"without one they would be {side} x {side}. The column {index[0]} counts the rows and looks like "
+                    "an index: drop it, or add a header that names the columns, such as id, label, pixel0"
+                )
+            elif math.isqrt(shape[0]) ** 2 == shape[0] or math.isqrt(shape[0] - 1) ** 2 == shape[0] - 1:
                 hint += "; or is the table transposed, with an image a column?"
             what = hint if not image_size else f"--image-size {' '.join(map(str, image_size))} has {math.prod(size)}."
             raise DataError(f"{where}: an image has {shape[1]:,} pixels; {what}")
