@@ -178,6 +178,7 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
                         images, boxes, turned, kept = run.normalise([picture], form), (), None, None
                         warnings = tuple(run.warnings(images, form))
                     found = (*remarks, *([turned] if turned else []))
+                    remarks.clear()  # said once for a file
                     yield Result(name, images, boxes, picture=kept, warnings=warnings, remarks=found)
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")

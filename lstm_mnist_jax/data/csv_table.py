@@ -286,9 +286,9 @@ def _labels(texts: list[str], rows: Sequence[int], path: Path) -> np.ndarray:
 def _with_labels_found(numbers: np.ndarray, path: Path) -> Table:
     """Labels in the first or the last column of numbers without names."""
     first, last = _looks_like_labels(numbers[:, 0]), _looks_like_labels(numbers[:, -1])
+    ends = [end for end, column in (("first", numbers[:, 0]), ("last", numbers[:, -1])) if counts_up(column)]
+    index = f" Its {ends[0]} column counts the rows and looks like an index: drop it, too." if ends else ""
     if not any(first) and not any(last):
-        ends = [end for end, column in (("first", numbers[:, 0]), ("last", numbers[:, -1])) if counts_up(column)]
-        index = f" Its {ends[0]} column counts the rows and looks like an index: drop it, too." if ends else ""
         raise DataError(
             f"{path} has no header, and neither its first nor its last column can be labels (integers from 0, of two "
             f"classes or more). Add a header that names the column 'label'.{index}"
@@ -298,7 +298,7 @@ def _with_labels_found(numbers: np.ndarray, path: Path) -> Table:
     if other[0] in (1, 3) and chosen[1] > other[1]:
         raise DataError(
             f"{path} has no header, and its first or its last column could be the labels ({first[1]} and {last[1]} "
-            "values). Add a header that names the column 'label'."
+            f"values). Add a header that names the column 'label'.{index}"
         )
     pixels = numbers[:, :-1] if place else numbers[:, 1:]
     if pixels.dtype != np.uint8 and pixels.max() <= 255 and (pixels == np.rint(pixels)).all():

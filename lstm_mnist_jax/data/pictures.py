@@ -130,11 +130,11 @@ def pictures_of(array: np.ndarray, shown: str = "The array") -> Iterator[Picture
         value = array[place]
         what = "Divide by the largest value, or save uint8."
         if not np.isfinite(value):
-            what = "Replace such values, by 0 for black."
+            what = "Replace NaN and infinity, by 0 for black."
         elif (array < 0).any():
             what = "Undo a normalization: some are negative."
         raise DataError(f"{shown} holds floats outside 0 to 1: at {list(place)} is {value:g}. {what}")
-    if array.dtype.kind in "iu" and array.dtype not in (np.uint8, np.uint16):
+    if array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
         array = _as_bytes(array, shown)
     return map(_picture, [array] if _is_one_picture(array) else array)
 

@@ -1,6 +1,7 @@
 """Mistakes of users and what is reported of them; bugs."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,17 @@ def test_user_errors_are_one_line_with_exit_code_2(command_line, tmp_path, monke
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []  # a mistake leaves nothing behind
+
+
+def test_the_commands_that_prepare_a_set_can_be_run(command_line, tmp_path):
+    done = command_line("train", "smoke", "--source", "tfds:kmnist", "--data-dir", tmp_path)
+    assert done.returncode == 2
+    install, prepare = done.stderr.strip().split(" && ")
+    assert "pip install tensorflow-cpu" in install
+    python, option, code = shlex.split(prepare)
+    assert (python, option) == ("python", "-c")
+    compile(code, "command", "exec")
+    assert f"data_dir='{tmp_path}'" in code
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "train --resume", "export onnx"])

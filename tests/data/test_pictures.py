@@ -198,3 +198,21 @@ def test_arrays_of_pictures():
     assert [p.shape for p in pictures_of(np.zeros((2, 6, 5, 3), np.uint8))] == [(6, 5, 3)] * 2
     assert [p.shape for p in pictures_of(np.zeros((6, 5, 1), bool))] == [(6, 5)]
     assert next(pictures_of(np.full((6, 5), 65535, np.uint16))).max() == 1
+    for kind in (np.int64, np.uint32, np.int16):  # as what is not uint16, in which 65,535 is white
+        np.testing.assert_array_equal(
+            next(pictures_of(np.diag([0, 51, 255]).astype(kind))), np.diag([0, np.float32(0.2), 1])
+        )
+
+
+def test_rows_of_pixels_in_an_array_are_images_of_the_given_size(tmp_path, digits):
+    file, notes = str(tmp_path / "a.npy"), list[str]()
+    np.save(file, digits[:4].reshape(4, -1))
+    found = dict(read_pictures(file, notes.append, (28, 28)))
+    assert list(found) == [f"{file}[{n}]" for n in range(4)]
+    np.testing.assert_array_equal(np.stack([*found.values()]), digits[:4] / np.float32(255))
+    assert notes == ["an array of 4 x 784 is read as 4 images of 28 x 28, one a row"]
+    np.save(file, np.zeros((300, 784), np.uint8))  # which may be a picture
+    ((_, picture),) = read_pictures(file, notes.append, (28, 28))
+    assert picture.shape == (300, 784)
+    assert "read as one picture of 300 x 784; if each row is an image of 28 x 28, save it as [300, 28, 28]" in notes
+    assert len([*read_pictures(file, notes.append, (28, 20)), *notes]) == 3  # no further note

@@ -198,6 +198,9 @@ def test_what_is_assumed_is_said(tmp_path):
     np.savez(tmp_path / "a.npz", x=FLAT, y=Y)
     colours = small(tmp_path / "a.npz", image_size=(4, 3, 3))
     assert "the three channels of a pixel stand together in a row, which is assumed" in colours.describe()
+    names = np.array(["ant", "b", "B", "Ant"])[Y + (np.arange(COUNT) > 20)]
+    np.savez(tmp_path / "a.npz", x=X, y=names)
+    assert "classes whose names differ only in case: 'Ant' and 'ant'\n" in small(tmp_path / "a.npz").describe() + "\n"
     corner = FIRST.copy()
     corner[:, -1] = LABELS[::-1]
     (tmp_path / "b.csv").write_text(text(corner))
@@ -234,6 +237,10 @@ BAD_TABLES = {
     text([[1, -1, *[3] * 35]] * 3): "row 1, column 2: '-1' is no pixel",
     text([[n % 2, 256, *[3] * 35] for n in range(9)]): "row 1, column 2: '256' is no pixel",
     text([[n % 2, *[3] * 35] for n in range(9)]): "an image has 35 pixels; it is no square: give height and width",
+    text(np.column_stack([range(24), FIRST])): "37 pixels; without one .* 6 x 6. The column taken for labels counts",
+    text(np.column_stack([range(24), LAST])): "24 and 3 values.* Its first column counts the rows",
+    text([[n, n % 3, *[0] * 36] for n in range(1200)]): "nor its last column can be labels .* Its first column counts",
+    text(FIRST, header=["label", *PIXELS]).replace("\n1,", "\n1.5,", 1): "row 3: the label is '1.5', but nearly all",
     text(FIRST.T): "no square.*or is the table transposed",
     text(FIRST, header=["label", *PIXELS[:-1], "remark"]): "neither labels nor pixels: remark",
     text(FIRST, header=["label", "class", *PIXELS[1:]]): "several columns could be the labels: label, class",
@@ -294,6 +301,15 @@ BAD_ARCHIVES = {
     "no archive": (lambda: b"x" * 100, "cannot be read"),
     "no labels": (lambda: npz_of(x=X), "the labels are missing; found: a.npz: x"),
     "counts": (lambda: npz_of(x=X, y=Y[:-1]), "24 images but 23 labels"),
+    "no names": (lambda: npz_of(arr_0=X, arr_1=Y), "a.npz: arr_0.*numpy.savez.file, x_train=..., y_train=...."),
+    "a stray label": (
+        lambda: npz_of(x=X, y=np.where(np.arange(COUNT) == 5, 37, Y)),
+        "of class 3, 4, .* The largest label is 37, of 1 example .first: example 5 of the train split.; .* is 2. Train",
+    ),
+    "a stray label in test": (
+        lambda: npz_of(x=X, y=Y, x_test=X, y_test=np.where(np.arange(COUNT) > 20, 7, Y)),
+        "The largest label is 7, of 3 examples .first: example 21 of the test split.; the next smaller one is 2",
+    ),
     "no one-hot": (lambda: npz_of(x=X, y=ONE_HOT + ONE_HOT[::-1]), "are not one-hot"),
     "negative label": (lambda: npz_of(x=X, y=Y - 1), "label -1 of example 0 is no class"),
     "large label": (lambda: npz_of(x=X, y=Y * 10**6), "label 2000000 is too large"),

@@ -18,6 +18,7 @@ from lstm_mnist_jax.data.shuffle import permutation
 from lstm_mnist_jax.errors import ConfigError
 from lstm_mnist_jax.training import make_program
 from lstm_mnist_jax.training.evaluation import Evaluator, batch_size
+from lstm_mnist_jax.training.step import count_steps
 
 
 def test_it_is_the_plain_loop_over_flax_layers(tiny_dataset):
@@ -82,6 +83,9 @@ def test_a_batch_may_be_the_whole_set_but_not_more(tiny_dataset):
     assert int(train(tiny_dataset, 3, config=whole).step) == 3
     with pytest.raises(ConfigError, match="batch_size is 131, but there are only 130 training examples"):
         train(tiny_dataset, 1, config=dataclasses.replace(CONFIG, batch_size=131))
+    few = dataclasses.replace(tiny_dataset, train=tiny_dataset.validation[:5])
+    with pytest.raises(ConfigError, match=r"5 or less. The validation split has .* reduce --validation-examples"):
+        count_steps(CONFIG, few)
 
 
 def test_a_run_longer_than_positions_can_count_is_refused(tiny_dataset):
