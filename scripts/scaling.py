@@ -7,8 +7,8 @@ Times a training step of a preset on two cores, in processes that are bound to t
 - shared: two devices, one on each core, which share a batch of twice the size.
 
 From *alone* to *beside another*, a step gets longer because cores share memory, cache and clock ("sharing"). From
-*beside another* to *shared*, it gets longer because of the all-reduce of the gradients, and because the devices wait for
-each other ("synchronization"). With n cores and a batch of B examples, the model of a step is
+*beside another* to *shared*, it gets longer because of the all-reduce of the gradients, and because the devices wait
+for each other ("synchronization"). With n cores and a batch of B examples, the model of a step is
 
     seconds = (overhead + work * B / n) * (1 + sharing * g(n)) + synchronization * f(n)
 
@@ -158,7 +158,8 @@ def main() -> None:
         f"by other programs at the start.\nA step: medians of {arguments.rounds} rounds (minimum to maximum).\n\n"
         f"{table_of_steps(measured)}\n"
         f"The model: {1e3 * step.overhead:.2f} ms and {1e6 * step.work:.1f} µs an example; {step.sharing:.0%} longer "
-        f"while another core is busy; {1e3 * step.synchronization:.2f} ms for the all-reduce of two devices and for waiting.\n"
+        f"while another core is busy; {1e3 * step.synchronization:.2f} ms for the all-reduce of two devices and for "
+        "waiting.\n"
         f"It differs from a measured step by {largest_error(step, medians):.0%} at most.\n\n"
         f"An epoch of MNIST, estimated, in seconds:\n\n{table_of_epochs(step)}"
     )
