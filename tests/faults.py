@@ -78,7 +78,7 @@ FAULTS = [
     fault("of two libraries of a wheel, any is loaded", "rnn/native/build.py", "if len(paths) > 1:", "if False:",
           "test_wheel_library.py"),
     fault("a loop's result of another width is declared", "rnn/native/kernel.py",
-          "state_dtype(like.dtype) if result.is_wide else like.dtype", "like.dtype", "test_pallas.py"),
+          "state_dtype(first.dtype) if result.is_wide else first.dtype", "first.dtype", "test_pallas.py"),
     fault("a wheel's library takes loops with FMA where there is none", "rnn/native/choice.h",
           "!has_xgetbv || !has_fma ||", "!has_xgetbv ||", "test_loops.py"),
     fault("a deep copy of a layer is not recognized", "rnn/equations.py",
