@@ -123,8 +123,11 @@ def test_evaluate_prints_a_table(command_line, tiny_run):
         assert word in done.stdout
 
 
-def test_evaluate_prints_json(command_line, tiny_run):
-    done = command_line("evaluate", tiny_run, "--json", "--checkpoint", "last")
+def test_evaluate_prints_json_and_warns_of_more_devices_than_cores(tiny_run):
+    words = ["evaluate", tiny_run, "--json", "--checkpoint", "last", "--devices", "4"]
+    done = programs.run(words, env=without_device_count())
+    assert done.returncode == 0, done.stderr
+    assert (mesh.usable_cores() < 4) == done.stderr.startswith("lstm-mnist: warning: 4 devices share "), done.stderr
     found = json.loads(done.stdout)
     metrics = json.loads((tiny_run / "metrics.jsonl").read_text().splitlines()[-1])
     assert found["step"] == 45
