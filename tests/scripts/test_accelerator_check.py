@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import programs
@@ -49,7 +51,12 @@ def check(monkeypatch, capfd):
         return ended.value.code, *capfd.readouterr()
 
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # as the program sets it
-    return run
+    # What else the program changes in its process.
+    server = forkserver._forkserver
+    monkeypatch.setattr(server, "_preload_modules", server._preload_modules)
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
