@@ -158,6 +158,8 @@ FAULTS = [
     fault("the page's warnings have another threshold", "report/page/novelty.js",
           "= score > spec.threshold;", "= score > 2 * spec.threshold;",
           "test_page_pictures.py"),
+    fault("the width of two digits does not count on the page", "report/page/novelty.js",
+          "score * width > spec.pair_threshold", "score > spec.pair_threshold", "test_page_pictures.py"),
     fault("a rotation turns half as far", "data/augment.py", "math.radians(config.rotation_degrees)",
           "math.radians(config.rotation_degrees / 2)", "test_augment.py"),
     fault("a resumed run is one step off", "training/run.py",
