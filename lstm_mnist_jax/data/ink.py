@@ -192,8 +192,12 @@ def pieces_of(
     pieces = _described(depth, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1).tolist()
-    shaded = [n for n, piece in enumerate(pieces, 1) if _is_shaded(piece, areas[n] / piece.area)]
-    if any(pieces[n - 1].size >= 3 and pieces[n - 1].peak >= 2 * least for n in shaded):
+    shaded = [
+        n
+        for n, piece in enumerate(pieces, 1)
+        if piece.size >= 3 and piece.peak >= 2 * least and _is_shaded(piece, areas[n] / piece.area)
+    ]
+    if shaded:
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
         pieces = _described(depth, levels, labels, count)
     return pieces, labels, paper

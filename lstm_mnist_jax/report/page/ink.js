@@ -523,8 +523,9 @@ function piecesOf(picture, sign) {
   const areas = new Int32Array(count + 1);
   const isDark = (at) => depth[at] > DARK_EDGE * pieces[labels[at] - 1].peak;
   for (const at of kept) if (isDark(at)) areas[labels[at]]++;
-  const shaded = pieces.map((piece, n) => isShaded(piece, areas[n + 1] / piece.area));
-  if (pieces.some((piece, n) => shaded[n] && sizeOf(piece) >= 3 && piece.peak >= 2 * least)) {
+  const mayBeShaded = (piece) => sizeOf(piece) >= 3 && piece.peak >= 2 * least;
+  const shaded = pieces.map((piece, n) => mayBeShaded(piece) && isShaded(piece, areas[n + 1] / piece.area));
+  if (shaded.includes(true)) {
     const lit = placesWhere(kept, (at) => !shaded[labels[at] - 1] || isDark(at));
     relabel(lit, kept);
     pieces = outlined(depth, lit, labels, count, height, width);
