@@ -154,7 +154,8 @@ class TrainedRun:
         """What speaks against the prediction for each image: that it looks unlike the training images, or in the form
         digit that it may be two digits that touch.
 
-        Of images like the training images, about 1 % get a warning.
+        Of MNIST's test images, 0.8 % are unlike the training images, and of the other digits 0.15 % may be pairs.
+        With fewer than some thousands of validation images it is more.
 
         Args:
           images: as for `predict`.
@@ -172,14 +173,16 @@ class TrainedRun:
         images = self._checked(images)
         if self.novelty is None:
             return [None] * len(images)
-        unlike = self.novelty.are_unlike(images)
-        pairs = self.novelty.may_be_pairs(images) & ((form or self.form) == "digit")
-        return [self.pair if two else UNLIKE if new else None for two, new in zip(pairs, unlike, strict=True)]
+        unlike, pairs = self.novelty.unlike_and_pairs(images)
+        if (form or self.form) != "digit":
+            pairs = np.zeros_like(pairs)
+        texts = {(True, False): UNLIKE, (True, True): f"{UNLIKE}: {self.pair}", (False, True): self.pair}
+        return [texts.get((bool(new), bool(two))) for new, two in zip(unlike, pairs, strict=True)]
 
     @property
     def pair(self) -> str:
-        """The warning for what is as wide as two digits."""
-        return f"{UNLIKE}: it may be two touching {'digits' if self._has_digits else 'characters'}"
+        """The warning for an image that may be of two characters, wide and far from the training images."""
+        return f"it may be two touching {'digits' if self._has_digits else 'characters'}"
 
     def turned_reading(self, digits: Sequence[Digit]) -> str | None:
         """That the digits of a picture look more like the training images if the picture is turned, and what is read

@@ -126,15 +126,12 @@ class Novelty:
         """Whether images are unlike the training images."""
         return self.scores(images) > self.threshold
 
-    def are_wide(self, images: Images) -> Bool[np.ndarray, " n"]:
-        """Whether ink is wider than in most of the training images, as that of two digits is."""
-        return widths_of(images) > self.wide
-
-    def may_be_pairs(self, images: Images) -> Bool[np.ndarray, " n"]:
-        """Whether images may be of two digits that touch: those unlike the training images with wide ink, and others
-        whose score times the width of their ink is above `pair_threshold`."""
+    def unlike_and_pairs(self, images: Images) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """Whether images are unlike the training images, and whether they may be of two digits that touch: those with
+        wide ink, of the others those whose score times the width of their ink is above `pair_threshold`."""
         scores, widths = self.scores(images), widths_of(images)
-        return np.where(scores > self.threshold, widths > self.wide, scores * widths > self.pair_threshold)
+        unlike = scores > self.threshold
+        return unlike, np.where(unlike, widths > self.wide, scores * widths > self.pair_threshold)
 
     def turn_gains(self, images: Images) -> Float64[np.ndarray, "n 3"]:
         """How much more likely square images are turned by 90, 180 and 270 degrees to the left, in units of the
@@ -306,7 +303,9 @@ def read(path: Path) -> Novelty | None:
     """
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            found = Novelty(**{field.name: arrays[field.name] for field in fields(Novelty)})
+            values = {name: arrays[name] for name in arrays.files}
+        values.setdefault("pair_threshold", np.array(np.inf, np.float32))  # of a run before 30 November 2026
+        found = Novelty(**values)
         found.scores(np.zeros((1, SIDE, SIDE), np.float32))
     except FileNotFoundError:
         return None

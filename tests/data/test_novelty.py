@@ -1,6 +1,7 @@
 """What looks unlike the training images: against explicit loops, and on letters, blots, pairs and turned digits."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -51,18 +52,18 @@ def pairs(images, rng):
 def test_digits_pass_and_others_are_found(fitted, mnist, rng):
     """Of digits at most 1 % are unlike the training images; of letters and blots, most."""
     assert fitted.are_unlike(mnist.test.images).mean() <= 0.01
-    assert 0.03 < fitted.are_wide(mnist.test.images).mean() < 0.07
+    assert 0.03 < (novelty.widths_of(mnist.test.images) > fitted.wide).mean() < 0.07
     for made, least in ((letters(), 0.7), (blots(rng), 0.85), (pairs(mnist.test.images, rng), 0.4)):
         images = np.stack([*made])
         assert fitted.are_unlike(images).mean() >= least
-    assert fitted.are_wide(images).mean() > 0.4  # the pairs
+    assert (novelty.widths_of(images) > fitted.wide).mean() > 0.4  # the pairs
     noise = rng.integers(0, 256, (20, 28, 28), np.uint8)
     assert fitted.are_unlike(noise).all()
     assert fitted.are_unlike(np.zeros((1, 28, 28), np.uint8)).all()
     wide = np.zeros((1, 28, 28), np.uint8)
     wide[:, 9:19, 4:24] = 255
-    assert fitted.are_wide(wide).all()
-    assert not fitted.are_wide(np.swapaxes(wide, 1, 2)).any()
+    assert (novelty.widths_of(wide) > fitted.wide).all()
+    assert not (novelty.widths_of(np.swapaxes(wide, 1, 2)) > fitted.wide).any()
 
 
 def test_turned_digits(fitted, mnist, rng):
@@ -161,3 +162,6 @@ def test_the_file(fitted, mnist, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=r"novelty.npz is damaged .* Remove it"):
             novelty.read(path)
+    former = {field.name: getattr(fitted, field.name) for field in fields(fitted) if field.name != "pair_threshold"}
+    np.savez(path, **former)
+    assert np.isinf(novelty.read(path).pair_threshold)

@@ -41,6 +41,6 @@ def test_most_digits_that_touch_get_a_warning(rng):
         if len(find_digits(enlarged := np.kron(np.pad(both, 20), np.ones((3, 3), np.float32)))) == 1:
             pairs.append(digit(enlarged))
     for images, least, most in ((np.stack(pairs), 0.6, 1.0), (mnist.test.images, 0.005, 0.012)):
-        is_warned = fitted.are_unlike(images) | fitted.may_be_pairs(images)
+        is_warned = np.logical_or(*fitted.unlike_and_pairs(images))
         assert least <= is_warned.mean() <= most
-    assert fitted.may_be_pairs(np.swapaxes(np.stack(pairs), 1, 2)).mean() <= 0.3  # narrow ones
+    assert fitted.unlike_and_pairs(np.swapaxes(np.stack(pairs), 1, 2))[1].mean() <= 0.3  # narrow ones

@@ -85,8 +85,8 @@ function makeNovelty(spec, { height, width, channels }) {
     const [score, width] = [scoreOf(grey), widthOf(grey)];
     const isUnlike = score > spec.threshold;
     const mayBePair = isUnlike ? width > spec.wide : score * width > spec.pair_threshold;
-    if (spec.pair !== null && mayBePair) return spec.pair;
-    return isUnlike ? spec.unlike : null;
+    const texts = [isUnlike && spec.unlike, mayBePair && spec.pair].filter(Boolean);
+    return texts.length ? texts.join(": ") : null;
   }
   return { score: (pixels) => scoreOf(greyOf(pixels)), warning };
 }

@@ -19,7 +19,8 @@ def test_warnings_match_python(page, trained, examples, rng):
     wide = np.zeros((28, 28), np.uint8)
     wide[10:18, 4:24] = rng.integers(0, 256, (8, 20))
     digits = examples.images[:2000]
-    alone = trained.novelty.may_be_pairs(digits) & ~trained.novelty.are_unlike(digits)
+    are_unlike, are_pairs = trained.novelty.unlike_and_pairs(digits)
+    alone = are_pairs & ~are_unlike
     assert alone.sum() >= 3
     noise = rng.integers(0, 256, (3, 28, 28), np.uint8)
     images = np.stack([*digits[:20], wide, *noise, *digits[alone]])
@@ -29,8 +30,9 @@ def test_warnings_match_python(page, trained, examples, rng):
     assert len(json.dumps(novelty_of(trained))) < 42_000
     warnings = trained.warnings(images)
     assert [text for _, text in found] == warnings
-    assert {None, trained.pair, "this looks unlike the training images"} <= {*warnings}
-    assert None not in warnings[24:]
+    unlike = "this looks unlike the training images"
+    assert {None, unlike, f"{unlike}: {trained.pair}", trained.pair} == {*warnings}
+    assert set(warnings[24:]) == {trained.pair}
     clear(page)
     assert page.locator("#warning").text_content() == ""
     draw(page, [[(0.3, height), (0.7, height)] for height in np.linspace(0.3, 0.7, 7)])  # a square
