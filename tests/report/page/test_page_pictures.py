@@ -14,10 +14,16 @@ from lstm_mnist_jax.report.page.build import novelty_of
 
 
 def test_warnings_match_python(page, trained, examples, rng):
-    """The scores of digits, of noise, and of ink as wide as two digits; and the text beside a drawing."""
+    """The scores of digits, of noise, of ink as wide as two digits, and of what may be two digits by its width alone;
+    and the text beside a drawing."""
     wide = np.zeros((28, 28), np.uint8)
     wide[10:18, 4:24] = rng.integers(0, 256, (8, 20))
-    images = np.stack([*examples.images[:20], wide, *rng.integers(0, 256, (3, 28, 28), np.uint8)])
+    digits = examples.images[:2000]
+    are_unlike, are_pairs = trained.novelty.unlike_and_pairs(digits)
+    alone = are_pairs & ~are_unlike
+    assert alone.sum() >= 3
+    noise = rng.integers(0, 256, (3, 28, 28), np.uint8)
+    images = np.stack([*digits[:20], wide, *noise, *digits[alone]])
     pixels = (images.reshape(len(images), -1) / 255).tolist()
     found = page.evaluate("(all) => all.map((pixels) => [lstm.noveltyOf(pixels), lstm.unlikeTraining(pixels)])", pixels)
     np.testing.assert_allclose([score for score, _ in found], trained.novelty.scores(images), rtol=1e-4)
@@ -25,7 +31,8 @@ def test_warnings_match_python(page, trained, examples, rng):
     warnings = trained.warnings(images)
     assert [text for _, text in found] == warnings
     unlike = "this looks unlike the training images"
-    assert {None, unlike, f"{unlike}: {trained.pair}"} == {*warnings}
+    assert {None, unlike, f"{unlike}: {trained.pair}", trained.pair} == {*warnings}
+    assert set(warnings[24:]) == {trained.pair}
     clear(page)
     assert page.locator("#warning").text_content() == ""
     draw(page, [[(0.3, height), (0.7, height)] for height in np.linspace(0.3, 0.7, 7)])  # a square
