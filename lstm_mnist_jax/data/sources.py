@@ -10,8 +10,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from lstm_mnist_jax.data.cache import cached
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
@@ -112,9 +110,8 @@ def load(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
-    if dataset.form is None and _is_light(dataset.train.images[:1000]):
-        note = "light background: predict reads pictures as light on dark, unless with --form plain"
-        dataset = replace(dataset, notes=(*dataset.notes, note))
+    if dataset.is_light:
+        dataset = replace(dataset, notes=(*dataset.notes, "dark on a light background: predict makes pictures so, too"))
     return split(
         dataset,
         validation_examples=validation_examples,
@@ -124,12 +121,6 @@ def load(
         split_seed=split_seed,
         classes=classes,
     )
-
-
-def _is_light(images: np.ndarray) -> bool:
-    """Whether most pixels at the borders of grey images are light."""
-    borders = [images[:, edge] for edge in (0, -1)] + [images[:, :, edge] for edge in (0, -1)]
-    return images.ndim == 3 and float(np.median(np.concatenate(borders, axis=None))) > 127
 
 
 def _at_path(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset | None:

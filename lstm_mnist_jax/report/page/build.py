@@ -124,7 +124,13 @@ def make_page(
     chosen = [] if examples is None else choose_examples(run, examples)
     data = {
         "network": spec,
-        "image": {"height": shape[0], "width": shape[1], "channels": spec["channels"], "form": run.form},
+        "image": {
+            "height": shape[0],
+            "width": shape[1],
+            "channels": spec["channels"],
+            "form": run.form,
+            "isLight": run.folder.data.is_light,
+        },
         "step": step,
         "examples": chosen,
         "novelty": novelty_of(run),

@@ -3,13 +3,15 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from accessibility import violations
-from pad import clear, draw, reading_of
+from pad import SEVEN, clear, draw, reading_of
 from PIL import Image
 
+from lstm_mnist_jax.report.page import make_page
 from lstm_mnist_jax.report.page.build import novelty_of
 
 
@@ -127,6 +129,29 @@ def test_a_photograph_with_three_digits(page, trained, examples, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_network_of_dark_digits_on_light_sees_such_images(open_page, trained, examples, rng):
+    picture, _ = photograph(rng, examples)
+    dark = trained.find_digits(np.asarray(picture))
+    folder = replace(trained.folder, data=replace(trained.folder.data, is_light=True))
+    run = replace(trained, folder=folder)
+    for found, before in zip(run.find_digits(np.asarray(picture)), dark, strict=True):
+        np.testing.assert_array_equal(found.image, 1 - before.image)
+    np.testing.assert_array_equal(run.normalise([examples.images[0]]), 1 - trained.normalise([examples.images[0]]))
+    plain = run.normalise([examples.images[0]], "plain")
+    np.testing.assert_array_equal(plain, trained.normalise([examples.images[0]], "plain"))
+    page = open_page(make_page(run))
+    _, seen, _ = give(page, ("three.png", encoded(picture)))
+    np.testing.assert_allclose(seen, 1 - dark[0].image, atol=1e-5)
+    page.locator("#clear").click()
+    draw(page, SEVEN)
+    seen, *_ = reading_of(page)
+    drawn = seen.reshape(28, 28)
+    assert drawn[0].min() > 0.99
+    assert drawn.min() < 0.1
+    np.testing.assert_allclose(drawn, run.normalise([drawn])[0], atol=1e-5)  # it is in normal form
+
+
 def test_pictures_that_are_turned_transparent_large_pasted_and_opened(page, examples, rng):
     picture, _ = photograph(rng, examples)
     text, upright, _ = give(page, ("three.png", encoded(picture)))
