@@ -116,13 +116,18 @@ class TrainedRun:
         Raises:
           DataError: a picture has only one colour, or another shape or type.
         """
-        shape = self.folder.data.image_shape
+        shape, form = self.folder.data.image_shape, form or self.form
         normal = [
-            normalise(picture, shape, form or self.form)
+            normalise(picture, shape, form)
             for array in pictures
             for picture in pictures_of(np.asarray(array), "A picture")
         ]
-        return np.stack(normal) if normal else np.zeros((0, *shape), np.float32)
+        images = np.stack(normal) if normal else np.zeros((0, *shape), np.float32)
+        return images if form == "plain" else self._on_background(images)
+
+    def _on_background(self, images: np.ndarray) -> np.ndarray:
+        """Images that are light on dark, on the background of the training images."""
+        return np.float32(1) - images if self.folder.data.is_light else images
 
     def find_digits(self, picture: np.ndarray) -> list[Digit]:
         """The digits on a picture, from left to right and line by line, in the form of the run's images.
@@ -140,7 +145,7 @@ class TrainedRun:
         if len(shape) != 2:
             raise DataError(f"Digits are found for grey images; this run reads {list(shape)}. Use normalise().")
         (levels,) = pictures_of(np.asarray(picture), "A picture")
-        digits = find_digits(levels, *shape)
+        digits = [digit._replace(image=self._on_background(digit.image)) for digit in find_digits(levels, *shape)]
         warnings = self.warnings(np.stack([digit.image for digit in digits]))
         return [digit._replace(warning=warning) for digit, warning in zip(digits, warnings, strict=True)]
 

@@ -3,7 +3,10 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+BAR_WIDTH = 80
+"""Columns of a terminal that has room for the bar, the speed and the time left, too."""
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two lines of progress within an epoch, without a terminal."""
@@ -17,19 +20,16 @@ class ProgressDisplay:
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._last_plain_line = time.monotonic()
+        others = [BarColumn(), TextColumn("{task.fields[rate]} images/s  left"), TimeRemainingColumn(compact=True)]
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s  left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}  loss {task.fields[loss]}"),
+            *(others if console.width >= BAR_WIDTH else []),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         total = epochs * steps_per_epoch
-        self._task = self._bar.add_task("", total=total, completed=step, epoch=self._epoch(step), loss="-", rate="-")
+        self._task = self._bar.add_task(self._position(step), total=total, completed=step, loss="-", rate="-")
 
     def __enter__(self) -> "ProgressDisplay":
         self._bar.start()
@@ -40,18 +40,20 @@ class ProgressDisplay:
 
     def advance(self, step: int, loss: float, examples_per_second: float) -> None:
         """Shows the number of steps made, the mean loss of the epoch so far, and the speed."""
-        epoch, rate = self._epoch(step), f"{examples_per_second:,.0f}"
-        self._bar.update(self._task, completed=step, epoch=epoch, loss=loss_in_words(loss), rate=rate)
+        position, rate = self._position(step), f"{examples_per_second:,.0f}"
+        self._bar.update(self._task, completed=step, description=position, loss=loss_in_words(loss), rate=rate)
         if self._bar.disable and time.monotonic() - self._last_plain_line > PLAIN_INTERVAL:
-            self.say(f"epoch {epoch}  step {step:,}  loss {loss_in_words(loss)}  {rate} images/s")
+            self.say(f"{position}  loss {loss_in_words(loss)}  {rate} images/s")
 
     def say(self, line: str) -> None:
         """Writes a line above the bar."""
         self._last_plain_line = time.monotonic()
         say(self._console, line)
 
-    def _epoch(self, step: int) -> str:
-        return f"{min(step // self._steps_per_epoch + 1, self._epochs)}/{self._epochs}"
+    def _position(self, step: int) -> str:
+        epoch = min(step // self._steps_per_epoch, self._epochs - 1)
+        within = step - epoch * self._steps_per_epoch
+        return f"epoch {epoch + 1}/{self._epochs}  step {within}/{self._steps_per_epoch}"
 
 
 def loss_in_words(loss: float) -> str:
@@ -89,8 +91,11 @@ class Reading:
         if (now := time.monotonic()) < self._next:
             return
         of = f" of {self._total:,}" if self._total else ""
-        line = f"{self._what}: {self._done:,}{of}"
+        count = f": {self._done:,}{of}"
+        line = self._what + count
         if self._console.is_terminal:
+            if len(line) >= self._console.width:  # a second line would stay
+                line = f"{self._what[: max(0, self._console.width - len(count) - 4)]}...{count}"
             self._console.file.write(f"\r\x1b[K{line}")
             self._console.file.flush()
             self._next = now + 0.2

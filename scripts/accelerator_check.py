@@ -6,9 +6,11 @@ them never starts JAX: a TPU belongs to one process. What a part does is in benc
 
 import hashlib
 import html
+import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,8 +27,17 @@ from benchmarks import environment
 from benchmarks.accelerator import PARTS, Failed, Part, Setting, Unavailable, device
 
 FORMAT = 1
-OPTIONS = ("JAX_", "XLA_", "LSTM_MNIST_JAX_", "CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS")
-"""Beginnings of the environment variables that change what is measured."""
+OPTIONS = (
+    "JAX_CPU_ENABLE_ASYNC_DISPATCH", "JAX_DEBUG_INFS", "JAX_DEBUG_NANS", "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_DEFAULT_PRNG_IMPL", "JAX_DISABLE_JIT", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_ENABLE_CHECKS",
+    "JAX_ENABLE_PGLE", "JAX_ENABLE_X64", "JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "JAX_MEMORY_FITTING_EFFORT",
+    "JAX_MEMORY_FITTING_LEVEL", "JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUM_CPU_DEVICES", "JAX_OPTIMIZATION_LEVEL",
+    "JAX_RANDOM_SEED_OFFSET", "JAX_THREEFRY_GPU_KERNEL_LOWERING", "JAX_THREEFRY_PARTITIONABLE", "LIBTPU_INIT_ARGS",
+    "LSTM_MNIST_JAX_NATIVE", "NVIDIA_TF32_OVERRIDE", "XLA_CLIENT_MEM_FRACTION", "XLA_FLAGS",
+    "XLA_PYTHON_CLIENT_ALLOCATOR", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE",
+)  # fmt: skip
+"""The environment variables that change what is computed or how fast, beside those that choose the devices. The file,
+which is for publishing, has their values; others hold paths and names of hosts."""
 
 PRELOADED = ["flax.nnx", "optax", "orbax.checkpoint", "lstm_mnist_jax.training", "lstm_mnist_jax.inference"]
 
@@ -38,7 +49,7 @@ STYLE += ";border-bottom:1px solid #ccc;text-align:right}.failed{color:#b00}"
 
 @dataclass(frozen=True)
 class Arguments:
-    """Check and measure this package on this machine's GPU or TPU: training, resuming, layers, populations, tests.
+    """Check and measure this package on this machine's GPU or TPU: training, resuming, layers, sweeps, tests.
 
     What was measured with the same version, device, sizes and environment variables of JAX and XLA is kept: after an
     interruption, the same command goes on.
@@ -58,7 +69,7 @@ class Arguments:
 
 
 def main() -> None:
-    """Exits with 0, with 1 where a part failed, with 2 after an error of the user, with 130 after Ctrl-C."""
+    """Exits with 0, 1 where a part failed, 2 after an error of the user, 130 after Ctrl-C, or 143 after SIGTERM."""
     arguments = tyro.cli(Arguments, prog="accelerator_check.py")
     try:
         sys.exit(check(arguments))
@@ -90,7 +101,7 @@ def check(arguments: Arguments) -> int:
             pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return _refuse(f"--output {arguments.output} cannot be used: {error}. Give another name.")
-    options = {name: value for name, value in sorted(os.environ.items()) if name.startswith(OPTIONS)}
+    options = {name: _without_paths(os.environ[name]) for name in OPTIONS if name in os.environ}
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU
     if not arguments.tiny:  # else compilation is measured
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
@@ -104,8 +115,10 @@ def check(arguments: Arguments) -> int:
         key = {**facts["rows"][0], "commit": _commit(), "tiny": arguments.tiny, "options": options}
         if found.get("key", key) != key:
             differ = ", ".join(name for name in key if found["key"].get(name) != key[name])
-            old = arguments.output.with_name(f"{arguments.output.name}.old")
-            print(f"{arguments.output} is of another {differ}: all parts run again. It is kept as {old}.")
+            differ = differ.replace("options", "environment variables")
+            olds = (arguments.output.with_name(f"{arguments.output.name}.old{n}") for n in itertools.count(1))
+            old = next(path for path in olds if not path.exists())
+            print(f"{arguments.output} was measured with different {differ}: all parts run again. It is kept as {old}.")
             arguments.output.replace(old)
         parts: dict[str, Any] = found["parts"] if found.get("key") == key else {}
         found = {"format": FORMAT, "key": key, "machine": environment.describe(), "parts": parts}
@@ -187,6 +200,11 @@ def _serve(part: Part, step: int, setting: Setting, log: str, connection: Any) -
         kind = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
         reason = f"failed: {kind}{next(iter(str(error).splitlines()), '')}"
     connection.send((None, (peak, reason)))
+
+
+def _without_paths(options: str) -> str:
+    """The value of an environment variable, such as XLA_FLAGS, without the files that options name."""
+    return re.sub(r"=\S*/\S*", "=PATH", options)
 
 
 def _is_whole(found: dict[str, Any]) -> bool:

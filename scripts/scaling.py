@@ -6,13 +6,14 @@ Times a training step of a preset on two cores, in processes that are bound to t
 - beside another: the same, while the same program runs on the other core (no step waits for another process);
 - shared: two devices, one on each core, which share a batch of twice the size.
 
-From *alone* to *beside another*, a step gets longer because cores share memory, cache and clock. From *beside another*
-to *shared*, it gets longer because of the all-reduce of the gradients, and because the devices wait for each other.
-With n cores and a batch of B examples, the model of a step is
+From *alone* to *beside another*, a step gets longer because cores share memory, cache and clock ("sharing"). From
+*beside another* to *shared*, it gets longer because of the all-reduce of the gradients, and because the devices wait
+for each other ("synchronization"). With n cores and a batch of B examples, the model of a step is
 
-    seconds = (overhead + work * B / n) * (1 + sharing * g(n)) + meeting * f(n),    g(1) = f(1) = 0, g(2) = f(2) = 1
+    seconds = (overhead + work * B / n) * (1 + sharing * g(n)) + synchronization * f(n)
 
-Two cores do not show how the two losses grow. The table gives the range between two assumptions:
+with g(1) = f(1) = 0 and g(2) = f(2) = 1. Two cores do not show how sharing and synchronization grow with n. The table
+gives the range between two assumptions:
 
 - at least: more cores share no more than two do, g(n) = 1; and gradients are added up in a tree, f(n) = log2(n);
 - at most: all cores share one memory, g(n) = n - 1; and one device adds up what all others have, f(n) = n - 1.
@@ -70,10 +71,10 @@ TIMEOUT = 600.0
 
 
 class Growth(NamedTuple):
-    """How many times as much as on two cores is lost: by what cores share, and by the all-reduce and waiting."""
+    """Sharing and synchronization, as multiples of those of two cores: g(n) and f(n)."""
 
     sharing: float
-    meeting: float
+    synchronization: float
 
     @staticmethod
     def least(cores: int) -> "Growth":
@@ -92,47 +93,51 @@ class Step:
       overhead: seconds of a step without examples.
       work: seconds of an example.
       sharing: by what fraction a step is longer while another core is busy.
-      meeting: seconds that two devices need to add up gradients and to wait for each other.
+      synchronization: seconds in which two devices add up gradients and wait for each other.
     """
 
     overhead: float
     work: float
     sharing: float
-    meeting: float
+    synchronization: float
 
     def seconds(self, cores: int, batch: float, growth: Growth) -> float:
         """Of a step of `batch` examples."""
         alone = self.overhead + self.work * batch / cores
-        return alone * (1 + self.sharing * growth.sharing) + self.meeting * growth.meeting
+        return alone * (1 + self.sharing * growth.sharing) + self.synchronization * growth.synchronization
 
     def least_batch(self, cores: int, growth: Growth) -> int | None:
         """The smallest batch of which a step takes at most 2/cores of its time on one core; None if there is none."""
-        loss = 1 + self.sharing * growth.sharing
-        if loss >= 2:
+        slowdown = 1 + self.sharing * growth.sharing
+        if slowdown >= 2:
             return None
-        lost = cores * (self.overhead * loss + self.meeting * growth.meeting) - 2 * self.overhead
-        return max(1, math.ceil(lost / (self.work * (2 - loss))))
+        empty = self.overhead * slowdown + self.synchronization * growth.synchronization  # seconds without examples
+        return max(1, math.ceil((cores * empty - 2 * self.overhead) / (self.work * (2 - slowdown))))
 
 
 def fitted(medians: dict[tuple[str, int], float]) -> Step:
     """The model of measured steps: seconds by kind and examples of a device.
 
     Overhead and work, which are not negative, have the least squares of relative errors to the steps of a core alone.
-    What two cores lose is the median over the batch sizes.
+    Sharing and synchronization are medians over the batch sizes.
     """
     batches = np.array(sorted({batch for _, batch in medians}), float)
     alone, beside, shared = (np.array([medians[kind, int(batch)] for batch in batches]) for kind in KINDS)
     lines = np.stack([np.ones_like(batches), batches], axis=1) / alone[:, None]
     (overhead, work), _ = nnls(lines, np.ones_like(alone))
-    sharing, meeting = np.median(beside / alone - 1), np.median(shared - beside)
-    return Step(float(overhead), float(work), max(0.0, float(sharing)), max(0.0, float(meeting)))
+    sharing, synchronization = np.median(beside / alone - 1), np.median(shared - beside)
+    return Step(float(overhead), float(work), max(0.0, float(sharing)), max(0.0, float(synchronization)))
 
 
 def largest_error(step: Step, medians: dict[tuple[str, int], float]) -> float:
-    """The largest relative difference of the model from a measured step of one core alone, or of two that share one."""
-    of_model = {(kind, batch): step.seconds(cores, cores * batch, Growth.least(cores))
-                for kind, cores in (("alone", 1), ("shared", 2)) for _, batch in medians}  # fmt: skip
-    return max(abs(seconds / medians[key] - 1) for key, seconds in of_model.items())
+    """The largest relative difference of the model from a measured step."""
+    of_kinds = {"alone": (1, Growth(0, 0)), "beside another": (1, Growth(1, 0)), "shared": (2, Growth(1, 1))}
+
+    def seconds(kind: str, batch: int) -> float:
+        cores, growth = of_kinds[kind]
+        return step.seconds(cores, cores * batch, growth)
+
+    return max(abs(seconds(*key) / measured - 1) for key, measured in medians.items())
 
 
 def main() -> None:
@@ -153,7 +158,8 @@ def main() -> None:
         f"by other programs at the start.\nA step: medians of {arguments.rounds} rounds (minimum to maximum).\n\n"
         f"{table_of_steps(measured)}\n"
         f"The model: {1e3 * step.overhead:.2f} ms and {1e6 * step.work:.1f} µs an example; {step.sharing:.0%} longer "
-        f"while another core is busy; {1e3 * step.meeting:.2f} ms for the all-reduce of two devices and for waiting.\n"
+        f"while another core is busy; {1e3 * step.synchronization:.2f} ms for the all-reduce of two devices and for "
+        "waiting.\n"
         f"It differs from a measured step by {largest_error(step, medians):.0%} at most.\n\n"
         f"An epoch of MNIST, estimated, in seconds:\n\n{table_of_epochs(step)}"
     )
@@ -224,8 +230,8 @@ def measure(arguments: Arguments, cores: list[int]) -> dict[tuple[str, int], lis
 @contextmanager
 def process(arguments: Arguments, cores: list[int]) -> Iterator[Any]:
     """The connection to a process with a device on each of some cores, once it is ready."""
-    # JAX reads it when it is imported, which is before `serve` begins. All of JAX's devices compute.
-    os.environ["JAX_NUM_CPU_DEVICES"] = str(len(cores))
+    # JAX reads them when it is imported, which is before `serve` begins. All of JAX's devices compute.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(len(cores))}
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()
     child = context.Process(target=serve, args=(arguments, cores, theirs), daemon=True)

@@ -1,10 +1,11 @@
 """Programs in processes of their own, started without importing JAX anew.
 
 To import JAX, Flax and Orbax takes a process seconds. These processes are forked from one server, which has imported
-them, read MNIST, fitted the novelty detection of TINY, and has done nothing else: no JAX backend. What runs in them is
-what `lstm-mnist` runs, with standard streams, signals, exit codes and exit handlers of its own. Where the start of the
-interpreter is what a test is about (entry points, what is imported, environment variables that JAX reads on import),
-use `subprocess`.
+them, read MNIST, fitted the novelty detection of TINY, and has done nothing else: no JAX backend. (That fit multiplies
+matrices. NumPy's OpenBLAS ends its threads before a fork, and starts them again when it needs them.) What runs in them
+is what `lstm-mnist` runs, with standard streams, signals, exit codes and exit handlers of its own. Where the start of
+the interpreter is what a test is about (entry points, what is imported, environment variables that JAX reads on
+import), use `subprocess`.
 """
 
 import atexit

@@ -44,7 +44,7 @@ def choose_optimizations(wanted: bool) -> None:
 def optimized_where_bits_are_compared(request: pytest.FixtureRequest) -> None:
     """These modules compare bits of what the optimizer might change; all others have tolerances, or compare runs of
     one program."""
-    choose_optimizations(request.path.name in ("test_determinism.py", "test_feed.py"))
+    choose_optimizations(request.path.name in ("test_determinism.py", "test_feed.py", "test_recipe.py"))
 
 
 MANY_MAPPINGS = 30_000
@@ -61,8 +61,15 @@ def compiled_programs_are_dropped_when_they_are_many() -> Iterator[None]:
 
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    choose_optimizations(False)  # in whatever module: fixtures of the session come before those of the module
-    return made_once(factory, name, make)
+    def make_unoptimized(path: Path) -> None:  # in whatever module the first test is that takes it
+        before = not jax.config.values["jax_disable_most_optimizations"]
+        choose_optimizations(False)
+        try:
+            make(path)
+        finally:
+            choose_optimizations(before)
+
+    return made_once(factory, name, make_unoptimized)
 
 
 @pytest.fixture(scope="session")

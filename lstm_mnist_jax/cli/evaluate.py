@@ -1,6 +1,7 @@
 """`lstm-mnist evaluate`."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +41,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     """`lstm-mnist evaluate`."""
     parsed = parse(EvaluateArguments, arguments)
     from lstm_mnist_jax.inference import load_run
+    from lstm_mnist_jax.training.mesh import make_mesh, too_many
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
     start_jax(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
     run = load_run(parsed.run_dir, parsed.checkpoint)
+    if warning := too_many(make_mesh(parsed.execution, None)):
+        print(f"lstm-mnist: warning: {warning}", file=sys.stderr)
     moved = {"source": parsed.source, "data_dir": parsed.data_dir}
     evaluations, averaged = run.evaluate(parsed.execution, **moved), None
     if parsed.tta_shift_pixels:

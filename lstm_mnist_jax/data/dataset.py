@@ -70,6 +70,15 @@ class Dataset:
     form: str | None = None
 
     @property
+    def is_light(self) -> bool:
+        """Whether grey images that are used as they are have a light background: most pixels at their borders."""
+        images = self.train.images[:1000]
+        if self.form is not None or images.ndim != 3:
+            return False
+        borders = [images[:, edge] for edge in (0, -1)] + [images[:, :, edge] for edge in (0, -1)]
+        return float(np.median(np.concatenate(borders, axis=None))) > 127
+
+    @property
     def splits(self) -> dict[str, Examples]:
         """The splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32
 
-from lstm_mnist_jax.data.ink import EDGED, LEVELS, Component, in_levels, pieces_of, run_lengths, spans_of
+from lstm_mnist_jax.data.ink import LEVELS, Component, in_levels, pieces_of, run_lengths, spans_of
 
 FILLED_MARGIN = 0.09
 """The most paper beside a digit that fills its picture, as a fraction of the width or height."""
@@ -30,6 +30,9 @@ RECTANGULAR = 0.85
 
 TWO_LEVELS = 0.85
 """The fraction of the variance that two levels explain on a picture of two levels."""
+
+EDGED = 0.85
+"""The brightness changes along at least this fraction of the outline of ink."""
 
 APART = 0.15
 """The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
@@ -144,8 +147,15 @@ def _is_light(dark: list[Component], light: list[Component]) -> bool:
         is_stroke = is_thinner and one.size >= 0.12 * other.size and one.edge >= 0.9
         if is_sheet and is_stroke and _lies_within(one, other):
             return inner == 1
-    scores = [sum(digit.score for digit in digits) for digits in (dark, light)]
+    scores = [sum(_score(digit) for digit in digits) for digits in (dark, light)]
     return scores[1] > scores[0]
+
+
+def _score(piece: Component) -> float:
+    """Cubed peak times size; little for a sheet or a blot, which is as thick as it is long, and for wood or a shadow,
+    whose edges are less sharp than those of ink."""
+    sharp = max(0.0, piece.edge - 0.8) / 0.2
+    return piece.peak**3 / LEVELS**2 * max(0.1 * piece.size, piece.size - 2 * piece.thick) * sharp
 
 
 def _chosen(pieces: list[Component]) -> list[Component]:
@@ -153,19 +163,20 @@ def _chosen(pieces: list[Component]) -> list[Component]:
     pieces = [piece for piece in pieces if piece.edge >= EDGED]  # not the paper within a stroke
     if not pieces:
         return []
-    strongest = max(pieces, key=lambda piece: piece.score)
+    strongest = max(pieces, key=_score)
     pieces = [piece for piece in pieces if piece.size >= 0.03 * strongest.size]
     inner = [piece for piece in pieces if not piece.cut]
-    if inner and max(piece.score for piece in inner) >= 0.15 * max(piece.score for piece in pieces):
+    if inner and max(_score(piece) for piece in inner) >= 0.15 * max(_score(piece) for piece in pieces):
         pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner)]
-    main = max(pieces, key=lambda piece: piece.score)
+    main = max(pieces, key=_score)
     groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)])
-    main = max(groups, key=lambda group: group.score)
+    main = max(groups, key=_score)
     return [group for group in groups if group.size >= 0.4 * main.size]
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:
-    """Whether a piece is about as dark as the main one; a paler one about as thick: it may be of a line or a pen."""
+    """Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a
+    pen."""
     dark = piece.peak / main.peak
     thinner, thicker = sorted((piece.thick, main.thick))
     return dark >= 0.75 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
@@ -184,7 +195,7 @@ def _goes_on(piece: Component, inner: list[Component]) -> bool:
 def _grouped(pieces: list[Component]) -> list[Component]:
     """Unites the pieces of one digit, until no two belong together."""
     groups, merged = list(pieces), True
-    typical = max(pieces, key=lambda piece: piece.score).size if pieces else 0
+    typical = max(pieces, key=_score).size
     while merged:
         merged = False
         for first in range(len(groups)):

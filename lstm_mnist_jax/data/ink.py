@@ -5,9 +5,9 @@
 2. What is darker than the paper is ink, in connected components, each down to a fraction of its own darkest pixel.
 3. Ruled lines and frames are left out.
 
-It does not depend on what is written: `lstm_mnist_jax.data.digits` chooses the digits among the pieces. The decisions
-are made on integers, so that a report's page makes the same in JavaScript (report/page/ink.js): a change here needs the
-same change there.
+It does not depend on what is written: `lstm_mnist_jax.data.digits` chooses the digits among the pieces. Pixels are
+compared in whole levels, so that a report's page decides the same in JavaScript (report/page/ink.js): a change here
+needs the same change there.
 """
 
 import math
@@ -46,14 +46,17 @@ LINE = 0.8
 THIN = 1 / 40
 """and is no thicker than this fraction of the picture's shorter side, in pixels."""
 
-EDGED = 0.85
-"""The brightness changes along at least this fraction of the outline of ink."""
-
-SHADED = 0.7
-"""Less of the outline of ink changes where a soft shadow is around it;"""
+SHADED_OUTLINE = 0.7
+"""The brightness changes along less than this fraction of the outline of strokes in a soft shadow."""
 
 DARK_EDGE = 0.6
-"""the edge of strokes in it, as a fraction of their darkest pixel."""
+"""The edge of strokes in a soft shadow, as a fraction of their darkest pixel."""
+
+SHADED_AREA = 0.7
+"""In a piece that is strokes in a soft shadow, the strokes are less than this fraction of the pixels."""
+
+SHADED_BLOT = 0.2
+"""In a thick piece they are less than this fraction."""
 
 BEYOND = 0.06
 """Of the size of the largest piece: the outline's distance from the pixels with which it is compared."""
@@ -99,13 +102,6 @@ class Component(NamedTuple):
     @property
     def size(self) -> int:
         return max(self.bottom - self.top, self.right - self.left)
-
-    @property
-    def score(self) -> float:
-        """Cubed peak times size; little for a sheet or a blot, which is as thick as it is long, and for wood or a
-        shadow, whose edges are less sharp than those of ink."""
-        sharp = max(0.0, self.edge - 0.8) / 0.2
-        return self.peak**3 / LEVELS**2 * max(0.1 * self.size, self.size - 2 * self.thick) * sharp
 
 
 def in_levels(
@@ -196,8 +192,12 @@ def pieces_of(
     pieces = _described(depth, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1).tolist()
-    shaded = [n for n, piece in enumerate(pieces, 1) if _is_shaded(piece, areas[n] / piece.area)]
-    if any(pieces[n - 1].size >= 3 and pieces[n - 1].peak >= 2 * least for n in shaded):
+    shaded = [
+        n
+        for n, piece in enumerate(pieces, 1)
+        if piece.size >= 3 and piece.peak >= 2 * least and _is_shaded(piece, areas[n] / piece.area)
+    ]
+    if shaded:
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
         pieces = _described(depth, levels, labels, count)
     return pieces, labels, paper
@@ -206,7 +206,7 @@ def pieces_of(
 def _is_shaded(piece: Component, dark: float) -> bool:
     """Whether a piece is strokes in a shadow, by the fraction of its pixels that are nearly as dark as the darkest."""
     is_blot = piece.thick > 0.2 * piece.size
-    return (dark < 0.7 and piece.edge < SHADED) or (dark < 0.2 and is_blot)
+    return (dark < SHADED_AREA and piece.edge < SHADED_OUTLINE) or (dark < SHADED_BLOT and is_blot)
 
 
 def _peaks(depth: np.ndarray, labels: np.ndarray, count: int) -> Int32[np.ndarray, " numbers"]:

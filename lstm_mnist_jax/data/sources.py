@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from lstm_mnist_jax.data.cache import cached
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
@@ -115,9 +113,8 @@ def load(
         )
     if alike := _same_but_for_case(dataset.class_names):
         dataset = replace(dataset, notes=(*dataset.notes, f"classes whose names differ only in case: {alike}"))
-    if dataset.form is None and _is_light(dataset.train.images[:1000]):
-        note = "light background: predict reads pictures as light on dark, unless with --form plain"
-        dataset = replace(dataset, notes=(*dataset.notes, note))
+    if dataset.is_light:
+        dataset = replace(dataset, notes=(*dataset.notes, "dark on a light background: predict makes pictures so, too"))
     return split(
         dataset,
         validation_examples=validation_examples,
@@ -136,12 +133,6 @@ def _same_but_for_case(names: Sequence[str]) -> str:
         by_case.setdefault(name.casefold(), []).append(name)
     alike = [" and ".join(map(repr, group)) for group in by_case.values() if len(group) > 1 and len(group[0]) > 1]
     return ", ".join(alike[:5]) + " ..." * (len(alike) > 5)
-
-
-def _is_light(images: np.ndarray) -> bool:
-    """Whether most pixels at the borders of grey images are light."""
-    borders = [images[:, edge] for edge in (0, -1)] + [images[:, :, edge] for edge in (0, -1)]
-    return images.ndim == 3 and float(np.median(np.concatenate(borders, axis=None))) > 127
 
 
 def _at_path(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset | None:

@@ -57,7 +57,7 @@ def run(
       name: "lstm_forward" or "lstm_backward".
       platform: "tpu" or "cuda", whose kernel it is.
       arguments: the arrays that are given, by name; no size is 0.
-      results: the types of the results that are wanted (`jax.ShapeDtypeStruct`), by name.
+      results: the types of the results that are wanted, by name.
       axes: those of every argument and result, given and wanted or not, such as "n t b h".
       reverse: whether the forward loop starts at the last step.
       interpret: run it in Pallas's interpret mode, on any platform.

@@ -79,10 +79,18 @@ class DataFacts:
     class_names: tuple[str, ...]
     fingerprint: str
     form: str | None = field(default=None, metadata=ADDED)
+    is_light: bool = field(default=False, metadata=ADDED)
 
     @staticmethod
     def of(dataset: Dataset) -> "DataFacts":
-        return DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, dataset.fingerprint(), dataset.form)
+        return DataFacts(
+            dataset.origin,
+            dataset.image_shape,
+            dataset.class_names,
+            dataset.fingerprint(),
+            dataset.form,
+            dataset.is_light,
+        )
 
     def require_same(self, dataset: Dataset, path: Path) -> None:
         """Raises RunError where a data set is not the one that was trained on in the folder `path`."""

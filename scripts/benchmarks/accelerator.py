@@ -295,7 +295,7 @@ def _trained(configs: list[Config], steps: int) -> Row:
             "compile, s": compiled - began, "needed, MiB": program.device_bytes() / 2**20}  # fmt: skip
 
 
-def populations(setting: Setting) -> Iterator[Row]:
+def sweeps(setting: Setting) -> Iterator[Row]:
     config = setting.config("tutorial")
     torch = [row["torch, ms"] for row in setting.done.get("epoch", []) if isinstance(row.get("torch, ms"), float)]
     for members in (2,) if setting.tiny else (1, 64, 512, 2048):
@@ -342,7 +342,7 @@ PARTS = {
     "loops-xla": Part(f"{LAYER} XLA's loops", 40, (partial(loops, "xla"),)),
     "loops-pallas": Part(f"{LAYER} Pallas kernels", 40, (partial(loops, "pallas"),)),
     "epoch": Part("An epoch of the tutorial, beside other libraries", 60, (epoch,), uses_jax=False),
-    "populations": Part("Runs of the tutorial at once", 90, (populations,)),
+    "sweeps": Part("Runs of the tutorial at once", 90, (sweeps,)),
     **{name: Part(title, 40, (steps,), flags=flags) for name, (title, flags) in GRAPHS.items()},
     "precision": Part("Precision of matrix products", 60, (precision,)),
     "layers": Part("Single layers, beside other libraries", 150, (layers,), uses_jax=False),

@@ -2,8 +2,11 @@
 
 import dataclasses
 import io
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from lstm_mnist_jax import progress
@@ -34,8 +37,32 @@ def shown(console, step=12, loss=0.123456, rate=40_000.0):
 
 def test_bar_with_epoch_step_loss_speed_and_time_left():
     text = shown(Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None))
-    for part in ("epoch 2/10", "12/100", "loss 0.1235", "40,000 images/s", "left"):
+    for part in ("epoch 2/10", "step 2/10", "loss 0.1235", "40,000 images/s", "left"):
         assert part in text, part
+
+
+@pytest.mark.parametrize(("width", "line"), [
+    (80, r"epoch 60/100  step 431/859  loss 900.0000 \S+ +128,373 images/s  left --:--"),
+    (79, r"epoch 60/100  step 431/859  loss 900.0000"),
+    (50, r"epoch 60/100  step 431/859  loss 900.0000"),
+])  # fmt: skip
+def test_nothing_of_the_bar_is_cut_on_narrow_terminals(width, line):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with ProgressDisplay(console, epochs=100, steps_per_epoch=859, step=0) as display:
+        display.advance(59 * 859 + 431, 900.0, 128_373.0)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()))
+    last = [shown.rstrip() for shown in lines if shown.strip()][-1]
+    assert re.fullmatch(line, last.replace("-:--:--", "--:--"))
+
+
+def test_the_reading_of_files_stays_on_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    seconds = iter((0.0, 2.0))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    with progress.Reading(f"reading {60 * 'x'}", 20_000) as reading:
+        reading.advance(1_000)
+        assert capsys.readouterr().err == f"\r\x1b[Kreading {11 * 'x'}...: 1,000 of 20,000"
 
 
 def test_one_unbroken_line_an_epoch_without_a_terminal():
@@ -46,7 +73,7 @@ def test_one_unbroken_line_an_epoch_without_a_terminal():
 def test_long_epochs_print_their_progress(monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
     text = shown(Console(file=io.StringIO()), loss=4e30)
-    assert text.splitlines()[0] == "epoch 2/10  step 12  loss 4.000e+30  40,000 images/s"
+    assert text.splitlines()[0] == "epoch 2/10  step 2/10  loss 4.000e+30  40,000 images/s"
 
 
 def test_markup_in_names_is_printed_as_text():

@@ -14,7 +14,7 @@ import programs
 import pytest
 from runs import ONE_LAYER, TINY_DATA, TINY_OPTIONS
 
-from lstm_mnist_jax import load
+from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.training import mesh
 
@@ -79,13 +79,15 @@ def test_commands_that_are_printed_after_training_succeed(command_line, trained,
 def test_training_imports_nothing_that_it_does_not_use(tmp_path):
     program = (
         "import sys; from lstm_mnist_jax.cli.main import _run;"
-        f"words = ['train', 'smoke', *{TINY_OPTIONS}, '--no-tensorboard', '--run-dir', {str(tmp_path / 'run')!r}];"
+        f"words = ['train', 'smoke', *{TINY_OPTIONS}, '--devices', '1', '--no-tensorboard'];"
+        f"words += ['--run-dir', {str(tmp_path / 'run')!r}];"
         "code = _run(words, False);"
         "heavy = {'tensorflow', 'torch', 'keras', 'tensorflow_datasets', 'tensorboardX', 'matplotlib', 'pandas'};"
         "sys.exit(code or ', '.join(sorted(heavy & sys.modules.keys())) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "862 parameters, on 1 x cpu; ready in " in done.stdout  # of the two of this environment
 
 
 @pytest.mark.slow
@@ -97,6 +99,8 @@ def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_e
     assert done.returncode == 0, done.stderr
     assert f"on {mesh._default_count(mesh.usable_cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
     assert "(1,000 train, 500 validation, 10,000 test)" in done.stdout  # `tutorial` has 5,000
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert load_run(run_dir).novelty is not None  # fitted by this process: the others inherit that of TINY's data
     assert "LSTM 3 -> 10 classes" in done.stdout
     assert "lstm-mnist evaluate" in done.stdout
     assert "--resume" not in done.stdout
@@ -123,8 +127,11 @@ def test_evaluate_prints_a_table(command_line, tiny_run):
         assert word in done.stdout
 
 
-def test_evaluate_prints_json(command_line, tiny_run):
-    done = command_line("evaluate", tiny_run, "--json", "--checkpoint", "last")
+def test_evaluate_prints_json_and_warns_of_more_devices_than_cores(tiny_run):
+    words = ["evaluate", tiny_run, "--json", "--checkpoint", "last", "--devices", "4"]
+    done = programs.run(words, env=without_device_count())
+    assert done.returncode == 0, done.stderr
+    assert (mesh.usable_cores() < 4) == done.stderr.startswith("lstm-mnist: warning: 4 devices share "), done.stderr
     found = json.loads(done.stdout)
     metrics = json.loads((tiny_run / "metrics.jsonl").read_text().splitlines()[-1])
     assert found["step"] == 45

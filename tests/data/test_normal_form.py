@@ -32,9 +32,9 @@ def run(digits_run):
 
 @pytest.fixture(scope="module")
 def scanned(run):
-    """Digits of the test split, their scans of 28 to 160 pixels, and these in normal form."""
+    """Digits of the test split, their scans of 28 to 300 pixels, and these in normal form."""
     rng, examples = np.random.default_rng(0), load().test[:400]
-    scans = [scan(image, int(rng.integers(28, 160)), rng) for image in examples.images]
+    scans = [scan(image, int(rng.integers(28, 300)), rng) for image in examples.images]
     return examples, scans, run.normalise(scans)
 
 
@@ -45,8 +45,8 @@ def test_scanned_digits_are_the_digits(scanned, digits, rng):
     assert np.abs(found - images).mean() < 0.04  # the mean of the digits themselves is 0.13
     assert np.abs(found[1:] - images[:-1]).mean() > 0.15  # of another digit
     for size, most in ((28, 0.015), (300, 0.04)):
-        found = np.stack([digit(scan(image, size, rng) / np.float32(255)) for image in digits[:40]])
-        assert np.abs(found - images[:40]).mean() < most
+        found = np.stack([digit(scan(image, size, rng) / np.float32(255)) for image in digits[:100]])
+        assert np.abs(found - images[:100]).mean() < most
 
 
 @pytest.mark.slow

@@ -194,7 +194,7 @@ def test_what_is_assumed_is_said(tmp_path):
     np.savez(tmp_path / "a.npz", x=FLAT, y=Y)
     assert small(tmp_path / "a.npz", image_size=(4, 9)).image_shape == (4, 9)
     np.savez(tmp_path / "a.npz", x=np.pad(255 - X, ((0, 0), (9, 9), (9, 9)), constant_values=250), y=Y)
-    assert "light background" in small(tmp_path / "a.npz").describe()
+    assert "dark on a light background" in small(tmp_path / "a.npz").describe()
     np.savez(tmp_path / "a.npz", x=FLAT, y=Y)
     colours = small(tmp_path / "a.npz", image_size=(4, 3, 3))
     assert "the three channels of a pixel stand together in a row, which is assumed" in colours.describe()

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import programs
@@ -49,21 +51,38 @@ def check(monkeypatch, capfd):
         return ended.value.code, *capfd.readouterr()
 
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # as the program sets it
-    return run
+    # What else the program changes in its process.
+    server = forkserver._forkserver
+    monkeypatch.setattr(server, "_preload_modules", server._preload_modules)
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
-def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end(check, tmp_path):
+def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end(check, tmp_path, monkeypatch):
     file = tmp_path / "check.json"
     part = {"rows": [], "seconds": 1.0, "peak_bytes": None, "reason": ""}
     other = {"format": 1, "key": {"device": "another"}, "machine": {}, "parts": {"tutorial": part}}
     file.write_text(json.dumps(other))
-    code, output, errors = check("--tiny", "--output", file, "--minutes", "0.01", "loops-xla")
+    file.with_name("check.json.old1").write_text("older")
+    with monkeypatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", "/of/the/user")
+        patch.setenv("XLA_FLAGS", "--xla_dump_to=/of/the/user --xla_backend_optimization_level=3")
+        code, output, errors = check("--tiny", "--output", file, "--minutes", "0.01", "loops-xla")
     assert code == 1, errors
     assert "loops-xla: not run, 0.01 minutes are over; the same command goes on" in output
     assert "JAX has no accelerator here: these are a CPU's figures." in output
-    assert f"{file} is of another platform, device, devices, " in output
-    assert json.loads(file.with_name("check.json.old").read_text()) == other
+    assert f"{file} was measured with different platform, device, devices, " in output
+    assert ", environment variables: all parts run again. It is kept as " in output
+    assert json.loads(file.with_name("check.json.old2").read_text()) == other
+    assert file.with_name("check.json.old1").read_text() == "older"
+    assert "/of/the/user" not in file.read_text()
+    flags = "--xla_dump_to=PATH --xla_backend_optimization_level=3"
+    assert json.loads(file.read_text())["key"]["options"] == {
+        name: flags if name == "XLA_FLAGS" else os.environ[name]
+        for name in accelerator_check.OPTIONS if name in os.environ
+    }  # fmt: skip
     not_run = part | {"seconds": 0.0, "reason": "failed: not run yet"}
     assert json.loads(file.read_text())["parts"] == {"loops-xla": not_run}
 
@@ -85,9 +104,9 @@ def test_every_part_runs_once_and_again_only_where_asked_or_where_it_did_not_end
     assert rows["tests"]["passed"] > 0
     assert rows["tests"]["failed"] == rows["tests"]["error"] == 0
     assert rows["precision"]["relative error of a product"] < 1e-6
-    assert rows["populations"]["runs at once"] == 2
+    assert rows["sweeps"]["runs at once"] == 2
     for name, column in (("tutorial", "an epoch, s (median)"), ("epoch", "ours, ms"), ("layers", "ours, ms"),
-                         ("loops-xla", "ms"), ("populations", "a step, ms")):  # fmt: skip
+                         ("loops-xla", "ms"), ("sweeps", "a step, ms")):  # fmt: skip
         assert rows[name][column] > 0, name
     page = file.with_suffix(".html").read_text()
     assert all(part.title.replace("'", "&#x27;") in page for part in PARTS.values())

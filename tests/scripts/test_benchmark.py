@@ -221,6 +221,22 @@ def test_libraries_that_are_missing_crash_or_compute_something_else_are_reported
 
 
 @pytest.mark.slow
+def test_ours_is_compared_in_as_many_rounds_as_are_asked_for(tmp_path):
+    write_libraries(tmp_path, right=RIGHT, wrong=WRONG)
+    done = run(tmp_path, "layers", "--rounds", "2", "--libraries", "ours", "mine.right", "mine.wrong")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "benchmark.json").read_text())
+    layers = result["parts"]["layers"]
+    for point in layers["points"]:
+        rounds = {library: len(facts["rounds"]) for library, facts in point["libraries"].items()}
+        assert rounds == {"ours": 2, "mine.right": 2}
+    assert layers["ours_against"]["mine.right"]["points"] == 2
+    reasons = [line["why"] for line in result["could_not_run"] if line["library"] == "mine.wrong"]
+    assert len(reasons) == 2  # forward and backward
+    assert all(why.startswith("its results differ from those of ours: ") for why in reasons)
+
+
+@pytest.mark.slow
 def test_all_parts_run_a_users_library(finished):
     done, result = finished
     parts = result["parts"]

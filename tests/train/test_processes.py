@@ -370,9 +370,9 @@ def test_a_job_of_different_runs_is_refused_unless_each_is_to_train_alone(tmp_pa
     for end in under_slurm("--run-dir", tmp_path / "together", "--seed", "PROCID"):
         assert end.returncode == 2, end.stderr
         assert "The processes differ: config.seed is 0 for process 0 and 1 for process 1" in end.stderr
-    (end,) = under_slurm("--run-dir", tmp_path / "alone", "--seed", "PROCID", "--num-processes", "1", numbers=[1])
-    assert end.returncode == 0, end.stderr
-    assert load_run(tmp_path / "alone").folder.config.seed == 1
+    for end in under_slurm("--run-dir", tmp_path / "alone-PROCID", "--seed", "PROCID", "--num-processes", "1"):
+        assert end.returncode == 0, end.stderr
+    assert [load_run(tmp_path / f"alone-{n}").folder.config.seed for n in (0, 1)] == [0, 1]
 
 
 @pytest.mark.slow

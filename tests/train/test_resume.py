@@ -16,7 +16,7 @@ from runs import TINY, TINY_OPTIONS, best_of, outcome
 
 import lstm_mnist_jax
 from lstm_mnist_jax import load_run, train
-from lstm_mnist_jax.config import Execution, OptimizerConfig
+from lstm_mnist_jax.config import OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.training import checkpoint, run_folder
 from lstm_mnist_jax.training.metrics import read_metrics
@@ -55,21 +55,6 @@ def test_stopped_by_signals_made_longer_and_resumed_it_is_the_same_run(tiny_run,
     assert [metrics.epoch for metrics in longer.epochs] == [1, 2, 3]
     assert longer.best == best_of(longer.epochs)
     assert outcome(run_dir) == outcome(tiny_run)
-
-
-@pytest.mark.slow
-def test_a_whole_run_streams_and_resumes(tiny_run, tmp_path):
-    execution = Execution(device_data_limit=100_000 / 2**30)
-    train(dataclasses.replace(TINY, epochs=1), tmp_path / "streamed", execution=execution)
-    train(TINY, tmp_path / "streamed", resume=True, execution=execution)
-    expected, found = (load_run(path, "last") for path in (tiny_run, tmp_path / "streamed"))
-    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
-        np.testing.assert_array_equal(a, b)
-    whole, pieces = expected.evaluate(), found.evaluate(execution)
-    for name, evaluation in whole.items():
-        np.testing.assert_array_equal(pieces[name].correct, evaluation.correct)
-        np.testing.assert_array_equal(pieces[name].count, evaluation.count)
-        np.testing.assert_allclose(pieces[name].loss, evaluation.loss, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Sweeps stopped by signals and damaged files, and resumed; members that are resumed as runs; folders by path."""
+"""Sweeps that are made longer and stopped; members that are resumed as runs; folders by path; damaged files."""
 
 import dataclasses
 import json
@@ -6,49 +6,18 @@ import shutil
 import signal
 
 import pytest
-from runs import TINY, TWO_NETWORKS, metrics_of, outcome, stop_after_group
+from runs import TINY, TWO_NETWORKS, stop_after_group
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Execution, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
-from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.results import best_member, member_results
 from lstm_mnist_jax.training.run_folder import Member, lock, read_run_folder, write_config
 
 THREE_SEEDS = Space(seeds=3)
 ONE_DEVICE = Execution(devices=1)
-
-
-def outcomes(run_dir):
-    """All that a sweep leaves and that must not depend on interruptions."""
-    folder = read_run_folder(run_dir)
-    saved = [checkpoint.newest_sound_step(folder.checkpoints_of(group)) for group in range(len(folder.groups))]
-    runs = [outcome(run_dir / str(member)) for member in range(len(folder.members))]
-    return folder.members, folder.groups, metrics_of(run_dir), saved, runs
-
-
-@pytest.mark.slow
-def test_stopped_by_signals_and_resumed_it_is_the_same_sweep(tiny_sweep, tmp_path, stop_at):
-    for step in (7, 15, 44, None):  # within an epoch, at the end of one, before the last step
-        stop_at(step)
-        found = sweep(TINY, THREE_SEEDS, tmp_path / "run", resume=step != 7)
-        assert found.trained
-        assert found.stopped_by == (step and signal.SIGTERM)
-        assert checkpoint.finished_steps(tmp_path / "run" / "checkpoints" / "0")[-1] == (step or 45)
-    assert found.members == member_results(read_run_folder(tmp_path / "run"))
-    assert outcomes(tmp_path / "run") == outcomes(tiny_sweep)
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tiny_sweep, tmp_path):
-    run_dir = shutil.copytree(tiny_sweep, tmp_path / "run")
-    newest = checkpoint.checkpoint_path(run_dir / "checkpoints" / "0", 45)
-    (newest / "record.json").write_text("{}")
-    found = sweep(TINY, THREE_SEEDS, run_dir, resume=True)
-    assert found.trained
-    assert outcomes(run_dir) == outcomes(tiny_sweep)
 
 
 @pytest.mark.slow

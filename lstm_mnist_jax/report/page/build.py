@@ -47,6 +47,9 @@ SCRIPTS = (
 )
 """In the order in which they stand in the page, as one module."""
 
+COMMENTS = re.compile(r"^ *(//.*|/\*\*(.|\n)*?\*/)\n", re.MULTILINE)
+"""Comments with lines of their own, which the page is without: they are a tenth of the scripts."""
+
 MNIST_CREDIT = "MNIST's images are by Yann LeCun and Corinna Cortes, under CC BY-SA 3.0. "
 
 MAX_EXAMPLES = 20
@@ -109,7 +112,7 @@ def make_page(
       RunError: a weight of the run is not finite: the training diverged.
       DataError: the examples have another shape than the run's images.
     """
-    script = "\n".join(_asset(name) for name in SCRIPTS)
+    script = "\n".join(COMMENTS.sub("", _asset(name)).strip("\n") for name in SCRIPTS)
     model, shape = run.folder.config.model, run.folder.data.image_shape
     spec, weights = describe(model, run.params, shape, run.class_names)
     if not np.isfinite(weights).all():
@@ -121,7 +124,13 @@ def make_page(
     chosen = [] if examples is None else choose_examples(run, examples)
     data = {
         "network": spec,
-        "image": {"height": shape[0], "width": shape[1], "channels": spec["channels"], "form": run.form},
+        "image": {
+            "height": shape[0],
+            "width": shape[1],
+            "channels": spec["channels"],
+            "form": run.form,
+            "isLight": run.folder.data.is_light,
+        },
         "step": step,
         "examples": chosen,
         "novelty": novelty_of(run),

@@ -5,6 +5,7 @@ const FILLED_MARGIN = 0.09;
 const FILLED_SIZE = 16;
 const RECTANGULAR = 0.85;
 const TWO_LEVELS = 0.85;
+const EDGED = 0.85;
 const APART = 0.15;
 const BESIDE = 0.4;
 
@@ -48,7 +49,7 @@ function belongTogether(one, other, typical) {
   return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
 }
 
-/** Whether a piece is about as dark as the main one; a paler one about as thick, for it may be of a line or a pen. */
+/** Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a pen. */
 function isAsStrong(piece, main) {
   const dark = piece.peak / main.peak;
   const [thinner, thicker] = [piece.thick, main.thick].sort((a, b) => a - b);
@@ -68,7 +69,7 @@ function goesOn(piece, inner) {
 /** Unites the pieces of one digit, until no two belong together. */
 function grouped(pieces) {
   const groups = [...pieces];
-  const typical = pieces.length ? sizeOf(best(pieces, scoreOf)) : 0;
+  const typical = sizeOf(best(pieces, scoreOf));
   const merge = () => {
     for (let first = 0; first < groups.length; first++) {
       for (let second = first + 1; second < groups.length; second++) {

@@ -1,6 +1,6 @@
 // Finds the pieces of ink on a picture, as lstm_mnist_jax/data/ink.py, which says how: a change there needs the same here.
 //
-// A picture is {height, width, levels}. The decisions are made on integers, so that both make the same.
+// A picture is {height, width, levels}. Pixels are compared in whole levels, so that both decide the same.
 
 const LEVELS = 4000;
 const INK_EDGE = 0.35;
@@ -10,9 +10,10 @@ const SMOOTHED = [1, 1 / 3, 19 / 81];
 const SMOOTHED_SIZE = 100;
 const BEYOND = 0.06;
 const NEAR = 0.045;
-const EDGED = 0.85;
-const SHADED = 0.7;
+const SHADED_OUTLINE = 0.7;
 const DARK_EDGE = 0.6;
+const SHADED_AREA = 0.7;
+const SHADED_BLOT = 0.2;
 const SECOND_BINS = 8192;
 const LINE_EDGE = 0.2;
 const LINE = 0.8;
@@ -485,7 +486,7 @@ function alike(one, other) {
 /** Whether a piece is strokes in a shadow, by the fraction of its pixels that are nearly as dark as the darkest. */
 function isShaded(piece, dark) {
   const isBlot = piece.thick > 0.2 * sizeOf(piece);
-  return (dark < 0.7 && piece.edge < SHADED) || (dark < 0.2 && isBlot);
+  return (dark < SHADED_AREA && piece.edge < SHADED_OUTLINE) || (dark < SHADED_BLOT && isBlot);
 }
 
 /** The pieces of ink on a picture of `inLevels`, without ruled lines and frames: {pieces, labels, paper}. */
@@ -522,8 +523,9 @@ function piecesOf(picture, sign) {
   const areas = new Int32Array(count + 1);
   const isDark = (at) => depth[at] > DARK_EDGE * pieces[labels[at] - 1].peak;
   for (const at of kept) if (isDark(at)) areas[labels[at]]++;
-  const shaded = pieces.map((piece, n) => isShaded(piece, areas[n + 1] / piece.area));
-  if (pieces.some((piece, n) => shaded[n] && sizeOf(piece) >= 3 && piece.peak >= 2 * least)) {
+  const mayBeShaded = (piece) => sizeOf(piece) >= 3 && piece.peak >= 2 * least;
+  const shaded = pieces.map((piece, n) => mayBeShaded(piece) && isShaded(piece, areas[n + 1] / piece.area));
+  if (shaded.includes(true)) {
     const lit = placesWhere(kept, (at) => !shaded[labels[at] - 1] || isDark(at));
     relabel(lit, kept);
     pieces = outlined(depth, lit, labels, count, height, width);

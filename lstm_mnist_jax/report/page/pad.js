@@ -27,14 +27,14 @@ const EMPTY = Object.freeze({ picture: null, strokes: [], passing: false, captio
 /**
  * A pad on a canvas.
  *
- * image: {height, width, channels, form} of the network's images.
+ * image: {height, width, channels, form, isLight} of the network's images; isLight: they are dark on light.
  * onChange(): called after every change.
  *
  * A state is {picture: pixels or null, strokes, passing, caption, photo, number}; the first stroke replaces a passing
  * picture. A picture may be digit `number` of a photo (photo.js). States are never changed, for undo.
  */
 function makePad(canvas, image, onChange) {
-  const { height, width, channels, form } = image;
+  const { height, width, channels, form, isLight } = image;
   const states = [EMPTY];
   const cursor = { x: width / 2, y: height / 2, down: false };
   const scale = Math.max(1, Math.floor(INK_SIDE / Math.max(height, width)));
@@ -122,7 +122,8 @@ function makePad(canvas, image, onChange) {
     const pixels = new Float64Array(height * width * channels);
     for (let n = 0; n < pixels.length; n++) {
       const level = levels[Math.floor(n / channels)];
-      pixels[n] = picture ? picture[n] + (1 - picture[n]) * level : level;
+      const before = picture ? picture[n] : Number(isLight);
+      pixels[n] = isLight ? before * (1 - level) : before + (1 - before) * level;
     }
     return pixels;
   }

@@ -104,6 +104,7 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
     const digits = findDigits(picture, image.height, image.width);
     if (!digits.length) return reasonWithout(picture, name);
     for (const digit of digits) {
+      if (image.isLight) digit.pixels = digit.pixels.map((level) => 1 - level);
       const probabilities = await classified(digit.pixels, number);
       if (probabilities === null) return null;
       digit.label = leaderOf(probabilities);

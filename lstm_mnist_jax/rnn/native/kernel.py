@@ -64,8 +64,8 @@ class Signature(NamedTuple):
     aliases: dict[int, int]
 
     @property
-    def every(self) -> dict[str, str]:
-        """The axes of all arguments."""
+    def all_arguments(self) -> dict[str, str]:
+        """The axes of all arguments, those of resets included."""
         return self.arguments | self.resets
 
 
@@ -238,14 +238,14 @@ def _call(
     signature = SIGNATURES[name]
     count = len(signature.arguments)
     (resets,) = arrays[count:] or (None,)
-    every = *arrays[:count], *(resets or (None,) * len(signature.resets))
-    given = tuple(array is not None for array in every)
+    arrays = *arrays[:count], *(resets or (None,) * len(signature.resets))
+    given = tuple(array is not None for array in arrays)
     asked = {"": True, "resets": resets is not None, **options}
     options_of_results = [result.option for result in signature.results.values()]
     wanted = tuple(asked[option] for option in options_of_results)
     precision = jax.config.values["jax_default_matmul_precision"]
     loop = Loop(name, reverse, unroll, backend, threads, tuple(options.items()), given, wanted, precision)
-    results = iter(_bind(loop, *[array for array in every if array is not None]))
+    results = iter(_bind(loop, *[array for array in arrays if array is not None]))
     return tuple(
         next(results) if asked[option] else None for option in options_of_results if option != "resets" or resets
     )
@@ -276,21 +276,19 @@ def _missing(loop: Loop, flat: Any, missing: Any) -> list[Any]:
     arrays = iter(flat)
     return [
         next(arrays) if has else missing(axes)
-        for axes, has in zip(loop.signature.every.values(), loop.given, strict=True)
+        for axes, has in zip(loop.signature.all_arguments.values(), loop.given, strict=True)
     ]
 
 
 @loop_p.def_abstract_eval
 def _(*flat: Any, loop: Loop, kernel: Any) -> list[Any]:
-    # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
-    first = flat[0]
-    mesh = first.sharding.mesh
+    return [_result_type(flat[0], result.shape, result.dtype) for result in kernel.out_avals]
 
-    def result(kind: Any) -> Any:
-        sharding = NamedSharding(mesh, PartitionSpec(*[None] * kind.ndim))
-        return first.update(shape=kind.shape, dtype=kind.dtype, sharding=sharding)
 
-    return [*map(result, kernel.out_avals)]
+def _result_type(first: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The type of a result. It varies over the same axes of a shard_map as the first argument, as all arguments do."""
+    sharding = NamedSharding(first.sharding.mesh, PartitionSpec(*[None] * len(shape)))
+    return first.update(shape=shape, dtype=dtype, sharding=sharding)
 
 
 @functools.cache
@@ -354,45 +352,41 @@ def _ffi_call(loop: Loop, threads: int, *arrays: Array) -> tuple[Array, ...]:
     return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
 
 
-def _results(loop: Loop, arrays: Any) -> list[jax.ShapeDtypeStruct]:
+def _results(loop: Loop, arrays: Any) -> list[Any]:
     """The types of the results; those that are not wanted have no elements."""
     sizes = {
         axis: size
-        for axes, array, has in zip(loop.signature.every.values(), arrays, loop.given, strict=True)
+        for axes, array, has in zip(loop.signature.all_arguments.values(), arrays, loop.given, strict=True)
         if has
         for axis, size in zip(axes.split(), array.shape, strict=True)
     }
-    # All results vary over the same axes of a shard_map as the first argument, as all arguments do.
-    like = jax.typeof(arrays[0])
-    mesh = like.sharding.mesh
+    first = jax.typeof(arrays[0])
 
-    def kind(result: Result, is_wanted: bool) -> jax.ShapeDtypeStruct:
+    def type_of(result: Result, is_wanted: bool) -> Any:
         shape = tuple(sizes[axis] for axis in result.axes.split()) if is_wanted else (0,)
-        dtype = state_dtype(like.dtype) if result.is_wide else like.dtype
-        sharding = None if mesh.empty else NamedSharding(mesh, PartitionSpec(*[None] * len(shape)))
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, manual_axis_type=like.manual_axis_type)
+        return _result_type(first, shape, state_dtype(first.dtype) if result.is_wide else first.dtype)
 
-    return [*map(kind, loop.signature.results.values(), loop.wanted)]
+    return [*map(type_of, loop.signature.results.values(), loop.wanted)]
 
 
 def _pallas_call(loop: Loop, platform: str, *arrays: Array) -> tuple[Array, ...]:
     """The call of the kernel in Pallas for a platform; arrays as for `_ffi_call`."""
     from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
 
-    arguments, results, kinds = loop.signature.every, loop.signature.results, _results(loop, arrays)
+    arguments, results, types = loop.signature.all_arguments, loop.signature.results, _results(loop, arrays)
     with jax.default_matmul_precision(loop.precision):  # JAX traces it again for several devices
         found = pallas.run(
             loop.name,
             platform,
             {name: array for name, array, has in zip(arguments, arrays, loop.given, strict=True) if has},
-            {name: kind for name, kind, has in zip(results, kinds, loop.wanted, strict=True) if has},
+            {name: of_result for name, of_result, has in zip(results, types, loop.wanted, strict=True) if has},
             axes=arguments | {name: result.axes for name, result in results.items()},
             reverse=loop.reverse,
             interpret=loop.backend in INTERPRETED,
         )
     return tuple(
-        found[name] if name in found else jnp.zeros(kind.shape, kind.dtype)
-        for name, kind in zip(results, kinds, strict=True)
+        found[name] if name in found else jnp.zeros(of_result.shape, of_result.dtype)
+        for name, of_result in zip(results, types, strict=True)
     )
 
 
@@ -439,7 +433,7 @@ def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Ca
         """The axes of arrays; one that is not given or not wanted has one axis, of its own."""
         return [names if there else f"{prefix}{n}" for n, (names, there) in enumerate(zip(axes, has, strict=True))]
 
-    of_arguments = named("x", loop.signature.every.values(), loop.given)
+    of_arguments = named("x", loop.signature.all_arguments.values(), loop.given)
     of_results = named("y", (result.axes for result in loop.signature.results.values()), loop.wanted)
 
     def rule(mesh: Any, arguments: Any, results: Any) -> str:
@@ -478,7 +472,7 @@ def _batched(flat: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
     flat = [array if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(flat, axes, strict=True)]
     has_axis = [axis is not None for axis in axes]
     is_single = flat[0].ndim - has_axis[0] == 3
-    given = [axes for axes, has in zip(loop.signature.every.values(), loop.given, strict=True) if has]
+    given = [axes for axes, has in zip(loop.signature.all_arguments.values(), loop.given, strict=True) if has]
     weights = [n for n, axes in enumerate(given) if "b" not in axes.split()]
     is_shared = not any(has_axis[n] for n in weights)
 

@@ -3,21 +3,29 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from accessibility import violations
-from pad import clear, draw, reading_of
+from pad import SEVEN, clear, draw, reading_of
 from PIL import Image
 
+from lstm_mnist_jax.report.page import make_page
 from lstm_mnist_jax.report.page.build import novelty_of
 
 
 def test_warnings_match_python(page, trained, examples, rng):
-    """The scores of digits, of noise, and of ink as wide as two digits; and the text beside a drawing."""
+    """The scores of digits, of noise, of ink as wide as two digits, and of what may be two digits by its width alone;
+    and the text beside a drawing."""
     wide = np.zeros((28, 28), np.uint8)
     wide[10:18, 4:24] = rng.integers(0, 256, (8, 20))
-    images = np.stack([*examples.images[:20], wide, *rng.integers(0, 256, (3, 28, 28), np.uint8)])
+    digits = examples.images[:2000]
+    are_unlike, are_pairs = trained.novelty.unlike_and_pairs(digits)
+    alone = are_pairs & ~are_unlike
+    assert alone.sum() >= 3
+    noise = rng.integers(0, 256, (3, 28, 28), np.uint8)
+    images = np.stack([*digits[:20], wide, *noise, *digits[alone]])
     pixels = (images.reshape(len(images), -1) / 255).tolist()
     found = page.evaluate("(all) => all.map((pixels) => [lstm.noveltyOf(pixels), lstm.unlikeTraining(pixels)])", pixels)
     np.testing.assert_allclose([score for score, _ in found], trained.novelty.scores(images), rtol=1e-4)
@@ -25,7 +33,8 @@ def test_warnings_match_python(page, trained, examples, rng):
     warnings = trained.warnings(images)
     assert [text for _, text in found] == warnings
     unlike = "this looks unlike the training images"
-    assert {None, unlike, f"{unlike}: {trained.pair}"} == {*warnings}
+    assert {None, unlike, f"{unlike}: {trained.pair}", trained.pair} == {*warnings}
+    assert set(warnings[24:]) == {trained.pair}
     clear(page)
     assert page.locator("#warning").text_content() == ""
     draw(page, [[(0.3, height), (0.7, height)] for height in np.linspace(0.3, 0.7, 7)])  # a square
@@ -120,6 +129,29 @@ def test_a_photograph_with_three_digits(page, trained, examples, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_network_of_dark_digits_on_light_sees_such_images(open_page, trained, examples, rng):
+    picture, _ = photograph(rng, examples)
+    dark = trained.find_digits(np.asarray(picture))
+    folder = replace(trained.folder, data=replace(trained.folder.data, is_light=True))
+    run = replace(trained, folder=folder)
+    for found, before in zip(run.find_digits(np.asarray(picture)), dark, strict=True):
+        np.testing.assert_array_equal(found.image, 1 - before.image)
+    np.testing.assert_array_equal(run.normalise([examples.images[0]]), 1 - trained.normalise([examples.images[0]]))
+    plain = run.normalise([examples.images[0]], "plain")
+    np.testing.assert_array_equal(plain, trained.normalise([examples.images[0]], "plain"))
+    page = open_page(make_page(run))
+    _, seen, _ = give(page, ("three.png", encoded(picture)))
+    np.testing.assert_allclose(seen, 1 - dark[0].image, atol=1e-5)
+    page.locator("#clear").click()
+    draw(page, SEVEN)
+    seen, *_ = reading_of(page)
+    drawn = seen.reshape(28, 28)
+    assert drawn[0].min() > 0.99
+    assert drawn.min() < 0.1
+    np.testing.assert_allclose(drawn, run.normalise([drawn])[0], atol=1e-5)  # it is in normal form
+
+
 def test_pictures_that_are_turned_transparent_large_pasted_and_opened(page, examples, rng):
     picture, _ = photograph(rng, examples)
     text, upright, _ = give(page, ("three.png", encoded(picture)))
