@@ -79,9 +79,13 @@ def train(arguments: Sequence[str]) -> int:
             console=console,
         )
     except KeyboardInterrupt:
-        if not resume and not (run_dir.expanduser() / "config.json").exists():
+        made = run_dir.expanduser()
+        if resume or (made / "checkpoints").exists():
+            raise
+        if not (made / "config.json").exists():
             raise KeyboardInterrupt("nothing was saved yet, so start the run again with the same command") from None
-        raise
+        again = f"lstm-mnist train --resume {shlex.quote(str(run_dir))}"
+        raise KeyboardInterrupt(f"no step was saved yet; begin with: {again}") from None
     run_dir, console = result.run_dir, parsing.console_of_first()
     best = best_in_words(parsed.config)
     if result.best is not None:
