@@ -143,8 +143,8 @@ def _run(words: list[str], debug: bool) -> int:
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _failed(128 + signal.SIGPIPE)
-    except KeyboardInterrupt:
-        print("lstm-mnist: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"lstm-mnist: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         return _failed(128 + signal.SIGINT)
     except Exception as error:
         if debug:
@@ -195,7 +195,7 @@ def _with_options(error: UserError) -> str:
     if not isinstance(error, ConfigError | DataError):
         return str(error)
     fields = {name for cls in vars(options).values() for name in getattr(cls, "__dataclass_fields__", ())}
-    fields |= {"seeds", "samples"}
+    fields |= {"seeds", "samples", "tta_shift_pixels"}
     long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
     pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"=-])"
     pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )|(?:(?<=set )|(?<=and ))(samples)(?=,)"

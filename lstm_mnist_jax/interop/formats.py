@@ -380,10 +380,11 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     ending = EXPORT_ENDINGS[format_name]
     refuse_unusual(format_name, model.config)
     if not path.name.endswith(ending) or path.name == ending:
-        raise WeightsError(
-            f"{path} has another ending than files for {format_name}: "
-            f"expected NAME{ending or (', the prefix of a checkpoint' if format_name == 'tf1' else ' of a folder')}."
-        )
+        wanted = "NAME" + (ending or (", the prefix of a checkpoint" if format_name == "tf1" else " of a folder"))
+        hint = ""
+        if format_name == "torch" and path.suffix in (".pt", ".pth"):
+            hint = f' For {path.name}: torch.save(safetensors.torch.load_file("{path.stem}{ending}"), "{path.name}").'
+        raise WeightsError(f"{path} has another ending than files for {format_name}: expected {wanted}.{hint}")
     if model.like is not None and format_name != "tf1":
         raise WeightsError(f"Only tf1 takes the names of another file, not {format_name}; leave out --like.")
     if format_name == "tf1" and re.search(r"\.(index|meta|data-\d{5}-of-\d{5})$", path.name):

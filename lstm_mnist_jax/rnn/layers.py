@@ -153,7 +153,8 @@ class RNN(nnx.RNN):
             is the same for every sequence.
           seq_lengths: integers [*batch] of any integer dtype, the number of steps of each sequence; None is all. The
             final carry is that after the last of these steps (the initial carry for a sequence of length 0). The
-            outputs past the end are zero, and the inputs there have no effect. Lengths are clipped to [0, time].
+            outputs past the end are zero, and the inputs there have no effect. Lengths are clipped to [0, time]: one
+            above time, or below 0, is no error.
           resets: booleans [*batch, time] (time first if time-major): where True, a new sequence begins at this step,
             from the initial carry. So one row holds several sequences, such as the episodes of reinforcement learning;
             each direction reads every one of them as if it were alone. None is never.

@@ -8,7 +8,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -48,23 +48,39 @@ OTHER_NAMES = {
 }
 """Arguments of the layers of PyTorch, Keras and Flax, and what they are here."""
 
+OTHER_NAMES_OF_CALLS = {
+    "hx": "initial_carries",
+    "initial_state": "initial_carries",
+    "initial_states": "initial_carries",
+    "lengths": "seq_lengths",
+    "sequence_length": "seq_lengths",
+    "mask": "seq_lengths, of a mask [batch, time] whose True come first mask.sum(-1)",
+    "training": "no option: lstm.train() and lstm.eval() switch dropout on and off",
+    "deterministic": "no option: lstm.train() and lstm.eval() switch dropout on and off",
+}
+"""Arguments of their calls, and what they are here."""
+
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _with_other_names(method: Callable[P, None]) -> Callable[P, None]:
-    """`__init__`, which says what an argument is called here that it does not have."""
+def _with_other_names(method: Callable[P, R]) -> Callable[P, R]:
+    """`__init__` or `__call__`, which says what an argument is called here that it does not have."""
+    is_call = method.__name__ == "__call__"
+    others = OTHER_NAMES | OTHER_NAMES_OF_CALLS if is_call else OTHER_NAMES
     known = [name for name in inspect.signature(method).parameters if name != "self"]
 
     @functools.wraps(method)
-    def init(*args: P.args, **kwargs: P.kwargs) -> None:
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
-                meant = OTHER_NAMES.get(name) or (near[0] if near else f"one of {', '.join(known)}")
-                raise TypeError(f"{type(args[0]).__name__} has no argument {name!r}. Here it is {meant}.")
-        method(*args, **kwargs)
+                meant = others.get(name) or (near[0] if near else f"one of {', '.join(known)}")
+                what = f"A call of {type(args[0]).__name__}" if is_call else type(args[0]).__name__
+                raise TypeError(f"{what} has no argument {name!r}. Here it is {meant}.")
+        return method(*args, **kwargs)
 
-    return init
+    return checked
 
 
 class StackedRNN(nnx.Module):
@@ -215,6 +231,7 @@ class StackedRNN(nnx.Module):
         self.out_features = in_width
         self.dropout = nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
 
+    @_with_other_names
     def __call__(
         self,
         inputs: AnyArray,
@@ -234,7 +251,7 @@ class StackedRNN(nnx.Module):
             learned `nnx.Param`, is the same for every sequence. None is `zero_carries`.
           seq_lengths: integers [*batch] of any integer dtype, the number of steps of each sequence; None is all. Each
             direction reads these steps only, and its final carry is that after the last step that it reads. The outputs
-            past the end are zero. Lengths are clipped to [0, time].
+            past the end are zero. Lengths are clipped to [0, time]: one above time, or below 0, is no error.
           resets: booleans [*batch, time] (time first if time-major): where True, a new sequence begins at this step,
             from the initial carries. So one row holds several sequences, such as the episodes of reinforcement
             learning; each direction reads every one of them as if it were alone. None is never.

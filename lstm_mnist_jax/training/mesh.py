@@ -89,13 +89,21 @@ def make_mesh(
         chosen = [device for shown in by_process for device in shown[: rows * shares // processes]]
         return Mesh(np.array(chosen).reshape(rows, shares), (MEMBER_AXIS, DATA_AXIS))
     if batch_size is not None and batch_size % (total := count * processes):
-        fewer = [n for n in range(1, count) if batch_size % (n * processes) == 0]
-        below, above = batch_size // total * total, -(-batch_size // total) * total
+        most = min(count, usable_cores()) if platform == "cpu" else count  # JAX shows as many CPU devices as asked for
+        fewer = [n for n in range(1, most + 1) if batch_size % (n * processes) == 0]
+        # Sizes of a batch are proposed for the devices that were asked for, unless the machine has not so many.
+        shared = most * processes
+        below, above = batch_size // shared * shared, -(-batch_size // shared) * shared
         sizes = f"{below} or {above}" if below else f"{above}"
+        ways = [f"--devices {fewer[-1]}"] if fewer else []
+        if most == count:
+            ways.append(f"--batch-size {sizes}")
+        elif not fewer:
+            ways.append(f"--devices {most} --batch-size {sizes}")
         raise ConfigError(
             f"A batch of {batch_size} cannot be shared evenly by {total} devices"
-            f"{f', {count}' + _each(processes) if processes > 1 else ''}. "
-            f"Use {f'--devices {fewer[-1]}, or ' if fewer else ''}--batch-size {sizes}."
+            f"{f', {count}' + _each(processes) if processes > 1 else ''}"
+            f"{f'; this machine has {most} CPU core(s)' if most < count else ''}. Use {', or '.join(ways)}."
         )
     return Mesh(np.array([shown[:count] for shown in by_process]).reshape(1, -1), (MEMBER_AXIS, DATA_AXIS))
 

@@ -29,7 +29,7 @@ from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.json import ADDED, differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset, novelty
-from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.errors import ConfigError, RunError, did_you_mean
 from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
@@ -97,7 +97,8 @@ class DataFacts:
         if dataset.fingerprint() != self.fingerprint:
             raise RunError(
                 f"The data are not those that {path} was trained on: {dataset.origin} differs from what "
-                f"{self.origin} was then."
+                f"{self.origin} was then. Put those data back, or give their place now with --source. Other images are "
+                "classified by lstm-mnist predict, and trained on by a new run."
             )
 
 
@@ -204,6 +205,8 @@ def read_run_folder(path: Path) -> RunFolder:
             return folder.of_member(int(path.name))
     if not path.is_dir():
         reason = "it is a file. Give the folder of a run." if path.is_file() else "there is no such folder."
+        if not path.exists() and _may_name_member(path.with_name("best")) and read_run_folder(path.parent).is_sweep:
+            reason = f"the runs of the sweep {path.parent} are best or numbers{did_you_mean(path.name, ['best'])}"
         raise RunError(f"{path} is not a run folder: {reason}")
     if not file.is_file():
         if (path / FORMER_SWEEP_FILE).is_file():

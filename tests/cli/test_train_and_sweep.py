@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from runs import ONE_LAYER, TINY_DATA, TINY_OPTIONS
 
 from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.config import PRESETS
-from lstm_mnist_jax.training import mesh
+from lstm_mnist_jax.training import mesh, run
+from lstm_mnist_jax.training.program import TrainingProgram
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -127,6 +129,11 @@ def test_evaluate_prints_a_table(command_line, tiny_run):
         assert word in done.stdout
 
 
+def test_shifts_that_are_too_large_are_refused_by_the_name_of_the_option(command_line, tiny_run):
+    done = command_line("evaluate", tiny_run, "--tta-shift-pixels", 30)
+    assert done.stderr == "lstm-mnist: --tta-shift-pixels is 30, expected 0 to 7 pixels, a quarter of the image.\n"
+
+
 def test_evaluate_prints_json_and_warns_of_more_devices_than_cores(tiny_run):
     words = ["evaluate", tiny_run, "--json", "--checkpoint", "last", "--devices", "4"]
     done = programs.run(words, env=without_device_count())
@@ -147,6 +154,33 @@ def test_resuming_a_complete_run_prints_that_it_is_complete(command_line, tiny_r
 
 
 @pytest.mark.slow
+def test_ctrl_c_before_the_first_step_says_what_was_saved(command_line, monkeypatch, tmp_path):
+    run_dir = tmp_path / "run"
+    words = ["train", "smoke", *TINY_OPTIONS, "--run-dir", run_dir]
+    for place, name, message in (
+        (run, "load_same", "interrupted: nothing was saved yet, so start the run again with the same command"),
+        (TrainingProgram, "compile", f"interrupted: no step was saved yet; begin with: {{}} --resume {run_dir}"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, lambda *_: signal.raise_signal(signal.SIGINT))
+            done = command_line(*words)
+        assert done.returncode == 128 + signal.SIGINT
+        assert done.stderr == f"lstm-mnist: {message.format('lstm-mnist train')}\n"
+    done = command_line("train", "--resume", run_dir)
+    assert done.returncode == 0
+    assert "may be too high" not in done.stdout
+
+
+def test_a_loss_far_above_that_of_guessing_is_reported(command_line, tmp_path):
+    words = [*TINY_OPTIONS, "--epochs", "1", "--learning-rate", "1000", "--run-dir", tmp_path / "run"]
+    done = command_line("train", "smoke", *words)
+    assert re.search(
+        r"^the validation loss is [\d.e+]+, that of guessing 2\.303: the learning rate \(1000\) may be too high$",
+        done.stdout,
+        re.MULTILINE,
+    )
+
+
 def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, tiny_sweep, tmp_path):
     rates = ["--seeds", "2", "--learning-rate", "0.003", "0.02", "--hidden-features", "3", "4,6"]
     grid = tmp_path / "grid"

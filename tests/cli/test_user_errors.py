@@ -131,7 +131,10 @@ def test_the_commands_that_prepare_a_set_can_be_run(command_line, tmp_path):
 def test_a_whole_sweep_or_a_missing_run_of_it_is_refused(command_line, tiny_sweep, tmp_path, command):
     """`train --resume` takes a whole sweep."""
     rest = [tmp_path / "digit.npy"] if command.startswith(("predict", "export")) else []
-    cases = [(tiny_sweep / "99", f"{tiny_sweep} has no run 99, expected 0 to 2.")]
+    cases = [
+        (tiny_sweep / "99", f"{tiny_sweep} has no run 99, expected 0 to 2."),
+        (tiny_sweep / "bset", f"the runs of the sweep {tiny_sweep} are best or numbers; did you mean best?"),
+    ]
     if command != "train --resume":
         cases.append((tiny_sweep, f"is a sweep of 3 runs. Name one of them: {tiny_sweep}/best (on validation), or"))
     for path, message in cases:

@@ -273,6 +273,10 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
             "has last. Leave it out",
         ),
         (["import", "huggingface", "{run}", "--run-dir", "{tmp}/run"], "config.json is without a model_type"),
+        (
+            ["export", "torch", "{run}", "{tmp}/m.pt"],
+            'For m.pt: torch.save(safetensors.torch.load_file("m.safetensors"), "m.pt").',
+        ),
         (["export", "onnx", "{run}", "{tmp}/model.pb"], "has another ending than files for onnx: expected NAME.onnx"),
         (["export", "tf1", "{run}", "{exports}/tf1/model"], "exists already. Choose another name, or replace it with"),
         (["export", "torch", "{run}", "/proc/model.safetensors"], "cannot be written"),

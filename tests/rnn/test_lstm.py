@@ -133,3 +133,13 @@ def test_a_mask_in_place_of_lengths_is_refused():
 def test_arguments_of_other_libraries_are_named(name, meant):
     with pytest.raises(TypeError, match=f"LSTM has no argument '{name}'. Here it is {meant}"):
         LSTM(5, 4, rngs=nnx.Rngs(0), **{name: 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("seq_length", "seq_lengths"), ("initial_carry", "initial_carries"), ("mask", "seq_lengths, of a mask"),
+     ("training", "no option"), ("xyz", "one of inputs, initial_carries, seq_lengths")],
+)  # fmt: skip
+def test_arguments_of_calls_are_named(name, meant):
+    with pytest.raises(TypeError, match=f"A call of LSTM has no argument '{name}'. Here it is {meant}"):
+        LSTM(5, 4, rngs=nnx.Rngs(0))(INPUTS, **{name: 2})

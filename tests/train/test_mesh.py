@@ -28,7 +28,8 @@ def test_accelerators_need_more_examples_each(available, batch_size, expected):
 
 
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices")
-def test_uneven_shares_are_refused_with_a_proposal():
+def test_uneven_shares_are_refused_with_a_proposal(monkeypatch):
+    monkeypatch.setattr(mesh, "usable_cores", lambda: 2)
     with pytest.raises(
         ConfigError,
         match=r"A batch of 65 cannot be shared evenly by 2 devices\. Use --devices 1, or --batch-size 64 or 66",
@@ -36,6 +37,10 @@ def test_uneven_shares_are_refused_with_a_proposal():
         mesh.make_mesh(Execution(devices=2), 65)
     with pytest.raises(ConfigError, match=r"Use --devices 1, or --batch-size 2\."):
         mesh.make_mesh(Execution(devices=2), 1)
+    if jax.default_backend() == "cpu":
+        monkeypatch.setattr(mesh, "usable_cores", lambda: 1)
+        with pytest.raises(ConfigError, match=r"by 2 devices; this machine has 1 CPU core\(s\)\. Use --devices 1\."):
+            mesh.make_mesh(Execution(devices=2), 65)
 
 
 def test_more_devices_than_there_are():
