@@ -135,5 +135,5 @@ def test_errors_name_the_wrong_split_divergence_and_missing_data(run):
         load_data(folder)
     assert load_data(folder, source="mnist").fingerprint() == dataset.fingerprint()
     fewer = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, train_examples=600))
-    with pytest.raises(RunError, match="The data are not those that .*give their place now with --source"):
+    with pytest.raises(RunError, match=r"The data are not those that .*give their place now with --source"):
         load_data(dataclasses.replace(run.folder, config=fewer))
