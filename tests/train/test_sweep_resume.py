@@ -97,7 +97,7 @@ def test_members_have_paths(tiny_sweep):
     assert accuracies[best.member] == max(accuracies.values())
     with pytest.raises(RunError, match="has no run 3, expected 0 to 2"):
         load_run(tiny_sweep / "3")
-    with pytest.raises(RunError, match=r"worst is not a run folder: there is no such folder"):
+    with pytest.raises(RunError, match=r"worst is not a run folder: the runs of the sweep .* are best or numbers"):
         load_run(tiny_sweep / "worst")
     with pytest.raises(RunError, match=r"1.5 is not a run folder: there is no such folder"):
         load_run(tiny_sweep / "1.5")
