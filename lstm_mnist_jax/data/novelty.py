@@ -122,10 +122,6 @@ class Novelty:
             np.minimum(nearest, np.square(whitened).sum(1) + self.left_weights[number] * left, out=nearest)
         return nearest
 
-    def are_unlike(self, images: Images) -> Bool[np.ndarray, " n"]:
-        """Whether images are unlike the training images."""
-        return self.scores(images) > self.threshold
-
     def unlike_and_pairs(self, images: Images) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """Whether images are unlike the training images, and whether they may be of two digits that touch: those with
         wide ink, of the others those whose score times the width of their ink is above `pair_threshold`."""

@@ -51,15 +51,15 @@ def pairs(images, rng):
 
 def test_digits_pass_and_others_are_found(fitted, mnist, rng):
     """Of digits at most 1 % are unlike the training images; of letters and blots, most."""
-    assert fitted.are_unlike(mnist.test.images).mean() <= 0.01
+    assert fitted.unlike_and_pairs(mnist.test.images)[0].mean() <= 0.01
     assert 0.03 < (novelty.widths_of(mnist.test.images) > fitted.wide).mean() < 0.07
     for made, least in ((letters(), 0.7), (blots(rng), 0.85), (pairs(mnist.test.images, rng), 0.4)):
         images = np.stack([*made])
-        assert fitted.are_unlike(images).mean() >= least
+        assert fitted.unlike_and_pairs(images)[0].mean() >= least
     assert (novelty.widths_of(images) > fitted.wide).mean() > 0.4  # the pairs
     noise = rng.integers(0, 256, (20, 28, 28), np.uint8)
-    assert fitted.are_unlike(noise).all()
-    assert fitted.are_unlike(np.zeros((1, 28, 28), np.uint8)).all()
+    assert fitted.unlike_and_pairs(noise)[0].all()
+    assert fitted.unlike_and_pairs(np.zeros((1, 28, 28), np.uint8))[0].all()
     wide = np.zeros((1, 28, 28), np.uint8)
     wide[:, 9:19, 4:24] = 255
     assert (novelty.widths_of(wide) > fitted.wide).all()
