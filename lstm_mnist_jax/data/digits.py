@@ -282,12 +282,12 @@ def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]])
 
 def _ink(raw: np.ndarray, labels: np.ndarray, digit: Component, noise: float) -> Ink:
     """The ink of a digit with its soft edges: of two pixels, or a twentieth of its size."""
+    from scipy.ndimage import maximum_filter
+
     soft = max(2, digit.size // 20)
     height, width = labels.shape
     rows = slice(max(0, digit.top - soft), min(height, digit.bottom + soft))
     columns = slice(max(0, digit.left - soft), min(width, digit.right + soft))
     core = np.isin(labels[rows, columns], digit.members)
-    from scipy.ndimage import maximum_filter
-
     near = maximum_filter(core.astype(np.uint8), 2 * soft + 1, mode="constant") > 0
     return Ink(raw[rows, columns] * near, rows.start, columns.start, core, noise, digit.cut)

@@ -29,7 +29,7 @@ def split(
     Raises:
       DataError: a class has no training example, or there are too few examples.
     """
-    why_missing = _why_missing(dataset)
+    whole = dataset
     if classes == "present":
         dataset = _only_present(dataset)
     if len(dataset.class_names) < 2:
@@ -45,8 +45,8 @@ def split(
     if missing := [name for name, count in zip(dataset.class_names, counts, strict=False) if not count]:
         raise DataError(
             f"Of the {len(dataset.train):,} training examples of {dataset.origin}, none is of class "
-            f"{_listed(missing)}. {why_missing}Train on more of them, fix the labels, or leave out the classes that "
-            "have no training example at all with --classes present."
+            f"{_listed(missing)}. {_why_missing(whole)}Train on more of them, fix the labels, or leave out the classes "
+            "that have no training example at all with --classes present."
         )
     return dataset
 
