@@ -18,7 +18,8 @@ def test_the_slowdown_of_two_cores_is_divided_into_sharing_waiting_and_the_all_r
     medians = {}
     for batch in (8, 32, 128):
         alone = 1e-3 + 2e-5 * batch
-        medians |= dict(zip([(kind, batch) for kind in KINDS], [alone, 1.25 * alone, 1.375 * alone + 3e-4], strict=True))
+        steps = [alone, 1.25 * alone, 1.375 * alone + 3e-4]
+        medians |= dict(zip([(kind, batch) for kind in KINDS], steps, strict=True))
     found = fitted(medians)
     assert vars(found) == pytest.approx(vars(made))
     assert largest_error(found, medians) < 1e-9
