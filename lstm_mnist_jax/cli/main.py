@@ -207,11 +207,10 @@ def _with_options(error: UserError) -> str:
 
 def _failed(code: int) -> int:
     """The exit code of a failure. One of several processes exits here: a normal exit would wait for the others."""
-    if "jax" in sys.modules:
-        from lstm_mnist_jax.training import processes
-
-        if processes.are_joined():
-            processes.leave(code)
+    # Not imported here: a Ctrl-C may have ended an import half-way.
+    processes = sys.modules.get("lstm_mnist_jax.training.processes")
+    if processes is not None and processes.are_joined():
+        processes.leave(code)
     return code
 
 
