@@ -97,31 +97,44 @@ function inLevels(picture) {
 
 /**
  * Closes lines of levels, times `sign`, by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
- * The maximum of each window is by van Herk (1992). It changes rarely from one to the next, so that the minimum of the
- * maxima is sought among the starts of equal ones.
+ * The maximum of each window is by van Herk (1992), of what is before and after the end of a block. Both change rarely
+ * from one window to the next, so that only the changes are kept, and the minimum of the maxima is sought among them.
  */
 function close(levels, sign, paper, reach, lines, stride, length, step) {
   const window = 2 * reach + 1;
-  const lastBlock = length - 1 - ((length - 1) % window);
-  const [line, forward, backward] = [0, 1, 2].map(() => new Int16Array(length)); // the largest in a block, up to and from
-  const [starts, values, queue] = [0, 1, 2].map(() => new Int32Array(length + window));
+  const line = new Int16Array(length);
+  const [starts, values, queue, lasts, before, firsts, after] = Array.from({ length: 7 }, () => new Int32Array(length + window));
+  before[0] = after[0] = -LEVELS - 1;
   for (let number = 0; number < lines; number++) {
-    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = sign * levels[at];
-    for (let from = 0; from < length; from += window) {
-      const to = Math.min(length, from + window);
-      let most = line[from];
-      for (let n = from; n < to; n++) forward[n] = most = most > line[n] ? most : line[n];
-      most = line[to - 1];
-      for (let n = to - 1; n >= from; n--) backward[n] = most = most > line[n] ? most : line[n];
-    }
     let [count, value] = [0, LEVELS + 1];
-    for (let start = 1 - window, end = 0; start < length; start++, end++) {
-      let most = forward[end < length ? end : length - 1];
-      if (start >= 0 && (end < length || start < lastBlock)) most = Math.max(most, backward[start]);
-      else if (start >= 0) most = backward[start];
-      if (most !== value) {
-        starts[count] = start;
-        values[count++] = value = most;
+    for (let middle = 0, at = number * stride; middle < length + window; middle += window) {
+      // The windows that start before `middle` and end there or later: the last ones with each maximum before it,
+      let [left, most] = [0, -LEVELS - 1];
+      lasts[0] = middle - 1;
+      for (let n = Math.min(middle, length) - 1, end = Math.max(0, middle - window); n >= end; n--) {
+        if (line[n] <= most) continue;
+        lasts[++left] = n;
+        before[left] = most = line[n];
+      }
+      let right = 0; // and the first ones with each maximum after it
+      most = -LEVELS - 1;
+      for (let n = middle, end = Math.min(length, middle + window); n < end; n++, at += step) {
+        const level = (line[n] = sign * levels[at]);
+        if (level <= most) continue;
+        firsts[++right] = n - window + 1;
+        after[right] = most = level;
+      }
+      firsts[right + 1] = middle;
+      right = 0;
+      for (let start = Math.max(middle, 1) - window, end = Math.min(middle, length); start < end; ) {
+        while (left && lasts[left] < start) left--;
+        while (firsts[right + 1] <= start) right++;
+        most = Math.max(before[left], after[right]);
+        if (most !== value) {
+          starts[count] = start;
+          values[count++] = value = most;
+        }
+        start = Math.min(lasts[left] + 1, firsts[right + 1]);
       }
     }
     starts[count] = length;
