@@ -121,33 +121,38 @@ function darkerOf(levels, height, width) {
     if (between > largest) [largest, limit] = [between, least + n];
   }
   if (counts.length < 2 || largest < TWO_LEVELS * variance) return null;
-  const darker = new Uint8Array(levels.length);
+  const darker = new Int16Array(levels.length);
   for (let at = 0; at < levels.length; at++) darker[at] = levels[at] <= limit ? 1 : 0;
   return darker;
 }
 
 /** Of the pixels of one kind, the ink of a digit that fills the picture up to the border; null if there is none. */
 function filling(kind, height, width) {
-  const places = placesAbove(kind, 0);
-  const labels = new Int32Array(kind.length);
-  const pieces = outlined(kind, places, labels, label(places, labels, width), height, width);
-  const whole = best(pieces, ({ area }) => area);
+  const all = above(kind, rowsOf(height, width), [0]);
+  const area = areaOf(all);
+  if (area < 0.12 * kind.length || 0.97 * area > 0.6 * kind.length) return null; // without numbering the pieces
+  const { starts, ends, numbers, count } = labelled(all, width);
+  const whole = best(outlined(kind, { starts, ends, numbers, count }, height, width), (piece) => piece.area);
   const share = whole.area / kind.length;
-  if (share < 0.12 || share > 0.6 || whole.area < 0.97 * places.length) return null;
+  if (share < 0.12 || share > 0.6 || whole.area < 0.97 * area) return null;
   if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
   if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
-  const ink = placesWhere(places, (at) => labels[at] === whole.members[0]);
-  const [down, right] = [width, 1].map((step) => runLengths(ink, height, width, step));
+  const isWhole = Int32Array.from({ length: count + 1 }, (_, n) => (n === whole.members[0] ? 0 : 1));
+  const ink = above(kind, { starts, ends, numbers }, isWhole);
+  const down = runsDown(ink, height, width);
   const core = new Uint8Array(kind.length);
   const [lefts, rights] = [width, 0].map((n) => new Int32Array(height).fill(n)); // of each row
   let [border, thick] = [0, 0];
-  for (const at of ink) {
-    const [y, x] = [(at / width) | 0, at % width];
-    if (y === 0 || y === height - 1 || x === 0 || x === width - 1) border++;
-    lefts[y] = Math.min(lefts[y], x);
-    rights[y] = x + 1;
-    thick += Math.min(down[at], right[at]);
-    core[at] = 1;
+  for (let n = 0; n < ink.starts.length; n++) {
+    const [start, end] = [ink.starts[n], ink.ends[n]];
+    const y = (start / width) | 0;
+    const [left, right] = [start - y * width, end - y * width];
+    if (y === 0 || y === height - 1) border += right - left;
+    else border += Number(left === 0) + Number(right === width);
+    lefts[y] = Math.min(lefts[y], left);
+    rights[y] = right;
+    for (let at = start; at < end; at++) thick += Math.min(down[at], right - left);
+    core.fill(1, start, end);
   }
   if (border > height + width - 2) return null;
   let span = 0;
