@@ -3,6 +3,7 @@
 // A picture is {height, width, levels}. Pixels are compared in whole levels, so that both decide the same.
 
 const LEVELS = 4000;
+const NOTHING = -LEVELS - 1; // below all levels
 const INK_EDGE = 0.35;
 const SURE = 6;
 const [QUIET, LOUD] = [0.008, 0.04];
@@ -95,59 +96,40 @@ function inLevels(picture) {
   return { height, width, levels, noise, left: noise * SMOOTHED[passes] };
 }
 
+/** The larger of two levels, without a branch, which the processor would often predict wrong. */
+const larger = (one, other) => one - ((one - other) & ((one - other) >> 31));
+
 /**
- * Closes lines of levels, times `sign`, by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
- * The maximum of each window is by van Herk (1992), of what is before and after the end of a block. Both change rarely
- * from one window to the next, so that only the changes are kept, and the minimum of the maxima is sought among them.
+ * Closes lines of levels by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
+ *
+ * By van Herk (1992), the maximum of a window that starts in one block of a line and ends in the next is the larger of
+ * the maximum up to the end of the one and from the start of the other. As the window moves, the first falls and the second
+ * rises. The minimum over the windows on a pixel is therefore the pixel's own maximum, or the least of all windows across
+ * the block's start or end.
  */
-function close(levels, sign, paper, reach, lines, stride, length, step) {
+function close(levels, paper, reach, lines, stride, length, step) {
   const window = 2 * reach + 1;
-  const line = new Int16Array(length);
-  const [starts, values, queue, lasts, before, firsts, after] = Array.from({ length: 7 }, () => new Int32Array(length + window));
-  before[0] = after[0] = -LEVELS - 1;
+  const padded = Math.ceil(length / window) * window;
+  const [line, before, after] = [0, 1, 2].map(() => new Int16Array(padded).fill(NOTHING)); // before: from the block's start
   for (let number = 0; number < lines; number++) {
-    let [count, value] = [0, LEVELS + 1];
-    for (let middle = 0, at = number * stride; middle < length + window; middle += window) {
-      // The windows that start before `middle` and end there or later: the last ones with each maximum before it,
-      let [left, most] = [0, -LEVELS - 1];
-      lasts[0] = middle - 1;
-      for (let n = Math.min(middle, length) - 1, end = Math.max(0, middle - window); n >= end; n--) {
-        if (line[n] <= most) continue;
-        lasts[++left] = n;
-        before[left] = most = line[n];
-      }
-      let right = 0; // and the first ones with each maximum after it
-      most = -LEVELS - 1;
-      for (let n = middle, end = Math.min(length, middle + window); n < end; n++, at += step) {
-        const level = (line[n] = sign * levels[at]);
-        if (level <= most) continue;
-        firsts[++right] = n - window + 1;
-        after[right] = most = level;
-      }
-      firsts[right + 1] = middle;
-      right = 0;
-      for (let start = Math.max(middle, 1) - window, end = Math.min(middle, length); start < end; ) {
-        while (left && lasts[left] < start) left--;
-        while (firsts[right + 1] <= start) right++;
-        most = Math.max(before[left], after[right]);
-        if (most !== value) {
-          starts[count] = start;
-          values[count++] = value = most;
-        }
-        start = Math.min(lasts[left] + 1, firsts[right + 1]);
+    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = levels[at];
+    for (let from = 0; from < padded; from += window) {
+      let [most, mostAfter] = [NOTHING, NOTHING];
+      for (let n = from, back = from + window - 1; back >= from; n++, back--) {
+        before[n] = most = larger(most, line[n]);
+        after[back] = mostAfter = larger(mostAfter, line[back]);
       }
     }
-    starts[count] = length;
-    let [head, tail, next] = [0, 0, 0]; // a queue of starts whose values rise
-    for (let n = 0, at = number * stride; n < length; ) {
-      for (; next < count && starts[next] <= n; queue[tail++] = next++) {
-        while (tail > head && values[queue[tail - 1]] >= values[next]) tail--;
+    let [atStart, at] = [NOTHING, number * stride];
+    for (let from = 0; from < length; from += window) {
+      const to = Math.min(from + window, length);
+      let atEnd = to < length ? LEVELS : NOTHING;
+      if (to < length) for (let n = from; n < to; n++) atEnd = Math.min(atEnd, Math.max(after[n], before[n + window - 1]));
+      for (let n = from; n < to; n++, at += step) {
+        const closed = Math.min(Math.max(atStart, before[n]), Math.max(atEnd, after[n]));
+        paper[at] = larger(paper[at], closed);
       }
-      while (starts[queue[head] + 1] + window <= n + 1) head++;
-      const least = values[queue[head]];
-      for (const end = Math.min(starts[next], starts[queue[head] + 1] + window - 1, length); n < end; n++, at += step) {
-        if (paper[at] < least) paper[at] = least;
-      }
+      atStart = atEnd;
     }
   }
 }
@@ -156,15 +138,16 @@ function close(levels, sign, paper, reach, lines, stride, length, step) {
 function depthsOf({ height, width, levels }, sign) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
   const paper = new Int16Array(levels.length).fill(-LEVELS);
-  close(levels, sign, paper, reach, height, width, width, 1);
-  close(levels, sign, paper, reach, width, 1, height, width);
-  const depth = new Int16Array(levels.length);
-  const counts = new Uint32Array(LEVELS + 1);
-  for (let at = 0; at < depth.length; at++) counts[(depth[at] = paper[at] - sign * levels[at])]++;
+  const depth = new Int16Array(levels.length); // first, the levels
+  for (let at = 0; at < depth.length; at++) depth[at] = sign * levels[at];
+  close(depth, paper, reach, height, width, width, 1);
+  close(depth, paper, reach, width, 1, height, width);
+  const counts = new Int32Array(LEVELS + 1);
+  for (let at = 0; at < depth.length; at++) counts[(depth[at] = paper[at] - depth[at])]++;
   const typical = medianOf(counts, depth.length);
   for (let at = 0; at < depth.length; at++) {
     paper[at] -= typical;
-    depth[at] = depth[at] > typical ? depth[at] - typical : 0;
+    depth[at] = Math.max(0, depth[at] - typical);
   }
   return { depth, paper };
 }
