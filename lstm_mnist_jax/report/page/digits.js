@@ -128,17 +128,16 @@ function darkerOf(levels, height, width) {
 
 /** Of the pixels of one kind, the ink of a digit that fills the picture up to the border; null if there is none. */
 function filling(kind, height, width) {
-  const all = above(kind, rowsOf(height, width), [0]);
-  const area = areaOf(all);
-  if (area < 0.12 * kind.length || 0.97 * area > 0.6 * kind.length) return null; // without numbering the pieces
-  const { starts, ends, numbers, count } = labelled(all, width);
-  const whole = best(outlined(kind, { starts, ends, numbers, count }, height, width), (piece) => piece.area);
+  const dots = above(kind, rowsOf(height, width), [0]);
+  const area = areaOf(dots);
+  if (area < 0.12 * kind.length || 0.97 * area > 0.6 * kind.length) return null; // as below, whatever the pieces are
+  const all = labelled(dots, width);
+  const whole = best(outlined(kind, all, height, width), (piece) => piece.area);
   const share = whole.area / kind.length;
   if (share < 0.12 || share > 0.6 || whole.area < 0.97 * area) return null;
   if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
   if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
-  const isWhole = Int32Array.from({ length: count + 1 }, (_, n) => (n === whole.members[0] ? 0 : 1));
-  const ink = above(kind, { starts, ends, numbers }, isWhole);
+  const ink = above(kind, all, Int32Array.from({ length: all.count + 1 }, (_, n) => (n === whole.members[0] ? 0 : 1)));
   const down = runsDown(ink, height, width);
   const core = new Uint8Array(kind.length);
   const [lefts, rights] = [width, 0].map((n) => new Int32Array(height).fill(n)); // of each row
@@ -257,7 +256,8 @@ function findInk(picture) {
   const { levels, noise } = sought;
   const darker = darkerOf(levels, height, width);
   for (const sign of darker ? [1, -1] : []) {
-    const core = filling(sign > 0 ? darker : darker.map((each) => 1 - each), height, width);
+    if (sign < 0) for (let at = 0; at < darker.length; at++) darker[at] = 1 - darker[at];
+    const core = filling(darker, height, width);
     if (!core) continue;
     const others = levels.filter((_, at) => !core[at]).sort();
     const last = others.length - 1;

@@ -166,35 +166,32 @@ function medianOf(counts, count) {
 
 /** All pixels of a picture as runs, whose number is 0. */
 function rowsOf(height, width) {
-  const starts = Int32Array.from({ length: height }, (_, y) => y * width);
-  return { starts, ends: starts.map((start) => start + width), numbers: new Int32Array(height) };
+  const starts = Array.from({ length: height }, (_, y) => y * width);
+  return { starts, ends: starts.map((start) => start + width), numbers: starts.map(() => 0) };
 }
 
 /** The runs of the pixels in ink whose level is above the limit for the number of their run. */
 function above(levels, ink, limits) {
-  let most = 0;
-  for (let n = 0; n < ink.starts.length; n++) most += (ink.ends[n] - ink.starts[n] + 1) >> 1;
-  const [starts, ends, numbers] = [0, 1, 2].map(() => new Int32Array(most));
-  let count = 0;
+  const [starts, ends, numbers] = [[], [], []];
   for (let n = 0; n < ink.starts.length; n++) {
-    const end = ink.ends[n];
-    const limit = limits[ink.numbers[n]];
+    const [end, number] = [ink.ends[n], ink.numbers[n]];
+    const limit = limits[number];
     for (let at = ink.starts[n]; at < end; at++) {
       if (levels[at] <= limit) continue;
-      starts[count] = at;
+      starts.push(at);
       for (at++; at < end && levels[at] > limit; ) at++;
-      numbers[count] = ink.numbers[n];
-      ends[count++] = at;
+      ends.push(at);
+      numbers.push(number);
     }
   }
-  return { starts: starts.slice(0, count), ends: ends.slice(0, count), numbers: numbers.slice(0, count) };
+  return { starts, ends, numbers };
 }
 
 const areaOf = ({ starts, ends }) => starts.reduce((area, start, n) => area + ends[n] - start, 0);
 
 /** Numbers the connected pieces of ink, diagonals included, in the order of their first pixels. */
 function labelled({ starts, ends }, width) {
-  const numbers = new Int32Array(starts.length);
+  const numbers = [];
   const parents = new Int32Array(starts.length); // of runs that turned out to be of one piece, the earlier ones
   for (let n = 0, above = 0, rowEnd = 0; n < starts.length; n++) {
     while (starts[n] >= rowEnd) rowEnd += width;
@@ -210,7 +207,7 @@ function labelled({ starts, ends }, width) {
     }
   }
   let count = 0;
-  for (let n = 0; n < starts.length; n++) numbers[n] = parents[n] === n ? ++count : numbers[parents[n]];
+  for (let n = 0; n < starts.length; n++) numbers.push(parents[n] === n ? ++count : numbers[parents[n]]);
   return { starts, ends, numbers, count };
 }
 
@@ -235,28 +232,29 @@ function bitsIn(word) {
   return (((fours + (fours >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
 }
 
-/** The columns of a picture by how far a line of a slope rises there: words of 32 columns, their bits, rows up. */
+/** The columns of a picture by how far a line of a slope rises there: of each, a word of 32 columns, its bits, rows up. */
 function shiftsOf(slope, length) {
   const half = Math.floor(length / 2);
-  const [words, bits, shifts] = [0, 1, 2].map(() => new Int32Array(length));
+  const columns = new Int32Array(3 * length);
   let [count, before] = [0, null];
   for (let n = 0; n < length; n++) {
     const shift = Math.floor(0.5 - slope * (n - half)) + half;
     if (n % 32 === 0 || shift !== before) {
-      words[count] = n >> 5;
-      shifts[count++] = shift;
+      columns[count] = n >> 5;
+      columns[count + 2] = shift;
+      count += 3;
     }
-    bits[count - 1] |= 1 << (n % 32);
+    columns[count - 2] |= 1 << (n % 32);
     before = shift;
   }
-  return { words, bits, shifts, count };
+  return columns.subarray(0, count);
 }
 
 /** Whether a line of `shiftsOf` covers bits of ink in all columns but `most`. */
-function isCovered(ink, start, { words, bits, shifts, count }, wide, first, last, most) {
-  for (let n = 0, missed = 0; n < count; n++) {
-    const row = Math.max(first, Math.min(last, start - shifts[n]));
-    missed += bitsIn(bits[n] & ~ink[(row - first) * wide + words[n]]);
+function isCovered(ink, start, columns, wide, first, last, most) {
+  for (let n = 0, missed = 0; n < columns.length; n += 3) {
+    const row = Math.max(first, Math.min(last, start - columns[n + 2]));
+    missed += bitsIn(columns[n + 1] & ~ink[(row - first) * wide + columns[n]]);
     if (missed > most) return false;
   }
   return true;
@@ -331,8 +329,7 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
   let isFound = false;
   for (let slope = -STEEPEST; slope <= STEEPEST; slope++) {
     const columns = shiftsOf(slope / 100, length);
-    const { words, bits, shifts, count } = columns;
-    const [lowest, highest] = [shifts[0], shifts[count - 1]].sort((a, b) => a - b);
+    const [lowest, highest] = [columns[2], columns[columns.length - 1]].sort((a, b) => a - b);
     for (const offset of [0, (thickness >> 1) + 1]) { // in bands that overlap
       const end = Math.floor((last - 1 + highest + offset) / band);
       for (let number = Math.floor((first + lowest + offset) / band); number <= end; number++) {
@@ -341,9 +338,9 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
         for (let row = start; row < start + band; row++) {
           if (!isCovered(isThin, row, columns, wide, -band, across, length - Math.ceil(DENSE * length))) continue;
           isFound = true;
-          for (let n = 0; n < count; n++) {
-            const at = (Math.max(-band, Math.min(across, row - shifts[n])) + band) * wide + words[n];
-            isLine[at] |= isThin[at] & bits[n];
+          for (let n = 0; n < columns.length; n += 3) {
+            const at = (Math.max(-band, Math.min(across, row - columns[n + 2])) + band) * wide + columns[n];
+            isLine[at] |= isThin[at] & columns[n + 1];
           }
         }
       }
@@ -447,6 +444,13 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     new Int32Array(count + 1).fill(n),
   );
   const distance = Math.max(3, Math.round(BEYOND * longest));
+  const compare = (number, start, end, step) => { // with the picture so many places on
+    for (let at = start; at < end; at++) {
+      if (labels[at + step] === number) continue;
+      outline[number]++;
+      if (Math.abs(levels[at] - levels[at + step]) >= 0.4 * depth[at]) changes[number]++;
+    }
+  };
   labels.fill(0);
   for (let n = 0; n < starts.length; n++) for (let at = starts[n]; at < ends[n]; at++) labels[at] = numbers[n];
   for (let n = 0; n < starts.length; n++) {
@@ -458,25 +462,13 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     } else span[number] -= last[number];
     last[number] = end - rowLeft[number];
     span[number] += last[number];
-    let [beyond, changed, sum] = [0, 0, 0];
+    let sum = 0;
     for (let at = start; at < end; at++) sum += Math.min(down[at], end - start);
-    // To the four sides, as far as the picture goes.
-    const sides = [
-      [-distance * width, y >= distance ? start : end, end],
-      [distance * width, y + distance < height ? start : end, end],
-      [-distance, Math.max(start, y * width + distance), end],
-      [distance, start, Math.min(end, (y + 1) * width - distance)],
-    ];
-    for (const [step, from, to] of sides) {
-      for (let at = from; at < to; at++) {
-        if (labels[at + step] === number) continue;
-        beyond++;
-        if (Math.abs(levels[at] - levels[at + step]) >= 0.4 * depth[at]) changed++;
-      }
-    }
     thick[number] += sum;
-    outline[number] += beyond;
-    changes[number] += changed;
+    if (y >= distance) compare(number, start, end, -distance * width);
+    if (y + distance < height) compare(number, start, end, distance * width);
+    compare(number, Math.max(start, y * width + distance), end, -distance);
+    compare(number, start, Math.min(end, (y + 1) * width - distance), distance);
   }
   for (const [n, piece] of pieces.entries()) {
     piece.span = span[n + 1];
