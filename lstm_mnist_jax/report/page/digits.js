@@ -103,13 +103,12 @@ function chosen(all) {
 /** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */
 function darkerOf(levels, height, width) {
   if (Math.min(height, width) < FILLED_SIZE) return null;
-  let [least, most] = [Infinity, -Infinity];
-  for (let at = 0; at < levels.length; at++) {
-    if (levels[at] < least) least = levels[at];
-    if (levels[at] > most) most = levels[at];
-  }
-  const counts = new Uint32Array(most - least + 1);
-  for (let at = 0; at < levels.length; at++) counts[levels[at] - least]++;
+  const all = new Int32Array(LEVELS + 1);
+  for (let at = 0; at < levels.length; at++) all[levels[at]]++;
+  let [least, end] = [0, all.length];
+  while (!all[least]) least++;
+  while (!all[end - 1]) end--;
+  const counts = all.subarray(least, end);
   const total = counts.reduce((sum, count, n) => sum + count * n, 0);
   const mean = total / levels.length;
   const variance = counts.reduce((sum, count, n) => sum + count * (n - mean) ** 2, 0) / levels.length;

@@ -142,8 +142,8 @@ function depthsOf({ height, width, levels }, sign) {
   for (let at = 0; at < depth.length; at++) depth[at] = sign * levels[at];
   close(depth, paper, reach, height, width, width, 1);
   close(depth, paper, reach, width, 1, height, width);
-  const counts = new Int32Array(LEVELS + 1);
-  for (let at = 0; at < depth.length; at++) counts[(depth[at] = paper[at] - depth[at])]++;
+  const counts = new Int32Array(2 * LEVELS + 2); // two of each: a processor waits where it counts the same one again
+  for (let at = 0; at < depth.length; at++) counts[2 * (depth[at] = paper[at] - depth[at]) + (at & 1)]++;
   const typical = medianOf(counts, depth.length);
   for (let at = 0; at < depth.length; at++) {
     paper[at] -= typical;
@@ -152,22 +152,27 @@ function depthsOf({ height, width, levels }, sign) {
   return { depth, paper };
 }
 
-/** The median of whole numbers that are counted, rounded down between two middle ones, as int(numpy.median()). */
+/** The median of numbers of which there are two counts, rounded down between two middle ones, as int(numpy.median()). */
 function medianOf(counts, count) {
   const at = (rank) => {
     let left = rank;
-    for (let value = 0; ; value++) if ((left -= counts[value]) < 0) return value;
+    for (let value = 0; ; value++) if ((left -= counts[2 * value] + counts[2 * value + 1]) < 0) return value;
   };
   return Math.floor((at((count - 1) >> 1) + at(count >> 1)) / 2);
 }
 
-// Below, ink is its runs along the rows, one after another: {starts, ends, numbers}. A place is y * width + x; a run goes
-// from its start up to its end, which is not in it; its number is that of the piece of ink that it is in.
+// Below, ink is its runs along the rows, one after another: {starts, ends, numbers, count}. A place is y * width + x; a run
+// goes from its start up to its end, which is not in it; its number is that of the piece it is in, of 1 to count.
 
 /** All pixels of a picture as runs, whose number is 0. */
 function rowsOf(height, width) {
-  const starts = Array.from({ length: height }, (_, y) => y * width);
-  return { starts, ends: starts.map((start) => start + width), numbers: starts.map(() => 0) };
+  const [starts, ends, numbers] = [[], [], []];
+  for (let start = 0; start < height * width; start += width) {
+    starts.push(start);
+    ends.push(start + width);
+    numbers.push(0);
+  }
+  return { starts, ends, numbers, count: 0 };
 }
 
 /** The runs of the pixels in ink whose level is above the limit for the number of their run. */
@@ -184,7 +189,7 @@ function above(levels, ink, limits) {
       numbers.push(number);
     }
   }
-  return { starts, ends, numbers };
+  return { starts, ends, numbers, count: ink.count };
 }
 
 const areaOf = ({ starts, ends }) => starts.reduce((area, start, n) => area + ends[n] - start, 0);
@@ -412,7 +417,7 @@ function nearOnes({ starts, ends, numbers, count }, width, reach) {
     return group;
   };
   const unite = (one, other) => {
-    if (groups[one] !== groups[other]) groups[groupOf(one)] = groupOf(other);
+    if (one !== other && groups[one] !== groups[other]) groups[groupOf(one)] = groupOf(other);
   };
   // The latest pixel of ink in each column: its row and piece. Those that are near each other are united already.
   const [rows, latest] = [-gap - 1, 0].map((n) => new Int32Array(width).fill(n));
@@ -527,7 +532,7 @@ function piecesOf(picture, sign) {
   const frames = whole.filter((piece) => isFrame(piece, whole));
   const isOut = new Int32Array(ink.count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 2 * LEVELS;
-  const unframed = frames.length ? { ...above(depth, ink, isOut), count: ink.count } : ink;
+  const unframed = frames.length ? above(depth, ink, isOut) : ink;
   const kept = withoutLines(unframed, frames.length ? unframed : weak, height, width);
   if (kept !== ink) take(kept);
   described(pieces, depth, levels, ink, labels, height, width);

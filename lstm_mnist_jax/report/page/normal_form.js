@@ -63,8 +63,9 @@ function reduced(picture, most) {
     for (let x = 0; x < width; at++) {
       const end = Math.min(width, x + side);
       const among = end - x;
-      for (; x < end; x++) found[at] += Math.fround(sums[x] / count);
-      found[at] /= among;
+      let sum = 0;
+      for (; x < end; x++) sum = Math.fround(sum + Math.fround(sums[x] / count));
+      found[at] = sum / among;
     }
   }
   return { height: tall, width: wide, levels: found };
@@ -120,8 +121,10 @@ function normalOf({ height, width, levels }, tall, wide, side) {
 
 /** The level of the ink: that which a quarter of the pixels of its strokes reaches. */
 function levelOf({ levels, core }) {
-  const inside = levels.filter((_, at) => core[at]);
-  return ranked(inside, Math.floor((3 * (inside.length - 1)) / 4));
+  const inside = new Float64Array(core.length);
+  let count = 0;
+  for (let at = 0; at < core.length; at++) if (core[at]) inside[count++] = levels[at];
+  return ranked(inside.subarray(0, count), Math.floor((3 * (count - 1)) / 4));
 }
 
 /** The largest level within `offsets` [dy, dx] of each pixel. */
@@ -129,9 +132,9 @@ function dilatedBy({ height, width, levels }, offsets) {
   const found = new Float64Array(height * width);
   for (const [dy, dx] of offsets) {
     for (let y = Math.max(0, -dy); y < Math.min(height, height - dy); y++) {
-      for (let x = Math.max(0, -dx); x < Math.min(width, width - dx); x++) {
-        const at = y * width + x;
-        found[at] = Math.max(found[at], levels[at + dy * width + dx]);
+      const step = dy * width + dx;
+      for (let at = y * width + Math.max(0, -dx), end = y * width + Math.min(width, width - dx); at < end; at++) {
+        if (levels[at + step] > found[at]) found[at] = levels[at + step];
       }
     }
   }
@@ -160,7 +163,10 @@ function thickened(strokes, side) {
       if (!isInk[at]) continue;
       all++;
       const isInside = y > 0 && y < scaled.height - 1 && x > 0 && x < scaled.width - 1;
-      if (isInside && around.every((step) => isInk[at + step])) inner++;
+      if (!isInside) continue;
+      let here = 0;
+      for (const step of around) here += isInk[at + step];
+      if (here === around.length) inner++;
     }
   }
   const width = 2 / Math.max(1 - inner / Math.max(all, 1), 0.01);
