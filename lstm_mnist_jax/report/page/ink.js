@@ -273,10 +273,13 @@ function bitsOf({ starts, ends }, height, width, turned, wide, band) {
   const bits = new Int32Array(((turned ? width : height) + 2 * band) * wide);
   for (let n = 0; n < starts.length; n++) {
     const y = (starts[n] / width) | 0;
-    const end = ends[n] - y * width;
-    for (let x = starts[n] - y * width; x < end; x++) {
-      if (turned) bits[(band + x) * wide + (y >> 5)] |= 1 << y;
-      else bits[(band + y) * wide + (x >> 5)] |= 1 << x;
+    const [x, last] = [starts[n] - y * width, ends[n] - 1 - y * width];
+    if (turned) for (let row = x; row <= last; row++) bits[(band + row) * wide + (y >> 5)] |= 1 << y;
+    else {
+      for (let word = x >> 5; word <= last >> 5; word++) {
+        const [from, to] = [Math.max(x, 32 * word), Math.min(last, 32 * word + 31)];
+        bits[(band + y) * wide + word] |= (-1 << from) & (-1 >>> (31 - to));
+      }
     }
   }
   return bits;
@@ -417,7 +420,7 @@ function nearOnes({ starts, ends, numbers, count }, width, reach) {
     return group;
   };
   const unite = (one, other) => {
-    if (one !== other && groups[one] !== groups[other]) groups[groupOf(one)] = groupOf(other);
+    if (groups[one] !== groups[other]) groups[groupOf(one)] = groupOf(other);
   };
   // The latest pixel of ink in each column: its row and piece. Those that are near each other are united already.
   const [rows, latest] = [-gap - 1, 0].map((n) => new Int32Array(width).fill(n));
@@ -425,14 +428,14 @@ function nearOnes({ starts, ends, numbers, count }, width, reach) {
     const y = (starts[n] / width) | 0;
     for (; n < starts.length && starts[n] < (y + 1) * width; n++) {
       for (let x = starts[n] - y * width, end = ends[n] - y * width; x < end; x++) {
-        if (rows[x] >= y - gap) unite(latest[x], numbers[n]);
+        if (latest[x] !== numbers[n] && rows[x] >= y - gap) unite(latest[x], numbers[n]);
         rows[x] = y;
         latest[x] = numbers[n];
       }
     }
     for (let x = 0, before = -gap - 1; x < width; x++) {
       if (rows[x] < y - gap) continue;
-      if (x - before <= gap) unite(latest[x], latest[before]);
+      if (x - before <= gap && latest[x] !== latest[before]) unite(latest[x], latest[before]);
       before = x;
     }
   }

@@ -127,25 +127,25 @@ function levelOf({ levels, core }) {
   return ranked(inside.subarray(0, count), Math.floor((3 * (count - 1)) / 4));
 }
 
-/** The largest level within `offsets` [dy, dx] of each pixel. */
-function dilatedBy({ height, width, levels }, offsets) {
+/** The largest level within a radius of each pixel: of rows that are that of the largest within ever more columns. */
+function dilatedBy({ height, width, levels }, radius) {
   const found = new Float64Array(height * width);
-  for (const [dy, dx] of offsets) {
-    for (let y = Math.max(0, -dy); y < Math.min(height, height - dy); y++) {
-      const step = dy * width + dx;
-      for (let at = y * width + Math.max(0, -dx), end = y * width + Math.min(width, width - dx); at < end; at++) {
-        if (levels[at + step] > found[at]) found[at] = levels[at + step];
-      }
+  const reach = Math.floor(radius);
+  for (let across = 0, row = levels; across <= reach; across++) {
+    for (let dy = -reach; dy <= reach; dy++) {
+      if (Math.hypot(dy, across) > radius || Math.hypot(dy, across + 1) <= radius) continue;
+      const step = dy * width;
+      const end = Math.min(found.length, found.length - step);
+      for (let at = Math.max(0, -step); at < end; at++) if (row[at + step] > found[at]) found[at] = row[at + step];
     }
+    const wider = row.slice();
+    for (let at = 0, x = 0; at < row.length; at++, x = x < width - 1 ? x + 1 : 0) {
+      if (x && row[at - 1] > wider[at]) wider[at] = row[at - 1];
+      if (x < width - 1 && row[at + 1] > wider[at]) wider[at] = row[at + 1];
+    }
+    row = wider;
   }
   return { height, width, levels: found };
-}
-
-/** The pixels [dy, dx] within a radius. */
-function disc(radius) {
-  const reach = Math.floor(radius);
-  const steps = Array.from({ length: 2 * reach + 1 }, (_, n) => n - reach);
-  return steps.flatMap((dy) => steps.filter((dx) => Math.hypot(dy, dx) <= radius).map((dx) => [dy, dx]));
 }
 
 /** Strokes of a thin pen, as thick as those of MNIST; null if they are that thick. */
@@ -156,7 +156,7 @@ function thickened(strokes, side) {
   const peak = peakOf(scaled.levels);
   const isInk = new Uint8Array(scaled.levels.length);
   for (let at = 0; at < isInk.length; at++) isInk[at] = scaled.levels[at] > 0.4 * peak ? 1 : 0;
-  const around = disc(1.5).map(([dy, dx]) => dy * scaled.width + dx);
+  const around = [-1, 0, 1].flatMap((dy) => [-1, 0, 1].map((dx) => dy * scaled.width + dx));
   let [all, inner] = [0, 0]; // pixels of ink, and those with ink around them
   for (let y = 0, at = 0; y < scaled.height; y++) {
     for (let x = 0; x < scaled.width; x++, at++) {
@@ -178,7 +178,7 @@ function thickened(strokes, side) {
     const row = scaled.levels.subarray(y * scaled.width, (y + 1) * scaled.width);
     padded.levels.set(row, (y + missing) * padded.width + missing);
   }
-  return dilatedBy(padded, disc(missing + 0.3));
+  return dilatedBy(padded, missing + 0.3);
 }
 
 /** The sum of squared weights of the middle pixel of a resized line, by which noise shrinks. */
