@@ -410,8 +410,11 @@ function outlined(depth, ink, height, width) {
   return pieces;
 }
 
-/** A number of each piece: one for those that nearly touch, where squares around their pixels do, of 2 * reach + 1. */
-function nearOnes({ starts, ends, numbers, count }, width, reach) {
+const longestSizeOf = (pieces) => pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
+
+/** Gives pieces that nearly touch one number, `near`: where squares around their pixels do, of 2 * reach + 1. */
+function findNear(pieces, { starts, ends, numbers, count }, width) {
+  const reach = Math.round(NEAR * longestSizeOf(pieces));
   const gap = 2 * reach + 1;
   const groups = Int32Array.from({ length: count + 1 }, (_, n) => n);
   const groupOf = (number) => {
@@ -439,19 +442,17 @@ function nearOnes({ starts, ends, numbers, count }, width, reach) {
       before = x;
     }
   }
-  return groups.map((_, number) => groupOf(number));
+  for (const piece of pieces) piece.near = groupOf(piece.members[0]);
 }
 
-/** The pieces of `outlined` with what their pixels show; `labels` becomes the number of the piece at each pixel. */
+/** What the pixels of the pieces of `outlined` show; `labels` becomes the number of the piece at each pixel. */
 function described(pieces, depth, levels, ink, labels, height, width) {
   const { starts, ends, numbers, count } = ink;
   const down = runsDown(ink, height, width);
-  const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
-  const near = nearOnes(ink, width, Math.round(NEAR * longest));
   const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
     new Int32Array(count + 1).fill(n),
   );
-  const distance = Math.max(3, Math.round(BEYOND * longest));
+  const distance = Math.max(3, Math.round(BEYOND * longestSizeOf(pieces)));
   const compare = (number, start, end, step) => { // with the picture so many places on
     for (let at = start; at < end; at++) {
       if (labels[at + step] === number) continue;
@@ -482,7 +483,6 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     piece.span = span[n + 1];
     piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
     piece.thick = thick[n + 1] / piece.area;
-    piece.near = near[n + 1];
   }
 }
 
@@ -550,5 +550,6 @@ function piecesOf(picture, sign) {
     take(above(depth, ink, limits));
     described(pieces, depth, levels, ink, labels, height, width);
   }
+  findNear(pieces, ink, width);
   return { pieces, labels, paper };
 }
