@@ -106,7 +106,7 @@ def test_a_finger_draws_and_does_not_scroll(open_page, html, trained):
     for stroke in SEVEN:
         touch("touchStart", stroke[0])
         for start, end in itertools.pairwise(stroke):
-            for share in np.linspace(0.1, 1, 10):
+            for share in np.linspace(0.25, 1, 4):
                 touch("touchMove", tuple((1 - share) * a + share * b for a, b in zip(start, end, strict=True)))
         touch("touchEnd")
     seen, _, found = reading_of(page)
