@@ -19,7 +19,6 @@ apply = jax.jit(model.apply, static_argnames="config")
 """`model.apply`, compiled as a whole."""
 
 
-
 def keras_outputs(network, images):
     """What a model of Keras computes, compiled as a whole: eagerly, it compiles each of its operations."""
     return np.asarray(jax.jit(network)(images))

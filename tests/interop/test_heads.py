@@ -91,7 +91,7 @@ def test_every_format_holds_a_network_or_refuses_it(format_name, tmp_path):
             assert imported.config == config
             # Linen's GRU has one bias of the gates r and z, which is the sum of two.
             rounded = format_name == "flax" and config.recurrent_bias
-            images = np.random.default_rng(0).random((3, 6, 5), np.float32)
+            images = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype(np.uint8)
             if rounded:
                 expected = apply(params, images, config)
                 np.testing.assert_allclose(apply(imported.params, images, config), expected, atol=1e-6)
@@ -113,10 +113,10 @@ def test_onnxruntime_computes_the_same_for_every_network(rng):
 @pytest.mark.usefixtures("keras_draws_by_numpy")
 def test_keras_computes_the_same_for_every_network_that_it_has(rng):
     pytest.importorskip("keras")
-    images = rng.random((3, 6, 5), np.float32)
+    images = rng.integers(0, 256, (3, 6, 5)).astype(np.uint8)  # the programs of the test with onnxruntime
     for number in HELD["keras"]:
         config = NETWORKS[number]
-        found = keras_outputs(keras.to_model(drawn(config), (6, 5), config), images)
+        found = keras_outputs(keras.to_model(drawn(config), (6, 5), config), images / np.float32(255))
         np.testing.assert_allclose(found, apply(drawn(config), images, config), atol=1e-5)
 
 

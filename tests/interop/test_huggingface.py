@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from parameters import drawn
+from rewriting import rewrite
 from runs import TINY
 from safetensors.numpy import load_file, save_file
 from stacks import apply, assert_close
@@ -232,10 +233,10 @@ def try_mutations(count, folder, seed):
     """The mutations of config.json or of the weights that are read, and those that are refused."""
     generator, read, refused = random.Random(seed), 0, 0
     write(folder / "whole", NETWORKS["rows"], training=TINY)
+    shutil.copytree(folder / "whole", folder / "changed")
     for _ in range(count):
-        shutil.copytree(folder / "whole", folder / "changed", dirs_exist_ok=True)
         path = folder / "changed" / generator.choice(["config.json", "config.json", "model.safetensors"])
-        data = bytearray(path.read_bytes())
+        data = bytearray(whole := path.read_bytes())
         end = min(len(data), 1500)  # of the weights mostly the header
         for _ in range(generator.choice((1, 1, 2, 8))):
             place = generator.randrange(end - 10)
@@ -251,13 +252,14 @@ def try_mutations(count, folder, seed):
                     start, stop = generator.choice(numbers)
                     values = (b"0", b"1", b"-1", b"1e400", b"9" * 30, b"true", b"[]", b"4.5")
                     data[start:stop] = generator.choice(values)
-        path.write_bytes(data)
+        rewrite(path, data)
         try:
             huggingface.read(folder / "changed")
             read += 1
         except WeightsError as error:
             assert len(str(error)) < 3000
             refused += 1
+        rewrite(path, whole)
     return read, refused
 
 
