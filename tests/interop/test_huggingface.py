@@ -200,7 +200,7 @@ def test_folders_of_other_models_are_refused(tmp_path):
         ({"step": -1}, "has the step -1"),
         ({"model": short}, "config.json: model lacks cell"),
         ({"model": contents["model"] | {"cell": "gru"}}, "does not fit config.json"),
-        ({"model": contents["model"] | {"hidden_features": [4] * 10**5}}, "says 100,000 layers"),
+        ({"model": contents["model"] | {"hidden_features": [4] * 10**4}}, "says 10,000 layers"),
         ({"model": contents["model"] | {"dense_features": [4] * 600}}, "config.json says 60[12] layers"),
         ({"training": {"seed": 0}}, "config.json: training lacks"),
     ]:
