@@ -229,8 +229,7 @@ class TrainedRun:
         Args:
           images: as for `predict`.
         """
-        logits = logits_along(self.params, self._checked(images), self.folder.config.model)
-        return np.asarray(jax.nn.softmax(logits))
+        return np.asarray(_probabilities_along(self.params, self._checked(images), self.folder.config.model))
 
     def states(self, images: np.ndarray) -> list[LayerStates]:
         """Hidden and cell states of every layer after each time step, [n, time, features] each.
@@ -387,6 +386,11 @@ def logits_along(params: model.Params, images: model.Images, config: ModelConfig
         at_once = 0 if jax.default_backend() in ONE_BY_ONE else max(1, ALONG_BATCH // max(1, sequences.shape[1]))
         along = jax.lax.map(partial(network.logits_until, sequences), lengths, batch_size=at_once or None)
         return jnp.moveaxis(along, 0, 1)
+
+
+@partial(jax.jit, static_argnames="config")
+def _probabilities_along(params: model.Params, images: jax.Array, config: ModelConfig) -> jax.Array:
+    return jax.nn.softmax(logits_along(params, images, config))
 
 
 @partial(jax.jit, static_argnames="config")

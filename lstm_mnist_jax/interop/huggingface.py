@@ -312,13 +312,14 @@ def _code(program: str) -> str:
 JAX_PROGRAM = """
 from pathlib import Path
 
+import jax
 import numpy as np
 from lstm_mnist_jax import model
 from lstm_mnist_jax.interop import huggingface
 
 imported = huggingface.read(Path("."))
 images = np.load("images.npy")
-logits = model.apply(imported.params, images, imported.config)
+logits = jax.jit(model.apply, static_argnames="config")(imported.params, images, config=imported.config)
 """
 
 ONNX_PROGRAM = """

@@ -122,7 +122,8 @@ def new_figure(height: float, width: float = WIDTH) -> Iterator["Figure"]:
     with styled():
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        figure.draw_without_rendering()
+        layout: Any = figure.get_layout_engine()
+        layout.execute(figure)
         figure.set_layout_engine(None)  # with "none", which is a placeholder, savefig would draw everything twice
 
 

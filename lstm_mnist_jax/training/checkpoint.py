@@ -23,6 +23,7 @@ import numpy as np
 
 from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.model import param_shapes
 from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.metrics import read_metrics, score_of
 from lstm_mnist_jax.training.program import LatestAndBest
@@ -309,7 +310,9 @@ def load_member(folder: RunFolder, step: int, *names: str) -> list[TrainState]:
     """
     path = checkpoint_path(folder.checkpoints, step)
     place, places = _place_of(folder), read_record(path).places
-    one = jax.eval_shape(lambda: init_state(folder.config, folder.data.image_shape, len(folder.data.class_names), 0))
+    config, shape, classes = folder.config, folder.data.image_shape, len(folder.data.class_names)
+    params = param_shapes(config.model, shape, classes)  # of this network they may be known already
+    one = jax.eval_shape(lambda params: init_state(config, shape, classes, 0, params), params)
     try:
         host = jax.local_devices(backend="cpu")[0]  # there may be more of them than one accelerator holds
     except RuntimeError:

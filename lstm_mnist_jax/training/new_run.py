@@ -18,7 +18,7 @@ from lstm_mnist_jax.config import Config, Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import absolute_source
 from lstm_mnist_jax.errors import ConfigError, RunError, WeightsError
-from lstm_mnist_jax.model import Params, task_of
+from lstm_mnist_jax.model import Params, bind, task_of
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import Checkpoints, MemberStatus, Record
 from lstm_mnist_jax.training.evaluation import Evaluation, evaluate_one
@@ -91,6 +91,7 @@ def begin_run(
 
     Raises:
       WeightsError: the weights do not fit the data's images, or have other classes.
+      ValueError: they are those of another network than the config's.
       DataError, ConfigError: the data cannot be loaded, or is too few for a batch.
       RunError: the folder is not empty, or cannot be written to.
     """
@@ -117,12 +118,13 @@ def begin_run(
             )
     mesh = make_mesh(execution, config.batch_size)
     init = partial(init_state, config, dataset.image_shape, len(dataset.class_names))
-    state = jax.jit(init, compiler_options=run_once(mesh))(np.uint32(config.seed))
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    bind(params, config.model, dataset.image_shape)  # raises where they are those of another network
+    state = jax.jit(init, compiler_options=run_once(mesh))(np.uint32(config.seed), params)
     opt_state: Any = state.opt_state
     if adam is not None:
         opt_state = optax.tree.set(opt_state, **adam._asdict())
-    average = None if state.average is None else params
-    first = state._replace(step=jnp.int32(step), params=params, opt_state=opt_state, average=average)
+    first = state._replace(step=jnp.int32(step), opt_state=opt_state)
     state = jax.tree.map(lambda leaf, new: jnp.asarray(new, leaf.dtype), state, first)
     with lock(run_dir):
         folder = create_run_folder(run_dir, config, dataset, mesh.size, origin)

@@ -65,10 +65,17 @@ class TrainState(NamedTuple):
         return self.params if self.average is None else self.average
 
 
-def init_state(config: Config, image_shape: tuple[int, ...], num_classes: int, seed: jax.Array | int) -> TrainState:
-    """The state before the first step: a function of the arguments."""
+def init_state(
+    config: Config,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    seed: jax.Array | int,
+    params: model.Params | None = None,
+) -> TrainState:
+    """The state before the first step: a function of the arguments. `params` take the place of drawn parameters."""
     params_key, key = jax.random.split(jax.random.key(seed))
-    params = model.init(config.model, params_key, image_shape, num_classes)
+    if params is None:
+        params = model.init(config.model, params_key, image_shape, num_classes)
     return TrainState(
         step=jnp.int32(0),
         params=params,

@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from idx_files import CODES, idx_bytes
+from rewriting import rewrite
 
 from lstm_mnist_jax.data.idx import read_idx, write_idx
 from lstm_mnist_jax.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of the tests that draw hundreds of files."""
+    return tmp_path_factory.mktemp("drawn")
 
 
 def test_known_bytes(tmp_path):
@@ -23,11 +30,11 @@ def test_known_bytes(tmp_path):
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), kind=st.sampled_from(sorted(CODES)), gzipped=st.booleans())
-def test_arrays_round_trip(tmp_path_factory, data, kind, gzipped):
+def test_arrays_round_trip(folder, data, kind, gzipped):
     array = data.draw(arrays.arrays(np.dtype(kind), arrays.array_shapes(min_dims=1, max_dims=4, min_side=0)))
-    file = tmp_path_factory.mktemp("idx") / "file"
+    file = folder / "file"
     content = idx_bytes(array)
-    file.write_bytes(gzip.compress(content) if gzipped else content)
+    rewrite(file, gzip.compress(content) if gzipped else content)
     found = read_idx(file)
     np.testing.assert_array_equal(found, array)
     assert found.dtype == array.dtype
@@ -45,7 +52,7 @@ def test_unsupported_arrays_and_paths_are_refused(tmp_path):
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), gzipped=st.booleans())
-def test_damage_gives_a_clear_error_or_the_same_array(tmp_path_factory, data, gzipped):
+def test_damage_gives_a_clear_error_or_the_same_array(folder, data, gzipped):
     array = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
     content = bytearray(gzip.compress(idx_bytes(array), mtime=0) if gzipped else idx_bytes(array))
     position = data.draw(st.integers(0, len(content) - 1))
@@ -53,8 +60,8 @@ def test_damage_gives_a_clear_error_or_the_same_array(tmp_path_factory, data, gz
         content = content[:position]
     else:
         content[position] ^= data.draw(st.integers(1, 255))
-    file = tmp_path_factory.mktemp("idx") / "file"
-    file.write_bytes(content)
+    file = folder / "file"
+    rewrite(file, content)
     try:
         found = read_idx(file)
     except DataError as error:

@@ -1,6 +1,8 @@
 """Damages Keras's files in ways that their structure allows, and reads them.
 
-python tests/interop/keras_mutations.py 20000 [FILE]    # prints the outcomes, the time and the peak memory
+Prints the outcomes, the time and the peak memory:
+
+    PYTHONPATH=.:tests python tests/interop/keras_mutations.py 20000 [FILE]
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from rewriting import rewrite
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import formats
@@ -161,7 +164,7 @@ def run(files: list[Path], path: Path, count: int, seed: int, max_seconds: float
     rng, outcomes = random.Random(seed), Counter[str]()
     contents = [file.read_bytes() for file in files]
     for _ in range(count):
-        path.write_bytes(change(rng, rng.choice(contents)))
+        rewrite(path, change(rng, rng.choice(contents)))
         start = time.perf_counter()
         try:
             imported = formats.read("keras", path)

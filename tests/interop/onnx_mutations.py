@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 from onnx_graphs import IMAGES
 from parameters import drawn
+from rewriting import rewrite
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
@@ -41,7 +42,7 @@ def try_mutations(count, folder, seed):
     for number in range(count):
         data = _mutated(generator.choice(seeds), generator)
         path = folder / "model.onnx"
-        path.write_bytes(data)
+        rewrite(path, data)
         try:
             imported = reader.read(path)
         except WeightsError as error:

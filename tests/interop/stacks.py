@@ -19,6 +19,11 @@ apply = jax.jit(model.apply, static_argnames="config")
 """`model.apply`, compiled as a whole."""
 
 
+def keras_outputs(network, images):
+    """What a model of Keras computes, compiled as a whole: eagerly, it compiles each of its operations."""
+    return np.asarray(jax.jit(network)(images))
+
+
 @partial(jax.jit, static_argnames="config")
 def logits_and_gradient(params, images, labels, config):
     def loss(params):

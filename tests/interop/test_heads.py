@@ -10,7 +10,7 @@ import numpy_lstm
 import pytest
 from parameters import drawn
 from safetensors.numpy import save_file
-from stacks import FIXTURES, apply, assert_close
+from stacks import FIXTURES, apply, assert_close, keras_outputs
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
@@ -91,7 +91,7 @@ def test_every_format_holds_a_network_or_refuses_it(format_name, tmp_path):
             assert imported.config == config
             # Linen's GRU has one bias of the gates r and z, which is the sum of two.
             rounded = format_name == "flax" and config.recurrent_bias
-            images = np.random.default_rng(0).random((3, 6, 5), np.float32)
+            images = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype(np.uint8)
             if rounded:
                 expected = apply(params, images, config)
                 np.testing.assert_allclose(apply(imported.params, images, config), expected, atol=1e-6)
@@ -110,13 +110,14 @@ def test_onnxruntime_computes_the_same_for_every_network(rng):
         np.testing.assert_allclose(logits, apply(params, images, config), atol=1e-5)
 
 
+@pytest.mark.usefixtures("keras_draws_by_numpy")
 def test_keras_computes_the_same_for_every_network_that_it_has(rng):
     pytest.importorskip("keras")
-    images = rng.random((3, 6, 5), np.float32)
+    images = rng.integers(0, 256, (3, 6, 5)).astype(np.uint8)  # the programs of the test with onnxruntime
     for number in HELD["keras"]:
         config = NETWORKS[number]
-        found = keras.to_model(drawn(config), (6, 5), config)(images)
-        np.testing.assert_allclose(np.asarray(found), apply(drawn(config), images, config), atol=1e-5)
+        found = keras_outputs(keras.to_model(drawn(config), (6, 5), config), images / np.float32(255))
+        np.testing.assert_allclose(found, apply(drawn(config), images, config), atol=1e-5)
 
 
 def state_dict(rng, *, bias=True, dense=(), embedding=None, steps=1, width=5):
@@ -304,6 +305,7 @@ def test_torch_itself_computes_the_same(rng):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.usefixtures("keras_draws_by_numpy")
 def test_models_of_keras_come_in_with_what_their_config_says(rng, tmp_path):
     keras3 = pytest.importorskip("keras")
     layers, images = keras3.layers, rng.random((3, 6, 5), np.float32)
@@ -330,17 +332,18 @@ def test_models_of_keras_come_in_with_what_their_config_says(rng, tmp_path):
     ]:
         network = keras3.Sequential([keras3.Input((6, 5)), *stack, layers.Dense(3)])
         network.set_weights([rng.normal(0, 0.5, array.shape) for array in network.get_weights()])
+        theirs = keras_outputs(network, images)
         if unusual:
             with pytest.raises(WeightsError, match=rf"{unusual}.*, which (parameters alone|differs)"):
                 keras.from_model(network)
         else:
             assert_close(
                 apply(keras.from_model(network), images, ModelConfig(hidden_features=(4,), dense_features=expected)),
-                np.asarray(network(images)),
+                theirs,
             )
         for name in ("model.keras", "model.h5"):
             network.save(tmp_path / name)
             imported = formats.read("keras", tmp_path / name)
             assert imported.config.dense_features == expected
             found = apply(imported.params, images, imported.config)
-            np.testing.assert_allclose(found, np.asarray(network(images)), atol=1e-5)
+            np.testing.assert_allclose(found, theirs, atol=1e-5)

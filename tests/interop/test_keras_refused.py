@@ -22,6 +22,8 @@ from lstm_mnist_jax.interop import files, formats, keras
 AGES = FIXTURES / "keras_ages"
 WAYS = ("forward", "backward")
 
+pytestmark = pytest.mark.usefixtures("keras_draws_by_numpy")
+
 keras_is_noisy = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 

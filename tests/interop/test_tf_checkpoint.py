@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rewriting import rewrite
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, sstable, write_checkpoint
@@ -238,12 +239,12 @@ def test_truncation_and_flipped_bits_are_always_detected(tmp_path, name):
         random.seed(0)
         places = sorted(random.sample(range(len(data)), min(len(data), 60)))
         for place in places:
-            (tmp_path / file.name).write_bytes(data[:place])
+            rewrite(tmp_path / file.name, data[:place])
             with pytest.raises(WeightsError):
                 read_all(tmp_path / "model.ckpt")
             if place < len(data) - sstable.FOOTER_SIZE or ".data-" in file.name:
                 flipped = bytes([data[place] ^ 1 << random.randrange(8)])
-                (tmp_path / file.name).write_bytes(data[:place] + flipped + data[place + 1 :])
+                rewrite(tmp_path / file.name, data[:place] + flipped + data[place + 1 :])
                 if not is_in_the_unused_metaindex(data, place):
                     with pytest.raises(WeightsError):
                         read_all(tmp_path / "model.ckpt")
@@ -270,7 +271,7 @@ def test_damaged_entries_with_valid_checksums_raise_only_weights_errors(tmp_path
         changed = [(key, mutated(value, generator) if generator.random() < 0.3 else value) for key, value in items]
         if generator.random() < 0.3:
             changed[generator.randrange(len(items))] = (mutated(items[0][0] or b"abc", generator), b"\x08\x01")
-        target.write_bytes(sstable.write_table(sorted(dict(changed).items())))
+        rewrite(target, sstable.write_table(sorted(dict(changed).items())))
         try:
             arrays = read_all(tmp_path / "model.ckpt")
             assert sum(array.nbytes for array in arrays.values()) < 1 << 20
@@ -294,7 +295,7 @@ def test_damaged_blocks_with_valid_checksums_raise_only_weights_errors(tmp_path,
         offset, size, _ = sstable._read_handle(*place_of_a_block(table, generator))
         block = mutated(table[offset : offset + size], generator)[:size].ljust(size, b"\0") + table[offset + size :][:1]
         crc = masked_crc32c(block).to_bytes(4, "little")
-        target.write_bytes(table[:offset] + block + crc + table[offset + size + 5 :])
+        rewrite(target, table[:offset] + block + crc + table[offset + size + 5 :])
         try:
             read_all(tmp_path / "model.ckpt")
         except WeightsError:

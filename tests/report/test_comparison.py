@@ -151,13 +151,6 @@ def test_report_of_several_runs_compares_them(folders, tmp_path, capsys):
     assert found["compared"][-1]["test"] == {"accuracy": None, "interval_95": None, "kind": None, "each": []}
 
 
-def test_report_of_a_sweep_compares_its_settings(folders, capsys):
-    assert report([str(folders / "sweep")]) == 0
-    assert "learning_rate 0.01" in capsys.readouterr().out
-    assert (folders / "sweep" / "plots" / "comparison.svg").exists()
-    shutil.rmtree(folders / "sweep" / "plots")
-
-
 @pytest.mark.slow
 def test_report_of_a_sweep_that_diverged(tmp_path, capsys):
     diverging = dataclasses.replace(TINY, epochs=1, optimizer=OptimizerConfig(learning_rate=DIVERGING))
@@ -235,10 +228,16 @@ def test_a_page_of_a_comparison_has_the_network_of_the_best_run(folders, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_page_of_a_sweep_has_the_network_of_its_best_run(folders, tmp_path, capsys, figures_are_ids):
+def test_report_and_page_of_a_sweep_compare_its_settings_and_have_the_network_of_its_best_run(
+    folders, tmp_path, capsys, figures_are_ids
+):
     page = tmp_path / "page.html"
-    assert report([str(folders / "sweep"), "--html", str(page), "--into", str(tmp_path / "plots")]) == 0
-    assert "The page has the comparison, and the network of learning_rate 0.01" in capsys.readouterr().out
+    assert report([str(folders / "sweep"), "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search("^. learning_rate 0.01 ", printed, re.MULTILINE)
+    assert "The page has the comparison, and the network of learning_rate 0.01" in printed
+    assert (folders / "sweep" / "plots" / "comparison.svg").exists()
+    shutil.rmtree(folders / "sweep" / "plots")
     results = {member: read_metrics(folders / "sweep" / "metrics.jsonl", member) for member in (0, 1)}
     best = max(results, key=lambda member: max(epoch.validation_accuracy for epoch in results[member]))
     run = load_run(folders / "sweep" / "best")

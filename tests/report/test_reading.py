@@ -28,11 +28,13 @@ ROWS, FEATURES = 3, 5
 
 
 @partial(jax.jit, static_argnames="config")
-def what_the_model_computes(params, images, config):
-    """The logits of images that end after each of their rows, and the outputs and carries of the recurrent layers."""
+def expected_and_found(params, images, config):
+    """The logits of images that end after each of their rows, and the outputs and carries of the recurrent layers; and
+    what is tested. It is compiled as one program."""
     beginnings = [model.apply(params, images[:, : rows + 1], config) for rows in range(ROWS)]
     layers = model.bind(params, config, (ROWS, FEATURES)).rnn
-    return jnp.stack(beginnings, axis=1), *layers(jnp.moveaxis(images, 1, 0) / 255)
+    expected = jnp.stack(beginnings, axis=1), *layers(jnp.moveaxis(images, 1, 0) / 255)
+    return expected, (inference.logits_along(params, images, config), inference.layer_states(params, images, config))
 
 
 @pytest.fixture(
@@ -41,23 +43,20 @@ def what_the_model_computes(params, images, config):
     scope="module",
 )
 def network(request):
-    """A network, images, and what the model computes of them."""
+    """A network, and what is computed of images."""
     config = request.param
-    params = drawn(config, (ROWS, FEATURES))
     images = np.random.default_rng(0).integers(0, 256, (4, ROWS, FEATURES), np.uint8)
-    return config, params, images, what_the_model_computes(params, images, config)
+    return config, *jax.tree.map(np.asarray, expected_and_found(drawn(config, (ROWS, FEATURES)), images, config))
 
 
 def test_logits_along_match_shorter_images(network):
-    config, params, images, (expected, _, _) = network
-    along = inference.logits_along(params, images, config)
+    _, (expected, _, _), (along, _) = network
     assert along.shape == (4, ROWS, 3)
     np.testing.assert_allclose(along, expected, atol=2e-6)
 
 
 def test_states_match_the_layers(network):
-    config, params, images, (_, outputs, carries) = network
-    found = inference.layer_states(params, images, config)
+    config, (_, outputs, carries), (_, found) = network
     assert [layer.hidden.shape[-1] for layer in found] == [
         width * (1 + config.bidirectional) for width in config.hidden_features
     ]

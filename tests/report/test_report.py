@@ -22,6 +22,7 @@ from lstm_mnist_jax.config import PRESETS, Config, ModelConfig
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError, UserError
 from lstm_mnist_jax.inference import TrainedRun, load_data
+from lstm_mnist_jax.report import figures
 from lstm_mnist_jax.report.diagnosis import Diagnosis, diagnose, step_accuracy
 from lstm_mnist_jax.report.figures import run_pictures
 from lstm_mnist_jax.report.page.build import themed_svg
@@ -68,21 +69,48 @@ def untrained(tmp_path, shape, class_names, rng, **config):
 NO_EPOCHS = {"epoch": np.zeros(0, int), "step": np.zeros(0, int)}
 
 
-def test_figures_and_text_of_a_run(run_dir, capsys):
-    before = contents(run_dir)
+def test_figures_text_and_captions_of_a_run(run_dir, capsys, monkeypatch):
+    before, drawn_pictures = contents(run_dir), []
+
+    def noted(*arguments):
+        drawn_pictures.extend(run_pictures(*arguments))
+        return drawn_pictures
+
+    monkeypatch.setattr(figures, "run_pictures", noted)
     assert report([str(run_dir)]) == 0
     printed = capsys.readouterr().out
     files = contents(run_dir)
     assert {path: files[path] for path in before} == before  # nothing but plots/ is new
     new = {path.relative_to(run_dir).as_posix() for path in files.keys() - before.keys()}
     assert new == {f"plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
-    diagnosis = diagnose(load_run(run_dir), load(run_dir))
+    run, dataset = load_run(run_dir), load(run_dir)
+    diagnosis = diagnose(run, dataset)
     assert f"{diagnosis.accuracy.value:.2%} of 10,000 test examples" in printed
     assert "95 % confidence interval" in printed
     assert any(BLANK < character < chr(0x2900) for character in printed)  # a curve
     is_, said, count = diagnosis.confused[0]
     assert f"  {is_} predicted as {said}: {count:,} of " in printed
     assert f"9 figures, each as PNG and SVG, in {run_dir / 'plots'}" in printed
+    pictures = {picture.name: picture for picture in drawn_pictures}
+    assert list(pictures) == NAMES
+    captions_and_figures_have_the_same_numbers(pictures, run.history(), diagnosis, dataset)
+
+
+def captions_and_figures_have_the_same_numbers(pictures, columns, diagnosis, dataset):
+    assert f"{columns['test_accuracy'][-1]:.2%}" in pictures["curves"].caption
+    assert f"are misclassified, most often {diagnosis.confused[0][0]} as" in pictures["confusion"].caption
+    low, high = diagnosis.accuracy.interval
+    assert f"a 95 % confidence interval from {low:.2%} to {high:.2%}" in pictures["classes"].caption
+    assert f"{diagnosis.calibration.expected_error:.2%}" in pictures["calibration"].caption
+    counts = {text.get_text() for text in pictures["confusion"].figure.axes[0].texts}
+    assert counts == {str(count) for count in diagnosis.confusion.flat if count}
+    loss, accuracy, *_ = pictures["curves"].figure.axes
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), columns["validation_loss"])
+    np.testing.assert_allclose(accuracy.lines[2].get_ydata(), 100 * (1 - columns["test_accuracy"]))
+    assert len(pictures["mistakes"].figure.axes) == 24
+    first = pictures["mistakes"].figure.axes[0]
+    np.testing.assert_array_equal(first.images[0].get_array(), dataset.test.images[diagnosis.mistakes[0]])
+    assert f"predicted {diagnosis.predictions[diagnosis.mistakes[0]]}\n" in first.get_title()
 
 
 @pytest.mark.slow
@@ -129,27 +157,6 @@ def test_json_has_every_number(run_dir, tmp_path, capsys, empty_figures):
     assert f"{diagnosis.accuracy.value:.2%} of 200 validation examples" in text
 
 
-def test_captions_and_figures_have_the_same_numbers(run_dir):
-    run, dataset = load_run(run_dir), load(run_dir)
-    diagnosis, columns = diagnose(run, dataset), run.history()
-    pictures = {picture.name: picture for picture in run_pictures(run, columns, diagnosis, dataset)}
-    assert list(pictures) == NAMES
-    assert f"{columns['test_accuracy'][-1]:.2%}" in pictures["curves"].caption
-    assert f"are misclassified, most often {diagnosis.confused[0][0]} as" in pictures["confusion"].caption
-    low, high = diagnosis.accuracy.interval
-    assert f"a 95 % confidence interval from {low:.2%} to {high:.2%}" in pictures["classes"].caption
-    assert f"{diagnosis.calibration.expected_error:.2%}" in pictures["calibration"].caption
-    counts = {text.get_text() for text in pictures["confusion"].figure.axes[0].texts}
-    assert counts == {str(count) for count in diagnosis.confusion.flat if count}
-    loss, accuracy, *_ = pictures["curves"].figure.axes
-    np.testing.assert_array_equal(loss.lines[1].get_ydata(), columns["validation_loss"])
-    np.testing.assert_allclose(accuracy.lines[2].get_ydata(), 100 * (1 - columns["test_accuracy"]))
-    assert len(pictures["mistakes"].figure.axes) == 24
-    first = pictures["mistakes"].figure.axes[0]
-    np.testing.assert_array_equal(first.images[0].get_array(), dataset.test.images[diagnosis.mistakes[0]])
-    assert f"predicted {diagnosis.predictions[diagnosis.mistakes[0]]}\n" in first.get_title()
-
-
 def test_accuracy_after_each_step(tiny_run):
     run, test = load_run(tiny_run), load(tiny_run).test[:300]
     found = step_accuracy(run, test)
@@ -169,8 +176,7 @@ OF_THE_NETWORK = ("accuracy-by-step", "reading-mistake")
     ("config", "classes", "written"),
     [
         ({"bidirectional": True}, 60, ("confusion", "classes", "mistakes", *OF_THE_NETWORK)),
-        ({"pooling": "mean", "cell": "gru"}, 5, OF_THE_NETWORK),
-        ({"task": "pixels"}, 5, OF_THE_NETWORK),
+        ({"pooling": "mean", "cell": "gru", "task": "pixels"}, 5, OF_THE_NETWORK),
     ],
 )
 @pytest.mark.slow
@@ -184,7 +190,8 @@ def test_figures_of_other_networks_colours_and_many_classes(tmp_path, rng, confi
     assert len(chosen) == len(written)
     with styled():
         for picture in pictures:
-            picture.figure.draw_without_rendering()
+            if picture not in chosen:
+                picture.figure.draw_without_rendering()
     for number, picture in enumerate(chosen):
         assert file_bytes(picture.figure, "png").startswith(b"\x89PNG")
         texts = "".join(ElementTree.fromstring(themed_svg(picture.figure, f"p{number}")).itertext())
@@ -229,7 +236,7 @@ def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, e
         (["RUN", "--checkpoint", "7"], RunError, "has no checkpoint '7'; expected best, last"),
         (["RUN", "--source", "fashion"], DataError, "Unknown data source 'fashion'"),
         (["RUN", "--into", "RUN/config.json"], RunError, "is a file, expected a folder.*Choose another --into"),
-        (["RUN", "--into", "RUN/config.json/in"], RunError, "cannot be written to.*Choose another folder with --into"),
+        (["RUN", "--into", "RUN/config.json/in"], RunError, "config.json is a file, expected a folder.*Choose another"),
         (["RUN", "--html", "RUN/checkpoints"], RunError, "checkpoints is a folder. Name a file, such as"),
     ],
 )

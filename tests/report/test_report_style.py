@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.report.page.build import themed_svg
 from lstm_mnist_jax.report.style import (
     GROUND,
@@ -127,6 +128,8 @@ def test_other_files_in_the_folder_stay(tmp_path):
     assert written == [tmp_path / "a-picture.png", tmp_path / "a-picture.svg"]
     assert (tmp_path / "mine.txt").read_text() == "mine"
     assert (tmp_path / "a-picture.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(RunError, match=r"cannot be written to: Not a directory\. Choose another folder with --into"):
+        write_pictures([Picture("a-picture", "A picture", "Of nothing.", draw())], tmp_path / "mine.txt" / "in")
 
 
 @pytest.mark.parametrize("errors", [[0.4, 1.2, 2.0], [0.0, 0.0], [0.5], [3.0, 88.0], [float("nan")]])

@@ -106,7 +106,7 @@ def test_a_finger_draws_and_does_not_scroll(open_page, html, trained):
     for stroke in SEVEN:
         touch("touchStart", stroke[0])
         for start, end in itertools.pairwise(stroke):
-            for share in np.linspace(0.1, 1, 10):
+            for share in np.linspace(0.25, 1, 4):
                 touch("touchMove", tuple((1 - share) * a + share * b for a, b in zip(start, end, strict=True)))
         touch("touchEnd")
     seen, _, found = reading_of(page)
@@ -192,6 +192,7 @@ def test_play_and_pause(open_page, html):
     from playwright.sync_api import expect
 
     page = open_page(html, reduced_motion="no-preference")
+    page.clock.install()  # goes on as the real one, and can be put forward
     position, play = page.locator("#position"), page.locator("#play")
     expect(position).to_have_value("28")  # at the beginning an example with its result
     expect(play).to_have_text("Play")
@@ -200,9 +201,10 @@ def test_play_and_pause(open_page, html):
     expect(position).to_have_value(re.compile(r"^1?\d$"))
     play.click()
     stopped = position.input_value()
-    page.wait_for_timeout(300)
+    page.clock.run_for(300)
     assert position.input_value() == stopped != "28"
     play.click()
+    page.clock.fast_forward(3_600)
     expect(position).to_have_value("28")
     expect(play).to_have_text("Play")
 
@@ -219,17 +221,21 @@ def test_no_animation_with_reduced_motion(page):
 def test_screen_readers_get_the_prediction_after_a_stroke(page):
     from playwright.sync_api import expect
 
+    page.clock.install()
     draw(page, SEVEN)
+    reading_of(page)
+    page.clock.fast_forward(1_000)
     status = page.locator("#spoken[role=status]")
     assert page.locator("output").get_attribute("aria-live") == "off"  # it changes at each step of a replay
     expect(status).to_have_text(re.compile("^Prediction: 7, "))
     page.locator("#clear").click()
+    page.clock.fast_forward(1_000)
     expect(status).to_have_text("The pad is empty.")
 
 
 SLOW = {
-    "many steps": ModelConfig("permuted", cell="ur_lstm", hidden_features=(128, 128)),
-    "both ways": ModelConfig("pixels", hidden_features=(32,), bidirectional=True, pooling="mean"),
+    "many steps": ModelConfig("permuted", cell="ur_lstm", hidden_features=(96, 96)),
+    "both ways": ModelConfig("pixels", hidden_features=(16,), bidirectional=True, pooling="mean"),
 }
 
 
@@ -255,6 +261,6 @@ def test_the_page_responds_while_a_slow_network_runs(name, open_page, untrained)
     _, probabilities = run.predict(seen.reshape(1, 28, 28).astype(np.float32))
     np.testing.assert_allclose(found[-1], probabilities[0], atol=1e-5)
     assert len(stops) == (28 if name == "both ways" else 784)
-    draw(page, SEVEN)  # a new input cancels the run
+    draw(page, [[(0.5, 0.2), (0.5, 0.8)]])  # a new input cancels the run
     clear(page)
     assert prediction(page) == "?"
