@@ -132,10 +132,10 @@ def test_a_page_without_figures_and_facts_has_no_empty_headings(untrained, open_
     assert violations(page) == ""
 
 
-def test_names_with_markup_are_shown_as_text(untrained, open_page, rng):
+def test_names_with_markup_are_shown_as_text(untrained, open_page, phone, rng):
     run = untrained(Config(), (6, 5), HOSTILE, name="runs/<script>document.title='taken'</script>")
     html = make_page(run, facts=[(HOSTILE[0], HOSTILE[1])], examples=examples(rng, (6, 5), len(HOSTILE)))
-    page = open_page(html, viewport={"width": 360, "height": 800})
+    page = open_page(html, window=phone)
     assert page.title() == f"Draw a picture: {run.folder.path.name}"
     assert page.locator(".bar .name").all_text_contents() == list(HOSTILE)
     assert page.locator(".head").all_text_contents() == list(HOSTILE)
@@ -147,15 +147,14 @@ def test_names_with_markup_are_shown_as_text(untrained, open_page, rng):
 
 
 @pytest.mark.slow
-def test_a_predicted_class_of_any_name_fits_a_narrow_screen(untrained, open_page, rng):
+def test_a_predicted_class_of_any_name_fits_a_narrow_screen(untrained, open_page, phone, rng):
     run = untrained(Config(), (6, 5), HOSTILE)
     images = examples(rng, (6, 5), len(HOSTILE))
     for label, name in list(enumerate(HOSTILE))[-3:]:
         run.params["dense"]["bias"] = np.float32(50 * (np.arange(len(HOSTILE)) == label))
-        page = open_page(make_page(run, examples=images), viewport={"width": 360, "height": 800})
+        page = open_page(make_page(run, examples=images), window=phone)
         assert page.locator("#prediction").text_content() == name
         assert width_of(page) == 360
-        page.close()
 
 
 OTHERS = {
@@ -169,12 +168,10 @@ OTHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-def test_drawing_for_other_data(name, untrained, open_page, rng):
+def test_drawing_for_other_data(name, untrained, open_page, phone, rng):
     config, shape, classes = OTHERS[name]
     run = untrained(config, shape, classes)
-    page = open_page(
-        make_page(run, examples=examples(rng, shape, len(classes))), viewport={"width": 360, "height": 800}
-    )
+    page = open_page(make_page(run, examples=examples(rng, shape, len(classes))), window=phone)
     assert violations(page) == ""
     assert width_of(page) == 360
     if page.locator("#clear").is_enabled():  # an example
