@@ -68,12 +68,13 @@ def width_of(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessibility_and_width(scheme, whole_page, open_page):
-    page = open_page(whole_page, color_scheme=scheme)
+def test_accessibility_and_width(whole_page, open_page):
+    page = open_page(whole_page)
 
     def check():
-        for width in (360, 1280) if scheme == "light" else (360,):  # the wide page has no other colours
+        for scheme, width in (("light", 360), ("light", 1280), ("dark", 360)):  # the wide page has no other colours
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
             page.set_viewport_size({"width": width, "height": 800})
             assert page.locator(".enlarge").first.is_visible() == (width == 360)
             overflows = [overflow_of(frame) for frame in page.locator(".picture:not(.enlarged) .frame").all()]
@@ -95,8 +96,8 @@ def test_accessibility_and_width(scheme, whole_page, open_page):
     check()
 
 
-def test_facts_and_figures(whole_page, open_page):
-    page = open_page(whole_page)
+def test_facts_and_figures(whole_page, open_page, phone):
+    page = open_page(whole_page, window=phone)
     assert page.title() == "Draw a digit: first"
     assert page.locator(".facts dt").all_text_contents() == [name for name, _ in FACTS]
     assert page.locator(".facts dd").all_text_contents() == [value for _, value in FACTS]
