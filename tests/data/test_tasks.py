@@ -1,5 +1,8 @@
 """An image as a sequence, in every way there is."""
 
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
 
@@ -10,32 +13,41 @@ IMAGES = np.arange(2 * 4 * 6, dtype=np.uint8).reshape(2, 4, 6)
 COLOURED = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
 
 
+@partial(jax.jit, static_argnums=0)
+def compiled(task, images):
+    return task.read(images)
+
+
+def read(task, images):
+    return np.asarray(compiled(task, images))
+
+
 def test_rows_columns_and_pixels():
-    first = IMAGES[0]
-    np.testing.assert_array_equal(Task().read(IMAGES)[:, 0], first)
-    np.testing.assert_array_equal(Task("columns").read(IMAGES)[:, 0], first.T)
-    np.testing.assert_array_equal(Task("pixels").read(IMAGES)[:, 0, 0], first.ravel())
-    assert Task("pixels").read(IMAGES).shape == (24, 2, 1)
+    first, pixels = IMAGES[0], read(Task("pixels"), IMAGES)
+    np.testing.assert_array_equal(read(Task(), IMAGES)[:, 0], first)
+    np.testing.assert_array_equal(read(Task("columns"), IMAGES)[:, 0], first.T)
+    np.testing.assert_array_equal(pixels[:, 0, 0], first.ravel())
+    assert pixels.shape == (24, 2, 1)
 
 
 @pytest.mark.parametrize(("steps", "shape"), [(2, (2, 12)), (8, (8, 3)), (24, (24, 1)), (1, (1, 24))])
 def test_steps_take_several_rows_or_parts_of_one(steps, shape):
     assert Task("rows", steps).shape((4, 6)) == shape
-    np.testing.assert_array_equal(Task("rows", steps).read(IMAGES)[:, 1], IMAGES[1].reshape(shape))
+    np.testing.assert_array_equal(read(Task("rows", steps), IMAGES)[:, 1], IMAGES[1].reshape(shape))
 
 
 @pytest.mark.parametrize("name", ["rows", "columns", "pixels", "permuted"])
 def test_channels_stay_with_their_pixel(name):
-    read = np.asarray(Task(name).read(COLOURED))
-    alone = [np.asarray(Task(name).read(COLOURED[..., channel])) for channel in range(3)]
-    np.testing.assert_array_equal(read.reshape(*alone[0].shape, 3), np.stack(alone, axis=-1))
+    coloured = read(Task(name), COLOURED)
+    alone = [read(Task(name), COLOURED[..., channel]) for channel in range(3)]
+    np.testing.assert_array_equal(coloured.reshape(*alone[0].shape, 3), np.stack(alone, axis=-1))
 
 
 def test_permutations_differ_by_seed_and_keep_all_pixels():
     task = Task("permuted", permutation_seed=1)
     order = task.permutation((4, 6))
     np.testing.assert_array_equal(order, np.random.RandomState(1).permutation(24))
-    np.testing.assert_array_equal(task.read(IMAGES)[:, 1, 0], IMAGES[1].ravel()[order])
+    np.testing.assert_array_equal(read(task, IMAGES)[:, 1, 0], IMAGES[1].ravel()[order])
     assert (Task("permuted", permutation_seed=2).permutation((4, 6)) != order).any()
     assert Task("pixels").permutation((4, 6)) is None
 

@@ -1,6 +1,7 @@
 """Every kind of network through every format that can hold it: written, and read again."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -45,6 +46,12 @@ def every_config() -> list[ModelConfig]:
     return found
 
 
+@functools.cache
+def params_of(config: ModelConfig):
+    """Drawn once for all formats. Nobody may change them."""
+    return drawn(config, IMAGE_SHAPE, len(CLASSES))
+
+
 def given_for(format_name: str, config: ModelConfig) -> formats.Given:
     """What somebody who imports the file has to say of it."""
     if format_name not in ("torch", "keras", "flax"):
@@ -81,7 +88,7 @@ def test_every_network_that_a_format_holds_comes_back(tmp_path, format_name):
     held = [config for config in every_config() if not unusual(format_name, config)]
     assert held
     for number, config in enumerate(held):
-        params = drawn(config, IMAGE_SHAPE, len(CLASSES))
+        params = params_of(config)
         path = tmp_path / f"{number}{EXPORT_ENDINGS[format_name]}"
         model = formats.Exported(config, params, None, IMAGE_SHAPE, CLASSES, formats.Settings())
         formats.write(format_name, path, model)
@@ -97,7 +104,7 @@ def test_networks_that_a_format_cannot_hold_are_refused_by_name(tmp_path):
     for format_name in EXPORT_ENDINGS:
         for config in every_config():
             if fields := unusual(format_name, config):
-                params = drawn(config, IMAGE_SHAPE, len(CLASSES))
+                params = params_of(config)
                 model = formats.Exported(config, params, None, IMAGE_SHAPE, CLASSES, formats.Settings())
                 with pytest.raises(WeightsError, match="cannot hold this model's") as caught:
                     formats.write(format_name, tmp_path / f"x{EXPORT_ENDINGS[format_name]}", model)

@@ -31,19 +31,24 @@ def browser():
 
 @pytest.fixture(scope="module")
 def open_page(browser, tmp_path_factory):
-    """open_page(html, **options of a browser context) gives the page, opened as a file, offline."""
-    contexts, errors = [], []
+    """open_page(html, **options of a browser context) gives the page, opened as a file, offline; with window=, a page
+    that was opened before, in its place."""
+    contexts, errors, addresses = [], [], set()
 
-    def opened(html: str, **options):
+    def opened(html: str, *, window=None, **options):
         path = tmp_path_factory.mktemp("page") / "page.html"
         path.write_text(html, "utf-8")
+        addresses.add(path.as_uri())
+        if window is not None:
+            window.goto(path.as_uri())
+            return window
         context = browser.new_context(**{"reduced_motion": "reduce", "offline": True} | options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
 
         def check_request(request):
-            if request.url != path.as_uri() and not request.url.startswith("data:"):
+            if request.url not in addresses and not request.url.startswith("data:"):
                 errors.append(f"the page asked for {request.url}")
 
         def check_message(message):
@@ -76,6 +81,12 @@ def no_browser_errors(request):
         opened.contexts.pop().close()
     found, opened.errors[:] = list(opened.errors), []
     assert found == []
+
+
+@pytest.fixture(scope="module")
+def phone(open_page):
+    """A window as wide as a phone: to open one takes longer than to load another page in it."""
+    return open_page("", viewport={"width": 360, "height": 800})
 
 
 @pytest.fixture(scope="session")

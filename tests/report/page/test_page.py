@@ -68,12 +68,13 @@ def width_of(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessibility_and_width(scheme, whole_page, open_page):
-    page = open_page(whole_page, color_scheme=scheme)
+def test_accessibility_and_width(whole_page, open_page):
+    page = open_page(whole_page)
 
     def check():
-        for width in (360, 1280) if scheme == "light" else (360,):  # the wide page has no other colours
+        for scheme, width in (("light", 360), ("light", 1280), ("dark", 360)):  # the wide page has no other colours
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
             page.set_viewport_size({"width": width, "height": 800})
             assert page.locator(".enlarge").first.is_visible() == (width == 360)
             overflows = [overflow_of(frame) for frame in page.locator(".picture:not(.enlarged) .frame").all()]
@@ -95,8 +96,8 @@ def test_accessibility_and_width(scheme, whole_page, open_page):
     check()
 
 
-def test_facts_and_figures(whole_page, open_page):
-    page = open_page(whole_page)
+def test_facts_and_figures(whole_page, open_page, phone):
+    page = open_page(whole_page, window=phone)
     assert page.title() == "Draw a digit: first"
     assert page.locator(".facts dt").all_text_contents() == [name for name, _ in FACTS]
     assert page.locator(".facts dd").all_text_contents() == [value for _, value in FACTS]
@@ -132,10 +133,10 @@ def test_a_page_without_figures_and_facts_has_no_empty_headings(untrained, open_
     assert violations(page) == ""
 
 
-def test_names_with_markup_are_shown_as_text(untrained, open_page, rng):
+def test_names_with_markup_are_shown_as_text(untrained, open_page, phone, rng):
     run = untrained(Config(), (6, 5), HOSTILE, name="runs/<script>document.title='taken'</script>")
     html = make_page(run, facts=[(HOSTILE[0], HOSTILE[1])], examples=examples(rng, (6, 5), len(HOSTILE)))
-    page = open_page(html, viewport={"width": 360, "height": 800})
+    page = open_page(html, window=phone)
     assert page.title() == f"Draw a picture: {run.folder.path.name}"
     assert page.locator(".bar .name").all_text_contents() == list(HOSTILE)
     assert page.locator(".head").all_text_contents() == list(HOSTILE)
@@ -147,15 +148,14 @@ def test_names_with_markup_are_shown_as_text(untrained, open_page, rng):
 
 
 @pytest.mark.slow
-def test_a_predicted_class_of_any_name_fits_a_narrow_screen(untrained, open_page, rng):
+def test_a_predicted_class_of_any_name_fits_a_narrow_screen(untrained, open_page, phone, rng):
     run = untrained(Config(), (6, 5), HOSTILE)
     images = examples(rng, (6, 5), len(HOSTILE))
     for label, name in list(enumerate(HOSTILE))[-3:]:
         run.params["dense"]["bias"] = np.float32(50 * (np.arange(len(HOSTILE)) == label))
-        page = open_page(make_page(run, examples=images), viewport={"width": 360, "height": 800})
+        page = open_page(make_page(run, examples=images), window=phone)
         assert page.locator("#prediction").text_content() == name
         assert width_of(page) == 360
-        page.close()
 
 
 OTHERS = {
@@ -169,12 +169,10 @@ OTHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-def test_drawing_for_other_data(name, untrained, open_page, rng):
+def test_drawing_for_other_data(name, untrained, open_page, phone, rng):
     config, shape, classes = OTHERS[name]
     run = untrained(config, shape, classes)
-    page = open_page(
-        make_page(run, examples=examples(rng, shape, len(classes))), viewport={"width": 360, "height": 800}
-    )
+    page = open_page(make_page(run, examples=examples(rng, shape, len(classes))), window=phone)
     assert violations(page) == ""
     assert width_of(page) == 360
     if page.locator("#clear").is_enabled():  # an example
