@@ -285,7 +285,6 @@ def test_memory_is_that_of_the_work_alone(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_starts_of_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("LSTM_MNIST_JAX_NATIVE", "0")  # with empty caches, it would be compiled
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     timed = start.programs(tmp_path, "smoke")
     train = next(name for name in timed if "train" in name and "empty" not in name)
     seconds = {name: timed[name]() for name in ("lstm-mnist --help", train, "lstm-mnist predict, one picture")}

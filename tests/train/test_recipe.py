@@ -22,9 +22,11 @@ RECIPE = dataclasses.replace(
     TINY,
     batch_doubling_epochs=(1,),
     label_smoothing=0.1,
-    model=ModelConfig("permuted", sequence_length=28, permutation_seed=5, hidden_features=(4, 6)),
-    optimizer=OptimizerConfig(weight_decay=0.01, ema_decay=0.9, clip_norm=1.0, schedule="cosine"),
-    augmentation=AugmentationConfig(rotation_degrees=10.0, shift_pixels=1.0, elastic_pixels=0.5),
+    model=ModelConfig("permuted", sequence_length=28, permutation_seed=5, hidden_features=(4, 6), dropout_rate=0.2),
+    optimizer=OptimizerConfig(
+        learning_rate=0.03, weight_decay=0.01, ema_decay=0.9, clip_norm=1.0, schedule="cosine", final_fraction=0.5
+    ),
+    augmentation=AugmentationConfig(10.0, 0.1, 0.1, 1.0, 0.5, erasing_probability=0.3, mixup_alpha=0.3),
 )
 
 
