@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 from programs import Program
-from runs import TINY, TINY_OPTIONS, damage_the_newest_checkpoint, outcome
+from runs import ONE_LAYER, TINY, damage_the_newest_checkpoint, outcome
 from step_programs import CONFIG, needs_two_devices, program_of, run, train
 
 import lstm_mnist_jax
 from lstm_mnist_jax import load_run
-from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.config import Execution, ModelConfig
 
-LONG = dataclasses.replace(TINY, epochs=16)
+LONG = dataclasses.replace(TINY, epochs=16, model=ModelConfig(hidden_features=(3,)))  # of ONE_LAYER
 
 
 def assert_same(one, other):
@@ -60,7 +60,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(whole, tmp_path):
     """Kills while steps are made and checkpoints written, until two resumed runs were killed too."""
-    options = ["train", *TINY_OPTIONS, "--epochs", LONG.epochs, "--checkpoint-minutes", 1e-6]
+    options = ["train", *ONE_LAYER, "--epochs", LONG.epochs, "--checkpoint-minutes", 1e-6]
     moments = random.Random(0)
     run_dir, resumed_at = tmp_path / "killed", []
     while len(resumed_at) < 2:
