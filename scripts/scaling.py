@@ -7,16 +7,18 @@ Times a training step of a preset on two cores, in processes that are bound to t
 - shared: two devices, one on each core, which share a batch of twice the size.
 
 From *alone* to *beside another*, a step gets longer because cores share memory, cache and clock ("sharing"). From
-*beside another* to *shared*, it gets longer because of the all-reduce of the gradients, and because the devices wait
-for each other ("synchronization"). With n cores and a batch of B examples, the model of a step is
+*beside another* to *shared*, it gets longer because the devices wait for the slower one ("waiting", a part of the
+step), and because of the all-reduce of the gradients. With n cores and a batch of B examples, the model of a step is
 
-    seconds = (overhead + work * B / n) * (1 + sharing * g(n)) + synchronization * f(n)
+    seconds = (overhead + work * B / n) * (1 + sharing * s(n)) * (1 + waiting * w(n)) + all-reduce * r(n)
 
-with g(1) = f(1) = 0 and g(2) = f(2) = 1. Two cores do not show how sharing and synchronization grow with n. The table
-gives the range between two assumptions:
+where s, w and r are 0 for one core and 1 for two. Two cores do not show how they grow with n. The table gives the range
+between two assumptions:
 
-- at least: more cores share no more than two do, g(n) = 1; and gradients are added up in a tree, f(n) = log2(n);
-- at most: all cores share one memory, g(n) = n - 1; and one device adds up what all others have, f(n) = n - 1.
+- at least: more cores share no more, and wait no longer, than two do, s(n) = w(n) = 1; and gradients are added up in a
+  tree, r(n) = log2(n);
+- at most: all cores share one memory, s(n) = n - 1; the slowest of many is waited for longer, w(n) = log2(n); and one
+  device adds up what all others have, r(n) = n - 1.
 """
 
 import json
@@ -71,18 +73,19 @@ TIMEOUT = 600.0
 
 
 class Growth(NamedTuple):
-    """Sharing and synchronization, as multiples of those of two cores: g(n) and f(n)."""
+    """Sharing, waiting and the all-reduce, as multiples of those of two cores: s(n), w(n) and r(n)."""
 
     sharing: float
-    synchronization: float
+    waiting: float
+    all_reduce: float
 
     @staticmethod
     def least(cores: int) -> "Growth":
-        return Growth(min(cores - 1, 1), math.log2(cores))
+        return Growth(min(cores - 1, 1), min(cores - 1, 1), math.log2(cores))
 
     @staticmethod
     def most(cores: int) -> "Growth":
-        return Growth(cores - 1, cores - 1)
+        return Growth(cores - 1, math.log2(cores), cores - 1)
 
 
 @dataclass(frozen=True)
@@ -93,25 +96,30 @@ class Step:
       overhead: seconds of a step without examples.
       work: seconds of an example.
       sharing: by what fraction a step is longer while another core is busy.
-      synchronization: seconds in which two devices add up gradients and wait for each other.
+      waiting: by what fraction a step of two devices is longer, because they wait for each other.
+      all_reduce: seconds in which two devices add up gradients.
     """
 
     overhead: float
     work: float
     sharing: float
-    synchronization: float
+    waiting: float
+    all_reduce: float
 
     def seconds(self, cores: int, batch: float, growth: Growth) -> float:
         """Of a step of `batch` examples."""
         alone = self.overhead + self.work * batch / cores
-        return alone * (1 + self.sharing * growth.sharing) + self.synchronization * growth.synchronization
+        return alone * self._slowdown(growth) + self.all_reduce * growth.all_reduce
+
+    def _slowdown(self, growth: Growth) -> float:
+        return (1 + self.sharing * growth.sharing) * (1 + self.waiting * growth.waiting)
 
     def least_batch(self, cores: int, growth: Growth) -> int | None:
         """The smallest batch of which a step takes at most 2/cores of its time on one core; None if there is none."""
-        slowdown = 1 + self.sharing * growth.sharing
+        slowdown = self._slowdown(growth)
         if slowdown >= 2:
             return None
-        empty = self.overhead * slowdown + self.synchronization * growth.synchronization  # seconds without examples
+        empty = self.overhead * slowdown + self.all_reduce * growth.all_reduce  # seconds without examples
         return max(1, math.ceil((cores * empty - 2 * self.overhead) / (self.work * (2 - slowdown))))
 
 
@@ -119,19 +127,24 @@ def fitted(medians: dict[tuple[str, int], float]) -> Step:
     """The model of measured steps: seconds by kind and examples of a device.
 
     Overhead and work, which are not negative, have the least squares of relative errors to the steps of a core alone.
-    Sharing and synchronization are medians over the batch sizes.
+    So do waiting and the all-reduce, to the steps of two devices. Sharing is the median over the batch sizes.
     """
     batches = np.array(sorted({batch for _, batch in medians}), float)
     alone, beside, shared = (np.array([medians[kind, int(batch)] for batch in batches]) for kind in KINDS)
-    lines = np.stack([np.ones_like(batches), batches], axis=1) / alone[:, None]
-    (overhead, work), _ = nnls(lines, np.ones_like(alone))
-    sharing, synchronization = np.median(beside / alone - 1), np.median(shared - beside)
-    return Step(float(overhead), float(work), max(0.0, float(sharing)), max(0.0, float(synchronization)))
+
+    def line(x: np.ndarray, y: np.ndarray, scale: np.ndarray) -> tuple[float, float]:
+        """(a, b), not negative, of y = a + b x."""
+        a, b = nnls(np.stack([np.ones_like(x), x], axis=1) / scale[:, None], y / scale)[0]
+        return float(a), float(b)
+
+    overhead, work = line(batches, alone, alone)
+    all_reduce, waiting = line(beside, np.maximum(shared - beside, 0), shared)
+    return Step(overhead, work, max(0.0, float(np.median(beside / alone - 1))), waiting, all_reduce)
 
 
 def largest_error(step: Step, medians: dict[tuple[str, int], float]) -> float:
     """The largest relative difference of the model from a measured step."""
-    of_kinds = {"alone": (1, Growth(0, 0)), "beside another": (1, Growth(1, 0)), "shared": (2, Growth(1, 1))}
+    of_kinds = {"alone": (1, Growth(0, 0, 0)), "beside another": (1, Growth(1, 0, 0)), "shared": (2, Growth(1, 1, 1))}
 
     def seconds(kind: str, batch: int) -> float:
         cores, growth = of_kinds[kind]
@@ -158,8 +171,8 @@ def main() -> None:
         f"by other programs at the start.\nA step: medians of {arguments.rounds} rounds (minimum to maximum).\n\n"
         f"{table_of_steps(measured)}\n"
         f"The model: {1e3 * step.overhead:.2f} ms and {1e6 * step.work:.1f} µs an example; {step.sharing:.0%} longer "
-        f"while another core is busy; {1e3 * step.synchronization:.2f} ms for the all-reduce of two devices and for "
-        "waiting.\n"
+        f"while another core is busy; {step.waiting:.0%} longer where two devices wait for each other; "
+        f"{1e3 * step.all_reduce:.2f} ms for their all-reduce.\n"
         f"It differs from a measured step by {largest_error(step, medians):.0%} at most.\n\n"
         f"An epoch of MNIST, estimated, in seconds:\n\n{table_of_epochs(step)}"
     )

@@ -1,10 +1,12 @@
 """The program `lstm-mnist COMMAND ...`: runs a command, and prints an error as one line."""
 
+import _thread
 import io
 import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,6 +132,7 @@ def _run(words: list[str], debug: bool) -> int:
             )
         if command not in COMMANDS:
             raise UserError(_unknown_command(words))
+        sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
         if not debug:
             _quieten_libraries()
         code = COMMANDS[command].run(words[1:])
@@ -204,11 +207,10 @@ def _with_options(error: UserError) -> str:
 
 def _failed(code: int) -> int:
     """The exit code of a failure. One of several processes exits here: a normal exit would wait for the others."""
-    if "jax" in sys.modules:
-        from lstm_mnist_jax.training import processes
-
-        if processes.are_joined():
-            processes.leave(code)
+    # Not imported here: a Ctrl-C may have ended an import half-way.
+    processes = sys.modules.get("lstm_mnist_jax.training.processes")
+    if processes is not None and processes.are_joined():
+        processes.leave(code)
     return code
 
 
@@ -225,4 +227,20 @@ def _report_unraisable(report: Callable[[Any], object], unraisable: Any) -> None
     back into an event loop that orbax has closed by then. The failure itself is raised."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        report(unraisable)
+
+
+INTERRUPT_AGAIN_SECONDS = 0.05
+
+
+def _interrupt_again(report: Callable[[Any], object], unraisable: Any) -> None:
+    """Reports an error that could not be raised, except a Ctrl-C, which comes again a moment later.
+
+    Python drops a KeyboardInterrupt within a destructor or a callback of the garbage collector, of which JAX has one.
+    """
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        again = threading.Timer(INTERRUPT_AGAIN_SECONDS, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
         report(unraisable)

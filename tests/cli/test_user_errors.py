@@ -3,6 +3,10 @@
 import json
 import shlex
 import shutil
+import signal
+import sys
+import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +214,25 @@ def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_ot
     for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("Event loop is closed")):
         cli._report_unraisable(reported.append, SimpleNamespace(exc_value=error))
     assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
+
+
+def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", partial(cli._interrupt_again, reported.append))
+
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    class Failed:
+        def __del__(self):
+            raise ValueError
+
+    Failed()
+    Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(10)
+    assert [type(unraisable.exc_value) for unraisable in reported] == [ValueError]
 
 
 def test_unexpected_exceptions_are_reported_as_bugs(command_line, monkeypatch):
