@@ -54,12 +54,9 @@ def with_weights(make: Callable[[], Any], *arrays: np.ndarray) -> Any:
     """
     made = nnx.eval_shape(make)
     cell = made.layers[0].cell if hasattr(made, "layers") else made
-    values = [
-        cell.dense_i.kernel,
-        cell.dense_h.kernel,
-        (cell.dense_i if cell.dense_h.bias is None else cell.dense_h).bias,
-    ]
-    for variable, array in zip(values, arrays, strict=True):
+    with_bias = cell.dense_i if cell.dense_h.bias is None else cell.dense_h
+    variables = cell.dense_i.kernel, cell.dense_h.kernel, with_bias.bias
+    for variable, array in zip(variables, arrays, strict=True):
         variable.set_value(jnp.asarray(array))
     return made
 
