@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from lstm_mnist_jax import load_run
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig
+from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.metrics import read_metrics
 
 TINY = Config(
@@ -67,6 +68,10 @@ def outcome(run_dir):
     last, best = (load_run(run_dir, name) for name in ("last", "best"))
     leaves = [np.asarray(leaf).tobytes() for run in (last, best) for leaf in jax.tree.leaves(run.params)]
     return last.step, best.step, metrics_of(run_dir), leaves
+
+
+def damage_the_newest_checkpoint(folder):
+    (checkpoint.checkpoint_path(folder, checkpoint.newest_sound_step(folder)) / "record.json").write_text("{}")
 
 
 def stop_after_group(metrics, path):

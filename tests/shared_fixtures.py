@@ -34,7 +34,8 @@ def pytest_sessionfinish() -> None:
 
 
 def choose_optimizations(wanted: bool) -> None:
-    """With or without most of XLA's optimizations, which take most of the time to compile."""
+    """With or without most of XLA's optimizations, which take most of the time to compile; also in subprocesses."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not wanted))
     if jax.config.values["jax_disable_most_optimizations"] == wanted:
         jax.config.update("jax_disable_most_optimizations", not wanted)
         jax.clear_caches()  # JAX takes a program compiled with the other setting for the same

@@ -10,7 +10,7 @@ from runs import TINY_OPTIONS
 
 
 @pytest.mark.slow
-def test_train_evaluate_predict_report(folder):
+def test_train_evaluate_predict_report(folder, empty_figures):
     first, *commands_before, predict, report, compare, lesson = commands("runs")
     words = [*shlex.split(first, comments=True), *TINY_OPTIONS, "--epochs", "2"]
     outputs = [run_installed(words, folder)]  # once as it is installed

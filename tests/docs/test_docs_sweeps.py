@@ -4,7 +4,7 @@ import re
 
 import pytest
 from pages import LESS_WORK, blocks, commands, python_programs, read, run, run_program
-from runs import TINY_DATA, TINY_OPTIONS
+from runs import ONE_LAYER, TINY_DATA, TINY_OPTIONS
 
 from lstm_mnist_jax import load_run
 
@@ -15,12 +15,14 @@ def test_commands_of_the_sweeps_page(tmp_path, empty_figures):
     for line in commands("sweeps"):
         options = []
         if " smoke " in line:
-            options = [*(TINY_DATA if "--hidden-features" in line else TINY_OPTIONS), "--epochs", "1"]
+            options = [*TINY_OPTIONS, "--epochs", "1"]
+            if "--hidden-features" in line:  # the networks of other sweeps
+                options = [*TINY_DATA, "--hidden-features", "3", "4,6", "--epochs", "1"]
         outputs[line] = run(line, tmp_path, *options)
     _, grid, _, compared, _, reported, resumed = outputs.values()
     best, sweep = re.search(r"on validation: run (\d), epoch", grid), tmp_path / "runs" / "grid"
     assert best is not None
-    assert "hidden_features 16,32" in compared
+    assert "hidden_features 4,6" in compared
     assert "runs/grid/3/plots" in reported
     assert (sweep / "3" / "plots" / "confusion.png").exists()
     assert resumed.startswith(f"run runs/grid/{best[1]}\n")
@@ -44,7 +46,7 @@ def test_a_sweep_from_python(tmp_path):
 def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(folder, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "-1")  # JAX's own default: the program decides
     (line,) = commands("distributed")
-    output = run(line, folder, *TINY_OPTIONS, "--epochs", "1", "--devices", "2")
+    output = run(line, folder, *ONE_LAYER, "--epochs", "1", "--devices", "2")
     assert "on 4 x cpu in 2 processes" in output
     assert output.count("epoch 1/1") == 1
 
@@ -53,7 +55,7 @@ def test_the_launcher_starts_processes_with_as_many_devices_as_are_asked_for(fol
 def test_commands_of_the_recipes_page(folder):
     first, *_ = [block.text for block in blocks("recipes") if block.language == "sh"]
     train, evaluate, table = first.splitlines()
-    less_work = ["--epochs", "2", "--train-examples", "6400", "--validation-examples", "500", "--hidden-features", "8"]
+    less_work = ["--epochs", "1", "--train-examples", "1000", "--validation-examples", "200", "--hidden-features", "3"]
     assert "best on validation" in run(train, folder, *less_work)
     assert "test-time augmentation: mean over 9 shifts of up to 1 pixels" in run(evaluate, folder)
     assert "lstm-mnist train rows-fast" in run(table, folder)

@@ -4,12 +4,11 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ import programs
 import pytest
 
 import benchmark
-from benchmarks import start
-from benchmarks.parts import PARTS, SIZES, wins
+from benchmarks import rounds, start
+from benchmarks.parts import PARTS, SIZES, Run, wins
 from benchmarks.rounds import differs, summary
 from benchmarks.work import Epoch, Layer, Product, lstm_flops
 from benchmarks.worker import LibraryError, Worker, _with_install_hint
@@ -65,15 +64,16 @@ inference = epoch
 """A library whose processes start in a tenth of a second, without JAX."""
 
 
-PROGRAM = """
+GRID = Layer(5, 4, 8, False), Layer(5, 1, 8, True)
+
+PROGRAM = f"""
 import dataclasses
 import benchmark
 from benchmarks import parts, rounds
 from benchmarks.work import Layer
 
-rounds.ROUND_SECONDS = 0.02  # enough to see that rounds take place
-grid = Layer(5, 4, 8, False), Layer(5, 1, 8, True)
-parts.SIZES["tiny"] = dataclasses.replace(parts.SIZES["tiny"], grid=grid)
+rounds.ROUND_SECONDS = rounds.SETTLE_SECONDS = 0.02  # enough to see that rounds take place
+parts.SIZES["tiny"] = dataclasses.replace(parts.SIZES["tiny"], grid=({", ".join(map(repr, GRID))}))
 benchmark.main()
 """
 
@@ -112,7 +112,7 @@ class Workers(dict):
         self[key] = InThisProcess(key[0])
         return self[key]
 
-rounds.ROUND_SECONDS = worker.TRIAL_SECONDS = 0.02
+rounds.ROUND_SECONDS = rounds.SETTLE_SECONDS = worker.TRIAL_SECONDS = 0.02
 libraries, size, problems = sys.argv[1:], SIZES["tiny"], []
 workers = Workers()
 ours = workers["ours", 0]
@@ -151,13 +151,13 @@ def test_real_libraries_are_timed_after_they_agree(real):
     found, names = real
     assert found["problems"] == []
     comparisons = [found["epoch"], *found["layers"], found["single"], found["batched"]]
-    for comparison, rounds in zip(comparisons, (2, 2, 2, 1, 1), strict=True):
+    for comparison, turns in zip(comparisons, (2, 2, 2, 1, 1), strict=True):
         assert list(comparison) == names
         reference = comparison["ours"]["check"]
         assert len(reference) >= 1
         for facts in comparison.values():
             np.testing.assert_allclose(facts["check"], reference, rtol=1e-4)
-            assert len(facts["rounds"]) == rounds
+            assert len(facts["rounds"]) == turns
             assert 0 < facts["min"] <= facts["median"] <= facts["max"]
             assert facts["ready_seconds"] > 0
     assert len(found["epoch"]["ours"]["check"]) == 10
@@ -221,17 +221,19 @@ def test_libraries_that_are_missing_crash_or_compute_something_else_are_reported
 
 
 @pytest.mark.slow
-def test_ours_is_compared_in_as_many_rounds_as_are_asked_for(tmp_path):
+def test_ours_is_compared_in_as_many_rounds_as_are_asked_for(tmp_path, monkeypatch):
     write_libraries(tmp_path, right=RIGHT, wrong=WRONG)
-    done = run(tmp_path, "layers", "--rounds", "2", "--libraries", "ours", "mine.right", "mine.wrong")
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads((tmp_path / "benchmark.json").read_text())
-    layers = result["parts"]["layers"]
+    monkeypatch.chdir(tmp_path)
+    for name in ("ROUND_SECONDS", "SETTLE_SECONDS"):
+        monkeypatch.setattr(rounds, name, 0.02)
+    libraries = ("ours", "mine.right", "mine.wrong")
+    run, layers = Run(replace(SIZES["tiny"], grid=GRID), 2, libraries, "cpu", None, lambda line: None), {}
+    PARTS["layers"](run, layers)
     for point in layers["points"]:
-        rounds = {library: len(facts["rounds"]) for library, facts in point["libraries"].items()}
-        assert rounds == {"ours": 2, "mine.right": 2}
+        times = {library: len(facts["rounds"]) for library, facts in point["libraries"].items()}
+        assert times == {"ours": 2, "mine.right": 2}
     assert layers["ours_against"]["mine.right"]["points"] == 2
-    reasons = [line["why"] for line in result["could_not_run"] if line["library"] == "mine.wrong"]
+    reasons = [line["why"] for line in run.could_not_run if line["library"] == "mine.wrong"]
     assert len(reasons) == 2  # forward and backward
     assert all(why.startswith("its results differ from those of ours: ") for why in reasons)
 
@@ -283,14 +285,14 @@ def test_memory_is_that_of_the_work_alone(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_starts_of_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("LSTM_MNIST_JAX_NATIVE", "0")  # with empty caches, it would be compiled
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     timed = start.programs(tmp_path, "smoke")
     train = next(name for name in timed if "train" in name and "empty" not in name)
     seconds = {name: timed[name]() for name in ("lstm-mnist --help", train, "lstm-mnist predict, one picture")}
     assert 0 < seconds.pop("lstm-mnist --help") < min(seconds.values())
-    shutil.rmtree(tmp_path / "run")
-    with pytest.raises(start.StartError, match=r"exit code 2: lstm-mnist: .*run"):
-        timed["lstm-mnist predict, one picture"]()
+    monkeypatch.setattr(start, "COMMAND", (sys.executable, "-c", "import sys; print('what failed'); sys.exit(2)"))
+    for failing in (train, "lstm-mnist predict, one picture"):
+        with pytest.raises(start.StartError, match="exit code 2: what failed"):
+            timed[failing]()
 
 
 @pytest.mark.slow

@@ -1,16 +1,13 @@
 """scripts/scaling.py: the model is found again from steps that it has made, and the program measures real ones."""
 
 import json
-import subprocess
+import os
 import sys
-from pathlib import Path
 
 import pytest
 
 import scaling
 from scaling import KINDS, Growth, Step, fitted, largest_error
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "scaling.py"
 
 
 def test_the_slowdown_of_two_cores_is_divided_into_sharing_waiting_and_the_all_reduce():
@@ -64,15 +61,18 @@ def test_wrong_arguments_are_refused_before_anything_is_measured(words, message,
 @pytest.mark.skipif(
     sys.platform != "linux" or len(scaling.physical_cores()) < 2, reason="needs Linux and two physical cores"
 )
-def test_steps_on_one_and_two_cores_are_measured(tmp_path):
+def test_steps_on_one_and_two_cores_are_measured(tmp_path, monkeypatch, capsys):
     output = tmp_path / "found.json"
     words = ["smoke", "--batches", "4", "512", "--rounds", "1", "--seconds", "0.02", "--output", output]
-    done = subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *map(str, words)])
+    for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES"):  # which the program sets
+        monkeypatch.setenv(name, os.environ.get(name, "cpu"))
+    scaling.main()
+    printed = capsys.readouterr().out
     found = json.loads(output.read_text())
     sizes = {(row["kind"], row["batch"]) for row in found["steps"]}
     assert sizes == {(kind, size) for kind in KINDS for size in (4, 512)}
     assert all(len(row["seconds"]) == 1 and 0 < row["seconds"][0] < 1 for row in found["steps"])
     assert found["model"]["work"] > 0
-    assert done.stdout.count("| 4 | ") == 1
-    assert "| batch for half of the speed-up | " in done.stdout
+    assert printed.count("| 4 | ") == 1
+    assert "| batch for half of the speed-up | " in printed

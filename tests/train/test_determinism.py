@@ -3,25 +3,20 @@ data, kills, signals, damaged checkpoints."""
 
 import dataclasses
 import random
-import signal
 import time
 
 import jax
 import numpy as np
 import pytest
 from programs import Program
-from runs import TINY, TINY_OPTIONS, metrics_of, outcome
-from step_programs import CONFIG, EVERY_OPTION, needs_two_devices, program_of, run, train
+from runs import ONE_LAYER, TINY, damage_the_newest_checkpoint, outcome
+from step_programs import CONFIG, needs_two_devices, program_of, run, train
 
 import lstm_mnist_jax
 from lstm_mnist_jax import load_run
-from lstm_mnist_jax.config import Execution
-from lstm_mnist_jax.sweeps import Space, sweep
-from lstm_mnist_jax.training import checkpoint
-from lstm_mnist_jax.training.results import member_results
-from lstm_mnist_jax.training.run_folder import read_run_folder
+from lstm_mnist_jax.config import Execution, ModelConfig
 
-LONG = dataclasses.replace(TINY, epochs=16)
+LONG = dataclasses.replace(TINY, epochs=16, model=ModelConfig(hidden_features=(3,)))  # of ONE_LAYER
 
 
 def assert_same(one, other):
@@ -33,11 +28,6 @@ def test_the_number_of_steps_a_call_changes_no_bit(tiny_dataset, devices):
     whole = train(tiny_dataset, 50, devices=devices)
     assert_same(whole, train(tiny_dataset, 1, 15, 1, 16, 17, 0, devices=devices))
     assert_same(whole, train(tiny_dataset, *[5] * 10, devices=devices))
-
-
-@pytest.mark.slow
-def test_the_number_of_steps_a_call_changes_no_bit_where_random_numbers_are_drawn(tiny_dataset):
-    assert_same(train(tiny_dataset, 20, config=EVERY_OPTION), train(tiny_dataset, 1, 15, 4, config=EVERY_OPTION))
 
 
 @pytest.mark.slow
@@ -69,11 +59,11 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(whole, tmp_path):
-    """Kills while steps are made and checkpoints written, until three resumed runs were killed too."""
-    options = ["train", *TINY_OPTIONS, "--epochs", LONG.epochs, "--checkpoint-minutes", 1e-6]
+    """Kills while steps are made and checkpoints written, until two resumed runs were killed too."""
+    options = ["train", *ONE_LAYER, "--epochs", LONG.epochs, "--checkpoint-minutes", 1e-6]
     moments = random.Random(0)
     run_dir, resumed_at = tmp_path / "killed", []
-    while len(resumed_at) < 3:
+    while len(resumed_at) < 2:
         program = Program(["train", "--resume", run_dir] if run_dir.exists() else [*options, "--run-dir", run_dir])
         ready, epochs = False, moments.randint(0, 1)  # it is killed after so many, within the next
         for line in program.stdout:
@@ -95,10 +85,6 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(whole, tmp_path):
     assert outcome(run_dir) == outcome(whole)
 
 
-def damage_the_newest_checkpoint(folder):
-    (checkpoint.checkpoint_path(folder, checkpoint.newest_sound_step(folder)) / "record.json").write_text("{}")
-
-
 @pytest.mark.slow
 def test_a_whole_run_streams_and_resumes(whole, tmp_path):
     execution = Execution(device_data_limit=100_000 / 2**30)
@@ -112,28 +98,3 @@ def test_a_whole_run_streams_and_resumes(whole, tmp_path):
         np.testing.assert_array_equal(pieces[name].correct, evaluation.correct)
         np.testing.assert_array_equal(pieces[name].count, evaluation.count)
         np.testing.assert_allclose(pieces[name].loss, evaluation.loss, rtol=1e-5)
-
-
-def outcomes(run_dir):
-    """All that a sweep leaves and that must not depend on interruptions."""
-    folder = read_run_folder(run_dir)
-    saved = [checkpoint.newest_sound_step(folder.checkpoints_of(group)) for group in range(len(folder.groups))]
-    runs = [outcome(run_dir / str(member)) for member in range(len(folder.members))]
-    return folder.members, folder.groups, metrics_of(run_dir), saved, runs
-
-
-@pytest.mark.slow
-def test_a_sweep_stopped_by_signals_and_with_a_damaged_checkpoint_is_resumed_to_the_same(tmp_path, stop_at):
-    whole, parts, three_seeds = tmp_path / "whole", tmp_path / "parts", Space(seeds=3)
-    sweep(TINY, three_seeds, whole)
-    for step in (7, 15, 44, None):  # within an epoch, at the end of one, before the last step
-        stop_at(step)
-        found = sweep(TINY, three_seeds, parts, resume=step != 7)
-        assert found.trained
-        assert found.stopped_by == (step and signal.SIGTERM)
-        assert checkpoint.finished_steps(parts / "checkpoints" / "0")[-1] == (step or 45)
-    assert found.members == member_results(read_run_folder(parts))
-    assert outcomes(parts) == outcomes(whole)
-    damage_the_newest_checkpoint(parts / "checkpoints" / "0")  # it is set aside, and the one before is used
-    assert sweep(TINY, three_seeds, parts, resume=True).trained
-    assert outcomes(parts) == outcomes(whole)

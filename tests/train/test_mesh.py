@@ -75,15 +75,16 @@ def test_every_device_of_the_mesh_is_on_the_data_axis():
 
 
 LOSSES = """
+from dataclasses import replace
 from runs import TINY
-from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.training import make_program
 from lstm_mnist_jax.training.mesh import make_mesh
 
-dataset = load(**vars(TINY.data))
+one_layer, dataset = replace(TINY, model=ModelConfig(hidden_features=(6,))), load(**vars(TINY.data))
 for devices in (1, 2, 4, 8):
-    program = make_program([TINY], dataset, make_mesh(Execution(devices=devices), TINY.batch_size))
+    program = make_program([one_layer], dataset, make_mesh(Execution(devices=devices), TINY.batch_size))
     state, losses = program.init(), []
     for _ in range(2 * program.steps_per_epoch):
         state = program.run_steps(state, 1)

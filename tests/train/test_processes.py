@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import programs
 import pytest
 from programs import Program, free_port
 from runs import TINY, TINY_OPTIONS, metrics_of
@@ -37,6 +38,7 @@ import json, sys
 from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.training import processes
 processes.HEARTBEAT_SECONDS = 12  # not 30: some ends are noticed only by it
+processes.LEAVE_SECONDS = 1.0
 *commands, last = json.loads(sys.argv[1])
 for words in commands:
     try:
@@ -47,51 +49,48 @@ main(last)
 """
 
 
-def start_two(*commands, variables=({}, {})):
-    """`lstm-mnist WORDS` in two processes joined by --coordinator, for one command after another."""
-    together = ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2, "--process-id"]
-    return [
-        Program(
-            [json.dumps([[str(word) for word in (*words, *together, number)] for words in commands])],
-            code=COMMANDS,
-            env=environment() | variables[number],
-        )
-        for number in range(2)
-    ]
+def start_two(*commands, variables=({}, {}), is_slurm_job=False):
+    """`lstm-mnist WORDS` in two processes, for one command after another.
+
+    They are joined by --coordinator, or by the environment of two processes that `srun` starts: JAX reads the
+    coordinator's host and its port off the job.
+    """
+    together = [] if is_slurm_job else ["--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", 2]
+    job, started = str(free_port() % 4096), []
+    for number in range(2):
+        own = [*together, "--process-id", number] if together else []
+        words = [[str(word) for word in (*words, *own)] for words in commands]
+        slurm = slurm_variables(number, job) if is_slurm_job else {}
+        started.append(Program([json.dumps(words)], code=COMMANDS, env=environment() | slurm | variables[number]))
+    return started
 
 
-def ends_of(programs):
+def slurm_variables(number, job="1"):
+    return {
+        "SLURM_JOB_ID": job,
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+        "SLURM_STEP_NUM_NODES": "1",
+    }
+
+
+def ends_of(pair):
     """Exit code, output and errors of each program, once all have ended."""
     try:
-        outputs = [program.communicate(timeout=END_SECONDS) for program in programs]
+        outputs = [program.communicate(timeout=END_SECONDS) for program in pair]
     finally:
-        for program in programs:
+        for program in pair:
             program.kill()
     return [
         subprocess.CompletedProcess((), program.returncode, *texts)
-        for program, texts in zip(programs, outputs, strict=True)
+        for program, texts in zip(pair, outputs, strict=True)
     ]
 
 
 def lines_of(end):
     return [line for line in end.stdout.splitlines() if "[Gloo]" not in line]  # XLA's own line
-
-
-def under_slurm(*words, numbers=(0, 1)):
-    """Processes as `srun` sets up two: JAX reads the coordinator's host and its port off the job."""
-    job, started = str(free_port() % 4096), []
-    for number in numbers:
-        slurm = {
-            "SLURM_JOB_ID": job,
-            "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_NTASKS": "2",
-            "SLURM_PROCID": str(number),
-            "SLURM_LOCALID": str(number),
-            "SLURM_STEP_NUM_NODES": "1",
-        }
-        options = [str(word).replace("PROCID", str(number)) for word in words]
-        started.append(Program(["train", *TINY_OPTIONS, "--epochs", 1, *options], env=environment() | slurm))
-    return ends_of(started)
 
 
 def last_step(run_dir):
@@ -108,45 +107,55 @@ def assert_same_run(found, expected):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_of_a_slurm_job_train_what_one_does_and_one_resumes_it(tiny_run, tmp_path):
-    first, second = under_slurm("--run-dir", tmp_path / "run")
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "on 2 x cpu in 2 processes" in first.stdout
-    assert first.stdout.count("epoch 1/1") == 1
-    assert lines_of(second) == []
-    assert train(TINY, tmp_path / "run", resume=True).trained
-    assert_same_run(tmp_path / "run", tiny_run)
+@pytest.fixture(scope="module")
+def slurm_job(tiny_run, tmp_path_factory):
+    """The folder of what two processes of a SLURM job have trained, and what each of their commands printed.
 
-
-@pytest.mark.slow
-def test_two_processes_resume_and_stream_train_a_sweep_and_one_member_as_one_process_does(
-    tiny_run, tiny_sweep, tmp_path
-):
-    run_dir, seeds = tmp_path / "run", tmp_path / "seeds"
-    shutil.copytree(tiny_run, run_dir)
+    The commands follow one another in the same two processes, which compile a program that two of them share once.
+    """
+    folder = tmp_path_factory.mktemp("together")
+    shutil.copytree(tiny_run, folder / "resumed")
     for step in (30, 45):
-        shutil.rmtree(checkpoint.checkpoint_path(run_dir / "checkpoints", step))
+        shutil.rmtree(checkpoint.checkpoint_path(folder / "resumed" / "checkpoints", step))
     first, second = ends_of(
         start_two(
-            ["train", "--resume", run_dir, "--device-data-limit", 1e-4],
-            ["train", *TINY_OPTIONS, "--seeds", 3, "--run-dir", seeds],
-            ["sweep", *TINY_OPTIONS[:-2], "4,6", "--epochs", 1, "--run-dir", tmp_path / "one"],
+            ["train", *TINY_OPTIONS, "--epochs", 1, "--run-dir", folder / "run"],
+            ["train", "--resume", folder / "resumed", "--device-data-limit", 1e-4],
+            ["train", *TINY_OPTIONS, "--seeds", 3, "--run-dir", folder / "seeds"],
+            ["sweep", *TINY_OPTIONS[:-2], "4,6", "--epochs", 1, "--run-dir", folder / "one"],
+            is_slurm_job=True,
         )
     )
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "lstm-mnist:" not in first.stderr + second.stderr
-    assert lines_of(second) == ["exit code 0"] * 2
-    assert "resumed at step 15: 1 of 3 epochs are done" in first.stdout
-    assert "1 of 1 run done" in first.stdout
-    assert_same_run(run_dir, tiny_run)
-    found, expected = metrics_of(seeds), metrics_of(tiny_sweep)
+    assert lines_of(second) == ["exit code 0"] * 3
+    return folder, first.stdout.split("exit code 0\n")
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_slurm_job_train_what_one_does_and_one_resumes_it(slurm_job, tiny_run):
+    folder, (printed, *_) = slurm_job
+    assert "on 2 x cpu in 2 processes" in printed
+    assert printed.count("epoch 1/1") == 1
+    assert train(TINY, folder / "run", resume=True).trained
+    assert_same_run(folder / "run", tiny_run)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_and_stream_train_a_sweep_and_one_member_as_one_process_does(
+    slurm_job, tiny_run, tiny_sweep
+):
+    folder, (_, resumed, _, one) = slurm_job
+    assert "resumed at step 15: 1 of 3 epochs are done" in resumed
+    assert "1 of 1 run done" in one
+    assert_same_run(folder / "resumed", tiny_run)
+    found, expected = metrics_of(folder / "seeds"), metrics_of(tiny_sweep)
     assert len(found) == len(expected) == 3 * TINY.epochs
-    for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+    for own, other in zip(found, expected, strict=True):
+        assert own == pytest.approx(other, rel=1e-4)
     # What two have saved one can resume.
     longer = dataclasses.replace(TINY, epochs=TINY.epochs + 1)
-    assert sweep(longer, Space(seeds=3), seeds, resume=True).trained
+    assert sweep(longer, Space(seeds=3), folder / "seeds", resume=True).trained
 
 
 @pytest.mark.slow
@@ -230,7 +239,7 @@ def test_the_launcher_passes_on_a_failure_and_ends_what_is_left(monkeypatch, lau
     assert all(process.poll() is not None for process in started)
 
 
-REFUSED_TWICE = """
+REFUSED = """
 import dataclasses, sys
 from runs import TINY
 from lstm_mnist_jax import UserError, train
@@ -246,6 +255,10 @@ try:
 except UserError as error:
     print(error, flush=True)
 try:
+    train(dataclasses.replace(TINY, seed=int(number)), run_dir)
+except UserError as error:
+    print(error, flush=True)
+try:
     train(TINY, run_dir + "-tracked", on_epoch=fails if number == "0" else None)
 except UserError as error:
     print(error, flush=True)
@@ -254,15 +267,16 @@ main(["train", "smoke", "--run-dir", run_dir])
 
 
 @pytest.mark.slow
-def test_a_batch_that_cannot_be_shared_and_errors_of_on_epoch_and_of_process_0_end_both(tmp_path):
+def test_a_batch_that_cannot_be_shared_different_runs_and_errors_of_on_epoch_and_of_process_0_end_both(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("")
     words = [f"127.0.0.1:{free_port()}", tmp_path / "run"]
-    pair = [Program([number, *words], code=REFUSED_TWICE, env=environment()) for number in range(2)]
+    pair = [Program([number, *words], code=REFUSED, env=environment()) for number in range(2)]
     first, second = ends_of(pair)
     for end in (first, second):
         assert "A batch of 63 cannot be shared evenly by 2 devices" in end.stdout, end.stderr
         assert "--batch-size 62 or 64" in end.stdout
+        assert "The processes differ: config.seed is 0 for process 0 and 1 for process 1" in end.stdout
         assert "after epoch 1. The run has stopped, and everything up to this epoch is saved in" in end.stdout
     assert "on_epoch failed with KeyError: 'full'," in first.stdout
     assert "on_epoch failed in process 0," in second.stdout
@@ -366,13 +380,12 @@ def test_an_mpi_version_that_jax_cannot_read_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_job_of_different_runs_is_refused_unless_each_is_to_train_alone(tmp_path):
-    for end in under_slurm("--run-dir", tmp_path / "together", "--seed", "PROCID"):
-        assert end.returncode == 2, end.stderr
-        assert "The processes differ: config.seed is 0 for process 0 and 1 for process 1" in end.stderr
-    for end in under_slurm("--run-dir", tmp_path / "alone-PROCID", "--seed", "PROCID", "--num-processes", "1"):
-        assert end.returncode == 0, end.stderr
-    assert [load_run(tmp_path / f"alone-{n}").folder.config.seed for n in (0, 1)] == [0, 1]
+def test_a_process_of_a_slurm_job_trains_alone_where_it_is_asked_to(tmp_path):
+    options = [*TINY_OPTIONS, "--epochs", 1, "--num-processes", 1, "--run-dir", tmp_path / "run"]
+    done = programs.run(["train", *options], env=environment() | slurm_variables(1))  # process 0 never comes
+    assert done.returncode == 0, done.stderr
+    assert "on 1 x cpu; ready in " in done.stdout
+    assert load_run(tmp_path / "run", "last").step == 15
 
 
 @pytest.mark.slow

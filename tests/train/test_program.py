@@ -85,11 +85,10 @@ def fetched(state):
 @pytest.mark.parametrize(
     ("members", "devices", "each"),
     [
+        # Both ways to run the members, on one device and two, once each. (Whole sweeps, one after another on one
+        # device and on two, are compared in test_sweep.py.)
         pytest.param("plain", 1, "one after another", marks=pytest.mark.slow),
-        pytest.param("plain", 1, "vmap", marks=pytest.mark.slow),
-        pytest.param("plain", 2, "one after another", marks=needs_two_devices),
-        pytest.param("plain", 2, "vmap", marks=[needs_two_devices, pytest.mark.slow]),
-        # All options with both ways to run the members, and with one device and two.
+        pytest.param("plain", 2, "vmap", marks=needs_two_devices),
         pytest.param("with every option", 1, "vmap", marks=pytest.mark.slow),
         pytest.param("with every option", 2, "one after another", marks=[needs_two_devices, pytest.mark.slow]),
     ],

@@ -98,7 +98,7 @@ def test_early_stopping_waits_for_a_lower_loss(overfitting, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_members_of_a_sweep_stop_early_and_are_selected_by_loss(overfitting, run, tmp_path, capsys):
+def test_members_of_a_sweep_stop_early_and_are_selected_by_loss(overfitting, run, tmp_path, capsys, empty_figures):
     folder = tmp_path / "sweep"
     patient = dataclasses.replace(overfitting, early_stopping_patience=3)
     found = sweep(patient, TWO_SETTINGS, folder, console=Console(width=100))

@@ -71,7 +71,7 @@ def test_impossible_spaces_are_refused(axes, options, message):
 
 
 @pytest.mark.slow
-def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch):
+def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch, empty_figures):
     pytest.importorskip("optuna")
     monkeypatch.setattr("lstm_mnist_jax.sweeps.ROUND", 2)
     axes = {"learning_rate": "loguniform:1e-3:1e-1", "hidden_features": TWO_NETWORKS}
@@ -101,7 +101,7 @@ def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path):
+def test_optuna_ends_when_all_listed_settings_were_tried(tmp_path, empty_figures):
     pytest.importorskip("optuna")
     config = dataclasses.replace(TINY, epochs=1)
     space = space_of({"learning_rate": [0.003, 0.01, 0.03]}, samples=7, optuna=True)

@@ -83,7 +83,7 @@ def test_the_interval_of_a_mean():
 
 
 @pytest.mark.slow
-def test_resumed_on_other_devices_it_is_the_same_to_rounding(three_seeds, tmp_path):
+def test_resumed_on_other_devices_it_is_the_same_to_rounding(three_seeds, tmp_path, empty_figures):
     sweep(dataclasses.replace(TINY, epochs=1), THREE_SEEDS, tmp_path / "other", execution=ONE_DEVICE)
     found = sweep(TINY, THREE_SEEDS, tmp_path / "other", resume=True)
     for a, b in zip(found.members, three_seeds.members, strict=True):
@@ -91,7 +91,7 @@ def test_resumed_on_other_devices_it_is_the_same_to_rounding(three_seeds, tmp_pa
 
 
 @pytest.mark.slow
-def test_fewer_members_than_devices_share_them(tiny_run, tmp_path):
+def test_fewer_members_than_devices_share_them(tiny_run, tmp_path, empty_figures):
     found = sweep(TINY, Space(seeds=1), tmp_path / "one").members[0]
     expected = read_metrics(tiny_run / "metrics.jsonl")  # on all devices, too
     assert found.last.validation_loss == pytest.approx(expected[-1].validation_loss, rel=1e-4)
@@ -146,7 +146,7 @@ def test_a_member_that_diverges_is_marked_and_the_others_go_on(three_seeds, dive
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [1.0, 1e-9])
-def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_seconds):
+def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_seconds, empty_figures):
     monkeypatch.setattr("lstm_mnist_jax.training.loop.CHUNK_SECONDS", chunk_seconds)
     space = space_of({"learning_rate": [DIVERGING], "hidden_features": TWO_NETWORKS}, seeds=3)
     result = sweep(TINY, space, tmp_path / "run")
@@ -179,7 +179,9 @@ def test_the_estimate_of_memory_holds_the_states_and_the_programs(programs_on_on
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_into_memory_is_trained_in_parts(three_seeds, programs_on_one_device, tmp_path):
+def test_what_does_not_fit_into_memory_is_trained_in_parts(
+    three_seeds, programs_on_one_device, tmp_path, empty_figures
+):
     one, two = (program.device_bytes() for program in programs_on_one_device[:2])
     limit = (two + (two - one) / 2) / 2**30
     execution = Execution(devices=1, memory_limit=limit)
@@ -221,7 +223,7 @@ def test_a_folder_that_another_process_takes_meanwhile_is_refused(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_members_stop_early_as_they_would_alone(tmp_path):
+def test_members_stop_early_as_they_would_alone(tmp_path, empty_figures):
     config = dataclasses.replace(TINY, seed=1, epochs=8, early_stopping_patience=1)
     result = sweep(config, THREE_SEEDS, tmp_path / "seeds")
     ends = {}
@@ -251,7 +253,7 @@ def test_members_stop_early_as_they_would_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path):
+def test_networks_optimizers_and_data_augmentation_are_swept_in_groups(tmp_path, empty_figures):
     axes = {"cell": ["lstm", "gru"], "clip_norm": [1.0, None], "bidirectional": [False, True], "shift_pixels": [0.5]}
     config = dataclasses.replace(TINY, epochs=1, model=ModelConfig(hidden_features=(3,)))
     # Of the eight groups the first is trained: what it adds to other sweeps here compiles soonest.

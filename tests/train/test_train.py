@@ -158,10 +158,12 @@ import dataclasses
 import jax
 from runs import TINY
 from lstm_mnist_jax import load_run, sweep, train
+from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.sweeps import Space
 
 jax.config.update("jax_enable_x64", True)
-before, config = dict(jax.config.values), dataclasses.replace(TINY, epochs=1)
+before = dict(jax.config.values)
+config = dataclasses.replace(TINY, epochs=1, model=ModelConfig(hidden_features=(3,)))
 assert before["jax_num_cpu_devices"] == -1
 train(config, "run")
 sweep(config, Space(seeds=2), "sweep")

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.libraries import CHECKED_STEPS, Job, inference_job
-from benchmarks.libraries.in_jax import compile_timed, config_of, layer_job, mesh_of, set_weights
+from benchmarks.libraries.in_jax import compile_timed, config_of, layer_job, mesh_of, with_weights
 from benchmarks.work import Epoch, Inference, Layer, Work
 from lstm_mnist_jax import load
 from lstm_mnist_jax.interop.weights import Weights
@@ -33,8 +33,7 @@ class Recurrent(nnx.RNN):
     """One layer with given weights; its initial carry is zeros, for which Flax would want random numbers."""
 
     def __init__(self, *arrays: np.ndarray, kind: Any = nnx.OptimizedLSTMCell) -> None:
-        cell = kind(arrays[0].shape[0], arrays[1].shape[0], rngs=nnx.Rngs(0))
-        set_weights(cell, *arrays)
+        cell = with_weights(lambda: kind(arrays[0].shape[0], arrays[1].shape[0], rngs=nnx.Rngs(0)), *arrays)
         super().__init__(cell, time_major=True, return_carry=True, rngs=False)
         self.hidden_features = arrays[1].shape[0]
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from benchmarks.libraries import Job
 from benchmarks.work import Epoch, Layer
@@ -44,10 +45,20 @@ def compile_timed(function: Any, *arguments: Any) -> tuple[Any, float]:
     return compiled, time.perf_counter() - began
 
 
-def set_weights(cell: Any, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray) -> None:
-    """Gives weights to a cell of Flax, whose one bias is that of the state in an LSTM, of the inputs in a GRU."""
-    cell.dense_i.kernel[...], cell.dense_h.kernel[...] = jnp.asarray(kernel), jnp.asarray(recurrent_kernel)
-    (cell.dense_i if cell.dense_h.bias is None else cell.dense_h).bias[...] = jnp.asarray(bias)
+def with_weights(make: Callable[[], Any], *arrays: np.ndarray) -> Any:
+    """The layer or cell that `make` makes, with given weights: its own are not drawn, which would take a second.
+
+    Args:
+      make: () -> a cell of Flax, or a `StackedRNN` of one layer.
+      arrays: kernel, recurrent kernel and bias; the one bias is that of the state in an LSTM, of the inputs in a GRU.
+    """
+    made = nnx.eval_shape(make)
+    cell = made.layers[0].cell if hasattr(made, "layers") else made
+    with_bias = cell.dense_i if cell.dense_h.bias is None else cell.dense_h
+    variables = cell.dense_i.kernel, cell.dense_h.kernel, with_bias.bias
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.set_value(jnp.asarray(array))
+    return made
 
 
 def layer_job(work: Layer, forward: Callable[[Any, jax.Array], Any], params: Any, inputs: np.ndarray) -> Job:

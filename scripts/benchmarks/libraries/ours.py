@@ -2,6 +2,7 @@
 `TrainedRun.predict`."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.libraries import CHECKED_STEPS, Job, inference_job
-from benchmarks.libraries.in_jax import config_of, layer_job, mesh_of, set_weights
+from benchmarks.libraries.in_jax import config_of, layer_job, mesh_of, with_weights
 from benchmarks.work import Epoch, Inference, Layer, Product, Start
 from lstm_mnist_jax import Config, load
 from lstm_mnist_jax.config import ModelConfig
@@ -27,7 +28,9 @@ def start(work: Epoch) -> Start:
     """The initial weights of seed 0, and the examples of each step."""
     config = config_of(work)
     dataset = load(**vars(config.data))
-    state = init_state(config, dataset.image_shape, len(dataset.class_names), config.seed)
+    # Compiled: one by one, its operations would take seconds to compile.
+    first_state = jax.jit(partial(init_state, config, dataset.image_shape, len(dataset.class_names)))
+    state = first_state(config.seed)
     examples, needed = len(dataset.train), work.steps * work.batch_size
     passes = [permutation(config.seed, number, examples) for number in range(-(-needed // examples))]
     order = np.concatenate(passes)[:needed].reshape(work.steps, work.batch_size)
@@ -62,9 +65,11 @@ def epoch(work: Epoch, setting: str) -> Job:
 def layer(work: Layer, setting: str) -> Job:
     cells: dict[str, Any] = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}
     inputs, *arrays = work.arrays()
-    rnn = StackedRNN(cells[work.cell], work.hidden, (work.hidden,), time_major=True, rngs=nnx.Rngs(0))
-    set_weights(rnn.layers[0].cell, *arrays)
-    graph, params = nnx.split(rnn)
+
+    def make() -> StackedRNN:
+        return StackedRNN(cells[work.cell], work.hidden, (work.hidden,), time_major=True, rngs=nnx.Rngs(0))
+
+    graph, params = nnx.split(with_weights(make, *arrays))
     lengths = work.lengths()
     return layer_job(work, lambda params, inputs: nnx.merge(graph, params)(inputs, seq_lengths=lengths), params, inputs)
 
