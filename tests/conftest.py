@@ -25,7 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jaxtyping
 
-jaxtyping.install_import_hook("lstm_mnist_jax", "beartype.beartype")
+jaxtyping.install_import_hook("lstm_mnist_jax", "type_checks.check")
 
 import pytest
 
