@@ -33,7 +33,7 @@ def test_states_and_gradients_of_networks_of_several_blocks_and_tiles_are_those_
         states = lstm(*args, backend=backend)
         return jnp.sin(3 * states.h).sum() + jnp.cos(states.c).sum() + (states.last.c**2).sum(), states
 
-    found = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)))(*args)
+    found = jax.device_get(jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)))(*args))
     for network in range(2):
         *weights, (c, h) = jax.tree.map(lambda array, n=network: array[n], args)
         gradients, states = jax.tree.map(lambda array, n=network: array[n], found)
