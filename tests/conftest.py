@@ -5,7 +5,6 @@ import os
 import signal
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 # Before JAX is imported, here and in the subprocesses that tests start.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
@@ -26,22 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jaxtyping
 
-_jaxtyped = jaxtyping.jaxtyped
-
-
-def _jaxtyped_unless_nested(*, typechecker: Any) -> Any:
-    """Functions within functions are not checked: a millisecond or two each time that one is made, several percent of
-    the suite. None of them has a shape in its signature; their types are mypy's."""
-
-    def decorate(checked: Any) -> Any:
-        nested = "<locals>" in getattr(checked, "__qualname__", "")
-        return checked if nested else _jaxtyped(checked, typechecker=typechecker)
-
-    return decorate
-
-
-jaxtyping.jaxtyped = _jaxtyped_unless_nested
-jaxtyping.install_import_hook("lstm_mnist_jax", "beartype.beartype")
+jaxtyping.install_import_hook("lstm_mnist_jax", "type_checks.check")
 
 import pytest
 

@@ -26,7 +26,7 @@ def drawn_module(make: Callable[[], Any]) -> Any:
     """The module that `make` makes, with drawn parameters. It may have no other arrays."""
     module = nnx.eval_shape(make)
     values = jax.tree_util.tree_map_with_path(_draw, nnx.state(module, nnx.Param))
-    nnx.update(module, jax.tree.map(jax.numpy.asarray, values))
+    nnx.update(module, jax.device_put(values))  # `jnp.asarray` compiles a program for each shape
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(nnx.state(module)))
     return module
 

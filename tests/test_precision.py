@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from parameters import drawn, drawn_module
 
 from lstm_mnist_jax import inference, model
 from lstm_mnist_jax.config import Config, Execution, ModelConfig
@@ -36,7 +36,7 @@ def products(function: Callable[..., Any], *arguments: Any) -> list[str]:
 def test_every_product_of_training_evaluation_and_prediction_has_the_precision_of_the_config(tiny_dataset):
     images, labels = tiny_dataset.test.images[:2].astype(np.float32) / 255, tiny_dataset.test.labels[:2]
     for config in [replace(config, precision="high") for config in CONFIGS]:
-        params = model.init(config, jax.random.key(0), (6, 5), 3)
+        params = drawn(config)
         for function in (model.apply, inference.logits_along, inference.layer_states):
             found = products(lambda params, function=function, config=config: function(params, images, config), params)
             assert set(found) == {"HIGH"}, (function, config)
@@ -56,9 +56,8 @@ def test_every_product_of_training_evaluation_and_prediction_has_the_precision_o
 
 
 def test_gradients_of_a_layer_have_the_precision_of_the_layer_as_any_product_of_jax():
-    layer = LSTM(3, 4, rngs=nnx.Rngs(0))
-    graph, params = nnx.split(layer)
-    inputs = jnp.ones((2, 5, 3))
+    graph, params = nnx.split(drawn_module(lambda: LSTM(3, 4, rngs=nnx.Rngs(0))))
+    inputs = np.ones((2, 5, 3), np.float32)
 
     def loss(params, inputs):
         with jax.default_matmul_precision("high"):
@@ -78,7 +77,7 @@ def test_gradients_of_a_layer_have_the_precision_of_the_layer_as_any_product_of_
 
 def test_default_is_the_setting_of_jax(tiny_dataset):
     config = ModelConfig(hidden_features=(4,), precision="default")
-    params, images = model.init(config, jax.random.key(0), (6, 5), 3), tiny_dataset.test.images
+    params, images = drawn(config), tiny_dataset.test.images
     for setting, expected in ((None, "DEFAULT"), ("high", "HIGH")):
         with jax.default_matmul_precision(setting):
             assert set(products(lambda params: model.apply(params, images, config), params)) <= {expected, ""}

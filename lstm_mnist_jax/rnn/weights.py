@@ -501,7 +501,7 @@ def _set(function: str, cells: list[Cell], weights: list[dict[str, np.ndarray]])
         before = param.get_value()
         # A parameter that lies on chosen devices stays there.
         placed = isinstance(before, jax.Array) and not isinstance(before, jax.core.Tracer) and before.committed
-        param.set_value(jax.device_put(cast, before.sharding) if placed else jnp.asarray(cast))
+        param.set_value(jax.device_put(cast, before.sharding if placed else None))  # asarray would compile a program
 
 
 def _weights_of(function: str, cell: Cell) -> dict[str, np.ndarray]:

@@ -84,7 +84,7 @@ def test_every_cell_gives_the_numbers_and_gradients_of_flaxs_scan(name, options,
     graph, state = nnx.split(cell)
     carry = jax.tree.map(
         lambda part: np.random.default_rng(part.size).normal(size=part.shape).astype(np.float32),
-        cell.initialize_carry((3, 5), nnx.Rngs(0)),
+        jax.eval_shape(lambda: cell.initialize_carry((3, 5), nnx.Rngs(0))),
     )
 
     def by_flax(inputs, lengths):
@@ -121,8 +121,9 @@ def weights(cell):
 
 def one_step(cell, inputs):
     rng = np.random.default_rng(3)
-    carry = tuple(rng.normal(size=part.shape).astype(np.float32) for part in cell.initialize_carry(inputs.shape))
-    after, output = cell(carry, jnp.asarray(inputs))
+    carry = jax.eval_shape(lambda: cell.initialize_carry(inputs.shape))
+    carry = tuple(rng.normal(size=part.shape).astype(np.float32) for part in carry)
+    after, output = jax.jit(lambda carry: cell(carry, jnp.asarray(inputs)))(carry)
     np.testing.assert_array_equal(after[-1], output)
     return [np.float64(part) for part in carry], after
 
@@ -171,16 +172,16 @@ def test_refined_is_its_papers_equations():
 
 
 def test_uniform_gates_spread_the_forget_gates_over_the_unit_interval():
-    zeros = nnx.initializers.zeros  # of a kernel that is not looked at: to draw an orthogonal one takes seconds
-    cell = URLSTMCell(3, 400, recurrent_kernel_init=zeros, rngs=nnx.Rngs(0))
-    f, r, u, o = np.split(np.asarray(cell.dense_i.bias[...]), 4)
+    # Alone: to draw the orthogonal kernel takes seconds.
+    bias = jax.jit(lambda: URLSTMCell(3, 400, rngs=nnx.Rngs(0)).dense_i.bias[...])()
+    f, r, u, o = np.split(np.asarray(bias), 4)
     np.testing.assert_array_equal(r, -f)
     assert not np.any([u, o])
     gates = np.sort(sigmoid(f))
     np.testing.assert_allclose(gates, np.linspace(0, 1, 400), atol=0.08)
     assert gates[0] >= 1 / 400 - 1e-6
     assert gates[-1] <= 1 - 1 / 400 + 1e-6
-    alone = uniform_gates("fruo")(jax.random.key(0), (4,))  # one unit, whose gate can only be half open
+    alone = jax.jit(lambda: uniform_gates("fruo")(jax.random.key(0), (4,)))()  # one unit, which is half open at most
     np.testing.assert_allclose(alone, 0, atol=1e-4)
 
 
@@ -210,10 +211,10 @@ def test_layer_norm_is_its_papers_equations():
 def test_the_forget_bias_goes_to_the_forget_gate(name):
     plain, biased = (CELLS[name](rngs=nnx.Rngs(0), forget_bias=bias) for bias in (0.0, 50.0))
     carry = (np.full((3, 4), 0.7, np.float32), np.zeros((3, 4), np.float32))
-    (c, _), _ = biased(carry, X)
+    ((c, _), _), projected = jax.jit(lambda: (biased(carry, X), plain.project(X)))()
     added = 0.0
     if name != "coupled":
-        i, _, g, _ = np.split(np.asarray(plain.project(X)), 4, axis=-1)
+        i, _, g, _ = np.split(np.asarray(projected), 4, axis=-1)
         added = sigmoid(i) * np.tanh(g)
     np.testing.assert_allclose(c, 0.7 + added, atol=1e-6)  # all is kept, and the other gates are as they were
 
@@ -306,6 +307,6 @@ def test_impossible_sizes_are_refused(sizes):
 
 def test_the_initial_carry_can_be_drawn():
     cell = make("projected")
-    c, h = cell.initialize_carry((2, 3, 5), nnx.Rngs(0), nnx.initializers.normal())
+    c, h = jax.jit(lambda: cell.initialize_carry((2, 3, 5), nnx.Rngs(0), nnx.initializers.normal()))()
     assert (c.shape, h.shape) == ((2, 3, 4), (2, 3, 3))
     assert np.std(c) > 0

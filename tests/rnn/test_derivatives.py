@@ -37,7 +37,7 @@ def total_of(layer):
 
 
 def direction_of(at):
-    return jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), at)
+    return jax.tree.map(lambda leaf: np.cos(np.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), at)
 
 
 def derivatives(layer, first_alone):
@@ -73,39 +73,34 @@ def derivatives(layer, first_alone):
 
 
 def dot(one, other):
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, one, other)))
+    return sum(jax.tree.leaves(jax.tree.map(np.vdot, one, other)))
 
 
 @cache
 def derivatives_of_flax(name):
     """The same, all from gradients and from products of the Hessian with vectors, of the layer as Flax runs it."""
     total, params = total_of(drawn_module(lambda: LAYERS[name](backend="flax", rngs=nnx.Rngs(0))))
-    gradient_of = jax.grad(total, (0, 1))
+    gradient_and_product = jax.jit(lambda at, vector: jax.jvp(jax.grad(total, (0, 1)), at, vector))
 
-    @jax.jit
-    def compute(params, inputs):
-        at = (params, inputs)
-        direction = direction_of(at)
-        scaled = jax.vmap(lambda scale: gradient_of(params, inputs * scale))(SCALES)
-        gradient = jax.tree.map(lambda leaf: leaf[SCALES.tolist().index(1)], scaled)
-        vectors = direction, (jax.tree.map(jnp.zeros_like, params), gradient[1])
-        vectors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *vectors)
-        products = jax.vmap(lambda vector: jax.jvp(gradient_of, at, vector)[1])(vectors)
-        of_direction, of_gradient = (jax.tree.map(lambda leaf, n=n: leaf[n], products) for n in (0, 1))
-        return {
-            "reverse": gradient,
-            "forward": dot(gradient, direction),
-            "linearize": dot(gradient, direction),
-            "vmap of forward": jax.vmap(lambda one: dot(one, direction))(scaled),
-            "reverse of vmap": jax.tree.map(lambda leaf: leaf.sum(0), scaled[0]),
-            "forward over reverse": of_direction[1],
-            "jacfwd": gradient[1],
-            "forward over forward": dot(of_direction, direction),
-            "reverse over forward": of_direction,
-            "reverse over jacfwd": 2 * of_gradient[1],
-        }
+    def along(vector, inputs=INPUTS):
+        return jax.tree.map(np.asarray, gradient_and_product((params, inputs), vector))
 
-    return compute(params, INPUTS)
+    direction = direction_of((params, INPUTS))
+    scaled = [along(direction, scale * INPUTS)[0] for scale in SCALES]
+    gradient, of_direction = along(direction)
+    _, of_gradient = along((jax.tree.map(np.zeros_like, direction[0]), gradient[1]))
+    return {
+        "reverse": gradient,
+        "forward": dot(gradient, direction),
+        "linearize": dot(gradient, direction),
+        "vmap of forward": np.array([dot(one, direction) for one in scaled]),
+        "reverse of vmap": jax.tree.map(lambda *leaves: sum(leaves), *[of_params for of_params, _ in scaled]),
+        "forward over reverse": of_direction[1],
+        "jacfwd": gradient[1],
+        "forward over forward": dot(of_direction, direction),
+        "reverse over forward": of_direction,
+        "reverse over jacfwd": 2 * of_gradient[1],
+    }
 
 
 @pytest.mark.parametrize(
@@ -143,32 +138,45 @@ def test_the_gradient_is_the_one_given_and_forward_mode_is_that_of_the_function(
     def run(scale):
         return lambda x: cube(scale, {"x": x}, jnp.float32(2))["cube"]
 
-    x = jnp.array([1.0, 2.0])
-    assert run(1)(x).tolist() == [2, 16]
-    assert jax.vmap(jax.grad(run(10)))(x).tolist() == [60, 240]  # ten times that of the function
-    assert jax.jvp(run(10), (x,), (jnp.ones(2),))[1].tolist() == [6, 24]
-    assert jax.grad(lambda factor: cube(1, {"x": x}, factor)["cube"].sum())(2.0) == 0  # None
-    assert jax.grad(lambda x: cube(1, {"x": x}, 2.0)["sign"].sum())(x).tolist() == [0, 0]
+    @jax.jit
+    def compute(x):
+        return {
+            "value": run(1)(x),
+            "gradient": jax.vmap(jax.grad(run(10)))(x),
+            "tangent": jax.jvp(run(10), (x,), (jnp.ones(2),))[1],
+            "none": jax.grad(lambda factor: cube(1, {"x": x}, factor)["cube"].sum())(2.0),
+            "of the sign": jax.grad(lambda x: cube(1, {"x": x}, 2.0)["sign"].sum())(x),
+        }
+
+    assert jax.tree.map(np.ndarray.tolist, jax.device_get(compute(np.float32([1, 2])))) == {
+        "value": [2, 16],
+        "gradient": [60, 240],  # ten times that of the function
+        "tangent": [6, 24],
+        "none": 0,
+        "of the sign": [0, 0],
+    }
 
 
 def test_arguments_without_a_vmap_get_the_sum_of_the_gradients():
-    x, factors = jnp.array([1.0, 2.0]), jnp.arange(3.0)
+    x, factors = np.float32([1, 2]), np.arange(3, dtype=np.float32)
 
     def total(x):
         return jax.vmap(lambda factor: cube(1, {"x": x}, factor)["cube"], out_axes=1)(factors).sum()
 
-    np.testing.assert_allclose(jax.grad(total)(x), 9 * x**2)
-    np.testing.assert_allclose(jax.jvp(total, (x,), (jnp.ones(2),))[1], (9 * x**2).sum())
-    # The tangents alone are mapped over, and the result is transposed.
-    np.testing.assert_allclose(
-        jax.grad(lambda x: jnp.sum(jax.jacfwd(lambda x: cube(1, {"x": x}, 1.0)["cube"])(x)))(x), 6 * x
-    )
+    @jax.jit
+    def compute(x):
+        # The tangents alone are mapped over, and the result is transposed.
+        jacobian = jax.jacfwd(lambda x: cube(1, {"x": x}, 1.0)["cube"])
+        return jax.grad(total)(x), jax.jvp(total, (x,), (jnp.ones(2),))[1], jax.grad(lambda x: jacobian(x).sum())(x)
+
+    for found, expected in zip(compute(x), (9 * x**2, (9 * x**2).sum(), 6 * x), strict=True):
+        np.testing.assert_allclose(found, expected)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 def test_forward_mode_within_shard_map():
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-    graph, params, rest = nnx.split(LSTM(3, 4, rngs=nnx.Rngs(0)), nnx.Param, ...)
+    graph, params, rest = nnx.split(drawn_module(lambda: LSTM(3, 4, rngs=nnx.Rngs(0))), nnx.Param, ...)
 
     def tangent(params, inputs):
         return jax.jvp(lambda x: nnx.merge(graph, params, rest, copy=True)(x)[0], (inputs,), (inputs,))[1]
@@ -179,21 +187,26 @@ def test_forward_mode_within_shard_map():
 
 
 def test_an_update_may_close_over_traced_values_and_the_axis_of_a_vmap():
-    x = jnp.ones((2, 3, 4))
+    x = np.ones((2, 3, 4), np.float32)
 
     def total(w, x, axis=None):
         def update(params, carry, projected, recurrent):
             y = jnp.tanh(w * projected[0] + recurrent[0])
             return (y if axis is None else y - jax.lax.pmean(y, axis),)
 
-        return gated(update, {}, (x,), jnp.eye(4), (jnp.zeros((3, 4)),))[0][0].sum()
+        return gated(update, {}, (x,), np.eye(4, dtype=np.float32), (np.zeros((3, 4), np.float32),))[0][0].sum()
 
-    by_difference = (total(0.701, x) - total(0.699, x)) / 0.002
-    np.testing.assert_allclose(jax.jit(jax.grad(total))(0.7, x), by_difference, rtol=1e-3)
-    np.testing.assert_allclose(jax.jit(total)(0.7, x), total(0.7, x), rtol=1e-6)
-    weights = jnp.array([0.5, 0.7])
-    found = jax.jit(jax.vmap(lambda w: total(w, x)))(weights)
-    np.testing.assert_allclose(found, [total(w, x) for w in weights], rtol=1e-6)
-    found = jax.vmap(lambda x: total(0.7, x, "pairs"), axis_name="pairs")(jnp.stack([x, 2 * x]))
-    np.testing.assert_allclose(found.sum(), 0, atol=1e-5)
-    assert found[1] > 0.1
+    weights = np.float32([0.699, 0.7, 0.701])
+
+    @jax.jit
+    def compute(w, weights):
+        every = jax.vmap(lambda w: total(w, x))(weights)
+        pairs = jax.vmap(lambda x: total(0.7, x, "pairs"), axis_name="pairs")(jnp.stack([x, 2 * x]))
+        return jax.grad(total)(w, x), total(w, x), every, [total(one, x) for one in weights], pairs
+
+    gradient, value, every, one_by_one, pairs = jax.tree.map(np.asarray, compute(0.7, weights))
+    np.testing.assert_allclose(gradient, (one_by_one[2] - one_by_one[0]) / 0.002, rtol=1e-3)
+    np.testing.assert_allclose(value, total(0.7, x), rtol=1e-6)
+    np.testing.assert_allclose(every, one_by_one, rtol=1e-6)
+    np.testing.assert_allclose(pairs.sum(), 0, atol=1e-5)
+    assert pairs[1] > 0.1

@@ -89,7 +89,7 @@ def draw(seed, pallas=None):
         )
         cell = layer.layers[0].cell
         if kind == "gru":
-            cell.dense_h.bias[...] = jnp.asarray(rng.normal(size=3 * HIDDEN), jnp.float32)
+            cell.dense_h.bias.set_value(jax.device_put(np.float32(rng.normal(size=3 * HIDDEN))))
     else:
         options = {"lstm": {}, "no bias": {"use_bias": False}, "projected": {"projection_features": 2}}[kind]
         layer = LSTM(FEATURES, HIDDEN, **options, **layer_options)
@@ -166,9 +166,9 @@ def check(seed, pallas=None):
         given = {"seq_lengths": lengths, "resets": None if resets is None else layout(resets)}
         final, outputs = nnx.merge(graph, state, others)(layout(inputs), initial_carry=initial, **given, **options)
         final = jax.tree.leaves(final)
-        return loss_of(layout(outputs), final), (layout(outputs), final)
+        return jax.jit(loss_of)(layout(outputs), final), (layout(outputs), final)
 
-    as_float32 = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), (inputs, carry))
+    as_float32 = jax.device_put(jax.tree.map(np.float32, (inputs, carry)))
     differentiate = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
     differentiate = jax.jit(differentiate) if call["jit"] else differentiate
     (_, (outputs, final)), (d_state, d_inputs, d_carry) = differentiate(state, *as_float32, lengths)

@@ -1,5 +1,6 @@
 """The GRU's loops in the compiled kernel, against NumPy and the gated path."""
 
+import itertools
 import math
 from functools import partial
 
@@ -12,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from lstm_cases import assert_close, assert_equal
+from parameters import drawn_module
 
 import lstm_mnist_jax.rnn.gru as module
 from lstm_mnist_jax.rnn import GRU, RNN, native, products, recurrence
@@ -40,6 +42,8 @@ CASES = [(reverse, *case) for reverse in (False, True) for case in [(False, "hs"
 
 @jax.jit
 def states_and_gradients(args, resets):
+    """The states, by direction and resets; and the gradients in each case."""
+
     def run(reverse, is_reset, args):
         return gru(*args, reverse=reverse, resets=resets if is_reset else None)
 
@@ -48,14 +52,16 @@ def states_and_gradients(args, resets):
         hs, last = run(reverse, is_reset, args)
         return (jnp.sin(3 * hs).sum() if used != "last" else 0) + (jnp.sum(last**2) if used != "hs" else 0)
 
-    return [(run(*case[:2], args), jax.grad(partial(loss, case))(args)) for case in CASES]
+    states = {case: run(*case, args) for case in itertools.product([False, True], repeat=2)}
+    return states, [jax.grad(partial(loss, case))(args) for case in CASES]
 
 
 def check_states_and_gradients(rng, sizes):
     args, resets = arguments(rng, *sizes)
     *weights, h = args
-    found = jax.tree.map(np.asarray, states_and_gradients(args, resets))
-    for (reverse, is_reset, used), ((hs, last), gradients) in zip(CASES, found, strict=True):
+    states, every = jax.tree.map(np.asarray, states_and_gradients(args, resets))
+    for (reverse, is_reset, used), gradients in zip(CASES, every, strict=True):
+        hs, last = states[reverse, is_reset]
         options = {"h": h, "resets": resets if is_reset else None, "reverse": reverse}
         _, wanted = numpy_gru.gru(*weights, **options)
         assert_close(hs, wanted, 2e-6)
@@ -71,12 +77,16 @@ def test_states_and_gradients_are_those_of_numpy(rng, sizes):
 
 
 LAYERS = {
-    "GRU": lambda backend: GRU(
-        3, 8, bias_init=jax.nn.initializers.normal(), bidirectional=True, backend=backend, rngs=nnx.Rngs(0)
+    "GRU": lambda backend: drawn_module(lambda: GRU(3, 8, bidirectional=True, backend=backend, rngs=nnx.Rngs(0))),
+    "GRU without biases, remat": lambda backend: drawn_module(
+        lambda: GRU(3, 8, use_bias=False, remat=3, backend=backend, rngs=nnx.Rngs(0))
     ),
-    "GRU without biases, remat": lambda backend: GRU(3, 8, use_bias=False, remat=3, backend=backend, rngs=nnx.Rngs(0)),
     "nnx.GRUCell": lambda backend: RNN(
-        nnx.GRUCell(3, 8, rngs=nnx.Rngs(0)), return_carry=True, reverse=True, keep_order=True, backend=backend
+        drawn_module(lambda: nnx.GRUCell(3, 8, rngs=nnx.Rngs(0))),
+        return_carry=True,
+        reverse=True,
+        keep_order=True,
+        backend=backend,
     ),
 }
 
@@ -133,12 +143,13 @@ def run_loops(projected, bias, kernel, states, threads):
 )
 def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
     projected, bias, kernel, states = loops(rng, time, batch, hidden)
-    one = run_loops(projected, bias, kernel, states, 1)
+    of_threads = jax.jit(lambda *arrays: [run_loops(*arrays, threads) for threads in (1, 0, 2, 3)])
+    one, *others = of_threads(projected, bias, kernel, states)
     for hs, last_h, *_, lean in one:
         assert_equal((lean[0], *lean[3:]), (hs, last_h))
         assert lean[1:3] == (None, None)
-    for threads in (0, 2, 3):
-        assert_equal(run_loops(projected, bias, kernel, states, threads), one)
+    for other in others:
+        assert_equal(other, one)
     row = np.s_[..., batch // 2 : batch // 2 + 1, :]
     alone = run_loops(projected[row], bias, kernel, [state[row] for state in states], 1)
     assert_equal(alone, jax.tree.map(lambda array: array[row], jax.tree.map(np.asarray, one)))
@@ -159,8 +170,7 @@ def test_networks_at_once_are_those_one_by_one(rng):
         own, same = (jax.tree.map(lambda array: array[n], part) for part in arrays)
         return run_loops(*own, 1), run_loops(same[0], *one[1:3], same[1], 1)
 
-    for threads in (1, 3):
-        together = jax.tree.map(np.asarray, jax.jit(run, static_argnums=0)(threads))
+    for together in jax.tree.map(np.asarray, jax.jit(lambda: [run(1), run(3)])()):
         for n in range(3):
             found = jax.tree.map(lambda array, n=n: array[n], together)
             assert_equal(found, alone((tuple(every), (shared[0], shared[3])), n))
@@ -170,7 +180,7 @@ def test_second_derivatives(rng):
     """Of the loops in JAX, which also run on other platforms: forward over reverse, and reverse over reverse."""
     args, resets = arguments(rng, 3, 2, 2, 4)
     inputs = args[0]
-    cell = nnx.GRUCell(2, 4, rngs=nnx.Rngs(0))
+    cell = drawn_module(lambda: nnx.GRUCell(2, 4, rngs=nnx.Rngs(0)))
 
     @jax.jit
     def derivatives(inputs):

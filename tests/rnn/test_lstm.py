@@ -1,25 +1,32 @@
 """`LSTM`: how it is called, its initialisation, and what it refuses. Its numbers: test_stack.py."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from jax.nn.initializers import glorot_uniform
+from parameters import drawn_module
 
 from lstm_mnist_jax.rnn import LSTM, LSTMCarry
 
 INPUTS = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
 
 
+def two_layers():
+    return drawn_module(lambda: LSTM(5, (4, 6), rngs=nnx.Rngs(0)))
+
+
 def test_the_last_output_is_the_last_hidden_state():
-    outputs, carries = LSTM(5, (4, 6), rngs=nnx.Rngs(0))(INPUTS)
+    outputs, carries = two_layers()(INPUTS)
     assert outputs.shape == (3, 7, 6)
     np.testing.assert_array_equal(outputs[:, -1], carries[-1].h)
 
 
 def test_time_major_is_a_transposition():
-    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    stack = two_layers()
     outputs, carries = stack(INPUTS)
     swapped, swapped_carries = stack(np.swapaxes(INPUTS, 0, 1), time_major=True)
     np.testing.assert_array_equal(np.swapaxes(swapped, 0, 1), outputs)
@@ -27,7 +34,7 @@ def test_time_major_is_a_transposition():
 
 
 def test_a_sequence_can_be_read_in_two_pieces():
-    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    stack = two_layers()
     whole, carries = stack(INPUTS)
     first, middle = stack(INPUTS[:, :3])
     second, last = stack(INPUTS[:, 3:], initial_carries=middle)
@@ -37,10 +44,11 @@ def test_a_sequence_can_be_read_in_two_pieces():
 
 
 def test_the_fused_initialiser_sees_the_whole_kernel_and_the_forget_bias_its_gate():
-    stack = LSTM(50, (40, 30), fused_kernel_init=glorot_uniform(), forget_bias=1.0, rngs=nnx.Rngs(0))
+    init = partial(LSTM, 50, (40, 30), fused_kernel_init=glorot_uniform(), forget_bias=1.0)
+    stack = nnx.jit(lambda: init(rngs=nnx.Rngs(0)))()
     for layer, (fan_in, width) in zip(stack.layers, [(50, 40), (40, 30)], strict=True):
         limit = np.sqrt(6 / (fan_in + width + 4 * width))
-        for kernel in (layer.cell.dense_i.kernel[...], layer.cell.dense_h.kernel[...]):
+        for kernel in map(np.asarray, (layer.cell.dense_i.kernel[...], layer.cell.dense_h.kernel[...])):
             assert 0.97 * limit < np.abs(kernel).max() <= limit
             assert abs(np.std(kernel) / (limit / np.sqrt(3)) - 1) < 0.05
         bias = np.asarray(layer.cell.dense_h.bias[...]).reshape(4, width)
@@ -50,7 +58,7 @@ def test_the_fused_initialiser_sees_the_whole_kernel_and_the_forget_bias_its_gat
 
 
 def test_float16_runs_through_flax():
-    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    stack = two_layers()
     inputs = (INPUTS * 3).astype(np.float16)
     outputs, carries = stack(inputs)
     exact, _ = stack(inputs.astype(np.float32))
@@ -65,7 +73,7 @@ def test_impossible_widths_are_refused(arguments):
 
 
 def test_wrong_shapes_are_refused():
-    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
+    stack = two_layers()
     with pytest.raises(ValueError, match=r"expected inputs \[\.\.\., time, 5\], got shape \(3, 7, 4\)"):
         stack(INPUTS[..., :4])
     with pytest.raises(ValueError, match="expected initial carries"):
@@ -91,10 +99,10 @@ def test_inputs_without_a_time_axis_are_refused():
 
 
 def test_a_learned_carry_is_repeated_for_every_sequence():
-    stack = LSTM(5, (4, 6), rngs=nnx.Rngs(0))
-    learned = [tuple(nnx.Param(jnp.full(width, value)) for value in (0.5, -0.25)) for width in (4, 6)]
-    repeated = [tuple(jnp.broadcast_to(part[...], (len(INPUTS), width)) for part in carry)
-                for carry, width in zip(learned, (4, 6), strict=True)]  # fmt: skip
+    stack = two_layers()
+    values = [tuple(np.full(width, value, np.float32) for value in (0.5, -0.25)) for width in (4, 6)]
+    learned = [tuple(nnx.Param(jax.device_put(part)) for part in carry) for carry in values]
+    repeated = jax.tree.map(lambda part: np.broadcast_to(part, (len(INPUTS), *part.shape)), values)
     found, wanted = stack(INPUTS, initial_carries=learned), stack(INPUTS, initial_carries=repeated)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
     assert not any(

@@ -126,11 +126,12 @@ def run_in_both_directions(projected, kernel, states, threads):
 )
 def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
     projected, kernel, states = loops(rng, time, batch, hidden)
-    one = run_in_both_directions(projected, kernel, states, 1)
+    of_threads = jax.jit(lambda *arrays: [run_in_both_directions(*arrays, threads) for threads in (1, 0, 2, 3)])
+    one, *others = of_threads(projected, kernel, states)
     for (outputs, _), lean in one:
         assert_equal((lean[0], *lean[3:]), (outputs[0], *outputs[3:]))
-    for threads in (0, 2, 3):
-        assert_equal(run_in_both_directions(projected, kernel, states, threads), one)
+    for other in others:
+        assert_equal(other, one)
     row = np.s_[..., batch // 2 : batch // 2 + 1, :]
     alone = run_in_both_directions(projected[row], kernel, [state[row] for state in states], 1)
     assert_equal(alone, jax.tree.map(lambda array: array[row], jax.tree.map(np.asarray, one)))
@@ -167,10 +168,10 @@ def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps):
     assert set(blocks) == ({steps} if steps < 11 else set())
 
 
-@partial(jax.jit, static_argnums=3)
-@partial(jax.vmap, in_axes=(0, 0, 0, None))
-def run_networks(projected, kernel, states, threads):
-    return run_both(projected, kernel, states, threads)
+@jax.jit
+def run_networks(*every):
+    """On several numbers of threads."""
+    return [jax.vmap(partial(run_both, threads=threads))(*every) for threads in (1, 2, 3, 5)]
 
 
 @needs_kernel
@@ -181,10 +182,9 @@ def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, net
     one = loops(rng, time, batch, hidden)
     every = jax.tree.map(lambda array: np.stack([array / np.float32(n + 1) for n in range(networks)]), one)
     each = [run_alone(*jax.tree.map(lambda array, n=n: array[n], every)) for n in range(networks)]
-    for threads in (1, 2, 3, 5):
-        together = run_networks(*every, threads)
+    for together in jax.tree.map(np.asarray, run_networks(*every)):
         for n in range(networks):
-            assert_equal(jax.tree.map(lambda array, n=n: np.asarray(array)[n], together), each[n])
+            assert_equal(jax.tree.map(lambda array, n=n: array[n], together), each[n])
 
 
 @jax.jit
@@ -275,7 +275,7 @@ def test_numpy_arrays_of_any_floats_are_taken(rng):
 
 
 def test_the_kernel_refuses_other_dtypes(rng):
-    args = jax.tree.map(lambda array: jnp.asarray(array, jnp.bfloat16), arguments(rng, 2, 2, 2, 2))
+    args = jax.tree.map(lambda array: jax.device_put(array.astype(jnp.bfloat16)), arguments(rng, 2, 2, 2, 2))
     with pytest.raises(ValueError, match="bfloat16"):
         lstm(*args, backend="native")
     assert not native.supports(2, 2, jnp.bfloat16)

@@ -17,6 +17,7 @@ import numpy_lstm
 import pytest
 from flax import nnx
 from lstm_cases import arguments
+from parameters import drawn_module
 
 from compile_for import COMPILERS, is_installed
 from lstm_mnist_jax.rnn import GRU, LSTM, lstm
@@ -33,7 +34,7 @@ def test_states_and_gradients_of_networks_of_several_blocks_and_tiles_are_those_
         states = lstm(*args, backend=backend)
         return jnp.sin(3 * states.h).sum() + jnp.cos(states.c).sum() + (states.last.c**2).sum(), states
 
-    found = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)))(*args)
+    found = jax.device_get(jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1, 2, 3, 4), has_aux=True)))(*args))
     for network in range(2):
         *weights, (c, h) = jax.tree.map(lambda array, n=network: array[n], args)
         gradients, states = jax.tree.map(lambda array, n=network: array[n], found)
@@ -103,15 +104,13 @@ def test_what_has_no_kernel_is_refused(rng):
     with jax.enable_x64(True), pytest.raises(ValueError, match="float32 and bfloat16, not in float64"):
         lstm(*jax.tree.map(np.float64, arguments(rng, 1, 1, 1, 2)), backend="pallas")
     with pytest.raises(ValueError, match="not this OptimizedLSTMCell in float16"):
-        LSTM(4, 5, backend="pallas", dtype=jnp.float16, rngs=nnx.Rngs(0))(inputs)
-    for layer in (
-        GRU(4, 5, backend="pallas", rngs=nnx.Rngs(0)),
-        LSTM(4, 5, projection_features=2, backend="pallas", rngs=nnx.Rngs(0)),
-    ):
+        drawn_module(lambda: LSTM(4, 5, backend="pallas", dtype=jnp.float16, rngs=nnx.Rngs(0)))(inputs)
+    for layer in (GRU, partial(LSTM, projection_features=2)):
+        layer = drawn_module(lambda layer=layer: layer(4, 5, backend="pallas", rngs=nnx.Rngs(0)))
         with pytest.raises(ValueError, match=r'backend="pallas" runs an nnx\.OptimizedLSTMCell'):
             layer(inputs)
     with pytest.raises(ValueError, match='no noise with backend="pallas"'):
-        LSTM(4, 5, recurrent_dropout_rate=0.1, backend="pallas", rngs=nnx.Rngs(0))
+        nnx.eval_shape(lambda: LSTM(4, 5, recurrent_dropout_rate=0.1, backend="pallas", rngs=nnx.Rngs(0)))
 
 
 def test_a_program_for_an_accelerator_has_two_kernels(rng):

@@ -38,11 +38,13 @@ LAYERS = [
 ]
 
 
+def made(layer, widths=5, **options):
+    return drawn_module(lambda: layer(FEATURES, widths, **options, rngs=nnx.Rngs(0)))
+
+
 def differentiated(layer, **options):
     """A jitted function of the layer's parameters and inputs, and these parameters."""
-    graph, params, states = nnx.split(
-        drawn_module(lambda: layer(FEATURES, 5, **options, rngs=nnx.Rngs(0))), nnx.Param, ...
-    )
+    graph, params, states = nnx.split(made(layer, **options), nnx.Param, ...)
 
     def loss(params, inputs):
         outputs, carries = nnx.merge(graph, params, states)(inputs, seq_lengths=LENGTHS)
@@ -83,32 +85,31 @@ def test_sharded_inputs(layer, options):
 
 
 def test_inputs_without_a_sharding_under_a_mesh():
-    stack = LSTM(FEATURES, 5, rngs=nnx.Rngs(0))
+    stack = made(LSTM)
     with jax.set_mesh(mesh_of(AxisType.Auto)):
-        outputs, _ = jax.jit(stack)(np.ones((BATCH, TIME, FEATURES), np.float32))
-    wanted, _ = stack(np.ones((BATCH, TIME, FEATURES), np.float32))
+        outputs, _ = jax.jit(stack)(INPUTS)
+    wanted, _ = stack(INPUTS)
     np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", [LSTM, GRU])
 def test_calls_outside_jit_keep_the_sharding_of_explicit_axes(layer):
     mesh = mesh_of(AxisType.Explicit)
-    inputs = jax.device_put(jnp.ones((BATCH, TIME, FEATURES)), NamedSharding(mesh, P("data")))
-    outputs, carries = layer(FEATURES, 5, rngs=nnx.Rngs(0))(inputs, seq_lengths=LENGTHS)
+    inputs = jax.device_put(INPUTS, NamedSharding(mesh, P("data")))
+    outputs, carries = made(layer)(inputs, seq_lengths=LENGTHS)
     for array in [outputs, *jax.tree.leaves(carries)]:
         assert jax.typeof(array).sharding.spec[0] == "data"
 
 
 def test_noise_in_a_mesh():
     mesh = mesh_of(AxisType.Explicit)
-    inputs = np.ones((BATCH, TIME, FEATURES), np.float32)
-    sharded = jax.device_put(inputs, NamedSharding(mesh, P("data")))
+    sharded = jax.device_put(INPUTS, NamedSharding(mesh, P("data")))
     options = {"dropout_rate": 0.5, "recurrent_dropout_rate": 0.2, "zoneout_rates": 0.1}
     run = nnx.jit(lambda stack, inputs: stack(inputs)[0])
-    in_mesh, alone = (LSTM(FEATURES, (5, 5), **options, rngs=nnx.Rngs(0)) for _ in range(2))
+    in_mesh, alone = (LSTM(FEATURES, (4, 4), **options, rngs=nnx.Rngs(0)) for _ in range(2))
     with jax.set_mesh(mesh):
         outputs = run(in_mesh, sharded)
-    wanted = run(alone, inputs)
+    wanted = run(alone, INPUTS)
     np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -133,6 +134,6 @@ def test_functions_of_arrays_keep_the_sharding_of_explicit_axes(rng):
 
 def test_time_over_explicit_axes_is_refused():
     mesh = mesh_of(AxisType.Explicit)
-    inputs = jax.device_put(jnp.ones((BATCH, TIME, FEATURES)), NamedSharding(mesh, P(None, "data")))
+    inputs = jax.device_put(INPUTS, NamedSharding(mesh, P(None, "data")))
     with pytest.raises(ValueError, match=r"The time axis of the inputs is sharded over 'data'.*jax\.sharding\.reshard"):
-        LSTM(FEATURES, 5, rngs=nnx.Rngs(0))(inputs)
+        made(LSTM)(inputs)
