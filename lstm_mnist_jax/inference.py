@@ -147,7 +147,10 @@ class TrainedRun:
         (levels,) = pictures_of(np.asarray(picture), "A picture")
         digits = [digit._replace(image=self._on_background(digit.image)) for digit in find_digits(levels, *shape)]
         warnings = self.warnings(np.stack([digit.image for digit in digits]))
-        return [digit._replace(warning=warning) for digit, warning in zip(digits, warnings, strict=True)]
+        return [
+            digit._replace(warning="; ".join(filter(None, (warning, digit.warning))) or None)
+            for digit, warning in zip(digits, warnings, strict=True)
+        ]
 
     @cached_property
     def novelty(self) -> novelty.Novelty | None:
