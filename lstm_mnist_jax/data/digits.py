@@ -54,7 +54,7 @@ FLAT = 0.36
 """The steepest slope of a stroke that is no 1."""
 
 FLAT_LINE, STEEP_LINE = 8.0, 26.0
-"""The least length of what is thin and straight and of a ruled line, in times its width: where it lies flat, and where it
+"""The least length of what is thin, straight and of a ruled line, in times its width: where it lies flat, and where it
 is steep;"""
 
 FLAT_PIECE = 20.0
@@ -70,7 +70,7 @@ FINE_PEN = 40
 """So many times as large as its strokes are thick, a digit is of a thin pen:"""
 
 LEAST_STROKES, MOST_STROKES = 0.5, 4.0
-"""and its strokes are so many times as long as it is large. Those of a table are longer, and crumbs of lines shorter."""
+"""and its strokes are so many times as long as it is large. Those of a table are longer, crumbs of lines shorter."""
 
 CRUMB = 0.05
 """What is left beside a ruled line is no digit below this fraction of the line's score."""
@@ -83,6 +83,9 @@ SLENDER = 4.0
 
 BELOW = 0.1
 """and reaches below the digits beside it by this fraction of their heights."""
+
+SMALLER = 0.55
+"""What is so many times as large as the digits beside it, or smaller, may be a sign."""
 
 MARK = 0.06
 """A smaller piece is no mark, as a fraction of the size of a digit beside it."""
@@ -98,7 +101,7 @@ class Ink(NamedTuple):
       noise: the standard deviation of the noise of `levels`.
       cut: it touches the border of the picture.
       marks: other ink that is nearest to it and is not read, (top, bottom, left, right) in pixels of the picture.
-      is_sign: it is more likely a slash or a bracket.
+      is_sign: it may be a sign or a line.
     """
 
     levels: Float64[np.ndarray, "rows columns"]
@@ -131,7 +134,7 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
     digits, _, pieces, labels, paper, sign = offers[_is_light(offers[0][0], offers[1][0], (offers[0][1], offers[1][1]))]
     raw = np.maximum(0, paper / LEVELS - sign * grey)
     order = reading_order([(digit.top, digit.bottom, digit.left) for digit in digits])
-    marks, are_signs = _marks(pieces, digits), [_is_sign(digit, digits) for digit in digits]
+    marks, are_signs = _marks(pieces, digits), [_is_sign(digit, digits, pieces) for digit in digits]
     return [_ink(raw, labels, digits[n], noise)._replace(marks=tuple(marks[n]), is_sign=are_signs[n]) for n in order]
 
 
@@ -223,7 +226,7 @@ def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Compo
     lines = [line for line in lines if line.cut or not any(_goes_with(line, other) for other in others)]
     pieces = [piece for piece in pieces if piece not in lines]
     if not pieces:
-        return [], lines
+        return [line for line in lines if len(lines) == 1 and _is_steep_line(line) and not line.cut], lines
     strongest = max(pieces, key=_score)
     pieces = [piece for piece in pieces if piece.size >= 0.03 * strongest.size]
     inner = [piece for piece in pieces if not piece.cut]
@@ -260,9 +263,16 @@ def _is_of_paper(piece: Component, shape: tuple[int, ...], flat: float) -> bool:
 
 
 def _goes_with(line: Component, other: Component) -> bool:
-    """Whether a thin straight piece is a stroke of a digit with another piece: nearly touching it, as dark and thick."""
+    """Whether a thin straight piece is a stroke of a digit with another piece, nearly touching, as dark and thick."""
     alike = max(line.thick, other.thick) <= 1.5 * min(line.thick, other.thick)
     return line.near == other.near and alike and 2 * other.size >= line.size and other.peak >= 0.75 * line.peak
+
+
+def _is_steep_line(piece: Component) -> bool:
+    """Whether a piece is straight, steep, and longer than a 1 is: a line of the paper, or a 1 that was drawn with a
+    ruler."""
+    long, wide, is_flat = _straightness(piece)
+    return not is_flat and long >= STEEP_LINE * wide
 
 
 def _straightness(piece: Component) -> tuple[float, float, bool]:
@@ -293,33 +303,46 @@ def _gap_to_mark(piece: Component, digit: Component) -> float | None:
     tall, size = digit.bottom - digit.top, digit.size
     if not (MARK * size <= piece.size and piece.bottom - piece.top <= 1.3 * size and 0.6 * digit.peak <= piece.peak):
         return None
-    if not 0.5 * digit.thick <= piece.thick <= 2.5 * digit.thick:
+    if not 0.35 * digit.thick <= piece.thick <= 2.5 * digit.thick:
         return None
     across = max(digit.left - piece.right, piece.left - digit.right, 0)
     down = max(digit.top - piece.bottom, piece.top - digit.bottom, 0)
     return math.sqrt(across * across + down * down) if across <= 0.8 * size and down <= 0.3 * tall else None
 
 
-def _is_sign(digit: Component, digits: list[Component]) -> bool:
-    """Whether a stroke is more likely a slash or a bracket than a 1: it begins as high as the digits beside it, and
-    reaches below all of them."""
-    long, wide, is_flat = _straightness(digit)
-    if is_flat or long < SLENDER * wide:
-        return False
-    tall, beside = digit.bottom - digit.top, list[Component]()
+def _is_sign(digit: Component, digits: list[Component], pieces: list[Component]) -> bool:
+    """Whether a digit may be a sign: much smaller than the digits beside it; or a slash or a bracket, which begins as
+    high as they do and reaches below all of them; or a percent sign, a stroke between two pieces; or a line."""
+    tall, beside = _height(digit), list[Component]()
     for other in digits:
         gap = max(other.left - digit.right, digit.left - other.right)
-        if (
-            other is not digit
-            and gap <= tall
-            and min(other.bottom, digit.bottom) - max(other.top, digit.top) >= BESIDE * tall
-        ):
+        overlap = min(other.bottom, digit.bottom) - max(other.top, digit.top)
+        if other is not digit and gap <= max(tall, _height(other)) and overlap >= BESIDE * min(tall, _height(other)):
             beside.append(other)
-    return bool(beside) and all(
-        digit.bottom >= other.bottom + BELOW * (other.bottom - other.top)
-        and digit.top <= other.top + BELOW * (other.bottom - other.top)
-        for other in beside
+    if beside and all(digit.size <= SMALLER * other.size for other in beside):
+        return True
+    if _is_steep_line(digit):
+        return True
+    long, wide, is_flat = _straightness(digit)
+    if not is_flat and long >= SLENDER * wide:
+        return bool(beside) and all(
+            digit.bottom >= other.bottom + BELOW * _height(other) and digit.top <= other.top + BELOW * _height(other)
+            for other in beside
+        )
+    parts = [pieces[number - 1] for number in digit.members]
+    stroke = max(parts, key=lambda part: part.size)
+    long, wide, is_flat = _straightness(stroke)
+    sides = [_side(part, stroke) for part in parts if part.size >= 0.15 * digit.size]
+    return not is_flat and long >= SLENDER * wide and stroke.size >= 0.8 * digit.size and {1, -1} <= set(sides)
+
+
+def _side(part: Component, stroke: Component) -> int:
+    """1 if a piece is left of and above the middle of a stroke, -1 if it is right of and below it, else 0."""
+    left, above = (
+        part.left + part.right - stroke.left - stroke.right,
+        part.top + part.bottom - stroke.top - stroke.bottom,
     )
+    return 1 if left < 0 and above < 0 else -1 if left > 0 and above > 0 else 0
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:
@@ -370,9 +393,19 @@ def _belong_together(one: Component, other: Component, typical: int) -> bool:
     if covers and (down >= 0.5 * heights[0] or -down <= most):
         return not _is_underlined(one, other)
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
-        return True
+        return one.near == other.near or across > 0 or not _is_dot_or_dash(min(one, other, key=_height))
     widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
     return one.near == other.near and both.right - both.left <= widest * (both.bottom - both.top)
+
+
+def _height(piece: Component) -> int:
+    return piece.bottom - piece.top
+
+
+def _is_dot_or_dash(piece: Component) -> bool:
+    """Whether a piece is as long as it is wide, or flat and straight: beside a digit, a point or a minus."""
+    long, wide, is_flat = _straightness(piece)
+    return long <= 1.5 * wide or (is_flat and long >= 3 * wide)
 
 
 def _is_underlined(one: Component, other: Component) -> bool:
@@ -427,13 +460,18 @@ def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]])
         others = (boxes[other] for other in line[-2:])
         return max((min(bottom, low) - max(top, high)) / min(bottom - top, low - high) for high, low, _ in others)
 
+    def are_as_tall(number: int, *near: list[int]) -> bool:
+        heights = [boxes[each][1] - boxes[each][0] for each in (number, *(line[-1] for line in near))]
+        return max(heights) <= 1.5 * min(heights)
+
     lines: list[list[int]] = []
     for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][2], boxes[number][0] + boxes[number][1])):
-        nearest = max(lines, key=partial(overlap, number), default=None)
-        if nearest is not None and overlap(number, nearest) >= BESIDE:
-            nearest.append(number)
-        else:
-            lines.append([number])
+        beside = [line for line in lines if overlap(number, line) >= BESIDE]
+        nearest = max(beside, key=partial(overlap, number), default=[])
+        # Lines that it is between are one whose digits are higher and lower.
+        same = [line for line in beside if line is nearest or are_as_tall(number, line, nearest)]
+        lines = [line for line in lines if line not in same]
+        lines.append([*sorted(sum(same, list[int]()), key=lambda other: boxes[other][2]), number])
     lines.sort(key=lambda line: sum(boxes[number][0] + boxes[number][1] for number in line) / len(line))
     return [number for line in lines for number in line]
 

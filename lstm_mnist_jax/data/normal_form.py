@@ -46,7 +46,7 @@ FINE = 4
 THIN, NORMAL = 1.1, 2.2
 """Strokes that are thinner than the first are thickened to the second, in pixels of a digit of 20."""
 
-SIGN = "it may be a slash or a bracket"
+SIGN = "it may be a sign or a line"
 UNREAD = "a mark beside it is not read"
 
 Normal = Float32[np.ndarray, "rows columns *channels"]
