@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float64, Int32
 
 from lstm_mnist_jax.data.ink import (
     LEVELS,
+    NEAR,
     SMOOTHED_SIZE,
     THIN,
     Component,
@@ -50,6 +51,9 @@ APART = 0.15
 BESIDE = 0.4
 """A digit is in the line of one of which it overlaps this fraction of the smaller height."""
 
+COLUMN = 0.6
+"""Digits whose left sides are less than so many heights apart are below each other."""
+
 FLAT = 0.36
 """The steepest slope of a stroke that is no 1."""
 
@@ -69,7 +73,7 @@ HAIR = 130
 FINE_PEN = 40
 """So many times as large as its strokes are thick, a digit is of a thin pen:"""
 
-LEAST_STROKES, MOST_STROKES = 0.5, 4.0
+LEAST_STROKES, MOST_STROKES = 0.5, 3.3
 """and its strokes are so many times as long as it is large. Those of a table are longer, crumbs of lines shorter."""
 
 CRUMB = 0.05
@@ -129,9 +133,11 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
             return [Ink(np.maximum(0, sign * (level / LEVELS - grey)), 0, 0, core, noise, True)]
     offers = []
     for sign in (1, -1):  # dark ink, and light ink
-        pieces, labels, paper = pieces_of(levels, sign, left)
-        offers.append((*_chosen(pieces, levels.shape), pieces, labels, paper, sign))
-    digits, _, pieces, labels, paper, sign = offers[_is_light(offers[0][0], offers[1][0], (offers[0][1], offers[1][1]))]
+        pieces, labels, paper, ruled = pieces_of(levels, sign, left)
+        digits, lines = _chosen(pieces, levels.shape)
+        of_lines = max(ruled**3 / LEVELS**2 * min(levels.shape), *map(_score, lines), 0)
+        offers.append((digits, of_lines, pieces, labels, paper, sign))
+    digits, _, pieces, labels, paper, sign = offers[_is_light(*offers[0][:2], *offers[1][:2])]
     raw = np.maximum(0, paper / LEVELS - sign * grey)
     order = reading_order([(digit.top, digit.bottom, digit.left) for digit in digits])
     marks, are_signs = _marks(pieces, digits), [_is_sign(digit, digits, pieces) for digit in digits]
@@ -186,18 +192,16 @@ def _darker(levels: Int32[np.ndarray, "height width"]) -> Bool[np.ndarray, "heig
     return levels - least <= best if between[best] >= TWO_LEVELS * variance else None
 
 
-def _is_light(
-    dark: list[Component], light: list[Component], lines: tuple[list[Component], list[Component]] = ([], [])
-) -> bool:
-    """Whether the ink is light on dark paper, by the digits that are found in each case, and by the ruled lines.
+def _is_light(dark: list[Component], dark_lines: float, light: list[Component], light_lines: float) -> bool:
+    """Whether the ink is light on dark paper, by the digits that are found in each case, and the scores of ruled lines.
 
-    What lies within the other is the ink: a sheet of paper on a dark table is light, but the digit is dark.
+    What lies within the other is the ink: a sheet of paper on a dark table is light, but the digit is dark. What is
+    between dark lines is no light ink.
     """
-    if not dark or not light:
-        found, other = (light, lines[0]) if light else (dark, lines[1])
-        # What is between dark lines is no light ink.
-        is_between = sum(map(_score, found)) < max(map(_score, other), default=0)
-        return bool(light) != is_between
+    if not dark:
+        return sum(map(_score, light)) >= dark_lines
+    if not light:
+        return sum(map(_score, dark)) < light_lines
     whole = [_all_united(digits) for digits in (dark, light)]
     ratios = [sum(digit.thick / digit.size for digit in digits) / len(digits) for digits in (dark, light)]
     for inner, outer in ((0, 1), (1, 0)):
@@ -235,7 +239,7 @@ def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Compo
     main = max(pieces, key=_score)
     groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)])
     lines += [group for group in groups if _is_of_paper(group, shape, FLAT_LINE)]
-    groups = [group for group in groups if group not in lines]
+    groups = [group for group in groups if group not in lines and not _is_rule_of(group, groups)]
     if not groups:
         return [], lines
     main = max(groups, key=_score)
@@ -260,6 +264,13 @@ def _is_of_paper(piece: Component, shape: tuple[int, ...], flat: float) -> bool:
     strokes = piece.area / (piece.thick * piece.size)
     is_fine = piece.size >= FINE_PEN * piece.thick
     return piece.size >= HAIR * piece.thick or (is_fine and not LEAST_STROKES <= strokes <= MOST_STROKES)
+
+
+def _is_rule_of(line: Component, groups: list[Component]) -> bool:
+    """Whether a piece of any thickness is a flat line, wider than the others are large: it underlines them."""
+    long, wide, is_flat = _straightness(line)
+    others = [group.size for group in groups if group is not line]
+    return is_flat and long >= FLAT_LINE * wide and bool(others) and line.size >= 1.2 * max(others)
 
 
 def _goes_with(line: Component, other: Component) -> bool:
@@ -393,7 +404,8 @@ def _belong_together(one: Component, other: Component, typical: int) -> bool:
     if covers and (down >= 0.5 * heights[0] or -down <= most):
         return not _is_underlined(one, other)
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
-        return one.near == other.near or across > 0 or not _is_dot_or_dash(min(one, other, key=_height))
+        is_broken = len(one.members) + len(other.members) > 3  # into crumbs, as pencil is
+        return is_broken or one.near == other.near or across > 0 or not _is_dot_or_dash(min(one, other, key=_height))
     widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
     return one.near == other.near and both.right - both.left <= widest * (both.bottom - both.top)
 
@@ -409,12 +421,11 @@ def _is_dot_or_dash(piece: Component) -> bool:
 
 
 def _is_underlined(one: Component, other: Component) -> bool:
-    """Whether one of two pieces that do not nearly touch is a flat line below or above the other, and wider."""
-    if one.near == other.near:
-        return False
+    """Whether one of two pieces is a flat line below or above the other, apart from it, and wider."""
     line, above = (one, other) if one.right - one.left > other.right - other.left else (other, one)
     long, wide, is_flat = _straightness(line)
-    return is_flat and long >= FLAT_LINE * wide and line.left <= above.left and line.right >= above.right
+    is_line = is_flat and long >= FLAT_LINE * wide and line.left <= above.left and line.right >= above.right
+    return is_line and max(line.top - above.bottom, above.top - line.bottom) > 2 * NEAR * above.size
 
 
 def _lies_within(inner: Component, outer: Component) -> bool:
@@ -460,16 +471,17 @@ def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]])
         others = (boxes[other] for other in line[-2:])
         return max((min(bottom, low) - max(top, high)) / min(bottom - top, low - high) for high, low, _ in others)
 
-    def are_as_tall(number: int, *near: list[int]) -> bool:
-        heights = [boxes[each][1] - boxes[each][0] for each in (number, *(line[-1] for line in near))]
-        return max(heights) <= 1.5 * min(heights)
+    def are_one(one: list[int], other: list[int]) -> bool:
+        heights = [bottom - top for top, bottom, _ in (boxes[one[-1]], boxes[other[-1]])]
+        apart = min(abs(boxes[number][2] - boxes[near][2]) for number in one for near in other)
+        return max(heights) <= 1.5 * min(heights) and apart >= COLUMN * min(heights)
 
     lines: list[list[int]] = []
     for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][2], boxes[number][0] + boxes[number][1])):
         beside = [line for line in lines if overlap(number, line) >= BESIDE]
         nearest = max(beside, key=partial(overlap, number), default=[])
-        # Lines that it is between are one whose digits are higher and lower.
-        same = [line for line in beside if line is nearest or are_as_tall(number, line, nearest)]
+        # Two lines beside it are one whose digits are higher and lower, unless some are below each other.
+        same = [line for line in beside if line is nearest or are_one(line, nearest)]
         lines = [line for line in lines if line not in same]
         lines.append([*sorted(sum(same, list[int]()), key=lambda other: boxes[other][2]), number])
     lines.sort(key=lambda line: sum(boxes[number][0] + boxes[number][1] for number in line) / len(line))

@@ -161,7 +161,7 @@ def _paper(levels: Int32[np.ndarray, "height width"]) -> Int32[np.ndarray, "heig
 
 def pieces_of(
     levels: Int32[np.ndarray, "height width"], sign: int, noise: float
-) -> tuple[list[Component], Int32[np.ndarray, "height width"], Int32[np.ndarray, "height width"]]:
+) -> tuple[list[Component], Int32[np.ndarray, "height width"], Int32[np.ndarray, "height width"], int]:
     """The pieces of ink on a picture, without ruled lines and frames.
 
     Args:
@@ -170,7 +170,8 @@ def pieces_of(
       noise: the standard deviation of what noise is left in `levels`, of 1.
 
     Returns:
-      (pieces, labels, paper): the number of the piece at each pixel, 0 for none, and the paper's level, times `sign`.
+      (pieces, labels, paper, ruled): the number of the piece at each pixel, 0 for none; the paper's level, times `sign`;
+        and the darkness of the ruled lines that were left out, in levels, 0 where there are none.
     """
     from scipy.ndimage import label
 
@@ -182,7 +183,7 @@ def pieces_of(
     least = int(LEVELS * max(LEAST_CONTRAST, SURE * noise))
     labels, count = label(depth > least // 2, everywhere)
     if count == 0:
-        return [], labels, paper
+        return [], labels, paper, 0
     peaks = _peaks(depth, labels, count)
     strong = peaks[labels] >= least
     mask, weak = (strong & (depth > edge * peaks[labels]) for edge in (EDGE, LINE_EDGE))
@@ -190,7 +191,9 @@ def pieces_of(
     outlines = [piece for piece in _outlined(depth, labels, count) if piece.size >= 3]
     frames = [number for piece in _frames(outlines, labels) for number in piece.members]
     kept = mask & ~np.isin(labels, frames)
-    labels, count = label(_without_lines(kept, kept if frames else weak), everywhere)
+    unruled = _without_lines(kept, kept if frames else weak)
+    ruled = depth[kept & ~unruled]
+    labels, count = label(unruled, everywhere)
     pieces = _described(depth, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1).tolist()
@@ -202,7 +205,7 @@ def pieces_of(
     if shaded:
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
         pieces = _described(depth, levels, labels, count)
-    return pieces, labels, paper
+    return pieces, labels, paper, int(ruled.sum()) // ruled.size if ruled.size else 0
 
 
 def _is_shaded(piece: Component, dark: float) -> bool:
