@@ -79,6 +79,9 @@ LEAST_STROKES, MOST_STROKES = 0.5, 3.3
 CRUMB = 0.05
 """What is left beside a ruled line is no digit below this fraction of the line's score."""
 
+BETWEEN = 4
+"""Light ink among dark lines alone, or dark among light ones, is what is between them below so many times their score."""
+
 LEAST_SIZE = 8
 """A smaller piece is no digit, in pixels, on pictures that are not smaller than `SMOOTHED_SIZE`."""
 
@@ -199,9 +202,9 @@ def _is_light(dark: list[Component], dark_lines: float, light: list[Component], 
     between dark lines is no light ink.
     """
     if not dark:
-        return sum(map(_score, light)) >= dark_lines
+        return sum(map(_score, light)) >= BETWEEN * dark_lines
     if not light:
-        return sum(map(_score, dark)) < light_lines
+        return sum(map(_score, dark)) < BETWEEN * light_lines
     whole = [_all_united(digits) for digits in (dark, light)]
     ratios = [sum(digit.thick / digit.size for digit in digits) / len(digits) for digits in (dark, light)]
     for inner, outer in ((0, 1), (1, 0)):

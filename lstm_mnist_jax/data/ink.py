@@ -170,8 +170,8 @@ def pieces_of(
       noise: the standard deviation of what noise is left in `levels`, of 1.
 
     Returns:
-      (pieces, labels, paper, ruled): the number of the piece at each pixel, 0 for none; the paper's level, times `sign`;
-        and the darkness of the ruled lines that were left out, in levels, 0 where there are none.
+      (pieces, labels, paper, ruled): the number of the piece at each pixel, 0 for none; the paper's level, times
+        `sign`; and the darkness of the ruled lines that were left out, in levels, 0 where there are none.
     """
     from scipy.ndimage import label
 
