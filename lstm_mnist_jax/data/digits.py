@@ -80,7 +80,7 @@ CRUMB = 0.05
 """What is left beside a ruled line is no digit below this fraction of the line's score."""
 
 BETWEEN = 4
-"""Light ink among dark lines alone, or dark among light ones, is what is between them below so many times their score."""
+"""Light ink among dark lines alone, or dark among light, is what is between them below so many times their score."""
 
 LEAST_SIZE = 8
 """A smaller piece is no digit, in pixels, on pictures that are not smaller than `SMOOTHED_SIZE`."""
@@ -228,10 +228,13 @@ def _score(piece: Component) -> float:
 def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
     """The digits among the pieces of ink, and what is of ruled lines."""
     pieces = [piece for piece in pieces if piece.edge >= EDGED]  # not the paper within a stroke
-    lines = [piece for piece in pieces if _is_of_paper(piece, shape, FLAT_PIECE)]
-    others = [piece for piece in pieces if piece not in lines]
-    lines = [line for line in lines if line.cut or not any(_goes_with(line, other) for other in others)]
-    pieces = [piece for piece in pieces if piece not in lines]
+    are_lines = [_is_of_paper(piece, shape, FLAT_PIECE) for piece in pieces]
+    others = [piece for piece, is_line in zip(pieces, are_lines, strict=True) if not is_line]
+    lines, strokes = list[Component](), list[Component]()
+    for piece in (piece for piece, is_line in zip(pieces, are_lines, strict=True) if is_line):
+        is_stroke = not piece.cut and any(_goes_with(piece, other) for other in others)
+        (strokes if is_stroke else lines).append(piece)
+    pieces = others + strokes
     if not pieces:
         return [line for line in lines if len(lines) == 1 and _is_steep_line(line) and not line.cut], lines
     strongest = max(pieces, key=_score)
@@ -256,7 +259,7 @@ def _is_of_paper(piece: Component, shape: tuple[int, ...], flat: float) -> bool:
     """Whether a piece, or pieces near to each other, are of ruled lines, of a margin or of a table: thin, and straight
     and longer than strokes are, or a lattice, or what is left of one."""
     thickest = max(2, int(min(shape) * THIN))
-    if piece.thick > 2 * thickest:
+    if piece.size < FLAT_EDGE or piece.thick > 2 * thickest:
         return False
     long, wide, is_flat = _straightness(piece)
     if piece.thick > thickest:
@@ -304,8 +307,9 @@ def _marks(pieces: list[Component], digits: list[Component]) -> list[list[tuple[
     """For each digit, the boxes of the marks of which it is the nearest digit: (top, bottom, left, right)."""
     marks: list[list[tuple[int, int, int, int]]] = [[] for _ in digits]
     members = {number for digit in digits for number in digit.members}
+    least = max(3, MARK * min((digit.size for digit in digits), default=0))
     for piece in pieces:
-        if members.isdisjoint(piece.members) and piece.size >= 3:
+        if piece.size >= least and members.isdisjoint(piece.members):
             gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := _gap_to_mark(piece, digit)) is not None]
             if gaps and not any(_lies_within(piece, digit) for digit in digits):  # a crumb of its strokes
                 marks[min(gaps)[1]].append((piece.top, piece.bottom, piece.left, piece.right))
