@@ -103,13 +103,12 @@ function chosen(all) {
 /** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */
 function darkerOf(levels, height, width) {
   if (Math.min(height, width) < FILLED_SIZE) return null;
-  let [least, most] = [Infinity, -Infinity];
-  for (let at = 0; at < levels.length; at++) {
-    if (levels[at] < least) least = levels[at];
-    if (levels[at] > most) most = levels[at];
-  }
-  const counts = new Uint32Array(most - least + 1);
-  for (let at = 0; at < levels.length; at++) counts[levels[at] - least]++;
+  const all = new Int32Array(LEVELS + 1);
+  for (let at = 0; at < levels.length; at++) all[levels[at]]++;
+  let [least, end] = [0, all.length];
+  while (!all[least]) least++;
+  while (!all[end - 1]) end--;
+  const counts = all.subarray(least, end);
   const total = counts.reduce((sum, count, n) => sum + count * n, 0);
   const mean = total / levels.length;
   const variance = counts.reduce((sum, count, n) => sum + count * (n - mean) ** 2, 0) / levels.length;
@@ -121,33 +120,37 @@ function darkerOf(levels, height, width) {
     if (between > largest) [largest, limit] = [between, least + n];
   }
   if (counts.length < 2 || largest < TWO_LEVELS * variance) return null;
-  const darker = new Uint8Array(levels.length);
+  const darker = new Int16Array(levels.length);
   for (let at = 0; at < levels.length; at++) darker[at] = levels[at] <= limit ? 1 : 0;
   return darker;
 }
 
 /** Of the pixels of one kind, the ink of a digit that fills the picture up to the border; null if there is none. */
 function filling(kind, height, width) {
-  const places = placesAbove(kind, 0);
-  const labels = new Int32Array(kind.length);
-  const pieces = outlined(kind, places, labels, label(places, labels, width), height, width);
-  const whole = best(pieces, ({ area }) => area);
+  const dots = above(kind, rowsOf(height, width), [0]);
+  const area = areaOf(dots);
+  if (area < 0.12 * kind.length || 0.97 * area > 0.6 * kind.length) return null; // as below, whatever the pieces are
+  const all = labelled(dots, width);
+  const whole = best(outlined(kind, all, height, width), (piece) => piece.area);
   const share = whole.area / kind.length;
-  if (share < 0.12 || share > 0.6 || whole.area < 0.97 * places.length) return null;
+  if (share < 0.12 || share > 0.6 || whole.area < 0.97 * area) return null;
   if (Math.max(whole.top, height - whole.bottom) > FILLED_MARGIN * height) return null;
   if (Math.max(whole.left, width - whole.right) > FILLED_MARGIN * width) return null;
-  const ink = placesWhere(places, (at) => labels[at] === whole.members[0]);
-  const [down, right] = [width, 1].map((step) => runLengths(ink, height, width, step));
+  const ink = above(kind, all, Int32Array.from({ length: all.count + 1 }, (_, n) => (n === whole.members[0] ? 0 : 1)));
+  const down = runsDown(ink, height, width);
   const core = new Uint8Array(kind.length);
   const [lefts, rights] = [width, 0].map((n) => new Int32Array(height).fill(n)); // of each row
   let [border, thick] = [0, 0];
-  for (const at of ink) {
-    const [y, x] = [(at / width) | 0, at % width];
-    if (y === 0 || y === height - 1 || x === 0 || x === width - 1) border++;
-    lefts[y] = Math.min(lefts[y], x);
-    rights[y] = x + 1;
-    thick += Math.min(down[at], right[at]);
-    core[at] = 1;
+  for (let n = 0; n < ink.starts.length; n++) {
+    const [start, end] = [ink.starts[n], ink.ends[n]];
+    const y = (start / width) | 0;
+    const [left, right] = [start - y * width, end - y * width];
+    if (y === 0 || y === height - 1) border += right - left;
+    else border += Number(left === 0) + Number(right === width);
+    lefts[y] = Math.min(lefts[y], left);
+    rights[y] = right;
+    for (let at = start; at < end; at++) thick += Math.min(down[at], right - left);
+    core.fill(1, start, end);
   }
   if (border > height + width - 2) return null;
   let span = 0;
@@ -252,7 +255,8 @@ function findInk(picture) {
   const { levels, noise } = sought;
   const darker = darkerOf(levels, height, width);
   for (const sign of darker ? [1, -1] : []) {
-    const core = filling(sign > 0 ? darker : darker.map((each) => 1 - each), height, width);
+    if (sign < 0) for (let at = 0; at < darker.length; at++) darker[at] = 1 - darker[at];
+    const core = filling(darker, height, width);
     if (!core) continue;
     const others = levels.filter((_, at) => !core[at]).sort();
     const last = others.length - 1;

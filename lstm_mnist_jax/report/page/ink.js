@@ -3,6 +3,7 @@
 // A picture is {height, width, levels}. Pixels are compared in whole levels, so that both decide the same.
 
 const LEVELS = 4000;
+const NOTHING = -LEVELS - 1; // below all levels
 const INK_EDGE = 0.35;
 const SURE = 6;
 const [QUIET, LOUD] = [0.008, 0.04];
@@ -95,46 +96,40 @@ function inLevels(picture) {
   return { height, width, levels, noise, left: noise * SMOOTHED[passes] };
 }
 
+/** The larger of two levels, without a branch, which the processor would often predict wrong. */
+const larger = (one, other) => one - ((one - other) & ((one - other) >> 31));
+
 /**
- * Closes lines of levels, times `sign`, by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
- * The maximum of each window is by van Herk (1992). It changes rarely from one to the next, so that the minimum of the
- * maxima is sought among the starts of equal ones.
+ * Closes lines of levels by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
+ *
+ * By van Herk (1992), the maximum of a window that starts in one block of a line and ends in the next is the larger of
+ * the maximum up to the end of the one and from the start of the other. As the window moves, the first falls and the second
+ * rises. The minimum over the windows on a pixel is therefore the pixel's own maximum, or the least of all windows across
+ * the block's start or end.
  */
-function close(levels, sign, paper, reach, lines, stride, length, step) {
+function close(levels, paper, reach, lines, stride, length, step) {
   const window = 2 * reach + 1;
-  const lastBlock = length - 1 - ((length - 1) % window);
-  const [line, forward, backward] = [0, 1, 2].map(() => new Int16Array(length)); // the largest in a block, up to and from
-  const [starts, values, queue] = [0, 1, 2].map(() => new Int32Array(length + window));
+  const padded = Math.ceil(length / window) * window;
+  const [line, before, after] = [0, 1, 2].map(() => new Int16Array(padded).fill(NOTHING)); // before: from the block's start
   for (let number = 0; number < lines; number++) {
-    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = sign * levels[at];
+    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = levels[at];
+    for (let from = 0; from < padded; from += window) {
+      let [most, mostAfter] = [NOTHING, NOTHING];
+      for (let n = from, back = from + window - 1; back >= from; n++, back--) {
+        before[n] = most = larger(most, line[n]);
+        after[back] = mostAfter = larger(mostAfter, line[back]);
+      }
+    }
+    let [atStart, at] = [NOTHING, number * stride];
     for (let from = 0; from < length; from += window) {
-      const to = Math.min(length, from + window);
-      let most = line[from];
-      for (let n = from; n < to; n++) forward[n] = most = most > line[n] ? most : line[n];
-      most = line[to - 1];
-      for (let n = to - 1; n >= from; n--) backward[n] = most = most > line[n] ? most : line[n];
-    }
-    let [count, value] = [0, LEVELS + 1];
-    for (let start = 1 - window, end = 0; start < length; start++, end++) {
-      let most = forward[end < length ? end : length - 1];
-      if (start >= 0 && (end < length || start < lastBlock)) most = Math.max(most, backward[start]);
-      else if (start >= 0) most = backward[start];
-      if (most !== value) {
-        starts[count] = start;
-        values[count++] = value = most;
+      const to = Math.min(from + window, length);
+      let atEnd = to < length ? LEVELS : NOTHING;
+      if (to < length) for (let n = from; n < to; n++) atEnd = Math.min(atEnd, Math.max(after[n], before[n + window - 1]));
+      for (let n = from; n < to; n++, at += step) {
+        const closed = Math.min(Math.max(atStart, before[n]), Math.max(atEnd, after[n]));
+        paper[at] = larger(paper[at], closed);
       }
-    }
-    starts[count] = length;
-    let [head, tail, next] = [0, 0, 0]; // a queue of starts whose values rise
-    for (let n = 0, at = number * stride; n < length; ) {
-      for (; next < count && starts[next] <= n; queue[tail++] = next++) {
-        while (tail > head && values[queue[tail - 1]] >= values[next]) tail--;
-      }
-      while (starts[queue[head] + 1] + window <= n + 1) head++;
-      const least = values[queue[head]];
-      for (const end = Math.min(starts[next], starts[queue[head] + 1] + window - 1, length); n < end; n++, at += step) {
-        if (paper[at] < least) paper[at] = least;
-      }
+      atStart = atEnd;
     }
   }
 }
@@ -143,100 +138,94 @@ function close(levels, sign, paper, reach, lines, stride, length, step) {
 function depthsOf({ height, width, levels }, sign) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
   const paper = new Int16Array(levels.length).fill(-LEVELS);
-  close(levels, sign, paper, reach, height, width, width, 1);
-  close(levels, sign, paper, reach, width, 1, height, width);
-  const depth = new Int16Array(levels.length);
-  const counts = new Uint32Array(LEVELS + 1);
-  for (let at = 0; at < depth.length; at++) counts[(depth[at] = paper[at] - sign * levels[at])]++;
+  const depth = new Int16Array(levels.length); // first, the levels
+  for (let at = 0; at < depth.length; at++) depth[at] = sign * levels[at];
+  close(depth, paper, reach, height, width, width, 1);
+  close(depth, paper, reach, width, 1, height, width);
+  const counts = new Int32Array(2 * LEVELS + 2); // two of each: a processor waits where it counts the same one again
+  for (let at = 0; at < depth.length; at++) counts[2 * (depth[at] = paper[at] - depth[at]) + (at & 1)]++;
   const typical = medianOf(counts, depth.length);
   for (let at = 0; at < depth.length; at++) {
     paper[at] -= typical;
-    depth[at] = depth[at] > typical ? depth[at] - typical : 0;
+    depth[at] = Math.max(0, depth[at] - typical);
   }
   return { depth, paper };
 }
 
-/** The median of whole numbers that are counted, rounded down between two middle ones, as int(numpy.median()). */
+/** The median of numbers of which there are two counts, rounded down between two middle ones, as int(numpy.median()). */
 function medianOf(counts, count) {
   const at = (rank) => {
     let left = rank;
-    for (let value = 0; ; value++) if ((left -= counts[value]) < 0) return value;
+    for (let value = 0; ; value++) if ((left -= counts[2 * value] + counts[2 * value + 1]) < 0) return value;
   };
   return Math.floor((at((count - 1) >> 1) + at(count >> 1)) / 2);
 }
 
-// Below, ink is a list of its pixels' places, row after row, each y * width + x: it is a small part of a picture.
+// Below, ink is its runs along the rows, one after another: {starts, ends, numbers, count}. A place is y * width + x; a run
+// goes from its start up to its end, which is not in it; its number is that of the piece it is in, of 1 to count.
 
-/** The places of what is above a level. */
-function placesAbove(levels, least) {
-  let count = 0;
-  for (let at = 0; at < levels.length; at++) if (levels[at] > least) count++;
-  const found = new Int32Array(count);
-  for (let at = 0, n = 0; n < count; at++) if (levels[at] > least) found[n++] = at;
-  return found;
+/** All pixels of a picture as runs, whose number is 0. */
+function rowsOf(height, width) {
+  const [starts, ends, numbers] = [[], [], []];
+  for (let start = 0; start < height * width; start += width) {
+    starts.push(start);
+    ends.push(start + width);
+    numbers.push(0);
+  }
+  return { starts, ends, numbers, count: 0 };
 }
 
-/** The places for which a test holds. */
-function placesWhere(places, test) {
-  const found = new Int32Array(places.length);
-  let count = 0;
-  for (let n = 0; n < places.length; n++) if (test(places[n])) found[count++] = places[n];
-  return found.subarray(0, count);
-}
-
-/**
- * Numbers the connected pieces of ink, diagonals included, in the order of their first pixels: into `labels`, which are
- * 0 before. How many they are is returned.
- */
-function label(places, labels, width) {
-  const parents = new Int32Array(places.length + 1); // of numbers that turned out to be of one piece, the smaller ones
-  const rootOf = (number) => {
-    let root = number;
-    while (parents[root] !== root) root = parents[root] = parents[parents[root]];
-    return root;
-  };
-  let made = 0;
-  for (const at of places) {
-    const x = at % width;
-    const above = at >= width ? labels[at - width] : 0;
-    let number = above;
-    if (!above) {
-      const before = (x && ((at >= width && labels[at - width - 1]) || labels[at - 1])) || 0;
-      const after = (at >= width && x < width - 1 && labels[at - width + 1]) || 0;
-      number = before || after;
-      if (before && after && before !== after) {
-        const [one, other] = [rootOf(before), rootOf(after)];
-        if (one < other) parents[other] = one;
-        else parents[one] = other;
-      }
+/** The runs of the pixels in ink whose level is above the limit for the number of their run. */
+function above(levels, ink, limits) {
+  const [starts, ends, numbers] = [[], [], []];
+  for (let n = 0; n < ink.starts.length; n++) {
+    const [end, number] = [ink.ends[n], ink.numbers[n]];
+    const limit = limits[number];
+    for (let at = ink.starts[n]; at < end; at++) {
+      if (levels[at] <= limit) continue;
+      starts.push(at);
+      for (at++; at < end && levels[at] > limit; ) at++;
+      ends.push(at);
+      numbers.push(number);
     }
-    if (!number) parents[++made] = number = made;
-    labels[at] = number;
   }
-  let count = 0;
-  for (let number = 1; number <= made; number++) {
-    parents[number] = parents[number] === number ? ++count : parents[parents[number]];
-  }
-  for (const at of places) labels[at] = parents[labels[at]];
-  return count;
+  return { starts, ends, numbers, count: ink.count };
 }
 
-/** The length of the run of ink at each of its pixels, along rows (step 1) or columns (step = width). */
-function runLengths(places, height, width, step) {
+const areaOf = ({ starts, ends }) => starts.reduce((area, start, n) => area + ends[n] - start, 0);
+
+/** Numbers the connected pieces of ink, diagonals included, in the order of their first pixels. */
+function labelled({ starts, ends }, width) {
+  const numbers = [];
+  const parents = new Int32Array(starts.length); // of runs that turned out to be of one piece, the earlier ones
+  for (let n = 0, above = 0, rowEnd = 0; n < starts.length; n++) {
+    while (starts[n] >= rowEnd) rowEnd += width;
+    const from = starts[n] > rowEnd - width ? starts[n] - 1 : starts[n];
+    const to = ends[n] < rowEnd ? ends[n] + 1 : rowEnd;
+    let root = (parents[n] = n);
+    while (ends[above] + width <= from) above++;
+    for (let other = above; starts[other] + width < to; other++) {
+      let otherRoot = other;
+      while (parents[otherRoot] !== otherRoot) otherRoot = parents[otherRoot] = parents[parents[otherRoot]];
+      if (otherRoot < root) root = parents[root] = otherRoot;
+      else parents[otherRoot] = root;
+    }
+  }
+  let count = 0;
+  for (let n = 0; n < starts.length; n++) numbers.push(parents[n] === n ? ++count : numbers[parents[n]]);
+  return { starts, ends, numbers, count };
+}
+
+/** The length of the run of ink down the columns at each of its pixels. */
+function runsDown({ starts, ends }, height, width) {
   const runs = new Int16Array(height * width);
-  if (step === 1) {
-    for (let n = 0, end = 0; n < places.length; n = end) {
-      const rowEnd = (((places[n] / width) | 0) + 1) * width;
-      for (end = n + 1; end < places.length && places[end] === places[end - 1] + 1 && places[end] < rowEnd; ) end++;
-      runs.fill(end - n, places[n], places[n] + end - n);
-    }
-    return runs;
+  for (let n = 0; n < starts.length; n++) {
+    for (let at = starts[n]; at < ends[n]; at++) runs[at] = at < width ? 1 : runs[at - width] + 1;
   }
-  for (const at of places) runs[at] = (at >= width ? runs[at - width] : 0) + 1;
-  for (let n = places.length - 1; n >= 0; n--) {
-    const at = places[n];
-    const below = at + width < runs.length ? runs[at + width] : 0;
-    if (below) runs[at] = below;
+  const lastRow = runs.length - width;
+  for (let n = starts.length - 1; n >= 0; n--) {
+    if (starts[n] >= lastRow) continue;
+    for (let at = starts[n]; at < ends[n]; at++) if (runs[at + width]) runs[at] = runs[at + width];
   }
   return runs;
 }
@@ -248,50 +237,82 @@ function bitsIn(word) {
   return (((fours + (fours >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
 }
 
-/** The columns of a picture by how far a line of a slope rises there: words of 32 columns, their bits, rows up. */
+/** The columns of a picture by how far a line of a slope rises there: of each, a word of 32 columns, its bits, rows up. */
 function shiftsOf(slope, length) {
   const half = Math.floor(length / 2);
-  const [words, bits, shifts] = [0, 1, 2].map(() => new Int32Array(length));
+  const columns = new Int32Array(3 * length);
   let [count, before] = [0, null];
   for (let n = 0; n < length; n++) {
     const shift = Math.floor(0.5 - slope * (n - half)) + half;
     if (n % 32 === 0 || shift !== before) {
-      words[count] = n >> 5;
-      shifts[count++] = shift;
+      columns[count] = n >> 5;
+      columns[count + 2] = shift;
+      count += 3;
     }
-    bits[count - 1] |= 1 << (n % 32);
+    columns[count - 2] |= 1 << (n % 32);
     before = shift;
   }
-  return { words, bits, shifts, count };
+  return columns.subarray(0, count);
 }
 
-/** The columns where a line of `shiftsOf` covers bits of ink; with `found`, their words as well. */
-function coveredBy(ink, start, { words, bits, shifts, count }, wide, first, last, found = null) {
-  let covered = 0;
-  for (let n = 0; n < count; n++) {
-    const row = Math.max(first, Math.min(last, start - shifts[n]));
-    const word = ink[(row - first) * wide + words[n]] & bits[n];
-    covered += bitsIn(word);
-    if (found) found[n] = word;
+/** Whether a line of `shiftsOf` covers bits of ink in all columns but `most`. */
+function isCovered(ink, start, columns, wide, first, last, most) {
+  for (let n = 0, missed = 0; n < columns.length; n += 3) {
+    const row = Math.max(first, Math.min(last, start - columns[n + 2]));
+    missed += bitsIn(columns[n + 1] & ~ink[(row - first) * wide + columns[n]]);
+    if (missed > most) return false;
   }
-  return covered;
+  return true;
 }
 
 /**
- * Marks in `isLine` the straight thin lines of ink across most of the picture, along its rows, or its columns where it
- * is `turned`: true if there are any. `runs` is the length of the run of ink across a line at each pixel.
+ * A bit for each pixel of ink, in `wide` words a row, `band` empty rows around it. The rows are the picture's columns where
+ * it is `turned`.
  */
-function markLines(isLine, places, runs, thickness, height, width, turned) {
+function bitsOf({ starts, ends }, height, width, turned, wide, band) {
+  const bits = new Int32Array(((turned ? width : height) + 2 * band) * wide);
+  for (let n = 0; n < starts.length; n++) {
+    const y = (starts[n] / width) | 0;
+    const [x, last] = [starts[n] - y * width, ends[n] - 1 - y * width];
+    if (turned) for (let row = x; row <= last; row++) bits[(band + row) * wide + (y >> 5)] |= 1 << y;
+    else {
+      for (let word = x >> 5; word <= last >> 5; word++) {
+        const [from, to] = [Math.max(x, 32 * word), Math.min(last, 32 * word + 31)];
+        bits[(band + y) * wide + word] |= (-1 << from) & (-1 >>> (31 - to));
+      }
+    }
+  }
+  return bits;
+}
+
+/** The bits that are in columns of fewer than `band` ones. */
+function thinOf(bits, wide, band) {
+  const thin = bits.slice();
+  for (let at = 0; at + (band - 1) * wide < bits.length; at++) {
+    let all = bits[at];
+    for (let n = 1; n < band && all; n++) all &= bits[at + n * wide];
+    for (let n = 0; n < band && all; n++) thin[at + n * wide] &= ~all;
+  }
+  return thin;
+}
+
+/**
+ * Takes the straight thin lines of ink across most of the picture, along its rows, or its columns where it is `turned`,
+ * out of `isKept`: whether there are any.
+ */
+function takeLines(isKept, ink, weak, thickness, height, width, turned) {
   const [length, across] = turned ? [height, width] : [width, height];
   const wide = Math.ceil(length / 32);
   const band = thickness + 1;
   // A bit for each pixel: thin ink, from `band` rows above the picture to as many below it; and such in so many rows.
-  const [isThin, isBand] = [0, 1].map(() => new Int32Array((across + 2 * band) * wide));
-  for (const at of places) {
-    if (runs[at] > thickness) continue;
-    const [n, row] = turned ? [(at / width) | 0, at % width] : [at % width, (at / width) | 0];
-    isThin[(band + row) * wide + (n >> 5)] |= 1 << (n % 32);
+  const isThin = thinOf(bitsOf(weak, height, width, turned, wide, band), wide, band);
+  if (weak !== ink) {
+    const isStrong = bitsOf(ink, height, width, turned, wide, band);
+    const isThinAlone = thinOf(isStrong, wide, band);
+    for (let at = 0; at < isThin.length; at++) isThin[at] = (isThin[at] & ~isStrong[at]) | isThinAlone[at];
   }
+  const isBand = new Int32Array(isThin.length);
+  const least = Math.ceil(LINE * length);
   // A line of any slope is within a window of rows, where most columns have thin ink.
   const tall = Math.ceil((STEEPEST / 100) * length) + thickness + 3;
   const step = Math.max(1, tall >> 1);
@@ -304,7 +325,7 @@ function markLines(isLine, places, runs, thickness, height, width, turned) {
       for (let row = top; row < bottom; row++) bits |= isThin[(band + row) * wide + word];
       covered += bitsIn(bits);
     }
-    if (covered < LINE * length) continue;
+    if (covered < least) continue;
     first = Math.min(first, top);
     last = bottom;
   }
@@ -312,67 +333,72 @@ function markLines(isLine, places, runs, thickness, height, width, turned) {
   for (let at = 0; at < (across + band) * wide; at++) {
     for (let row = 0; row < band; row++) isBand[at] |= isThin[at + row * wide];
   }
-  const found = new Int32Array(length);
+  const isLine = new Int32Array(isThin.length);
   let isFound = false;
   for (let slope = -STEEPEST; slope <= STEEPEST; slope++) {
     const columns = shiftsOf(slope / 100, length);
-    const { words, shifts } = columns;
-    const [least, most] = [shifts[0], shifts[columns.count - 1]].sort((a, b) => a - b);
+    const [lowest, highest] = [columns[2], columns[columns.length - 1]].sort((a, b) => a - b);
     for (const offset of [0, (thickness >> 1) + 1]) { // in bands that overlap
-      const end = Math.floor((last - 1 + most + offset) / band);
-      for (let number = Math.floor((first + least + offset) / band); number <= end; number++) {
+      const end = Math.floor((last - 1 + highest + offset) / band);
+      for (let number = Math.floor((first + lowest + offset) / band); number <= end; number++) {
         const start = number * band - offset;
-        if (coveredBy(isBand, start, columns, wide, -band, across) < LINE * length) continue;
+        if (!isCovered(isBand, start, columns, wide, -band, across, length - least)) continue;
         for (let row = start; row < start + band; row++) {
-          if (coveredBy(isThin, row, columns, wide, -band, across, found) < DENSE * length) continue;
+          if (!isCovered(isThin, row, columns, wide, -band, across, length - Math.ceil(DENSE * length))) continue;
           isFound = true;
-          for (let n = 0; n < columns.count; n++) {
-            for (let bit = 0; bit < 32; bit++) {
-              if (!((found[n] >>> bit) & 1)) continue;
-              const [along, other] = [32 * words[n] + bit, row - shifts[n]];
-              isLine[turned ? along * width + other : other * width + along] = 1;
-            }
+          for (let n = 0; n < columns.length; n += 3) {
+            const at = (Math.max(-band, Math.min(across, row - columns[n + 2])) + band) * wide + columns[n];
+            isLine[at] |= isThin[at] & columns[n + 1];
           }
         }
       }
     }
   }
+  for (let at = 0; at < isLine.length; at++) {
+    for (let left = isLine[at]; left; left &= left - 1) {
+      const [along, other] = [32 * (at % wide) + 31 - Math.clz32(left & -left), ((at / wide) | 0) - band];
+      isKept[turned ? along * width + other : other * width + along] = 0;
+    }
+  }
   return isFound;
 }
 
-/**
- * Ink without straight thin lines of `weak` ink across most of the picture; the same list if nothing else is there, or no
- * line.
- */
-function withoutLines(places, weak, height, width) {
+/** Ink without straight thin lines of `weak` ink across most of the picture; the same if nothing else is there, or no line. */
+function withoutLines(ink, weak, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
-  const isLine = new Uint8Array(height * width);
-  let isFound = false;
-  for (const turned of [false, true]) {
-    const [runs, strong] = [weak, places].map((ink) => runLengths(ink, height, width, turned ? 1 : width));
-    for (const at of places) runs[at] = strong[at];
-    isFound = markLines(isLine, weak, runs, thickness, height, width, turned) || isFound;
-  }
-  if (!isFound) return places;
-  const kept = placesWhere(places, (at) => !isLine[at]);
-  return kept.length < places.length && kept.length > 0.02 * places.length ? kept : places;
+  const isKept = new Int16Array(height * width).fill(1);
+  const found = [false, true].filter((turned) => takeLines(isKept, ink, weak, thickness, height, width, turned));
+  if (!found.length) return ink;
+  const kept = above(isKept, ink, new Int32Array(ink.count + 1));
+  const [before, after] = [ink, kept].map(areaOf);
+  return after < before && after > 0.02 * before ? kept : ink;
 }
 
-/** The connected pieces of ink: their boxes, darkest pixels and areas, which is enough to find frames. */
-function outlined(depth, places, labels, count, height, width) {
-  const filledWith = (n) => new Int32Array(count + 1).fill(n);
-  const [left, right, top, bottom, peak, area] = [width, 0, height, 0, 0, 0].map(filledWith);
-  for (const at of places) {
-    const number = labels[at];
-    const x = at % width;
-    const y = (at / width) | 0;
-    if (x < left[number]) left[number] = x;
-    if (x >= right[number]) right[number] = x + 1;
-    if (y < top[number]) top[number] = y;
-    bottom[number] = y + 1;
-    if (depth[at] > peak[number]) peak[number] = depth[at];
-    area[number]++;
+/** The darkest pixel of each piece of ink, by its number. */
+function peaksOf(depth, { starts, ends, numbers, count }) {
+  const peaks = new Int32Array(count + 1);
+  for (let n = 0; n < starts.length; n++) {
+    let peak = peaks[numbers[n]];
+    for (let at = starts[n]; at < ends[n]; at++) if (depth[at] > peak) peak = depth[at];
+    peaks[numbers[n]] = peak;
   }
+  return peaks;
+}
+
+/** The pieces of ink: their boxes, darkest pixels and areas, which is enough to find frames. */
+function outlined(depth, ink, height, width) {
+  const { starts, ends, numbers, count } = ink;
+  const [left, right, top, bottom, area] = [width, 0, height, 0, 0].map((n) => new Int32Array(count + 1).fill(n));
+  for (let n = 0; n < starts.length; n++) {
+    const number = numbers[n];
+    const y = (starts[n] / width) | 0;
+    left[number] = Math.min(left[number], starts[n] - y * width);
+    right[number] = Math.max(right[number], ends[n] - y * width);
+    top[number] = Math.min(top[number], y);
+    bottom[number] = y + 1;
+    area[number] += ends[n] - starts[n];
+  }
+  const peak = peaksOf(depth, ink);
   const pieces = [];
   for (let n = 1; n <= count; n++) {
     const cut = top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width;
@@ -384,8 +410,11 @@ function outlined(depth, places, labels, count, height, width) {
   return pieces;
 }
 
-/** A number of each piece: one for those that nearly touch, where squares around their pixels do, of 2 * reach + 1. */
-function nearOnes(places, labels, count, height, width, reach) {
+const longestSizeOf = (pieces) => pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
+
+/** Gives pieces that nearly touch one number, `near`: where squares around their pixels do, of 2 * reach + 1. */
+function findNear(pieces, { starts, ends, numbers, count }, width) {
+  const reach = Math.round(NEAR * longestSizeOf(pieces));
   const gap = 2 * reach + 1;
   const groups = Int32Array.from({ length: count + 1 }, (_, n) => n);
   const groupOf = (number) => {
@@ -396,69 +425,64 @@ function nearOnes(places, labels, count, height, width, reach) {
   const unite = (one, other) => {
     if (groups[one] !== groups[other]) groups[groupOf(one)] = groupOf(other);
   };
-  const firsts = new Int32Array(height + 1); // of the runs in each row
-  const [starts, ends] = [0, 1].map(() => new Int32Array(places.length));
-  let runs = 0;
-  for (let n = 0, y = 0; y < height; y++) {
-    firsts[y] = runs;
-    for (const end = (y + 1) * width; n < places.length && places[n] < end; n++) {
-      if (runs > firsts[y] && places[n] === ends[runs - 1] + 1) ends[runs - 1]++;
-      else starts[runs] = ends[runs++] = places[n];
-    }
-  }
-  firsts[height] = runs;
-  for (let y = 0; y < height; y++) {
-    for (let row = Math.max(0, y - gap); row <= y; row++) {
-      const down = (y - row) * width;
-      let from = firsts[row];
-      for (let n = firsts[y]; n < firsts[y + 1]; n++) {
-        while (from < firsts[row + 1] && ends[from] + down < starts[n] - gap) from++;
-        for (let other = from; other < firsts[row + 1] && starts[other] + down <= ends[n] + gap; other++) {
-          unite(labels[starts[n]], labels[starts[other]]);
-        }
+  // The latest pixel of ink in each column: its row and piece. Those that are near each other are united already.
+  const [rows, latest] = [-gap - 1, 0].map((n) => new Int32Array(width).fill(n));
+  for (let n = 0; n < starts.length; ) {
+    const y = (starts[n] / width) | 0;
+    for (; n < starts.length && starts[n] < (y + 1) * width; n++) {
+      for (let x = starts[n] - y * width, end = ends[n] - y * width; x < end; x++) {
+        if (latest[x] !== numbers[n] && rows[x] >= y - gap) unite(latest[x], numbers[n]);
+        rows[x] = y;
+        latest[x] = numbers[n];
       }
     }
+    for (let x = 0, before = -gap - 1; x < width; x++) {
+      if (rows[x] < y - gap) continue;
+      if (x - before <= gap && latest[x] !== latest[before]) unite(latest[x], latest[before]);
+      before = x;
+    }
   }
-  return groups.map((_, number) => groupOf(number));
+  for (const piece of pieces) piece.near = groupOf(piece.members[0]);
 }
 
-/** The pieces of `outlined` with what their pixels show. */
-function described(pieces, depth, levels, places, labels, height, width) {
-  const count = pieces.length;
-  const [down, right] = [width, 1].map((step) => runLengths(places, height, width, step));
-  const longest = pieces.reduce((most, piece) => Math.max(most, sizeOf(piece)), 0);
-  const near = nearOnes(places, labels, count, height, width, Math.round(NEAR * longest));
+/** What the pixels of the pieces of `outlined` show; `labels` becomes the number of the piece at each pixel. */
+function described(pieces, depth, levels, ink, labels, height, width) {
+  const { starts, ends, numbers, count } = ink;
+  const down = runsDown(ink, height, width);
   const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
     new Int32Array(count + 1).fill(n),
   );
-  const distance = Math.max(3, Math.round(BEYOND * longest));
-  const check = (at, there) => {
-    const number = labels[at];
-    if (labels[there] === number) return;
-    outline[number]++;
-    if (Math.abs(levels[at] - levels[there]) >= 0.4 * depth[at]) changes[number]++;
+  const distance = Math.max(3, Math.round(BEYOND * longestSizeOf(pieces)));
+  const compare = (number, start, end, step) => { // with the picture so many places on
+    for (let at = start; at < end; at++) {
+      if (labels[at + step] === number) continue;
+      outline[number]++;
+      if (Math.abs(levels[at] - levels[at + step]) >= 0.4 * depth[at]) changes[number]++;
+    }
   };
-  for (const at of places) {
-    const number = labels[at];
-    const x = at % width;
-    const y = (at / width) | 0;
-    thick[number] += Math.min(down[at], right[at]);
+  labels.fill(0);
+  for (let n = 0; n < starts.length; n++) for (let at = starts[n]; at < ends[n]; at++) labels[at] = numbers[n];
+  for (let n = 0; n < starts.length; n++) {
+    const [number, start, end] = [numbers[n], starts[n], ends[n]];
+    const y = (start / width) | 0;
     if (rowOf[number] !== y) {
       rowOf[number] = y;
-      rowLeft[number] = x;
+      rowLeft[number] = start;
     } else span[number] -= last[number];
-    last[number] = x - rowLeft[number] + 1;
+    last[number] = end - rowLeft[number];
     span[number] += last[number];
-    if (y >= distance) check(at, at - distance * width);
-    if (y + distance < height) check(at, at + distance * width);
-    if (x >= distance) check(at, at - distance);
-    if (x + distance < width) check(at, at + distance);
+    let sum = 0;
+    for (let at = start; at < end; at++) sum += Math.min(down[at], end - start);
+    thick[number] += sum;
+    if (y >= distance) compare(number, start, end, -distance * width);
+    if (y + distance < height) compare(number, start, end, distance * width);
+    compare(number, Math.max(start, y * width + distance), end, -distance);
+    compare(number, start, Math.min(end, (y + 1) * width - distance), distance);
   }
   for (const [n, piece] of pieces.entries()) {
     piece.span = span[n + 1];
     piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
     piece.thick = thick[n + 1] / piece.area;
-    piece.near = near[n + 1];
   }
 }
 
@@ -494,42 +518,38 @@ function piecesOf(picture, sign) {
   const { height, width, levels, left } = picture;
   const { depth, paper } = depthsOf(picture, sign);
   const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * left));
-  const places = placesAbove(depth, Math.floor(least / 2));
+  const all = labelled(above(depth, rowsOf(height, width), [Math.floor(least / 2)]), width);
+  const peaks = peaksOf(depth, all);
+  const [weak, strong] = [LINE_EDGE, INK_EDGE].map((edge) => {
+    const limits = Int32Array.from(peaks, (peak) => (peak < least ? 2 * LEVELS : edge * peak)); // above which nothing is
+    return above(depth, all, limits);
+  });
   const labels = new Int32Array(depth.length);
-  let count = label(places, labels, width);
-  const peaks = new Int32Array(count + 1);
-  for (const at of places) if (depth[at] > peaks[labels[at]]) peaks[labels[at]] = depth[at];
-  const relabel = (wanted, all) => {
-    for (const at of all) labels[at] = 0;
-    count = label(wanted, labels, width);
+  let ink, pieces;
+  const take = (found) => {
+    ink = labelled(found, width);
+    pieces = outlined(depth, ink, height, width);
   };
-  for (let n = 0; n < peaks.length; n++) if (peaks[n] < least) peaks[n] = 2 * LEVELS / LINE_EDGE; // above which nothing is
-  const above = (edge, among) => placesWhere(among, (at) => depth[at] > edge * peaks[labels[at]]);
-  const weak = above(LINE_EDGE, places);
-  const strong = above(INK_EDGE, weak);
-  relabel(strong, places);
-  let pieces = outlined(depth, strong, labels, count, height, width);
+  take(strong);
   const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
   const frames = whole.filter((piece) => isFrame(piece, whole));
-  const isOut = new Uint8Array(count + 1);
-  for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 1;
-  const unframed = frames.length ? placesWhere(strong, (at) => !isOut[labels[at]]) : strong;
+  const isOut = new Int32Array(ink.count + 1);
+  for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 2 * LEVELS;
+  const unframed = frames.length ? above(depth, ink, isOut) : ink;
   const kept = withoutLines(unframed, frames.length ? unframed : weak, height, width);
-  if (kept !== strong) {
-    relabel(kept, strong);
-    pieces = outlined(depth, kept, labels, count, height, width);
-  }
-  described(pieces, depth, levels, kept, labels, height, width);
-  const areas = new Int32Array(count + 1);
-  const isDark = (at) => depth[at] > DARK_EDGE * pieces[labels[at] - 1].peak;
-  for (const at of kept) if (isDark(at)) areas[labels[at]]++;
+  if (kept !== ink) take(kept);
+  described(pieces, depth, levels, ink, labels, height, width);
+  const limits = Int32Array.from([0, ...pieces], (piece) => piece && DARK_EDGE * piece.peak);
+  const dark = above(depth, ink, limits);
+  const areas = new Int32Array(ink.count + 1);
+  for (let n = 0; n < dark.starts.length; n++) areas[dark.numbers[n]] += dark.ends[n] - dark.starts[n];
   const mayBeShaded = (piece) => sizeOf(piece) >= 3 && piece.peak >= 2 * least;
-  const shaded = pieces.map((piece, n) => mayBeShaded(piece) && isShaded(piece, areas[n + 1] / piece.area));
-  if (shaded.includes(true)) {
-    const lit = placesWhere(kept, (at) => !shaded[labels[at] - 1] || isDark(at));
-    relabel(lit, kept);
-    pieces = outlined(depth, lit, labels, count, height, width);
-    described(pieces, depth, levels, lit, labels, height, width);
+  const isLit = pieces.map((piece, n) => !mayBeShaded(piece) || !isShaded(piece, areas[n + 1] / piece.area));
+  if (isLit.includes(false)) {
+    for (const [n, isAll] of isLit.entries()) if (isAll) limits[n + 1] = 0;
+    take(above(depth, ink, limits));
+    described(pieces, depth, levels, ink, labels, height, width);
   }
+  findNear(pieces, ink, width);
   return { pieces, labels, paper };
 }

@@ -63,8 +63,9 @@ function reduced(picture, most) {
     for (let x = 0; x < width; at++) {
       const end = Math.min(width, x + side);
       const among = end - x;
-      for (; x < end; x++) found[at] += Math.fround(sums[x] / count);
-      found[at] /= among;
+      let sum = 0;
+      for (; x < end; x++) sum = Math.fround(sum + Math.fround(sums[x] / count));
+      found[at] = sum / among;
     }
   }
   return { height: tall, width: wide, levels: found };
@@ -120,29 +121,31 @@ function normalOf({ height, width, levels }, tall, wide, side) {
 
 /** The level of the ink: that which a quarter of the pixels of its strokes reaches. */
 function levelOf({ levels, core }) {
-  const inside = levels.filter((_, at) => core[at]);
-  return ranked(inside, Math.floor((3 * (inside.length - 1)) / 4));
+  const inside = new Float64Array(core.length);
+  let count = 0;
+  for (let at = 0; at < core.length; at++) if (core[at]) inside[count++] = levels[at];
+  return ranked(inside.subarray(0, count), Math.floor((3 * (count - 1)) / 4));
 }
 
-/** The largest level within `offsets` [dy, dx] of each pixel. */
-function dilatedBy({ height, width, levels }, offsets) {
+/** The largest level within a radius of each pixel: of rows that are that of the largest within ever more columns. */
+function dilatedBy({ height, width, levels }, radius) {
   const found = new Float64Array(height * width);
-  for (const [dy, dx] of offsets) {
-    for (let y = Math.max(0, -dy); y < Math.min(height, height - dy); y++) {
-      for (let x = Math.max(0, -dx); x < Math.min(width, width - dx); x++) {
-        const at = y * width + x;
-        found[at] = Math.max(found[at], levels[at + dy * width + dx]);
-      }
+  const reach = Math.floor(radius);
+  for (let across = 0, row = levels; across <= reach; across++) {
+    for (let dy = -reach; dy <= reach; dy++) {
+      if (Math.hypot(dy, across) > radius || Math.hypot(dy, across + 1) <= radius) continue;
+      const step = dy * width;
+      const end = Math.min(found.length, found.length - step);
+      for (let at = Math.max(0, -step); at < end; at++) if (row[at + step] > found[at]) found[at] = row[at + step];
     }
+    const wider = row.slice();
+    for (let at = 0, x = 0; at < row.length; at++, x = x < width - 1 ? x + 1 : 0) {
+      if (x && row[at - 1] > wider[at]) wider[at] = row[at - 1];
+      if (x < width - 1 && row[at + 1] > wider[at]) wider[at] = row[at + 1];
+    }
+    row = wider;
   }
   return { height, width, levels: found };
-}
-
-/** The pixels [dy, dx] within a radius. */
-function disc(radius) {
-  const reach = Math.floor(radius);
-  const steps = Array.from({ length: 2 * reach + 1 }, (_, n) => n - reach);
-  return steps.flatMap((dy) => steps.filter((dx) => Math.hypot(dy, dx) <= radius).map((dx) => [dy, dx]));
 }
 
 /** Strokes of a thin pen, as thick as those of MNIST; null if they are that thick. */
@@ -153,14 +156,17 @@ function thickened(strokes, side) {
   const peak = peakOf(scaled.levels);
   const isInk = new Uint8Array(scaled.levels.length);
   for (let at = 0; at < isInk.length; at++) isInk[at] = scaled.levels[at] > 0.4 * peak ? 1 : 0;
-  const around = disc(1.5).map(([dy, dx]) => dy * scaled.width + dx);
+  const around = [-1, 0, 1].flatMap((dy) => [-1, 0, 1].map((dx) => dy * scaled.width + dx));
   let [all, inner] = [0, 0]; // pixels of ink, and those with ink around them
   for (let y = 0, at = 0; y < scaled.height; y++) {
     for (let x = 0; x < scaled.width; x++, at++) {
       if (!isInk[at]) continue;
       all++;
       const isInside = y > 0 && y < scaled.height - 1 && x > 0 && x < scaled.width - 1;
-      if (isInside && around.every((step) => isInk[at + step])) inner++;
+      if (!isInside) continue;
+      let here = 0;
+      for (const step of around) here += isInk[at + step];
+      if (here === around.length) inner++;
     }
   }
   const width = 2 / Math.max(1 - inner / Math.max(all, 1), 0.01);
@@ -172,7 +178,7 @@ function thickened(strokes, side) {
     const row = scaled.levels.subarray(y * scaled.width, (y + 1) * scaled.width);
     padded.levels.set(row, (y + missing) * padded.width + missing);
   }
-  return dilatedBy(padded, disc(missing + 0.3));
+  return dilatedBy(padded, missing + 0.3);
 }
 
 /** The sum of squared weights of the middle pixel of a resized line, by which noise shrinks. */
