@@ -309,7 +309,7 @@ def _marks(pieces: list[Component], digits: list[Component]) -> list[list[tuple[
     members = {number for digit in digits for number in digit.members}
     least = max(3, MARK * min((digit.size for digit in digits), default=0))
     for piece in pieces:
-        if piece.size >= least and members.isdisjoint(piece.members):
+        if piece.size >= least and not piece.cut and members.isdisjoint(piece.members):
             gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := _gap_to_mark(piece, digit)) is not None]
             if gaps and not any(_lies_within(piece, digit) for digit in digits):  # a crumb of its strokes
                 marks[min(gaps)[1]].append((piece.top, piece.bottom, piece.left, piece.right))
