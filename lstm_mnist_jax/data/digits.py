@@ -88,7 +88,7 @@ LEAST_SIZE = 8
 SLENDER = 4.0
 """A slash or a bracket is so many times as long as it is wide,"""
 
-BELOW = 0.1
+BELOW = 0.08
 """and reaches below the digits beside it by this fraction of their heights."""
 
 SMALLER = 0.55
@@ -341,17 +341,21 @@ def _is_sign(digit: Component, digits: list[Component], pieces: list[Component])
         return True
     if _is_steep_line(digit):
         return True
-    long, wide, is_flat = _straightness(digit)
-    if not is_flat and long >= SLENDER * wide:
-        return bool(beside) and all(
+    if _is_slender(digit):
+        wide = [other for other in beside if not _is_slender(other)]
+        return bool(wide) and all(
             digit.bottom >= other.bottom + BELOW * _height(other) and digit.top <= other.top + BELOW * _height(other)
-            for other in beside
+            for other in wide
         )
     parts = [pieces[number - 1] for number in digit.members]
     stroke = max(parts, key=lambda part: part.size)
-    long, wide, is_flat = _straightness(stroke)
     sides = [_side(part, stroke) for part in parts if part.size >= 0.15 * digit.size]
-    return not is_flat and long >= SLENDER * wide and stroke.size >= 0.8 * digit.size and {1, -1} <= set(sides)
+    return _is_slender(stroke) and stroke.size >= 0.8 * digit.size and {1, -1} <= set(sides)
+
+
+def _is_slender(piece: Component) -> bool:
+    long, wide, is_flat = _straightness(piece)
+    return not is_flat and long >= SLENDER * wide
 
 
 def _side(part: Component, stroke: Component) -> int:

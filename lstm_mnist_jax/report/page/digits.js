@@ -20,7 +20,7 @@ const CRUMB = 0.05;
 const BETWEEN = 4;
 const LEAST_SIZE = 8;
 const SLENDER = 4;
-const BELOW = 0.1;
+const BELOW = 0.08;
 const SMALLER = 0.55;
 const MARK = 0.06;
 
@@ -221,6 +221,11 @@ function marksOf(pieces, digits) {
   return marks;
 }
 
+function isSlender(piece) {
+  const { long, wide, isFlat } = straightness(piece);
+  return !isFlat && long >= SLENDER * wide;
+}
+
 /** Whether a digit may be a sign or a line, as _is_sign says. */
 function isSign(digit, digits, pieces) {
   const tall = heightOf(digit);
@@ -232,11 +237,11 @@ function isSign(digit, digits, pieces) {
   });
   if (beside.length && beside.every((other) => sizeOf(digit) <= SMALLER * sizeOf(other))) return true;
   if (isSteepLine(digit)) return true;
-  const isSlender = ({ long, wide, isFlat }) => !isFlat && long >= SLENDER * wide;
-  if (isSlender(straightness(digit))) {
+  if (isSlender(digit)) {
+    const wide = beside.filter((other) => !isSlender(other));
     const reaches = (other) =>
       digit.bottom >= other.bottom + BELOW * heightOf(other) && digit.top <= other.top + BELOW * heightOf(other);
-    return beside.length > 0 && beside.every(reaches);
+    return wide.length > 0 && wide.every(reaches);
   }
   const parts = digit.members.map((number) => pieces[number - 1]);
   const stroke = best(parts, sizeOf);
@@ -246,7 +251,7 @@ function isSign(digit, digits, pieces) {
     return left < 0 && above < 0 ? 1 : Number(left > 0 && above > 0) * -1;
   };
   const sides = parts.filter((part) => sizeOf(part) >= 0.15 * sizeOf(digit)).map(sideOf);
-  const isLong = sizeOf(stroke) >= 0.8 * sizeOf(digit) && isSlender(straightness(stroke));
+  const isLong = sizeOf(stroke) >= 0.8 * sizeOf(digit) && isSlender(stroke);
   return isLong && sides.includes(1) && sides.includes(-1);
 }
 
