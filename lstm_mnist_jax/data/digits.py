@@ -88,7 +88,7 @@ LEAST_SIZE = 8
 SLENDER = 4.0
 """A slash or a bracket is so many times as long as it is wide,"""
 
-BELOW = 0.08
+BELOW = 0.1
 """and reaches below the digits beside it by this fraction of their heights."""
 
 SMALLER = 0.55
@@ -325,7 +325,7 @@ def _gap_to_mark(piece: Component, digit: Component) -> float | None:
         return None
     across = max(digit.left - piece.right, piece.left - digit.right, 0)
     down = max(digit.top - piece.bottom, piece.top - digit.bottom, 0)
-    return math.sqrt(across * across + down * down) if across <= 0.8 * size and down <= 0.3 * tall else None
+    return math.sqrt(across * across + down * down) if across <= 0.8 * size and down <= 0.4 * tall else None
 
 
 def _is_sign(digit: Component, digits: list[Component], pieces: list[Component]) -> bool:

@@ -20,7 +20,7 @@ const CRUMB = 0.05;
 const BETWEEN = 4;
 const LEAST_SIZE = 8;
 const SLENDER = 4;
-const BELOW = 0.08;
+const BELOW = 0.1;
 const SMALLER = 0.55;
 const MARK = 0.06;
 
@@ -201,7 +201,7 @@ function gapToMark(piece, digit) {
   if (piece.thick < 0.35 * digit.thick || piece.thick > 2.5 * digit.thick) return null;
   const across = Math.max(digit.left - piece.right, piece.left - digit.right, 0);
   const down = Math.max(digit.top - piece.bottom, piece.top - digit.bottom, 0);
-  return across <= 0.8 * size && down <= 0.3 * heightOf(digit) ? Math.sqrt(across * across + down * down) : null;
+  return across <= 0.8 * size && down <= 0.4 * heightOf(digit) ? Math.sqrt(across * across + down * down) : null;
 }
 
 /** For each digit, the marks that are not read of which it is the nearest digit. */

@@ -500,17 +500,18 @@ function described(pieces, depth, levels, ink, labels, height, width) {
 }
 
 /** Whether a piece is a thin outline around other ink of some size, or several such side by side. */
-function isFrame(piece, pieces, ink, stride) {
+function isFrame(piece, pieces, ink, picture) {
   const [height, width] = [piece.bottom - piece.top, piece.right - piece.left];
   const size = width > 1.5 * height ? height : sizeOf(piece);
   const margin = 0.04 * size;
+  const least = size >= 0.5 * Math.min(picture.height, picture.width) ? 0.2 : 0.4;
   if (piece.area >= 0.35 * height * width) return false;
   return pieces.some(
     (other) =>
-      sizeOf(other) >= 0.2 * size && other.peak >= 0.5 * piece.peak &&
+      sizeOf(other) >= least * size && other.peak >= 0.5 * piece.peak &&
       other.top >= piece.top + margin && other.bottom <= piece.bottom - margin &&
       other.left >= piece.left + margin && other.right <= piece.right - margin &&
-      goesAround(piece.members[0], other, ink, stride),
+      goesAround(piece.members[0], other, ink, picture.width),
   );
 }
 
@@ -573,7 +574,7 @@ function piecesOf(picture, sign) {
   };
   take(strong);
   const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
-  const frames = whole.filter((piece) => isFrame(piece, whole, ink, width));
+  const frames = whole.filter((piece) => isFrame(piece, whole, ink, picture));
   const isOut = new Int32Array(ink.count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 2 * LEVELS;
   const unframed = frames.length ? above(depth, ink, isOut) : ink;
