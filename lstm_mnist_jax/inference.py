@@ -136,7 +136,8 @@ class TrainedRun:
           picture: as for `normalise`, one of them.
 
         Returns:
-          Of each digit its image [height, width] for `predict`, its box on the picture, and a warning, see `warnings`.
+          Of each digit its image [height, width] for `predict`, its box on the picture, a warning (those of `warnings`,
+          and of signs), and the boxes of marks beside it that are not read.
 
         Raises:
           DataError: nothing can be seen on the picture, or the run's images are no grey ones.

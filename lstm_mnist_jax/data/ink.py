@@ -99,7 +99,7 @@ class Component(NamedTuple):
     thick: float
     near: int
     cut: bool
-    sums: tuple[int, int, int, int, int]
+    sums: tuple[int, ...]
 
     @property
     def size(self) -> int:
