@@ -136,7 +136,8 @@ class TrainedRun:
           picture: as for `normalise`, one of them.
 
         Returns:
-          Of each digit its image [height, width] for `predict`, its box on the picture, and a warning, see `warnings`.
+          Of each digit its image [height, width] for `predict`, its box on the picture, a warning (those of `warnings`,
+          and of signs), and the boxes of marks beside it that are not read.
 
         Raises:
           DataError: nothing can be seen on the picture, or the run's images are no grey ones.
@@ -147,7 +148,10 @@ class TrainedRun:
         (levels,) = pictures_of(np.asarray(picture), "A picture")
         digits = [digit._replace(image=self._on_background(digit.image)) for digit in find_digits(levels, *shape)]
         warnings = self.warnings(np.stack([digit.image for digit in digits]))
-        return [digit._replace(warning=warning) for digit, warning in zip(digits, warnings, strict=True)]
+        return [
+            digit._replace(warning="; ".join(filter(None, (warning, digit.warning))) or None)
+            for digit, warning in zip(digits, warnings, strict=True)
+        ]
 
     @cached_property
     def novelty(self) -> novelty.Novelty | None:

@@ -26,3 +26,75 @@ def sevens(rng):
             picture = gaussian_filter(picture, 6, mode="nearest")
         picture = picture * (1 - 0.85 * gaussian_filter(ink, 0.7)) * np.linspace(1, 0.85, ink.shape[1])
         yield kind, np.clip(picture + rng.normal(0, 0.008, ink.shape), 0, 1).astype(np.float32), box
+
+
+def rules(kind, *, tilt=0.03, height=300, width=400):
+    """The darkness of ruled lines, from 0 to 1: lined, margin, squared or table."""
+    y, x = np.mgrid[0:height, 0:width].astype(float)
+    down, across = y + tilt * x, x - tilt * y
+
+    def lines(place, gap):
+        return np.clip(1.5 - np.abs((place + gap / 2) % gap - gap / 2), 0, 1)
+
+    if kind == "table":
+        inside = (down > 40) & (down < 261) & (across > 30) & (across < 361)
+        return inside * np.maximum(lines(down - 41, 73), lines(across - 31, 66))
+    ink = lines(down, 18 if kind == "squared" else 29) if kind != "margin" else np.zeros_like(y)
+    if kind == "squared":
+        ink = np.maximum(ink, lines(across, 18))
+    return ink if kind in ("lined", "squared") else np.maximum(ink, np.clip(1.5 - np.abs(across - 70), 0, 1))
+
+
+def lit(darkness, light, rng):
+    """A photograph of ink, from 0 to 1, in light that is even, from one side, or has a shadow."""
+    y, x = np.mgrid[0 : len(darkness), 0 : darkness.shape[1]] / max(darkness.shape)
+    fall = {"even": 0, "side": 0.6 * x, "shadow": 0.45 / (1 + np.exp((0.6 - x - 0.3 * y) / 0.02))}[light]
+    picture = gaussian_filter(0.85 * (1 - darkness) * (1 - fall), 0.6)
+    return np.clip(picture + rng.normal(0, 0.006, picture.shape), 0, 1).astype(np.float32)
+
+
+def papers(rng):
+    """Photographs of paper without digits, of each kind in each light."""
+    for kind in ("lined", "margin", "lined with margin", "squared", "table"):
+        for light in ("even", "side", "shadow"):
+            yield f"{kind}, {light}", lit(0.35 * rules(kind), light, rng)
+
+
+SIGNS = {  # strokes between two digits of a height of 1: points (x, y) of each
+    "minus": [[(0, 0.5), (0.35, 0.5)]],
+    "point": [[(0, 0.97), (0.01, 0.98)]],
+    "colon": [[(0, 0.3), (0.01, 0.31)], [(0, 0.75), (0.01, 0.76)]],
+    "comma": [[(0.06, 0.93), (0, 1.13)]],
+    "equals": [[(0, 0.4), (0.3, 0.4)], [(0, 0.6), (0.3, 0.6)]],
+    "slash": [[(0, 1.15), (0.35, 0)]],
+    "bracket": [[(0.15, -0.05), (0, 0.3), (0, 0.8), (0.15, 1.17)]],
+    "plus": [[(0, 0.5), (0.36, 0.5)], [(0.18, 0.32), (0.18, 0.68)]],
+    "percent": [[(0, 0.95), (0.5, 0.05)], [(0, 0.1), (0.15, 0.1), (0.15, 0.3), (0, 0.3), (0, 0.1)],
+                [(0.4, 0.7), (0.55, 0.7), (0.55, 0.9), (0.4, 0.9), (0.4, 0.7)]],
+}  # fmt: skip
+
+
+def row(*, sign=None, first=True, underlined=False, speck=False, size=90):
+    """Two sevens with a sign between them, or before the second, on white paper; and the box of what is drawn there."""
+    canvas, strokes = Image.new("L", (500, 220), 0), SIGNS[sign] if sign else []
+    drawing = ImageDraw.Draw(canvas)
+
+    def draw(points, left):
+        drawing.line([(left + size * x, 60 + size * y) for x, y in points], fill=255, width=8, joint="curve")
+        for x, y in points:
+            x, y = left + size * x, 60 + size * y
+            drawing.ellipse([x - 4, y - 4, x + 4, y + 4], fill=255)
+
+    for left in (90, 310) if first else (310,):
+        draw([(0, 0), (0.55, 0), (0.2, 1)], left)
+    before = np.asarray(canvas).copy()
+    for points in strokes:
+        draw(points, 210 if first else 245)
+    if underlined:
+        draw([(-0.1, 1.2), (3.2, 1.2)], 90)
+    if speck:
+        drawing.rectangle([470, 190, 473, 193], fill=255)
+    ink = np.asarray(canvas)
+    rows, columns = (np.flatnonzero((ink != before).any(axis=axis)) for axis in (1, 0))
+    box = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if len(rows) else None
+    return (0.9 * (1 - gaussian_filter(ink.astype(np.float32) / 255, 0.7))).astype(np.float32), box

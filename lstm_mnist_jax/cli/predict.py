@@ -49,6 +49,9 @@ BAR = 20
 """Characters of a bar of probability, where there is room."""
 
 
+Box = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class PredictArguments:
     """Classify images with a trained run: PNG, JPEG, BMP, GIF, WebP, TIFF, JPEG 2000, AVIF or .npy, of any size, dark
@@ -83,6 +86,7 @@ class Result:
       name: of the file, and of the picture within it.
       images: [digits, height, width], or one [1, height, width, channels], in the run's form; None after an error.
       boxes: of each digit on the picture, (top, left, height, width) as fractions; none in other forms.
+      marks: for each digit, the boxes of the marks beside it that are not read.
       picture: the picture itself, reduced, uint8; None where it is not drawn with boxes.
       probabilities: [digits, classes]; None until they are classified.
       warnings: of each digit, or None; none after an error.
@@ -92,7 +96,8 @@ class Result:
 
     name: str
     images: np.ndarray | None = None
-    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    boxes: tuple[Box, ...] = ()
+    marks: tuple[tuple[Box, ...], ...] = ()
     picture: np.ndarray | None = None
     probabilities: np.ndarray | None = None
     warnings: tuple[str | None, ...] = ()
@@ -170,16 +175,18 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
                         digits = run.find_digits(picture)
                         turned = run.turned_reading(digits)
                         boxes = tuple(digit.box for digit in digits)
+                        marks = tuple(digit.marks for digit in digits)
                         images = np.stack([digit.image for digit in digits])
                         warnings = tuple(digit.warning for digit in digits)
                         is_drawn = has_boxes and (len(boxes) > 1 or max(boxes[0][2:]) < CUT_OUT)
                         kept = (255 * reduced(picture, DRAWN_SIZE)).round().astype(np.uint8) if is_drawn else None
                     else:
                         images, boxes, turned, kept = run.normalise([picture], form), (), None, None
+                        marks = ()
                         warnings = tuple(run.warnings(images, form))
                     found = (*remarks, *([turned] if turned else []))
                     remarks.clear()  # said once for a file
-                    yield Result(name, images, boxes, picture=kept, warnings=warnings, remarks=found)
+                    yield Result(name, images, boxes, marks, picture=kept, warnings=warnings, remarks=found)
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:
@@ -230,10 +237,11 @@ def _as_json(run: "TrainedRun", result: Result, figures: list[Path], overview: P
     digits: list[dict[str, Any]] = []
     for number in range(len(result.images)):
         top = [{"label": label, "probability": probability} for label, probability in _top(run, result, number)]
-        box = {"box": result.boxes[number]} if result.boxes else {}
+        box = {"box": result.boxes[number], "marks": result.marks[number]} if result.boxes else {}
         digits.append({**top[0], "top": top} | box | {"warning": result.warnings[number]})
     found: dict[str, Any] = {"file": result.name, **digits[0]}
-    found.pop("box", None)
+    for name in ("box", "marks"):
+        found.pop(name, None)
     found["warning"] = "; ".join(_warnings(result)) or None
     if len(digits) > 1:
         del found["top"]

@@ -2,8 +2,9 @@
 
 1. A picture of two levels that one digit fills from border to border is that digit.
 2. Dark ink on light paper and light ink on dark paper are searched for in the same way; the stronger is taken.
-3. Specks and, where there is other ink, what touches the border are left out.
+3. Pieces of ruled lines, specks and, where there is other ink, what touches the border are left out.
 4. Pieces that are near to each other are one digit. Digits are in the order of reading.
+5. Other ink in a line of digits, as dark and thick as theirs, is a mark that is not read: a sign, or part of a digit.
 
 A report's page makes the same decisions in JavaScript (report/page/digits.js): a change here needs the same change
 there.
@@ -17,7 +18,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int32
 
-from lstm_mnist_jax.data.ink import LEVELS, Component, in_levels, pieces_of, run_lengths, spans_of
+from lstm_mnist_jax.data.ink import (
+    LEVELS,
+    NEAR,
+    SMOOTHED_SIZE,
+    THIN,
+    Component,
+    in_levels,
+    pieces_of,
+    run_lengths,
+    spans_of,
+)
 
 FILLED_MARGIN = 0.09
 """The most paper beside a digit that fills its picture, as a fraction of the width or height."""
@@ -40,6 +51,52 @@ APART = 0.15
 BESIDE = 0.4
 """A digit is in the line of one of which it overlaps this fraction of the smaller height."""
 
+COLUMN = 0.6
+"""Digits whose left sides are less than so many heights apart are below each other."""
+
+FLAT = 0.36
+"""The steepest slope of a stroke that is no 1."""
+
+FLAT_LINE, STEEP_LINE = 8.0, 26.0
+"""The least length of what is thin, straight and of a ruled line, in times its width: where it lies flat, and where it
+is steep;"""
+
+FLAT_PIECE = 20.0
+"""of a flat piece, which may be of a digit with other pieces;"""
+
+FLAT_EDGE, STEEP_EDGE = 5.0, 12.0
+"""and where it is cut off at the border."""
+
+HAIR = 130
+"""No digit is so many times as large as its strokes are thick."""
+
+FINE_PEN = 40
+"""So many times as large as its strokes are thick, a digit is of a thin pen:"""
+
+LEAST_STROKES, MOST_STROKES = 0.5, 3.3
+"""and its strokes are so many times as long as it is large. Those of a table are longer, crumbs of lines shorter."""
+
+CRUMB = 0.05
+"""What is left beside a ruled line is no digit below this fraction of the line's score."""
+
+BETWEEN = 4
+"""Light ink among dark lines alone, or dark among light, is what is between them below so many times their score."""
+
+LEAST_SIZE = 8
+"""A smaller piece is no digit, in pixels, on pictures that are not smaller than `SMOOTHED_SIZE`."""
+
+SLENDER = 4.0
+"""A slash or a bracket is so many times as long as it is wide,"""
+
+BELOW = 0.1
+"""and reaches below the digits beside it by this fraction of their heights."""
+
+SMALLER = 0.55
+"""What is so many times as large as the digits beside it, or smaller, may be a sign."""
+
+MARK = 0.06
+"""A smaller piece is no mark, as a fraction of the size of a digit beside it."""
+
 
 class Ink(NamedTuple):
     """The ink of one digit.
@@ -50,6 +107,8 @@ class Ink(NamedTuple):
       core: where its strokes are without their soft edges.
       noise: the standard deviation of the noise of `levels`.
       cut: it touches the border of the picture.
+      marks: other ink that is nearest to it and is not read, (top, bottom, left, right) in pixels of the picture.
+      is_sign: it may be a sign or a line.
     """
 
     levels: Float64[np.ndarray, "rows columns"]
@@ -58,6 +117,8 @@ class Ink(NamedTuple):
     core: Bool[np.ndarray, "rows columns"]
     noise: float
     cut: bool
+    marks: tuple[tuple[int, int, int, int], ...] = ()
+    is_sign: bool = False
 
 
 def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
@@ -75,12 +136,15 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
             return [Ink(np.maximum(0, sign * (level / LEVELS - grey)), 0, 0, core, noise, True)]
     offers = []
     for sign in (1, -1):  # dark ink, and light ink
-        pieces, labels, paper = pieces_of(levels, sign, left)
-        offers.append((_chosen(pieces), labels, paper, sign))
-    digits, labels, paper, sign = offers[_is_light(*(digits for digits, *_ in offers))]
+        pieces, labels, paper, ruled = pieces_of(levels, sign, left)
+        digits, lines = _chosen(pieces, levels.shape)
+        of_lines = max(ruled**3 / LEVELS**2 * min(levels.shape), *map(_score, lines), 0)
+        offers.append((digits, of_lines, pieces, labels, paper, sign))
+    digits, _, pieces, labels, paper, sign = offers[_is_light(*offers[0][:2], *offers[1][:2])]
     raw = np.maximum(0, paper / LEVELS - sign * grey)
     order = reading_order([(digit.top, digit.bottom, digit.left) for digit in digits])
-    return [_ink(raw, labels, digits[number], noise) for number in order]
+    marks, are_signs = _marks(pieces, digits), [_is_sign(digit, digits, pieces) for digit in digits]
+    return [_ink(raw, labels, digits[n], noise)._replace(marks=tuple(marks[n]), is_sign=are_signs[n]) for n in order]
 
 
 def _filling(kind: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"] | None:
@@ -131,13 +195,16 @@ def _darker(levels: Int32[np.ndarray, "height width"]) -> Bool[np.ndarray, "heig
     return levels - least <= best if between[best] >= TWO_LEVELS * variance else None
 
 
-def _is_light(dark: list[Component], light: list[Component]) -> bool:
-    """Whether the ink is light on dark paper, by the digits that are found in each case.
+def _is_light(dark: list[Component], dark_lines: float, light: list[Component], light_lines: float) -> bool:
+    """Whether the ink is light on dark paper, by the digits that are found in each case, and the scores of ruled lines.
 
-    What lies within the other is the ink: a sheet of paper on a dark table is light, but the digit is dark.
+    What lies within the other is the ink: a sheet of paper on a dark table is light, but the digit is dark. What is
+    between dark lines is no light ink.
     """
-    if not dark or not light:
-        return bool(light)
+    if not dark:
+        return sum(map(_score, light)) >= BETWEEN * dark_lines
+    if not light:
+        return sum(map(_score, dark)) < BETWEEN * light_lines
     whole = [_all_united(digits) for digits in (dark, light)]
     ratios = [sum(digit.thick / digit.size for digit in digits) / len(digits) for digits in (dark, light)]
     for inner, outer in ((0, 1), (1, 0)):
@@ -158,11 +225,18 @@ def _score(piece: Component) -> float:
     return piece.peak**3 / LEVELS**2 * max(0.1 * piece.size, piece.size - 2 * piece.thick) * sharp
 
 
-def _chosen(pieces: list[Component]) -> list[Component]:
-    """The digits among the pieces of ink."""
+def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
+    """The digits among the pieces of ink, and what is of ruled lines."""
     pieces = [piece for piece in pieces if piece.edge >= EDGED]  # not the paper within a stroke
+    are_lines = [_is_of_paper(piece, shape, FLAT_PIECE) for piece in pieces]
+    others = [piece for piece, is_line in zip(pieces, are_lines, strict=True) if not is_line]
+    lines, strokes = list[Component](), list[Component]()
+    for piece in (piece for piece, is_line in zip(pieces, are_lines, strict=True) if is_line):
+        is_stroke = not piece.cut and any(_goes_with(piece, other) for other in others)
+        (strokes if is_stroke else lines).append(piece)
+    pieces = others + strokes
     if not pieces:
-        return []
+        return [line for line in lines if len(lines) == 1 and _is_steep_line(line) and not line.cut], lines
     strongest = max(pieces, key=_score)
     pieces = [piece for piece in pieces if piece.size >= 0.03 * strongest.size]
     inner = [piece for piece in pieces if not piece.cut]
@@ -170,8 +244,127 @@ def _chosen(pieces: list[Component]) -> list[Component]:
         pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner)]
     main = max(pieces, key=_score)
     groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)])
+    lines += [group for group in groups if _is_of_paper(group, shape, FLAT_LINE)]
+    groups = [group for group in groups if group not in lines and not _is_rule_of(group, groups)]
+    if not groups:
+        return [], lines
     main = max(groups, key=_score)
-    return [group for group in groups if group.size >= 0.4 * main.size]
+    if lines and _score(main) < CRUMB * _score(max(lines, key=_score)):
+        return [], lines
+    least = LEAST_SIZE if min(shape) >= SMOOTHED_SIZE else 0
+    return [group for group in groups if group.size >= max(least, 0.4 * main.size)], lines
+
+
+def _is_of_paper(piece: Component, shape: tuple[int, ...], flat: float) -> bool:
+    """Whether a piece, or pieces near to each other, are of ruled lines, of a margin or of a table: thin, and straight
+    and longer than strokes are, or a lattice, or what is left of one."""
+    thickest = max(2, int(min(shape) * THIN))
+    if piece.size < FLAT_EDGE or piece.thick > 2 * thickest:
+        return False
+    long, wide, is_flat = _straightness(piece)
+    if piece.thick > thickest:
+        return is_flat and piece.cut and long >= FLAT_EDGE * wide
+    least = (FLAT_EDGE, STEEP_EDGE) if piece.cut else (flat, STEEP_LINE)
+    if long >= least[not is_flat] * wide:
+        return True
+    strokes = piece.area / (piece.thick * piece.size)
+    is_fine = piece.size >= FINE_PEN * piece.thick
+    return piece.size >= HAIR * piece.thick or (is_fine and not LEAST_STROKES <= strokes <= MOST_STROKES)
+
+
+def _is_rule_of(line: Component, groups: list[Component]) -> bool:
+    """Whether a piece of any thickness is a flat line, wider than the others are large: it underlines them."""
+    long, wide, is_flat = _straightness(line)
+    others = [group.size for group in groups if group is not line]
+    return is_flat and long >= FLAT_LINE * wide and bool(others) and line.size >= 1.2 * max(others)
+
+
+def _goes_with(line: Component, other: Component) -> bool:
+    """Whether a thin straight piece is a stroke of a digit with another piece, nearly touching, as dark and thick."""
+    alike = max(line.thick, other.thick) <= 1.5 * min(line.thick, other.thick)
+    return line.near == other.near and alike and 2 * other.size >= line.size and other.peak >= 0.75 * line.peak
+
+
+def _is_steep_line(piece: Component) -> bool:
+    """Whether a piece is straight, steep, and longer than a 1 is: a line of the paper, or a 1 that was drawn with a
+    ruler."""
+    long, wide, is_flat = _straightness(piece)
+    return not is_flat and long >= STEEP_LINE * wide
+
+
+def _straightness(piece: Component) -> tuple[float, float, bool]:
+    """The length and the width of the rectangle with a piece's moments of inertia, and whether it lies flat."""
+    x, y, xx, xy, yy = (total / piece.area for total in piece.sums)
+    across, both, down = xx - x * x, xy - x * y, yy - y * y
+    middle, apart = (across + down) / 2, math.sqrt((across - down) * (across - down) / 4 + both * both)
+    # A pixel has a width: its own variance is 1 / 12.
+    long, wide = math.sqrt(12 * (middle + apart) + 1), math.sqrt(12 * max(0.0, middle - apart) + 1)
+    # The direction of the length is (both, middle + apart - across).
+    return long, wide, abs(middle + apart - across) <= FLAT * abs(both) or (both == 0 and across >= down)
+
+
+def _marks(pieces: list[Component], digits: list[Component]) -> list[list[tuple[int, int, int, int]]]:
+    """For each digit, the boxes of the marks of which it is the nearest digit: (top, bottom, left, right)."""
+    marks: list[list[tuple[int, int, int, int]]] = [[] for _ in digits]
+    members = {number for digit in digits for number in digit.members}
+    least = max(3, MARK * min((digit.size for digit in digits), default=0))
+    for piece in pieces:
+        if piece.size >= least and not piece.cut and members.isdisjoint(piece.members):
+            gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := _gap_to_mark(piece, digit)) is not None]
+            if gaps and not any(_lies_within(piece, digit) for digit in digits):  # a crumb of its strokes
+                marks[min(gaps)[1]].append((piece.top, piece.bottom, piece.left, piece.right))
+    return marks
+
+
+def _gap_to_mark(piece: Component, digit: Component) -> float | None:
+    """The distance of a piece from a digit, if it is a mark beside, below or above it; None if it is not."""
+    tall, size = digit.bottom - digit.top, digit.size
+    if not (MARK * size <= piece.size and piece.bottom - piece.top <= 1.3 * size and 0.6 * digit.peak <= piece.peak):
+        return None
+    if not 0.35 * digit.thick <= piece.thick <= 2.5 * digit.thick:
+        return None
+    across = max(digit.left - piece.right, piece.left - digit.right, 0)
+    down = max(digit.top - piece.bottom, piece.top - digit.bottom, 0)
+    return math.sqrt(across * across + down * down) if across <= 0.8 * size and down <= 0.4 * tall else None
+
+
+def _is_sign(digit: Component, digits: list[Component], pieces: list[Component]) -> bool:
+    """Whether a digit may be a sign: much smaller than the digits beside it; or a slash or a bracket, which begins as
+    high as they do and reaches below all of them; or a percent sign, a stroke between two pieces; or a line."""
+    tall, beside = _height(digit), list[Component]()
+    for other in digits:
+        gap = max(other.left - digit.right, digit.left - other.right)
+        overlap = min(other.bottom, digit.bottom) - max(other.top, digit.top)
+        if other is not digit and gap <= max(tall, _height(other)) and overlap >= BESIDE * min(tall, _height(other)):
+            beside.append(other)
+    if beside and all(digit.size <= SMALLER * other.size for other in beside):
+        return True
+    if _is_steep_line(digit):
+        return True
+    if _is_slender(digit):
+        wide = [other for other in beside if not _is_slender(other)]
+        return bool(wide) and all(
+            digit.bottom >= other.bottom + BELOW * _height(other) and digit.top <= other.top + BELOW * _height(other)
+            for other in wide
+        )
+    parts = [pieces[number - 1] for number in digit.members]
+    stroke = max(parts, key=lambda part: part.size)
+    sides = [_side(part, stroke) for part in parts if part.size >= 0.15 * digit.size]
+    return _is_slender(stroke) and stroke.size >= 0.8 * digit.size and {1, -1} <= set(sides)
+
+
+def _is_slender(piece: Component) -> bool:
+    long, wide, is_flat = _straightness(piece)
+    return not is_flat and long >= SLENDER * wide
+
+
+def _side(part: Component, stroke: Component) -> int:
+    """1 if a piece is left of and above the middle of a stroke, -1 if it is right of and below it, else 0."""
+    left, above = (
+        part.left + part.right - stroke.left - stroke.right,
+        part.top + part.bottom - stroke.top - stroke.bottom,
+    )
+    return 1 if left < 0 and above < 0 else -1 if left > 0 and above > 0 else 0
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:
@@ -220,11 +413,30 @@ def _belong_together(one: Component, other: Component, typical: int) -> bool:
     alike = max(one.thick, other.thick) <= 1.5 * min(one.thick, other.thick)
     most = APART * (typical if both.size <= 1.1 * typical else larger) if alike else 0.12 * larger
     if covers and (down >= 0.5 * heights[0] or -down <= most):
-        return True
+        return not _is_underlined(one, other)
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
-        return True
+        is_broken = len(one.members) + len(other.members) > 3  # into crumbs, as pencil is
+        return is_broken or one.near == other.near or across > 0 or not _is_dot_or_dash(min(one, other, key=_height))
     widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
     return one.near == other.near and both.right - both.left <= widest * (both.bottom - both.top)
+
+
+def _height(piece: Component) -> int:
+    return piece.bottom - piece.top
+
+
+def _is_dot_or_dash(piece: Component) -> bool:
+    """Whether a piece is as long as it is wide, or flat and straight: beside a digit, a point or a minus."""
+    long, wide, is_flat = _straightness(piece)
+    return long <= 1.5 * wide or (is_flat and long >= 3 * wide)
+
+
+def _is_underlined(one: Component, other: Component) -> bool:
+    """Whether one of two pieces is a flat line below or above the other, apart from it, and wider."""
+    line, above = (one, other) if one.right - one.left > other.right - other.left else (other, one)
+    long, wide, is_flat = _straightness(line)
+    is_line = is_flat and long >= FLAT_LINE * wide and line.left <= above.left and line.right >= above.right
+    return is_line and max(line.top - above.bottom, above.top - line.bottom) > 2 * NEAR * above.size
 
 
 def _lies_within(inner: Component, outer: Component) -> bool:
@@ -255,6 +467,7 @@ def _united(one: Component, other: Component) -> Component:
         (one.thick * one.area + other.thick * other.area) / (one.area + other.area),
         one.near,
         one.cut or other.cut,
+        tuple(a + b for a, b in zip(one.sums, other.sums, strict=True)),
     )
 
 
@@ -269,13 +482,19 @@ def reading_order(boxes: Sequence[tuple[float | int, float | int, float | int]])
         others = (boxes[other] for other in line[-2:])
         return max((min(bottom, low) - max(top, high)) / min(bottom - top, low - high) for high, low, _ in others)
 
+    def are_one(one: list[int], other: list[int]) -> bool:
+        heights = [bottom - top for top, bottom, _ in (boxes[one[-1]], boxes[other[-1]])]
+        apart = min(abs(boxes[number][2] - boxes[near][2]) for number in one for near in other)
+        return max(heights) <= 1.5 * min(heights) and apart >= COLUMN * min(heights)
+
     lines: list[list[int]] = []
     for number in sorted(range(len(boxes)), key=lambda number: (boxes[number][2], boxes[number][0] + boxes[number][1])):
-        nearest = max(lines, key=partial(overlap, number), default=None)
-        if nearest is not None and overlap(number, nearest) >= BESIDE:
-            nearest.append(number)
-        else:
-            lines.append([number])
+        beside = [line for line in lines if overlap(number, line) >= BESIDE]
+        nearest = max(beside, key=partial(overlap, number), default=[])
+        # Two lines beside it are one whose digits are higher and lower, unless some are below each other.
+        same = [line for line in beside if line is nearest or are_one(line, nearest)]
+        lines = [line for line in lines if line not in same]
+        lines.append([*sorted(sum(same, list[int]()), key=lambda other: boxes[other][2]), number])
     lines.sort(key=lambda line: sum(boxes[number][0] + boxes[number][1] for number in line) / len(line))
     return [number for line in lines for number in line]
 

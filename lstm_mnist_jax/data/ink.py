@@ -84,6 +84,7 @@ class Component(NamedTuple):
       thick: the mean thickness of its strokes, in pixels.
       near: the same number for pieces that nearly touch.
       cut: it touches the border.
+      sums: of x, y, x * x, x * y and y * y over its pixels.
     """
 
     members: tuple[int, ...]
@@ -98,6 +99,7 @@ class Component(NamedTuple):
     thick: float
     near: int
     cut: bool
+    sums: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -159,7 +161,7 @@ def _paper(levels: Int32[np.ndarray, "height width"]) -> Int32[np.ndarray, "heig
 
 def pieces_of(
     levels: Int32[np.ndarray, "height width"], sign: int, noise: float
-) -> tuple[list[Component], Int32[np.ndarray, "height width"], Int32[np.ndarray, "height width"]]:
+) -> tuple[list[Component], Int32[np.ndarray, "height width"], Int32[np.ndarray, "height width"], int]:
     """The pieces of ink on a picture, without ruled lines and frames.
 
     Args:
@@ -168,7 +170,8 @@ def pieces_of(
       noise: the standard deviation of what noise is left in `levels`, of 1.
 
     Returns:
-      (pieces, labels, paper): the number of the piece at each pixel, 0 for none, and the paper's level, times `sign`.
+      (pieces, labels, paper, ruled): the number of the piece at each pixel, 0 for none; the paper's level, times
+        `sign`; and the darkness of the ruled lines that were left out, in levels, 0 where there are none.
     """
     from scipy.ndimage import label
 
@@ -180,15 +183,17 @@ def pieces_of(
     least = int(LEVELS * max(LEAST_CONTRAST, SURE * noise))
     labels, count = label(depth > least // 2, everywhere)
     if count == 0:
-        return [], labels, paper
+        return [], labels, paper, 0
     peaks = _peaks(depth, labels, count)
     strong = peaks[labels] >= least
     mask, weak = (strong & (depth > edge * peaks[labels]) for edge in (EDGE, LINE_EDGE))
     labels, count = label(mask, everywhere)
     outlines = [piece for piece in _outlined(depth, labels, count) if piece.size >= 3]
-    frames = [number for piece in _frames(outlines) for number in piece.members]
+    frames = [number for piece in _frames(outlines, labels) for number in piece.members]
     kept = mask & ~np.isin(labels, frames)
-    labels, count = label(_without_lines(kept, kept if frames else weak), everywhere)
+    unruled = _without_lines(kept, kept if frames else weak)
+    ruled = depth[kept & ~unruled]
+    labels, count = label(unruled, everywhere)
     pieces = _described(depth, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1).tolist()
@@ -200,7 +205,7 @@ def pieces_of(
     if shaded:
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
         pieces = _described(depth, levels, labels, count)
-    return pieces, labels, paper
+    return pieces, labels, paper, int(ruled.sum()) // ruled.size if ruled.size else 0
 
 
 def _is_shaded(piece: Component, dark: float) -> bool:
@@ -284,7 +289,7 @@ def _outlined(depth: np.ndarray, labels: np.ndarray, count: int) -> list[Compone
         top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
         cut = top == 0 or left == 0 or bottom == height or right == width
         box = (top, bottom, left, right, peaks[number], areas[number])
-        pieces.append(Component((number,), *box, span=0, edge=0.0, thick=0.0, near=0, cut=cut))
+        pieces.append(Component((number,), *box, span=0, edge=0.0, thick=0.0, near=0, cut=cut, sums=(0,) * 5))
     return pieces
 
 
@@ -305,8 +310,12 @@ def _described(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray, count:
     groups[number] = near.ravel()[at]
     edges = _edges(depth, levels, labels, count, max(3, rounded(BEYOND * longest))).tolist()
     spans = spans_of(labels, count).tolist()
+    y, x = np.divmod(at, labels.shape[1])
+    sums = (
+        np.stack([np.bincount(number, each, count + 1) for each in (x, y, x * x, x * y, y * y)], 1).astype(int).tolist()
+    )
     return [
-        piece._replace(span=spans[n], edge=edges[n], thick=thicks[n], near=int(groups[n]))
+        piece._replace(span=spans[n], edge=edges[n], thick=thicks[n], near=int(groups[n]), sums=tuple(sums[n]))
         for n, piece in enumerate(pieces, 1)
     ]
 
@@ -338,26 +347,37 @@ def _edges(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray, count: int
     return changes / np.maximum(outline, 1)
 
 
-def _frames(pieces: list[Component]) -> list[Component]:
+def _frames(pieces: list[Component], labels: Int32[np.ndarray, "height width"]) -> list[Component]:
     """The frames around other ink, and what is as large and thin as one of them: the empty boxes beside it."""
-    frames = [piece for piece in pieces if _is_frame(piece, pieces)]
+    frames = [piece for piece in pieces if _is_frame(piece, pieces, labels)]
     return [piece for piece in pieces if any(_alike(piece, frame) for frame in frames)]
 
 
-def _is_frame(piece: Component, pieces: list[Component]) -> bool:
+def _is_frame(piece: Component, pieces: list[Component], labels: Int32[np.ndarray, "height width"]) -> bool:
     """Whether a piece is a thin outline around other ink of some size, or several such side by side."""
     height, width = piece.bottom - piece.top, piece.right - piece.left
     size = height if width > 1.5 * height else piece.size  # of one of several boxes in a row
     margin = 0.04 * size
+    is_large = size >= 0.5 * min(labels.shape)  # else it may be a 0 with a stroke of its own within it
     return piece.area < 0.35 * height * width and any(
-        other.size >= 0.2 * size
+        other.size >= (0.2 if is_large else 0.4) * size
         and other.peak >= 0.5 * piece.peak
         and other.top >= piece.top + margin
         and other.bottom <= piece.bottom - margin
         and other.left >= piece.left + margin
         and other.right <= piece.right - margin
+        and _goes_around(piece.members[0], other, labels)
         for other in pieces
     )
+
+
+def _goes_around(number: int, other: Component, labels: Int32[np.ndarray, "height width"]) -> bool:
+    """Whether there is ink of a piece above, below, left and right of another: that of a broken digit is not all
+    around."""
+    rows, columns = slice(other.top, other.bottom), slice(other.left, other.right)
+    above, below = labels[: other.top, columns], labels[other.bottom :, columns]
+    before, after = labels[rows, : other.left], labels[rows, other.right :]
+    return all((side == number).any() for side in (above, below, before, after))
 
 
 def _alike(one: Component, other: Component) -> bool:

@@ -46,6 +46,9 @@ FINE = 4
 THIN, NORMAL = 1.1, 2.2
 """Strokes that are thinner than the first are thickened to the second, in pixels of a digit of 20."""
 
+SIGN = "it may be a sign or a line"
+UNREAD = "a mark beside it is not read"
+
 Normal = Float32[np.ndarray, "rows columns *channels"]
 
 
@@ -86,12 +89,16 @@ class Digit(NamedTuple):
     Attributes:
       image: in MNIST's normal form.
       box: (top, left, height, width) on the picture, as fractions of its height and width.
-      warning: what speaks against its being one digit, where a run has found it; None if nothing does.
+      warning: what speaks against its being one digit, or against its being all; None if nothing does. A run adds what
+        it finds.
+      marks: the boxes of other ink that is not read, of which this is the nearest digit: a sign beside it, a line below
+        it, a part of it that was not recognized as such.
     """
 
     image: Float32[np.ndarray, "rows columns"]
     box: tuple[float, float, float, float]
     warning: str | None = None
+    marks: tuple[tuple[float, float, float, float], ...] = ()
 
 
 def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Digit]:
@@ -163,7 +170,12 @@ def _digit(ink: Ink, shape: tuple[int, ...], height: int, width: int, side: int)
     top, left = (_start(strokes.sum(axis=axis), length) for axis, length in ((1, height), (0, width)))
     normal = np.zeros((height, width), np.float32)
     normal[top : top + tall, left : left + wide] = strokes
-    return Digit(normal, box)
+    marks = tuple(
+        (top / shape[0], left / shape[1], (bottom - top) / shape[0], (right - left) / shape[1])
+        for top, bottom, left, right in ink.marks
+    )
+    doubts = [SIGN] * ink.is_sign + [UNREAD] * bool(marks)
+    return Digit(normal, box, "; ".join(doubts) or None, marks)
 
 
 def _level(strokes: np.ndarray, core: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lstm_mnist_jax import inference
-from lstm_mnist_jax.data.normal_form import normalise
+from lstm_mnist_jax.data.normal_form import UNREAD, normalise
 from lstm_mnist_jax.report.terminal import percent
 
 
@@ -37,6 +37,15 @@ def test_several_digits_on_a_picture(predict, unseen, run, tmp_path):
     for digit in answer["digits"]:
         assert f"┌{digit['label']} {percent(digit['probability'], 0)}" in drawn
     assert drawn.count("└") == 3
+    assert [digit["marks"] for digit in answer["digits"]] == [[], [], []]
+    picture[45:52, 158:176] = 0  # a minus between the first two
+    Image.fromarray(picture).save(tmp_path / "minus.png")
+    answer = json.loads(predict(tmp_path / "minus.png", "--json")[1])
+    assert len(answer["digits"]) == 3
+    [(top, left, tall, wide)] = [mark for digit in answer["digits"] for mark in digit["marks"]]
+    np.testing.assert_allclose([200 * top, 310 * left, 200 * tall, 310 * wide], [45, 158, 7, 18], atol=2)
+    assert UNREAD in answer["warning"]
+    assert f"{UNREAD}" in predict(tmp_path / "minus.png")[1]
 
 
 @pytest.mark.slow

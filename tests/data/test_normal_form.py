@@ -202,6 +202,7 @@ ORDERS = {  # boxes in the order of reading
                                             *line(160, 0.1, 4)],
     "a short one": [(100, 140, 0), (120, 138, 50), (100, 140, 100)],
     "a short one that is beside one of the last two only": [(100, 140, 0), (128, 140, 50), (90, 130, 100)],
+    "one line of digits higher and lower": [(100, 140, 0), (142, 182, 50), (120, 160, 100), (140, 180, 150)],
     "a column": [(100, 140, 3), (150, 190, 0), (200, 240, 5)],
 }  # fmt: skip
 

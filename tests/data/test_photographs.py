@@ -1,11 +1,14 @@
 """Which ink belongs to a digit, where it is broken, shaded or cut off, and what may be two digits."""
 
 import numpy as np
-from photographs import sevens
+import pytest
+from photographs import SIGNS, lit, papers, row, rules, sevens
+from PIL import Image, ImageDraw
 
 from lstm_mnist_jax import load
 from lstm_mnist_jax.data import novelty
-from lstm_mnist_jax.data.normal_form import digit, find_digits
+from lstm_mnist_jax.data.normal_form import SIGN, UNREAD, digit, find_digits
+from lstm_mnist_jax.errors import DataError
 
 
 def test_the_box_holds_broken_shaded_and_cut_off_digits_whole(rng):
@@ -28,6 +31,73 @@ def test_digits_apart_stay_apart():
             large = np.kron(ink / np.float32(255), np.ones((4, 4), np.float32))
             picture[20 + 115 * row :, 30 + 115 * column :][: len(large), : large.shape[1]] = large
         assert len(find_digits(picture)) == 4, number
+
+
+def test_paper_without_digits_holds_none(rng):
+    """Ruled lines in uneven light, margins, squares and tables are no digits, nor is what a shadow leaves of them."""
+    for kind, picture in papers(rng):
+        with pytest.raises(DataError, match="Nothing can be seen"):
+            pytest.fail(f"{kind}: {[each.box for each in find_digits(picture)]}")
+
+
+def test_a_one_on_ruled_paper_is_found(rng):
+    """A straight stroke as well, of any slope and pen."""
+    for kind, light, lean, pen in (
+        ("lined", "side", 0, 3),
+        ("margin", "shadow", 20, 5),
+        ("lined with margin", "even", -8, 4),
+        ("squared", "side", 30, 10),
+        ("lined with margin", "shadow", 3, 9),
+    ):
+        canvas = Image.new("L", (400, 300), 0)
+        ImageDraw.Draw(canvas).line([(180 + lean, 100), (180 - lean, 170)], fill=255, width=pen)
+        ink = np.maximum(0.85 / 255 * np.asarray(canvas), 0.3 * rules(kind))
+        [found] = find_digits(lit(ink, light, rng))
+        top, left, height, width = np.array(found.box) * [300, 400, 300, 400]
+        np.testing.assert_allclose([top, top + height], [100, 170], atol=12, err_msg=kind)
+        assert abs(left + width / 2 - 180) < 8, kind
+        assert (found.warning, found.marks) == (None, ()), kind
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_signs_beside_digits_are_named(first):
+    """Those that are left out by their boxes; those that are found as digits by a warning. A speck far away is dirt."""
+    for speck in (False, True):
+        assert [digit.warning for digit in find_digits(row(first=first, speck=speck)[0])] == [None] * (1 + first)
+    for sign in SIGNS:
+        picture, box = row(sign=sign, first=first)
+        for drawn in (picture, 1 - picture):
+            found = find_digits(drawn)
+            marks = [mark for digit in found for mark in digit.marks]
+            warnings = {digit.warning for digit in found} - {None}
+            if len(found) > 1 + first:  # the sign as well
+                assert warnings == {SIGN}, sign
+                continue
+            assert warnings == {UNREAD}, sign
+            ends = [(top, top + height, left, left + width) for top, left, height, width in marks]
+            ends = np.array(ends) * [220, 220, 500, 500]
+            around = [ends[:, 0].min(), ends[:, 1].max(), ends[:, 2].min(), ends[:, 3].max()]
+            np.testing.assert_allclose(around, box, atol=4, err_msg=sign)
+
+
+def test_an_underline_is_a_mark():
+    picture, _ = row(underlined=True)
+    found = find_digits(picture)
+    assert len(found) == 2
+    assert {digit.warning for digit in found} == {None, UNREAD}
+
+
+def test_a_broken_digit_is_no_frame():
+    """A piece of it is within its bounding box, but the others are not all around."""
+    picture, _ = row(first=False)
+    canvas = Image.fromarray(np.uint8(255 * picture))
+    drawing = ImageDraw.Draw(canvas)
+    drawing.rectangle([0, 0, 260, 220], fill=230)
+    drawing.line([(150, 60), (90, 60), (90, 160), (150, 160)], fill=20, width=7)
+    drawing.line([(112, 85), (125, 130)], fill=20, width=7)
+    broken, _ = find_digits(np.asarray(canvas, np.float32) / 255)
+    top, left, height, width = np.array(broken.box) * [220, 500, 220, 500]
+    np.testing.assert_allclose([top, top + height, left, left + width], [56, 164, 86, 152], atol=4)
 
 
 def test_most_digits_that_touch_get_a_warning(rng):

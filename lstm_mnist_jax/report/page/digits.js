@@ -8,11 +8,28 @@ const TWO_LEVELS = 0.85;
 const EDGED = 0.85;
 const APART = 0.15;
 const BESIDE = 0.4;
+const COLUMN = 0.6;
+const FLAT = 0.36;
+const [FLAT_LINE, STEEP_LINE] = [8, 26];
+const FLAT_PIECE = 20;
+const [FLAT_EDGE, STEEP_EDGE] = [5, 12];
+const HAIR = 130;
+const FINE_PEN = 40;
+const [LEAST_STROKES, MOST_STROKES] = [0.5, 3.3];
+const CRUMB = 0.05;
+const BETWEEN = 4;
+const LEAST_SIZE = 8;
+const SLENDER = 4;
+const BELOW = 0.1;
+const SMALLER = 0.55;
+const MARK = 0.06;
 
 function scoreOf(piece) {
   const sharp = Math.max(0, piece.edge - 0.8) / 0.2;
   return (piece.peak ** 3 / LEVELS ** 2) * Math.max(0.1 * sizeOf(piece), sizeOf(piece) - 2 * piece.thick) * sharp;
 }
+const heightOf = (piece) => piece.bottom - piece.top;
+const sumOf = (pieces) => pieces.reduce((sum, piece) => sum + scoreOf(piece), 0);
 const best = (pieces, score) => pieces.reduce((a, b) => (score(b) > score(a) ? b : a));
 
 function united(one, other) {
@@ -30,6 +47,7 @@ function united(one, other) {
     thick: (one.thick * one.area + other.thick * other.area) / area,
     near: one.near,
     cut: one.cut || other.cut,
+    sums: one.sums.map((sum, n) => sum + other.sums[n]),
   };
 }
 
@@ -43,8 +61,12 @@ function belongTogether(one, other, typical) {
   const covers = across >= 0.5 * Math.min(one.right - one.left, other.right - other.left);
   const isAlike = Math.max(one.thick, other.thick) <= 1.5 * Math.min(one.thick, other.thick);
   const most = isAlike ? APART * (sizeOf(both) <= 1.1 * typical ? typical : larger) : 0.12 * larger;
-  if (covers && (down >= 0.5 * low || -down <= most)) return true;
-  if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) return true;
+  if (covers && (down >= 0.5 * low || -down <= most)) return !isUnderlined(one, other);
+  if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) {
+    const isBroken = both.members.length > 3;
+    if (isBroken || one.near === other.near || across > 0) return true;
+    return !isDotOrDash(heightOf(other) < heightOf(one) ? other : one);
+  }
   const widest = across <= 0 ? 0.9 : 1.1;
   return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
 }
@@ -84,10 +106,76 @@ function grouped(pieces) {
   return groups;
 }
 
-/** The digits among the pieces of ink. */
-function chosen(all) {
-  let pieces = all.filter((piece) => piece.edge >= EDGED);
-  if (!pieces.length) return [];
+/** The length and the width of the rectangle with a piece's moments of inertia, and whether it lies flat. */
+function straightness({ area, sums }) {
+  const [x, y, xx, xy, yy] = sums.map((sum) => sum / area);
+  const [across, both, down] = [xx - x * x, xy - x * y, yy - y * y];
+  const middle = (across + down) / 2;
+  const apart = Math.sqrt(((across - down) * (across - down)) / 4 + both * both);
+  const [long, wide] = [middle + apart, Math.max(0, middle - apart)].map((each) => Math.sqrt(12 * each + 1));
+  const isFlat = Math.abs(middle + apart - across) <= FLAT * Math.abs(both) || (both === 0 && across >= down);
+  return { long, wide, isFlat };
+}
+
+/** Whether a piece is of ruled lines, of a margin or of a table: thin, straight and long, or a lattice or its crumbs. */
+function isOfPaper(piece, flat, height, width) {
+  const thickest = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
+  if (sizeOf(piece) < FLAT_EDGE || piece.thick > 2 * thickest) return false;
+  const { long, wide, isFlat } = straightness(piece);
+  if (piece.thick > thickest) return isFlat && piece.cut && long >= FLAT_EDGE * wide;
+  const [flattest, steepest] = piece.cut ? [FLAT_EDGE, STEEP_EDGE] : [flat, STEEP_LINE];
+  if (long >= (isFlat ? flattest : steepest) * wide) return true;
+  const strokes = piece.area / (piece.thick * sizeOf(piece));
+  const isFine = sizeOf(piece) >= FINE_PEN * piece.thick;
+  return sizeOf(piece) >= HAIR * piece.thick || (isFine && !(LEAST_STROKES <= strokes && strokes <= MOST_STROKES));
+}
+
+/** Whether a piece of any thickness is a flat line, wider than the others are large: it underlines them. */
+function isRuleOf(line, groups) {
+  const { long, wide, isFlat } = straightness(line);
+  const others = groups.filter((group) => group !== line);
+  if (!isFlat || long < FLAT_LINE * wide || !others.length) return false;
+  return others.every((other) => sizeOf(line) >= 1.2 * sizeOf(other));
+}
+
+/** Whether a thin straight piece is a stroke of a digit with another piece, nearly touching, as dark and thick. */
+function goesWith(line, other) {
+  const isAlike = Math.max(line.thick, other.thick) <= 1.5 * Math.min(line.thick, other.thick);
+  return line.near === other.near && isAlike && 2 * sizeOf(other) >= sizeOf(line) && other.peak >= 0.75 * line.peak;
+}
+
+/** Whether a piece is straight, steep, and longer than a 1 is. */
+function isSteepLine(piece) {
+  const { long, wide, isFlat } = straightness(piece);
+  return !isFlat && long >= STEEP_LINE * wide;
+}
+
+/** Whether a piece is as long as it is wide, or flat and straight: beside a digit, a point or a minus. */
+function isDotOrDash(piece) {
+  const { long, wide, isFlat } = straightness(piece);
+  return long <= 1.5 * wide || (isFlat && long >= 3 * wide);
+}
+
+/** Whether one of two pieces is a flat line below or above the other, apart from it, and wider. */
+function isUnderlined(one, other) {
+  const [line, above] = one.right - one.left > other.right - other.left ? [one, other] : [other, one];
+  const { long, wide, isFlat } = straightness(line);
+  if (!isFlat || long < FLAT_LINE * wide || line.left > above.left || line.right < above.right) return false;
+  return Math.max(line.top - above.bottom, above.top - line.bottom) > 2 * NEAR * sizeOf(above);
+}
+
+/** The digits among the pieces of ink, and what is of ruled lines: {digits, lines}. */
+function chosen(all, height, width) {
+  const sharp = all.filter((piece) => piece.edge >= EDGED);
+  const areLines = sharp.map((piece) => isOfPaper(piece, FLAT_PIECE, height, width));
+  const others = sharp.filter((_, n) => !areLines[n]);
+  const [lines, strokes] = [[], []];
+  for (const piece of sharp.filter((_, n) => areLines[n])) {
+    const isStroke = !piece.cut && others.some((other) => goesWith(piece, other));
+    (isStroke ? strokes : lines).push(piece);
+  }
+  let pieces = [...others, ...strokes];
+  if (!pieces.length) return { digits: lines.filter((line) => lines.length === 1 && isSteepLine(line) && !line.cut), lines };
   const strongest = best(pieces, scoreOf);
   pieces = pieces.filter((piece) => sizeOf(piece) >= 0.03 * sizeOf(strongest));
   const inner = pieces.filter((piece) => !piece.cut);
@@ -95,9 +183,76 @@ function chosen(all) {
     pieces = [...inner, ...pieces.filter((piece) => piece.cut && goesOn(piece, inner))];
   }
   const strong = best(pieces, scoreOf);
-  const groups = grouped(pieces.filter((piece) => isAsStrong(piece, strong)));
+  const found = grouped(pieces.filter((piece) => isAsStrong(piece, strong)));
+  const ofPaper = found.filter((group) => isOfPaper(group, FLAT_LINE, height, width));
+  lines.push(...ofPaper);
+  const groups = found.filter((group) => !ofPaper.includes(group) && !isRuleOf(group, found));
+  if (!groups.length) return { digits: [], lines };
   const main = best(groups, scoreOf);
-  return groups.filter((group) => sizeOf(group) >= 0.4 * sizeOf(main));
+  if (lines.length && scoreOf(main) < CRUMB * scoreOf(best(lines, scoreOf))) return { digits: [], lines };
+  const least = Math.min(height, width) >= SMOOTHED_SIZE ? LEAST_SIZE : 0;
+  return { digits: groups.filter((group) => sizeOf(group) >= Math.max(least, 0.4 * sizeOf(main))), lines };
+}
+
+/** The distance of a piece from a digit, if it is a mark beside, below or above it; null if it is not. */
+function gapToMark(piece, digit) {
+  const size = sizeOf(digit);
+  if (sizeOf(piece) < MARK * size || heightOf(piece) > 1.3 * size || piece.peak < 0.6 * digit.peak) return null;
+  if (piece.thick < 0.35 * digit.thick || piece.thick > 2.5 * digit.thick) return null;
+  const across = Math.max(digit.left - piece.right, piece.left - digit.right, 0);
+  const down = Math.max(digit.top - piece.bottom, piece.top - digit.bottom, 0);
+  return across <= 0.8 * size && down <= 0.4 * heightOf(digit) ? Math.sqrt(across * across + down * down) : null;
+}
+
+/** For each digit, the marks that are not read of which it is the nearest digit. */
+function marksOf(pieces, digits) {
+  const marks = digits.map(() => []);
+  const members = new Set(digits.flatMap((digit) => digit.members));
+  const least = Math.max(3, MARK * Math.min(...digits.map(sizeOf)));
+  for (const piece of pieces) {
+    if (piece.cut || sizeOf(piece) < least || members.has(piece.members[0])) continue;
+    let [nearest, distance] = [-1, Infinity];
+    for (const [n, digit] of digits.entries()) {
+      const gap = gapToMark(piece, digit);
+      if (gap !== null && gap < distance) [nearest, distance] = [n, gap];
+    }
+    if (nearest >= 0 && !digits.some((digit) => liesWithin(piece, digit))) marks[nearest].push(piece);
+  }
+  return marks;
+}
+
+function isSlender(piece) {
+  const { long, wide, isFlat } = straightness(piece);
+  return !isFlat && long >= SLENDER * wide;
+}
+
+/** Whether a digit may be a sign or a line, as _is_sign says. */
+function isSign(digit, digits, pieces) {
+  const tall = heightOf(digit);
+  const beside = digits.filter((other) => {
+    const gap = Math.max(other.left - digit.right, digit.left - other.right);
+    const overlap = Math.min(other.bottom, digit.bottom) - Math.max(other.top, digit.top);
+    const [low, high] = [tall, heightOf(other)].sort((a, b) => a - b);
+    return other !== digit && gap <= high && overlap >= BESIDE * low;
+  });
+  if (beside.length && beside.every((other) => sizeOf(digit) <= SMALLER * sizeOf(other))) return true;
+  if (isSteepLine(digit)) return true;
+  if (isSlender(digit)) {
+    const wide = beside.filter((other) => !isSlender(other));
+    const reaches = (other) =>
+      digit.bottom >= other.bottom + BELOW * heightOf(other) && digit.top <= other.top + BELOW * heightOf(other);
+    return wide.length > 0 && wide.every(reaches);
+  }
+  const parts = digit.members.map((number) => pieces[number - 1]);
+  const stroke = best(parts, sizeOf);
+  const sideOf = (part) => {
+    const left = part.left + part.right - stroke.left - stroke.right;
+    const above = part.top + part.bottom - stroke.top - stroke.bottom;
+    return left < 0 && above < 0 ? 1 : Number(left > 0 && above > 0) * -1;
+  };
+  const sides = parts.filter((part) => sizeOf(part) >= 0.15 * sizeOf(digit)).map(sideOf);
+  const isLong = sizeOf(stroke) >= 0.8 * sizeOf(digit) && isSlender(stroke);
+  return isLong && sides.includes(1) && sides.includes(-1);
 }
 
 /** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */
@@ -165,9 +320,10 @@ function liesWithin(inner, outer) {
   return down >= 0.9 * (inner.bottom - inner.top) && across >= 0.9 * (inner.right - inner.left);
 }
 
-/** Whether the ink is light on dark paper, by the digits that are found in each case. */
-function isLight(dark, light) {
-  if (!dark.length || !light.length) return light.length > 0;
+/** Whether the ink is light on dark paper, by the digits that are found in each case, and the scores of ruled lines. */
+function isLight(dark, darkLines, light, lightLines) {
+  if (!dark.length) return sumOf(light) >= BETWEEN * darkLines;
+  if (!light.length) return sumOf(dark) < BETWEEN * lightLines;
   const whole = [dark, light].map((digits) => digits.reduce(united));
   const ratios = [dark, light].map(
     (digits) => digits.reduce((sum, digit) => sum + digit.thick / sizeOf(digit), 0) / digits.length,
@@ -185,7 +341,12 @@ function isLight(dark, light) {
 
 /** Line by line from the top, and from left to right. */
 function inOrder(digits) {
-  const lines = [];
+  let lines = [];
+  const areOne = (one, other) => {
+    const [low, high] = [one, other].map((line) => heightOf(line.at(-1))).sort((a, b) => a - b);
+    const isApart = one.every((digit) => other.every((near) => Math.abs(digit.left - near.left) >= COLUMN * low));
+    return high <= 1.5 * low && isApart;
+  };
   const overlap = (one, other) => {
     const smaller = Math.min(one.bottom - one.top, other.bottom - other.top);
     return (Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top)) / smaller;
@@ -193,9 +354,10 @@ function inOrder(digits) {
   const middleOf = (line) => line.reduce((sum, { top, bottom }) => sum + top + bottom, 0) / line.length;
   for (const digit of [...digits].sort((a, b) => a.left - b.left || a.top + a.bottom - b.top - b.bottom)) {
     const overlapWith = (line) => Math.max(...line.slice(-2).map((other) => overlap(digit, other)));
-    const nearest = lines.length ? best(lines, overlapWith) : null;
-    if (nearest && overlapWith(nearest) >= BESIDE) nearest.push(digit);
-    else lines.push([digit]);
+    const beside = lines.filter((line) => overlapWith(line) >= BESIDE);
+    const nearest = beside.length ? best(beside, overlapWith) : null;
+    const same = beside.filter((line) => line === nearest || areOne(line, nearest));
+    lines = [...lines.filter((line) => !same.includes(line)), [...same.flat().sort((a, b) => a.left - b.left), digit]];
   }
   return lines.sort((a, b) => middleOf(a) - middleOf(b)).flat();
 }
@@ -248,7 +410,7 @@ function inkOf(picture, noise, digit, { sign, paper, labels }) {
   return { height: tall, width: wide, levels, core, top, left, noise, cut: digit.cut };
 }
 
-/** The ink of each digit on a picture: [{height, width, levels, core, top, left, noise, cut}]. */
+/** The ink of each digit on a picture: [{height, width, levels, core, top, left, noise, cut, marks, isSign}]. */
 function findInk(picture) {
   const { height, width } = picture;
   const sought = inLevels(picture);
@@ -262,12 +424,20 @@ function findInk(picture) {
     const last = others.length - 1;
     const paper = Math.floor((others[last >> 1] + others[(last + 1) >> 1]) / 2) / LEVELS;
     const found = Float64Array.from(picture.levels, (level) => Math.max(0, sign * (paper - level)));
-    return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true }];
+    return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true, marks: [], isSign: false }];
   }
   const offers = [1, -1].map((sign) => {
-    const { pieces, labels, paper } = piecesOf(sought, sign);
-    return { sign, labels, paper, digits: chosen(pieces) };
+    const { pieces, labels, paper, ruled } = piecesOf(sought, sign);
+    const { digits, lines } = chosen(pieces, height, width);
+    const ofRules = (ruled ** 3 / LEVELS ** 2) * Math.min(height, width);
+    return { sign, labels, paper, pieces, digits, ofLines: Math.max(0, ofRules, ...lines.map(scoreOf)) };
   });
-  const offer = offers[Number(isLight(offers[0].digits, offers[1].digits))];
-  return inOrder(offer.digits).map((digit) => inkOf(picture, noise, digit, offer));
+  const [dark, light] = offers;
+  const offer = offers[Number(isLight(dark.digits, dark.ofLines, light.digits, light.ofLines))];
+  const marks = marksOf(offer.pieces, offer.digits);
+  return inOrder(offer.digits).map((digit) => ({
+    ...inkOf(picture, noise, digit, offer),
+    marks: marks[offer.digits.indexOf(digit)],
+    isSign: isSign(digit, offer.digits, offer.pieces),
+  }));
 }

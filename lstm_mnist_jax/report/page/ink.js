@@ -404,7 +404,7 @@ function outlined(depth, ink, height, width) {
     const cut = top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width;
     pieces.push({
       members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n],
-      peak: peak[n], area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut,
+      peak: peak[n], area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut, sums: null,
     });
   }
   return pieces;
@@ -445,6 +445,9 @@ function findNear(pieces, { starts, ends, numbers, count }, width) {
   for (const piece of pieces) piece.near = groupOf(piece.members[0]);
 }
 
+/** The sum of the squares of the whole numbers below one. */
+const squaresBelow = (end) => ((end - 1) * end * (2 * end - 1)) / 6;
+
 /** What the pixels of the pieces of `outlined` show; `labels` becomes the number of the piece at each pixel. */
 function described(pieces, depth, levels, ink, labels, height, width) {
   const { starts, ends, numbers, count } = ink;
@@ -452,6 +455,7 @@ function described(pieces, depth, levels, ink, labels, height, width) {
   const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
     new Int32Array(count + 1).fill(n),
   );
+  const sums = Array.from({ length: count + 1 }, () => [0, 0, 0, 0, 0]);
   const distance = Math.max(3, Math.round(BEYOND * longestSizeOf(pieces)));
   const compare = (number, start, end, step) => { // with the picture so many places on
     for (let at = start; at < end; at++) {
@@ -474,6 +478,14 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     let sum = 0;
     for (let at = start; at < end; at++) sum += Math.min(down[at], end - start);
     thick[number] += sum;
+    const [from, to] = [start - y * width, end - y * width];
+    const across = ((to - from) * (from + to - 1)) / 2;
+    const each = sums[number];
+    each[0] += across;
+    each[1] += y * (to - from);
+    each[2] += squaresBelow(to) - squaresBelow(from);
+    each[3] += y * across;
+    each[4] += y * y * (to - from);
     if (y >= distance) compare(number, start, end, -distance * width);
     if (y + distance < height) compare(number, start, end, distance * width);
     compare(number, Math.max(start, y * width + distance), end, -distance);
@@ -483,21 +495,41 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     piece.span = span[n + 1];
     piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
     piece.thick = thick[n + 1] / piece.area;
+    piece.sums = sums[n + 1];
   }
 }
 
 /** Whether a piece is a thin outline around other ink of some size, or several such side by side. */
-function isFrame(piece, pieces) {
+function isFrame(piece, pieces, ink, picture) {
   const [height, width] = [piece.bottom - piece.top, piece.right - piece.left];
   const size = width > 1.5 * height ? height : sizeOf(piece);
   const margin = 0.04 * size;
+  const least = size >= 0.5 * Math.min(picture.height, picture.width) ? 0.2 : 0.4;
   if (piece.area >= 0.35 * height * width) return false;
   return pieces.some(
     (other) =>
-      sizeOf(other) >= 0.2 * size && other.peak >= 0.5 * piece.peak &&
+      sizeOf(other) >= least * size && other.peak >= 0.5 * piece.peak &&
       other.top >= piece.top + margin && other.bottom <= piece.bottom - margin &&
-      other.left >= piece.left + margin && other.right <= piece.right - margin,
+      other.left >= piece.left + margin && other.right <= piece.right - margin &&
+      goesAround(piece.members[0], other, ink, picture.width),
   );
+}
+
+/** Whether there is ink of a piece above, below, left and right of another: that of a broken digit is not all around. */
+function goesAround(number, { top, bottom, left, right }, { starts, ends, numbers }, width) {
+  let [above, below, before, after] = [false, false, false, false];
+  for (let n = 0; n < starts.length; n++) {
+    if (numbers[n] !== number) continue;
+    const y = (starts[n] / width) | 0;
+    const [from, to] = [starts[n] - y * width, ends[n] - y * width];
+    const isOver = from < right && to > left;
+    const isBeside = y >= top && y < bottom;
+    above = above || (isOver && y < top);
+    below = below || (isOver && y >= bottom);
+    before = before || (isBeside && from < left);
+    after = after || (isBeside && to > right);
+  }
+  return above && below && before && after;
 }
 
 /** Whether two pieces have about the same height, width and area. */
@@ -513,7 +545,17 @@ function isShaded(piece, dark) {
   return (dark < SHADED_AREA && piece.edge < SHADED_OUTLINE) || (dark < SHADED_BLOT && isBlot);
 }
 
-/** The pieces of ink on a picture of `inLevels`, without ruled lines and frames: {pieces, labels, paper}. */
+/** The sum of the levels of ink. */
+function depthIn(depth, { starts, ends }) {
+  let sum = 0;
+  for (let n = 0; n < starts.length; n++) for (let at = starts[n]; at < ends[n]; at++) sum += depth[at];
+  return sum;
+}
+
+/**
+ * The pieces of ink on a picture of `inLevels`, without ruled lines and frames: {pieces, labels, paper, ruled}, the last the
+ * darkness of the ruled lines.
+ */
 function piecesOf(picture, sign) {
   const { height, width, levels, left } = picture;
   const { depth, paper } = depthsOf(picture, sign);
@@ -532,11 +574,13 @@ function piecesOf(picture, sign) {
   };
   take(strong);
   const whole = pieces.filter((piece) => sizeOf(piece) >= 3);
-  const frames = whole.filter((piece) => isFrame(piece, whole));
+  const frames = whole.filter((piece) => isFrame(piece, whole, ink, picture));
   const isOut = new Int32Array(ink.count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 2 * LEVELS;
   const unframed = frames.length ? above(depth, ink, isOut) : ink;
   const kept = withoutLines(unframed, frames.length ? unframed : weak, height, width);
+  const [before, after] = [unframed, kept].map((found) => [areaOf(found), depthIn(depth, found)]);
+  const ruled = kept === unframed ? 0 : Math.floor((before[1] - after[1]) / (before[0] - after[0]));
   if (kept !== ink) take(kept);
   described(pieces, depth, levels, ink, labels, height, width);
   const limits = Int32Array.from([0, ...pieces], (piece) => piece && DARK_EDGE * piece.peak);
@@ -551,5 +595,5 @@ function piecesOf(picture, sign) {
     described(pieces, depth, levels, ink, labels, height, width);
   }
   findNear(pieces, ink, width);
-  return { pieces, labels, paper };
+  return { pieces, labels, paper, ruled };
 }

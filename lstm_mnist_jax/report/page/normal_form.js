@@ -11,6 +11,8 @@ const FAINT_EDGE = 0.01; // the same in a picture that is in normal form already
 const FINE = 4; // strokes are thickened in so many times the size of a digit
 const THIN = 1.1; // thinner strokes are thickened to THICK: pixels of a digit of 20
 const THICK = 2.2;
+const SIGN = "it may be a sign or a line";
+const UNREAD = "a mark beside it is not read";
 
 const peakOf = (levels) => levels.reduce((a, b) => Math.max(a, b), 0);
 
@@ -215,16 +217,21 @@ function formOf(ink, height, width, side, known = null) {
   return { pixels: normal, box: [ink.top + top, ink.left + left, box.height, box.width] };
 }
 
-/** The digits on a picture: [{pixels, box: [top, left, height, width] as fractions}]. */
+/**
+ * The digits on a picture: [{pixels, box: [top, left, height, width] as fractions, marks: such boxes, warning}], the last as
+ * normal_form.py has it, or null.
+ */
 function findDigits(whole, height, width) {
   const picture = reduced(whole, SOUGHT_SIDE);
   const side = Math.round(FACES * Math.min(height, width));
   const normal = normalOf(picture, height, width, side);
-  if (normal) return [{ pixels: normal, box: [0, 0, 1, 1] }];
+  if (normal) return [{ pixels: normal, box: [0, 0, 1, 1], marks: [], warning: null }];
   return findInk(picture).map((ink) => {
     const { pixels, box } = formOf(ink, height, width, side);
-    const lengths = [picture.height, picture.width];
-    return { pixels, box: box.map((each, n) => each / lengths[n % 2]) };
+    const fractions = (lengths) => lengths.map((each, n) => each / (n % 2 ? picture.width : picture.height));
+    const marks = ink.marks.map(({ top, bottom, left, right }) => fractions([top, left, bottom - top, right - left]));
+    const warning = [ink.isSign && SIGN, marks.length && UNREAD].filter(Boolean).join("; ") || null;
+    return { pixels, box: fractions(box), marks, warning };
   });
 }
 

@@ -1,6 +1,6 @@
 // A picture on the page: opened, taken, dropped or pasted. Its digits are found and read, and boxes are drawn over it.
 //
-// A photo is {canvas, name, digits, note}; of each digit {pixels, box, label, probability, warning}.
+// A photo is {canvas, name, digits, note}; of each digit {pixels, box, marks, label, probability, warning}.
 
 const PHOTO_SIDE = 1000; // larger pictures are reduced to so many pixels of their longer side
 const SMALL_PHOTO = 200; // the pixels of smaller ones are shown as squares
@@ -109,7 +109,7 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
       if (probabilities === null) return null;
       digit.label = leaderOf(probabilities);
       digit.probability = probabilities[digit.label];
-      digit.warning = warningOf(digit.pixels);
+      digit.warning = [warningOf(digit.pixels), digit.warning].filter(Boolean).join("; ") || null;
     }
     return { canvas, name, digits };
   }
@@ -151,6 +151,10 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
     frame.classList.toggle("crowded", isCrowded);
   }
 
+  const placeAt = (box, places) => {
+    for (const [name, value] of Object.entries(places)) box.style.setProperty(`--${name}`, value);
+  };
+
   function boxOf(photo, number) {
     const { box, label, probability, warning } = photo.digits[number];
     const [top, left, tall, wide] = box;
@@ -159,14 +163,21 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
     button.type = "button";
     button.title = words;
     button.setAttribute("aria-label", `Digit ${number + 1} of ${photo.digits.length}: ${words}`);
-    const places = { x: left + wide / 2, y: top + tall / 2, wide, tall };
-    for (const [name, value] of Object.entries(places)) button.style.setProperty(`--${name}`, value);
+    placeAt(button, { x: left + wide / 2, y: top + tall / 2, wide, tall });
     button.append(element("span", "name", classes[label] + (warning ? "?" : "")));
     button.append(element("span", "share", roundly(probability)));
     button.addEventListener("click", () => onChoose(photo, number, true));
     const item = document.createElement("li");
     item.append(button);
     return item;
+  }
+
+  /** The place on the picture of a mark that is not read. */
+  function markOf([top, left, tall, wide]) {
+    const mark = element("div", "mark");
+    placeAt(mark, { x: left + wide / 2, y: top + tall / 2, wide, tall });
+    mark.setAttribute("aria-hidden", "true"); // the warning of its digit says it
+    return mark;
   }
 
   /** Shows a photo and which of its digits is the network's input; null hides it. */
@@ -183,6 +194,8 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
       frame.style.setProperty("--shape", canvas.width / canvas.height);
       frame.classList.toggle("small", longestOf(canvas) < SMALL_PHOTO);
       list.replaceChildren(...digits.map((_, n) => boxOf(photo, n)));
+      for (const mark of frame.querySelectorAll(".mark")) mark.remove();
+      frame.append(...digits.flatMap(({ marks }) => marks.map(markOf)));
       arrange();
     }
     shown = photo;

@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from photographs import sevens
+from photographs import SIGNS, papers, row, sevens
 from PIL import Image
 
 from lstm_mnist_jax import load
@@ -62,7 +62,7 @@ def found_in_javascript(page, picture):
         """(picture) => {
           const bytes = Uint8Array.from(atob(picture.levels), (character) => character.charCodeAt(0));
           const found = lstm.findDigits({ ...picture, levels: new Float64Array(bytes.buffer) }, 28, 28);
-          return found.map(({ pixels, box }) => ({ pixels: Array.from(pixels), box }));
+          return found.map(({ pixels, ...rest }) => ({ pixels: Array.from(pixels), ...rest }));
         }""",
         {"height": len(picture), "width": len(picture[0]), "levels": levels},
     )
@@ -101,6 +101,22 @@ def test_broken_shaded_and_cut_digits_match_python(page, rng):
         (expected,), (found,) = find_digits(picture), found_in_javascript(page, picture)
         np.testing.assert_allclose(found["box"], expected.box, atol=1e-9, err_msg=kind)
         np.testing.assert_allclose(np.array(found["pixels"]).reshape(28, 28), expected.image, atol=1e-5, err_msg=kind)
+
+
+def test_papers_signs_and_marks_match_python(page, rng):
+    """No digits on ruled paper; the boxes of what is not read, and the warnings."""
+    signs = [row(sign=sign, underlined=sign is None)[0] for sign in (None, *SIGNS)]
+    for number, picture in enumerate([*(picture for _, picture in papers(rng)), *signs]):
+        try:
+            expected = find_digits(picture)
+        except DataError:
+            expected = []
+        found = found_in_javascript(page, picture)
+        assert [each["warning"] for each in found] == [each.warning for each in expected], number
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one["box"], other.box, atol=1e-9)
+            np.testing.assert_allclose(one["marks"], other.marks, atol=1e-9)
+            np.testing.assert_allclose(np.array(one["pixels"]).reshape(28, 28), other.image, atol=1e-5)
 
 
 def test_a_digit_that_fills_its_picture_and_squared_paper_match_python(page, rng):
