@@ -17,8 +17,8 @@ from jax import Array
 
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.rnn.derivatives import Function
-from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, hidden_features, states_after, steps_at_once
+from lstm_mnist_jax.rnn.products import outer, project, shift, vary_alike
+from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, hidden_features, states_after
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 
@@ -111,18 +111,7 @@ def _recurrence(
     `biases` [4 hidden] are those of r, z, n, and that of the recurrent product which r multiplies; `resets` is None or
     (booleans [time, batch, 1], h).
     """
-    block = steps_at_once(True, inputs, kernel.shape[1])
-    if block is not None and block < inputs.shape[0]:
-
-        def run(h: Array, xs: Any) -> Any:
-            inputs, at = xs
-            again = None if resets is None else (at, resets[1])
-            hs, last_h = _recurrence(loops, inputs, kernel, biases, recurrent_kernel, h, again)
-            return last_h, hs
-
-        last_h, hs = in_blocks(run, h, (inputs, resets and resets[0]), block, loops.reverse)
-        return hs, last_h
-    arrays = project(inputs, kernel), biases, recurrent_kernel, h, resets
+    arrays = inputs, kernel, biases, recurrent_kernel, h, resets
     hs, _, _, last_h = native.gru_forward(*arrays, activations=False, **loops._asdict())
     return hs, last_h
 
@@ -130,7 +119,7 @@ def _recurrence(
 def _forward(
     loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
 ) -> Any:
-    arrays = project(inputs, kernel), biases, recurrent_kernel, h, resets
+    arrays = inputs, kernel, biases, recurrent_kernel, h, resets
     hs, *kept, last_h = native.gru_forward(*arrays, activations=True, **loops._asdict())
     return (hs, last_h), (hs, *kept)
 

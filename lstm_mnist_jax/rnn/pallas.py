@@ -56,7 +56,7 @@ def run(
     Args:
       name: "lstm_forward" or "lstm_backward".
       platform: "tpu" or "cuda", whose kernel it is.
-      arguments: the arrays that are given, by name; no size is 0.
+      arguments: the arrays that are given, by name; no size is 0. `inputs` are projected, `input_kernel` is not used.
       results: the types of the results that are wanted, by name.
       axes: those of every argument and result, given and wanted or not, such as "n t b h".
       reverse: whether the forward loop starts at the last step.
@@ -68,7 +68,11 @@ def run(
     given = dict(arguments)
     if "resets" in given:  # Mosaic has no booleans in memory
         given["resets"] = given["resets"].astype(jnp.int32)
-    if name == "lstm_backward":
+    if name == "lstm_forward":
+        given["projected"] = given.pop("inputs")
+        del given["input_kernel"]
+        axes = axes | {"projected": "n t b g"}
+    else:
         given["kernel"] = jnp.swapaxes(given["kernel"], -1, -2)
         axes = axes | {"kernel": "n g k"}
     found: dict[str, Array] = {"tpu": _call_tpu, "cuda": _call_gpu}[platform](

@@ -3,7 +3,6 @@
 Depends on arrays; not on equations.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -94,26 +93,6 @@ def shift(initial: Array, states: Array, reverse: bool) -> Array:
         return states
     first = initial[None].astype(states.dtype)
     return jnp.concatenate([states[1:], first] if reverse else [first, states[:-1]])
-
-
-def in_blocks(run: Callable[..., Any], carry: Any, xs: Any, steps: int, reverse: bool) -> Any:
-    """`run(carry, xs)`, which gives (carry, outputs over time), over `steps` time steps at once."""
-    time = len(jax.tree.leaves(xs)[0])
-    blocks, rest = divmod(time, max(1, steps))
-    if blocks + (rest > 0) <= 1:
-        return run(carry, xs)
-    # The block that is not full is the last to be run.
-    split = rest if reverse else time - rest
-    start, end = (jax.tree.map(lambda array, part=part: array[part], xs) for part in (slice(split), slice(split, None)))
-    full, remaining = (end, start) if reverse else (start, end)
-    full = jax.tree.map(lambda array: array.reshape(blocks, steps, *array.shape[1:]), full)
-    carry, outputs = jax.lax.scan(run, carry, full, reverse=reverse)
-    outputs = jax.tree.map(lambda array: array.reshape(blocks * steps, *array.shape[2:]), outputs)
-    if not rest:
-        return carry, outputs
-    carry, others = run(carry, remaining)
-    pair = (others, outputs) if reverse else (outputs, others)
-    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *pair)
 
 
 def vary_alike(tree: Any) -> Any:

@@ -7,8 +7,8 @@ Depends on arrays; not on modules or layers. Data is time-major. The equations a
 
 Four things make it faster than a scan over a cell:
 
-- All inputs are projected by one matrix product before the loop. (On a CPU, where nothing is kept for a gradient: by
-  one product for as many steps as fit in the cache.) The loop holds one product and one fused elementwise step.
+- All inputs are projected by one matrix product before the loop. The loop holds one product and one fused elementwise
+  step. (The compiled kernel projects the inputs of each step where it uses them, unless their weights are too many.)
 - sigmoid(z) = (1 + tanh(z/2)) / 2, and the weights are multiplied by 1/2 once, so that one tanh runs over the four
   packed gates. (XLA's own sigmoid takes several times as long on a CPU.)
 - The backward loop carries only dc and dh and returns only the gradients at the gates. What depends on neither, XLA's
@@ -31,15 +31,11 @@ from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn import native, xla_loops
 from lstm_mnist_jax.rnn.derivatives import Function
-from lstm_mnist_jax.rnn.products import in_blocks, outer, project, shift, state_dtype, vary_alike
+from lstm_mnist_jax.rnn.products import outer, project, shift, state_dtype, vary_alike
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 AnyArray = jax.Array | np.ndarray
 """The type of array arguments. Results are `jax.Array`s."""
-
-
-PROJECTED_BYTES = 4 << 20
-"""How much of the projected inputs a CPU's caches should hold."""
 
 
 class LSTMCarry(NamedTuple):
@@ -257,36 +253,11 @@ def _recurrence(
 
     `resets` is None or (booleans [time, batch, 1], h, c).
     """
-    block = steps_at_once(loops.backend == "native", inputs, bias.size)
-    if block is not None and block < inputs.shape[0]:
-
-        def run(carry: Any, xs: Any) -> Any:
-            inputs, at = xs
-            again = None if resets is None else (at, *resets[1:])
-            h, c = carry
-            hs, cs, *last = _recurrence(loops, inputs, kernel, bias, recurrent_kernel, h, c, again)
-            return tuple(last), (hs, cs)
-
-        last, states = in_blocks(run, (h, c), (inputs, resets and resets[0]), block, loops.reverse)
-        return *states, *last
     forward = loop_of("lstm_forward", loops.backend)
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
-    arrays = (project(inputs, kernel), bias, recurrent_kernel, h, c, resets)
+    arrays = (inputs, kernel, bias, recurrent_kernel, h, c, resets)
     hs, cs, _, *last = forward(*arrays, activations=False, **options)
     return hs, cs, *last
-
-
-def steps_at_once(is_native: bool, inputs: Array, gates: int) -> int | None:
-    """How many time steps to project at once where nothing is kept of them; None is all.
-
-    (Under vmap: of each instance.)
-    """
-    time, batch, _ = inputs.shape
-    if not is_native or jax.default_backend() != "cpu":
-        return None
-    most = max(1, min(time, PROJECTED_BYTES // max(1, batch * gates * inputs.dtype.itemsize)))
-    # Blocks that leave no remainder are worth some smaller ones.
-    return next((steps for steps in range(most, most // 2, -1) if time % steps == 0), most)
 
 
 def _forward(
@@ -294,7 +265,7 @@ def _forward(
 ) -> Any:
     forward = loop_of("lstm_forward", loops.backend)
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
-    hs, cs, activations, *last = forward(project(inputs, kernel), bias, recurrent_kernel, h, c, resets, **options)
+    hs, cs, activations, *last = forward(inputs, kernel, bias, recurrent_kernel, h, c, resets, **options)
     return (hs, cs if loops.return_cell_states else None, *last), (hs, cs, activations)
 
 

@@ -1,8 +1,8 @@
 """The loops of the LSTM and the GRU in JAX, forward and backward: the reference for the CPU kernel.
 
 XLA runs them in place of the kernel on other platforms; those of the LSTM also wherever the kernel is not chosen (the
-GRU then runs on `gated`). Arguments and results are those of `recurrence` and `gru`: in weights, biases and projected
-inputs, the columns of the gates that are sigmoids (i, f and o; r and z) are scaled by 1/2.
+GRU then runs on `gated`). Arguments and results are those of `recurrence` and `gru`: in weights and biases, the
+columns of the gates that are sigmoids (i, f and o; r and z) are scaled by 1/2.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_mnist_jax.rnn.products import product, shift, state_dtype
+from lstm_mnist_jax.rnn.products import product, project, shift, state_dtype
 
 
 def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
@@ -21,7 +21,8 @@ def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def lstm_forward(
-    projected: Array,
+    inputs: Array,
+    kernel: Array,
     bias: Array,
     recurrent_kernel: Array,
     h: Array,
@@ -36,7 +37,8 @@ def lstm_forward(
     """The forward loop of the LSTM.
 
     Args:
-      projected: the contribution of the inputs to the gates, [time, batch, 4 * hidden].
+      inputs: [time, batch, features].
+      kernel: [features, 4 * hidden].
       bias: [4 * hidden].
       recurrent_kernel: [hidden, 4 * hidden].
       h, c: before the first step, [batch, hidden].
@@ -62,7 +64,7 @@ def lstm_forward(
         h = o * jnp.tanh(c)
         return (h, c), (h.astype(dtype), c if cells else None, tanh.astype(dtype) if activations else None)
 
-    xs = (projected, None if resets is None else resets[0])
+    xs = (project(inputs, kernel), None if resets is None else resets[0])
     (last_h, last_c), (hs, cs, tanhs) = jax.lax.scan(step, (h, c), xs, reverse=reverse, unroll=unroll)
     return hs, cs, tanhs, last_h, last_c
 
@@ -81,7 +83,7 @@ def lstm_backward(
     reverse: bool,
     unroll: int,
 ) -> Any:
-    """The backward loop of the LSTM: the gradients of `projected`, of the initial h and c, and with resets of theirs.
+    """The backward loop of the LSTM: the gradients of the projected inputs, the initial h and c, and those of resets.
 
     Args:
       activations, cs: results of the forward loop.
@@ -125,7 +127,8 @@ def lstm_backward(
 
 
 def gru_forward(
-    projected: Array,
+    inputs: Array,
+    kernel: Array,
     bias: Array,
     recurrent_kernel: Array,
     h: Array,
@@ -138,7 +141,8 @@ def gru_forward(
     """The forward loop of the GRU.
 
     Args:
-      projected: the contribution of the inputs to the gates r, z and n, [time, batch, 3 * hidden].
+      inputs: [time, batch, features].
+      kernel: [features, 3 * hidden].
       bias: [4 * hidden]: of r, z and n, and that of the recurrent product which r multiplies.
       recurrent_kernel: [hidden, 3 * hidden].
       h: before the first step, [batch, hidden].
@@ -167,7 +171,7 @@ def gru_forward(
         kept = (jnp.concatenate([r, z, n], axis=-1).astype(dtype), last.astype(dtype)) if activations else (None, None)
         return h, (h.astype(dtype), *kept)
 
-    xs = (projected, None if resets is None else resets[0])
+    xs = (project(inputs, kernel), None if resets is None else resets[0])
     last_h, (hs, tanhs, recurrents) = jax.lax.scan(step, h, xs, reverse=reverse, unroll=unroll)
     return hs, tanhs, recurrents, last_h
 
@@ -185,7 +189,7 @@ def gru_backward(
     reverse: bool,
     unroll: int,
 ) -> Any:
-    """The backward loop of the GRU: the gradients of `projected`, `recurrents`, the initial h and resets.
+    """The backward loop of the GRU: the gradients of the projected inputs, `recurrents`, the initial h and resets.
 
     Args:
       activations, recurrents, hs: results of the forward loop.

@@ -1,9 +1,10 @@
 // The loops of the compiled kernel without XLA, also for processors that this machine emulates: reads recurrences from
 // standard input, and writes the results of their forward and their backward loop.
 //
-// Input, for each: eight int64 (gates, time, batch, hidden, reverse, resets, rows and units of a part; 0: all at once); then
-// float32 projected [T, B, G H], bias [4 H], weights [H, G H], h, c, reset h, reset c, d last h, d last c [B, H], d hs
-// [T, B, H]; with resets, bytes [T, B]. Output: hs, cs, d projected, d h, d c, d reset h, d reset c.
+// Input, for each: nine int64 (gates, time, batch, features, hidden, reverse, resets, rows and units of a part; 0: all at
+// once); then float32 inputs [T, B, F] and their weights [F, G H], or of 0 features projected inputs [T, B, G H] and no
+// weights; bias [4 H], weights [H, G H], h, c, reset h, reset c, d last h, d last c [B, H], d hs [T, B, H]; with resets,
+// bytes [T, B]. Output: hs, cs, d projected, d h, d c, d reset h, d reset c.
 //
 // An argument names loops of a wheel's library (loops, loops_avx2, loops_avx512), as if the processor had been found to
 // have these instructions. The width of the vectors goes to standard error.
@@ -33,10 +34,11 @@ std::vector<T> Read(Index count) {
 void Write(const Floats& values) { std::fwrite(values.data(), sizeof(float), values.size(), stdout); }
 
 void Run(const std::vector<Index>& s) {
-  const Index gates = s[0], time = s[1], batch = s[2], hidden = s[3], state = batch * hidden;
-  const bool reverse = s[4] != 0, has_resets = s[5] != 0;
+  const Index gates = s[0], time = s[1], batch = s[2], features = s[3], hidden = s[4], state = batch * hidden;
+  const bool projects = features != 0, reverse = s[5] != 0, has_resets = s[6] != 0;
   const Cell& cell = gates == 4 ? chosen->lstm : chosen->gru;
-  const Floats projected = Read<float>(time * batch * gates * hidden), bias = Read<float>(4 * hidden);
+  const Floats inputs = Read<float>(time * batch * (projects ? features : gates * hidden));
+  const Floats of_inputs = Read<float>(features * gates * hidden), bias = Read<float>(4 * hidden);
   const Floats weights = Read<float>(hidden * gates * hidden), h = Read<float>(state), c = Read<float>(state);
   const Floats reset_h = Read<float>(state), reset_c = Read<float>(state);
   Floats d_h = Read<float>(state), d_c = Read<float>(state);
@@ -46,9 +48,9 @@ void Run(const std::vector<Index>& s) {
 
   Floats hs(time * state), cs(time * state), activations(time * gates * state), recurrents(time * state);
   Floats last_h(state), last_c(state), copies(cell.states * cell.forward_rows * hidden);
-  Floats panels(Ceil(hidden, chosen->width) * chosen->width * hidden * gates);
+  Floats panels(Ceil(hidden, chosen->width) * chosen->width * (gates * (features + hidden) + kBiases));
   // Some of the rows at once, through all steps; or some of the units, step by step: as threads divide the work.
-  const Index rows = s[6] == 0 ? batch : s[6], units = s[7];
+  const Index rows = s[7] == 0 ? batch : s[7], units = s[8];
   auto parts = [&](Index steps, Index block, auto run) {
     for (Index row = 0; row < batch; row += rows) {
       const Index end = std::min(row + rows, batch);
@@ -61,8 +63,10 @@ void Run(const std::vector<Index>& s) {
     }
   };
 
-  for (Index unit = 0; unit < hidden; unit += cell.forward_units) cell.pack_forward(weights.data(), hidden, unit, panels.data());
-  Forward forward{time, batch, hidden, reverse, projected.data(), bias.data(), {h.data(), c.data()},
+  const Weights packed{features, hidden, of_inputs.data(), weights.data(), bias.data()};
+  for (Index unit = 0; unit < hidden; unit += cell.forward_units) cell.pack_forward(packed, unit, panels.data());
+  Forward forward{time, batch, features, hidden, reverse, projects ? nullptr : inputs.data(),
+                  projects ? inputs.data() : nullptr, {h.data(), c.data()},
                   {hs.data(), gates == 4 ? cs.data() : nullptr}, activations.data(), gates == 3 ? recurrents.data() : nullptr,
                   {last_h.data(), last_c.data()}, at, {reset_h.data(), reset_c.data()}};
   parts(time, cell.forward_units, [&](const Part& part) { cell.forward(forward, panels.data(), copies.data(), part); });
@@ -93,5 +97,5 @@ int main(int count, char** arguments) {
     return 1;
   }
   std::fprintf(stderr, "%d\n", static_cast<int>(chosen->width));
-  for (std::vector<Index> sizes(8); std::fread(sizes.data(), sizeof(Index), 8, stdin) == 8;) Run(sizes);
+  for (std::vector<Index> sizes(9); std::fread(sizes.data(), sizeof(Index), 9, stdin) == 9;) Run(sizes);
 }

@@ -15,16 +15,16 @@ from jax.sharding import PartitionSpec as P
 from lstm_cases import assert_close, assert_equal
 from parameters import drawn_module
 
-import lstm_mnist_jax.rnn.gru as module
-from lstm_mnist_jax.rnn import GRU, RNN, native, products, recurrence
+from lstm_mnist_jax.rnn import GRU, RNN, native
 from lstm_mnist_jax.rnn.gru import gru, runs_gru_native
 
 REASON = native.unavailable()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
 
-# time, batch, features, hidden: rows below, at and above those of tiles (1, 2, 4, 8), units as in `test_native`.
+# time, batch, features, hidden: rows below, at and above those of tiles (1, 2, 4, 8), units as in `test_native`. The
+# 80 features of one sequence are projected before the loop.
 SIZES = [
-    (4, 1, 3, 70), (3, 2, 2, 130), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (3, 25, 2, 48), (0, 2, 2, 5),
+    (4, 1, 80, 70), (3, 2, 2, 130), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (3, 25, 2, 48), (0, 2, 2, 5),
 ]  # fmt: skip
 
 
@@ -117,20 +117,20 @@ def test_layers_compute_what_they_do_on_the_gated_path(rng, name):
 def loops(rng, time, batch, hidden):
     """What the forward and the backward loop take."""
     states = [np.float32(rng.normal(size=(batch, hidden))) for _ in range(2)]
-    projected = np.float32(rng.normal(size=(time, batch, 3 * hidden)))
-    kernel = np.float32(rng.normal(size=(hidden, 3 * hidden)) / math.sqrt(hidden))
-    return projected, np.float32(rng.normal(size=4 * hidden)), kernel, states
+    inputs = np.float32(rng.normal(size=(time, batch, 5)))
+    kernels = [np.float32(rng.normal(size=(size, 3 * hidden)) / math.sqrt(size)) for size in (5, hidden)]
+    return inputs, np.float32(rng.normal(size=4 * hidden)), kernels, states
 
 
 @partial(jax.jit, static_argnums=4)
-def run_loops(projected, bias, kernel, states, threads):
+def run_loops(inputs, bias, kernels, states, threads):
     """In both directions, all results of both loops, and those of a forward loop of which nothing is kept."""
 
     def run(reverse):
         options = {"reverse": reverse, "threads": threads}
-        forward = partial(native.gru_forward, projected, bias, kernel, states[0], **options)
+        forward = partial(native.gru_forward, inputs, kernels[0], bias, kernels[1], states[0], **options)
         hs, *kept, last_h = forward(activations=True)
-        backward = native.gru_backward(*kept, hs, states[0], kernel, None, states[1], **options)
+        backward = native.gru_backward(*kept, hs, states[0], kernels[1], None, states[1], **options)
         return hs, last_h, *kept, backward, forward(activations=False)
 
     return run(False), run(True)
@@ -142,16 +142,16 @@ def run_loops(projected, bias, kernel, states, threads):
     [(9, 64, 64), (5, 37, 130), (9, 1, 200), (4, 2, 260), (40, 23, 129)],
 )
 def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
-    projected, bias, kernel, states = loops(rng, time, batch, hidden)
+    inputs, bias, kernels, states = loops(rng, time, batch, hidden)
     of_threads = jax.jit(lambda *arrays: [run_loops(*arrays, threads) for threads in (1, 0, 2, 3)])
-    one, *others = of_threads(projected, bias, kernel, states)
+    one, *others = of_threads(inputs, bias, kernels, states)
     for hs, last_h, *_, lean in one:
         assert_equal((lean[0], *lean[3:]), (hs, last_h))
         assert lean[1:3] == (None, None)
     for other in others:
         assert_equal(other, one)
     row = np.s_[..., batch // 2 : batch // 2 + 1, :]
-    alone = run_loops(projected[row], bias, kernel, [state[row] for state in states], 1)
+    alone = run_loops(inputs[row], bias, kernels, [state[row] for state in states], 1)
     assert_equal(alone, jax.tree.map(lambda array: array[row], jax.tree.map(np.asarray, one)))
 
 
@@ -199,31 +199,6 @@ def test_second_derivatives(rng):
     assert_close(found, wanted, 1e-5)
 
 
-@pytest.mark.parametrize("steps", [2, 4])
-def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps):
-    (*weights, h), resets = arguments(rng, 11, 3, 4, 5)
-    blocks = []
-
-    def in_blocks(run, carry, inputs, steps, reverse):
-        blocks.append(steps)
-        return products.in_blocks(run, carry, inputs, steps, reverse)
-
-    monkeypatch.setattr(recurrence, "PROJECTED_BYTES", steps * 3 * 15 * 4)
-    monkeypatch.setattr(module, "in_blocks", in_blocks)
-    monkeypatch.setattr(module, "_compiled_recurrence", module._recurrence)  # which remembers programs by their shapes
-
-    @jax.jit
-    def run(*args):
-        return [gru(*args, reverse=reverse, resets=again) for reverse in (False, True) for again in (None, resets)]
-
-    found = iter(run(*weights, h))
-    for reverse in (False, True):
-        for again in (None, resets):
-            _, wanted = numpy_gru.gru(*weights, h=h, resets=again, reverse=reverse)
-            assert_close(next(found), (wanted, wanted[0 if reverse else -1]))
-    assert set(blocks) == {steps}
-
-
 def test_what_gives_its_memory_away_may_still_be_wanted(rng):
     (*weights, h), _ = arguments(rng, 5, 3, 4, 20)
 
@@ -244,10 +219,10 @@ def test_infinity_saturates_and_nan_stays_in_its_sequence(rng):
     is_nan = np.zeros(hs.shape, bool)
     is_nan[2:, 3] = True
     np.testing.assert_array_equal(np.isnan(hs), is_nan)
-    saturated = np.float32(np.where(rng.random((1, 3, 60)) < 0.5, np.inf, -np.inf))
-    zeros = np.zeros(80, np.float32), np.zeros((20, 60), np.float32), [np.zeros((3, 20), np.float32)] * 2
-    (_, _, activations, *_), _ = run_loops(saturated, *zeros, 1)
-    np.testing.assert_array_equal(activations, np.sign(saturated))
+    infinity, signs = np.full((1, 3, 1), np.float32(np.inf)), np.float32(np.where(rng.random((1, 60)) < 0.5, 1, -1))
+    kernels, states = [signs, np.zeros((20, 60), np.float32)], [np.zeros((3, 20), np.float32)] * 2
+    (_, _, activations, *_), _ = run_loops(infinity, np.zeros(80, np.float32), kernels, states, 1)
+    np.testing.assert_array_equal(activations, np.broadcast_to(signs, (1, 3, 60)))
 
 
 @pytest.mark.parametrize("check_vma", [False, True])

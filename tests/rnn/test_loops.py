@@ -31,28 +31,34 @@ SIZES = [
 
 
 def cases():
-    """Every size of both cells, in both directions, with and without resets; whole, or in parts as threads do it."""
+    """Every size of both cells, in both directions, with and without resets: of projected inputs whole, and of inputs
+    that the loop projects in parts, as threads do it.
+    """
     for number, sizes in enumerate(SIZES):
         for gates in (4, 3):
             for reverse, has_resets in ((0, 0), (1, 1)) if number % 2 else ((1, 0), (0, 1)):
-                yield gates, *sizes, reverse, has_resets, 0, 0
-                yield gates, *sizes, reverse, has_resets, 2, 1
+                time, batch, hidden = sizes
+                yield gates, time, batch, 0, hidden, reverse, has_resets, 0, 0
+                yield gates, time, batch, 5, hidden, reverse, has_resets, 2, 1
 
 
 def arrays_of(case, rng):
-    gates, time, batch, hidden, _, has_resets, *_ = case
-    shapes = [(time, batch, gates * hidden), (4 * hidden,), (hidden, gates * hidden), *[(batch, hidden)] * 6]
-    arrays = [rng.normal(size=shape).astype(np.float32) for shape in (*shapes, (time, batch, hidden))]
-    arrays[2] /= np.float32(np.sqrt(hidden))
+    gates, time, batch, features, hidden, _, has_resets, *_ = case
+    columns = gates * hidden
+    shapes = [(time, batch, features or columns), (features, columns), (4 * hidden,), (hidden, columns)]
+    shapes += [*[(batch, hidden)] * 6, (time, batch, hidden)]
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    arrays[3] /= np.float32(np.sqrt(hidden))
     return arrays, rng.random((time, batch)) < 0.3 if has_resets else None
 
 
 def wanted_of(case, arrays, resets):
     """hs, d projected and d of the initial h, as NumPy computes them in float64, step by step."""
-    gates, time, batch, hidden, reverse, *_ = case
-    projected, bias, kernel, h, c, reset_h, reset_c, d_last_h, d_last_c, d_hs = map(np.float64, arrays)
+    gates, time, batch, features, hidden, reverse, *_ = case
+    inputs, of_inputs, bias, kernel, h, c, reset_h, reset_c, d_last_h, d_last_c, d_hs = map(np.float64, arrays)
     scale = np.repeat([2, 2, 1, 2] if gates == 4 else [2, 2, 1], hidden)  # the loops take sigmoids' columns halved
-    projected, weights, halved = projected * scale, kernel * scale, bias[: gates * hidden] * scale
+    projected = (inputs @ of_inputs if features else inputs) * scale
+    weights, halved = kernel * scale, bias[: gates * hidden] * scale
     order = list(reversed(range(time))) if reverse else list(range(time))
     hs, d_projected = np.zeros((time, batch, hidden)), np.zeros((time, batch, gates * hidden))
     kept = {}
@@ -138,7 +144,7 @@ def run(command, every):
     assert done.returncode == 0, (done.returncode, done.stderr.decode())
     values = np.frombuffer(done.stdout, np.float32)
     found = []
-    for (gates, time, batch, hidden, *_), *_ in every:
+    for (gates, time, batch, _, hidden, *_), *_ in every:
         state = batch * hidden
         sizes = [time * state, time * state, time * gates * state, *[state] * 4]
         hs, _, d_projected, d_h, *_ = np.split(values[: sum(sizes)], np.cumsum(sizes)[:-1])

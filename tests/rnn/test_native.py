@@ -1,6 +1,5 @@
 """The compiled kernel against NumPy and the loops of XLA."""
 
-import itertools
 import math
 import os
 from functools import partial
@@ -12,7 +11,7 @@ import programs
 import pytest
 from lstm_cases import arguments, assert_close, assert_equal, numpy_gradients, numpy_states
 
-from lstm_mnist_jax.rnn import lstm, native, products, recurrence
+from lstm_mnist_jax.rnn import lstm, native
 
 REASON = native.unavailable()
 needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no compiled kernel: {REASON}")
@@ -24,9 +23,10 @@ def test_the_kernel_passes_its_self_test():
 
 
 # time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6), of which a
-# machine has one each: test_loops.py has the others.
+# machine has one each: test_loops.py has the others. The 60
+# features of one sequence are projected before the loop.
 SIZES = [
-    (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 3, 70),
+    (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 60, 70),
     (3, 25, 2, 48), (2, 6, 2, 130), (0, 2, 2, 5), (28, 32, 28, 32),
 ]  # fmt: skip
 
@@ -90,30 +90,31 @@ def test_states_and_gradients_of_the_loops_of_xla_are_those_of_numpy(rng, sizes)
 def loops(rng, time, batch, hidden):
     """What the forward and the backward loop take."""
     states = [np.float32(rng.normal(size=(batch, hidden))) for _ in range(4)]
-    projected = np.float32(rng.normal(size=(time, batch, 4 * hidden)))
-    kernel = np.float32(rng.normal(size=(hidden, 4 * hidden)) / math.sqrt(hidden))
-    return projected, kernel, states
+    inputs = np.float32(rng.normal(size=(time, batch, 5)))
+    kernels = [np.float32(rng.normal(size=(size, 4 * hidden)) / math.sqrt(size)) for size in (5, hidden)]
+    return inputs, kernels, states
 
 
 @partial(jax.jit, static_argnames=("reverse", "keep", "threads"))
-def forward(projected, kernel, h, c, *, reverse=False, keep=True, threads=None):
+def forward(inputs, kernels, h, c, *, reverse=False, keep=True, threads=None):
     wanted = {"cells": keep, "activations": keep, "reverse": reverse}
-    return native.lstm_forward(projected, jnp.zeros(projected.shape[-1]), kernel, h, c, **wanted, threads=threads)
+    weights = kernels[0], jnp.zeros(kernels[0].shape[-1]), kernels[1]
+    return native.lstm_forward(inputs, *weights, h, c, **wanted, threads=threads)
 
 
-def run_both(projected, kernel, states, threads, reverse=False):
-    outputs = forward(projected, kernel, *states[:2], reverse=reverse, threads=threads)
-    arrays = outputs[2], outputs[1], states[1], kernel, None, None, states[2], states[3]
+def run_both(inputs, kernels, states, threads, reverse=False):
+    outputs = forward(inputs, kernels, *states[:2], reverse=reverse, threads=threads)
+    arrays = outputs[2], outputs[1], states[1], kernels[1], None, None, states[2], states[3]
     return outputs, native.lstm_backward(*arrays, reverse=reverse, threads=threads)
 
 
 @partial(jax.jit, static_argnums=3)
-def run_in_both_directions(projected, kernel, states, threads):
+def run_in_both_directions(inputs, kernels, states, threads):
     """All results of the forward and the backward loop, and those of a forward loop of which nothing is kept."""
 
     def run(reverse):
-        lean = forward(projected, kernel, *states[:2], reverse=reverse, keep=False, threads=threads)
-        return run_both(projected, kernel, states, threads, reverse), lean
+        lean = forward(inputs, kernels, *states[:2], reverse=reverse, keep=False, threads=threads)
+        return run_both(inputs, kernels, states, threads, reverse), lean
 
     return run(False), run(True)
 
@@ -125,47 +126,16 @@ def run_in_both_directions(projected, kernel, states, threads):
     [(9, 64, 64), (5, 37, 130), (3, 200, 65), (2, 1, 64), (9, 1, 200), (1, 8, 140), (40, 23, 129)],
 )
 def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
-    projected, kernel, states = loops(rng, time, batch, hidden)
+    inputs, kernels, states = loops(rng, time, batch, hidden)
     of_threads = jax.jit(lambda *arrays: [run_in_both_directions(*arrays, threads) for threads in (1, 0, 2, 3)])
-    one, *others = of_threads(projected, kernel, states)
+    one, *others = of_threads(inputs, kernels, states)
     for (outputs, _), lean in one:
         assert_equal((lean[0], *lean[3:]), (outputs[0], *outputs[3:]))
     for other in others:
         assert_equal(other, one)
     row = np.s_[..., batch // 2 : batch // 2 + 1, :]
-    alone = run_in_both_directions(projected[row], kernel, [state[row] for state in states], 1)
+    alone = run_in_both_directions(inputs[row], kernels, [state[row] for state in states], 1)
     assert_equal(alone, jax.tree.map(lambda array: array[row], jax.tree.map(np.asarray, one)))
-
-
-@pytest.mark.slow
-@needs_kernel
-@pytest.mark.parametrize("steps", [1, 4, 8, 11, 20])
-def test_blocks_of_time_make_up_the_whole(rng, monkeypatch, steps):
-    args = arguments(rng, 11, 3, 4, 5)
-    blocks = []
-
-    def in_blocks(run, carry, inputs, steps, reverse):
-        blocks.append(steps)
-        return products.in_blocks(run, carry, inputs, steps, reverse)
-
-    monkeypatch.setattr(recurrence, "PROJECTED_BYTES", steps * 3 * 20 * 4)
-    monkeypatch.setattr(recurrence, "in_blocks", in_blocks)
-    # Which remembers programs by their shapes.
-    monkeypatch.setattr(recurrence, "_compiled_recurrence", recurrence._recurrence)
-
-    @jax.jit
-    def run(args):
-        def both(reverse, return_cell_states):
-            one = partial(lstm, reverse=reverse, return_cell_states=return_cell_states, backend="native")
-            return one(*args), jax.vmap(lambda x: one(x, *args[1:]).last)(args[0][None])
-
-        return {options: both(*options) for options in itertools.product([False, True], [False, True])}
-
-    for (reverse, return_cell_states), (states, batched) in run(args).items():
-        wanted = numpy_states(args, reverse)
-        assert_close(states, wanted if return_cell_states else wanted._replace(c=None))
-        assert_close(batched, [part[None] for part in wanted.last])
-    assert set(blocks) == ({steps} if steps < 11 else set())
 
 
 @jax.jit
@@ -188,18 +158,13 @@ def test_networks_at_once_are_those_one_by_one_on_any_number_of_threads(rng, net
 
 
 @jax.jit
-def run_alone(projected, kernel, states):
-    return run_both(projected, kernel, states, threads=1)
+def run_alone(inputs, kernels, states):
+    return run_both(inputs, kernels, states, threads=1)
 
 
 @needs_kernel
 def test_what_gives_its_memory_away_may_still_be_wanted(rng):
-    """`projected` and the activations lend theirs to results: XLA copies them where something else reads them."""
-    projected, kernel, states = loops(rng, 5, 3, 20)
-    outputs, other = jax.jit(lambda p: (forward(p, kernel, *states[:2]), 2 * p))(projected)
-    assert_equal(outputs, forward(projected, kernel, *states[:2]))
-    assert_equal(other, 2 * projected)
-
+    """The activations lend theirs to a result: XLA copies them where something else reads them."""
     args = arguments(rng, 5, 3, 4, 20)
 
     @jax.jit
@@ -211,24 +176,10 @@ def test_what_gives_its_memory_away_may_still_be_wanted(rng):
     assert_close(twice(*args), [numpy_gradients(args, d_hs=part(hs)) for part in (np.sin, np.cos)], 3e-5)
 
 
-def test_blocks_of_time_fill_the_cache_and_leave_no_remainder():
-    def block(time, batch, hidden, is_native=True):
-        return recurrence.steps_at_once(is_native, jnp.zeros((time, batch, 1)), 4 * hidden)
-
-    step = 4 * 64 * 512
-    most = recurrence.PROJECTED_BYTES // step
-    assert most == 32
-    assert block(784, 64, 128) == 28  # divides 784, as 32 does not
-    assert block(1009, 64, 128) == most  # a prime
-    assert block(20, 64, 128) == 20
-    assert block(0, 64, 128) == block(5, 1 << 20, 1) == 1
-    assert block(784, 64, 128, is_native=False) is None
-
-
 @needs_kernel
 def test_inference_keeps_neither_cells_nor_activations(rng):
-    projected, kernel, states = loops(rng, 6, 5, 20)
-    full, lean = (forward(projected, kernel, *states[:2], keep=keep) for keep in (True, False))
+    inputs, kernels, states = loops(rng, 6, 5, 20)
+    full, lean = (forward(inputs, kernels, *states[:2], keep=keep) for keep in (True, False))
     assert lean[1] is None
     assert lean[2] is None
     for n in (0, 3, 4):
@@ -243,10 +194,10 @@ def test_infinity_saturates_and_nan_stays_in_its_sequence(rng):
     np.testing.assert_array_equal(np.isnan(states.h), np.isnan(wanted.h))
     assert np.isnan(states.h[2:, 3]).all()
     for value in (1e4, np.inf):
-        projected, kernel, (h, c, *_) = loops(rng, 1, 3, 17)
-        projected = np.where(projected > 0, np.float32(value), np.float32(-value))
-        _, _, activations, *_ = forward(projected, kernel, h, c)
-        np.testing.assert_array_equal(activations, np.sign(projected))
+        _, kernels, (h, c, *_) = loops(rng, 1, 3, 17)
+        signs = np.sign(kernels[0][:1])
+        _, _, activations, *_ = forward(np.full((1, 3, 1), np.float32(value)), [signs, kernels[1]], h, c)
+        np.testing.assert_array_equal(activations, np.broadcast_to(signs, (1, 3, 68)))
 
 
 @needs_kernel
@@ -254,7 +205,7 @@ def test_tanh_is_accurate():
     x = np.concatenate([np.linspace(-12, 12, 2_000_001), np.geomspace(1e-30, 10, 100_000)]).astype(np.float32)
     x = x[: len(x) // 16 * 16].reshape(1, -1, 16)
     zeros = np.zeros((x.shape[1], 4), np.float32)
-    _, _, tanh, *_ = forward(x, np.zeros((4, 16), np.float32), zeros, zeros)
+    _, _, tanh, *_ = forward(x, [np.eye(16, dtype=np.float32), np.zeros((4, 16), np.float32)], zeros, zeros)
     wanted = np.tanh(x.astype(np.float64))
     assert np.max(np.abs(tanh - wanted)) < 3.7e-7
     assert np.max(np.abs(tanh - wanted) / np.maximum(np.abs(wanted), 1e-37)) < 3.7e-7

@@ -28,8 +28,9 @@ constexpr Index kSharedWork = 1 << 28;
 // shorter than the system lets another process run.
 constexpr std::int64_t Patience(Index work) { return 100'000 + work / 4; }
 
+// `inner` is the inner dimension of the products of a step.
 struct Sizes {
-  Index instances, time, batch, hidden, gates;
+  Index instances, time, batch, hidden, gates, features, inner;
 };
 
 // Runs pack(instance, unit, panels), then run(instance, panels, part), for all of these and for all parts of `steps`
@@ -41,9 +42,9 @@ ffi::Error Split(Pool& pool, Index threads, const Sizes& s, Index steps, Index u
                  const Run& run) {
   const bool is_free = threads <= 0;
   if (is_free) threads = std::max<Index>(pool.num_threads(), 1);
-  const Index step_work = s.gates * s.hidden * s.hidden * s.batch, work = step_work * std::max<Index>(steps, 1);
+  const Index step_work = s.gates * s.hidden * s.inner * s.batch, work = step_work * std::max<Index>(steps, 1);
   if (s.instances * work < 2 * kChunkWork) threads = 1;
-  const Index panel_size = Ceil(s.hidden, chosen.width) * chosen.width * s.hidden * s.gates;
+  const Index panel_size = Ceil(s.hidden, chosen.width) * chosen.width * (s.gates * s.inner + kBiases);
   Scratch<0> panels(s.instances * panel_size);
   if (panels.get() == nullptr) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for packed weights");
   const Index blocks = Ceil(s.hidden, units);
@@ -113,8 +114,18 @@ ffi::Error WrongSizes() { return ffi::Error::InvalidArgument("compiled recurrenc
 bool GetSizes(const Array& projected, const Array& weights, Index gates, Sizes* sizes) {
   const auto a = projected.dimensions(), b = weights.dimensions();
   if (a.size() != 4 || b.size() != 3 || a[0] != b[0] || a[3] != b[2] || b[2] != gates * b[1]) return false;
-  *sizes = {a[0], a[1], a[2], b[1], gates};
+  *sizes = {a[0], a[1], a[2], b[1], gates, 0, b[1]};
   return true;
+}
+
+// Those from inputs [instances, time, batch, features] with their weights [instances, features, gates * hidden]; or from
+// projected inputs, where there are none of these weights.
+bool GetSizes(const Array& inputs, const Array& input_weights, const Array& weights, Index gates, Sizes* sizes) {
+  const auto a = inputs.dimensions(), b = input_weights.dimensions(), c = weights.dimensions();
+  if (b.size() != 3) return GetSizes(inputs, weights, gates, sizes);
+  if (a.size() != 4 || c.size() != 3 || a[0] != b[0] || a[0] != c[0] || a[3] != b[1] || b[2] != c[2]) return false;
+  *sizes = {a[0], a[1], a[2], c[1], gates, a[3], a[3] + c[1]};
+  return c[2] == gates * c[1];
 }
 
 // Whether there are resets: then `reset` has the three axes of a state.
@@ -125,13 +136,15 @@ struct ForwardArrays {
   Out states[kStates], activations, recurrents, last[kStates];
 };
 
-ffi::Error RunForward(const Cell& cell, ffi::ThreadPool& pool, const Array& projected, const Array& weights,
-                      const ForwardArrays& a, const Booleans& resets, bool has_resets, bool reverse, Index threads) {
+ffi::Error RunForward(const Cell& cell, ffi::ThreadPool& pool, const Array& inputs, const Array& input_weights,
+                      const Array& weights, const ForwardArrays& a, const Booleans& resets, bool has_resets,
+                      bool reverse, Index threads) {
   Sizes s;
-  if (!GetSizes(projected, weights, cell.gates, &s)) return WrongSizes();
+  if (!GetSizes(inputs, input_weights, weights, cell.gates, &s)) return WrongSizes();
+  const bool projects = input_weights.dimensions().size() == 3;
   const Index state = s.batch * s.hidden, all = s.instances * state, every = all * s.time;
   auto has = [](const auto& array, Index size) { return array.size == size; };
-  bool agree = has(a.bias, s.instances * 4 * s.hidden);
+  bool agree = has(a.bias, s.instances * kBiases * s.hidden);
   for (Index n = 0; n < cell.states; ++n) {
     agree &= has(a.initial[n], all) && has(a.last[n], all) && (has(a.states[n], every) || (n > 0 && has(a.states[n], 0)));
     agree &= !has_resets || has(a.resets_to[n], all);
@@ -145,9 +158,8 @@ ffi::Error RunForward(const Cell& cell, ffi::ThreadPool& pool, const Array& proj
   auto job = [&](Index v) {
     const Index sequence = v * s.time * state, at = v * state;
     Forward job{};
-    job.time = s.time, job.batch = s.batch, job.hidden = s.hidden, job.reverse = reverse;
-    job.projected = projected.typed_data() + cell.gates * sequence;
-    job.bias = a.bias.at(v * 4 * s.hidden);
+    job.time = s.time, job.batch = s.batch, job.features = s.features, job.hidden = s.hidden, job.reverse = reverse;
+    (projects ? job.inputs : job.projected) = inputs.typed_data() + v * (inputs.element_count() / s.instances);
     for (Index n = 0; n < cell.states; ++n) {
       job.initial[n] = a.initial[n].at(at);
       job.last[n] = a.last[n].at(at);
@@ -160,7 +172,10 @@ ffi::Error RunForward(const Cell& cell, ffi::ThreadPool& pool, const Array& proj
     return job;
   };
   auto pack = [&](Index v, Index unit, float* panels) {
-    cell.pack_forward(weights.typed_data() + v * cell.gates * s.hidden * s.hidden, s.hidden, unit, panels);
+    const Index columns = cell.gates * s.hidden;
+    const float* of_inputs = input_weights.typed_data() + v * s.features * columns;
+    const float* recurrent = weights.typed_data() + v * s.hidden * columns;
+    cell.pack_forward({s.features, s.hidden, of_inputs, recurrent, a.bias.at(v * kBiases * s.hidden)}, unit, panels);
   };
   auto run = [&](Index v, const float* panels, const Part& part) {
     Scratch<1> copies(has_resets ? cell.states * cell.forward_rows * s.hidden : 0);
@@ -234,11 +249,12 @@ ffi::Error RunBackward(const Cell& cell, ffi::ThreadPool& pool, const Array& act
   return Split(pool, threads, s, s.time == 0 ? 0 : s.time + 1, cell.backward_units, pack, run);
 }
 
-ffi::Error LstmForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Array c,
-                           Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs, Output activations,
-                           Output last_h, Output last_c, bool reverse, Index threads) {
+ffi::Error LstmForwardCall(ffi::ThreadPool pool, Array inputs, Array input_weights, Array bias, Array weights, Array h,
+                           Array c, Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs,
+                           Output activations, Output last_h, Output last_c, bool reverse, Index threads) {
   const ForwardArrays arrays{bias, {h, c}, {reset_h, reset_c}, {hs, cs}, activations, {}, {last_h, last_c}};
-  return RunForward(chosen.lstm, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(chosen.lstm, pool, inputs, input_weights, weights, arrays, resets, HasResets(reset_h), reverse,
+                    threads);
 }
 
 ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, Array c, Array weights, Array d_hs,
@@ -250,11 +266,12 @@ ffi::Error LstmBackwardCall(ffi::ThreadPool pool, Array activations, Array cs, A
   return RunBackward(chosen.lstm, pool, activations, weights, arrays, resets, HasResets(reset_c), reverse, threads);
 }
 
-ffi::Error GruForwardCall(ffi::ThreadPool pool, Array projected, Array bias, Array weights, Array h, Booleans resets,
-                          Array reset_h, Output hs, Output activations, Output recurrents, Output last_h, bool reverse,
-                          Index threads) {
+ffi::Error GruForwardCall(ffi::ThreadPool pool, Array inputs, Array input_weights, Array bias, Array weights, Array h,
+                          Booleans resets, Array reset_h, Output hs, Output activations, Output recurrents,
+                          Output last_h, bool reverse, Index threads) {
   const ForwardArrays arrays{bias, {h}, {reset_h}, {hs}, activations, recurrents, {last_h}};
-  return RunForward(chosen.gru, pool, projected, weights, arrays, resets, HasResets(reset_h), reverse, threads);
+  return RunForward(chosen.gru, pool, inputs, input_weights, weights, arrays, resets, HasResets(reset_h), reverse,
+                    threads);
 }
 
 ffi::Error GruBackwardCall(ffi::ThreadPool pool, Array activations, Array recurrents, Array hs, Array h, Array weights,
@@ -298,7 +315,7 @@ auto Signature() {
 // What a test of the loops finds on this processor: nullptr, or why they are not to be used.
 extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(chosen); }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall, (Signature<5, 2, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall, (Signature<6, 2, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall, (Signature<8, 1, 5>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(GruForward, GruForwardCall, (Signature<4, 1, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GruForward, GruForwardCall, (Signature<5, 1, 4>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GruBackward, GruBackwardCall, (Signature<7, 1, 4>()));

@@ -20,19 +20,18 @@ struct Gru {
   // Blocks of units at once where there is one row alone, and where there are two.
   static constexpr Index kBlocks = 4, kBlocksOfTwo = 2;
 
-  // The new state of some rows x blocks of kWidth hidden units, from `sums`: vectors [blocks][3 gates][rows].
+  // The new state of some rows x blocks of kWidth hidden units, from `sums`: vectors [blocks][3 gates][rows]. Of the gate
+  // n, they are h U + d, and `projected` [blocks][rows] is x W + b.
   //
   // (Not a part of each tile's own code: that would take the compiler twice as long.)
-  static __attribute__((noinline)) void ForwardGates(const ForwardStep& step, Index hidden, const Vector* sums, Index rows,
-                                              Index blocks, Index row, Index unit) {
-    for (Index end = unit + blocks * kWidth; unit < end; unit += kWidth, sums += 3 * rows) {
+  static __attribute__((noinline)) void ForwardGates(const ForwardStep& step, Index hidden, const Vector* sums, const Vector* projected,
+                                              Index rows, Index blocks, Index row, Index unit) {
+    for (Index end = unit + blocks * kWidth; unit < end; unit += kWidth, sums += 3 * rows, projected += rows) {
       const Index count = hidden - unit;
-      const Vector bias = Load(step.bias + 2 * hidden + unit, count);
       for (Index i = 0; i < rows; ++i) {
         const Index at = (row + i) * hidden + unit, gates_at = (row + i) * 3 * hidden + unit;
         const Vector r = Tanh(sums[i]), z = Tanh(sums[rows + i]), recurrent = sums[2 * rows + i];
-        const Vector projected = Load(step.projected + gates_at + 2 * hidden, count) + bias;
-        const Vector n = Tanh(MultiplyAdd(Sigmoid(r), recurrent, projected));
+        const Vector n = Tanh(MultiplyAdd(Sigmoid(r), recurrent, projected[i]));
         if (step.activations != nullptr) {
           Store(step.activations + gates_at, r, count);
           Store(step.activations + gates_at + hidden, z, count);
@@ -48,27 +47,34 @@ struct Gru {
   template <Index R, Index J>
   static __attribute__((noinline)) void ForwardTile(const ForwardStep& step, Index hidden, const float* panels, Index row,
                                              Index unit) {
-    const Index gates = 3 * hidden;
+    const Index features = step.features, panel_size = (kBiases + 3 * (features + hidden)) * kWidth;
+    const float* panel = panels + unit / kWidth * panel_size;
     Vector sums[J][3][R];
     UNROLL for (Index j = 0; j < J; ++j) {
-      const Index u = unit + j * kWidth, count = hidden - u;
-      UNROLL for (Index gate = 0; gate < 2; ++gate) {
-        const Vector bias = Load(step.bias + gate * hidden + u, count);
-        UNROLL for (Index r = 0; r < R; ++r) {
-          sums[j][gate][r] = Load(step.projected + (row + r) * gates + gate * hidden + u, count) + bias;
-        }
+      UNROLL for (Index gate = 0; gate < 3; ++gate) {
+        const Vector bias = Load(panel + j * panel_size + gate * kWidth);
+        UNROLL for (Index r = 0; r < R; ++r) sums[j][gate][r] = bias;
       }
-      const Vector bias = Load(step.bias + gates + u, count);
-      UNROLL for (Index r = 0; r < R; ++r) sums[j][2][r] = bias;
     }
-    AddProduct(sums, step.states[0] + row * hidden, hidden, panels + unit * gates, hidden);
-    Vector done[J][3][R];  // in memory, as `sums` must not be
+    if (step.projected != nullptr) AddProjected(sums, step.projected + row * 3 * hidden, hidden, unit);
+    const float* products = panel + kBiases * kWidth;
+    AddProduct(sums, step.inputs + row * features, features, products, features, panel_size);
+    Vector projected[J][R], done[J][3][R];  // in memory, as `sums` must not be
+    UNROLL for (Index j = 0; j < J; ++j) {
+      const Vector bias = Load(panel + j * panel_size + 3 * kWidth);
+      UNROLL for (Index r = 0; r < R; ++r) {
+        projected[j][r] = sums[j][2][r];
+        sums[j][2][r] = bias;
+      }
+    }
+    products += 3 * features * kWidth;
+    AddProduct(sums, step.states[0] + row * hidden, hidden, products, hidden, panel_size);
     UNROLL for (Index j = 0; j < J; ++j) {
       UNROLL for (Index gate = 0; gate < 3; ++gate) {
         UNROLL for (Index r = 0; r < R; ++r) done[j][gate][r] = sums[j][gate][r];
       }
     }
-    ForwardGates(step, hidden, &done[0][0][0], R, J, row, unit);
+    ForwardGates(step, hidden, &done[0][0][0], &projected[0][0], R, J, row, unit);
   }
 
   // The gradient at the gates of some rows x vectors of hidden units, from that of h: [rows][vectors].

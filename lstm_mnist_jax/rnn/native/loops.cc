@@ -46,7 +46,8 @@ void ForwardRowsWithResets(const Forward& job, const ForwardStep& step, const bo
     moved.states[s] = copy;
     moved.new_states[s] = step.new_states[s] + row * hidden;
   }
-  moved.projected += C::kGates * row * hidden;
+  if (step.projected != nullptr) moved.projected += C::kGates * row * hidden;
+  moved.inputs += row * step.features;
   if (step.activations != nullptr) moved.activations += C::kGates * row * hidden;
   if (step.recurrents != nullptr) moved.recurrents += row * hidden;
   ForwardRows<C>(moved, hidden, panels, 0, rows, unit);
@@ -59,8 +60,9 @@ void RunForward(const Forward& job, const float* panels, float* copies, const Pa
   for (Index n = part.step; n < part.end_step; ++n) {
     const Index t = job.reverse ? job.time - 1 - n : n, before = job.reverse ? t + 1 : t - 1;
     ForwardStep step{};
-    step.projected = job.projected + t * C::kGates * states;
-    step.bias = job.bias;
+    if (job.projected != nullptr) step.projected = job.projected + t * C::kGates * states;
+    step.inputs = job.inputs + t * job.batch * job.features;
+    step.features = job.features;
     for (Index s = 0; s < C::kStates; ++s) {
       float* every = job.states[s];
       step.states[s] = n == 0 ? job.initial[s] : every == nullptr ? job.last[s] : every + before * states;
@@ -74,6 +76,9 @@ void RunForward(const Forward& job, const float* panels, float* copies, const Pa
       constexpr Index kBlocks = C::kBlocks, kOfTwo = C::kBlocksOfTwo;
       for (; rows == 1 && unit + kBlocks * kWidth <= part.end_unit; unit += kBlocks * kWidth) {
         C::template ForwardTile<1, kBlocks>(step, job.hidden, panels, part.row, unit);
+      }
+      for (; kBlocks > 2 && rows == 1 && unit + 2 * kWidth <= part.end_unit; unit += 2 * kWidth) {
+        C::template ForwardTile<1, 2>(step, job.hidden, panels, part.row, unit);
       }
       for (; kOfTwo > 1 && rows == 2 && unit + kOfTwo * kWidth <= part.end_unit; unit += kOfTwo * kWidth) {
         C::template ForwardTile<2, kOfTwo>(step, job.hidden, panels, part.row, unit);

@@ -20,11 +20,10 @@ constexpr INLINE Index Least(Index a, Index b) { return b < a ? b : a; }
 constexpr Index kStates = 2;
 
 // The forward loop over one network's batch. Arrays are contiguous, time-major: [time, batch, ...].
-// `activations` may be the memory of `projected`: a tile reads its part of one before it writes it to the other.
 struct Forward {
-  Index time, batch, hidden;
+  Index time, batch, features, hidden;  // 0 features where the inputs are projected
   bool reverse;
-  const float *projected, *bias;
+  const float *projected, *inputs;  // inputs that are projected, or that the loop projects; the others are nullptr
   const float* initial[kStates];
   float* states[kStates];           // of every step; of c nullptr where not wanted
   float *activations, *recurrents;  // nullptr where not wanted; only a GRU has `recurrents`
@@ -53,13 +52,22 @@ struct Part {
   Index row, end_row, step, end_step, unit, end_unit;
 };
 
-// The loops of a cell. Panels are packed weights: of `Ceil(hidden, width) * width * hidden * gates` floats.
+// The weights of a cell: [features, gates * hidden], [hidden, gates * hidden] and [4 * hidden].
+struct Weights {
+  Index features, hidden;  // 0 features where the inputs are projected
+  const float *of_inputs, *recurrent, *bias;
+};
+
+constexpr Index kBiases = 4;
+
+// The loops of a cell. Panels are packed weights: of `Ceil(hidden, width) * width * (gates * inner + kBiases)` floats.
+// `inner` is features + hidden in the forward loop, and hidden in the backward loop.
 struct Cell {
   Index gates, states;
   Index forward_units, backward_units;  // blocks of hidden units that are not divided
   Index forward_rows;                   // the most rows of a tile
-  // Packs the weights [hidden, gates * hidden] of a block that begins with `unit`.
-  void (*pack_forward)(const float* weights, Index hidden, Index unit, float* panels);
+  // Packs the weights, or the recurrent ones, of a block that begins with `unit`.
+  void (*pack_forward)(const Weights& weights, Index unit, float* panels);
   void (*pack_backward)(const float* weights, Index hidden, Index unit, float* panels);
   // `copies`: memory of `states * forward_rows * hidden` floats where there are resets.
   void (*forward)(const Forward& job, const float* panels, float* copies, const Part& part);

@@ -20,19 +20,20 @@ struct Lstm {
   // One step for R rows x J blocks of kWidth hidden units.
   template <Index R, Index J>
   static __attribute__((noinline)) void ForwardTile(const ForwardStep& step, Index hidden, const float* panels, Index row, Index unit) {
-    const Index gates = 4 * hidden;
+    const Index gates = 4 * hidden, features = step.features, panel_size = (kBiases + 4 * (features + hidden)) * kWidth;
+    const float* panel = panels + unit / kWidth * panel_size;
     Vector sums[J][4][R];
     UNROLL for (Index j = 0; j < J; ++j) {
-      const Index count = hidden - unit - j * kWidth;
       UNROLL for (Index gate = 0; gate < 4; ++gate) {
-        const Index column = gate * hidden + unit + j * kWidth;
-        const Vector bias = Load(step.bias + column, count);
-        UNROLL for (Index r = 0; r < R; ++r) {
-          sums[j][gate][r] = Load(step.projected + (row + r) * gates + column, count) + bias;
-        }
+        const Vector bias = Load(panel + j * panel_size + gate * kWidth);
+        UNROLL for (Index r = 0; r < R; ++r) sums[j][gate][r] = bias;
       }
     }
-    AddProduct(sums, step.states[0] + row * hidden, hidden, panels + unit * gates, hidden);
+    if (step.projected != nullptr) AddProjected(sums, step.projected + row * gates, hidden, unit);
+    panel += kBiases * kWidth;
+    AddProduct(sums, step.inputs + row * features, features, panel, features, panel_size);
+    panel += 4 * features * kWidth;
+    AddProduct(sums, step.states[0] + row * hidden, hidden, panel, hidden, panel_size);
     Vector done[J][4][R];  // in memory, as `sums` must not be
     UNROLL for (Index j = 0; j < J; ++j) {
       UNROLL for (Index gate = 0; gate < 4; ++gate) {

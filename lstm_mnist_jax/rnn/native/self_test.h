@@ -33,7 +33,7 @@ struct Numbers {
 };
 
 // One step of one row in double precision: the new states, of an LSTM h and c, of a GRU h.
-inline void FormulaStep(Index gates, Index hidden, const float* projected, const float* bias, const float* weights,
+inline void FormulaStep(Index gates, Index hidden, const double* projected, const float* bias, const float* weights,
                         const std::vector<double>& h, std::vector<double>* new_h, std::vector<double>* c) {
   auto sigmoid = [](double half) { return 0.5 * std::tanh(half) + 0.5; };
   for (Index u = 0; u < hidden; ++u) {
@@ -41,7 +41,7 @@ inline void FormulaStep(Index gates, Index hidden, const float* projected, const
     for (Index gate = 0; gate < gates; ++gate) {
       for (Index k = 0; k < hidden; ++k) product[gate] += h[k] * weights[k * gates * hidden + gate * hidden + u];
     }
-    auto input = [&](Index gate) { return double(projected[gate * hidden + u]) + bias[gate * hidden + u]; };
+    auto input = [&](Index gate) { return projected[gate * hidden + u] + bias[gate * hidden + u]; };
     if (gates == 4) {
       const double i = sigmoid(input(0) + product[0]), f = sigmoid(input(1) + product[1]);
       (*c)[u] = f * (*c)[u] + i * std::tanh(input(2) + product[2]);
@@ -56,14 +56,20 @@ inline void FormulaStep(Index gates, Index hidden, const float* projected, const
 
 // Whether the forward loop of a cell gives the formula's h, and its backward loop the derivatives of it.
 inline bool IsRight(const Loops& loops, const Cell& cell) {
-  constexpr Index kTime = 2;
+  constexpr Index kTime = 2, kFeatures = 3;
   constexpr double kTolerance = 1e-5;
   const Index hidden = loops.width + 1, columns = cell.gates * hidden;  // a whole vector, and a part of one
   Numbers numbers;
-  std::vector<float> projected = numbers.Draw(kTime * columns);
+  const std::vector<float> inputs = numbers.Draw(kTime * kFeatures), input_weights = numbers.Draw(kFeatures * columns);
   const std::vector<float> bias = numbers.Draw(4 * hidden), weights = numbers.Draw(hidden * columns);
   const std::vector<float> h = numbers.Draw(hidden), c = numbers.Draw(hidden), d_h = numbers.Draw(hidden);
   const std::vector<float> zeros(hidden, 0.0f);
+  std::vector<double> projected(kTime * columns);
+  for (Index n = 0; n < kTime * columns; ++n) {
+    for (Index k = 0; k < kFeatures; ++k) {
+      projected[n] += double(inputs[n / columns * kFeatures + k]) * input_weights[k * columns + n % columns];
+    }
+  }
 
   // Of the last h, as the loss is the product of it and `d_h`.
   auto loss = [&](std::vector<double>* last) {
@@ -79,14 +85,16 @@ inline bool IsRight(const Loops& loops, const Cell& cell) {
   };
 
   const Index blocks = Ceil(hidden, loops.width);
-  std::vector<float> panels(blocks * loops.width * columns);
+  std::vector<float> panels(blocks * loops.width * (cell.gates * (kFeatures + hidden) + kBiases));
   std::vector<float> hs(kTime * hidden), cs(kTime * hidden), activations(kTime * columns), recurrents(kTime * hidden);
+  const Weights packed{kFeatures, hidden, input_weights.data(), weights.data(), bias.data()};
   for (Index unit = 0; unit < hidden; unit += cell.forward_units) {
-    cell.pack_forward(weights.data(), hidden, unit, panels.data());
+    cell.pack_forward(packed, unit, panels.data());
   }
   const Part all_steps{0, 1, 0, kTime, 0, hidden};
-  Forward forward{kTime, 1, hidden, false, projected.data(), bias.data(), {h.data(), c.data()}, {hs.data(), cs.data()},
-                  activations.data(), recurrents.data(), {nullptr, nullptr}, nullptr, {nullptr, nullptr}};
+  Forward forward{kTime, 1, kFeatures, hidden, false, nullptr, inputs.data(), {h.data(), c.data()},
+                  {hs.data(), cs.data()}, activations.data(), recurrents.data(), {nullptr, nullptr}, nullptr,
+                  {nullptr, nullptr}};
   cell.forward(forward, panels.data(), nullptr, all_steps);
   std::vector<double> wanted;
   loss(&wanted);
@@ -106,8 +114,8 @@ inline bool IsRight(const Loops& loops, const Cell& cell) {
                     {d_state.data(), d_c.data()}, nullptr, nullptr, {nullptr, nullptr}};
   cell.backward(backward, panels.data(), Part{0, 1, 0, kTime + 1, 0, hidden});
   for (Index n = 0; n < kTime * columns; n += 11) {
-    constexpr float kStep = 1.0f / 256;
-    const float before = projected[n];
+    constexpr double kStep = 1.0 / 256;
+    const double before = projected[n];
     projected[n] = before + kStep;
     const double above = loss(nullptr);
     projected[n] = before - kStep;

@@ -1,5 +1,5 @@
-// What a tile of rows x hidden units reads and writes in one time step, each array [batch, hidden] or
-// [batch, gates * hidden].
+// What a tile of rows x hidden units reads and writes in one time step, each array [batch, hidden],
+// [batch, gates * hidden] or, of inputs, [batch, features].
 
 #pragma once
 
@@ -8,7 +8,8 @@
 namespace {
 
 struct ForwardStep {
-  const float *projected, *bias;
+  const float *projected, *inputs;  // `projected` may be nullptr: 0
+  Index features;
   const float* states[kStates];  // before the step
   float* new_states[kStates];
   float *activations, *recurrents;  // nullptr where not wanted

@@ -127,11 +127,12 @@ INLINE Vector TanhSlope(Vector tanh) { return MultiplyAdd(-tanh, tanh, Fill(1.0f
 INLINE Vector SigmoidSlope(Vector tanh) { return 0.5f * TanhSlope(tanh); }
 
 // Adds rows x weights to sums[block][n][row]: `size` values of each row, which begin `stride` after those of the row
-// before, and for each value N vectors of weights, in panels of their own for each block. Registers hold the fewer of
-// values and weights, beside the sums; where products are rounded before they are added, they need registers too.
+// before, and for each value N vectors of weights, in panels of their own for each block, which begin `panel_size`
+// after that of the block before. Registers hold the fewer of values and weights, beside the sums; where products are
+// rounded before they are added, they need registers too.
 template <Index J, Index N, Index R>
-INLINE void AddProduct(Vector (&sums)[J][N][R], const float* values, Index stride, const float* panel, Index size) {
-  const Index panel_size = size * N * kWidth;
+INLINE void AddProduct(Vector (&sums)[J][N][R], const float* values, Index stride, const float* panel, Index size,
+                       Index panel_size = 0) {
   for (Index k = 0; k < size; ++k, panel += N * kWidth) {
     if constexpr (R <= N && kFused) {
       Vector value[R];
@@ -155,21 +156,35 @@ INLINE void AddProduct(Vector (&sums)[J][N][R], const float* values, Index strid
   }
 }
 
+// Adds projected inputs [rows][N * hidden] to sums[block][n][row], of the units from this one on.
+template <Index J, Index N, Index R>
+INLINE void AddProjected(Vector (&sums)[J][N][R], const float* projected, Index hidden, Index unit) {
+  UNROLL for (Index j = 0; j < J; ++j, unit += kWidth) {
+    UNROLL for (Index n = 0; n < N; ++n) {
+      UNROLL for (Index r = 0; r < R; ++r) {
+        sums[j][n][r] += Load(projected + (r * N + n) * hidden + unit, hidden - unit);
+      }
+    }
+  }
+}
+
 // Vectors of units at once in a backward loop.
 constexpr Index kGroup = 4;
 
-// Packed weights of the forward loops, of kWidth units after kWidth units: [hidden][gates][kWidth], units beyond the
-// last filled with 0. Packs `Units` units, a multiple of kWidth, from this one on.
+// Packed weights of the forward loops, of kWidth units after kWidth units: the biases [kBiases][kWidth], the weights of
+// the inputs [features][gates][kWidth], and the recurrent ones [hidden][gates][kWidth], units beyond the last filled
+// with 0. Packs `Units` units, a multiple of kWidth, from this one on.
 template <Index Gates, Index Units>
-void PackForward(const float* weights, Index hidden, Index unit, float* panels) {
-  const Index end = Least(unit + Units, hidden);
-  float* panel = panels + unit * hidden * Gates;
+void PackForward(const Weights& weights, Index unit, float* panels) {
+  const Index hidden = weights.hidden, end = Least(unit + Units, hidden);
+  float* panel = panels + unit * (kBiases + Gates * (weights.features + hidden));
   for (; unit < end; unit += kWidth) {
-    for (Index k = 0; k < hidden; ++k) {
-      for (Index gate = 0; gate < Gates; ++gate, panel += kWidth) {
-        Store(panel, Load(weights + k * Gates * hidden + gate * hidden + unit, hidden - unit));
-      }
-    }
+    auto pack = [&](const float* rows, Index parts) {  // of `hidden` columns
+      for (; parts > 0; --parts, rows += hidden, panel += kWidth) Store(panel, Load(rows + unit, hidden - unit));
+    };
+    pack(weights.bias, kBiases);
+    pack(weights.of_inputs, weights.features * Gates);
+    pack(weights.recurrent, hidden * Gates);
   }
 }
 
