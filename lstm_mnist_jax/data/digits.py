@@ -347,6 +347,8 @@ def _is_sign(digit: Component, digits: list[Component], pieces: list[Component])
             digit.bottom >= other.bottom + BELOW * _height(other) and digit.top <= other.top + BELOW * _height(other)
             for other in wide
         )
+    if not beside:
+        return False
     parts = [pieces[number - 1] for number in digit.members]
     stroke = max(parts, key=lambda part: part.size)
     sides = [_side(part, stroke) for part in parts if part.size >= 0.15 * digit.size]

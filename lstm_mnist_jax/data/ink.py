@@ -358,7 +358,7 @@ def _is_frame(piece: Component, pieces: list[Component], labels: Int32[np.ndarra
     height, width = piece.bottom - piece.top, piece.right - piece.left
     size = height if width > 1.5 * height else piece.size  # of one of several boxes in a row
     margin = 0.04 * size
-    is_large = size >= 0.5 * min(labels.shape)  # else it may be a 0 with a stroke of its own within it
+    is_large = size >= 0.35 * min(labels.shape)  # else it may be a 0 with a stroke of its own within it
     return piece.area < 0.35 * height * width and any(
         other.size >= (0.2 if is_large else 0.4) * size
         and other.peak >= 0.5 * piece.peak

@@ -243,6 +243,7 @@ function isSign(digit, digits, pieces) {
       digit.bottom >= other.bottom + BELOW * heightOf(other) && digit.top <= other.top + BELOW * heightOf(other);
     return wide.length > 0 && wide.every(reaches);
   }
+  if (!beside.length) return false;
   const parts = digit.members.map((number) => pieces[number - 1]);
   const stroke = best(parts, sizeOf);
   const sideOf = (part) => {

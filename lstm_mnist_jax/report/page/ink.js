@@ -504,7 +504,7 @@ function isFrame(piece, pieces, ink, picture) {
   const [height, width] = [piece.bottom - piece.top, piece.right - piece.left];
   const size = width > 1.5 * height ? height : sizeOf(piece);
   const margin = 0.04 * size;
-  const least = size >= 0.5 * Math.min(picture.height, picture.width) ? 0.2 : 0.4;
+  const least = size >= 0.35 * Math.min(picture.height, picture.width) ? 0.2 : 0.4;
   if (piece.area >= 0.35 * height * width) return false;
   return pieces.some(
     (other) =>

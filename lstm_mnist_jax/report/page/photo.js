@@ -151,19 +151,20 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
     frame.classList.toggle("crowded", isCrowded);
   }
 
-  const placeAt = (box, places) => {
+  /** Places a box by its fractions of the picture. */
+  const placeAt = (box, [top, left, tall, wide]) => {
+    const places = { x: left + wide / 2, y: top + tall / 2, wide, tall };
     for (const [name, value] of Object.entries(places)) box.style.setProperty(`--${name}`, value);
   };
 
   function boxOf(photo, number) {
     const { box, label, probability, warning } = photo.digits[number];
-    const [top, left, tall, wide] = box;
     const button = element("button", warning ? "box doubtful" : "box");
     const words = `${classes[label]}, ${percent(probability)}${warning ? `; ${warning}` : ""}`;
     button.type = "button";
     button.title = words;
     button.setAttribute("aria-label", `Digit ${number + 1} of ${photo.digits.length}: ${words}`);
-    placeAt(button, { x: left + wide / 2, y: top + tall / 2, wide, tall });
+    placeAt(button, box);
     button.append(element("span", "name", classes[label] + (warning ? "?" : "")));
     button.append(element("span", "share", roundly(probability)));
     button.addEventListener("click", () => onChoose(photo, number, true));
@@ -173,9 +174,9 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
   }
 
   /** The place on the picture of a mark that is not read. */
-  function markOf([top, left, tall, wide]) {
+  function markOf(box) {
     const mark = element("div", "mark");
-    placeAt(mark, { x: left + wide / 2, y: top + tall / 2, wide, tall });
+    placeAt(mark, box);
     mark.setAttribute("aria-hidden", "true"); // the warning of its digit says it
     return mark;
   }

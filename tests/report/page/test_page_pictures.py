@@ -11,6 +11,7 @@ from accessibility import violations
 from pad import SEVEN, clear, draw, reading_of
 from PIL import Image
 
+from lstm_mnist_jax.data.normal_form import UNREAD
 from lstm_mnist_jax.report.page import make_page
 from lstm_mnist_jax.report.page.build import novelty_of
 
@@ -126,6 +127,18 @@ def test_a_photograph_with_three_digits(page, trained, examples, rng):
     assert boxes.count() == page.locator(".box:visible").count() == 3
     page.locator("#undo").click()  # to what was there before the picture
     assert page.locator("#pad").is_visible()
+    with_minus = np.asarray(picture).copy()
+    with_minus[420:438, 345:385] = 40
+    [mark] = [mark for digit in trained.find_digits(with_minus) for mark in digit.marks]
+    text, _, _ = give(page, ("minus.png", encoded(Image.fromarray(with_minus))))
+    assert UNREAD in text
+    drawn, shown = (page.locator(each).bounding_box() for each in (".mark", ".photo canvas"))
+    for place, length, start, side in (("x", "width", mark[1], mark[3]), ("y", "height", mark[0], mark[2])):
+        middle = (drawn[place] + drawn[length] / 2 - shown[place]) / shown[length]
+        assert middle == pytest.approx(start + side / 2, abs=0.01)
+    assert violations(page) == ""
+    give(page, ("three.png", encoded(picture)))
+    assert page.locator(".mark").count() == 0
 
 
 @pytest.mark.slow
