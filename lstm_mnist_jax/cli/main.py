@@ -239,8 +239,15 @@ def _interrupt_again(report: Callable[[Any], object], unraisable: Any) -> None:
     Python drops a KeyboardInterrupt within a destructor or a callback of the garbage collector, of which JAX has one.
     """
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        again = threading.Timer(INTERRUPT_AGAIN_SECONDS, _thread.interrupt_main)
+        again = threading.Timer(INTERRUPT_AGAIN_SECONDS, _interrupt)
         again.daemon = True
         again.start()
     else:
         report(unraisable)
+
+
+def _interrupt() -> None:
+    if os.name == "posix":
+        os.kill(os.getpid(), signal.SIGINT)  # which also ends a wait of the main thread
+    else:
+        _thread.interrupt_main()
