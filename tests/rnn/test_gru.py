@@ -138,7 +138,7 @@ def run_loops(inputs, bias, kernels, states, threads):
 
 @pytest.mark.parametrize(
     ("time", "batch", "features", "hidden"),
-    # Threads divide the rows among them; or, of few rows, the units, step by step. The 60 features are projected before.
+    # Threads divide the rows among them; or, of few rows, the units, step by step. 60 features are projected before.
     [(9, 64, 5, 64), (5, 37, 5, 130), (19, 1, 60, 260), (4, 2, 5, 260), (40, 23, 5, 129)],
 )
 def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, features, hidden):

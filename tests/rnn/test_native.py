@@ -121,7 +121,7 @@ def run_in_both_directions(inputs, kernels, states, threads):
 @needs_kernel
 @pytest.mark.parametrize(
     ("time", "batch", "features", "hidden"),
-    # Threads divide the rows among them; or, of few rows, the units, step by step. The 60 features are projected before.
+    # Threads divide the rows among them; or, of few rows, the units, step by step. 60 features are projected before.
     [
         (9, 64, 5, 64),
         (5, 37, 5, 130),

@@ -141,9 +141,9 @@ SIGNATURES = {
 WEIGHTS_OF_A_SEQUENCE = 1 << 12
 """The compiled kernel projects the inputs if their weights are at most so many for each sequence of the batch.
 
-Each step reads them all: with few sequences this takes longer. In a layer's forward pass, one sequence with 2^13 weights
-took longer than with a product before the loop, with 2^12 as long; 16 sequences with 2^16 took 0.84 to 0.87 of the
-time, with 2^18 0.93 to 0.99, with 2^20 0.97 to 1.13 (28 steps, one Zen 5 core, AVX-512 and AVX2)."""
+Each step reads them all: with few sequences this takes longer. In a layer's forward pass, one sequence with 2^13
+weights took longer than with a product before the loop, with 2^12 as long; 16 sequences with 2^16 took 0.84 to 0.87 of
+the time, with 2^18 0.93 to 0.99, with 2^20 0.97 to 1.13 (28 steps, one Zen 5 core, AVX-512 and AVX2)."""
 
 PROJECTED_BYTES = 64 << 20
 """It also projects the inputs if they would take more memory projected, and no result takes this memory afterwards.
