@@ -31,15 +31,16 @@ SIZES = [
 
 
 def cases():
-    """Every size of both cells, in both directions, with and without resets: of projected inputs whole, and of inputs
-    that the loop projects in parts, as threads do it.
+    """Every size of both cells, in both directions, with and without resets: of projected inputs and of inputs that the
+    loop projects, one of them whole and one in parts, as threads do it.
     """
     for number, sizes in enumerate(SIZES):
+        projected, inputs = ((2, 1), (0, 0)) if number // 2 % 2 else ((0, 0), (2, 1))  # rows and units of a part
         for gates in (4, 3):
             for reverse, has_resets in ((0, 0), (1, 1)) if number % 2 else ((1, 0), (0, 1)):
                 time, batch, hidden = sizes
-                yield gates, time, batch, 0, hidden, reverse, has_resets, 0, 0
-                yield gates, time, batch, 5, hidden, reverse, has_resets, 2, 1
+                yield gates, time, batch, 0, hidden, reverse, has_resets, *projected
+                yield gates, time, batch, 5, hidden, reverse, has_resets, *inputs
 
 
 def arrays_of(case, rng):

@@ -23,10 +23,9 @@ def test_the_kernel_passes_its_self_test():
 
 
 # time, batch, features, hidden: below, at and above the widths of vectors (4, 8, 16) and tiles (3, 6), of which a
-# machine has one each: test_loops.py has the others. The 60
-# features of one sequence are projected before the loop.
+# machine has one each: test_loops.py has the others. The 60 features of one sequence are projected before the loop.
 SIZES = [
-    (1, 1, 1, 1), (4, 2, 3, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 60, 70),
+    (1, 1, 1, 1), (4, 2, 0, 3), (3, 5, 2, 7), (5, 3, 4, 16), (4, 7, 3, 33), (6, 13, 5, 64), (2, 1, 60, 70),
     (3, 25, 2, 48), (2, 6, 2, 130), (0, 2, 2, 5), (28, 32, 28, 32),
 ]  # fmt: skip
 
@@ -87,11 +86,11 @@ def test_states_and_gradients_of_the_loops_of_xla_are_those_of_numpy(rng, sizes)
     check_states_and_gradients(rng, sizes, backend="xla")
 
 
-def loops(rng, time, batch, hidden):
+def loops(rng, time, batch, hidden, features=5):
     """What the forward and the backward loop take."""
     states = [np.float32(rng.normal(size=(batch, hidden))) for _ in range(4)]
-    inputs = np.float32(rng.normal(size=(time, batch, 5)))
-    kernels = [np.float32(rng.normal(size=(size, 4 * hidden)) / math.sqrt(size)) for size in (5, hidden)]
+    inputs = np.float32(rng.normal(size=(time, batch, features)))
+    kernels = [np.float32(rng.normal(size=(size, 4 * hidden)) / math.sqrt(size)) for size in (features, hidden)]
     return inputs, kernels, states
 
 
@@ -121,12 +120,20 @@ def run_in_both_directions(inputs, kernels, states, threads):
 
 @needs_kernel
 @pytest.mark.parametrize(
-    ("time", "batch", "hidden"),
-    # Threads divide the rows among them; or, of few rows, the units, step by step.
-    [(9, 64, 64), (5, 37, 130), (3, 200, 65), (2, 1, 64), (9, 1, 200), (1, 8, 140), (40, 23, 129)],
+    ("time", "batch", "features", "hidden"),
+    # Threads divide the rows among them; or, of few rows, the units, step by step. 60 features are projected before.
+    [
+        (9, 64, 5, 64),
+        (5, 37, 5, 130),
+        (3, 200, 5, 65),
+        (2, 1, 5, 64),
+        (19, 1, 60, 200),
+        (1, 8, 5, 140),
+        (40, 23, 5, 129),
+    ],
 )
-def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, hidden):
-    inputs, kernels, states = loops(rng, time, batch, hidden)
+def test_results_depend_neither_on_threads_nor_on_the_rest_of_the_batch(rng, time, batch, features, hidden):
+    inputs, kernels, states = loops(rng, time, batch, hidden, features)
     of_threads = jax.jit(lambda *arrays: [run_in_both_directions(*arrays, threads) for threads in (1, 0, 2, 3)])
     one, *others = of_threads(inputs, kernels, states)
     for (outputs, _), lean in one:
@@ -184,6 +191,21 @@ def test_inference_keeps_neither_cells_nor_activations(rng):
     assert lean[2] is None
     for n in (0, 3, 4):
         np.testing.assert_array_equal(full[n], lean[n])
+
+
+@needs_kernel
+def test_inference_holds_no_large_projected_inputs():
+    """Where few sequences have many weights: projected before the loop, unless that takes more than 64 MiB."""
+
+    def temporary_mib(time, batch, features, hidden):
+        shapes = (time, batch, features), (features, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)
+        args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (*shapes, (batch, hidden), (batch, hidden))]
+        run = jax.jit(lambda *args: lstm(*args[:4], args[4:], return_cell_states=False, backend="native").last.h)
+        return run.lower(*args).compile().memory_analysis().temp_size_in_bytes / 2**20
+
+    # The projected inputs take 59.5 MiB, or would take 64.1 MiB; the h of all steps take a quarter of that.
+    assert temporary_mib(1300, 10, 400, 300) > 59.5
+    assert temporary_mib(1400, 10, 400, 300) < 30
 
 
 @needs_kernel

@@ -124,8 +124,8 @@ struct Gru {
     }
     if (step.next != nullptr) {
       const float* panel = panels + unit * gates;
-      AddProduct(sums, step.next + row * gates, gates, panel, 2 * hidden);
-      AddProduct(sums, step.next_recurrents + row * hidden, hidden, panel + 2 * hidden * C * kWidth, hidden);
+      AddProduct(sums, step.next + row * gates, gates, panel, 2 * hidden, 0);
+      AddProduct(sums, step.next_recurrents + row * hidden, hidden, panel + 2 * hidden * C * kWidth, hidden, 0);
     }
     Vector done[R][C];
     UNROLL for (Index r = 0; r < R; ++r) {

@@ -141,9 +141,16 @@ SIGNATURES = {
 WEIGHTS_OF_A_SEQUENCE = 1 << 12
 """The compiled kernel projects the inputs if their weights are at most so many for each sequence of the batch.
 
-Each step reads them all: few sequences do not pay for that. In a layer's forward pass, one sequence with 2^13 weights
-took longer than with a product before the loop, with 2^12 as long; 16 sequences with 2^16 took 0.84 to 0.87 of the
-time, with 2^18 0.93 to 0.99, with 2^20 0.97 to 1.13 (28 steps, one Zen 5 core, AVX-512 and AVX2)."""
+Each step reads them all: with few sequences this takes longer. In a layer's forward pass, one sequence with 2^13
+weights took longer than with a product before the loop, with 2^12 as long; 16 sequences with 2^16 took 0.84 to 0.87 of
+the time, with 2^18 0.93 to 0.99, with 2^20 0.97 to 1.13 (28 steps, one Zen 5 core, AVX-512 and AVX2)."""
+
+PROJECTED_BYTES = 64 << 20
+"""It also projects the inputs if they would take more memory projected, and no result takes this memory afterwards.
+
+In a layer's forward pass with 2^20 weights, 8,400 steps of one sequence (66 MiB) took 1.26 times as long as with a
+product before the loop; 784 steps of 16 and of 64 sequences (98 and 392 MiB) took 0.79 and 0.83 of the time (two Zen 5
+cores)."""
 
 INTERPRETED = {"pallas_interpret_tpu": "tpu", "pallas_interpret_gpu": "cuda"}
 """Backends that run the Pallas kernel of a platform in interpret mode, anywhere."""
@@ -334,7 +341,7 @@ def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
         sizes = [size for array in flat for size in array.shape]
         if symbols := [size for size in sizes if not isinstance(size, int)]:
             raise ValueError(f'backend="{loop.backend}" needs numbers as sizes; got {symbols[0]}. Use backend="xla".')
-        if 0 in sizes:  # no step or no sequence
+        if 0 in sizes:  # no step, no sequence or no features
             return _run_xla(*flat, loop=loop)
     if is_single := _is_single(flat):
         flat = tuple(array[None] for array in flat)
@@ -372,6 +379,23 @@ def _projected(arrays: Any, over: Any) -> tuple[Any, ...]:
     return projected if over is None else jax.lax.psum(projected, over), jnp.zeros((0,), kernel.dtype), *others
 
 
+def _projects_before(loop: Loop, inputs: Array, kernel: Array) -> bool:
+    """Whether a forward loop of the library is given projected inputs, as each step would read too many weights.
+
+    That is with more than `WEIGHTS_OF_A_SEQUENCE` for each sequence, unless the projected inputs take more than
+    `PROJECTED_BYTES`. Where the activations are wanted (for a gradient), these take their memory, and it costs none.
+    """
+    networks, time, batch, _ = inputs.shape
+    _, features, gates = kernel.shape
+    if features * gates <= WEIGHTS_OF_A_SEQUENCE * batch:
+        return False
+    if any(loop.wanted[result] for result in loop.signature.aliases.values()):
+        return True
+    sizes = networks, time, batch, gates, kernel.dtype.itemsize
+    # (A symbolic size cannot be compared, and such a program is made for other platforms.)
+    return all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= PROJECTED_BYTES
+
+
 def _ffi_call(loop: Loop, threads: int, over: Any, *arrays: Array) -> tuple[Array, ...]:
     """The call of the library: arrays that are not given or not wanted have no elements. `over`: see `_projected`."""
     names, _, reason = _register()
@@ -380,7 +404,8 @@ def _ffi_call(loop: Loop, threads: int, over: Any, *arrays: Array) -> tuple[Arra
     results, aliases = _results(loop, arrays), loop.signature.aliases
     if loop.signature.projects:
         inputs, kernel, *_ = arrays
-        if over is not None or math.prod(kernel.shape[1:]) > WEIGHTS_OF_A_SEQUENCE * inputs.shape[2]:
+        # Devices that divide the features add up what each projects.
+        if over is not None or _projects_before(loop, inputs, kernel):
             arrays = _projected(arrays, over)
         else:
             aliases = {}

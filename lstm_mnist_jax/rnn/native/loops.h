@@ -20,6 +20,7 @@ constexpr INLINE Index Least(Index a, Index b) { return b < a ? b : a; }
 constexpr Index kStates = 2;
 
 // The forward loop over one network's batch. Arrays are contiguous, time-major: [time, batch, ...].
+// `activations` may be the memory of `projected`: a tile reads its part of one before it writes it to the other.
 struct Forward {
   Index time, batch, features, hidden;  // 0 features where the inputs are projected
   bool reverse;

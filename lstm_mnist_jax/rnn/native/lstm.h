@@ -70,7 +70,7 @@ struct Lstm {
       UNROLL for (Index c = 0; c < C; ++c) {
         UNROLL for (Index r = 0; r < R; ++r) sums[0][c][r] = Vector{};
       }
-      AddProduct(sums, step.next + row * gates, gates, panels + unit * gates, gates);
+      AddProduct(sums, step.next + row * gates, gates, panels + unit * gates, gates, 0);
       UNROLL for (Index r = 0; r < R; ++r) {
         UNROLL for (Index c = 0; c < C; ++c) done[r][c] = sums[0][c][r];
       }
