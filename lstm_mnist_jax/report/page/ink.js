@@ -100,31 +100,39 @@ function inLevels(picture) {
 const larger = (one, other) => one - ((one - other) & ((one - other) >> 31));
 
 /**
- * Closes lines of levels by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
+ * Closes lines of levels, times a sign, by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
  *
  * By van Herk (1992), the maximum of a window that starts in one block of a line and ends in the next is the larger of
  * the maximum up to the end of the one and from the start of the other. As the window moves, the first falls and the second
  * rises. The minimum over the windows on a pixel is therefore the pixel's own maximum, or the least of all windows across
- * the block's start or end.
+ * the block's start or end. The least of these is where the one that falls meets the one that rises.
  */
-function close(levels, paper, reach, lines, stride, length, step) {
+function close(levels, sign, paper, reach, lines, stride, length, step) {
   const window = 2 * reach + 1;
   const padded = Math.ceil(length / window) * window;
   const [line, before, after] = [0, 1, 2].map(() => new Int16Array(padded).fill(NOTHING)); // before: from the block's start
   for (let number = 0; number < lines; number++) {
-    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = levels[at];
-    for (let from = 0; from < padded; from += window) {
+    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = sign * levels[at];
+    for (let from = 0; from < length; from += window) {
+      const to = Math.min(from + window, length);
       let [most, mostAfter] = [NOTHING, NOTHING];
-      for (let n = from, back = from + window - 1; back >= from; n++, back--) {
+      for (let n = from, back = to - 1; n < to; n++, back--) {
         before[n] = most = larger(most, line[n]);
         after[back] = mostAfter = larger(mostAfter, line[back]);
       }
+      if (to === length) before.fill(most, length);
     }
     let [atStart, at] = [NOTHING, number * stride];
     for (let from = 0; from < length; from += window) {
       const to = Math.min(from + window, length);
-      let atEnd = to < length ? LEVELS : NOTHING;
-      if (to < length) for (let n = from; n < to; n++) atEnd = Math.min(atEnd, Math.max(after[n], before[n + window - 1]));
+      let [low, high] = [from + 1, to < length ? to : from + 1]; // the window that starts at `from` ends in this block
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (after[middle] > before[middle + window - 1]) low = middle + 1;
+        else high = middle;
+      }
+      const rising = low < to ? before[low + window - 1] : LEVELS;
+      const atEnd = to < length ? Math.min(after[low - 1], rising) : NOTHING;
       for (let n = from; n < to; n++, at += step) {
         const closed = Math.min(Math.max(atStart, before[n]), Math.max(atEnd, after[n]));
         paper[at] = larger(paper[at], closed);
@@ -138,12 +146,11 @@ function close(levels, paper, reach, lines, stride, length, step) {
 function depthsOf({ height, width, levels }, sign) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
   const paper = new Int16Array(levels.length).fill(-LEVELS);
-  const depth = new Int16Array(levels.length); // first, the levels
-  for (let at = 0; at < depth.length; at++) depth[at] = sign * levels[at];
-  close(depth, paper, reach, height, width, width, 1);
-  close(depth, paper, reach, width, 1, height, width);
+  const depth = new Int16Array(levels.length);
+  close(levels, sign, paper, reach, height, width, width, 1);
+  close(levels, sign, paper, reach, width, 1, height, width);
   const counts = new Int32Array(2 * LEVELS + 2); // two of each: a processor waits where it counts the same one again
-  for (let at = 0; at < depth.length; at++) counts[2 * (depth[at] = paper[at] - depth[at]) + (at & 1)]++;
+  for (let at = 0; at < depth.length; at++) counts[2 * (depth[at] = paper[at] - sign * levels[at]) + (at & 1)]++;
   const typical = medianOf(counts, depth.length);
   for (let at = 0; at < depth.length; at++) {
     paper[at] -= typical;
