@@ -244,15 +244,15 @@ function bitsIn(word) {
   return (((fours + (fours >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
 }
 
-/** The columns of a picture by how far a line of a slope rises there: of each, a word of 32 columns, its bits, rows up. */
-function shiftsOf(slope, length) {
+/** The columns by how far a line of a slope rises there: of each, words of 32 columns back, the bits of one, rows up. */
+function shiftsOf(slope, length, wide) {
   const half = Math.floor(length / 2);
   const columns = new Int32Array(3 * length);
   let [count, before] = [0, null];
   for (let n = 0; n < length; n++) {
     const shift = Math.floor(0.5 - slope * (n - half)) + half;
     if (n % 32 === 0 || shift !== before) {
-      columns[count] = n >> 5;
+      columns[count] = shift * wide - (n >> 5);
       columns[count + 2] = shift;
       count += 3;
     }
@@ -263,29 +263,28 @@ function shiftsOf(slope, length) {
 }
 
 /** Whether a line of `shiftsOf` covers bits of ink in all columns but `most`. */
-function isCovered(ink, start, columns, wide, first, last, most) {
+function isCovered(ink, start, columns, most) {
   for (let n = 0, missed = 0; n < columns.length; n += 3) {
-    const row = Math.max(first, Math.min(last, start - columns[n + 2]));
-    missed += bitsIn(columns[n + 1] & ~ink[(row - first) * wide + columns[n]]);
+    missed += bitsIn(columns[n + 1] & ~ink[start - columns[n]]);
     if (missed > most) return false;
   }
   return true;
 }
 
 /**
- * A bit for each pixel of ink, in `wide` words a row, `band` empty rows around it. The rows are the picture's columns where
- * it is `turned`.
+ * A bit for each pixel of ink, in `wide` words a row, `margin` empty rows around it. The rows are the picture's columns
+ * where it is `turned`.
  */
-function bitsOf({ starts, ends }, height, width, turned, wide, band) {
-  const bits = new Int32Array(((turned ? width : height) + 2 * band) * wide);
+function bitsOf({ starts, ends }, height, width, turned, wide, margin) {
+  const bits = new Int32Array(((turned ? width : height) + 2 * margin) * wide);
   for (let n = 0; n < starts.length; n++) {
     const y = (starts[n] / width) | 0;
     const [x, last] = [starts[n] - y * width, ends[n] - 1 - y * width];
-    if (turned) for (let row = x; row <= last; row++) bits[(band + row) * wide + (y >> 5)] |= 1 << y;
+    if (turned) for (let row = x; row <= last; row++) bits[(margin + row) * wide + (y >> 5)] |= 1 << y;
     else {
       for (let word = x >> 5; word <= last >> 5; word++) {
         const [from, to] = [Math.max(x, 32 * word), Math.min(last, 32 * word + 31)];
-        bits[(band + y) * wide + word] |= (-1 << from) & (-1 >>> (31 - to));
+        bits[(margin + y) * wide + word] |= (-1 << from) & (-1 >>> (31 - to));
       }
     }
   }
@@ -311,17 +310,17 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
   const [length, across] = turned ? [height, width] : [width, height];
   const wide = Math.ceil(length / 32);
   const band = thickness + 1;
-  // A bit for each pixel: thin ink, from `band` rows above the picture to as many below it; and such in so many rows.
-  const isThin = thinOf(bitsOf(weak, height, width, turned, wide, band), wide, band);
+  // A line of any slope is within a window of rows, where most columns have thin ink.
+  const tall = Math.ceil((STEEPEST / 100) * length) + thickness + 3;
+  // A bit for each pixel: thin ink, from `tall` rows above the picture to as many below it; and such in `band` rows.
+  const isThin = thinOf(bitsOf(weak, height, width, turned, wide, tall), wide, band);
   if (weak !== ink) {
-    const isStrong = bitsOf(ink, height, width, turned, wide, band);
+    const isStrong = bitsOf(ink, height, width, turned, wide, tall);
     const isThinAlone = thinOf(isStrong, wide, band);
     for (let at = 0; at < isThin.length; at++) isThin[at] = (isThin[at] & ~isStrong[at]) | isThinAlone[at];
   }
   const isBand = new Int32Array(isThin.length);
   const least = Math.ceil(LINE * length);
-  // A line of any slope is within a window of rows, where most columns have thin ink.
-  const tall = Math.ceil((STEEPEST / 100) * length) + thickness + 3;
   const step = Math.max(1, tall >> 1);
   let [first, last] = [across, 0];
   for (let top = 0; top < across; top += step) {
@@ -329,7 +328,7 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
     let covered = 0;
     for (let word = 0; word < wide; word++) {
       let bits = 0;
-      for (let row = top; row < bottom; row++) bits |= isThin[(band + row) * wide + word];
+      for (let row = top; row < bottom; row++) bits |= isThin[(tall + row) * wide + word];
       covered += bitsIn(bits);
     }
     if (covered < least) continue;
@@ -337,24 +336,24 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
     last = bottom;
   }
   if (first >= last) return false;
-  for (let at = 0; at < (across + band) * wide; at++) {
+  for (let at = 0; at < (tall + across) * wide; at++) {
     for (let row = 0; row < band; row++) isBand[at] |= isThin[at + row * wide];
   }
   const isLine = new Int32Array(isThin.length);
   let isFound = false;
   for (let slope = -STEEPEST; slope <= STEEPEST; slope++) {
-    const columns = shiftsOf(slope / 100, length);
+    const columns = shiftsOf(slope / 100, length, wide);
     const [lowest, highest] = [columns[2], columns[columns.length - 1]].sort((a, b) => a - b);
     for (const offset of [0, (thickness >> 1) + 1]) { // in bands that overlap
       const end = Math.floor((last - 1 + highest + offset) / band);
       for (let number = Math.floor((first + lowest + offset) / band); number <= end; number++) {
-        const start = number * band - offset;
-        if (!isCovered(isBand, start, columns, wide, -band, across, length - least)) continue;
-        for (let row = start; row < start + band; row++) {
-          if (!isCovered(isThin, row, columns, wide, -band, across, length - Math.ceil(DENSE * length))) continue;
+        const start = (tall + number * band - offset) * wide;
+        if (!isCovered(isBand, start, columns, length - least)) continue;
+        for (let row = start; row < start + band * wide; row += wide) {
+          if (!isCovered(isThin, row, columns, length - Math.ceil(DENSE * length))) continue;
           isFound = true;
           for (let n = 0; n < columns.length; n += 3) {
-            const at = (Math.max(-band, Math.min(across, row - columns[n + 2])) + band) * wide + columns[n];
+            const at = row - columns[n];
             isLine[at] |= isThin[at] & columns[n + 1];
           }
         }
@@ -363,7 +362,7 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
   }
   for (let at = 0; at < isLine.length; at++) {
     for (let left = isLine[at]; left; left &= left - 1) {
-      const [along, other] = [32 * (at % wide) + 31 - Math.clz32(left & -left), ((at / wide) | 0) - band];
+      const [along, other] = [32 * (at % wide) + 31 - Math.clz32(left & -left), ((at / wide) | 0) - tall];
       isKept[turned ? along * width + other : other * width + along] = 0;
     }
   }
