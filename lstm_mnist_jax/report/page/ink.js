@@ -100,31 +100,39 @@ function inLevels(picture) {
 const larger = (one, other) => one - ((one - other) & ((one - other) >> 31));
 
 /**
- * Closes lines of levels by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
+ * Closes lines of levels, times a sign, by windows of 2 * reach + 1 pixels: `paper` becomes the result where it is larger.
  *
  * By van Herk (1992), the maximum of a window that starts in one block of a line and ends in the next is the larger of
  * the maximum up to the end of the one and from the start of the other. As the window moves, the first falls and the second
  * rises. The minimum over the windows on a pixel is therefore the pixel's own maximum, or the least of all windows across
- * the block's start or end.
+ * the block's start or end. The least of these is where the one that falls meets the one that rises.
  */
-function close(levels, paper, reach, lines, stride, length, step) {
+function close(levels, sign, paper, reach, lines, stride, length, step) {
   const window = 2 * reach + 1;
   const padded = Math.ceil(length / window) * window;
   const [line, before, after] = [0, 1, 2].map(() => new Int16Array(padded).fill(NOTHING)); // before: from the block's start
   for (let number = 0; number < lines; number++) {
-    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = levels[at];
-    for (let from = 0; from < padded; from += window) {
+    for (let n = 0, at = number * stride; n < length; n++, at += step) line[n] = sign * levels[at];
+    for (let from = 0; from < length; from += window) {
+      const to = Math.min(from + window, length);
       let [most, mostAfter] = [NOTHING, NOTHING];
-      for (let n = from, back = from + window - 1; back >= from; n++, back--) {
+      for (let n = from, back = to - 1; n < to; n++, back--) {
         before[n] = most = larger(most, line[n]);
         after[back] = mostAfter = larger(mostAfter, line[back]);
       }
+      if (to === length) before.fill(most, length);
     }
     let [atStart, at] = [NOTHING, number * stride];
     for (let from = 0; from < length; from += window) {
       const to = Math.min(from + window, length);
-      let atEnd = to < length ? LEVELS : NOTHING;
-      if (to < length) for (let n = from; n < to; n++) atEnd = Math.min(atEnd, Math.max(after[n], before[n + window - 1]));
+      let [low, high] = [from + 1, to < length ? to : from + 1]; // the window that starts at `from` ends in this block
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (after[middle] > before[middle + window - 1]) low = middle + 1;
+        else high = middle;
+      }
+      const rising = low < to ? before[low + window - 1] : LEVELS;
+      const atEnd = to < length ? Math.min(after[low - 1], rising) : NOTHING;
       for (let n = from; n < to; n++, at += step) {
         const closed = Math.min(Math.max(atStart, before[n]), Math.max(atEnd, after[n]));
         paper[at] = larger(paper[at], closed);
@@ -138,12 +146,11 @@ function close(levels, paper, reach, lines, stride, length, step) {
 function depthsOf({ height, width, levels }, sign) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
   const paper = new Int16Array(levels.length).fill(-LEVELS);
-  const depth = new Int16Array(levels.length); // first, the levels
-  for (let at = 0; at < depth.length; at++) depth[at] = sign * levels[at];
-  close(depth, paper, reach, height, width, width, 1);
-  close(depth, paper, reach, width, 1, height, width);
+  const depth = new Int16Array(levels.length);
+  close(levels, sign, paper, reach, height, width, width, 1);
+  close(levels, sign, paper, reach, width, 1, height, width);
   const counts = new Int32Array(2 * LEVELS + 2); // two of each: a processor waits where it counts the same one again
-  for (let at = 0; at < depth.length; at++) counts[2 * (depth[at] = paper[at] - depth[at]) + (at & 1)]++;
+  for (let at = 0; at < depth.length; at++) counts[2 * (depth[at] = paper[at] - sign * levels[at]) + (at & 1)]++;
   const typical = medianOf(counts, depth.length);
   for (let at = 0; at < depth.length; at++) {
     paper[at] -= typical;
@@ -237,15 +244,15 @@ function bitsIn(word) {
   return (((fours + (fours >>> 4)) & 0x0f0f0f0f) * 0x01010101) >>> 24;
 }
 
-/** The columns of a picture by how far a line of a slope rises there: of each, a word of 32 columns, its bits, rows up. */
-function shiftsOf(slope, length) {
+/** The columns by how far a line of a slope rises there: of each, words of 32 columns back, the bits of one, rows up. */
+function shiftsOf(slope, length, wide) {
   const half = Math.floor(length / 2);
   const columns = new Int32Array(3 * length);
   let [count, before] = [0, null];
   for (let n = 0; n < length; n++) {
     const shift = Math.floor(0.5 - slope * (n - half)) + half;
     if (n % 32 === 0 || shift !== before) {
-      columns[count] = n >> 5;
+      columns[count] = shift * wide - (n >> 5);
       columns[count + 2] = shift;
       count += 3;
     }
@@ -256,29 +263,28 @@ function shiftsOf(slope, length) {
 }
 
 /** Whether a line of `shiftsOf` covers bits of ink in all columns but `most`. */
-function isCovered(ink, start, columns, wide, first, last, most) {
+function isCovered(ink, start, columns, most) {
   for (let n = 0, missed = 0; n < columns.length; n += 3) {
-    const row = Math.max(first, Math.min(last, start - columns[n + 2]));
-    missed += bitsIn(columns[n + 1] & ~ink[(row - first) * wide + columns[n]]);
+    missed += bitsIn(columns[n + 1] & ~ink[start - columns[n]]);
     if (missed > most) return false;
   }
   return true;
 }
 
 /**
- * A bit for each pixel of ink, in `wide` words a row, `band` empty rows around it. The rows are the picture's columns where
- * it is `turned`.
+ * A bit for each pixel of ink, in `wide` words a row, `margin` empty rows around it. The rows are the picture's columns
+ * where it is `turned`.
  */
-function bitsOf({ starts, ends }, height, width, turned, wide, band) {
-  const bits = new Int32Array(((turned ? width : height) + 2 * band) * wide);
+function bitsOf({ starts, ends }, height, width, turned, wide, margin) {
+  const bits = new Int32Array(((turned ? width : height) + 2 * margin) * wide);
   for (let n = 0; n < starts.length; n++) {
     const y = (starts[n] / width) | 0;
     const [x, last] = [starts[n] - y * width, ends[n] - 1 - y * width];
-    if (turned) for (let row = x; row <= last; row++) bits[(band + row) * wide + (y >> 5)] |= 1 << y;
+    if (turned) for (let row = x; row <= last; row++) bits[(margin + row) * wide + (y >> 5)] |= 1 << y;
     else {
       for (let word = x >> 5; word <= last >> 5; word++) {
         const [from, to] = [Math.max(x, 32 * word), Math.min(last, 32 * word + 31)];
-        bits[(band + y) * wide + word] |= (-1 << from) & (-1 >>> (31 - to));
+        bits[(margin + y) * wide + word] |= (-1 << from) & (-1 >>> (31 - to));
       }
     }
   }
@@ -304,17 +310,17 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
   const [length, across] = turned ? [height, width] : [width, height];
   const wide = Math.ceil(length / 32);
   const band = thickness + 1;
-  // A bit for each pixel: thin ink, from `band` rows above the picture to as many below it; and such in so many rows.
-  const isThin = thinOf(bitsOf(weak, height, width, turned, wide, band), wide, band);
+  // A line of any slope is within a window of rows, where most columns have thin ink.
+  const tall = Math.ceil((STEEPEST / 100) * length) + thickness + 3;
+  // A bit for each pixel: thin ink, from `tall` rows above the picture to as many below it; and such in `band` rows.
+  const isThin = thinOf(bitsOf(weak, height, width, turned, wide, tall), wide, band);
   if (weak !== ink) {
-    const isStrong = bitsOf(ink, height, width, turned, wide, band);
+    const isStrong = bitsOf(ink, height, width, turned, wide, tall);
     const isThinAlone = thinOf(isStrong, wide, band);
     for (let at = 0; at < isThin.length; at++) isThin[at] = (isThin[at] & ~isStrong[at]) | isThinAlone[at];
   }
   const isBand = new Int32Array(isThin.length);
   const least = Math.ceil(LINE * length);
-  // A line of any slope is within a window of rows, where most columns have thin ink.
-  const tall = Math.ceil((STEEPEST / 100) * length) + thickness + 3;
   const step = Math.max(1, tall >> 1);
   let [first, last] = [across, 0];
   for (let top = 0; top < across; top += step) {
@@ -322,7 +328,7 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
     let covered = 0;
     for (let word = 0; word < wide; word++) {
       let bits = 0;
-      for (let row = top; row < bottom; row++) bits |= isThin[(band + row) * wide + word];
+      for (let row = top; row < bottom; row++) bits |= isThin[(tall + row) * wide + word];
       covered += bitsIn(bits);
     }
     if (covered < least) continue;
@@ -330,24 +336,24 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
     last = bottom;
   }
   if (first >= last) return false;
-  for (let at = 0; at < (across + band) * wide; at++) {
+  for (let at = 0; at < (tall + across) * wide; at++) {
     for (let row = 0; row < band; row++) isBand[at] |= isThin[at + row * wide];
   }
   const isLine = new Int32Array(isThin.length);
   let isFound = false;
   for (let slope = -STEEPEST; slope <= STEEPEST; slope++) {
-    const columns = shiftsOf(slope / 100, length);
+    const columns = shiftsOf(slope / 100, length, wide);
     const [lowest, highest] = [columns[2], columns[columns.length - 1]].sort((a, b) => a - b);
     for (const offset of [0, (thickness >> 1) + 1]) { // in bands that overlap
       const end = Math.floor((last - 1 + highest + offset) / band);
       for (let number = Math.floor((first + lowest + offset) / band); number <= end; number++) {
-        const start = number * band - offset;
-        if (!isCovered(isBand, start, columns, wide, -band, across, length - least)) continue;
-        for (let row = start; row < start + band; row++) {
-          if (!isCovered(isThin, row, columns, wide, -band, across, length - Math.ceil(DENSE * length))) continue;
+        const start = (tall + number * band - offset) * wide;
+        if (!isCovered(isBand, start, columns, length - least)) continue;
+        for (let row = start; row < start + band * wide; row += wide) {
+          if (!isCovered(isThin, row, columns, length - Math.ceil(DENSE * length))) continue;
           isFound = true;
           for (let n = 0; n < columns.length; n += 3) {
-            const at = (Math.max(-band, Math.min(across, row - columns[n + 2])) + band) * wide + columns[n];
+            const at = row - columns[n];
             isLine[at] |= isThin[at] & columns[n + 1];
           }
         }
@@ -356,7 +362,7 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
   }
   for (let at = 0; at < isLine.length; at++) {
     for (let left = isLine[at]; left; left &= left - 1) {
-      const [along, other] = [32 * (at % wide) + 31 - Math.clz32(left & -left), ((at / wide) | 0) - band];
+      const [along, other] = [32 * (at % wide) + 31 - Math.clz32(left & -left), ((at / wide) | 0) - tall];
       isKept[turned ? along * width + other : other * width + along] = 0;
     }
   }
@@ -458,11 +464,15 @@ function described(pieces, depth, levels, ink, labels, height, width) {
   const sums = Array.from({ length: count + 1 }, () => [0, 0, 0, 0, 0]);
   const distance = Math.max(3, Math.round(BEYOND * longestSizeOf(pieces)));
   const compare = (number, start, end, step) => { // with the picture so many places on
+    let [among, small] = [0, 0];
     for (let at = start; at < end; at++) {
       if (labels[at + step] === number) continue;
-      outline[number]++;
-      if (Math.abs(levels[at] - levels[at + step]) >= 0.4 * depth[at]) changes[number]++;
+      among++;
+      const change = Math.abs(levels[at] - levels[at + step]);
+      small += (5 * change - 2 * depth[at]) >>> 31; // without a branch, which the processor would often predict wrong
     }
+    outline[number] += among;
+    changes[number] += among - small;
   };
   labels.fill(0);
   for (let n = 0; n < starts.length; n++) for (let at = starts[n]; at < ends[n]; at++) labels[at] = numbers[n];
