@@ -3,6 +3,7 @@ data, kills, signals, damaged checkpoints."""
 
 import dataclasses
 import random
+import signal
 import time
 
 import jax
@@ -15,6 +16,7 @@ from step_programs import CONFIG, needs_two_devices, program_of, run, train
 import lstm_mnist_jax
 from lstm_mnist_jax import load_run
 from lstm_mnist_jax.config import Execution, ModelConfig
+from lstm_mnist_jax.sweeps import Space, sweep
 
 LONG = dataclasses.replace(TINY, epochs=16, model=ModelConfig(hidden_features=(3,)))  # of ONE_LAYER
 
@@ -83,6 +85,20 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(whole, tmp_path):
     damage_the_newest_checkpoint(run_dir / "checkpoints")
     assert lstm_mnist_jax.train(LONG, run_dir, resume=True).trained
     assert outcome(run_dir) == outcome(whole)
+
+
+@pytest.mark.slow
+def test_a_sweep_stopped_and_with_a_damaged_checkpoint_is_resumed_to_the_same(tmp_path, stop_at, empty_figures):
+    config, space = dataclasses.replace(LONG, epochs=1), Space(seeds=2)
+    sweep(config, space, tmp_path / "whole")
+    expected = [outcome(tmp_path / "whole" / member) for member in "01"]
+    for step in (4, 9, None):
+        stop_at(step)
+        assert sweep(config, space, tmp_path / "parts", resume=step != 4).stopped_by == (step and signal.SIGTERM)
+    assert [outcome(tmp_path / "parts" / member) for member in "01"] == expected
+    damage_the_newest_checkpoint(tmp_path / "parts" / "checkpoints" / "0")
+    assert sweep(config, space, tmp_path / "parts", resume=True).trained
+    assert [outcome(tmp_path / "parts" / member) for member in "01"] == expected
 
 
 @pytest.mark.slow
