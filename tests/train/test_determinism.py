@@ -1,22 +1,27 @@
 """What changes no bit: how many steps a call makes, calls without waiting, compiling ahead, a second run, streamed
-data, kills, signals, damaged checkpoints."""
+data, kills, sweeps stopped by signals, damaged checkpoints."""
 
 import dataclasses
 import random
+import signal
 import time
 
 import jax
 import numpy as np
 import pytest
 from programs import Program
-from runs import ONE_LAYER, TINY, damage_the_newest_checkpoint, outcome
+from runs import TINY, TINY_OPTIONS, damage_the_newest_checkpoint, metrics_of, outcome
 from step_programs import CONFIG, needs_two_devices, program_of, run, train
 
 import lstm_mnist_jax
 from lstm_mnist_jax import load_run
 from lstm_mnist_jax.config import Execution, ModelConfig
+from lstm_mnist_jax.sweeps import Space, sweep
+from lstm_mnist_jax.training import checkpoint
+from lstm_mnist_jax.training.results import member_results
+from lstm_mnist_jax.training.run_folder import read_run_folder
 
-LONG = dataclasses.replace(TINY, epochs=16, model=ModelConfig(hidden_features=(3,)))  # of ONE_LAYER
+LONG = dataclasses.replace(TINY, epochs=16)
 
 
 def assert_same(one, other):
@@ -60,7 +65,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(whole, tmp_path):
     """Kills while steps are made and checkpoints written, until two resumed runs were killed too."""
-    options = ["train", *ONE_LAYER, "--epochs", LONG.epochs, "--checkpoint-minutes", 1e-6]
+    options = ["train", *TINY_OPTIONS, "--epochs", LONG.epochs, "--checkpoint-minutes", 1e-6]
     moments = random.Random(0)
     run_dir, resumed_at = tmp_path / "killed", []
     while len(resumed_at) < 2:
@@ -83,6 +88,35 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(whole, tmp_path):
     damage_the_newest_checkpoint(run_dir / "checkpoints")
     assert lstm_mnist_jax.train(LONG, run_dir, resume=True).trained
     assert outcome(run_dir) == outcome(whole)
+
+
+def outcomes(run_dir):
+    """All that a sweep leaves and that must not depend on interruptions."""
+    folder = read_run_folder(run_dir)
+    saved = [checkpoint.newest_sound_step(folder.checkpoints_of(group)) for group in range(len(folder.groups))]
+    runs = [outcome(run_dir / str(member)) for member in range(len(folder.members))]
+    return folder.members, folder.groups, metrics_of(run_dir), saved, runs
+
+
+@pytest.mark.slow
+def test_a_sweep_stopped_by_signals_and_with_a_damaged_checkpoint_is_resumed_to_the_same(
+    tmp_path, stop_at, empty_figures
+):
+    config = dataclasses.replace(LONG, epochs=3, model=ModelConfig(hidden_features=(3,)))
+    whole, parts, space = tmp_path / "whole", tmp_path / "parts", Space(seeds=2)
+    assert sweep(config, space, whole).trained
+    for step in (7, 15, 44, None):  # within an epoch, at the end of one, before the last step
+        stop_at(step)
+        found = sweep(config, space, parts, resume=step != 7)
+        assert found.trained
+        assert found.stopped_by == (step and signal.SIGTERM)
+        assert checkpoint.finished_steps(parts / "checkpoints" / "0")[-1] == (step or 45)
+    assert found.members == member_results(read_run_folder(parts))
+    expected = outcomes(whole)
+    assert outcomes(parts) == expected
+    damage_the_newest_checkpoint(parts / "checkpoints" / "0")  # it is set aside, and the one before is used
+    assert sweep(config, space, parts, resume=True).trained
+    assert outcomes(parts) == expected
 
 
 @pytest.mark.slow

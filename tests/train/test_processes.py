@@ -49,6 +49,10 @@ main(last)
 """
 
 
+NUMBER = object()
+"""Among the words of a command: 0 for the first process, 1 for the second."""
+
+
 def start_two(*commands, variables=({}, {}), is_slurm_job=False):
     """`lstm-mnist WORDS` in two processes, for one command after another.
 
@@ -59,7 +63,7 @@ def start_two(*commands, variables=({}, {}), is_slurm_job=False):
     job, started = str(free_port() % 4096), []
     for number in range(2):
         own = [*together, "--process-id", number] if together else []
-        words = [[str(word) for word in (*words, *own)] for words in commands]
+        words = [[str(number if word is NUMBER else word) for word in (*words, *own)] for words in commands]
         slurm = slurm_variables(number, job) if is_slurm_job else {}
         started.append(Program([json.dumps(words)], code=COMMANDS, env=environment() | slurm | variables[number]))
     return started
@@ -112,6 +116,7 @@ def slurm_job(tiny_run, tmp_path_factory):
     """The folder of what two processes of a SLURM job have trained, and what each of their commands printed.
 
     The commands follow one another in the same two processes, which compile a program that two of them share once.
+    The last is refused: the processes ask for different runs.
     """
     folder = tmp_path_factory.mktemp("together")
     shutil.copytree(tiny_run, folder / "resumed")
@@ -123,12 +128,16 @@ def slurm_job(tiny_run, tmp_path_factory):
             ["train", "--resume", folder / "resumed", "--device-data-limit", 1e-4],
             ["train", *TINY_OPTIONS, "--seeds", 3, "--run-dir", folder / "seeds"],
             ["sweep", *TINY_OPTIONS[:-2], "4,6", "--epochs", 1, "--run-dir", folder / "one"],
+            ["train", *TINY_OPTIONS, "--seed", NUMBER, "--run-dir", folder / "different"],
             is_slurm_job=True,
         )
     )
-    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
-    assert "lstm-mnist:" not in first.stderr + second.stderr
-    assert lines_of(second) == ["exit code 0"] * 3
+    assert lines_of(second) == ["exit code 0"] * 4, first.stderr + second.stderr
+    for end in (first, second):  # of the last command
+        assert end.returncode == 2, end.stderr
+        assert end.stderr.count("lstm-mnist:") == 1
+        assert "The processes differ: config.seed is 0 for process 0 and 1 for process 1" in end.stderr
+    assert not (folder / "different").exists()
     return folder, first.stdout.split("exit code 0\n")
 
 
@@ -145,7 +154,7 @@ def test_two_processes_of_a_slurm_job_train_what_one_does_and_one_resumes_it(slu
 def test_two_processes_resume_and_stream_train_a_sweep_and_one_member_as_one_process_does(
     slurm_job, tiny_run, tiny_sweep
 ):
-    folder, (_, resumed, _, one) = slurm_job
+    folder, (_, resumed, _, one, _) = slurm_job
     assert "resumed at step 15: 1 of 3 epochs are done" in resumed
     assert "1 of 1 run done" in one
     assert_same_run(folder / "resumed", tiny_run)

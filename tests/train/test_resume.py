@@ -213,17 +213,15 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(run_
 
 
 @pytest.mark.slow
-def test_a_network_with_dense_layers_and_other_activations_is_trained_and_resumed(command_line, tmp_path):
+def test_a_network_with_dense_layers_and_other_activations_is_trained_and_extended(command_line, tmp_path):
+    """(That it is resumed to the last bit: test_recipe.py.)"""
     options = ["--dense-features", "5", "--activation", "relu", "--dropout-rate", "0.1", "--pooling", "all"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = command_line("train", *TINY_OPTIONS, *options, "--epochs", "2", "--run-dir", whole)
+    whole = tmp_path / "whole"
+    done = command_line("train", *TINY_OPTIONS, *options, "--epochs", "1", "--run-dir", whole)
     assert (done.returncode, done.stderr) == (0, "")
     assert (
         "LSTM 4 (relu, sigmoid) -> LSTM 6 (relu, sigmoid) -> all steps -> dense 5 (relu) -> 10 classes" in done.stdout
     )
     assert done.stdout.count("slower than the layers with tanh and sigmoid") == 1
-    config = read_run_folder(whole).config
-    train(dataclasses.replace(config, epochs=1), parts)
-    train(config, parts, resume=True)
-    assert outcome(parts) == outcome(whole)
+    assert train(dataclasses.replace(read_run_folder(whole).config, epochs=2), whole, resume=True).trained
     assert load_run(whole).params["dense_hidden"][0]["kernel"].shape == (28 * 6, 5)

@@ -1,4 +1,7 @@
-"""Sweeps that are made longer and stopped; members that are resumed as runs; folders by path; damaged files."""
+"""Sweeps that are made longer and stopped; members that are resumed as runs; folders by path; damaged files.
+
+(That a sweep is resumed to the last bit: test_determinism.py.)
+"""
 
 import dataclasses
 import json
@@ -6,13 +9,12 @@ import shutil
 import signal
 
 import pytest
-from runs import TINY, TWO_NETWORKS, damage_the_newest_checkpoint, metrics_of, outcome, stop_after_group
+from runs import TINY, TWO_NETWORKS, stop_after_group
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import Execution, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
-from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.results import best_member, member_results
 from lstm_mnist_jax.training.run_folder import Member, lock, read_run_folder, write_config
@@ -20,31 +22,6 @@ from lstm_mnist_jax.training.run_folder import Member, lock, read_run_folder, wr
 pytestmark = pytest.mark.usefixtures("empty_figures")
 THREE_SEEDS = Space(seeds=3)
 ONE_DEVICE = Execution(devices=1)
-
-
-def outcomes(run_dir):
-    """All that a sweep leaves and that must not depend on interruptions."""
-    folder = read_run_folder(run_dir)
-    saved = [checkpoint.newest_sound_step(folder.checkpoints_of(group)) for group in range(len(folder.groups))]
-    runs = [outcome(run_dir / str(member)) for member in range(len(folder.members))]
-    return folder.members, folder.groups, metrics_of(run_dir), saved, runs
-
-
-@pytest.mark.slow
-def test_a_sweep_stopped_by_signals_and_with_a_damaged_checkpoint_is_resumed_to_the_same(tiny_sweep, tmp_path, stop_at):
-    parts = tmp_path / "parts"
-    for step in (7, 15, 44, None):  # within an epoch, at the end of one, before the last step
-        stop_at(step)
-        found = sweep(TINY, THREE_SEEDS, parts, resume=step != 7)
-        assert found.trained
-        assert found.stopped_by == (step and signal.SIGTERM)
-        assert checkpoint.finished_steps(parts / "checkpoints" / "0")[-1] == (step or 45)
-    assert found.members == member_results(read_run_folder(parts))
-    expected = outcomes(tiny_sweep)
-    assert outcomes(parts) == expected
-    damage_the_newest_checkpoint(parts / "checkpoints" / "0")  # it is set aside, and the one before is used
-    assert sweep(TINY, THREE_SEEDS, parts, resume=True).trained
-    assert outcomes(parts) == expected
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ def draw(page, strokes):
         page.mouse.move(*points[0])
         page.mouse.down()
         for point in points[1:]:
-            page.mouse.move(*point, steps=3)
+            page.mouse.move(*point, steps=8)
         page.mouse.up()
 
 
