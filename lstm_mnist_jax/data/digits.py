@@ -70,7 +70,7 @@ FLAT_EDGE, STEEP_EDGE = 5.0, 12.0
 FINE_PEN = 40
 """So many times as large as its strokes are thick, a digit is of a thin pen:"""
 
-LEAST_STROKES, MOST_STROKES = 0.5, 2.25
+LEAST_STROKES, MOST_STROKES = 0.5, 2.15
 """and its strokes are at least so many times as long as it is large, and at most so many times as long as its height
 and width together (two ellipses, an 8: 2.1). Those of a table are longer, crumbs of lines shorter."""
 

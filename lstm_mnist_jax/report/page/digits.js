@@ -14,7 +14,7 @@ const [FLAT_LINE, STEEP_LINE] = [8, 26];
 const FLAT_PIECE = 20;
 const [FLAT_EDGE, STEEP_EDGE] = [5, 12];
 const FINE_PEN = 40;
-const [LEAST_STROKES, MOST_STROKES] = [0.5, 2.25];
+const [LEAST_STROKES, MOST_STROKES] = [0.5, 2.15];
 const CRUMB = 0.05;
 const BETWEEN = 4;
 const LEAST_SIZE = 8;
@@ -335,8 +335,7 @@ function isLight(dark, darkLines, light, lightLines) {
     const isStroke = isThinner && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
     if (isSheet && isStroke && liesWithin(one, other)) return inner === 1;
   }
-  const [darkScore, lightScore] = [dark, light].map((each) => each.reduce((sum, digit) => sum + scoreOf(digit), 0));
-  return lightScore > darkScore;
+  return sumOf(light) > sumOf(dark);
 }
 
 /** Line by line from the top, and from left to right. */
