@@ -98,3 +98,16 @@ def row(*, sign=None, first=True, underlined=False, speck=False, size=90):
     rows, columns = (np.flatnonzero((ink != before).any(axis=axis)) for axis in (1, 0))
     box = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) if len(rows) else None
     return (0.9 * (1 - gaussian_filter(ink.astype(np.float32) / 255, 0.7))).astype(np.float32), box
+
+
+def thin_digits():
+    """A 0, 7 and 8 as a paint program draws them, with lines of 1 and 2 pixels, dark and light."""
+    for size, pen in ((60, 1), (150, 1), (300, 2)):
+        for name, paper in (("0", 0), ("7", 255), ("8", 255)):
+            canvas = Image.new("L", (size + 40, size + 40), paper)
+            drawing, wide, middle = ImageDraw.Draw(canvas), round(0.7 * size), 20 + size // 2
+            if name == "7":
+                drawing.line([(20, 20), (20 + wide, 20), (40, 20 + size)], fill=255 - paper, width=pen)
+            for top, bottom in {"0": [(20, 20 + size)], "8": [(20, middle), (middle, 20 + size)]}.get(name, []):
+                drawing.ellipse([20, top, 20 + wide, bottom], outline=255 - paper, width=pen)
+            yield (name, size, pen, paper), np.asarray(canvas) / np.float32(255), size

@@ -67,14 +67,12 @@ FLAT_PIECE = 20.0
 FLAT_EDGE, STEEP_EDGE = 5.0, 12.0
 """and where it is cut off at the border."""
 
-HAIR = 130
-"""No digit is so many times as large as its strokes are thick."""
-
 FINE_PEN = 40
 """So many times as large as its strokes are thick, a digit is of a thin pen:"""
 
-LEAST_STROKES, MOST_STROKES = 0.5, 3.3
-"""and its strokes are so many times as long as it is large. Those of a table are longer, crumbs of lines shorter."""
+LEAST_STROKES, MOST_STROKES = 0.5, 2.15
+"""and its strokes are at least so many times as long as it is large, and at most so many times as long as its height
+and width together (two ellipses, an 8: 2.1). Those of a table are longer, crumbs of lines shorter."""
 
 CRUMB = 0.05
 """What is left beside a ruled line is no digit below this fraction of the line's score."""
@@ -267,9 +265,9 @@ def _is_of_paper(piece: Component, shape: tuple[int, ...], flat: float) -> bool:
     least = (FLAT_EDGE, STEEP_EDGE) if piece.cut else (flat, STEEP_LINE)
     if long >= least[not is_flat] * wide:
         return True
-    strokes = piece.area / (piece.thick * piece.size)
-    is_fine = piece.size >= FINE_PEN * piece.thick
-    return piece.size >= HAIR * piece.thick or (is_fine and not LEAST_STROKES <= strokes <= MOST_STROKES)
+    strokes = piece.area / piece.thick
+    is_long = strokes > MOST_STROKES * (piece.bottom - piece.top + piece.right - piece.left)
+    return piece.size >= FINE_PEN * piece.thick and (strokes < LEAST_STROKES * piece.size or is_long)
 
 
 def _is_rule_of(line: Component, groups: list[Component]) -> bool:

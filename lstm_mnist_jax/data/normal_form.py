@@ -89,8 +89,7 @@ class Digit(NamedTuple):
     Attributes:
       image: in MNIST's normal form.
       box: (top, left, height, width) on the picture, as fractions of its height and width.
-      warning: what speaks against its being one digit, or against its being all; None if nothing does. A run adds what
-        it finds.
+      warning: why it may not be one digit, or not all of the ink; None if nothing was found. A run adds what it finds.
       marks: the boxes of other ink that is not read, of which this is the nearest digit: a sign beside it, a line below
         it, a part of it that was not recognized as such.
     """

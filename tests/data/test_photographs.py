@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from photographs import SIGNS, lit, papers, row, rules, sevens
+from photographs import SIGNS, lit, papers, row, rules, sevens, thin_digits
 from PIL import Image, ImageDraw
 
 from lstm_mnist_jax import load
@@ -38,6 +38,13 @@ def test_paper_without_digits_holds_none(rng):
     for kind, picture in papers(rng):
         with pytest.raises(DataError, match="Nothing can be seen"):
             pytest.fail(f"{kind}: {[each.box for each in find_digits(picture)]}")
+
+
+def test_digits_of_thin_lines_are_found():
+    for kind, picture, size in thin_digits():
+        boxes = [np.array(each.box) * (size + 40) for each in find_digits(picture)]
+        assert len(boxes) == 1, kind
+        np.testing.assert_allclose(boxes[0], [20, 20, size, 0.7 * size], atol=4, err_msg=str(kind))
 
 
 def test_a_one_on_ruled_paper_is_found(rng):

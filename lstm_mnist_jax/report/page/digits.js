@@ -13,9 +13,8 @@ const FLAT = 0.36;
 const [FLAT_LINE, STEEP_LINE] = [8, 26];
 const FLAT_PIECE = 20;
 const [FLAT_EDGE, STEEP_EDGE] = [5, 12];
-const HAIR = 130;
 const FINE_PEN = 40;
-const [LEAST_STROKES, MOST_STROKES] = [0.5, 3.3];
+const [LEAST_STROKES, MOST_STROKES] = [0.5, 2.15];
 const CRUMB = 0.05;
 const BETWEEN = 4;
 const LEAST_SIZE = 8;
@@ -125,9 +124,9 @@ function isOfPaper(piece, flat, height, width) {
   if (piece.thick > thickest) return isFlat && piece.cut && long >= FLAT_EDGE * wide;
   const [flattest, steepest] = piece.cut ? [FLAT_EDGE, STEEP_EDGE] : [flat, STEEP_LINE];
   if (long >= (isFlat ? flattest : steepest) * wide) return true;
-  const strokes = piece.area / (piece.thick * sizeOf(piece));
-  const isFine = sizeOf(piece) >= FINE_PEN * piece.thick;
-  return sizeOf(piece) >= HAIR * piece.thick || (isFine && !(LEAST_STROKES <= strokes && strokes <= MOST_STROKES));
+  const strokes = piece.area / piece.thick;
+  const isLong = strokes > MOST_STROKES * (piece.bottom - piece.top + piece.right - piece.left);
+  return sizeOf(piece) >= FINE_PEN * piece.thick && (strokes < LEAST_STROKES * sizeOf(piece) || isLong);
 }
 
 /** Whether a piece of any thickness is a flat line, wider than the others are large: it underlines them. */
@@ -336,8 +335,7 @@ function isLight(dark, darkLines, light, lightLines) {
     const isStroke = isThinner && sizeOf(one) >= 0.12 * sizeOf(other) && one.edge >= 0.9;
     if (isSheet && isStroke && liesWithin(one, other)) return inner === 1;
   }
-  const [darkScore, lightScore] = [dark, light].map((each) => each.reduce((sum, digit) => sum + scoreOf(digit), 0));
-  return lightScore > darkScore;
+  return sumOf(light) > sumOf(dark);
 }
 
 /** Line by line from the top, and from left to right. */

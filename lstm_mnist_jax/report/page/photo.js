@@ -177,7 +177,7 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
   function markOf(box) {
     const mark = element("div", "mark");
     placeAt(mark, box);
-    mark.setAttribute("aria-hidden", "true"); // the warning of its digit says it
+    mark.setAttribute("aria-hidden", "true"); // it is in the warning of its digit
     return mark;
   }
 

@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from photographs import SIGNS, papers, row, sevens
+from photographs import SIGNS, papers, row, sevens, thin_digits
 from PIL import Image
 
 from lstm_mnist_jax import load
@@ -104,9 +104,10 @@ def test_broken_shaded_and_cut_digits_match_python(page, rng):
 
 
 def test_papers_signs_and_marks_match_python(page, rng):
-    """No digits on ruled paper; the boxes of what is not read, and the warnings."""
+    """No digits on ruled paper, but those of thin lines; the boxes of what is not read, and the warnings."""
     signs = [row(sign=sign, underlined=sign is None)[0] for sign in (None, *SIGNS)]
-    for number, picture in enumerate([*(picture for _, picture in papers(rng)), *signs]):
+    thin = [picture for _, picture, _ in thin_digits()][4:6]  # a 7 and an 8
+    for number, picture in enumerate([*(picture for _, picture in papers(rng)), *signs, *thin]):
         try:
             expected = find_digits(picture)
         except DataError:
