@@ -231,6 +231,7 @@ def _report_unraisable(report: Callable[[Any], object], unraisable: Any) -> None
 
 
 INTERRUPT_AGAIN_SECONDS = 0.05
+"""By then the destructor or the callback has ended."""
 
 
 def _interrupt_again(report: Callable[[Any], object], unraisable: Any) -> None:

@@ -50,6 +50,7 @@ BAR = 20
 
 
 Box = tuple[float, float, float, float]
+"""Top, left, height and width, as fractions of the picture."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,7 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
                         is_drawn = has_boxes and (len(boxes) > 1 or max(boxes[0][2:]) < CUT_OUT)
                         kept = (255 * reduced(picture, DRAWN_SIZE)).round().astype(np.uint8) if is_drawn else None
                     else:
-                        images, boxes, turned, kept = run.normalise([picture], form), (), None, None
-                        marks = ()
+                        images, boxes, marks, turned, kept = run.normalise([picture], form), (), (), None, None
                         warnings = tuple(run.warnings(images, form))
                     found = (*remarks, *([turned] if turned else []))
                     remarks.clear()  # said once for a file
