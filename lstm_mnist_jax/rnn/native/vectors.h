@@ -128,8 +128,8 @@ INLINE Vector SigmoidSlope(Vector tanh) { return 0.5f * TanhSlope(tanh); }
 
 // Adds rows x weights to sums[block][n][row]: `size` values of each row, which begin `stride` after those of the row
 // before, and for each value N vectors of weights, in panels of their own for each block, which begin `panel_size`
-// after that of the block before (0 where there is one). Registers hold the fewer of values and weights, beside the sums; where products are
-// rounded before they are added, they need registers too.
+// after that of the block before (0 where there is one). Registers hold the fewer of values and weights, beside the
+// sums; where products are rounded before they are added, they need registers too.
 template <Index J, Index N, Index R>
 INLINE void AddProduct(Vector (&sums)[J][N][R], const float* values, Index stride, const float* panel, Index size,
                        Index panel_size) {
