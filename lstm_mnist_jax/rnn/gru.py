@@ -17,7 +17,7 @@ from jax import Array
 
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.rnn.derivatives import Function
-from lstm_mnist_jax.rnn.products import outer, project, shift, vary_alike
+from lstm_mnist_jax.rnn.products import project, shift, vary_alike
 from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, hidden_features, states_after
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
@@ -132,14 +132,17 @@ def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[
     activations, d_hs, d_last_h = vary_alike((activations, d_hs, d_last_h))
     arrays = activations, recurrents, hs, initial_h, recurrent_kernel, d_hs, d_last_h, resets
     d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, **loops._asdict())
-    before = shift(initial_h, hs, loops.reverse)
+    weight_gradient = partial(native.weight_gradient, reverse=loops.reverse)
+    d_kernel, d_bias = weight_gradient(inputs, d_projected, bias=True)
+    entered, initial = hs, (initial_h,)
     if resets is not None:
-        before = jnp.where(resets[0], resets[1], before)
+        entered, initial = jnp.where(resets[0], resets[1], shift(initial_h, hs, loops.reverse)), None
     # The product with n's part of `d_projected` is not used, but a copy of the other parts would take longer.
-    of_sigmoids = outer(before, d_projected)[:, : 2 * initial_h.shape[-1]]
-    d_recurrent_kernel = jnp.concatenate([of_sigmoids, outer(before, d_recurrents)], axis=-1)
-    d_biases = jnp.concatenate([jnp.sum(d_projected, (0, 1)), jnp.sum(d_recurrents, (0, 1))])
-    d_inputs, d_kernel = project(d_projected, kernel.T), outer(inputs, d_projected)
+    of_sigmoids, _ = weight_gradient(entered, d_projected, initial, bias=False)
+    of_n, d_recurrent_bias = weight_gradient(entered, d_recurrents, initial, bias=True)
+    d_recurrent_kernel = jnp.concatenate([of_sigmoids[:, : 2 * initial_h.shape[-1]], of_n], axis=-1)
+    d_biases = jnp.concatenate([d_bias, d_recurrent_bias])
+    d_inputs = project(d_projected, kernel.T)
     return d_inputs, d_kernel, d_biases, d_recurrent_kernel, d_h, resets and (None, *d_reset)
 
 

@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn import native, xla_loops
 from lstm_mnist_jax.rnn.derivatives import Function
-from lstm_mnist_jax.rnn.products import outer, project, shift, state_dtype, vary_alike
+from lstm_mnist_jax.rnn.products import project, shift, state_dtype, vary_alike
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 AnyArray = jax.Array | np.ndarray
@@ -243,7 +243,8 @@ def chosen_backend(backend: str, shape: tuple[Any, ...], dtype: Any) -> str:
 
 def loop_of(name: str, backend: str) -> Any:
     """The loop of this name, run by a backend that `chosen_backend` returned."""
-    return getattr(xla_loops, name) if backend == "xla" else partial(getattr(native, name), backend=backend)
+    in_xla = backend == "xla" or (backend != "native" and name == "weight_gradient")  # a product: Pallas gains nothing
+    return getattr(xla_loops, name) if in_xla else partial(getattr(native, name), backend=backend)
 
 
 def _recurrence(
@@ -279,12 +280,14 @@ def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[
     backward = loop_of("lstm_backward", loops.backend)
     arrays = (activations, cs, initial_c, recurrent_kernel, *used, *last, resets and (resets[0], resets[2]))
     d_projected, d_h, d_c, *d_reset = backward(*arrays, reverse=loops.reverse, unroll=loops.unroll)
-    before = shift(initial_h, hs, loops.reverse)
+    weight_gradient = loop_of("weight_gradient", loops.backend)
+    d_kernel, d_bias = weight_gradient(inputs, d_projected, reverse=loops.reverse, bias=True)
+    entered, initial = hs, (initial_h,)
     if resets is not None:
-        before = jnp.where(resets[0], resets[1].astype(before.dtype), before)
-    d_recurrent_kernel = outer(before, d_projected)
-    d_bias = jnp.sum(d_projected, (0, 1))
-    d_inputs, d_kernel = project(d_projected, kernel.T), outer(inputs, d_projected)
+        before = shift(initial_h, hs, loops.reverse)
+        entered, initial = jnp.where(resets[0], resets[1].astype(before.dtype), before), None
+    d_recurrent_kernel, _ = weight_gradient(entered, d_projected, initial, reverse=loops.reverse, bias=False)
+    d_inputs = project(d_projected, kernel.T)
     return d_inputs, d_kernel, d_bias, d_recurrent_kernel, d_h, d_c, resets and (None, *d_reset)
 
 

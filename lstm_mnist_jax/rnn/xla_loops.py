@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_mnist_jax.rnn.products import product, project, shift, state_dtype
+from lstm_mnist_jax.rnn.products import outer, product, project, shift, state_dtype
 
 
 def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
@@ -229,3 +229,24 @@ def gru_backward(
         step, (d_last_h, d_reset), xs, reverse=not reverse, unroll=unroll
     )
     return d_projected, d_recurrents, d_initial, *(() if d_reset is None else (d_reset,))
+
+
+def weight_gradient(
+    inputs: Array, gradients: Array, initial: tuple[Array] | None = None, *, bias: bool, reverse: bool
+) -> tuple[Array, Array | None]:
+    """The gradients of a matrix and of the bias that is added to its product, at all steps.
+
+    Args:
+      inputs: what is multiplied by the matrix, [time, batch, features].
+      gradients: those of the product, [time, batch, columns].
+      initial: None; or the state before the first step, [batch, features]. Then `inputs` are the states after each
+        step, of which each enters the step after it.
+      bias: whether to return the gradient of the bias.
+      reverse: whether the first step is the last one in memory. Without `initial`, it does not matter.
+
+    Returns:
+      [features, columns] and [columns].
+    """
+    if initial is not None:
+        inputs = shift(initial[0], inputs, reverse)
+    return outer(inputs, gradients), jnp.sum(gradients, (0, 1)) if bias else None

@@ -20,8 +20,10 @@ from lstm_mnist_jax.rnn.native.kernel import (
     supports,
     unavailable,
     version,
+    weight_gradient,
 )
 
 __all__ = [
     "INTERPRETED", "gru_backward", "gru_forward", "lstm_backward", "lstm_forward", "supports", "unavailable", "version",
+    "weight_gradient",
 ]  # fmt: skip

@@ -21,6 +21,9 @@ constexpr Index kAloneRows = 4;
 // Threads that share the units of each step meet after it: at least this many multiplications and additions between.
 constexpr Index kStepWork = 1 << 16;
 
+// Rows of a weight gradient that are worth packing the columns for.
+constexpr Index kLeastRows = 32;
+
 // They are asked to share so many at a time: with threads that were stopped before, they can share again.
 constexpr Index kSharedWork = 1 << 28;
 
@@ -249,6 +252,41 @@ ffi::Error RunBackward(const Cell& cell, ffi::ThreadPool& pool, const Array& act
   return Split(pool, threads, s, s.time == 0 ? 0 : s.time + 1, cell.backward_units, pack, run);
 }
 
+// The panels of columns, and the rows where these are fewer than the threads, are divided. Each number is the same sum.
+ffi::Error WeightGradientCall(ffi::ThreadPool pool, Array inputs, Array gradients, Array initial, Output d_weights,
+                              Output d_bias, bool reverse, Index threads) {
+  const auto a = inputs.dimensions(), b = gradients.dimensions();
+  if (a.size() != 4 || b.size() != 4 || a[0] != b[0] || a[1] != b[1] || a[2] != b[2]) return WrongSizes();
+  const Index instances = a[0], time = a[1], batch = a[2], rows = a[3], columns = b[3], all = time * batch;
+  const bool has_initial = initial.dimensions().size() == 3;
+  const In from(initial);
+  const Out weights(d_weights), bias(d_bias);
+  bool agree = weights.size == instances * rows * columns && (!has_initial || from.size == instances * batch * rows);
+  agree &= bias.size == 0 || bias.size == instances * columns;
+  if (!agree) return WrongSizes();
+  if (all == 0) {
+    std::fill_n(weights.data, weights.size, 0.0f);
+    std::fill_n(bias.data, bias.size, 0.0f);
+  }
+  if (all == 0 || instances == 0) return ffi::Error::Success();
+  if (threads <= 0) threads = std::max<Index>(pool.num_threads(), 1);
+  const Index work = rows * columns * all;
+  if (instances * work < 2 * kChunkWork) threads = 1;
+  const Index panels = Ceil(columns, chosen.gradient_columns);
+  const Index parts = std::max<Index>(std::min({Ceil(threads, instances * panels), rows / kLeastRows, work / kChunkWork}), 1);
+  Parallel(pool, threads, instances * panels * parts, instances * panels * parts, 0, [&](Index n) {
+    const Index instance = n / (panels * parts), panel = n / parts % panels, part = n % parts;
+    const Index column = panel * chosen.gradient_columns;
+    const WeightGradient job{time, batch, rows, columns, reverse, inputs.typed_data() + instance * all * rows,
+                             has_initial ? from.at(instance * batch * rows) : nullptr,
+                             gradients.typed_data() + instance * all * columns,
+                             weights.data + instance * rows * columns, bias.at(instance * columns)};
+    chosen.weight_gradient(job, {rows * part / parts, rows * (part + 1) / parts, 0, 0, column,
+                                 std::min(column + chosen.gradient_columns, columns)});
+  });
+  return ffi::Error::Success();
+}
+
 ffi::Error LstmForwardCall(ffi::ThreadPool pool, Array inputs, Array input_weights, Array bias, Array weights, Array h,
                            Array c, Booleans resets, Array reset_h, Array reset_c, Output hs, Output cs,
                            Output activations, Output last_h, Output last_c, bool reverse, Index threads) {
@@ -315,6 +353,10 @@ auto Signature() {
 // What a test of the loops finds on this processor: nullptr, or why they are not to be used.
 extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(chosen); }
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(WeightGradients, WeightGradientCall,
+                              (Results<2>(Arguments<3>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()))
+                                   .Attr<bool>("reverse")
+                                   .Attr<std::int64_t>("threads")));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall, (Signature<6, 2, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall, (Signature<8, 1, 5>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GruForward, GruForwardCall, (Signature<5, 1, 4>()));

@@ -34,7 +34,7 @@ class Result(NamedTuple):
     Attributes:
       axes: see `Signature`.
       is_wide: whether it has the dtype of the states, which may be wider than that of the weights.
-      option: the option of `run` that asks for it; "" is always, "resets" where there are resets.
+      option: the option of `run` that asks for it; "" is always, "resets" where `optional` arguments are given.
     """
 
     axes: str
@@ -50,9 +50,9 @@ class Signature(NamedTuple):
 
     Attributes:
       symbol: the name of the library's function.
-      run: the loop in JAX, whose last positional argument is None or the tuple of `resets`.
+      run: the loop in JAX, whose last positional argument is None or the tuple of `optional`.
       arguments: the axes of each.
-      resets: the axes of the arguments that are not given where there are no resets.
+      optional: the axes of the arguments that are given together or not at all.
       results: what it returns.
       aliases: for arguments whose memory a result takes, the place of that result. These are the largest arrays of
         training. (Of the first argument of a forward loop, where it has been projected.)
@@ -61,7 +61,7 @@ class Signature(NamedTuple):
     symbol: str
     run: Callable[..., Any]
     arguments: dict[str, str]
-    resets: dict[str, str]
+    optional: dict[str, str]
     results: dict[str, Result]
     aliases: dict[int, int]
 
@@ -71,9 +71,14 @@ class Signature(NamedTuple):
         return "input_kernel" in self.arguments
 
     @property
+    def summed(self) -> str:
+        """The axis over which devices that divide it add up their projected inputs, or their results; "" if none."""
+        return "f" if self.projects else "" if any("b" in result.axes for result in self.results.values()) else "b"
+
+    @property
     def all_arguments(self) -> dict[str, str]:
-        """The axes of all arguments, those of resets included."""
-        return self.arguments | self.resets
+        """The axes of all arguments."""
+        return self.arguments | self.optional
 
 
 STATE, SEQUENCE, GATES, WEIGHTS, RESETS = "n b h", "n t b h", "n t b g", "n k g", "n t b q"
@@ -135,6 +140,14 @@ SIGNATURES = {
             "d_reset_h": Result(STATE, is_wide=True, option="resets"),
         },
         {0: 0, 1: 1},
+    ),
+    "weight_gradient": Signature(
+        "WeightGradients",
+        xla_loops.weight_gradient,
+        {"inputs": INPUTS, "gradients": GATES},
+        {"initial": "n b f"},
+        {"d_kernel": Result(INPUT_WEIGHTS), "d_bias": Result("n g", option="bias")},
+        {},
     ),
 }  # fmt: skip
 
@@ -222,22 +235,20 @@ class Loop(NamedTuple):
     Attributes:
       name: of `SIGNATURES`.
       reverse: see `xla_loops`.
-      unroll: see `xla_loops`; the kernel does not use it.
       backend: "native", "pallas", or one of `INTERPRETED`.
       threads: the most that the compiled kernel uses. None is one within a mesh of several devices, which share the
         cores, and otherwise all of XLA's.
       options: further options of the loop in JAX.
-      given: which arguments are given, those of resets included.
+      given: which arguments are given, the optional ones included.
       wanted: which results are wanted.
       precision: that of JAX's matrix products where the loop was called; the kernel's products are float32.
     """
 
     name: str
     reverse: bool
-    unroll: int
     backend: str
     threads: int | None
-    options: tuple[tuple[str, bool], ...]
+    options: tuple[tuple[str, Any], ...]
     given: tuple[bool, ...]
     wanted: tuple[bool, ...]
     precision: str | None
@@ -251,29 +262,30 @@ def _call(
     name: str,
     *arrays: Any,
     reverse: bool,
-    unroll: int = 1,
     backend: str = "native",
     threads: int | None = None,
-    **options: bool,
+    **options: Any,
 ) -> tuple[Any, ...]:
     """Arguments and results of the loop of this name in `xla_loops`; `backend` and `threads` as in `Loop`."""
     signature = SIGNATURES[name]
     count = len(signature.arguments)
-    (resets,) = arrays[count:] or (None,)
-    arrays = *arrays[:count], *(resets or (None,) * len(signature.resets))
+    (optional,) = arrays[count:] or (None,)
+    arrays = *arrays[:count], *(optional or (None,) * len(signature.optional))
     given = tuple(array is not None for array in arrays)
-    asked = {"": True, "resets": resets is not None, **options}
+    asked = {"": True, "resets": optional is not None, **options}
     options_of_results = [result.option for result in signature.results.values()]
     wanted = tuple(asked[option] for option in options_of_results)
     precision = jax.config.values["jax_default_matmul_precision"]
-    loop = Loop(name, reverse, unroll, backend, threads, tuple(options.items()), given, wanted, precision)
+    loop = Loop(name, reverse, backend, threads, tuple(options.items()), given, wanted, precision)
     results = iter(_bind(loop, *[array for array in arrays if array is not None]))
     return tuple(
-        next(results) if asked[option] else None for option in options_of_results if option != "resets" or resets
+        next(results) if asked[option] else None for option in options_of_results if option != "resets" or optional
     )
 
 
-lstm_forward, lstm_backward, gru_forward, gru_backward = (functools.partial(_call, name) for name in SIGNATURES)
+lstm_forward, lstm_backward, gru_forward, gru_backward, weight_gradient = (
+    functools.partial(_call, name) for name in SIGNATURES
+)
 
 
 # The arrays of the primitive are those that are given. Where it runs several networks, each has an axis of networks in
@@ -328,9 +340,8 @@ def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
     def run(*flat: Array) -> Any:
         arrays = _missing(loop, flat, lambda axes: None)
         count = len(loop.signature.arguments)
-        resets = tuple(arrays[count:]) if loop.given[-1] else None
-        options = {"reverse": loop.reverse, "unroll": loop.unroll, **dict(loop.options)}
-        return loop.signature.run(*arrays[:count], resets, **options)
+        optional = tuple(arrays[count:]) if loop.given[-1] else None
+        return loop.signature.run(*arrays[:count], optional, reverse=loop.reverse, **dict(loop.options))
 
     with jax.default_matmul_precision(loop.precision):
         return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
@@ -397,7 +408,10 @@ def _projects_before(loop: Loop, inputs: Array, kernel: Array) -> bool:
 
 
 def _ffi_call(loop: Loop, threads: int, over: Any, *arrays: Array) -> tuple[Array, ...]:
-    """The call of the library: arrays that are not given or not wanted have no elements. `over`: see `_projected`."""
+    """The call of the library: arrays that are not given or not wanted have no elements.
+
+    `over` are the axes of a mesh that divide the signature's `summed` axis, or None.
+    """
     names, _, reason = _register()
     if reason is not None:
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
@@ -411,7 +425,8 @@ def _ffi_call(loop: Loop, threads: int, over: Any, *arrays: Array) -> tuple[Arra
             aliases = {}
     aliases = {argument: result for argument, result in aliases.items() if loop.wanted[result]}
     call = jax.ffi.ffi_call(names[loop.name], results, input_output_aliases=aliases)
-    return tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
+    found = tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
+    return found if over is None or loop.signature.projects else jax.lax.psum(found, over)
 
 
 def _results(loop: Loop, arrays: Any) -> list[Any]:
@@ -507,7 +522,7 @@ def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Ca
         first = arguments[0]
         if isinstance(first.sharding, NamedSharding):
             networks, _, batch, last, *_ = (*tuple(first.sharding.spec), None, None, None, None)
-            features = last if loop.signature.projects else None
+            features = last if of_arguments[0].endswith("f") else None
         else:  # of no mesh: then a mesh of as many parts
             parts = [
                 -(-size // part)
@@ -521,7 +536,8 @@ def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Ca
         def shardings(names: list[str]) -> tuple[NamedSharding, ...]:
             return tuple(NamedSharding(mesh, PartitionSpec(*map(split.get, axes.split()))) for axes in names)
 
-        return mesh, functools.partial(several_devices, features), shardings(of_results), shardings(of_arguments)
+        run = functools.partial(several_devices, split.get(loop.signature.summed))
+        return mesh, run, shardings(of_results), shardings(of_arguments)
 
     run = custom_partitioning(one_device)
     run.def_partition(partition, sharding_rule=rule)
@@ -539,7 +555,7 @@ def _batched(flat: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
     is_single = flat[0].ndim - has_axis[0] == 3
     given = [axes for axes, has in zip(loop.signature.all_arguments.values(), loop.given, strict=True) if has]
     weights = [n for n, axes in enumerate(given) if "b" not in axes.split()]
-    is_shared = not any(has_axis[n] for n in weights)
+    is_shared = loop.signature.summed != "b" and not any(has_axis[n] for n in weights)
 
     def merge(n: int) -> Array:
         if n in weights and is_shared:

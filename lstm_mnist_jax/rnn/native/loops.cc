@@ -10,6 +10,7 @@
 
 #include "gru.h"
 #include "lstm.h"
+#include "weight_gradient.h"
 
 namespace {
 
@@ -174,4 +175,5 @@ constexpr Cell LoopsOf() {
 #define LOOPS loops  // a wheel's library has several
 #endif
 
-const Loops lstm_mnist_jax::LOOPS{kWidth, kRegisters == 32 ? 12 : 6, LoopsOf<Lstm>(), LoopsOf<Gru>()};
+const Loops lstm_mnist_jax::LOOPS{kWidth, kRegisters == 32 ? 12 : 6, LoopsOf<Lstm>(), LoopsOf<Gru>(),
+                                   kGradientVectors * kWidth, RunWeightGradient};

@@ -47,6 +47,16 @@ struct Backward {
   float* d_reset_states[kStates];
 };
 
+// The gradient of a matrix [rows, columns]: the sum over time and batch of `inputs` [.., rows] times `gradients`
+// [.., columns]. With `initial`, [batch, rows], the inputs are the states after each step, of which each entered the next.
+struct WeightGradient {
+  Index time, batch, rows, columns;
+  bool reverse;
+  const float *inputs, *initial;  // `initial` may be nullptr
+  const float* gradients;
+  float *d_weights, *d_bias;  // `d_bias`, the sum of the gradients, nullptr where not wanted
+};
+
 // Some of the rows of a batch, over some of the steps, for some of the hidden units: what a thread does at once. The
 // units of a step may be computed when all those of the step before, of the same rows, have been.
 struct Part {
@@ -81,6 +91,9 @@ struct Loops {
   Index width;       // floats in a vector
   Index chunk_rows;  // rows enough that the weights are not read for a single tile
   Cell lstm, gru;
+  Index gradient_columns;  // of a panel, which is not divided
+  // Of the rows and columns (units) of a part, all steps.
+  void (*weight_gradient)(const WeightGradient& job, const Part& part);
 };
 
 // Those of the processor that they are compiled for; a wheel's library also has those of better processors.
