@@ -73,15 +73,11 @@ def gru(
     hidden = hidden_features(recurrent_kernel, gates=3)
     recurrent_bias = jnp.zeros(3 * hidden) if recurrent_bias is None else jnp.asarray(recurrent_bias)
     after_reset = states_after(resets, (initial_h if reset_h is None else reset_h,), jnp.float32)
-    # Half the weights of the gates r and z, which are sigmoids: so all gates are a tanh.
-    scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0], jnp.float32), hidden)
     # The biases of r and z are added up once; the recurrent bias of n is multiplied by r.
-    recurrent_bias = recurrent_bias.astype(jnp.float32) * scale
-    of_sigmoids, of_n = jnp.split(recurrent_bias, [2 * hidden])
-    biases = jnp.concatenate([bias * scale + jnp.pad(of_sigmoids, (0, hidden)), of_n])
+    of_sigmoids, of_n = jnp.split(recurrent_bias.astype(jnp.float32), [2 * hidden])
+    biases = jnp.concatenate([bias + jnp.pad(of_sigmoids, (0, hidden)), of_n])
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    weights = (kernel * scale[None], biases, recurrent_kernel * scale[None])
-    arrays = vary_alike((inputs, *weights, initial_h, after_reset))
+    arrays = vary_alike((inputs, kernel, biases, recurrent_kernel, initial_h, after_reset))
     run = with_automatic_axes(partial(_compiled_recurrence, Loops(reverse, unroll)), inputs, 0, 1, (0, -1))
     hs, last_h = run(*arrays)
     return hs, last_h
@@ -106,7 +102,7 @@ class Loops(NamedTuple):
 def _recurrence(
     loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
 ) -> Any:
-    """(hs, last h), from weights that `gru` has scaled.
+    """(hs, last h).
 
     `biases` [4 hidden] are those of r, z, n, and that of the recurrent product which r multiplies; `resets` is None or
     (booleans [time, batch, 1], h).

@@ -102,8 +102,9 @@ def _product(rows: Array, kernel: Array) -> Array:
 
 
 def _cell(gates: Any, c: Array) -> tuple[tuple[Array, ...], Array, Array]:
-    """The tanh of the gates' arguments, the new c and the new h."""
-    i, f, g, o = tanhs = tuple(map(jnp.tanh, gates))
+    """The activations as `xla_loops` has them, the new c and the new h."""
+    i, f, g, o = gates
+    i, f, g, o = tanhs = tuple(map(jnp.tanh, (0.5 * i, 0.5 * f, g, 0.5 * o)))
     c = (0.5 * f + 0.5) * c + (0.5 * i + 0.5) * g
     return tanhs, c, (0.5 * o + 0.5) * jnp.tanh(c)
 
@@ -114,7 +115,7 @@ def _cell_gradients(tanhs: Any, c: Array, c_before: Array, dh: Array, dc: Array)
     i, f, o = 0.5 * i + 0.5, 0.5 * f + 0.5, 0.5 * o + 0.5
     tanh_c = jnp.tanh(c)
     dc = dc + dh * (o * (1 - tanh_c * tanh_c))
-    of_gates = (2 * g * i * (1 - i), 2 * f * (1 - f) * c_before, i * (1 - g * g), 2 * tanh_c * o * (1 - o))
+    of_gates = (g * i * (1 - i), f * (1 - f) * c_before, i * (1 - g * g), tanh_c * o * (1 - o))
     return (dc * of_gates[0], dc * of_gates[1], dc * of_gates[2], dh * of_gates[3]), dc * f
 
 

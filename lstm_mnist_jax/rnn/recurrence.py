@@ -9,8 +9,8 @@ Four things make it faster than a scan over a cell:
 
 - All inputs are projected by one matrix product before the loop. The loop holds one product and one fused elementwise
   step. (The compiled kernel projects the inputs of each step where it uses them, unless their weights are too many.)
-- sigmoid(z) = (1 + tanh(z/2)) / 2, and the weights are multiplied by 1/2 once, so that one tanh runs over the four
-  packed gates. (XLA's own sigmoid takes several times as long on a CPU.)
+- sigmoid(z) = (1 + tanh(z/2)) / 2, and the weights are multiplied by 1/2 once, before the loop, so that one tanh runs
+  over the four packed gates. (XLA's own sigmoid takes several times as long on a CPU.)
 - The backward loop carries only dc and dh and returns only the gradients at the gates. What depends on neither, XLA's
   loop computes before it, over all time steps at once.
 - The gradient of the recurrent weights is one matrix product after the loop. Differentiating the scan would
@@ -164,11 +164,8 @@ def lstm(
     )
     after_reset = states_after(resets, (reset_h, reset_c), dtype)
     loops = Loops(chosen_backend(backend, c.shape, dtype), reverse, unroll, return_cell_states)
-    # Half the weights of the gates i, f and o, which are sigmoids.
-    scale = jnp.repeat(jnp.array([0.5, 0.5, 1.0, 0.5], dtype), hidden)
     # A shard_map may have some of these vary over its devices and others not; the loop needs one type for all.
-    weights = (kernel * scale[None], bias * scale, recurrent_kernel * scale[None])
-    arrays = vary_alike((inputs, *weights, h, c, after_reset))
+    arrays = vary_alike((inputs, kernel, bias, recurrent_kernel, h, c, after_reset))
     run = with_automatic_axes(partial(_compiled_recurrence, loops), inputs, 0, 1, (0, 0, -1, -1))
     hs, cs, last_h, last_c = run(*arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
@@ -250,10 +247,7 @@ def loop_of(name: str, backend: str) -> Any:
 def _recurrence(
     loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
 ) -> Any:
-    """(hs, cs, last h, last c), from weights that `lstm` has scaled.
-
-    `resets` is None or (booleans [time, batch, 1], h, c).
-    """
+    """(hs, cs, last h, last c). `resets` is None or (booleans [time, batch, 1], h, c)."""
     forward = loop_of("lstm_forward", loops.backend)
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
     arrays = (inputs, kernel, bias, recurrent_kernel, h, c, resets)

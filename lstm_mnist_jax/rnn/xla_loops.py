@@ -1,8 +1,11 @@
 """The loops of the LSTM and the GRU in JAX, forward and backward: the reference for the CPU kernel.
 
 XLA runs them in place of the kernel on other platforms; those of the LSTM also wherever the kernel is not chosen (the
-GRU then runs on `gated`). Arguments and results are those of `recurrence` and `gru`: in weights and biases, the
-columns of the gates that are sigmoids (i, f and o; r and z) are scaled by 1/2.
+GRU then runs on `gated`). Arguments and results are those of `recurrence` and `gru`.
+
+sigmoid(z) = (1 + tanh(z/2)) / 2: in weights and biases, the columns of the gates that are sigmoids (i, f and o; r and
+z) are halved before the loop, which changes no digit, so that one tanh runs over all gates. (XLA's own sigmoid takes
+several times as long on a CPU.) "Activations" are the tanh of the gates' arguments, of sigmoids those of their halves.
 """
 
 from typing import Any
@@ -14,8 +17,13 @@ from jax import Array
 from lstm_mnist_jax.rnn.products import outer, product, project, shift, state_dtype
 
 
+def _scaled(array: Array, *factors: float) -> Array:
+    """An array [..., parts * hidden], of which each part is multiplied by its factor."""
+    return array * jnp.repeat(jnp.array(factors, array.dtype), array.shape[-1] // len(factors))
+
+
 def _gates(activations: Array) -> tuple[Array, Array, Array, Array]:
-    """The gates i, f, g, o from tanh of the scaled, packed pre-activations [..., 4 * hidden]."""
+    """The gates i, f, g, o from the activations [..., 4 * hidden]."""
     i, f, g, o = jnp.split(activations.astype(state_dtype(activations.dtype)), 4, axis=-1)
     return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
 
@@ -32,7 +40,7 @@ def lstm_forward(
     cells: bool,
     activations: bool,
     reverse: bool,
-    unroll: int,
+    unroll: int = 1,
 ) -> Any:
     """The forward loop of the LSTM.
 
@@ -48,10 +56,12 @@ def lstm_forward(
       reverse, unroll: see `recurrence.lstm`.
 
     Returns:
-      hs and cs [time, batch, hidden], tanh of the gates' arguments [time, batch, 4 * hidden], and the last h and c.
+      hs and cs [time, batch, hidden], the activations [time, batch, 4 * hidden], and the last h and c.
     """
     dtype = recurrent_kernel.dtype
-    bias = bias.astype(state_dtype(dtype))
+    kernel, bias, recurrent_kernel = (
+        _scaled(array, 0.5, 0.5, 1.0, 0.5) for array in (kernel, bias.astype(state_dtype(dtype)), recurrent_kernel)
+    )
 
     def step(carry: tuple[Array, Array], xs: Any) -> Any:
         projected, reset = xs
@@ -81,7 +91,7 @@ def lstm_backward(
     resets: Any = None,
     *,
     reverse: bool,
-    unroll: int,
+    unroll: int = 1,
 ) -> Any:
     """The backward loop of the LSTM: the gradients of the projected inputs, the initial h and c, and those of resets.
 
@@ -96,11 +106,8 @@ def lstm_backward(
         previous_c = jnp.where(resets[0], resets[1], previous_c)
     i, f, g, o = _gates(activations)
     tanh_c = jnp.tanh(cs)
-    # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the pre-activations are the scaled ones. (c is multiplied last: it may be
-    # so large that twice of it is infinite.)
     d_gates = jnp.concatenate(
-        [2 * g * i * (1 - i), 2 * f * (1 - f) * previous_c, i * (1 - g * g), 2 * tanh_c * o * (1 - o)],
-        axis=-1,
+        [g * i * (1 - i), f * (1 - f) * previous_c, i * (1 - g * g), tanh_c * o * (1 - o)], axis=-1
     )
     dc_by_dh = o * (1 - tanh_c * tanh_c)
     transposed_kernel = recurrent_kernel.T
@@ -136,7 +143,7 @@ def gru_forward(
     *,
     activations: bool,
     reverse: bool,
-    unroll: int,
+    unroll: int = 1,
 ) -> Any:
     """The forward loop of the GRU.
 
@@ -151,12 +158,13 @@ def gru_forward(
       reverse, unroll: see `gru.gru`.
 
     Returns:
-      hs [time, batch, hidden], tanh of the gates' arguments [time, batch, 3 * hidden], the recurrent product which r
-      multiplies with its bias [time, batch, hidden], and the last h.
+      hs [time, batch, hidden], the activations [time, batch, 3 * hidden], the recurrent product which r multiplies with
+      its bias [time, batch, hidden], and the last h.
     """
     dtype = recurrent_kernel.dtype
     hidden = h.shape[-1]
     bias, recurrent_bias = jnp.split(bias.astype(state_dtype(dtype)), [3 * hidden])
+    kernel, bias, recurrent_kernel = (_scaled(array, 0.5, 0.5, 1.0) for array in (kernel, bias, recurrent_kernel))
 
     def step(h: Array, xs: Any) -> Any:
         projected, reset = xs
@@ -187,7 +195,7 @@ def gru_backward(
     resets: Any = None,
     *,
     reverse: bool,
-    unroll: int,
+    unroll: int = 1,
 ) -> Any:
     """The backward loop of the GRU: the gradients of the projected inputs, `recurrents`, the initial h and resets.
 
@@ -202,10 +210,9 @@ def gru_backward(
         previous_h = jnp.where(resets[0], resets[1], previous_h)
     tanh_r, tanh_z, n = jnp.split(activations.astype(dtype), 3, axis=-1)
     r, z = 0.5 * tanh_r + 0.5, 0.5 * tanh_z + 0.5
-    # d sigma(z)/d(z/2) = 2 sigma (1 - sigma): the arguments of r and z are the scaled ones.
     dn_by_dh = (1 - z) * (1 - n * n)
-    dr_by_dn = recurrents.astype(dtype) * 2 * r * (1 - r)
-    dz_by_dh = 2 * z * (1 - z) * (previous_h - n)
+    dr_by_dn = recurrents.astype(dtype) * r * (1 - r)
+    dz_by_dh = z * (1 - z) * (previous_h - n)
     transposed_kernel = recurrent_kernel.T
 
     def step(carry: Any, xs: Any) -> Any:

@@ -4,7 +4,8 @@
 // Input, for each: nine int64 (gates, time, batch, features, hidden, reverse, resets, rows and units of a part; 0: all at
 // once); then float32 inputs [T, B, F] and their weights [F, G H], or of 0 features projected inputs [T, B, G H] and no
 // weights; bias [4 H], weights [H, G H], h, c, reset h, reset c, d last h, d last c [B, H], d hs [T, B, H]; with resets,
-// bytes [T, B]. Output: hs, cs, d projected, d h, d c, d reset h, d reset c.
+// bytes [T, B]. Output: hs, cs, d projected, d h, d c, d reset h, d reset c; and the gradients of the weights [H, G H], as
+// the states before each step enter them where there are no resets, otherwise those after it, and of the bias [G H].
 //
 // An argument names loops of a wheel's library (loops, loops_avx2, loops_avx512), as if the processor had been found to
 // have these instructions. The width of the vectors goes to standard error.
@@ -80,7 +81,20 @@ void Run(const std::vector<Index>& s) {
                     is_lstm ? reset_c.data() : reset_h.data(), {d_reset_h.data(), d_reset_c.data()}};
   parts(time == 0 ? 0 : time + 1, cell.backward_units,
         [&](const Part& part) { cell.backward(backward, panels.data(), part); });
-  for (const Floats* result : {&hs, &cs, &d_projected, &d_h, &d_c, &d_reset_h, &d_reset_c}) Write(*result);
+
+  const Index columns = gates * hidden;
+  Floats d_weights(hidden * columns), d_bias(columns);
+  const WeightGradient gradient{time, batch, hidden, columns, reverse, hs.data(), has_resets ? nullptr : h.data(),
+                                d_projected.data(), d_weights.data(), d_bias.data()};
+  const Index half = hidden / 2;
+  for (Index column = 0; time != 0 && column < columns; column += chosen->gradient_columns) {
+    const Index end = std::min(column + chosen->gradient_columns, columns);
+    chosen->weight_gradient(gradient, Part{0, half, 0, 0, column, end});
+    chosen->weight_gradient(gradient, Part{half, hidden, 0, 0, column, end});
+  }
+  for (const Floats* result : {&hs, &cs, &d_projected, &d_h, &d_c, &d_reset_h, &d_reset_c, &d_weights, &d_bias}) {
+    Write(*result);
+  }
 }
 
 }  // namespace

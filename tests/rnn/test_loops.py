@@ -1,5 +1,6 @@
 """The compiled loops without XLA, as other processors run them: against NumPy, in a program of their own."""
 
+import math
 import os
 import platform
 import shutil
@@ -54,12 +55,10 @@ def arrays_of(case, rng):
 
 
 def wanted_of(case, arrays, resets):
-    """hs, d projected and d of the initial h, as NumPy computes them in float64, step by step."""
+    """What `run` returns, as NumPy computes it in float64, step by step."""
     gates, time, batch, features, hidden, reverse, *_ = case
     inputs, of_inputs, bias, kernel, h, c, reset_h, reset_c, d_last_h, d_last_c, d_hs = map(np.float64, arrays)
-    scale = np.repeat([2, 2, 1, 2] if gates == 4 else [2, 2, 1], hidden)  # the loops take sigmoids' columns halved
-    projected = (inputs @ of_inputs if features else inputs) * scale
-    weights, halved = kernel * scale, bias[: gates * hidden] * scale
+    projected = (inputs @ of_inputs if features else inputs) + bias[: gates * hidden]
     order = list(reversed(range(time))) if reverse else list(range(time))
     hs, d_projected = np.zeros((time, batch, hidden)), np.zeros((time, batch, gates * hidden))
     kept = {}
@@ -67,15 +66,15 @@ def wanted_of(case, arrays, resets):
         if resets is not None:
             h, c = (np.where(resets[t][:, None], *pair) for pair in ((reset_h, h), (reset_c, c)))
         before = h, c
-        x = projected[t] + halved
+        x = projected[t]
         if gates == 4:
-            i, f, g, o = np.split(x + h @ weights, 4, axis=-1)
+            i, f, g, o = np.split(x + h @ kernel, 4, axis=-1)
             i, f, g, o = numpy_lstm.sigmoid(i), numpy_lstm.sigmoid(f), np.tanh(g), numpy_lstm.sigmoid(o)
             c = f * c + i * g
             h = o * np.tanh(c)
             kept[t] = before, (i, f, g, o), np.tanh(c)
         else:
-            (xr, xz, xn), (ur, uz, un) = np.split(x, 3, -1), np.split(h @ weights, 3, -1)
+            (xr, xz, xn), (ur, uz, un) = np.split(x, 3, -1), np.split(h @ kernel, 3, -1)
             r, z, recurrent = numpy_gru.sigmoid(xr + ur), numpy_gru.sigmoid(xz + uz), un + bias[3 * hidden :]
             n = np.tanh(xn + r * recurrent)
             h = n + z * (h - n)
@@ -90,16 +89,21 @@ def wanted_of(case, arrays, resets):
             dc = dc + dh * o * (1 - last**2)
             parts = [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g**2), dh * last * o * (1 - o)]
             recurrent, dc = np.concatenate(parts, -1), dc * f
-            dh = recurrent @ weights.T
+            dh = recurrent @ kernel.T
         else:
             r, z, n = gate
             dn = dh * (1 - z) * (1 - n**2)
             parts = [dn * last * r * (1 - r), dh * (h - n) * z * (1 - z), dn]
-            dh = dh * z + np.concatenate([*parts[:2], dn * r], -1) @ weights.T
-        d_projected[t] = np.concatenate(parts, -1) * scale
+            dh = dh * z + np.concatenate([*parts[:2], dn * r], -1) @ kernel.T
+        d_projected[t] = np.concatenate(parts, -1)
         if resets is not None:
             dh, dc = (np.where(resets[t][:, None], 0, d) for d in (dh, dc))
-    return hs, d_projected, dh
+    entered = hs
+    if resets is None:
+        entered = np.zeros_like(hs)
+        for t in order:
+            entered[t] = kept[t][0][0]
+    return hs, d_projected, dh, np.einsum("tbh,tbg->hg", entered, d_projected), d_projected.sum((0, 1))
 
 
 def build(folder, compiler, *flags, loops):
@@ -136,7 +140,10 @@ def flags_of_this_processor():
 
 
 def run(command, every):
-    """The results of each recurrence: hs, d projected, d h."""
+    """The results of each recurrence: hs, the gradients of the projected inputs, the initial h, the kernel and the bias.
+
+    Those of the kernel are of `hs` where there are resets: see run_loops.cc.
+    """
     sent = b""
     for case, arrays, resets in every:
         sent += np.int64(case).tobytes() + b"".join(array.tobytes() for array in arrays)
@@ -146,12 +153,13 @@ def run(command, every):
     values = np.frombuffer(done.stdout, np.float32)
     found = []
     for (gates, time, batch, _, hidden, *_), *_ in every:
-        state = batch * hidden
-        sizes = [time * state, time * state, time * gates * state, *[state] * 4]
-        hs, _, d_projected, d_h, *_ = np.split(values[: sum(sizes)], np.cumsum(sizes)[:-1])
+        state, columns = (batch, hidden), gates * hidden
+        shapes = [(time, *state), (time, *state), (time, batch, columns), *[state] * 4, (hidden, columns), (columns,)]
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = np.split(values[: sum(sizes)], np.cumsum(sizes)[:-1])
         values = values[sum(sizes) :]
-        shapes = (time, batch, hidden), (time, batch, gates * hidden), (batch, hidden)
-        found.append([array.reshape(shape) for array, shape in zip((hs, d_projected, d_h), shapes, strict=True)])
+        hs, _, d_projected, d_h, _, _, _, *of_weights = map(np.reshape, parts, shapes)
+        found.append([hs, d_projected, d_h, *of_weights])
     assert len(values) == 0
     return found
 

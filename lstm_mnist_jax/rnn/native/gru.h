@@ -2,8 +2,8 @@
 //
 //     r, z = sigmoid(x + h U)    n = tanh(x + r (h U + d))    h' = n + z (h - n)
 //
-// The columns of r and z come scaled by 1/2, as those of the LSTM's sigmoid gates. A bias has four parts of `hidden`
-// columns: those of r, z and n, and d. The loops keep h U + d of the gate n (`recurrents`).
+// A bias has four parts of `hidden` columns: those of r, z and n, and d. The loops keep h U + d of the gate n
+// (`recurrents`).
 
 #pragma once
 

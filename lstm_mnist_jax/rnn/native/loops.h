@@ -27,7 +27,7 @@ struct Forward {
   const float *projected, *inputs;  // inputs that are projected, or that the loop projects; the others are nullptr
   const float* initial[kStates];
   float* states[kStates];           // of every step; of c nullptr where not wanted
-  float *activations, *recurrents;  // nullptr where not wanted; only a GRU has `recurrents`
+  float *activations, *recurrents;  // of sigmoids tanh(z/2); nullptr where not wanted; only a GRU has `recurrents`
   float* last[kStates];             // of c also the state, where those of every step are not wanted
   const bool* resets;               // [time, batch]: before which steps the carry returns to `reset_states`; or nullptr
   const float* reset_states[kStates];

@@ -1,6 +1,4 @@
 // The LSTM: one step of a tile of rows x hidden units, forward and backward.
-//
-// The columns of the sigmoid gates come scaled by 1/2, so sigmoid(z) = tanh(z/2)/2 + 1/2 and every gate is a tanh.
 
 #pragma once
 

@@ -36,7 +36,7 @@ struct Numbers {
 // One step of one row in double precision: the new states, of an LSTM h and c, of a GRU h.
 inline void FormulaStep(Index gates, Index hidden, const double* projected, const float* bias, const float* weights,
                         const std::vector<double>& h, std::vector<double>* new_h, std::vector<double>* c) {
-  auto sigmoid = [](double half) { return 0.5 * std::tanh(half) + 0.5; };
+  auto sigmoid = [](double x) { return 1.0 / (1.0 + std::exp(-x)); };
   for (Index u = 0; u < hidden; ++u) {
     double product[4] = {0, 0, 0, 0};
     for (Index gate = 0; gate < gates; ++gate) {

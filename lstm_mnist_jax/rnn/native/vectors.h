@@ -123,8 +123,13 @@ INLINE Vector Sigmoid(Vector tanh) { return MultiplyAdd(tanh, Fill(0.5f), Fill(0
 
 // Derivatives, from the activations: tanh'(z) = 1 - a^2 where a = tanh(z).
 INLINE Vector TanhSlope(Vector tanh) { return MultiplyAdd(-tanh, tanh, Fill(1.0f)); }
-// sigmoid(z) = (1 + a)/2 where a = tanh(z/2), so d sigmoid(z) / d(z/2) = (1 - a^2)/2.
-INLINE Vector SigmoidSlope(Vector tanh) { return 0.5f * TanhSlope(tanh); }
+// sigmoid(z) = (1 + a)/2 where a = tanh(z/2), so sigmoid'(z) = (1 - a^2)/4.
+INLINE Vector SigmoidSlope(Vector tanh) { return 0.25f * TanhSlope(tanh); }
+
+// sigmoid(z) = (1 + tanh(z/2))/2: biases, weights and projected inputs of the sigmoids are halved, and every gate is a tanh.
+// Gates are in the order i, f, g, o or r, z, n; of a GRU's biases, the fourth is that of the product which r multiplies.
+template <Index Gates>
+constexpr INLINE float Factor(Index gate) { return gate == 2 || (Gates == 3 && gate == 3) ? 1.0f : 0.5f; }
 
 // Adds rows x weights to sums[block][n][row]: `size` values of each row, which begin `stride` after those of the row
 // before, and for each value N vectors of weights, in panels of their own for each block, which begin `panel_size`
@@ -156,13 +161,14 @@ INLINE void AddProduct(Vector (&sums)[J][N][R], const float* values, Index strid
   }
 }
 
-// Adds projected inputs [rows][N * hidden] to sums[block][n][row], of the units from this one on.
+// Adds projected inputs [rows][N * hidden] to sums[block][n][row], of the units from this one on, of N gates.
 template <Index J, Index N, Index R>
 INLINE void AddProjected(Vector (&sums)[J][N][R], const float* projected, Index hidden, Index unit) {
   UNROLL for (Index j = 0; j < J; ++j, unit += kWidth) {
     UNROLL for (Index n = 0; n < N; ++n) {
       UNROLL for (Index r = 0; r < R; ++r) {
-        sums[j][n][r] += Load(projected + (r * N + n) * hidden + unit, hidden - unit);
+        const Vector value = Load(projected + (r * N + n) * hidden + unit, hidden - unit);
+        sums[j][n][r] = MultiplyAdd(value, Fill(Factor<N>(n)), sums[j][n][r]);
       }
     }
   }
@@ -179,12 +185,16 @@ void PackForward(const Weights& weights, Index unit, float* panels) {
   const Index hidden = weights.hidden, end = Least(unit + Units, hidden);
   float* panel = panels + unit * (kBiases + Gates * (weights.features + hidden));
   for (; unit < end; unit += kWidth) {
-    auto pack = [&](const float* rows, Index parts) {  // of `hidden` columns
-      for (; parts > 0; --parts, rows += hidden, panel += kWidth) Store(panel, Load(rows + unit, hidden - unit));
+    auto pack = [&](const float* from, Index rows, Index parts) {  // of `hidden` columns
+      for (; rows > 0; --rows) {
+        for (Index gate = 0; gate < parts; ++gate, from += hidden, panel += kWidth) {
+          Store(panel, Load(from + unit, hidden - unit) * Factor<Gates>(gate));
+        }
+      }
     };
-    pack(weights.bias, kBiases);
-    pack(weights.of_inputs, weights.features * Gates);
-    pack(weights.recurrent, hidden * Gates);
+    pack(weights.bias, 1, kBiases);
+    pack(weights.of_inputs, weights.features, Gates);
+    pack(weights.recurrent, hidden, Gates);
   }
 }
 
