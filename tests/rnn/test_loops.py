@@ -140,7 +140,7 @@ def flags_of_this_processor():
 
 
 def run(command, every):
-    """The results of each recurrence: hs, the gradients of the projected inputs, the initial h, the kernel and the bias.
+    """The results of each: hs, the gradients of the projected inputs, the initial h, the kernel and the bias.
 
     Those of the kernel are of `hs` where there are resets: see run_loops.cc.
     """

@@ -169,6 +169,35 @@ def run_alone(inputs, kernels, states):
     return run_both(inputs, kernels, states, threads=1)
 
 
+@jax.jit
+def weight_gradients(states, gradients, initial):
+    """Of two networks, on several numbers of threads; with an initial state in both directions, and without one."""
+
+    def run(optional, reverse, threads):
+        options = {"bias": True, "reverse": reverse, "threads": threads}
+        return jax.vmap(partial(native.weight_gradient, **options))(states, gradients, optional)
+
+    cases = ((initial,), False), ((initial,), True), (None, False)
+    return [[run(*case, threads) for threads in (1, 0, 2, 5)] for case in cases]
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("time", "batch", "features", "columns"),
+    # Several blocks of steps, panels of columns and parts of rows; a part of a vector; no step at all.
+    [(40, 23, 70, 260), (3, 2, 129, 8), (1, 3, 4, 19), (0, 2, 3, 8)],
+)
+def test_gradients_of_weights_are_those_of_numpy_on_any_number_of_threads(rng, time, batch, features, columns):
+    shapes = (2, time, batch, features), (2, time, batch, columns), (2, batch, features)
+    states, gradients, initial = arrays = [np.float32(rng.normal(size=shape)) for shape in shapes]
+    before = np.concatenate([initial[:, None], states], 1)[:, :-1], np.concatenate([states, initial[:, None]], 1)[:, 1:]
+    for entered, (one, *others) in zip((*before, states), weight_gradients(*arrays), strict=True):
+        for other in others:
+            assert_equal(other, one)
+        wanted = np.einsum("ntbf,ntbg->nfg", entered, gradients, dtype=np.float64), gradients.sum((1, 2), np.float64)
+        assert_close(one, wanted, 1e-5)
+
+
 @needs_kernel
 def test_what_gives_its_memory_away_may_still_be_wanted(rng):
     """The activations lend theirs to a result: XLA copies them where something else reads them."""

@@ -132,6 +132,29 @@ inline bool IsRight(const Loops& loops, const Cell& cell) {
   return true;
 }
 
+// Whether the gradient of a matrix and that of a bias are the sums that they are defined as.
+inline bool GradientIsRight(const Loops& loops) {
+  constexpr Index kTime = 3, kBatch = 2, kRows = 7;
+  const Index columns = loops.gradient_columns + loops.width + 1;  // a whole panel, a vector, and a part of one
+  Numbers numbers;
+  const std::vector<float> states = numbers.Draw(kTime * kBatch * kRows), initial = numbers.Draw(kBatch * kRows);
+  const std::vector<float> gradients = numbers.Draw(kTime * kBatch * columns);
+  std::vector<float> d_weights(kRows * columns), d_bias(columns);
+  const WeightGradient job{kTime, kBatch, kRows, columns, false, states.data(), initial.data(), gradients.data(),
+                           d_weights.data(), d_bias.data()};
+  loops.weight_gradient(job, Part{0, kRows, 0, 0, 0, columns});
+  for (Index n = 0; n < (kRows + 1) * columns; ++n) {  // the last row is the bias
+    const Index row = n / columns, column = n % columns;
+    double sum = 0;
+    for (Index k = 0; k < kTime * kBatch; ++k) {
+      const float entered = k < kBatch ? initial[k * kRows + row % kRows] : states[(k - kBatch) * kRows + row % kRows];
+      sum += (row == kRows ? 1.0 : double(entered)) * gradients[k * columns + column];
+    }
+    if (!(std::abs(sum - (row == kRows ? d_bias : d_weights)[row % kRows * columns + column]) < 1e-5)) return false;
+  }
+  return true;
+}
+
 #if defined(__unix__) || defined(__APPLE__)
 inline sigjmp_buf before_illegal_instruction;
 inline void OnIllegalInstruction(int) { siglongjmp(before_illegal_instruction, 1); }
@@ -148,7 +171,7 @@ inline const char* SelfTest(const Loops& loops) {
     return "the processor does not have the instructions that it says it has";
   }
 #endif
-  const bool is_right = IsRight(loops, loops.lstm) && IsRight(loops, loops.gru);
+  const bool is_right = IsRight(loops, loops.lstm) && IsRight(loops, loops.gru) && GradientIsRight(loops);
 #if defined(__unix__) || defined(__APPLE__)
   sigaction(SIGILL, &previous, nullptr);
 #endif
