@@ -85,9 +85,9 @@ class TrainedRun:
           DataError: the images are of another shape or type, or hold floats outside 0 to 1.
         """
         images = self._checked(images)
-        batches = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
         pending: list[jax.Array] = []
-        for batch in batches:  # several are queued before the first is waited for
+        for start in range(0, len(images), MAX_BATCH):  # several are queued before the first is waited for
+            batch = images[start : start + MAX_BATCH]
             # Padded to powers of two, and above 64 to multiples of it, so that few sizes are compiled.
             count = len(batch)
             missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
@@ -95,10 +95,9 @@ class TrainedRun:
             pending.append(_classify(self.params, padded, self.folder.config.model))
             if len(pending) >= BATCHES_AHEAD:
                 jax.block_until_ready(pending[-BATCHES_AHEAD])
-        probabilities = np.concatenate(
-            [np.asarray(part)[: len(batch)] for part, batch in zip(pending, batches, strict=True)]
-            or [np.zeros((0, len(self.class_names)), np.float32)]
-        )
+        parts = [np.asarray(part) for part in pending] or [np.zeros((0, len(self.class_names)), np.float32)]
+        # Copied also where there is one: what JAX gives cannot be written to.
+        probabilities = (np.concatenate(parts) if len(parts) > 1 else parts[0].copy())[: len(images)]
         return probabilities.argmax(axis=-1), probabilities
 
     def normalise(self, pictures: Iterable[np.ndarray], form: str | None = None) -> Normalised:

@@ -130,12 +130,12 @@ def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[
     d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, **loops._asdict())
     weight_gradient = partial(native.weight_gradient, reverse=loops.reverse)
     d_kernel, d_bias = weight_gradient(inputs, d_projected, bias=True)
-    entered, initial = hs, (initial_h,)
+    entered, initial = hs, [(initial_h,)]
     if resets is not None:
-        entered, initial = jnp.where(resets[0], resets[1], shift(initial_h, hs, loops.reverse)), None
+        entered, initial = jnp.where(resets[0], resets[1], shift(initial_h, hs, loops.reverse)), []
     # The product with n's part of `d_projected` is not used, but a copy of the other parts would take longer.
-    of_sigmoids, _ = weight_gradient(entered, d_projected, initial, bias=False)
-    of_n, d_recurrent_bias = weight_gradient(entered, d_recurrents, initial, bias=True)
+    of_sigmoids, _ = weight_gradient(entered, d_projected, *initial, bias=False)
+    of_n, d_recurrent_bias = weight_gradient(entered, d_recurrents, *initial, bias=True)
     d_recurrent_kernel = jnp.concatenate([of_sigmoids[:, : 2 * initial_h.shape[-1]], of_n], axis=-1)
     d_biases = jnp.concatenate([d_bias, d_recurrent_bias])
     d_inputs = project(d_projected, kernel.T)

@@ -15,7 +15,15 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.libraries import CHECKED_STEPS, Job, inference_job
-from benchmarks.libraries.in_jax import compile_timed, config_of, layer_job, mesh_of, with_weights
+from benchmarks.libraries.in_jax import (
+    compile_timed,
+    config_of,
+    dispatch,
+    layer_job,
+    mesh_of,
+    settings_of,
+    with_weights,
+)
 from benchmarks.work import Epoch, Inference, Layer, Work
 from lstm_mnist_jax import load
 from lstm_mnist_jax.interop.weights import Weights
@@ -26,7 +34,9 @@ ALL_DEVICES, ONE_DEVICE = "all devices", "one device"
 
 
 def settings(work: Work) -> list[str]:
-    return [ALL_DEVICES, ONE_DEVICE] if isinstance(work, Epoch) else [""]
+    if isinstance(work, Epoch):
+        return [ALL_DEVICES, ONE_DEVICE]
+    return settings_of(work) if isinstance(work, Inference) else [""]
 
 
 class Recurrent(nnx.RNN):
@@ -118,6 +128,7 @@ def layer(work: Layer, setting: str) -> Job:
 
 
 def inference(work: Inference, setting: str) -> Job:
+    how = dispatch(setting)
     graph, state = nnx.split(Classifier(work.start.weights))
     classify = jax.jit(lambda state, images: jax.nn.softmax(nnx.merge(graph, state)(images)))
-    return inference_job(work, lambda images: np.asarray(classify(state, images)), jax.devices()[0].platform)
+    return inference_job(work, lambda images: np.asarray(classify(state, images)), how)

@@ -10,10 +10,12 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.libraries import Job
-from benchmarks.work import Epoch, Layer
+from benchmarks.work import Epoch, Inference, Layer
 from lstm_mnist_jax import Config, Execution
 from lstm_mnist_jax.config import DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.training.mesh import make_mesh, use_cpu_devices
+
+SYNCHRONOUS = "synchronous dispatch"
 
 
 def config_of(work: Epoch) -> Config:
@@ -32,6 +34,17 @@ def mesh_of(work: Epoch, devices: int | None = None) -> jax.sharding.Mesh:
     jax.config.update("jax_enable_compilation_cache", False)
     use_cpu_devices(Execution(), work.batch_size)
     return make_mesh(Execution(devices=devices), work.batch_size)
+
+
+def settings_of(work: Inference) -> list[str]:
+    """A call of little work takes longer where JAX's CPU backend hands it to a thread, which is the default."""
+    return [SYNCHRONOUS, ""] if work.images == 1 else [""]
+
+
+def dispatch(setting: str) -> str:
+    """Makes one of `settings_of` that of this process, before JAX starts its backend. Returns it for people."""
+    jax.config.update("jax_cpu_enable_async_dispatch", setting != SYNCHRONOUS)
+    return setting or str(jax.devices()[0].platform)
 
 
 def compile_timed(function: Any, *arguments: Any) -> tuple[Any, float]:

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.libraries import CHECKED_STEPS, Job, inference_job
-from benchmarks.libraries.in_jax import config_of, layer_job, mesh_of, with_weights
-from benchmarks.work import Epoch, Inference, Layer, Product, Start
+from benchmarks.libraries.in_jax import config_of, dispatch, layer_job, mesh_of, settings_of, with_weights
+from benchmarks.work import Epoch, Inference, Layer, Product, Start, Work
 from lstm_mnist_jax import Config, load
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data.shuffle import permutation
@@ -22,6 +22,10 @@ from lstm_mnist_jax.rnn import StackedRNN
 from lstm_mnist_jax.training.mesh import describe
 from lstm_mnist_jax.training.program import make_program
 from lstm_mnist_jax.training.step import init_state
+
+
+def settings(work: Work) -> list[str]:
+    return settings_of(work) if isinstance(work, Inference) else [""]
 
 
 def start(work: Epoch) -> Start:
@@ -79,10 +83,11 @@ def inference(work: Inference, setting: str) -> Job:
     from lstm_mnist_jax.inference import TrainedRun  # imports Orbax: a second that only this work needs
     from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
 
+    how = dispatch(setting)
     config, dataset = Config(model=ModelConfig(hidden_features=work.start.weights.hidden_features)), load()
     folder = RunFolder(Path(), config, DataFacts(dataset.origin, dataset.image_shape, dataset.class_names, ""), {})
     trained = TrainedRun(folder, 0, jax.tree.map(jnp.asarray, to_params(work.start.weights)), None)
-    return inference_job(work, lambda images: trained.predict(images)[1], jax.devices()[0].platform)
+    return inference_job(work, lambda images: trained.predict(images)[1], how)
 
 
 def product(work: Product, setting: str) -> Job:
