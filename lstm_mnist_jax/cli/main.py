@@ -135,6 +135,8 @@ def _run(words: list[str], debug: bool) -> int:
         sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
         if not debug:
             _quieten_libraries()
+        if command in ("train", "sweep"):  # its threads wait by spinning, on the cores on which XLA compiles and trains
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by NumPy, which is not imported yet
         code = COMMANDS[command].run(words[1:])
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code

@@ -420,7 +420,7 @@ def write_config(folder: RunFolder) -> None:
 
 
 def write_novelty(folder: RunFolder, dataset: Dataset) -> None:
-    """Writes novelty.npz, if there is none and there are enough validation images. It takes less than a second.
+    """Writes novelty.npz, if there is none and there are enough validation images.
 
     Raises:
       RunError: it cannot be written.
