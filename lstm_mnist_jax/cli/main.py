@@ -187,6 +187,8 @@ def _unknown_command(words: Sequence[str]) -> str:
     command, *others = words
     first = next((word for word in others if word in COMMANDS), None)
     if command.startswith("-") or command in PRESETS:
+        if command.startswith("--") and (near := did_you_mean(command, ["--help", "--help-all", "--version"])) != ".":
+            return f"Unknown option {command}{near}"
         kind = "an option" if command.startswith("-") else "a preset"
         example = f"lstm-mnist {first or 'train'} {command}"
         return f"{command!r} is {kind}; the command comes first, such as {example} ... See lstm-mnist --help."

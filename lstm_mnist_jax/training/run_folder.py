@@ -216,6 +216,8 @@ def read_run_folder(path: Path) -> RunFolder:
             )
         inside = sorted(str(other.parent) for other in path.glob("*/config.json"))
         hint = f"It holds runs: {', '.join(inside[:8])}." if inside else "lstm-mnist train makes one with --run-dir."
+        if (path / ".lock").exists() and _is_empty(path):
+            hint = f"The run in it ended before its first step was saved: start it again with --run-dir {path}."
         raise RunError(f"{path} is not a run folder: it has no config.json. {hint}")
     try:
         contents = json.loads(file.read_text("utf-8"))
@@ -289,8 +291,12 @@ def refuse_occupied(path: Path) -> None:
         )
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
-    if path.is_dir() and any(entry.name not in OWN_LEFTOVERS for entry in path.iterdir()):
+    if path.is_dir() and not _is_empty(path):
         raise RunError(f"{path} holds other files; choose an empty or a new folder as --run-dir.")
+
+
+def _is_empty(path: Path) -> bool:
+    return all(entry.name in OWN_LEFTOVERS for entry in path.iterdir())
 
 
 def create_run_folder(
