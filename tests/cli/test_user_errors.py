@@ -223,8 +223,8 @@ def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_ot
 def test_ctrl_c_during_the_first_imports_prints_no_traceback():
     code = (
         "import signal, sys, types\n"
-        "at = types.SimpleNamespace(find_spec=lambda name, *_: name.endswith('cli.main') and signal.raise_signal(2) or None)\n"
-        "sys.meta_path.insert(0, at)\n"
+        "stop = lambda name, *_: signal.raise_signal(2) if name.endswith('cli.main') else None\n"
+        "sys.meta_path.insert(0, types.SimpleNamespace(find_spec=stop))\n"
         "from lstm_mnist_jax.__main__ import main\n"
         "main()"
     )
