@@ -304,7 +304,7 @@ FAULTS = [
           "test_keras.py"),
     fault("a truncated IDX file is read", "data/idx.py", "    if len(data) != size:", "    if len(data) > size:",
           "test_idx.py", "test_sources.py"),
-    fault("EMNIST lies on its side", "data/emnist.py", "return images.swapaxes(1, 2)", "return images",
+    fault("EMNIST lies on its side", "data/idx.py", "return images.swapaxes(1, 2)", "return images",
           "test_sources.py"),
     fault("a validation split of sorted labels is from the front", "data/splits.py", 'if how == "front":',
           'if how != "stratified":', "test_splits.py"),
