@@ -24,7 +24,7 @@ from typing import IO
 import numpy as np
 
 from lstm_mnist_jax.data.dataset import Dataset, assembled, number_names
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, os_errors_as
 
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
@@ -96,11 +96,9 @@ def write_idx(path: Path | str, array: np.ndarray) -> None:
     header = bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     content = header + array.astype(ELEMENT_TYPES[code]).tobytes()
     path = Path(path)
-    try:
+    with os_errors_as(DataError, path, "written"):
         # Without a time stamp: the same array is the same file.
         path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def is_idx_source(path: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_mnist_jax.errors import WeightsError
+from lstm_mnist_jax.errors import WeightsError, os_errors_as
 
 MAX_EXPANSION = 1032
 """The largest ratio of sizes by Deflate, the compression of HDF5 and ZIP."""
@@ -244,10 +244,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def read_bytes(path: Path) -> bytes:
     """The bytes of a file. Raises WeightsError."""
-    try:
+    with os_errors_as(WeightsError, path, "read"):
         return path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 ATTRIBUTE, CONTINUATION = 0x0C, 0x10

@@ -29,7 +29,7 @@ from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.json import ADDED, differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset, novelty
-from lstm_mnist_jax.errors import ConfigError, RunError, did_you_mean
+from lstm_mnist_jax.errors import ConfigError, RunError, did_you_mean, os_errors_as
 from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
@@ -415,14 +415,12 @@ def write_config(folder: RunFolder) -> None:
         "members": [{"seed": member.seed, **member.setting} for member in folder.members],
         "groups": folder.groups,
     }
-    try:
+    with os_errors_as(RunError, folder.path, "written to"):
         if folder.space is None or not {"task", "permutation_seed"} & set(folder.space.names):
             permutation = task_of(folder.config.model).permutation(folder.data.image_shape)
             if permutation is not None:  # for programs that read a run without this package
                 write_atomically(folder.path / "permutation.json", json.dumps(permutation.tolist()) + "\n")
         write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
 def write_novelty(folder: RunFolder, dataset: Dataset) -> None:
@@ -434,11 +432,9 @@ def write_novelty(folder: RunFolder, dataset: Dataset) -> None:
     if folder.novelty.exists():
         return
     found = novelty.fit(dataset.train, dataset.validation)
-    try:
+    with os_errors_as(RunError, folder.path, "written to"):
         if found is not None:
             novelty.save(folder.novelty, found)
-    except OSError as error:
-        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
 def write_atomically(path: Path, text: str) -> None:
