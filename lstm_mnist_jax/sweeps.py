@@ -111,6 +111,8 @@ def sweep(
       >>> len(result.members), len(result.settings), result.best in range(4)
       (4, 2, True)
     """
+    if not isinstance(space, Space):
+        raise ConfigError(f"The space is {space!r}, expected that of space_of({{'learning_rate': [0.003, 0.01]}}).")
     # Each group makes its own mesh; the session's is made because there may be no device, or not so many.
     settings = (space.describe(), config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, devices, console):

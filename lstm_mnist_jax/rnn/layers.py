@@ -80,7 +80,7 @@ R = TypeVar("R")
 
 def explained(method: Callable[P, R]) -> Callable[P, R]:
     """`__init__` or `__call__` of a layer. Its errors say what an argument is called here that it does not have, which
-    arguments it takes, and what to do where it draws random numbers and JAX's own transformations forbid that."""
+    arguments it takes, and what to do where it changes its state and JAX's own transformations forbid that."""
     is_call, signature = method.__name__ == "__call__", inspect.signature(method)
     others = OTHER_NAMES | OTHER_NAMES_OF_CALLS if is_call else OTHER_NAMES
     known = [name for name in signature.parameters if name != "self"]
@@ -108,9 +108,9 @@ def explained(method: Callable[P, R]) -> Callable[P, R]:
             return method(*args, **kwargs)
         except TraceContextError as error:
             raise TraceContextError(
-                f"{layer} draws random numbers, which changes its key stream: jax.jit, jax.grad and jax.vmap cannot do "
-                "that to a layer from outside. Use nnx.jit, nnx.grad or nnx.vmap with the layer as an argument, such "
-                "as nnx.jit(lambda layer, inputs: layer(inputs)); or, for no dropout and zoneout, layer.eval()."
+                f"{layer} changes its state, such as the key stream of dropout, which jax.jit, jax.grad and jax.vmap "
+                "cannot do from outside. Use nnx.jit, nnx.grad or nnx.vmap with the layer as an argument, such as "
+                "nnx.jit(lambda layer, inputs: layer(inputs)); or, without dropout, layer.eval()."
             ) from error
         except TypeError:
             try:
