@@ -5,7 +5,8 @@ and exits with code 2. From Python they are ordinary `ValueError`s.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -42,3 +43,12 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     nearest = difflib.get_close_matches(word.lower(), by_lower, 1)
     return f"; did you mean {by_lower[nearest[0]]}?" if nearest else "."
+
+
+@contextmanager
+def os_errors_as(kind: type[UserError], path: object, done: str) -> Iterator[None]:
+    """While entered, an error of the system is raised as `kind`: PATH cannot be DONE, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path} cannot be {done}: {error.strerror or error}.") from error

@@ -22,7 +22,7 @@ from rich.measure import Measurement
 from lstm_mnist_jax.config import SWEEPABLE, Config, Execution, Processes
 from lstm_mnist_jax.config.space import Interval, Setting, Space, describe, setting_of, space_of
 from lstm_mnist_jax.data import Dataset
-from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.errors import ConfigError, RunError, os_errors_as
 from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import checkpoint, loop, mesh, processes, results, run_folder
@@ -111,6 +111,8 @@ def sweep(
       >>> len(result.members), len(result.settings), result.best in range(4)
       (4, 2, True)
     """
+    if not isinstance(space, Space):
+        raise ConfigError(f"The space is {space!r}, expected that of space_of({{'learning_rate': [0.003, 0.01]}}).")
     # Each group makes its own mesh; the session's is made because there may be no device, or not so many.
     settings = (space.describe(), config, run_dir, resume, execution, together, console)
     with processes.distributed_session(*settings) as (config, run_dir, devices, console):
@@ -204,12 +206,10 @@ def draw_results(folder: RunFolder, members: list[MemberResult], dataset: Datase
     examples = {split: len(dataset.splits[split]) for split in comparison.SPLITS}
     settings = results.setting_results(members)
     entries = [comparison.entry_of(folder, setting, examples) for setting in settings]
-    try:
+    with os_errors_as(RunError, folder.path, "written to"):
         for picture in comparison.comparison_pictures(entries):
             name = picture.name.replace("comparison", "results")
             (folder.path / f"{name}.png").write_bytes(style.file_bytes(picture.figure, "png"))
-    except OSError as error:
-        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
 def _train_group(

@@ -153,9 +153,9 @@ def test_configs_without_the_fields_that_were_added_have_their_defaults():
 
 WITHOUT_TYPE_CHECKS = """
 import numpy as np
-from lstm_mnist_jax import space_of, sweep, train
+from lstm_mnist_jax import load, space_of, sweep, train
 from lstm_mnist_jax.config import Config, ModelConfig
-from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.errors import ConfigError, DataError
 
 config = Config(batch_size=np.int64(32), model=ModelConfig(hidden_features=[8, np.int32(4)], forget_bias=1))
 assert config == Config(batch_size=32, model=ModelConfig(hidden_features=(8, 4), forget_bias=1.0))
@@ -165,10 +165,14 @@ for wrong in ({"epochs": 1.5}, {"tensorboard": "yes"}, {"seed": None}):
         Config(**wrong)
     except ConfigError as error:
         print(error)
-for function in (train, lambda config, folder: sweep(config, space_of({}), folder)):
+for wrong in (
+    lambda: train("smoke", "nowhere"), lambda: sweep("smoke", space_of({}), "nowhere"),
+    lambda: sweep(config, {"cell": ["gru"]}, "nowhere"), lambda: train(config, "nowhere", resume="runs/first"),
+    lambda: train(config, "nowhere", execution=2), lambda: load(np.zeros((2, 28, 28))),
+):
     try:
-        function("smoke", "nowhere")
-    except ConfigError as error:
+        wrong()
+    except (ConfigError, DataError) as error:
         print(error)
 """
 
@@ -182,6 +186,11 @@ def test_values_of_other_types_become_those_of_the_fields_or_are_refused():
         "tensorboard is 'yes', expected bool.",
         "seed is None, expected int.",
         *2 * ["The config is 'smoke', expected a Config, such as PRESETS['smoke']."],
+        "The space is {'cell': ['gru']}, expected that of space_of({'learning_rate': [0.003, 0.01]}).",
+        "resume is 'runs/first', expected True or False: the folder to resume is run_dir.",
+        "execution is 2, expected an Execution, such as Execution(devices=1).",
+        "The source is an object of <class 'numpy.ndarray'>, expected text or a Path. Save arrays to a file: "
+        "numpy.savez('data.npz', x_train=..., y_train=..., x_test=..., y_test=...).",
     ]
 
 

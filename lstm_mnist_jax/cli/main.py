@@ -135,6 +135,8 @@ def _run(words: list[str], debug: bool) -> int:
         sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
         if not debug:
             _quieten_libraries()
+        if command in ("train", "sweep"):  # its threads wait by spinning, on the cores on which XLA compiles and trains
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by NumPy, which is not imported yet
         code = COMMANDS[command].run(words[1:])
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
@@ -185,6 +187,8 @@ def _unknown_command(words: Sequence[str]) -> str:
     command, *others = words
     first = next((word for word in others if word in COMMANDS), None)
     if command.startswith("-") or command in PRESETS:
+        if command.startswith("--") and (near := did_you_mean(command, ["--help", "--help-all", "--version"])) != ".":
+            return f"Unknown option {command}{near}"
         kind = "an option" if command.startswith("-") else "a preset"
         example = f"lstm-mnist {first or 'train'} {command}"
         return f"{command!r} is {kind}; the command comes first, such as {example} ... See lstm-mnist --help."

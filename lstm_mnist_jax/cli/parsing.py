@@ -199,7 +199,7 @@ def _value(argument: Argument, name: str, words: Sequence[str]) -> Any:
       ConfigError: a word is no value of it.
       UserError: there is none.
     """
-    if not words and not argument.takes_several:
+    if words == [""] or not (words or argument.takes_several):  # "" is often a variable of the shell that is not set
         raise UserError(f"{name} has no value, expected {described(argument.hint)}.")
     if typing.get_origin(argument.hint) is not tuple:
         return from_text(argument.hint, words[0], name)

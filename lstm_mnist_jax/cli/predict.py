@@ -17,7 +17,7 @@ from rich.text import Text
 from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
 from lstm_mnist_jax.config import Execution
-from lstm_mnist_jax.errors import DataError, UserError
+from lstm_mnist_jax.errors import DataError, UserError, os_errors_as
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.boxes import Mark, boxed_lines
 from lstm_mnist_jax.report.terminal import bar, percent, shades
@@ -320,10 +320,8 @@ def _write(figure: "Figure", folder: Path, name: str, kind: str, taken: set[str]
         number += 1
         path = folder / f"{name}-{number}-{kind}.png"
     taken.add(str(path.resolve()).casefold())
-    try:
+    with os_errors_as(UserError, path, "written"):
         path.write_bytes(file_bytes(figure, "png"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
 
 

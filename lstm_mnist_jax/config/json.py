@@ -91,7 +91,9 @@ def described(hint: Any) -> str:
         words = f"one of {', '.join(typing.get_args(kinds[0]))}"
     else:
         known = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-        words = known.get(kinds[0], "integers with commas between")
+        each = (*typing.get_args(kinds[0]), int)[0]
+        several = "integers with commas between" if each is int else f"{described(each)}, one or more"
+        words = known.get(kinds[0], several)
     return words + " or None" * (types.NoneType in kinds)
 
 

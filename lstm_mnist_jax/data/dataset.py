@@ -34,7 +34,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, selection: slice) -> "Examples":
+    def __getitem__(self, selection: slice | np.ndarray) -> "Examples":
         return Examples(self.images[selection], self.labels[selection], self.num_classes)
 
     def fingerprint(self) -> str:

@@ -4,7 +4,9 @@ The format is described on MNIST's home page (LeCun, Cortes and Burges, "The MNI
 two zero bytes, a byte for the element type, a byte for the number of dimensions, the dimensions as big-endian 32-bit
 integers, then the elements in C order, big-endian. A file may be gzipped.
 
-EMNIST stores its images transposed, and names its classes in a mapping file.
+EMNIST (Cohen, Afshar, Tapson and van Schaik 2017, "EMNIST: an extension of MNIST to handwritten letters") stores its
+images transposed, and names its classes in a mapping file. `letters` numbers its 26 classes from 1; TFDS declares 37.
+`balanced` and `bymerge` join the cases of letters that look alike.
 """
 
 import glob
@@ -12,6 +14,7 @@ import gzip
 import io
 import itertools
 import math
+import string
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +23,8 @@ from typing import IO
 
 import numpy as np
 
-from lstm_mnist_jax.data import emnist
 from lstm_mnist_jax.data.dataset import Dataset, assembled, number_names
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, os_errors_as
 
 ELEMENT_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
@@ -94,11 +96,9 @@ def write_idx(path: Path | str, array: np.ndarray) -> None:
     header = bytes([0, 0, code, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     content = header + array.astype(ELEMENT_TYPES[code]).tobytes()
     path = Path(path)
-    try:
+    with os_errors_as(DataError, path, "written"):
         # Without a time stamp: the same array is the same file.
         path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def is_idx_source(path: Path) -> bool:
@@ -141,12 +141,12 @@ def load_idx_folder(path: Path) -> Dataset:
     is_emnist, mapping = prefix.startswith("emnist-"), folder / f"{prefix}mapping.txt"
     names, first_label = None, 0
     if is_emnist:
-        train_images, test_images = emnist.upright(train_images), emnist.upright(test_images)
+        train_images, test_images = emnist_upright(train_images), emnist_upright(test_images)
         if mapping.exists():
             names, first_label = _read_mapping(mapping)
         elif not (folder / CLASSES_FILE).exists():
             part = prefix.removeprefix("emnist-").rstrip("-")
-            names, first_label = emnist.character_names(part, train_labels)
+            names, first_label = emnist_names(part, train_labels)
         train_labels, test_labels = train_labels - first_label, test_labels - first_label
     class_names = names or read_class_names(folder) or number_names(train_labels, f"{folder}, training labels")
     splits = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
@@ -280,3 +280,33 @@ def _read_mapping(path: Path) -> tuple[tuple[str, ...], int]:
 
 def _size(array: np.ndarray, first_axis: int = 1) -> str:
     return " x ".join(map(str, array.shape[first_axis:]))
+
+
+_MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+CHARACTERS = {  # those of `digits` and `mnist` are their labels
+    "letters": string.ascii_lowercase,
+    "balanced": _MERGED,
+    "bymerge": _MERGED,
+    "byclass": string.digits + string.ascii_uppercase + string.ascii_lowercase,
+}
+
+
+def emnist_upright(images: np.ndarray) -> np.ndarray:
+    """Images [n, rows, columns, ...] as EMNIST is read by people: rows and columns are exchanged."""
+    return images.swapaxes(1, 2)
+
+
+def emnist_names(part: str, labels: np.ndarray) -> tuple[tuple[str, ...] | None, int]:
+    """The names of the classes of a part of EMNIST, and the label of the first.
+
+    Args:
+      part: such as "letters" or "balanced".
+      labels: integers [n].
+
+    Returns:
+      One character a class, and 1 where `letters` numbers them from 1, else 0; (None, 0) for another part, or labels
+      that are not of it.
+    """
+    names, first = CHARACTERS.get(part, ""), int(part == "letters" and labels.min(initial=1) > 0)
+    fits = bool(names) and labels.min(initial=first) >= first and labels.max(initial=0) < len(names) + first
+    return (tuple(names), first) if fits else (None, 0)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, os_errors_as
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,10 +85,8 @@ def read_pictures(
     Raises:
       DataError: there is no such file, or it is not an image, damaged, or too large.
     """
-    try:
+    with os_errors_as(DataError, printable(name), "read"):
         content = _read_stdin() if name == STDIN else _read(name)
-    except OSError as error:
-        raise DataError(f"{printable(name)} cannot be read: {error.strerror or error}.") from error
     name = "standard input" if name == STDIN else name
     shown = printable(name)
     if not content:

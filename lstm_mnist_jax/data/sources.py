@@ -86,6 +86,11 @@ def load(
       >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.test.labels.shape
       ((55000, 28, 28), dtype('uint8'), (10000,))
     """
+    if not isinstance(source, str | Path):
+        raise DataError(
+            f"The source is an object of {type(source)}, expected text or a Path. Save arrays to a file: "
+            "numpy.savez('data.npz', x_train=..., y_train=..., x_test=..., y_test=...)."
+        )
     source = str(source)
     if source == "mnist":
         dataset = _embedded_mnist()

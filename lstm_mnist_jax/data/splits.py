@@ -159,7 +159,8 @@ def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Datas
         note = f"a tenth of the training examples for validation, not {USUAL_VALIDATION_EXAMPLES:,}"
         dataset = replace(dataset, notes=(*dataset.notes, note))
     if not 0 < count < len(train):
-        advice = f"A tenth is usual: --validation-examples {max(1, len(train) // 10)}."
+        tenth = max(1, len(train) // 10)
+        advice = f"A tenth is usual: --validation-examples {tenth}, with --batch-size {len(train) - tenth} or less."
         raise DataError(
             f"validation_examples is {count:,}, expected 1 to {len(train) - 1:,}: {dataset.origin} has {len(train):,} "
             f"training examples. {advice if len(train) > 1 else 'Add examples: a split takes two at least.'}"

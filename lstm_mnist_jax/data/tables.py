@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_mnist_jax.data import emnist
 from lstm_mnist_jax.data.csv_table import counts_up, read_csv
 from lstm_mnist_jax.data.dataset import Dataset, assembled, number_names
-from lstm_mnist_jax.data.idx import read_class_names
+from lstm_mnist_jax.data.idx import emnist_names, emnist_upright, read_class_names
 from lstm_mnist_jax.data.image_folder import SPLIT_OF, naturally
 from lstm_mnist_jax.data.npz import npz_members, read_npy
 from lstm_mnist_jax.data.pictures import printable
@@ -92,7 +91,7 @@ def load_tables(path: Path, image_size: tuple[int, ...] = ()) -> Dataset:
     images, scaled = _as_bytes(images, path)
     part_of_emnist = _part_of_emnist(parts, path)
     if part_of_emnist is not None:
-        images = {split: emnist.upright(array) for split, array in images.items()}
+        images = {split: emnist_upright(array) for split, array in images.items()}
         notes.append("transposed, as EMNIST is published")
     labels, class_names = _numbered(labels, part_of_emnist, path)
     if unread:
@@ -297,6 +296,6 @@ def _numbered(
             numbers[split] = np.array([number_of[text] for text in texts], np.int32)
         return numbers, tuple(printable(name[:100]) for name in names)
     if names is None and part_of_emnist is not None:
-        names, first = emnist.character_names(part_of_emnist, every)
+        names, first = emnist_names(part_of_emnist, every)
         labels = {split: array - np.int32(first) for split, array in labels.items()}
     return labels, names or number_names(every, str(path))

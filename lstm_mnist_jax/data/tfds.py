@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.data import emnist
 from lstm_mnist_jax.data.dataset import Dataset, assembled
+from lstm_mnist_jax.data.idx import emnist_names, emnist_upright
 from lstm_mnist_jax.errors import DataError
 
 
@@ -38,9 +38,9 @@ def load_tfds(name: str, data_dir: str | None = None) -> Dataset:
     notes: tuple[str, ...] = ()
     if builder.info.name == "emnist":
         part = builder.info.config_name or "byclass"
-        names, first = emnist.character_names(part, np.concatenate([labels for _, labels in found.values()]))
+        names, first = emnist_names(part, np.concatenate([labels for _, labels in found.values()]))
         class_names = names or class_names
-        found = {split: (emnist.upright(images), labels - np.int32(first)) for split, (images, labels) in found.items()}
+        found = {split: (emnist_upright(images), labels - np.int32(first)) for split, (images, labels) in found.items()}
         notes = ("transposed, as EMNIST is published",)
     found["test"] = found.pop(test_name)
     return assembled(found, class_names, f"tfds:{name} in {builder.data_dir}", notes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
-from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean
+from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean, os_errors_as
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
 from lstm_mnist_jax.interop.assembly import Arrays, ignoring
 from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, READING, refuse_unusual, unusual
@@ -390,10 +390,8 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
     if format_name == "tf1" and re.search(r"\.(index|meta|data-\d{5}-of-\d{5})$", path.name):
         raise WeightsError(f"{path} names one of a checkpoint's files; expected what Saver.save is given, without it.")
     taken = [path, path.with_name(path.name + ".index")] if format_name == "tf1" else [path]
-    try:
+    with os_errors_as(WeightsError, path, "written"):
         is_taken = any(file.exists() and not (format_name == "huggingface" and _is_empty(file)) for file in taken)
-    except OSError as error:  # such as a name that is too long
-        raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
     if is_taken and not overwrite:
         raise WeightsError(f"{path} exists already. Choose another name, or replace it with --overwrite.")
     _write_file(format_name, path, model)

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.config.json import from_dict
-from lstm_mnist_jax.errors import ConfigError, WeightsError
+from lstm_mnist_jax.errors import ConfigError, WeightsError, os_errors_as
 from lstm_mnist_jax.interop.files import read_bytes, read_safetensors, write_bytes, write_safetensors
 from lstm_mnist_jax.interop.imported import Imported, counted
 from lstm_mnist_jax.statistics import Share
@@ -77,13 +77,11 @@ def write(
         "training": None if training is None else asdict(training),
     }
     card = model_card(folder.absolute().name, contents, config, training, counts or {}, onnx is not None)
-    try:  # first, as these may fail
+    with os_errors_as(WeightsError, folder / ONNX, "removed"):  # first, as these may fail
         if onnx is None:
             (folder / ONNX).unlink(missing_ok=True)  # of the model that was there before
         else:
             write_bytes(folder / ONNX, onnx)
-    except OSError as error:
-        raise WeightsError(f"{folder / ONNX} cannot be removed: {error.strerror or error}.") from error
     write_safetensors(folder / WEIGHTS, arrays, {"program": MODEL_TYPE, "classes": "\n".join(class_names)})
     write_bytes(folder / CARD, card.encode())
     write_bytes(folder / CONFIG, (json.dumps(contents, indent=2, ensure_ascii=False) + "\n").encode())

@@ -3,15 +3,20 @@
 Depends on Flax's modules and on the recurrences; not on data sets, configs or training.
 """
 
+import difflib
+import functools
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import TraceContextError
 from jax import Array
 
 from lstm_mnist_jax.rnn import scan
@@ -30,6 +35,91 @@ ZERO_CARRIES = {
 
 KNOWN_CELLS = (GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.SimpleCell, nnx.GRUCell)
 """Cells that have a number of `in_features`, on whatever path."""
+
+
+OTHER_NAMES = {
+    "input_size": "in_features",
+    "hidden_size": "hidden_features",
+    "features": "hidden_features",
+    "units": "hidden_features",
+    "num_layers": "hidden_features with one width for each layer: (8, 8) are two layers",
+    "proj_size": "projection_features",
+    "bias": "use_bias",
+    "dropout": "dropout_rate, the dropout between layers",
+    "recurrent_dropout": "recurrent_dropout_rate",
+    "batch_first": "time_major; by default inputs are [batch, time, features], as with batch_first=True",
+    "go_backwards": "bidirectional, or RNN(cell, reverse=True)",
+    "reverse": "bidirectional, or RNN(cell, reverse=True)",
+    "return_sequences": "no option: a call returns the outputs of all steps and the final carries",
+    "return_state": "no option: a call returns the outputs of all steps and the final carries",
+    "stateful": "no option: give the final carries to the next call as initial_carries",
+    "unit_forget_bias": "forget_bias=1.0",
+    "kernel_initializer": "kernel_init",
+    "recurrent_initializer": "recurrent_kernel_init",
+    "bias_initializer": "bias_init",
+    "param_type": "param_dtype",
+    "device": "no option: JAX places arrays, see jax.device_put",
+}
+"""Arguments of the layers of PyTorch, Keras and Flax, and what they are here."""
+
+OTHER_NAMES_OF_CALLS = {
+    "hx": "initial_carries",
+    "initial_state": "initial_carries",
+    "initial_states": "initial_carries",
+    "lengths": "seq_lengths",
+    "sequence_length": "seq_lengths",
+    "mask": "seq_lengths, of a mask [batch, time] whose True come first mask.sum(-1)",
+    "training": "no option: lstm.train() and lstm.eval() switch dropout on and off",
+    "deterministic": "no option: lstm.train() and lstm.eval() switch dropout on and off",
+}
+"""Arguments of their calls, and what they are here."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def explained(method: Callable[P, R]) -> Callable[P, R]:
+    """`__init__` or `__call__` of a layer. Its errors say what an argument is called here that it does not have, which
+    arguments it takes, and what to do where it changes its state and JAX's own transformations forbid that."""
+    is_call, signature = method.__name__ == "__call__", inspect.signature(method)
+    others = OTHER_NAMES | OTHER_NAMES_OF_CALLS if is_call else OTHER_NAMES
+    known = [name for name in signature.parameters if name != "self"]
+    example = f"layer(inputs, {known[1]}=...)"
+    if not is_call:
+        cell = ["nnx.OptimizedLSTMCell(28, 64, rngs=nnx.Rngs(0))"] * ("in_features" not in known)
+        cell = cell or ["nnx.GRUCell"] * ("cell" in known) + ["28, (64, 64), rngs=nnx.Rngs(0)"]
+        example = f"({', '.join(cell)})"
+
+    def explanation(layer: str, names: Iterable[str], error: TypeError) -> str:
+        what = f"A call of {layer}" if is_call else layer
+        for name in names:
+            if name not in known:
+                near, meant = difflib.get_close_matches(name, known, 1), others.get(name, "")
+                if re.split(r"\W", meant)[0] not in known:
+                    meant = near[0] if near else meant if meant.startswith("no ") else f"one of {', '.join(known)}"
+                return f"{what} has no argument {name!r}. Here it is {meant}."
+        layers = ", two layers of width 64" if "64, 64" in example else ""
+        return f"{what}: {error}. Write it as {example if is_call else layer + example}{layers}."
+
+    @functools.wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        layer = type(args[0]).__name__
+        try:
+            return method(*args, **kwargs)
+        except TraceContextError as error:
+            raise TraceContextError(
+                f"{layer} changes its state, such as the key stream of dropout, which jax.jit, jax.grad and jax.vmap "
+                "cannot do from outside. Use nnx.jit, nnx.grad or nnx.vmap with the layer as an argument, such as "
+                "nnx.jit(lambda layer, inputs: layer(inputs)); or, without dropout, layer.eval()."
+            ) from error
+        except TypeError:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(explanation(layer, kwargs, error)) from None
+            raise
+
+    return checked
 
 
 class RNN(nnx.RNN):
@@ -54,6 +144,7 @@ class RNN(nnx.RNN):
       ((64, 10, 32), (64, 32))
     """
 
+    @explained
     def __init__(
         self,
         cell: nnx.Module,
@@ -131,6 +222,7 @@ class RNN(nnx.RNN):
         self.noise, self.remat, self.backend = noise, remat, backend
         self.has_flax_options = state_axes is not None or broadcast_rngs is not None
 
+    @explained
     def __call__(
         self,
         inputs: AnyArray,
@@ -185,7 +277,7 @@ class RNN(nnx.RNN):
         if seq_lengths is not None:
             seq_lengths = checked_lengths("RNN", seq_lengths, batch_shape, time)
         if resets is not None:
-            resets = _checked_resets(resets, inputs.shape[: inputs.ndim - feature_axes])
+            resets = checked_resets("RNN", resets, inputs.shape[: inputs.ndim - feature_axes])
         expected = self.cell.in_features if spec is not None or type(self.cell) in KNOWN_CELLS else None  # type: ignore[attr-defined]
         if expected not in (None, in_step[-1]):
             raise ValueError(f"RNN expected inputs of {expected} features, got {in_step[-1]}.")
@@ -347,34 +439,44 @@ def _read(carry: Any) -> Any:
     return jax.tree.map(lambda part: part.get_value() if is_variable(part) else part, carry, is_leaf=is_variable)
 
 
-def _checked_resets(resets: Any, shape: tuple[Any, ...]) -> Array:
+def checked_resets(name: str, resets: Any, shape: tuple[Any, ...]) -> Array:
+    """Resets as an array of booleans; `name` is the layer's."""
     resets = jnp.asarray(resets)
     if resets.dtype != bool:
-        raise ValueError(f"RNN expected resets to be booleans, got {resets.dtype}.")
+        raise ValueError(f"{name} expected resets to be booleans, got {resets.dtype}; convert them: resets > 0.")
     if resets.shape != shape:
         raise ValueError(
-            f"RNN expected resets of shape {shape}, one for each step of each sequence, got {resets.shape}."
+            f"{name} expected resets of shape {shape}, one for each step of each sequence, got {resets.shape}."
         )
     return resets
 
 
+def fitted_carries(name: str, carries: Any, shapes: Sequence[tuple[Any, ...]]) -> list[Array] | None:
+    """The parts of carries in these shapes, a part [hidden] repeated for every sequence; None if they have others."""
+    parts = [jnp.asarray(part) for part in jax.tree.leaves(carries)]
+    if len(parts) != len(shapes) or any(
+        part.shape not in (shape, shape[-1:]) for part, shape in zip(parts, shapes, strict=True)
+    ):
+        return None
+    if not all(jnp.issubdtype(part.dtype, jnp.floating) for part in parts):
+        raise ValueError(
+            f"{name} expected an initial carry of floats, got {[str(part.dtype) for part in parts]}; convert each, "
+            "such as c.astype(jnp.float32)."
+        )
+    return [
+        part if part.shape == shape else jnp.broadcast_to(part, shape)
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
+
+
 def _checked_carry(initial_carry: Any, widths: tuple[int, ...], batch_shape: tuple[Any, ...]) -> Any:
     """The carry with parts [*batch, hidden]; a part [hidden] is repeated for every sequence."""
-    structure: Any
-    parts, structure = jax.tree.flatten(initial_carry)
-    if not all(jnp.issubdtype(part.dtype, jnp.floating) for part in parts):
-        raise ValueError(f"RNN expected an initial carry of floats, got {[str(part.dtype) for part in parts]}.")
-    shapes = [part.shape for part in parts]
     expected = [(*batch_shape, width) for width in widths]
-    if len(parts) != len(expected) or any(
-        shape not in (wanted, wanted[-1:]) for shape, wanted in zip(shapes, expected, strict=True)
-    ):
+    parts = fitted_carries("RNN", initial_carry, expected)
+    if parts is None:
         names = "(c, h), each" if len(widths) == 2 else "with parts"
         raise ValueError(
             f"RNN expected an initial carry {names} of shape {' and '.join(map(str, dict.fromkeys(expected)))}, "
-            f"got {shapes}."
+            f"got {[part.shape for part in jax.tree.leaves(initial_carry)]}."
         )
-    return structure.unflatten(
-        part if part.shape == shape else jnp.broadcast_to(part, shape)
-        for part, shape in zip(parts, expected, strict=True)
-    )
+    return jax.tree.unflatten(jax.tree.structure(initial_carry), parts)

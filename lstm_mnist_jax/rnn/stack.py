@@ -3,12 +3,11 @@
 Depends on `RNN` and on cells; not on data sets, configs or training.
 """
 
-import difflib
 import functools
-import inspect
 import operator
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,68 +18,9 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.cells import GRUCell, ProjectedLSTMCell, orthogonal
-from lstm_mnist_jax.rnn.layers import RNN, checked_inputs, checked_lengths
+from lstm_mnist_jax.rnn.layers import RNN, checked_inputs, checked_lengths, checked_resets, explained, fitted_carries
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
 from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry
-
-OTHER_NAMES = {
-    "input_size": "in_features",
-    "hidden_size": "hidden_features",
-    "features": "hidden_features",
-    "units": "hidden_features",
-    "num_layers": "hidden_features with one width for each layer: (8, 8) are two layers",
-    "proj_size": "projection_features",
-    "bias": "use_bias",
-    "dropout": "dropout_rate, the dropout between layers",
-    "recurrent_dropout": "recurrent_dropout_rate",
-    "batch_first": "time_major; by default inputs are [batch, time, features], as with batch_first=True",
-    "go_backwards": "bidirectional, or RNN(cell, reverse=True)",
-    "reverse": "bidirectional, or RNN(cell, reverse=True)",
-    "return_sequences": "no option: a call returns the outputs of all steps and the final carries",
-    "return_state": "no option: a call returns the outputs of all steps and the final carries",
-    "stateful": "no option: give the final carries to the next call as initial_carries",
-    "unit_forget_bias": "forget_bias=1.0",
-    "kernel_initializer": "kernel_init",
-    "recurrent_initializer": "recurrent_kernel_init",
-    "bias_initializer": "bias_init",
-    "param_type": "param_dtype",
-    "device": "no option: JAX places arrays, see jax.device_put",
-}
-"""Arguments of the layers of PyTorch, Keras and Flax, and what they are here."""
-
-OTHER_NAMES_OF_CALLS = {
-    "hx": "initial_carries",
-    "initial_state": "initial_carries",
-    "initial_states": "initial_carries",
-    "lengths": "seq_lengths",
-    "sequence_length": "seq_lengths",
-    "mask": "seq_lengths, of a mask [batch, time] whose True come first mask.sum(-1)",
-    "training": "no option: lstm.train() and lstm.eval() switch dropout on and off",
-    "deterministic": "no option: lstm.train() and lstm.eval() switch dropout on and off",
-}
-"""Arguments of their calls, and what they are here."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _with_other_names(method: Callable[P, R]) -> Callable[P, R]:
-    """`__init__` or `__call__`, which says what an argument is called here that it does not have."""
-    is_call = method.__name__ == "__call__"
-    others = OTHER_NAMES | OTHER_NAMES_OF_CALLS if is_call else OTHER_NAMES
-    known = [name for name in inspect.signature(method).parameters if name != "self"]
-
-    @functools.wraps(method)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                meant = others.get(name) or (near[0] if near else f"one of {', '.join(known)}")
-                what = f"A call of {type(args[0]).__name__}" if is_call else type(args[0]).__name__
-                raise TypeError(f"{what} has no argument {name!r}. Here it is {meant}.")
-        return method(*args, **kwargs)
-
-    return checked
 
 
 class StackedRNN(nnx.Module):
@@ -101,7 +41,7 @@ class StackedRNN(nnx.Module):
       ((5, 64), True, True)
     """
 
-    @_with_other_names
+    @explained
     def __init__(
         self,
         cell: Callable[..., nnx.RNNCellBase],
@@ -171,15 +111,26 @@ class StackedRNN(nnx.Module):
                 f"{name} needs an input width and at least one layer width, all integers of 1 or more; got "
                 f"in_features={in_features!r}, hidden_features={hidden_features!r}."
             )
-        if isinstance(dropout_rate, str) or not 0 <= dropout_rate < 1:
+        if isinstance(dropout_rate, str | None) or not 0 <= dropout_rate < 1:
             raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate!r}.")
+        if dropout_rate and len(widths) == 1:
+            warnings.warn(
+                f"{name} has one layer, so dropout_rate={dropout_rate} drops nothing: it acts between layers. Give two "
+                "or more hidden_features, or recurrent_dropout_rate, or nnx.Dropout for the outputs.",
+                UserWarning,
+                stacklevel=3,
+            )
         if not hasattr(rngs, "params"):
             raise ValueError(f"{name} draws its parameters from rngs, such as nnx.Rngs(0); got {rngs!r}.")
         for option, value in (("bidirectional", bidirectional), ("time_major", time_major)):
             if isinstance(value, str):
                 raise ValueError(f"{name} needs {option} to be True or False; got {value!r}.")
         for option, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
-            if kind is not None and not jnp.issubdtype(kind, jnp.floating):
+            try:
+                right = kind is None or jnp.issubdtype(kind, jnp.floating)
+            except TypeError:  # no dtype
+                right = False
+            if not right:
                 raise ValueError(f"{name} needs a {option} of floats, such as jnp.bfloat16; got {kind!r}.")
         if isinstance(cell, nnx.Module):
             raise ValueError(
@@ -196,7 +147,10 @@ class StackedRNN(nnx.Module):
             "bias_init": bias_init,
             "forget_bias": forget_bias,
         }
-        cell_options = {name: value for name, value in cell_options.items() if value is not None}
+        cell_options = {option: value for option, value in cell_options.items() if value is not None}
+        for option, value in cell_options.items():
+            if option.endswith("_init") and not callable(value):
+                raise ValueError(f"{name} needs a function as {option}, such as nnx.initializers.ones; got {value!r}.")
         cell_options |= {"dtype": dtype, "param_dtype": param_dtype}
         noisy = recurrent_dropout_rate != 0 or np.any(zoneout_rates)
 
@@ -231,7 +185,7 @@ class StackedRNN(nnx.Module):
         self.out_features = in_width
         self.dropout = nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
 
-    @_with_other_names
+    @explained
     def __call__(
         self,
         inputs: AnyArray,
@@ -275,7 +229,9 @@ class StackedRNN(nnx.Module):
             raise ValueError(f"{name} expected inputs [{axes}{self.in_features}], got shape {inputs.shape}.")
         time_axis = 0 if time_major else inputs.ndim - 2
         batch_shape = inputs.shape[:time_axis] + inputs.shape[time_axis + 1 : -1]
-        options: dict[str, Any] = {"time_major": time_major, "resets": resets}
+        options: dict[str, Any] = {"time_major": time_major}
+        if resets is not None:
+            options["resets"] = checked_resets(name, resets, inputs.shape[:-1])
         if seq_lengths is not None:
             options["seq_lengths"] = checked_lengths(name, seq_lengths, batch_shape, inputs.shape[time_axis])
         initial_carries = self._checked_carries(initial_carries, batch_shape)
@@ -310,20 +266,13 @@ class StackedRNN(nnx.Module):
         zeros = self.zero_carries(batch_shape)
         if initial_carries is None:
             return zeros
-        expected: Any = jax.tree.structure(zeros)
-        wanted = jax.tree.leaves(zeros)
-        structure: Any
-        parts, structure = jax.tree.flatten(_as_tuples(initial_carries))
-        parts = [jnp.asarray(part) for part in parts]
-        if structure != jax.tree.structure(_as_tuples(zeros)) or any(
-            part.shape not in (zero.shape, zero.shape[-1:]) for part, zero in zip(parts, wanted, strict=True)
-        ):
-            shapes = (jax.tree.map(jnp.shape, _as_tuples(carries)) for carries in (zeros, structure.unflatten(parts)))
+        given, wanted = _as_tuples(initial_carries), _as_tuples(zeros)
+        parts = fitted_carries(type(self).__name__, given, [part.shape for part in jax.tree.leaves(zeros)])
+        structure: Any = jax.tree.structure(given)
+        if parts is None or structure != jax.tree.structure(wanted):
+            shapes = (jax.tree.map(jnp.shape, carries) for carries in (wanted, given))
             raise ValueError("{} expected initial carries of shapes {}, got {}.".format(type(self).__name__, *shapes))
-        return expected.unflatten(
-            part if part.shape == zero.shape else jnp.broadcast_to(part, zero.shape)
-            for part, zero in zip(parts, wanted, strict=True)
-        )
+        return jax.tree.unflatten(jax.tree.structure(zeros), parts)
 
     def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:
         """The initial carry of every layer: zeros.
@@ -376,7 +325,7 @@ class LSTM(StackedRNN):
       True
     """
 
-    @_with_other_names
+    @explained
     def __init__(
         self,
         in_features: int,
@@ -499,7 +448,7 @@ class GRU(StackedRNN):
       ((5, 10, 64), [(5, 32), (5, 64)])
     """
 
-    @_with_other_names
+    @explained
     def __init__(
         self,
         in_features: int,

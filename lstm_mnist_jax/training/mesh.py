@@ -71,6 +71,8 @@ def make_mesh(
     Raises:
       ConfigError: there are not so many devices, or they cannot share a batch evenly.
     """
+    if not isinstance(execution, Execution):
+        raise ConfigError(f"execution is {execution!r}, expected an Execution, such as Execution(devices=1).")
     by_process = _by_process(devices)
     processes, own, platform = len(by_process), len(by_process[0]), by_process[0][0].platform
     if execution.devices is not None:

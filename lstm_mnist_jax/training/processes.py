@@ -72,6 +72,8 @@ def distributed_session(
     """
     if not isinstance(config, Config):
         raise ConfigError(f"The config is {config!r}, expected a Config, such as PRESETS['smoke'].")
+    if not isinstance(resume, bool):
+        raise ConfigError(f"resume is {resume!r}, expected True or False: the folder to resume is run_dir.")
     run_dir = Path(run_dir).expanduser()
     config = replace(config, data=replace(config.data, source=absolute_source(config.data.source)))
     facts = {"kind": kind, "config": config, "execution": execution, "resume": resume}

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.space import Setting, show
-from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.errors import RunError, os_errors_as
 from lstm_mnist_jax.statistics import Mean, mean_of, percent
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics, score_of
 from lstm_mnist_jax.training.run_folder import RunFolder, write_atomically
@@ -201,7 +201,5 @@ def write_csv(folder: RunFolder, members: list[MemberResult]) -> None:
             for name in measures
         ]
         writer.writerow([*which, member.epochs, int(member.diverged), member.best_epoch, *values])
-    try:
+    with os_errors_as(RunError, folder.path, "written to"):
         write_atomically(folder.path / "results.csv", text.getvalue())
-    except OSError as error:
-        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error

@@ -29,7 +29,7 @@ from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.json import ADDED, differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset, novelty
-from lstm_mnist_jax.errors import ConfigError, RunError, did_you_mean
+from lstm_mnist_jax.errors import ConfigError, RunError, did_you_mean, os_errors_as
 from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
@@ -216,6 +216,8 @@ def read_run_folder(path: Path) -> RunFolder:
             )
         inside = sorted(str(other.parent) for other in path.glob("*/config.json"))
         hint = f"It holds runs: {', '.join(inside[:8])}." if inside else "lstm-mnist train makes one with --run-dir."
+        if (path / ".lock").exists() and _is_empty(path):
+            hint = f"The run in it ended before its first step was saved: start it again with --run-dir {path}."
         raise RunError(f"{path} is not a run folder: it has no config.json. {hint}")
     try:
         contents = json.loads(file.read_text("utf-8"))
@@ -289,8 +291,12 @@ def refuse_occupied(path: Path) -> None:
         )
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file, expected the name of a folder for the run.")
-    if path.is_dir() and any(entry.name not in OWN_LEFTOVERS for entry in path.iterdir()):
+    if path.is_dir() and not _is_empty(path):
         raise RunError(f"{path} holds other files; choose an empty or a new folder as --run-dir.")
+
+
+def _is_empty(path: Path) -> bool:
+    return all(entry.name in OWN_LEFTOVERS for entry in path.iterdir())
 
 
 def create_run_folder(
@@ -409,18 +415,16 @@ def write_config(folder: RunFolder) -> None:
         "members": [{"seed": member.seed, **member.setting} for member in folder.members],
         "groups": folder.groups,
     }
-    try:
+    with os_errors_as(RunError, folder.path, "written to"):
         if folder.space is None or not {"task", "permutation_seed"} & set(folder.space.names):
             permutation = task_of(folder.config.model).permutation(folder.data.image_shape)
             if permutation is not None:  # for programs that read a run without this package
                 write_atomically(folder.path / "permutation.json", json.dumps(permutation.tolist()) + "\n")
         write_atomically(folder.path / "config.json", json.dumps(contents, indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
 def write_novelty(folder: RunFolder, dataset: Dataset) -> None:
-    """Writes novelty.npz, if there is none and there are enough validation images. It takes less than a second.
+    """Writes novelty.npz, if there is none and there are enough validation images.
 
     Raises:
       RunError: it cannot be written.
@@ -428,11 +432,9 @@ def write_novelty(folder: RunFolder, dataset: Dataset) -> None:
     if folder.novelty.exists():
         return
     found = novelty.fit(dataset.train, dataset.validation)
-    try:
+    with os_errors_as(RunError, folder.path, "written to"):
         if found is not None:
             novelty.save(folder.novelty, found)
-    except OSError as error:
-        raise RunError(f"{folder.path} cannot be written to: {error.strerror or error}.") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
@@ -55,6 +56,9 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--json"], "Unknown option --json. See lstm-mnist train --help-all."),
         (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
         (["train", "--epochs"], "--epochs has no value, expected an integer."),
+        (["train", "--run-dir", ""], "--run-dir has no value, expected a path or None."),
+        (["report", ""], "run-dirs has no value, expected a path, one or more."),
+        (["--versoin"], "Unknown option --versoin; did you mean --version?"),
         (["train", "--train-examples", "all"], "--train-examples is 'all', expected an integer or None."),
         (["predict"], "An argument is missing, expected lstm-mnist predict RUN_DIR IMAGE. See"),
         (["import", "Pytorch", "w.pt", "--run-dir", "there"], "format is 'Pytorch', expected one of tf1, torch"),
@@ -214,6 +218,18 @@ def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_ot
     for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("Event loop is closed")):
         cli._report_unraisable(reported.append, SimpleNamespace(exc_value=error))
     assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
+
+
+def test_ctrl_c_during_the_first_imports_prints_no_traceback():
+    code = (
+        "import signal, sys, types\n"
+        "stop = lambda name, *_: signal.raise_signal(2) if name.endswith('cli.main') else None\n"
+        "sys.meta_path.insert(0, types.SimpleNamespace(find_spec=stop))\n"
+        "from lstm_mnist_jax.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):

@@ -59,7 +59,9 @@ def test_digits_pass_and_others_are_found(fitted, mnist, rng):
     assert (novelty.widths_of(images) > fitted.wide).mean() > 0.4  # the pairs
     noise = rng.integers(0, 256, (20, 28, 28), np.uint8)
     assert fitted.unlike_and_pairs(noise)[0].all()
-    assert fitted.unlike_and_pairs(np.zeros((1, 28, 28), np.uint8))[0].all()
+    of_one_colour = np.full((3, 28, 28), np.array([0, 0.1, 0.7], np.float32)[:, None, None])
+    assert fitted.unlike_and_pairs(of_one_colour)[0].all()
+    assert not novelty.features_of(of_one_colour).any()  # no gradient, nor one of rounding errors
     wide = np.zeros((1, 28, 28), np.uint8)
     wide[:, 9:19, 4:24] = 255
     assert (novelty.widths_of(wide) > fitted.wide).all()

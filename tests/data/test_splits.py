@@ -128,7 +128,11 @@ def test_absent_classes_are_left_out_if_asked_for():
         ([0], {"validation_examples": 1}, "Add examples: a split takes two at least"),
         ([0, 1, 2], {"test": ()}, "no test split, and none can be cut.*at least one class needs two"),
         ([0, 1, 2], {"validation": "stratified", "validation_examples": 1}, "has one example of each class"),
-        (MIXED, {"validation_examples": 60}, "A tenth is usual: --validation-examples 6"),
+        (
+            MIXED,
+            {"validation_examples": 60},
+            "A tenth is usual: --validation-examples 6, with --batch-size 54",
+        ),
     ],
 )
 def test_sets_too_small_to_split(labels, changed, message):

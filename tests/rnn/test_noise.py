@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.errors import TraceContextError
 from parameters import drawn_module
 
 from lstm_mnist_jax.rnn import LSTM, RNN, RecurrentNoise
@@ -24,9 +25,15 @@ def test_dropout_is_between_layers_only_and_off_in_evaluation():
     first, second = stack(INPUTS), stack(INPUTS)
     assert not np.allclose(first[0], second[0])
     assert_close(first[1][0], plain(INPUTS)[1][0])  # the first layer reads whole inputs
+    with pytest.raises(
+        TraceContextError,
+        match=r"LSTM changes its state.*nnx\.jit\(lambda layer, inputs",
+    ):
+        jax.jit(stack)(INPUTS)
     stack.eval()
     assert_close(stack(INPUTS), plain(INPUTS))
-    single = LSTM(5, (4,), dropout_rate=0.5, rngs=nnx.Rngs(0))
+    with pytest.warns(UserWarning, match=r"one layer, so dropout_rate=0\.5 drops nothing"):
+        single = LSTM(5, (4,), dropout_rate=0.5, rngs=nnx.Rngs(0))
     assert_close(single(INPUTS), single(INPUTS), atol=0)
 
 

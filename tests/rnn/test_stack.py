@@ -294,9 +294,10 @@ inputs = np.ones((2, 3, 5), np.float32)
 for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
     {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0}, {"hidden_features": True},
-    {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"unroll": 2.5},
+    {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"dtype": "bf16"}, {"unroll": 2.5},
+    {"kernel_init": "glorot"}, {"initial_carries": [(np.zeros((2, 4), int),) * 2]}, {"resets": np.zeros((2, 3))},
 ):
-    called = {name: options.pop(name) for name in ("initial_carries",) if name in options}
+    called = {name: options.pop(name) for name in ("initial_carries", "resets") if name in options}
     try:
         LSTM(5, **{"hidden_features": (4,), "rngs": nnx.Rngs(0)} | options)(inputs, **called)
     except ValueError as error:
@@ -305,10 +306,12 @@ cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
 for wrong in (
     lambda: RNN(nnx.OptimizedLSTMCell), lambda: RNN(RNN(cell)), lambda: RNN(cell, rngs=0),
     lambda: StackedRNN(cell, 5, 4, rngs=nnx.Rngs(0)), lambda: RNN(cell)((inputs, inputs[0])),
+    lambda: LSTM(5, 4, 2, rngs=nnx.Rngs(0)), lambda: LSTM(5, 4), lambda: StackedRNN(5, 4, rngs=nnx.Rngs(0)), RNN,
+    lambda: RNN(cell)(inputs, lengths=[3, 3]), lambda: RNN(cell)(inputs, inputs),
 ):
     try:
         wrong()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         print(error)
 # What is right: lists of traced values.
 rnn = RNN(cell)
@@ -333,12 +336,23 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "RecurrentNoise needs rates from 0 to below 1; got dropout_rate=0.0, zoneout_rates='0.1'.",
         "LSTM needs bidirectional to be True or False; got 'False'.",
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'int8'.",
+        "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'bf16'.",
         "RNN expected unroll to be an integer, 0 or more; got 2.5.",
+        "LSTM needs a function as kernel_init, such as nnx.initializers.ones; got 'glorot'.",
+        "LSTM expected an initial carry of floats, got ['int32', 'int32']; convert each, such as "
+        "c.astype(jnp.float32).",
+        "LSTM expected resets to be booleans, got float32; convert them: resets > 0.",
         "RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got the class OptimizedLSTMCell.",
         "RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got an object of class RNN.",
         "RNN expected rngs to be an nnx.Rngs, a stream of one, or a bool; got 0.",
         "StackedRNN makes a cell for each layer: give it the class OptimizedLSTMCell, not a cell.",
         "RNN expected inputs [*batch, time, features] in one array, got a tuple.",
+        "positional arguments. Write it as LSTM(28, (64, 64), rngs=nnx.Rngs(0)), two layers of width 64.",
+        "argument: 'rngs'. Write it as LSTM(28, (64, 64), rngs=nnx.Rngs(0)), two layers of width 64.",
+        "Write it as StackedRNN(nnx.GRUCell, 28, (64, 64), rngs=nnx.Rngs(0)), two layers of width 64.",
+        "RNN: missing a required argument: 'cell'. Write it as RNN(nnx.OptimizedLSTMCell(28, 64, rngs=nnx.Rngs(0))).",
+        "A call of RNN has no argument 'lengths'. Here it is seq_lengths.",
+        "A call of RNN: too many positional arguments. Write it as layer(inputs, initial_carry=...).",
         "(2, 3, 4)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):

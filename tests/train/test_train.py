@@ -102,7 +102,10 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (None, "has no config.json"),
+        (
+            None,
+            "has no config.json. The run in it ended before its first step was saved: start it again with --run-dir",
+        ),
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ('{"format": 99, "environment": {"lstm-mnist-jax": "9.9"}}', "is a run folder of format 99.*version 9.9"),
@@ -113,7 +116,9 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tiny_run, tmp_path):
     ],
 )
 def test_folders_without_a_valid_config_are_refused(tmp_path, contents, message):
-    if contents is not None:
+    if contents is None:
+        (tmp_path / ".lock").touch()
+    else:
         (tmp_path / "config.json").write_text(contents)
     for use in (load_run, lambda path: train(TINY, path, resume=True)):
         with pytest.raises(RunError, match=message):

@@ -1,8 +1,12 @@
-"""TensorFlow's checkpoints since 2016 ("V2", tensor bundles): PREFIX.index and PREFIX.data-00000-of-00001.
+"""The two formats of TensorFlow's checkpoints: since 2016 ("V2", tensor bundles) PREFIX.index and
+PREFIX.data-00000-of-00001; before ("V1") one file, or several shards.
 
 The index is a table from the names of variables to the places of their bytes (BundleEntryProto); a partitioned
 variable has an entry for each slice. From tensorflow/core/protobuf/tensor_bundle.proto and the notes in
 tensorflow/core/util/tensor_bundle/tensor_bundle.h.
+
+The older files are tables of SavedSlices messages: the entry of the empty key has the shapes, each other entry is a
+slice of a variable.
 """
 
 import glob
@@ -17,7 +21,7 @@ import numpy as np
 from lstm_mnist_jax.interop.tf_checkpoint import tensors
 from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, Unsupported, new, parse
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import masked_crc32c, read_table, write_table
-from lstm_mnist_jax.interop.tf_checkpoint.tensors import DTYPES, Variable
+from lstm_mnist_jax.interop.tf_checkpoint.tensors import DTYPES, Extent, Variable
 
 FORMAT_VERSION = 1
 
@@ -130,3 +134,40 @@ def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Any, shards:
     if masked_crc32c(data) != entry.crc32c:
         raise Malformed(f"its bytes in {path.name} do not agree with their checksum")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
+    """The variables of an older checkpoint by name; `numpy.asarray` decodes one. Raises Malformed and OSError."""
+    entries = [(key, parse("SavedSlices", value)) for shard in shards for key, value in read_table(shard.read_bytes())]
+    shapes: dict[str, tuple[tuple[int, ...], int]] = {}
+    for key, entry in entries:
+        for tensor in () if key else entry.meta.tensor:
+            shapes[_name(tensor)] = tensors.shape_of(tensor.shape), tensor.type
+    if not any(entry.HasField("meta") for _, entry in entries):
+        raise Malformed("it has no list of its variables")
+    parts: dict[str, list[tuple[tuple[Extent, ...], Any]]] = {name: [] for name in shapes}
+    for _, entry in entries:
+        if entry.HasField("data"):
+            name = _name(entry.data)
+            if name not in shapes:
+                raise Malformed(f"it has a slice of {name}, but no shape of it")
+            parts[name].append((tensors.extents_of(entry.data.slice, shapes[name][0]), entry.data.data))
+    return {
+        name: Variable(shape, tensors.dtype_name(number), partial(_read_parts, shape, number, parts[name]))
+        for name, (shape, number) in shapes.items()
+    }
+
+
+def _name(message: Any) -> str:
+    if not message.name:
+        raise Malformed("it has a variable without a name")
+    return str(message.name)
+
+
+def _read_parts(shape: tuple[int, ...], number: int, parts: list[tuple[tuple[Extent, ...], Any]]) -> np.ndarray:
+    dtype = tensors.require_dtype(number)
+    decoders = [
+        (extents, partial(tensors.decode_tensor, dtype, tuple(length for _, length in extents), values))
+        for extents, values in parts
+    ]
+    return tensors.join_slices(shape, dtype, decoders)

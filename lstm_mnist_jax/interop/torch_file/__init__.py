@@ -8,9 +8,12 @@ The weights are the dictionary with arrays of an `nn.LSTM`, wherever it is: the 
 `model_state_dict`, `model`, `net`, and so on. The optimizer's state and whatever else is beside it are left alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +21,9 @@ from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import MAX_LISTED, ignoring
 from lstm_mnist_jax.interop.files import read_bytes
 from lstm_mnist_jax.interop.torch_file.archive import ZIP, is_torch, names_in_zip, open_file
-from lstm_mnist_jax.interop.torch_file.pickles import Malformed
-from lstm_mnist_jax.interop.torch_file.search import find_weights, full_name, united
-from lstm_mnist_jax.interop.torch_file.tensors import check_sizes, to_array
+from lstm_mnist_jax.interop.torch_file.pickles import Foreign, Malformed
+from lstm_mnist_jax.interop.torch_file.tensors import FAULTS, Tensor, check_sizes, to_array
+from lstm_mnist_jax.rnn.weights import TORCH_NAME
 
 __all__ = ["ZIP", "from_bytes", "is_torch", "names_in_zip", "read"]
 
@@ -90,3 +93,124 @@ def _naming(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path} cannot be read as a file of torch.save: {error}.") from error
     except WeightsError as error:
         raise WeightsError(f"{path} {error}") from error
+
+
+MAX_DEPTH = 6
+"""How deep within a training dictionary the weights are searched for."""
+
+Place = tuple[str, ...]
+"""The keys that lead to a dictionary in the file."""
+
+
+def full_name(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+def united(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several dictionaries in one, by the names of both."""
+    united = {full_name(place, name): tensor for place, tensors in sets.items() for name, tensor in tensors.items()}
+    if len(united) < sum(map(len, sets.values())):
+        raise Malformed("two of its tensors have one name")
+    return united
+
+
+@dataclass
+class _Search:
+    """What is in a training dictionary: tensors by name, by the place of their dictionary."""
+
+    weights: dict[Place, dict[str, Tensor]] = field(default_factory=dict)
+    others: dict[Place, dict[str, Tensor]] = field(default_factory=dict)
+    modules: list[tuple[Place, str]] = field(default_factory=list)
+
+
+def find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each set of weights, by its place in the file."""
+    if isinstance(root, Foreign):
+        raise WeightsError(_whole_module(root.name, file_name, ""))
+    if isinstance(root, Tensor):
+        raise WeightsError("holds one tensor; expected the state_dict of a model.")
+    search = _search(root)
+    if search.weights:
+        return _without_copies(_join_parts(search))
+    for place, name in search.modules:
+        raise WeightsError(_whole_module(name, file_name, "".join(f"[{key!r}]" for key in place)))
+    if not search.others:
+        raise WeightsError("holds no dictionary of tensors by name; expected the state_dict of a model.")
+    return {"": max(search.others.values(), key=len)}
+
+
+def _search(root: Any) -> _Search:
+    found, seen = _Search(), {id(root)}
+    places: deque[tuple[Place, Any]] = deque([((), root)])
+    while places:
+        place, value = places.popleft()
+        if isinstance(value, Foreign) and value.is_module:
+            found.modules.append((place, value.name))
+        if isinstance(value, dict):
+            if tensors := _tensors(value):
+                is_lstm = any(TORCH_NAME.fullmatch(name) for name in tensors)
+                (found.weights if is_lstm else found.others)[place] = tensors
+            items: Iterable[Any] = value.items()
+        elif isinstance(value, (list, tuple)):
+            items = enumerate(value)
+        else:
+            continue
+        for key, item in items:
+            named = isinstance(key, int) or (isinstance(key, str) and key.isprintable())
+            if (
+                isinstance(item, (dict, list, tuple, Foreign))
+                and named
+                and len(place) < MAX_DEPTH
+                and id(item) not in seen
+            ):
+                seen.add(id(item))
+                places.append(((*place, str(key)), item))
+    return found
+
+
+def _tensors(value: dict[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a dictionary by name, and what stands for a tensor but cannot be read."""
+    found = {}
+    for name, item in value.items():
+        if isinstance(item, tuple) and any(isinstance(part, Tensor) for part in item[:8]):
+            item = Tensor(fault="is a tuple of tensors")
+        if isinstance(item, Foreign) and item.made and item.name in FAULTS:
+            item = Tensor(fault=FAULTS[item.name])
+        if isinstance(name, str) and isinstance(item, Tensor):
+            found[name] = item
+    return found
+
+
+def _join_parts(search: _Search) -> dict[Place, dict[str, Tensor]]:
+    """Joins modules that were saved one by one, {'lstm': lstm.state_dict(), 'fc': fc.state_dict()}, to one set."""
+    parents = {
+        place[:-1]
+        for place, tensors in search.weights.items()
+        if place and all(TORCH_NAME.fullmatch(name) for name in tensors)
+    }
+    joined: dict[Place, dict[str, dict[str, Tensor]]] = {}
+    for place, tensors in [*search.weights.items(), *search.others.items()]:
+        if place and place[:-1] in parents:
+            joined.setdefault(place[:-1], {})[place[-1]] = tensors
+        elif place in search.weights:
+            joined.setdefault(place, {})[""] = tensors
+    return {place: united(parts) if len(parts) > 1 else next(iter(parts.values())) for place, parts in joined.items()}
+
+
+def _without_copies(sets: dict[Place, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Only one of sets that are the same tensors; the name of the only set is left out."""
+    places = {frozenset(tensors.items()): place for place, tensors in reversed(sets.items())}
+    first = set(places.values())
+    kept = {".".join(place): tensors for place, tensors in sets.items() if place in first}
+    if len(kept) < len(places):
+        raise Malformed("two of its dictionaries have one name")
+    return kept if len(kept) > 1 else {"": next(iter(kept.values()))}
+
+
+def _whole_module(name: str, file_name: str, place: str) -> str:
+    return (
+        f"holds a whole object of the class {name}{f' in {place}' if place else ''}, as torch.save(model, ...) writes. "
+        "Opening one runs its author's program, which import does not do. Where that program is installed: model = "
+        f"torch.load({file_name!r}, map_location='cpu', weights_only=False){place}; "
+        "torch.save(model.state_dict(), 'weights.pt')."
+    )

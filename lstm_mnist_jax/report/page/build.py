@@ -23,7 +23,7 @@ from jaxtyping import Float32
 from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data import Examples
-from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.errors import RunError, os_errors_as
 from lstm_mnist_jax.inference import UNLIKE, TrainedRun
 from lstm_mnist_jax.model import Params, describe_layers, task_of
 from lstm_mnist_jax.report.style import INK, Picture, file_bytes
@@ -86,11 +86,9 @@ def write_page(
     """
     path = Path(path).expanduser()
     page = make_page(run, pictures, facts, examples)
-    try:
+    with os_errors_as(RunError, path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def make_page(
