@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import DIVERGING, FIRST_OF_MNIST, TINY, made_once
+from runs import DIVERGING, TINY, made_once
 
 from lstm_mnist_jax import train
 from lstm_mnist_jax.cli.main import main
@@ -95,9 +95,7 @@ def diverging_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that reads nine digits of ten rightly: three epochs of `smoke`. Read only."""
-    smoke = PRESETS["smoke"]
-    config = replace(smoke, epochs=3, data=replace(smoke.data, source=str(FIRST_OF_MNIST)))
-    return _made_once(tmp_path_factory, "digits_run", lambda path: train(config, path))
+    return _made_once(tmp_path_factory, "digits_run", lambda path: train(replace(PRESETS["smoke"], epochs=3), path))
 
 
 @pytest.fixture
