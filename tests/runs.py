@@ -14,12 +14,43 @@ from filelock import FileLock
 
 from lstm_mnist_jax import load_run
 from lstm_mnist_jax.config import Config, DataConfig, ModelConfig
+from lstm_mnist_jax.data.idx import read_idx, write_idx
+from lstm_mnist_jax.data.sources import EMBEDDED_MNIST
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.metrics import read_metrics
 
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name`, in which `make` was called by one worker; the others wait for it. Nobody may change it."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    return _made_once(root / "shared" / name, make)
+
+
+def _made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def _write_first_of_mnist(folder: Path) -> None:
+    folder.mkdir()
+    for split, count in (("train", 3_100), ("t10k", 1_100)):
+        for name in (f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"):
+            write_idx(folder / name, read_idx(EMBEDDED_MNIST / f"{name}.gz")[:count])
+
+
+FIRST_OF_MNIST = _made_once(Path(__file__).parents[1] / ".pytest_cache" / "mnist-3100-1100", _write_first_of_mnist)
+"""MNIST's first training and test images, which are kept: to evaluate all 10,000 takes a third of a sweep's time."""
+
 TINY = Config(
     epochs=3,
-    data=DataConfig(validation_examples=200, train_examples=1_000),
+    data=DataConfig(str(FIRST_OF_MNIST), validation_examples=200, train_examples=1_000),
     model=ModelConfig(hidden_features=(4, 6)),
 )
 """A second of training: 15 steps of 64 an epoch, so that batches straddle epochs.
@@ -27,7 +58,7 @@ TINY = Config(
 Tests that vary it keep its shapes where they can: programs of the same shapes are compiled once for the whole suite.
 """
 
-TINY_DATA = ["--epochs", "3", "--validation-examples", "200", "--train-examples", "1000"]
+TINY_DATA = ["--epochs", "3", "--source", TINY.data.source, "--validation-examples", "200", "--train-examples", "1000"]
 TINY_OPTIONS = [*TINY_DATA, "--hidden-features", "4", "6"]
 """TINY on the command line, after `train smoke` or `train`."""
 
@@ -40,21 +71,6 @@ DIVERGING = 3e38
 TWO_NETWORKS = [(3,), (4, 6)]
 """What sweeps vary that have groups. A group of three or four members is one program on two devices, whatever its
 optimizer's numbers: most sweeps here have as many, so that two networks are compiled for all of them."""
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder `name`, in which `make` was called by one worker; the others wait for it. Nobody may change it."""
-    root = factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    folder = root / "shared" / name
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(folder.with_name(f"{name}.lock")):
-        if not folder.exists():
-            unfinished = folder.with_name(f"{name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            make(unfinished)
-            unfinished.rename(folder)
-    return folder
 
 
 def metrics_of(run_dir):

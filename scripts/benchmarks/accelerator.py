@@ -183,7 +183,8 @@ def _resumable(setting: Setting) -> Config:
     import jax
 
     jax.config.update("jax_enable_compilation_cache", True)
-    jax.config.update("jax_compilation_cache_dir", str(setting.folder / "compiled"))
+    folder = jax.config.values["jax_compilation_cache_dir"] or str(setting.folder / "compiled")
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     return setting.config("smoke") if setting.tiny else replace(setting.config("smoke"), epochs=6)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
-from runs import ONE_LAYER, TINY_DATA, TINY_OPTIONS
+from runs import FIRST_OF_MNIST, ONE_LAYER, TINY_DATA, TINY_OPTIONS
 
 from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.config import PRESETS
@@ -45,19 +45,17 @@ def test_lines_that_train_prints(trained):
     run_dir, lines = trained
     assert lines[:3] == [
         f"run {run_dir}",
-        "MNIST, embedded in the package (1,000 train, 200 validation, 10,000 test)",
+        f"IDX files {FIRST_OF_MNIST} (1,000 train, 200 validation, 1,100 test)",
         "28 rows of 28 -> LSTM 4 -> LSTM 6 -> 10 classes",
     ]
     assert lines[3].startswith("862 parameters, on 2 x cpu; ready in ")
     for number in (1, 2, 3):
         assert lines[3 + number].startswith(f"epoch {number}/3  loss ")
     assert re.fullmatch(r"best on validation: epoch [123], validation [\d.]+%, test [\d.]+%", lines[7])
-    assert re.fullmatch(
-        r"95 % confidence interval of the test accuracy \(10,000 images\): [\d.]+ to [\d.]+ %", lines[8]
-    )
+    assert re.fullmatch(r"95 % confidence interval of the test accuracy \(1,100 images\): [\d.]+ to [\d.]+ %", lines[8])
     assert lines[9] == f"saved in {run_dir}; next steps:"
     assert len(lines) == 16
-    assert max(len(line) for line in lines if str(run_dir) not in line) <= 80
+    assert max(len(line) for line in lines[2:] if str(run_dir) not in line) <= 80
 
 
 @pytest.mark.slow
@@ -100,7 +98,7 @@ def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_e
     done = programs.run(words, code=program, cwd=tmp_path, env=without_device_count())
     assert done.returncode == 0, done.stderr
     assert f"on {mesh._default_count(mesh.usable_cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
-    assert "(1,000 train, 500 validation, 10,000 test)" in done.stdout  # `tutorial` has 5,000
+    assert "MNIST, embedded in the package (1,000 train, 500 validation, 10,000 test)" in done.stdout
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert load_run(run_dir).novelty is not None  # fitted by this process: the others inherit that of TINY's data
     assert "LSTM 3 -> 10 classes" in done.stdout
@@ -125,7 +123,7 @@ def test_as_many_devices_are_used_as_are_asked_for(tmp_path):
 def test_evaluate_prints_a_table(command_line, tiny_run):
     done = command_line("evaluate", tiny_run)
     assert done.returncode == 0, done.stderr
-    for word in ("train", "validation", "test", "loss", "accuracy", "class 0", "class 9", "10,000"):
+    for word in ("train", "validation", "test", "loss", "accuracy", "class 0", "class 9", "1,100"):
         assert word in done.stdout
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from parameters import drawn
 from rewriting import rewrite
-from runs import TINY
+from runs import FIRST_OF_MNIST, TINY
 from safetensors.numpy import load_file, save_file
 from stacks import apply, assert_close
 
@@ -115,7 +115,8 @@ def test_the_metadata_of_the_card_are_yaml_with_metrics_and_their_intervals(tmp_
         data = huggingface.read(tmp_path / "elsewhere").training.data
         assert (data.source, data.data_dir) == written
         assert not re.search(r"\bme\b", (tmp_path / "elsewhere" / "README.md").read_text())
-    write(tmp_path / 'a "b": c', NETWORKS["rows"], training=TINY, counts=COUNTS)
+    mnist = replace(TINY, data=replace(TINY.data, source="mnist"))
+    write(tmp_path / 'a "b": c', NETWORKS["rows"], training=mnist, counts=COUNTS)
     card = (tmp_path / 'a "b": c' / "README.md").read_text()
     assert card.startswith("---\n")
     front = yaml.safe_load(card.split("---\n")[1])
@@ -149,13 +150,14 @@ def test_a_run_goes_out_and_comes_back(command_line, tiny_run, tmp_path):
     text = (folder / "config.json").read_text()
     assert text.count('"learning_rate": 0.01') == text.count('"seed": 0') == 1
     text = text.replace('"learning_rate": 0.01', '"learning_rate": 0.125').replace('"seed": 0', '"seed": 3')
+    text = text.replace(f"./{FIRST_OF_MNIST.name}", "mnist")
     (folder / "config.json").write_text(text)
     # An option that is given counts where it is the default, too.
     done = command_line("import", "huggingface", folder, "--run-dir", tmp_path / "run", "--learning-rate", "0.01")
     assert (done.returncode, done.stderr) == (0, "")
     back = load_run(tmp_path / "run")
     assert_close(back.params, run.params, atol=0)
-    assert back.folder.config == replace(run.folder.config, seed=3)
+    assert back.folder.config == replace(run.folder.config, seed=3, data=replace(TINY.data, source="mnist"))
     assert back.step == run.step
     for change, words, message in [
         (("28,\n    28", "14,\n    28"), (), "trained on images of 14x28 pixels, but those of .* have 28x28"),

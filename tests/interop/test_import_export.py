@@ -19,7 +19,7 @@ from lstm_mnist_jax.interop import formats, torch
 from lstm_mnist_jax.training import begin_run, checkpoint
 from lstm_mnist_jax.training.run_folder import read_run_folder
 
-OPTIONS = ["--validation-examples", "200", "--train-examples", "1000"]
+OPTIONS = ["--source", TINY.data.source, "--validation-examples", "200", "--train-examples", "1000"]
 CELL = "rnn/multi_rnn_cell/cell_{}/basic_lstm_cell"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TF1 = FIXTURES / "tf1"

@@ -133,7 +133,7 @@ def test_errors_name_the_wrong_split_divergence_and_missing_data(run):
     folder = dataclasses.replace(run.folder, config=gone)
     with pytest.raises(DataError, match="If it has moved, give its new place with --source"):
         load_data(folder)
-    assert load_data(folder, source="mnist").fingerprint() == dataset.fingerprint()
+    assert load_data(folder, source=TINY.data.source).fingerprint() == dataset.fingerprint()
     fewer = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, train_examples=600))
     with pytest.raises(RunError, match=r"The data are not those that .*give their place now with --source"):
         load_data(dataclasses.replace(run.folder, config=fewer))

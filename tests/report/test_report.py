@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from parameters import drawn
 from rich.console import Console
-from runs import TINY
+from runs import FIRST_OF_MNIST, TINY
 
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.cli.report import report
@@ -85,7 +85,7 @@ def test_figures_text_and_captions_of_a_run(run_dir, capsys, monkeypatch):
     assert new == {f"plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     run, dataset = load_run(run_dir), load(run_dir)
     diagnosis = diagnose(run, dataset)
-    assert f"{diagnosis.accuracy.value:.2%} of 10,000 test examples" in printed
+    assert f"{diagnosis.accuracy.value:.2%} of 1,100 test examples" in printed
     assert "95 % confidence interval" in printed
     assert any(BLANK < character < chr(0x2900) for character in printed)  # a curve
     is_, said, count = diagnosis.confused[0]
@@ -123,7 +123,7 @@ def test_report_of_a_run_of_a_sweep_which_can_be_resumed_after_it(tiny_sweep, tm
     new = {path.relative_to(sweep).as_posix() for path in files.keys() - before.keys()}
     assert new == {f"{best}/plots/{name}.{kind}" for name in NAMES for kind in ("png", "svg")}
     run = load_run(sweep / str(best))
-    assert f"{diagnose(run, load(sweep / str(best))).accuracy.value:.2%} of 10,000 test examples" in printed
+    assert f"{diagnose(run, load(sweep / str(best))).accuracy.value:.2%} of 1,100 test examples" in printed
     assert f"in {sweep / str(best) / 'plots'}" in printed
     # With the figures in its folder, it is still a run of the sweep, and can be resumed alone.
     train(dataclasses.replace(run.folder.config, epochs=4), sweep / "best", resume=True)
@@ -218,10 +218,10 @@ def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, e
     (run_dir / "metrics.jsonl").unlink()
     # And its data have moved.
     file = run_dir / "config.json"
-    file.write_text(file.read_text().replace('"source": "mnist"', '"source": "/gone/mnist"'))
+    file.write_text(file.read_text().replace(str(FIRST_OF_MNIST), "/gone/mnist"))
     with pytest.raises(DataError, match="If it has moved, give its new place with --source"):
         report([str(run_dir)])
-    assert report([str(run_dir), "--source", "mnist", "--into", str(run_dir / "other")]) == 0
+    assert report([str(run_dir), "--source", str(FIRST_OF_MNIST), "--into", str(run_dir / "other")]) == 0
     assert "No epoch was finished: there are no curves." in capsys.readouterr().out
     assert not (run_dir / "other" / "curves.png").exists()
     assert (run_dir / "other" / "confusion.png").exists()
@@ -276,7 +276,7 @@ def test_the_lesson_runs(tmp_path, monkeypatch, capsys):
     assert [int(step) for _, step, _, _ in along] == list(range(1, 29))
     diagnosis = diagnose(load_run(run_dir), load(run_dir))
     assert int(along[-1][2]) == diagnosis.predictions[diagnosis.mistakes[0]]
-    assert f"{diagnosis.accuracy.value:.2%} of 10,000 are classified correctly" in printed
+    assert f"{diagnosis.accuracy.value:.2%} of 1,100 are classified correctly" in printed
     monkeypatch.setattr(sys, "argv", [str(program), str(tmp_path)])
     with pytest.raises(SystemExit, match="is not a run folder"):
         runpy.run_path(str(program), run_name="__main__")

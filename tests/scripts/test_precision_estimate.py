@@ -39,7 +39,7 @@ def test_operands_are_rounded_as_by_numpy_and_logits_of_a_run_are_compared(tiny_
     done = programs.run([tiny_run], code=SCRIPT.read_text("utf-8"))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(f"{tiny_run}: 10,000 test images")
+    assert lines[0].startswith(f"{tiny_run}: 1,100 test images")
     largest = {line.split("largest")[0].strip(): float(re.search(r"difference ([\d.e+-]+),", line)[1])
                for line in lines[1:]}  # fmt: skip
     assert list(largest) == ["float32", "TF32", "bfloat16", "3 x bfloat16"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import TINY
+from runs import FIRST_OF_MNIST, TINY
 
 from lstm_mnist_jax import train
 from lstm_mnist_jax.config import PRESETS, OptimizerConfig
@@ -70,7 +70,7 @@ def test_accuracies_are_those_at_the_best_epoch_on_validation(tiny_run, runs):
 def test_commands_make_the_same_config_again(runs):
     runs = [with_config(run, epochs=2) for run in runs]  # as the preset `smoke` has
     found = {command for group in group_by_recipe(runs) for command in commands(group)}
-    options = "--validation-examples 200 --train-examples 1000 --hidden-features 4 6"
+    options = f"--source {FIRST_OF_MNIST.name} --validation-examples 200 --train-examples 1000 --hidden-features 4 6"
     assert found == {
         f"lstm-mnist train smoke {options} --seeds 3",
         f"lstm-mnist train smoke {options} --learning-rate 0.03 --seeds 2 --seed 1",

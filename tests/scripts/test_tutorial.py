@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
+from runs import FIRST_OF_MNIST
 
 import tutorial
 from lstm_mnist_jax import PRESETS, load
@@ -23,7 +24,7 @@ EXAMPLES = 2_560
 
 @pytest.fixture(scope="module")
 def data():
-    return load(train_examples=EXAMPLES)
+    return load(FIRST_OF_MNIST, train_examples=EXAMPLES, validation_examples=500)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,8 @@ def test_every_loss_of_an_epoch_is_that_of_the_package(data, printed_and_losses)
 
 @pytest.mark.slow
 def test_it_prints_the_lines_of_the_command(printed_and_losses, command_line, tmp_path):
-    options = ["--epochs", 1, "--train-examples", EXAMPLES, "--run-dir", tmp_path / "run", "--devices", 1]
+    options = ["--source", FIRST_OF_MNIST, "--train-examples", EXAMPLES, "--validation-examples", 500]
+    options += ["--epochs", 1, "--run-dir", tmp_path / "run", "--devices", 1]
     lines = command_line("train", "tutorial", *options).stdout.splitlines()
     found, _ = printed_and_losses
     pattern = r"epoch +1/1  loss \d\.\d{4}  validation +[\d.]+%  test +[\d.]+%"

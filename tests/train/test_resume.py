@@ -1,20 +1,17 @@
 """Runs stopped by signals, errors and damaged files, and resumed: to the last bit the run without a stop."""
 
 import dataclasses
-import gzip
 import json
 import shutil
 import signal
-from pathlib import Path
 
 import jax
 import jaxlib
 import numpy as np
 import pytest
 from programs import Program
-from runs import TINY, TINY_OPTIONS, best_of, outcome
+from runs import FIRST_OF_MNIST, TINY, TINY_OPTIONS, best_of, outcome
 
-import lstm_mnist_jax
 from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
@@ -185,12 +182,12 @@ def test_a_resumed_run_keeps_its_config(run_dir):
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_data(run_dir, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(Path(lstm_mnist_jax.__file__).parent / "data" / "mnist", moved)
+    shutil.copytree(FIRST_OF_MNIST, moved)
     config = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, source=str(moved)))
     assert not train(config, run_dir, resume=True).trained
-    labels = bytearray(gzip.decompress((moved / "train-labels-idx1-ubyte.gz").read_bytes()))
+    labels = bytearray((moved / "train-labels-idx1-ubyte").read_bytes())
     labels[8 + 999] ^= 1  # behind the header: an example that it is trained on
-    (moved / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels, compresslevel=1))
+    (moved / "train-labels-idx1-ubyte").write_bytes(labels)
     with pytest.raises(RunError, match="The data are not those"):
         train(config, run_dir, resume=True)
     with pytest.raises(UserError, match="The data are not those"):
