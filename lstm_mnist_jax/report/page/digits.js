@@ -275,7 +275,7 @@ function darkerOf(levels, height, width) {
     if (between > largest) [largest, limit] = [between, least + n];
   }
   if (counts.length < 2 || largest < TWO_LEVELS * variance) return null;
-  const darker = new Int16Array(levels.length);
+  const darker = kept("darker", Int16Array, levels.length);
   for (let at = 0; at < levels.length; at++) darker[at] = levels[at] <= limit ? 1 : 0;
   return darker;
 }
@@ -387,23 +387,24 @@ function dilated(mask, height, width, reach) {
 }
 
 /** The ink of a digit with its soft edges: {height, width, levels, core, top, left, noise, cut}. */
-function inkOf(picture, noise, digit, { sign, paper, labels }) {
+function inkOf(picture, noise, digit, { sign, paperAt, labels, pieces }) {
   const { height, width } = picture;
   const soft = Math.max(2, Math.floor(sizeOf(digit) / 20));
   const [top, left] = [Math.max(0, digit.top - soft), Math.max(0, digit.left - soft)];
   const tall = Math.min(height, digit.bottom + soft) - top;
   const wide = Math.min(width, digit.right + soft) - left;
   const core = new Uint8Array(tall * wide);
-  const members = new Set(digit.members);
+  const isMember = new Uint8Array(pieces.length + 1);
+  for (const number of digit.members) isMember[number] = 1;
   for (let y = 0; y < tall; y++) {
-    for (let x = 0; x < wide; x++) core[y * wide + x] = members.has(labels[(top + y) * width + left + x]);
+    for (let x = 0; x < wide; x++) core[y * wide + x] = isMember[labels[(top + y) * width + left + x]];
   }
   const near = dilated(core, tall, wide, soft);
   const levels = new Float64Array(tall * wide);
   for (let y = 0; y < tall; y++) {
     for (let x = 0; x < wide; x++) {
       const at = (top + y) * width + left + x;
-      if (near[y * wide + x]) levels[y * wide + x] = Math.max(0, paper[at] / LEVELS - sign * picture.levels[at]);
+      if (near[y * wide + x]) levels[y * wide + x] = Math.max(0, paperAt(at) / LEVELS - sign * picture.levels[at]);
     }
   }
   return { height: tall, width: wide, levels, core, top, left, noise, cut: digit.cut };
@@ -426,10 +427,10 @@ function findInk(picture) {
     return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true, marks: [], isSign: false }];
   }
   const offers = [1, -1].map((sign) => {
-    const { pieces, labels, paper, ruled } = piecesOf(sought, sign);
-    const { digits, lines } = chosen(pieces, height, width);
+    const { ruled, ...found } = piecesOf(sought, sign);
+    const { digits, lines } = chosen(found.pieces, height, width);
     const ofRules = (ruled ** 3 / LEVELS ** 2) * Math.min(height, width);
-    return { sign, labels, paper, pieces, digits, ofLines: Math.max(0, ofRules, ...lines.map(scoreOf)) };
+    return { ...found, sign, digits, ofLines: Math.max(0, ofRules, ...lines.map(scoreOf)) };
   });
   const [dark, light] = offers;
   const offer = offers[Number(isLight(dark.digits, dark.ofLines, light.digits, light.ofLines))];
