@@ -317,7 +317,7 @@ def _marks(pieces: list[Component], digits: list[Component]) -> list[list[tuple[
 def _gap_to_mark(piece: Component, digit: Component) -> float | None:
     """The distance of a piece from a digit, if it is a mark beside, below or above it; None if it is not."""
     tall, size = digit.bottom - digit.top, digit.size
-    if not (MARK * size <= piece.size and piece.bottom - piece.top <= 1.3 * size and 0.6 * digit.peak <= piece.peak):
+    if not (MARK * size <= piece.size and piece.bottom - piece.top <= 1.3 * size and _darkness(piece, digit) >= 0.6):
         return None
     if not 0.35 * digit.thick <= piece.thick <= 2.5 * digit.thick:
         return None
@@ -367,10 +367,15 @@ def _side(part: Component, stroke: Component) -> int:
     return 1 if left < 0 and above < 0 else -1 if left > 0 and above > 0 else 0
 
 
+def _darkness(piece: Component, other: Component) -> float:
+    """How many times as dark as another a piece is. In a shadow ink and paper differ less, by the same ratio."""
+    return piece.peak / other.peak * max(1.0, other.bright / piece.bright)
+
+
 def _is_as_strong(piece: Component, main: Component) -> bool:
     """Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a
     pen."""
-    dark = piece.peak / main.peak
+    dark = _darkness(piece, main)
     thinner, thicker = sorted((piece.thick, main.thick))
     return dark >= 0.75 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
 
@@ -461,6 +466,7 @@ def _united(one: Component, other: Component) -> Component:
         min(one.left, other.left),
         max(one.right, other.right),
         max(one.peak, other.peak),
+        (one.bright * one.area + other.bright * other.area) / (one.area + other.area),
         one.area + other.area,
         one.span + other.span,
         (one.edge * one.area + other.edge * other.area) / (one.area + other.area),

@@ -40,6 +40,7 @@ function united(one, other) {
     left: Math.min(one.left, other.left),
     right: Math.max(one.right, other.right),
     peak: Math.max(one.peak, other.peak),
+    bright: (one.bright * one.area + other.bright * other.area) / area,
     area,
     span: one.span + other.span,
     edge: (one.edge * one.area + other.edge * other.area) / area,
@@ -70,9 +71,14 @@ function belongTogether(one, other, typical) {
   return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
 }
 
+/** How many times as dark as another a piece is. In a shadow ink and paper differ less, by the same ratio. */
+function darknessOf(piece, other) {
+  return (piece.peak / other.peak) * Math.max(1, other.bright / piece.bright);
+}
+
 /** Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a pen. */
 function isAsStrong(piece, main) {
-  const dark = piece.peak / main.peak;
+  const dark = darknessOf(piece, main);
   const [thinner, thicker] = [piece.thick, main.thick].sort((a, b) => a - b);
   return dark >= 0.75 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
 }
@@ -196,7 +202,7 @@ function chosen(all, height, width) {
 /** The distance of a piece from a digit, if it is a mark beside, below or above it; null if it is not. */
 function gapToMark(piece, digit) {
   const size = sizeOf(digit);
-  if (sizeOf(piece) < MARK * size || heightOf(piece) > 1.3 * size || piece.peak < 0.6 * digit.peak) return null;
+  if (sizeOf(piece) < MARK * size || heightOf(piece) > 1.3 * size || darknessOf(piece, digit) < 0.6) return null;
   if (piece.thick < 0.35 * digit.thick || piece.thick > 2.5 * digit.thick) return null;
   const across = Math.max(digit.left - piece.right, piece.left - digit.right, 0);
   const down = Math.max(digit.top - piece.bottom, piece.top - digit.bottom, 0);

@@ -421,7 +421,7 @@ function outlined(depth, ink, height, width) {
     const cut = top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width;
     pieces.push({
       members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n],
-      peak: peak[n], area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut, sums: null,
+      peak: peak[n], bright: 1, area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut, sums: null,
     });
   }
   return pieces;
@@ -466,13 +466,14 @@ function findNear(pieces, { starts, ends, numbers, count }, width) {
 const squaresBelow = (end) => ((end - 1) * end * (2 * end - 1)) / 6;
 
 /** What the pixels of the pieces of `outlined` show; `labels` becomes the number of the piece at each pixel. */
-function described(pieces, depth, levels, ink, labels, height, width) {
+function described(pieces, { depth, paper, typical }, levels, ink, labels, height, width) {
   const { starts, ends, numbers, count } = ink;
   const down = runsDown(ink, height, width);
   const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
     new Int32Array(count + 1).fill(n),
   );
   const sums = Array.from({ length: count + 1 }, () => [0, 0, 0, 0, 0]);
+  const bright = new Float64Array(count + 1);
   const distance = Math.max(3, Math.round(BEYOND * longestSizeOf(pieces)));
   const compare = (number, start, end, step) => { // with the picture so many places on
     let [among, small] = [0, 0];
@@ -496,9 +497,13 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     } else span[number] -= last[number];
     last[number] = end - rowLeft[number];
     span[number] += last[number];
-    let sum = 0;
-    for (let at = start; at < end; at++) sum += Math.min(down[at], end - start);
+    let [sum, light] = [0, 0];
+    for (let at = start; at < end; at++) {
+      sum += Math.min(down[at], end - start);
+      light += Math.max(paper[at] - typical, depth[at] - paper[at] + typical);
+    }
     thick[number] += sum;
+    bright[number] += light;
     const [from, to] = [start - y * width, end - y * width];
     const across = ((to - from) * (from + to - 1)) / 2;
     const each = sums[number];
@@ -513,6 +518,7 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     compare(number, Math.max(start, end - distance), Math.min(end, (y + 1) * width - distance), distance);
   }
   for (const [n, piece] of pieces.entries()) {
+    piece.bright = bright[n + 1] / piece.area;
     piece.span = span[n + 1];
     piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
     piece.thick = thick[n + 1] / piece.area;
@@ -579,7 +585,8 @@ function depthIn(depth, { starts, ends }) {
  */
 function piecesOf(picture, sign) {
   const { height, width, levels, left } = picture;
-  const { depth, paper, typical } = depthsOf(picture, sign);
+  const sought = depthsOf(picture, sign);
+  const { depth, paper, typical } = sought;
   const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * left));
   const all = labelled(above(depth, rowsOf(height, width), [Math.floor(least / 2)]), width);
   const peaks = peaksOf(depth, all);
@@ -605,7 +612,7 @@ function piecesOf(picture, sign) {
     ruled = Math.floor((before[1] - after[1]) / (before[0] - after[0]));
   }
   if (unruled !== ink) take(unruled);
-  described(pieces, depth, levels, ink, labels, height, width);
+  described(pieces, sought, levels, ink, labels, height, width);
   const limits = Int32Array.from([0, ...pieces], (piece) => piece && DARK_EDGE * piece.peak);
   const dark = above(depth, ink, limits);
   const areas = new Int32Array(ink.count + 1);
@@ -615,7 +622,7 @@ function piecesOf(picture, sign) {
   if (isLit.includes(false)) {
     for (const [n, isAll] of isLit.entries()) if (isAll) limits[n + 1] = 0;
     take(above(depth, ink, limits));
-    described(pieces, depth, levels, ink, labels, height, width);
+    described(pieces, sought, levels, ink, labels, height, width);
   }
   findNear(pieces, ink, width);
   return { pieces, labels, ruled, paperAt: (at) => paper[at] - typical };
