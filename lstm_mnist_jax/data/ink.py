@@ -104,8 +104,12 @@ class Component(NamedTuple):
     sums: tuple[int, ...]
 
     @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
     def size(self) -> int:
-        return max(self.bottom - self.top, self.right - self.left)
+        return max(self.height, self.right - self.left)
 
 
 def in_levels(

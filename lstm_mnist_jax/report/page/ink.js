@@ -30,6 +30,7 @@ function kept(name, Kind, length) {
   return arrays.get(name);
 }
 
+const heightOf = ({ top, bottom }) => bottom - top;
 const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
 
 function noiseOf({ height, width, levels }) {
