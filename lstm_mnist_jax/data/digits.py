@@ -15,6 +15,7 @@ there.
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ from lstm_mnist_jax.data.signs import (
     darkness,
     goes_with,
     is_dot_or_dash,
+    is_of_dashes,
     is_of_paper,
     is_rule_of,
     is_sign,
@@ -71,6 +73,10 @@ CRUMB = 0.05
 
 BETWEEN = 4
 """Light ink among dark lines alone, or dark among light, is what is between them below so many times their score."""
+
+SMALLEST, SHORT_DASH = 0.4, 0.7
+"""What is less than so many times as large as the main digit is none: what looks like one, and a minus or `=`, which is
+no 1 on a page that is turned."""
 
 LEAST_SIZE = 8
 """A smaller piece is no digit, in pixels, on pictures that are not smaller than `SMOOTHED_SIZE`."""
@@ -203,9 +209,9 @@ def _score(piece: Component) -> float:
     return piece.peak**3 / LEVELS**2 * max(0.1 * piece.size, piece.size - 2 * piece.thick) * sharp
 
 
-def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
+def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
     """The digits among the pieces of ink, and what is of ruled lines."""
-    pieces = [piece for piece in pieces if piece.edge >= EDGED]  # not the paper within a stroke
+    pieces = [piece for piece in found if piece.edge >= EDGED]  # not the paper within a stroke
     are_lines = [is_of_paper(piece, shape, FLAT_PIECE) for piece in pieces]
     others = [piece for piece, is_line in zip(pieces, are_lines, strict=True) if not is_line]
     lines, strokes = list[Component](), list[Component]()
@@ -230,7 +236,9 @@ def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Compo
     if lines and _score(main) < CRUMB * _score(max(lines, key=_score)):
         return [], lines
     least = LEAST_SIZE if min(shape) >= SMOOTHED_SIZE else 0
-    return [group for group in groups if group.size >= max(least, 0.4 * main.size)], lines
+    limits = [SHORT_DASH if is_of_dashes(group, found) else SMALLEST for group in groups]
+    large = [group.size >= max(least, limit * main.size) for group, limit in zip(groups, limits, strict=True)]
+    return list(compress(groups, large)), lines
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:

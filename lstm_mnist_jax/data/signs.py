@@ -34,9 +34,9 @@ and width together (two ellipses, an 8: 2.1). Those of a table are longer, crumb
 DASH = 3.0
 """A flat straight stroke is no digit where it is so many times as long as it is wide, nor are several: a minus, `=`."""
 
-MIDDLE = 0.049
-"""The ink of a plus or an arrow is near its middle row, a plus's near its middle column too: the variance of its places
-is at most this fraction of the height or width, squared. Of digits it is more."""
+MIDDLE = 0.05
+"""The ink of a plus or an arrow is near its middle row, a plus's near its middle column too: the mean squared distance
+is at most this fraction of its height or width, squared. Of digits it is more."""
 
 ARROW = 1.4
 """An arrow is at least so many times as wide as it is high."""
@@ -116,12 +116,25 @@ def _is_dash(piece: Component) -> bool:
     return is_flat and long >= DASH * wide
 
 
+def is_of_dashes(digit: Component, pieces: list[Component]) -> bool:
+    """Whether all pieces of a digit are flat and straight."""
+    return all(map(_is_dash, _parts(digit, pieces)))
+
+
+def _parts(digit: Component, pieces: list[Component]) -> list[Component]:
+    """The pieces of a digit without crumbs; the largest at least."""
+    parts = [pieces[number - 1] for number in digit.members]
+    least = min(0.15 * digit.size, max(part.size for part in parts))
+    return [part for part in parts if part.size >= least]
+
+
 def _is_cross_or_arrow(piece: Component) -> bool:
     x, y, xx, _, yy = (total / piece.area for total in piece.sums)
-    wide = piece.right - piece.left
-    if yy - y * y > MIDDLE * piece.height**2:
+    column, row, wide = (piece.left + piece.right - 1) / 2, (piece.top + piece.bottom - 1) / 2, piece.right - piece.left
+    if yy - 2 * row * y + row * row > MIDDLE * piece.height * piece.height:
         return False
-    return xx - x * x <= MIDDLE * wide**2 or (wide >= ARROW * piece.height and _straightness(piece)[2])
+    is_plus = xx - 2 * column * x + column * column <= MIDDLE * wide * wide
+    return is_plus or (wide >= ARROW * piece.height and _straightness(piece)[2])
 
 
 def marks_of(pieces: list[Component], digits: list[Component]) -> list[list[tuple[int, int, int, int]]]:
@@ -161,8 +174,7 @@ def is_sign(digit: Component, digits: list[Component], pieces: list[Component]) 
             beside.append(other)
     if beside and all(digit.size <= SMALLER * other.size for other in beside):
         return True
-    parts = [part for number in digit.members if (part := pieces[number - 1]).size >= 0.15 * digit.size]
-    if is_steep_line(digit) or _is_cross_or_arrow(digit) or (parts and all(map(_is_dash, parts))):
+    if is_steep_line(digit) or _is_cross_or_arrow(digit) or is_of_dashes(digit, pieces):
         return True
     if _is_slender(digit):
         wide = [other for other in beside if not _is_slender(other)]
@@ -170,8 +182,9 @@ def is_sign(digit: Component, digits: list[Component], pieces: list[Component]) 
             digit.bottom >= other.bottom + BELOW * other.height and digit.top <= other.top + BELOW * other.height
             for other in wide
         )
-    if not beside or not parts:
+    if not beside:
         return False
+    parts = _parts(digit, pieces)
     stroke = max(parts, key=lambda part: part.size)
     sides = [_side(part, stroke) for part in parts]
     return _is_slender(stroke) and stroke.size >= 0.8 * digit.size and {1, -1} <= set(sides)

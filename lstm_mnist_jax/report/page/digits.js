@@ -10,6 +10,7 @@ const APART = 0.15;
 const COLUMN = 0.6;
 const CRUMB = 0.05;
 const BETWEEN = 4;
+const [SMALLEST, SHORT_DASH] = [0.4, 0.7];
 const LEAST_SIZE = 8;
 
 function scoreOf(piece) {
@@ -121,7 +122,8 @@ function chosen(all, height, width) {
   const main = best(groups, scoreOf);
   if (lines.length && scoreOf(main) < CRUMB * scoreOf(best(lines, scoreOf))) return { digits: [], lines };
   const least = Math.min(height, width) >= SMOOTHED_SIZE ? LEAST_SIZE : 0;
-  return { digits: groups.filter((group) => sizeOf(group) >= Math.max(least, 0.4 * sizeOf(main))), lines };
+  const limitOf = (group) => Math.max(least, (isOfDashes(group, all) ? SHORT_DASH : SMALLEST) * sizeOf(main));
+  return { digits: groups.filter((group) => sizeOf(group) >= limitOf(group)), lines };
 }
 
 /** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */

@@ -8,7 +8,7 @@ const [FLAT_EDGE, STEEP_EDGE] = [5, 12];
 const FINE_PEN = 40;
 const [LEAST_STROKES, MOST_STROKES] = [0.5, 2.15];
 const DASH = 3;
-const MIDDLE = 0.049;
+const MIDDLE = 0.05;
 const ARROW = 1.4;
 const SHADOW = 2.2;
 const BESIDE = 0.4;
@@ -71,9 +71,21 @@ function isDash(piece) {
 
 function isCrossOrArrow(piece) {
   const [x, y, xx, , yy] = piece.sums.map((sum) => sum / piece.area);
-  const wide = piece.right - piece.left;
-  if (yy - y * y > MIDDLE * heightOf(piece) ** 2) return false;
-  return xx - x * x <= MIDDLE * wide ** 2 || (wide >= ARROW * heightOf(piece) && straightness(piece).isFlat);
+  const [tall, wide] = [heightOf(piece), piece.right - piece.left];
+  const [column, row] = [(piece.left + piece.right - 1) / 2, (piece.top + piece.bottom - 1) / 2];
+  if (yy - 2 * row * y + row * row > MIDDLE * tall * tall) return false;
+  const isPlus = xx - 2 * column * x + column * column <= MIDDLE * wide * wide;
+  return isPlus || (wide >= ARROW * tall && straightness(piece).isFlat);
+}
+
+/** Whether all pieces of a digit are flat and straight. */
+const isOfDashes = (digit, pieces) => partsOf(digit, pieces).every(isDash);
+
+/** The pieces of a digit without crumbs; the largest at least. */
+function partsOf(digit, pieces) {
+  const parts = digit.members.map((number) => pieces[number - 1]);
+  const least = Math.min(0.15 * sizeOf(digit), longestSizeOf(parts));
+  return parts.filter((part) => sizeOf(part) >= least);
 }
 
 /** For each digit, the marks that are not read of which it is the nearest digit. */
@@ -113,15 +125,15 @@ function isSign(digit, digits, pieces) {
     return other !== digit && gap <= high && overlap >= BESIDE * low;
   });
   if (beside.length && beside.every((other) => sizeOf(digit) <= SMALLER * sizeOf(other))) return true;
-  const parts = digit.members.map((number) => pieces[number - 1]).filter((part) => sizeOf(part) >= 0.15 * sizeOf(digit));
-  if (isSteepLine(digit) || isCrossOrArrow(digit) || (parts.length && parts.every(isDash))) return true;
+  if (isSteepLine(digit) || isCrossOrArrow(digit) || isOfDashes(digit, pieces)) return true;
   if (isSlender(digit)) {
     const wide = beside.filter((other) => !isSlender(other));
     const reaches = (other) =>
       digit.bottom >= other.bottom + BELOW * heightOf(other) && digit.top <= other.top + BELOW * heightOf(other);
     return wide.length > 0 && wide.every(reaches);
   }
-  if (!beside.length || !parts.length) return false;
+  if (!beside.length) return false;
+  const parts = partsOf(digit, pieces);
   const stroke = best(parts, sizeOf);
   const sideOf = (part) => {
     const left = part.left + part.right - stroke.left - stroke.right;
