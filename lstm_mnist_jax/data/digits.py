@@ -74,7 +74,7 @@ CRUMB = 0.05
 BETWEEN = 4
 """Light ink among dark lines alone, or dark among light, is what is between them below so many times their score."""
 
-SMALLEST, SHORT_DASH = 0.4, 0.7
+SMALLEST, SHORT_DASH = 0.4, 0.75
 """What is less than so many times as large as the main digit is none: what looks like one, and a minus or `=`, which is
 no 1 on a page that is turned."""
 
@@ -232,12 +232,13 @@ def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Compon
     groups = [group for group in groups if group not in lines and not is_rule_of(group, groups)]
     if not groups:
         return [], lines
-    main = max(groups, key=_score)
+    dashes = [group for group in groups if is_of_dashes(group, found)]
+    main = max([group for group in groups if group not in dashes] or dashes, key=_score)
     if lines and _score(main) < CRUMB * _score(max(lines, key=_score)):
         return [], lines
     least = LEAST_SIZE if min(shape) >= SMOOTHED_SIZE else 0
-    limits = [SHORT_DASH if is_of_dashes(group, found) else SMALLEST for group in groups]
-    large = [group.size >= max(least, limit * main.size) for group, limit in zip(groups, limits, strict=True)]
+    sizes = [(group.size, SHORT_DASH if group in dashes else SMALLEST) for group in groups]
+    large = [size >= max(least, limit * main.size) for size, limit in sizes]
     return list(compress(groups, large)), lines
 
 

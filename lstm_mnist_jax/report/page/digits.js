@@ -10,7 +10,7 @@ const APART = 0.15;
 const COLUMN = 0.6;
 const CRUMB = 0.05;
 const BETWEEN = 4;
-const [SMALLEST, SHORT_DASH] = [0.4, 0.7];
+const [SMALLEST, SHORT_DASH] = [0.4, 0.75];
 const LEAST_SIZE = 8;
 
 function scoreOf(piece) {
@@ -119,10 +119,11 @@ function chosen(all, height, width) {
   lines.push(...ofPaper);
   const groups = found.filter((group) => !ofPaper.includes(group) && !isRuleOf(group, found));
   if (!groups.length) return { digits: [], lines };
-  const main = best(groups, scoreOf);
+  const dashes = groups.filter((group) => isOfDashes(group, all));
+  const main = best(dashes.length < groups.length ? groups.filter((group) => !dashes.includes(group)) : dashes, scoreOf);
   if (lines.length && scoreOf(main) < CRUMB * scoreOf(best(lines, scoreOf))) return { digits: [], lines };
   const least = Math.min(height, width) >= SMOOTHED_SIZE ? LEAST_SIZE : 0;
-  const limitOf = (group) => Math.max(least, (isOfDashes(group, all) ? SHORT_DASH : SMALLEST) * sizeOf(main));
+  const limitOf = (group) => Math.max(least, (dashes.includes(group) ? SHORT_DASH : SMALLEST) * sizeOf(main));
   return { digits: groups.filter((group) => sizeOf(group) >= limitOf(group)), lines };
 }
 
