@@ -15,7 +15,6 @@ there.
 import math
 from collections.abc import Sequence
 from functools import partial
-from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +34,7 @@ from lstm_mnist_jax.data.signs import (
     FLAT_LINE,
     FLAT_PIECE,
     darkness,
+    gap_to_mark,
     goes_with,
     is_dot_or_dash,
     is_of_dashes,
@@ -75,8 +75,8 @@ BETWEEN = 4
 """Light ink among dark lines alone, or dark among light, is what is between them below so many times their score."""
 
 SMALLEST, SHORT_DASH = 0.4, 0.75
-"""What is less than so many times as large as the main digit is none: what looks like one, and a minus or `=`, which is
-no 1 on a page that is turned."""
+"""What is less than so many times as large as the main digit is none: what looks like one, and a minus or `=` beside
+digits, which is no 1 on a page that is turned."""
 
 LEAST_SIZE = 8
 """A smaller piece is no digit, in pixels, on pictures that are not smaller than `SMOOTHED_SIZE`."""
@@ -232,14 +232,16 @@ def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Compon
     groups = [group for group in groups if group not in lines and not is_rule_of(group, groups)]
     if not groups:
         return [], lines
-    dashes = [group for group in groups if is_of_dashes(group, found)]
-    main = max([group for group in groups if group not in dashes] or dashes, key=_score)
+    upright = [group for group in groups if not is_of_dashes(group, found)]
+    main = max(upright or groups, key=_score)
     if lines and _score(main) < CRUMB * _score(max(lines, key=_score)):
         return [], lines
     least = LEAST_SIZE if min(shape) >= SMOOTHED_SIZE else 0
-    sizes = [(group.size, SHORT_DASH if group in dashes else SMALLEST) for group in groups]
-    large = [size >= max(least, limit * main.size) for size, limit in sizes]
-    return list(compress(groups, large)), lines
+    are_marks = [
+        group not in upright and any(gap_to_mark(group, other) is not None for other in upright) for group in groups
+    ]
+    limits = [max(least, (SHORT_DASH if is_mark else SMALLEST) * main.size) for is_mark in are_marks]
+    return [group for group, limit in zip(groups, limits, strict=True) if group.size >= limit], lines
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:

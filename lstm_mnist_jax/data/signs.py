@@ -144,13 +144,13 @@ def marks_of(pieces: list[Component], digits: list[Component]) -> list[list[tupl
     least = max(3, MARK * min((digit.size for digit in digits), default=0))
     for piece in pieces:
         if piece.size >= least and not piece.cut and members.isdisjoint(piece.members):
-            gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := _gap_to_mark(piece, digit)) is not None]
+            gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := gap_to_mark(piece, digit)) is not None]
             if gaps and not any(lies_within(piece, digit) for digit in digits):  # a crumb of its strokes
                 marks[min(gaps)[1]].append((piece.top, piece.bottom, piece.left, piece.right))
     return marks
 
 
-def _gap_to_mark(piece: Component, digit: Component) -> float | None:
+def gap_to_mark(piece: Component, digit: Component) -> float | None:
     """The distance of a piece from a digit, if it is a mark beside, below or above it; None if it is not."""
     tall, size = digit.height, digit.size
     if not (MARK * size <= piece.size and piece.height <= 1.3 * size and darkness(piece, digit) >= 0.6):

@@ -119,11 +119,12 @@ function chosen(all, height, width) {
   lines.push(...ofPaper);
   const groups = found.filter((group) => !ofPaper.includes(group) && !isRuleOf(group, found));
   if (!groups.length) return { digits: [], lines };
-  const dashes = groups.filter((group) => isOfDashes(group, all));
-  const main = best(dashes.length < groups.length ? groups.filter((group) => !dashes.includes(group)) : dashes, scoreOf);
+  const upright = groups.filter((group) => !isOfDashes(group, all));
+  const main = best(upright.length ? upright : groups, scoreOf);
   if (lines.length && scoreOf(main) < CRUMB * scoreOf(best(lines, scoreOf))) return { digits: [], lines };
   const least = Math.min(height, width) >= SMOOTHED_SIZE ? LEAST_SIZE : 0;
-  const limitOf = (group) => Math.max(least, (dashes.includes(group) ? SHORT_DASH : SMALLEST) * sizeOf(main));
+  const isMark = (group) => !upright.includes(group) && upright.some((other) => gapToMark(group, other) !== null);
+  const limitOf = (group) => Math.max(least, (isMark(group) ? SHORT_DASH : SMALLEST) * sizeOf(main));
   return { digits: groups.filter((group) => sizeOf(group) >= limitOf(group)), lines };
 }
 
