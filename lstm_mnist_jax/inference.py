@@ -17,7 +17,7 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load, novelty
 from lstm_mnist_jax.data.digits import reading_order
-from lstm_mnist_jax.data.normal_form import Digit, find_digits, normalise
+from lstm_mnist_jax.data.normal_form import SIGN, Digit, find_digits, normalise
 from lstm_mnist_jax.data.pictures import pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
@@ -147,10 +147,12 @@ class TrainedRun:
         (levels,) = pictures_of(np.asarray(picture), "A picture")
         digits = [digit._replace(image=self._on_background(digit.image)) for digit in find_digits(levels, *shape)]
         warnings = self.warnings(np.stack([digit.image for digit in digits]))
-        return [
-            digit._replace(warning="; ".join(filter(None, (warning, digit.warning))) or None)
-            for digit, warning in zip(digits, warnings, strict=True)
-        ]
+        found = []
+        for digit, text in zip(digits, warnings, strict=True):
+            if text and SIGN in (digit.warning or ""):  # which is no pair
+                text = UNLIKE if UNLIKE in text else None
+            found.append(digit._replace(warning="; ".join(filter(None, (text, digit.warning))) or None))
+        return found
 
     @cached_property
     def novelty(self) -> novelty.Novelty | None:

@@ -2,9 +2,11 @@
 
 1. A picture of two levels that one digit fills from border to border is that digit.
 2. Dark ink on light paper and light ink on dark paper are searched for in the same way; the stronger is taken.
-3. Pieces of ruled lines, specks and, where there is other ink, what touches the border are left out.
+3. Pieces of ruled lines, specks and, where there is other ink, what touches the border are left out
+   (`lstm_mnist_jax.data.signs`).
 4. Pieces that are near to each other are one digit. Digits are in the order of reading.
 5. Other ink in a line of digits, as dark and thick as theirs, is a mark that is not read: a sign, or part of a digit.
+   What looks like a sign is read as a digit, with a warning.
 
 A report's page makes the same decisions in JavaScript (report/page/digits.js): a change here needs the same change
 there.
@@ -20,14 +22,29 @@ from jaxtyping import Bool, Float, Float64, Int32
 
 from lstm_mnist_jax.data.ink import (
     LEVELS,
-    NEAR,
     SMOOTHED_SIZE,
-    THIN,
     Component,
     in_levels,
     pieces_of,
     run_lengths,
     spans_of,
+)
+from lstm_mnist_jax.data.signs import (
+    BESIDE,
+    FLAT_LINE,
+    FLAT_PIECE,
+    darkness,
+    gap_to_mark,
+    goes_with,
+    is_dot_or_dash,
+    is_of_dashes,
+    is_of_paper,
+    is_rule_of,
+    is_sign,
+    is_steep_line,
+    is_underlined,
+    lies_within,
+    marks_of,
 )
 
 FILLED_MARGIN = 0.09
@@ -48,31 +65,8 @@ EDGED = 0.85
 APART = 0.15
 """The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
 
-BESIDE = 0.4
-"""A digit is in the line of one of which it overlaps this fraction of the smaller height."""
-
 COLUMN = 0.6
 """Digits whose left sides are less than so many heights apart are below each other."""
-
-FLAT = 0.36
-"""The steepest slope of a stroke that is no 1."""
-
-FLAT_LINE, STEEP_LINE = 8.0, 26.0
-"""The least length of what is thin, straight and of a ruled line, in times its width: where it lies flat, and where it
-is steep;"""
-
-FLAT_PIECE = 20.0
-"""of a flat piece, which may be of a digit with other pieces;"""
-
-FLAT_EDGE, STEEP_EDGE = 5.0, 12.0
-"""and where it is cut off at the border."""
-
-FINE_PEN = 40
-"""So many times as large as its strokes are thick, a digit is of a thin pen:"""
-
-LEAST_STROKES, MOST_STROKES = 0.5, 2.15
-"""and its strokes are at least so many times as long as it is large, and at most so many times as long as its height
-and width together (two ellipses, an 8: 2.1). Those of a table are longer, crumbs of lines shorter."""
 
 CRUMB = 0.05
 """What is left beside a ruled line is no digit below this fraction of the line's score."""
@@ -80,20 +74,12 @@ CRUMB = 0.05
 BETWEEN = 4
 """Light ink among dark lines alone, or dark among light, is what is between them below so many times their score."""
 
+SMALLEST, SHORT_DASH = 0.4, 0.75
+"""What is less than so many times as large as the main digit is none: what looks like one, and a minus or `=` beside
+digits, which is no 1 on a page that is turned."""
+
 LEAST_SIZE = 8
 """A smaller piece is no digit, in pixels, on pictures that are not smaller than `SMOOTHED_SIZE`."""
-
-SLENDER = 4.0
-"""A slash or a bracket is so many times as long as it is wide,"""
-
-BELOW = 0.1
-"""and reaches below the digits beside it by this fraction of their heights."""
-
-SMALLER = 0.55
-"""What is so many times as large as the digits beside it, or smaller, may be a sign."""
-
-MARK = 0.06
-"""A smaller piece is no mark, as a fraction of the size of a digit beside it."""
 
 
 class Ink(NamedTuple):
@@ -141,7 +127,7 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
     digits, _, pieces, labels, paper, sign = offers[_is_light(*offers[0][:2], *offers[1][:2])]
     raw = np.maximum(0, paper / LEVELS - sign * grey)
     order = reading_order([(digit.top, digit.bottom, digit.left) for digit in digits])
-    marks, are_signs = _marks(pieces, digits), [_is_sign(digit, digits, pieces) for digit in digits]
+    marks, are_signs = marks_of(pieces, digits), [is_sign(digit, digits, pieces) for digit in digits]
     return [_ink(raw, labels, digits[n], noise)._replace(marks=tuple(marks[n]), is_sign=are_signs[n]) for n in order]
 
 
@@ -210,7 +196,7 @@ def _is_light(dark: list[Component], dark_lines: float, light: list[Component], 
         is_sheet = ratios[outer] >= 0.26 and one.area + other.area >= 0.9 * other.span
         is_thinner = ratios[inner] < ratios[outer] and one.thick < 0.3 * other.thick  # than what is around a hole
         is_stroke = is_thinner and one.size >= 0.12 * other.size and one.edge >= 0.9
-        if is_sheet and is_stroke and _lies_within(one, other):
+        if is_sheet and is_stroke and lies_within(one, other):
             return inner == 1
     scores = [sum(_score(digit) for digit in digits) for digits in (dark, light)]
     return scores[1] > scores[0]
@@ -223,18 +209,18 @@ def _score(piece: Component) -> float:
     return piece.peak**3 / LEVELS**2 * max(0.1 * piece.size, piece.size - 2 * piece.thick) * sharp
 
 
-def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
+def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
     """The digits among the pieces of ink, and what is of ruled lines."""
-    pieces = [piece for piece in pieces if piece.edge >= EDGED]  # not the paper within a stroke
-    are_lines = [_is_of_paper(piece, shape, FLAT_PIECE) for piece in pieces]
+    pieces = [piece for piece in found if piece.edge >= EDGED]  # not the paper within a stroke
+    are_lines = [is_of_paper(piece, shape, FLAT_PIECE) for piece in pieces]
     others = [piece for piece, is_line in zip(pieces, are_lines, strict=True) if not is_line]
     lines, strokes = list[Component](), list[Component]()
     for piece in (piece for piece, is_line in zip(pieces, are_lines, strict=True) if is_line):
-        is_stroke = not piece.cut and any(_goes_with(piece, other) for other in others)
+        is_stroke = not piece.cut and any(goes_with(piece, other) for other in others)
         (strokes if is_stroke else lines).append(piece)
     pieces = others + strokes
     if not pieces:
-        return [line for line in lines if len(lines) == 1 and _is_steep_line(line) and not line.cut], lines
+        return [line for line in lines if len(lines) == 1 and is_steep_line(line) and not line.cut], lines
     strongest = max(pieces, key=_score)
     pieces = [piece for piece in pieces if piece.size >= 0.03 * strongest.size]
     inner = [piece for piece in pieces if not piece.cut]
@@ -242,135 +228,26 @@ def _chosen(pieces: list[Component], shape: tuple[int, ...]) -> tuple[list[Compo
         pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner)]
     main = max(pieces, key=_score)
     groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)])
-    lines += [group for group in groups if _is_of_paper(group, shape, FLAT_LINE)]
-    groups = [group for group in groups if group not in lines and not _is_rule_of(group, groups)]
+    lines += [group for group in groups if is_of_paper(group, shape, FLAT_LINE)]
+    groups = [group for group in groups if group not in lines and not is_rule_of(group, groups)]
     if not groups:
         return [], lines
-    main = max(groups, key=_score)
+    upright = [group for group in groups if not is_of_dashes(group, found)]
+    main = max(upright or groups, key=_score)
     if lines and _score(main) < CRUMB * _score(max(lines, key=_score)):
         return [], lines
     least = LEAST_SIZE if min(shape) >= SMOOTHED_SIZE else 0
-    return [group for group in groups if group.size >= max(least, 0.4 * main.size)], lines
-
-
-def _is_of_paper(piece: Component, shape: tuple[int, ...], flat: float) -> bool:
-    """Whether a piece, or pieces near to each other, are of ruled lines, of a margin or of a table: thin, and straight
-    and longer than strokes are, or a lattice, or what is left of one."""
-    thickest = max(2, int(min(shape) * THIN))
-    if piece.size < FLAT_EDGE or piece.thick > 2 * thickest:
-        return False
-    long, wide, is_flat = _straightness(piece)
-    if piece.thick > thickest:
-        return is_flat and piece.cut and long >= FLAT_EDGE * wide
-    least = (FLAT_EDGE, STEEP_EDGE) if piece.cut else (flat, STEEP_LINE)
-    if long >= least[not is_flat] * wide:
-        return True
-    strokes = piece.area / piece.thick
-    is_long = strokes > MOST_STROKES * (piece.bottom - piece.top + piece.right - piece.left)
-    return piece.size >= FINE_PEN * piece.thick and (strokes < LEAST_STROKES * piece.size or is_long)
-
-
-def _is_rule_of(line: Component, groups: list[Component]) -> bool:
-    """Whether a piece of any thickness is a flat line, wider than the others are large: it underlines them."""
-    long, wide, is_flat = _straightness(line)
-    others = [group.size for group in groups if group is not line]
-    return is_flat and long >= FLAT_LINE * wide and bool(others) and line.size >= 1.2 * max(others)
-
-
-def _goes_with(line: Component, other: Component) -> bool:
-    """Whether a thin straight piece is a stroke of a digit with another piece, nearly touching, as dark and thick."""
-    alike = max(line.thick, other.thick) <= 1.5 * min(line.thick, other.thick)
-    return line.near == other.near and alike and 2 * other.size >= line.size and other.peak >= 0.75 * line.peak
-
-
-def _is_steep_line(piece: Component) -> bool:
-    """Whether a piece is straight, steep, and longer than a 1 is: a line of the paper, or a 1 that was drawn with a
-    ruler."""
-    long, wide, is_flat = _straightness(piece)
-    return not is_flat and long >= STEEP_LINE * wide
-
-
-def _straightness(piece: Component) -> tuple[float, float, bool]:
-    """The length and the width of the rectangle with a piece's moments of inertia, and whether it lies flat."""
-    x, y, xx, xy, yy = (total / piece.area for total in piece.sums)
-    across, both, down = xx - x * x, xy - x * y, yy - y * y
-    middle, apart = (across + down) / 2, math.sqrt((across - down) * (across - down) / 4 + both * both)
-    # A pixel has a width: its own variance is 1 / 12.
-    long, wide = math.sqrt(12 * (middle + apart) + 1), math.sqrt(12 * max(0.0, middle - apart) + 1)
-    # The direction of the length is (both, middle + apart - across).
-    return long, wide, abs(middle + apart - across) <= FLAT * abs(both) or (both == 0 and across >= down)
-
-
-def _marks(pieces: list[Component], digits: list[Component]) -> list[list[tuple[int, int, int, int]]]:
-    """For each digit, the boxes of the marks of which it is the nearest digit: (top, bottom, left, right)."""
-    marks: list[list[tuple[int, int, int, int]]] = [[] for _ in digits]
-    members = {number for digit in digits for number in digit.members}
-    least = max(3, MARK * min((digit.size for digit in digits), default=0))
-    for piece in pieces:
-        if piece.size >= least and not piece.cut and members.isdisjoint(piece.members):
-            gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := _gap_to_mark(piece, digit)) is not None]
-            if gaps and not any(_lies_within(piece, digit) for digit in digits):  # a crumb of its strokes
-                marks[min(gaps)[1]].append((piece.top, piece.bottom, piece.left, piece.right))
-    return marks
-
-
-def _gap_to_mark(piece: Component, digit: Component) -> float | None:
-    """The distance of a piece from a digit, if it is a mark beside, below or above it; None if it is not."""
-    tall, size = digit.bottom - digit.top, digit.size
-    if not (MARK * size <= piece.size and piece.bottom - piece.top <= 1.3 * size and 0.6 * digit.peak <= piece.peak):
-        return None
-    if not 0.35 * digit.thick <= piece.thick <= 2.5 * digit.thick:
-        return None
-    across = max(digit.left - piece.right, piece.left - digit.right, 0)
-    down = max(digit.top - piece.bottom, piece.top - digit.bottom, 0)
-    return math.sqrt(across * across + down * down) if across <= 0.8 * size and down <= 0.4 * tall else None
-
-
-def _is_sign(digit: Component, digits: list[Component], pieces: list[Component]) -> bool:
-    """Whether a digit may be a sign: much smaller than the digits beside it; or a slash or a bracket, which begins as
-    high as they do and reaches below all of them; or a percent sign, a stroke between two pieces; or a line."""
-    tall, beside = _height(digit), list[Component]()
-    for other in digits:
-        gap = max(other.left - digit.right, digit.left - other.right)
-        overlap = min(other.bottom, digit.bottom) - max(other.top, digit.top)
-        if other is not digit and gap <= max(tall, _height(other)) and overlap >= BESIDE * min(tall, _height(other)):
-            beside.append(other)
-    if beside and all(digit.size <= SMALLER * other.size for other in beside):
-        return True
-    if _is_steep_line(digit):
-        return True
-    if _is_slender(digit):
-        wide = [other for other in beside if not _is_slender(other)]
-        return bool(wide) and all(
-            digit.bottom >= other.bottom + BELOW * _height(other) and digit.top <= other.top + BELOW * _height(other)
-            for other in wide
-        )
-    if not beside:
-        return False
-    parts = [pieces[number - 1] for number in digit.members]
-    stroke = max(parts, key=lambda part: part.size)
-    sides = [_side(part, stroke) for part in parts if part.size >= 0.15 * digit.size]
-    return _is_slender(stroke) and stroke.size >= 0.8 * digit.size and {1, -1} <= set(sides)
-
-
-def _is_slender(piece: Component) -> bool:
-    long, wide, is_flat = _straightness(piece)
-    return not is_flat and long >= SLENDER * wide
-
-
-def _side(part: Component, stroke: Component) -> int:
-    """1 if a piece is left of and above the middle of a stroke, -1 if it is right of and below it, else 0."""
-    left, above = (
-        part.left + part.right - stroke.left - stroke.right,
-        part.top + part.bottom - stroke.top - stroke.bottom,
-    )
-    return 1 if left < 0 and above < 0 else -1 if left > 0 and above > 0 else 0
+    are_marks = [
+        group not in upright and any(gap_to_mark(group, other) is not None for other in upright) for group in groups
+    ]
+    limits = [max(least, (SHORT_DASH if is_mark else SMALLEST) * main.size) for is_mark in are_marks]
+    return [group for group, limit in zip(groups, limits, strict=True) if group.size >= limit], lines
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:
     """Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a
     pen."""
-    dark = piece.peak / main.peak
+    dark = darkness(piece, main)
     thinner, thicker = sorted((piece.thick, main.thick))
     return dark >= 0.75 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
 
@@ -408,42 +285,18 @@ def _belong_together(one: Component, other: Component, typical: int) -> bool:
     larger = max(one.size, other.size)
     across = min(one.right, other.right) - max(one.left, other.left)  # the overlap; below 0, a gap
     down = min(one.bottom, other.bottom) - max(one.top, other.top)
-    heights = sorted((one.bottom - one.top, other.bottom - other.top))
+    heights = sorted((one.height, other.height))
     covers = across >= 0.5 * min(one.right - one.left, other.right - other.left)
     alike = max(one.thick, other.thick) <= 1.5 * min(one.thick, other.thick)
     most = APART * (typical if both.size <= 1.1 * typical else larger) if alike else 0.12 * larger
     if covers and (down >= 0.5 * heights[0] or -down <= most):
-        return not _is_underlined(one, other)
+        return not is_underlined(one, other)
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
         is_broken = len(one.members) + len(other.members) > 3  # into crumbs, as pencil is
-        return is_broken or one.near == other.near or across > 0 or not _is_dot_or_dash(min(one, other, key=_height))
+        lower = min(one, other, key=lambda piece: piece.height)
+        return is_broken or one.near == other.near or across > 0 or not is_dot_or_dash(lower)
     widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
-    return one.near == other.near and both.right - both.left <= widest * (both.bottom - both.top)
-
-
-def _height(piece: Component) -> int:
-    return piece.bottom - piece.top
-
-
-def _is_dot_or_dash(piece: Component) -> bool:
-    """Whether a piece is as long as it is wide, or flat and straight: beside a digit, a point or a minus."""
-    long, wide, is_flat = _straightness(piece)
-    return long <= 1.5 * wide or (is_flat and long >= 3 * wide)
-
-
-def _is_underlined(one: Component, other: Component) -> bool:
-    """Whether one of two pieces is a flat line below or above the other, apart from it, and wider."""
-    line, above = (one, other) if one.right - one.left > other.right - other.left else (other, one)
-    long, wide, is_flat = _straightness(line)
-    is_line = is_flat and long >= FLAT_LINE * wide and line.left <= above.left and line.right >= above.right
-    return is_line and max(line.top - above.bottom, above.top - line.bottom) > 2 * NEAR * above.size
-
-
-def _lies_within(inner: Component, outer: Component) -> bool:
-    """Nine tenths of its bounding box, each way."""
-    down = min(inner.bottom, outer.bottom) - max(inner.top, outer.top)
-    across = min(inner.right, outer.right) - max(inner.left, outer.left)
-    return down >= 0.9 * (inner.bottom - inner.top) and across >= 0.9 * (inner.right - inner.left)
+    return one.near == other.near and both.right - both.left <= widest * both.height
 
 
 def _all_united(digits: list[Component]) -> Component:
@@ -461,6 +314,7 @@ def _united(one: Component, other: Component) -> Component:
         min(one.left, other.left),
         max(one.right, other.right),
         max(one.peak, other.peak),
+        (one.bright * one.area + other.bright * other.area) / (one.area + other.area),
         one.area + other.area,
         one.span + other.span,
         (one.edge * one.area + other.edge * other.area) / (one.area + other.area),

@@ -78,6 +78,7 @@ class Component(NamedTuple):
       members: the numbers of its pieces.
       top, bottom, left, right: its bounding box, bottom and right exclusive.
       peak: its darkest pixel, in levels.
+      bright: the mean level of the paper at its pixels, or of light ink: how light it is there.
       area: pixels.
       span: its area with all gaps along the rows.
       edge: the fraction of its outline where the brightness changes. Paper between strokes is open on a side.
@@ -93,6 +94,7 @@ class Component(NamedTuple):
     left: int
     right: int
     peak: int
+    bright: float
     area: int
     span: int
     edge: float
@@ -102,8 +104,12 @@ class Component(NamedTuple):
     sums: tuple[int, ...]
 
     @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
     def size(self) -> int:
-        return max(self.bottom - self.top, self.right - self.left)
+        return max(self.height, self.right - self.left)
 
 
 def in_levels(
@@ -194,7 +200,7 @@ def pieces_of(
     unruled = _without_lines(kept, kept if frames else weak)
     ruled = depth[kept & ~unruled]
     labels, count = label(unruled, everywhere)
-    pieces = _described(depth, levels, labels, count)
+    pieces = _described(depth, paper, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1).tolist()
     shaded = [
@@ -204,7 +210,7 @@ def pieces_of(
     ]
     if shaded:
         labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
-        pieces = _described(depth, levels, labels, count)
+        pieces = _described(depth, paper, levels, labels, count)
     return pieces, labels, paper, int(ruled.sum()) // ruled.size if ruled.size else 0
 
 
@@ -288,12 +294,14 @@ def _outlined(depth: np.ndarray, labels: np.ndarray, count: int) -> list[Compone
     for number, (rows, columns) in enumerate(find_objects(labels), 1):
         top, bottom, left, right = rows.start, rows.stop, columns.start, columns.stop
         cut = top == 0 or left == 0 or bottom == height or right == width
-        box = (top, bottom, left, right, peaks[number], areas[number])
-        pieces.append(Component((number,), *box, span=0, edge=0.0, thick=0.0, near=0, cut=cut, sums=(0,) * 5))
+        box, area = (top, bottom, left, right), areas[number]
+        pieces.append(Component((number,), *box, peaks[number], 1.0, area, 0, 0.0, 0.0, 0, cut, (0,) * 5))
     return pieces
 
 
-def _described(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray, count: int) -> list[Component]:
+def _described(
+    depth: np.ndarray, paper: np.ndarray, levels: np.ndarray, labels: np.ndarray, count: int
+) -> list[Component]:
     from scipy.ndimage import label, maximum_filter
 
     pieces = _outlined(depth, labels, count)
@@ -305,7 +313,10 @@ def _described(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray, count:
     ink = labels > 0
     thick = np.minimum(run_lengths(ink), run_lengths(ink.T).T).ravel()[at]
     areas = np.bincount(number, minlength=count + 1)
-    thicks = (np.bincount(number, thick, count + 1) / np.maximum(areas, 1)).tolist()
+    bright = np.maximum(paper, depth - paper).ravel()[at]
+    thicks, brights = (
+        (np.bincount(number, each, count + 1) / np.maximum(areas, 1)).tolist() for each in (thick, bright)
+    )
     groups = np.zeros(count + 1, int)
     groups[number] = near.ravel()[at]
     edges = _edges(depth, levels, labels, count, max(3, rounded(BEYOND * longest))).tolist()
@@ -315,7 +326,9 @@ def _described(depth: np.ndarray, levels: np.ndarray, labels: np.ndarray, count:
         np.stack([np.bincount(number, each, count + 1) for each in (x, y, x * x, x * y, y * y)], 1).astype(int).tolist()
     )
     return [
-        piece._replace(span=spans[n], edge=edges[n], thick=thicks[n], near=int(groups[n]), sums=tuple(sums[n]))
+        piece._replace(
+            bright=brights[n], span=spans[n], edge=edges[n], thick=thicks[n], near=int(groups[n]), sums=tuple(sums[n])
+        )
         for n, piece in enumerate(pieces, 1)
     ]
 

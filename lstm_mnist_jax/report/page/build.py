@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SCRIPTS = (
     "network.js",
     "ink.js",
+    "signs.js",
     "digits.js",
     "normal_form.js",
     "novelty.js",

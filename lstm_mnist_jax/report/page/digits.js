@@ -7,27 +7,16 @@ const RECTANGULAR = 0.85;
 const TWO_LEVELS = 0.85;
 const EDGED = 0.85;
 const APART = 0.15;
-const BESIDE = 0.4;
 const COLUMN = 0.6;
-const FLAT = 0.36;
-const [FLAT_LINE, STEEP_LINE] = [8, 26];
-const FLAT_PIECE = 20;
-const [FLAT_EDGE, STEEP_EDGE] = [5, 12];
-const FINE_PEN = 40;
-const [LEAST_STROKES, MOST_STROKES] = [0.5, 2.15];
 const CRUMB = 0.05;
 const BETWEEN = 4;
+const [SMALLEST, SHORT_DASH] = [0.4, 0.75];
 const LEAST_SIZE = 8;
-const SLENDER = 4;
-const BELOW = 0.1;
-const SMALLER = 0.55;
-const MARK = 0.06;
 
 function scoreOf(piece) {
   const sharp = Math.max(0, piece.edge - 0.8) / 0.2;
   return (piece.peak ** 3 / LEVELS ** 2) * Math.max(0.1 * sizeOf(piece), sizeOf(piece) - 2 * piece.thick) * sharp;
 }
-const heightOf = (piece) => piece.bottom - piece.top;
 const sumOf = (pieces) => pieces.reduce((sum, piece) => sum + scoreOf(piece), 0);
 const best = (pieces, score) => pieces.reduce((a, b) => (score(b) > score(a) ? b : a));
 
@@ -40,6 +29,7 @@ function united(one, other) {
     left: Math.min(one.left, other.left),
     right: Math.max(one.right, other.right),
     peak: Math.max(one.peak, other.peak),
+    bright: (one.bright * one.area + other.bright * other.area) / area,
     area,
     span: one.span + other.span,
     edge: (one.edge * one.area + other.edge * other.area) / area,
@@ -72,7 +62,7 @@ function belongTogether(one, other, typical) {
 
 /** Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a pen. */
 function isAsStrong(piece, main) {
-  const dark = piece.peak / main.peak;
+  const dark = darknessOf(piece, main);
   const [thinner, thicker] = [piece.thick, main.thick].sort((a, b) => a - b);
   return dark >= 0.75 || (dark >= 0.5 && dark * thinner >= 0.3 * thicker);
 }
@@ -105,64 +95,6 @@ function grouped(pieces) {
   return groups;
 }
 
-/** The length and the width of the rectangle with a piece's moments of inertia, and whether it lies flat. */
-function straightness({ area, sums }) {
-  const [x, y, xx, xy, yy] = sums.map((sum) => sum / area);
-  const [across, both, down] = [xx - x * x, xy - x * y, yy - y * y];
-  const middle = (across + down) / 2;
-  const apart = Math.sqrt(((across - down) * (across - down)) / 4 + both * both);
-  const [long, wide] = [middle + apart, Math.max(0, middle - apart)].map((each) => Math.sqrt(12 * each + 1));
-  const isFlat = Math.abs(middle + apart - across) <= FLAT * Math.abs(both) || (both === 0 && across >= down);
-  return { long, wide, isFlat };
-}
-
-/** Whether a piece is of ruled lines, of a margin or of a table: thin, straight and long, or a lattice or its crumbs. */
-function isOfPaper(piece, flat, height, width) {
-  const thickest = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
-  if (sizeOf(piece) < FLAT_EDGE || piece.thick > 2 * thickest) return false;
-  const { long, wide, isFlat } = straightness(piece);
-  if (piece.thick > thickest) return isFlat && piece.cut && long >= FLAT_EDGE * wide;
-  const [flattest, steepest] = piece.cut ? [FLAT_EDGE, STEEP_EDGE] : [flat, STEEP_LINE];
-  if (long >= (isFlat ? flattest : steepest) * wide) return true;
-  const strokes = piece.area / piece.thick;
-  const isLong = strokes > MOST_STROKES * (piece.bottom - piece.top + piece.right - piece.left);
-  return sizeOf(piece) >= FINE_PEN * piece.thick && (strokes < LEAST_STROKES * sizeOf(piece) || isLong);
-}
-
-/** Whether a piece of any thickness is a flat line, wider than the others are large: it underlines them. */
-function isRuleOf(line, groups) {
-  const { long, wide, isFlat } = straightness(line);
-  const others = groups.filter((group) => group !== line);
-  if (!isFlat || long < FLAT_LINE * wide || !others.length) return false;
-  return others.every((other) => sizeOf(line) >= 1.2 * sizeOf(other));
-}
-
-/** Whether a thin straight piece is a stroke of a digit with another piece, nearly touching, as dark and thick. */
-function goesWith(line, other) {
-  const isAlike = Math.max(line.thick, other.thick) <= 1.5 * Math.min(line.thick, other.thick);
-  return line.near === other.near && isAlike && 2 * sizeOf(other) >= sizeOf(line) && other.peak >= 0.75 * line.peak;
-}
-
-/** Whether a piece is straight, steep, and longer than a 1 is. */
-function isSteepLine(piece) {
-  const { long, wide, isFlat } = straightness(piece);
-  return !isFlat && long >= STEEP_LINE * wide;
-}
-
-/** Whether a piece is as long as it is wide, or flat and straight: beside a digit, a point or a minus. */
-function isDotOrDash(piece) {
-  const { long, wide, isFlat } = straightness(piece);
-  return long <= 1.5 * wide || (isFlat && long >= 3 * wide);
-}
-
-/** Whether one of two pieces is a flat line below or above the other, apart from it, and wider. */
-function isUnderlined(one, other) {
-  const [line, above] = one.right - one.left > other.right - other.left ? [one, other] : [other, one];
-  const { long, wide, isFlat } = straightness(line);
-  if (!isFlat || long < FLAT_LINE * wide || line.left > above.left || line.right < above.right) return false;
-  return Math.max(line.top - above.bottom, above.top - line.bottom) > 2 * NEAR * sizeOf(above);
-}
-
 /** The digits among the pieces of ink, and what is of ruled lines: {digits, lines}. */
 function chosen(all, height, width) {
   const sharp = all.filter((piece) => piece.edge >= EDGED);
@@ -187,72 +119,13 @@ function chosen(all, height, width) {
   lines.push(...ofPaper);
   const groups = found.filter((group) => !ofPaper.includes(group) && !isRuleOf(group, found));
   if (!groups.length) return { digits: [], lines };
-  const main = best(groups, scoreOf);
+  const upright = groups.filter((group) => !isOfDashes(group, all));
+  const main = best(upright.length ? upright : groups, scoreOf);
   if (lines.length && scoreOf(main) < CRUMB * scoreOf(best(lines, scoreOf))) return { digits: [], lines };
   const least = Math.min(height, width) >= SMOOTHED_SIZE ? LEAST_SIZE : 0;
-  return { digits: groups.filter((group) => sizeOf(group) >= Math.max(least, 0.4 * sizeOf(main))), lines };
-}
-
-/** The distance of a piece from a digit, if it is a mark beside, below or above it; null if it is not. */
-function gapToMark(piece, digit) {
-  const size = sizeOf(digit);
-  if (sizeOf(piece) < MARK * size || heightOf(piece) > 1.3 * size || piece.peak < 0.6 * digit.peak) return null;
-  if (piece.thick < 0.35 * digit.thick || piece.thick > 2.5 * digit.thick) return null;
-  const across = Math.max(digit.left - piece.right, piece.left - digit.right, 0);
-  const down = Math.max(digit.top - piece.bottom, piece.top - digit.bottom, 0);
-  return across <= 0.8 * size && down <= 0.4 * heightOf(digit) ? Math.sqrt(across * across + down * down) : null;
-}
-
-/** For each digit, the marks that are not read of which it is the nearest digit. */
-function marksOf(pieces, digits) {
-  const marks = digits.map(() => []);
-  const members = new Set(digits.flatMap((digit) => digit.members));
-  const least = Math.max(3, MARK * Math.min(...digits.map(sizeOf)));
-  for (const piece of pieces) {
-    if (piece.cut || sizeOf(piece) < least || members.has(piece.members[0])) continue;
-    let [nearest, distance] = [-1, Infinity];
-    for (const [n, digit] of digits.entries()) {
-      const gap = gapToMark(piece, digit);
-      if (gap !== null && gap < distance) [nearest, distance] = [n, gap];
-    }
-    if (nearest >= 0 && !digits.some((digit) => liesWithin(piece, digit))) marks[nearest].push(piece);
-  }
-  return marks;
-}
-
-function isSlender(piece) {
-  const { long, wide, isFlat } = straightness(piece);
-  return !isFlat && long >= SLENDER * wide;
-}
-
-/** Whether a digit may be a sign or a line, as _is_sign says. */
-function isSign(digit, digits, pieces) {
-  const tall = heightOf(digit);
-  const beside = digits.filter((other) => {
-    const gap = Math.max(other.left - digit.right, digit.left - other.right);
-    const overlap = Math.min(other.bottom, digit.bottom) - Math.max(other.top, digit.top);
-    const [low, high] = [tall, heightOf(other)].sort((a, b) => a - b);
-    return other !== digit && gap <= high && overlap >= BESIDE * low;
-  });
-  if (beside.length && beside.every((other) => sizeOf(digit) <= SMALLER * sizeOf(other))) return true;
-  if (isSteepLine(digit)) return true;
-  if (isSlender(digit)) {
-    const wide = beside.filter((other) => !isSlender(other));
-    const reaches = (other) =>
-      digit.bottom >= other.bottom + BELOW * heightOf(other) && digit.top <= other.top + BELOW * heightOf(other);
-    return wide.length > 0 && wide.every(reaches);
-  }
-  if (!beside.length) return false;
-  const parts = digit.members.map((number) => pieces[number - 1]);
-  const stroke = best(parts, sizeOf);
-  const sideOf = (part) => {
-    const left = part.left + part.right - stroke.left - stroke.right;
-    const above = part.top + part.bottom - stroke.top - stroke.bottom;
-    return left < 0 && above < 0 ? 1 : Number(left > 0 && above > 0) * -1;
-  };
-  const sides = parts.filter((part) => sizeOf(part) >= 0.15 * sizeOf(digit)).map(sideOf);
-  const isLong = sizeOf(stroke) >= 0.8 * sizeOf(digit) && isSlender(stroke);
-  return isLong && sides.includes(1) && sides.includes(-1);
+  const isMark = (group) => !upright.includes(group) && upright.some((other) => gapToMark(group, other) !== null);
+  const limitOf = (group) => Math.max(least, (isMark(group) ? SHORT_DASH : SMALLEST) * sizeOf(main));
+  return { digits: groups.filter((group) => sizeOf(group) >= limitOf(group)), lines };
 }
 
 /** 1 at the darker pixels of a picture of two levels, else 0; null of other pictures. */
@@ -275,7 +148,7 @@ function darkerOf(levels, height, width) {
     if (between > largest) [largest, limit] = [between, least + n];
   }
   if (counts.length < 2 || largest < TWO_LEVELS * variance) return null;
-  const darker = new Int16Array(levels.length);
+  const darker = kept("darker", Int16Array, levels.length);
   for (let at = 0; at < levels.length; at++) darker[at] = levels[at] <= limit ? 1 : 0;
   return darker;
 }
@@ -312,12 +185,6 @@ function filling(kind, height, width) {
   for (let y = whole.top; y < whole.bottom; y++) span += rights[y] - lefts[y];
   if (span > RECTANGULAR * (whole.bottom - whole.top) * (whole.right - whole.left)) return null;
   return thick / whole.area >= 0.05 * Math.min(height, width) ? core : null;
-}
-
-function liesWithin(inner, outer) {
-  const down = Math.min(inner.bottom, outer.bottom) - Math.max(inner.top, outer.top);
-  const across = Math.min(inner.right, outer.right) - Math.max(inner.left, outer.left);
-  return down >= 0.9 * (inner.bottom - inner.top) && across >= 0.9 * (inner.right - inner.left);
 }
 
 /** Whether the ink is light on dark paper, by the digits that are found in each case, and the scores of ruled lines. */
@@ -387,23 +254,24 @@ function dilated(mask, height, width, reach) {
 }
 
 /** The ink of a digit with its soft edges: {height, width, levels, core, top, left, noise, cut}. */
-function inkOf(picture, noise, digit, { sign, paper, labels }) {
+function inkOf(picture, noise, digit, { sign, paperAt, labels, pieces }) {
   const { height, width } = picture;
   const soft = Math.max(2, Math.floor(sizeOf(digit) / 20));
   const [top, left] = [Math.max(0, digit.top - soft), Math.max(0, digit.left - soft)];
   const tall = Math.min(height, digit.bottom + soft) - top;
   const wide = Math.min(width, digit.right + soft) - left;
   const core = new Uint8Array(tall * wide);
-  const members = new Set(digit.members);
+  const isMember = new Uint8Array(pieces.length + 1);
+  for (const number of digit.members) isMember[number] = 1;
   for (let y = 0; y < tall; y++) {
-    for (let x = 0; x < wide; x++) core[y * wide + x] = members.has(labels[(top + y) * width + left + x]);
+    for (let x = 0; x < wide; x++) core[y * wide + x] = isMember[labels[(top + y) * width + left + x]];
   }
   const near = dilated(core, tall, wide, soft);
   const levels = new Float64Array(tall * wide);
   for (let y = 0; y < tall; y++) {
     for (let x = 0; x < wide; x++) {
       const at = (top + y) * width + left + x;
-      if (near[y * wide + x]) levels[y * wide + x] = Math.max(0, paper[at] / LEVELS - sign * picture.levels[at]);
+      if (near[y * wide + x]) levels[y * wide + x] = Math.max(0, paperAt(at) / LEVELS - sign * picture.levels[at]);
     }
   }
   return { height: tall, width: wide, levels, core, top, left, noise, cut: digit.cut };
@@ -426,10 +294,10 @@ function findInk(picture) {
     return [{ height, width, levels: found, core, top: 0, left: 0, noise, cut: true, marks: [], isSign: false }];
   }
   const offers = [1, -1].map((sign) => {
-    const { pieces, labels, paper, ruled } = piecesOf(sought, sign);
-    const { digits, lines } = chosen(pieces, height, width);
+    const { ruled, ...found } = piecesOf(sought, sign);
+    const { digits, lines } = chosen(found.pieces, height, width);
     const ofRules = (ruled ** 3 / LEVELS ** 2) * Math.min(height, width);
-    return { sign, labels, paper, pieces, digits, ofLines: Math.max(0, ofRules, ...lines.map(scoreOf)) };
+    return { ...found, sign, digits, ofLines: Math.max(0, ofRules, ...lines.map(scoreOf)) };
   });
   const [dark, light] = offers;
   const offer = offers[Number(isLight(dark.digits, dark.ofLines, light.digits, light.ofLines))];

@@ -22,6 +22,15 @@ const DENSE = 0.4;
 const LINE_THICKNESS = 1 / 40;
 const STEEPEST = 16; // hundredths: the slopes of lines that are searched
 
+const arrays = new Map();
+
+/** An array of the last picture, with what was in it: to allocate large ones takes longer than to fill them. */
+function kept(name, Kind, length) {
+  if (arrays.get(name)?.length !== length) arrays.set(name, new Kind(length));
+  return arrays.get(name);
+}
+
+const heightOf = ({ top, bottom }) => bottom - top;
 const sizeOf = ({ top, bottom, left, right }) => Math.max(bottom - top, right - left);
 
 function noiseOf({ height, width, levels }) {
@@ -91,7 +100,7 @@ function inLevels(picture) {
   const passes = Math.max(height, width) < SMOOTHED_SIZE ? 0 : Number(noise > QUIET) + Number(noise > LOUD);
   let smooth = picture;
   for (let n = 0; n < passes; n++) smooth = meansOfNine(smooth);
-  const levels = new Int16Array(height * width);
+  const levels = kept("levels", Int16Array, height * width);
   for (let at = 0; at < levels.length; at++) levels[at] = LEVELS * smooth.levels[at] + 0.5; // rounded down
   return { height, width, levels, noise, left: noise * SMOOTHED[passes] };
 }
@@ -142,21 +151,21 @@ function close(levels, sign, paper, reach, lines, stride, length, step) {
   }
 }
 
-/** How much darker than the paper each pixel is, in levels: {depth, paper}. The levels of light ink have sign -1. */
+/**
+ * How much darker than the paper each pixel is, in levels: {depth, paper}, below 0 where it is less so than most of them are.
+ * The levels of light ink have sign -1.
+ */
 function depthsOf({ height, width, levels }, sign) {
   const reach = Math.max(1, Math.floor(Math.min(height, width) / 4));
-  const paper = new Int16Array(levels.length).fill(-LEVELS);
-  const depth = new Int16Array(levels.length);
+  const paper = kept(`paper ${sign}`, Int16Array, levels.length).fill(-LEVELS);
+  const depth = kept("depth", Int16Array, levels.length);
   close(levels, sign, paper, reach, height, width, width, 1);
   close(levels, sign, paper, reach, width, 1, height, width);
   const counts = new Int32Array(2 * LEVELS + 2); // two of each: a processor waits where it counts the same one again
   for (let at = 0; at < depth.length; at++) counts[2 * (depth[at] = paper[at] - sign * levels[at]) + (at & 1)]++;
   const typical = medianOf(counts, depth.length);
-  for (let at = 0; at < depth.length; at++) {
-    paper[at] -= typical;
-    depth[at] = Math.max(0, depth[at] - typical);
-  }
-  return { depth, paper };
+  for (let at = 0; at < depth.length; at++) depth[at] -= typical;
+  return { depth, paper, typical };
 }
 
 /** The median of numbers of which there are two counts, rounded down between two middle ones, as int(numpy.median()). */
@@ -173,37 +182,40 @@ function medianOf(counts, count) {
 
 /** All pixels of a picture as runs, whose number is 0. */
 function rowsOf(height, width) {
-  const [starts, ends, numbers] = [[], [], []];
-  for (let start = 0; start < height * width; start += width) {
-    starts.push(start);
-    ends.push(start + width);
-    numbers.push(0);
-  }
-  return { starts, ends, numbers, count: 0 };
+  const starts = Int32Array.from({ length: height }, (_, y) => y * width);
+  return { starts, ends: starts.map((start) => start + width), numbers: new Int32Array(height), count: 0 };
 }
 
 /** The runs of the pixels in ink whose level is above the limit for the number of their run. */
 function above(levels, ink, limits) {
-  const [starts, ends, numbers] = [[], [], []];
+  const room = ["starts", "ends", "numbers"].map((name) => kept(name, Int32Array, levels.length));
+  const [starts, ends, numbers] = room;
+  let count = 0;
   for (let n = 0; n < ink.starts.length; n++) {
-    const [end, number] = [ink.ends[n], ink.numbers[n]];
+    const end = ink.ends[n];
+    const number = ink.numbers[n];
     const limit = limits[number];
     for (let at = ink.starts[n]; at < end; at++) {
       if (levels[at] <= limit) continue;
-      starts.push(at);
+      starts[count] = at;
       for (at++; at < end && levels[at] > limit; ) at++;
-      ends.push(at);
-      numbers.push(number);
+      ends[count] = at;
+      numbers[count++] = number;
     }
   }
-  return { starts, ends, numbers, count: ink.count };
+  const found = room.map((each) => each.slice(0, count));
+  return { starts: found[0], ends: found[1], numbers: found[2], count: ink.count };
 }
 
-const areaOf = ({ starts, ends }) => starts.reduce((area, start, n) => area + ends[n] - start, 0);
+function areaOf({ starts, ends }) {
+  let area = 0;
+  for (let n = 0; n < starts.length; n++) area += ends[n] - starts[n];
+  return area;
+}
 
 /** Numbers the connected pieces of ink, diagonals included, in the order of their first pixels. */
 function labelled({ starts, ends }, width) {
-  const numbers = [];
+  const numbers = new Int32Array(starts.length);
   const parents = new Int32Array(starts.length); // of runs that turned out to be of one piece, the earlier ones
   for (let n = 0, above = 0, rowEnd = 0; n < starts.length; n++) {
     while (starts[n] >= rowEnd) rowEnd += width;
@@ -219,13 +231,13 @@ function labelled({ starts, ends }, width) {
     }
   }
   let count = 0;
-  for (let n = 0; n < starts.length; n++) numbers.push(parents[n] === n ? ++count : numbers[parents[n]]);
+  for (let n = 0; n < starts.length; n++) numbers[n] = parents[n] === n ? ++count : numbers[parents[n]];
   return { starts, ends, numbers, count };
 }
 
 /** The length of the run of ink down the columns at each of its pixels. */
 function runsDown({ starts, ends }, height, width) {
-  const runs = new Int16Array(height * width);
+  const runs = kept("runs", Int16Array, height * width).fill(0);
   for (let n = 0; n < starts.length; n++) {
     for (let at = starts[n]; at < ends[n]; at++) runs[at] = at < width ? 1 : runs[at - width] + 1;
   }
@@ -372,12 +384,12 @@ function takeLines(isKept, ink, weak, thickness, height, width, turned) {
 /** Ink without straight thin lines of `weak` ink across most of the picture; the same if nothing else is there, or no line. */
 function withoutLines(ink, weak, height, width) {
   const thickness = Math.max(2, Math.floor(Math.min(height, width) * LINE_THICKNESS));
-  const isKept = new Int16Array(height * width).fill(1);
+  const isKept = kept("isKept", Int16Array, height * width).fill(1);
   const found = [false, true].filter((turned) => takeLines(isKept, ink, weak, thickness, height, width, turned));
   if (!found.length) return ink;
-  const kept = above(isKept, ink, new Int32Array(ink.count + 1));
-  const [before, after] = [ink, kept].map(areaOf);
-  return after < before && after > 0.02 * before ? kept : ink;
+  const others = above(isKept, ink, new Int32Array(ink.count + 1));
+  const [before, after] = [ink, others].map(areaOf);
+  return after < before && after > 0.02 * before ? others : ink;
 }
 
 /** The darkest pixel of each piece of ink, by its number. */
@@ -410,7 +422,7 @@ function outlined(depth, ink, height, width) {
     const cut = top[n] === 0 || left[n] === 0 || bottom[n] === height || right[n] === width;
     pieces.push({
       members: [n], top: top[n], bottom: bottom[n], left: left[n], right: right[n],
-      peak: peak[n], area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut, sums: null,
+      peak: peak[n], bright: 1, area: area[n], span: 0, edge: 0, thick: 0, near: 0, cut, sums: null,
     });
   }
   return pieces;
@@ -455,13 +467,14 @@ function findNear(pieces, { starts, ends, numbers, count }, width) {
 const squaresBelow = (end) => ((end - 1) * end * (2 * end - 1)) / 6;
 
 /** What the pixels of the pieces of `outlined` show; `labels` becomes the number of the piece at each pixel. */
-function described(pieces, depth, levels, ink, labels, height, width) {
+function described(pieces, { depth, paper, typical }, levels, ink, labels, height, width) {
   const { starts, ends, numbers, count } = ink;
   const down = runsDown(ink, height, width);
   const [outline, changes, span, thick, last, rowLeft, rowOf] = [0, 0, 0, 0, 0, 0, -1].map((n) =>
     new Int32Array(count + 1).fill(n),
   );
   const sums = Array.from({ length: count + 1 }, () => [0, 0, 0, 0, 0]);
+  const bright = new Float64Array(count + 1);
   const distance = Math.max(3, Math.round(BEYOND * longestSizeOf(pieces)));
   const compare = (number, start, end, step) => { // with the picture so many places on
     let [among, small] = [0, 0];
@@ -485,9 +498,13 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     } else span[number] -= last[number];
     last[number] = end - rowLeft[number];
     span[number] += last[number];
-    let sum = 0;
-    for (let at = start; at < end; at++) sum += Math.min(down[at], end - start);
+    let [sum, light] = [0, 0];
+    for (let at = start; at < end; at++) {
+      sum += Math.min(down[at], end - start);
+      light += Math.max(paper[at] - typical, depth[at] - paper[at] + typical);
+    }
     thick[number] += sum;
+    bright[number] += light;
     const [from, to] = [start - y * width, end - y * width];
     const across = ((to - from) * (from + to - 1)) / 2;
     const each = sums[number];
@@ -498,10 +515,11 @@ function described(pieces, depth, levels, ink, labels, height, width) {
     each[4] += y * y * (to - from);
     if (y >= distance) compare(number, start, end, -distance * width);
     if (y + distance < height) compare(number, start, end, distance * width);
-    compare(number, Math.max(start, y * width + distance), end, -distance);
-    compare(number, start, Math.min(end, (y + 1) * width - distance), distance);
+    compare(number, Math.max(start, y * width + distance), Math.min(end, start + distance), -distance);
+    compare(number, Math.max(start, end - distance), Math.min(end, (y + 1) * width - distance), distance);
   }
   for (const [n, piece] of pieces.entries()) {
+    piece.bright = bright[n + 1] / piece.area;
     piece.span = span[n + 1];
     piece.edge = changes[n + 1] / Math.max(outline[n + 1], 1);
     piece.thick = thick[n + 1] / piece.area;
@@ -563,20 +581,20 @@ function depthIn(depth, { starts, ends }) {
 }
 
 /**
- * The pieces of ink on a picture of `inLevels`, without ruled lines and frames: {pieces, labels, paper, ruled}, the last the
+ * The pieces of ink on a picture of `inLevels`, without ruled lines and frames: {pieces, labels, paperAt, ruled}, the last the
  * darkness of the ruled lines.
  */
 function piecesOf(picture, sign) {
   const { height, width, levels, left } = picture;
-  const { depth, paper } = depthsOf(picture, sign);
+  const sought = depthsOf(picture, sign);
+  const { depth, paper, typical } = sought;
   const least = Math.floor(LEVELS * Math.max(LEAST_CONTRAST, SURE * left));
   const all = labelled(above(depth, rowsOf(height, width), [Math.floor(least / 2)]), width);
   const peaks = peaksOf(depth, all);
   const [weak, strong] = [LINE_EDGE, INK_EDGE].map((edge) => {
-    const limits = Int32Array.from(peaks, (peak) => (peak < least ? 2 * LEVELS : edge * peak)); // above which nothing is
-    return above(depth, all, limits);
+    return above(depth, all, peaks.map((peak) => (peak < least ? 2 * LEVELS : edge * peak))); // above twice, nothing is
   });
-  const labels = new Int32Array(depth.length);
+  const labels = kept(`labels ${sign}`, Int32Array, depth.length);
   let ink, pieces;
   const take = (found) => {
     ink = labelled(found, width);
@@ -588,11 +606,14 @@ function piecesOf(picture, sign) {
   const isOut = new Int32Array(ink.count + 1);
   for (const piece of whole) if (frames.some((frame) => alike(piece, frame))) isOut[piece.members[0]] = 2 * LEVELS;
   const unframed = frames.length ? above(depth, ink, isOut) : ink;
-  const kept = withoutLines(unframed, frames.length ? unframed : weak, height, width);
-  const [before, after] = [unframed, kept].map((found) => [areaOf(found), depthIn(depth, found)]);
-  const ruled = kept === unframed ? 0 : Math.floor((before[1] - after[1]) / (before[0] - after[0]));
-  if (kept !== ink) take(kept);
-  described(pieces, depth, levels, ink, labels, height, width);
+  const unruled = withoutLines(unframed, frames.length ? unframed : weak, height, width);
+  let ruled = 0;
+  if (unruled !== unframed) {
+    const [before, after] = [unframed, unruled].map((found) => [areaOf(found), depthIn(depth, found)]);
+    ruled = Math.floor((before[1] - after[1]) / (before[0] - after[0]));
+  }
+  if (unruled !== ink) take(unruled);
+  described(pieces, sought, levels, ink, labels, height, width);
   const limits = Int32Array.from([0, ...pieces], (piece) => piece && DARK_EDGE * piece.peak);
   const dark = above(depth, ink, limits);
   const areas = new Int32Array(ink.count + 1);
@@ -602,8 +623,8 @@ function piecesOf(picture, sign) {
   if (isLit.includes(false)) {
     for (const [n, isAll] of isLit.entries()) if (isAll) limits[n + 1] = 0;
     take(above(depth, ink, limits));
-    described(pieces, depth, levels, ink, labels, height, width);
+    described(pieces, sought, levels, ink, labels, height, width);
   }
   findNear(pieces, ink, width);
-  return { pieces, labels, paper, ruled };
+  return { pieces, labels, ruled, paperAt: (at) => paper[at] - typical };
 }

@@ -14,35 +14,50 @@ const THICK = 2.2;
 const SIGN = "it may be a sign or a line";
 const UNREAD = "a mark beside it is not read";
 
-const peakOf = (levels) => levels.reduce((a, b) => Math.max(a, b), 0);
+function peakOf(levels) {
+  let peak = 0;
+  for (let at = 0; at < levels.length; at++) if (levels[at] > peak) peak = levels[at];
+  return peak;
+}
 
-/** For each of `after` pixels, [first of `before` pixels, weights]: a triangle filter, whose weights sum to 1. */
+/**
+ * A triangle filter: for each of `after` pixels, the first of the `before` pixels of which it is a mean, and their `taps`
+ * weights, whose sum is 1.
+ */
 function resampling(before, after) {
   const scale = before / after;
   const reach = Math.max(1, scale);
-  return Array.from({ length: after }, (_, n) => {
+  const taps = Math.min(before, Math.ceil(2 * reach));
+  const [firsts, weights] = [new Int32Array(after), new Float64Array(after * taps)];
+  for (let n = 0; n < after; n++) {
     const centre = (n + 0.5) * scale - 0.5;
-    const first = Math.max(0, Math.ceil(centre - reach));
-    const last = Math.min(before - 1, Math.floor(centre + reach));
-    const weights = [];
-    for (let at = first; at <= last; at++) weights.push(Math.max(0, 1 - Math.abs(at - centre) / reach));
-    const sum = weights.reduce((a, b) => a + b, 0);
-    return [first, weights.map((weight) => weight / sum)];
-  });
+    const first = (firsts[n] = Math.min(Math.max(0, Math.floor(centre - reach) + 1), before - taps));
+    let sum = 0;
+    for (let tap = 0; tap < taps; tap++) {
+      sum += weights[n * taps + tap] = Math.max(0, 1 - Math.abs(first + tap - centre) / reach);
+    }
+    for (let tap = 0; tap < taps; tap++) weights[n * taps + tap] /= sum;
+  }
+  return { taps, firsts, weights };
 }
 
 /** Resizes a picture. */
 function resampled({ height, width, levels }, tall, wide) {
+  const [across, down] = [resampling(width, wide), resampling(height, tall)];
   const narrow = new Float64Array(height * wide);
-  for (const [x, [first, weights]] of resampling(width, wide).entries()) {
-    for (let y = 0; y < height; y++) {
-      for (let n = 0; n < weights.length; n++) narrow[y * wide + x] += weights[n] * levels[y * width + first + n];
+  for (let y = 0, to = 0; y < height; y++) {
+    for (let x = 0, at = 0; x < wide; x++, to++) {
+      const from = y * width + across.firsts[x];
+      let sum = 0;
+      for (let tap = 0; tap < across.taps; tap++, at++) sum += across.weights[at] * levels[from + tap];
+      narrow[to] = sum;
     }
   }
   const found = new Float64Array(tall * wide);
-  for (const [y, [first, weights]] of resampling(height, tall).entries()) {
-    for (let n = 0; n < weights.length; n++) {
-      for (let x = 0; x < wide; x++) found[y * wide + x] += weights[n] * narrow[(first + n) * wide + x];
+  for (let y = 0, at = 0; y < tall; y++) {
+    for (let tap = 0; tap < down.taps; tap++, at++) {
+      const from = (down.firsts[y] + tap) * wide;
+      for (let x = 0; x < wide; x++) found[y * wide + x] += down.weights[at] * narrow[from + x];
     }
   }
   return { height: tall, width: wide, levels: found };
@@ -55,7 +70,7 @@ function reduced(picture, most) {
   const { height, width, levels } = picture;
   const [tall, wide] = [height, width].map((n) => Math.ceil(n / side));
   const sums = new Float32Array(width); // in the precision of Python's
-  const found = new Float32Array(tall * wide);
+  const found = kept("reduced", Float32Array, tall * wide);
   for (let y = 0, at = 0; y < tall; y++) {
     const count = Math.min(side, height - side * y);
     sums.fill(0);
@@ -78,10 +93,11 @@ const cutOut = (picture, edge) => cutOutOf(picture, edge)[0];
 /** Crops a picture to its ink, to levels above `edge`: [picture, top, left]. */
 function cutOutOf({ width, levels }, edge) {
   let [top, bottom, left, right] = [Infinity, -1, Infinity, -1];
-  for (let at = 0; at < levels.length; at++) {
-    if (levels[at] <= edge) continue;
-    const [y, x] = [Math.floor(at / width), at % width];
-    [top, bottom, left, right] = [Math.min(top, y), Math.max(bottom, y), Math.min(left, x), Math.max(right, x)];
+  for (let y = 0, at = 0; at < levels.length; y++) {
+    for (let x = 0; x < width; x++, at++) {
+      if (levels[at] <= edge) continue;
+      [top, bottom, left, right] = [Math.min(top, y), y, Math.min(left, x), Math.max(right, x)];
+    }
   }
   const found = { height: bottom - top + 1, width: right - left + 1 };
   found.levels = new Float64Array(found.height * found.width);
@@ -150,26 +166,20 @@ function dilatedBy({ height, width, levels }, radius) {
   return { height, width, levels: found };
 }
 
-/** Strokes of a thin pen, as thick as those of MNIST; null if they are that thick. */
-function thickened(strokes, side) {
+/** Strokes of a thin pen, up to the level of the ink, as thick as those of MNIST; null if they are that thick. */
+function thickened(box, level, side) {
+  const strokes = { ...box, levels: box.levels.slice() };
+  for (let at = 0; at < strokes.levels.length; at++) if (strokes.levels[at] > level) strokes.levels[at] = level;
   const fine = FINE * side;
   const size = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((fine * n) / longestOf(strokes))));
   const scaled = resampled(strokes, ...size);
-  const peak = peakOf(scaled.levels);
+  const edge = 0.4 * peakOf(scaled.levels);
   const isInk = new Uint8Array(scaled.levels.length);
-  for (let at = 0; at < isInk.length; at++) isInk[at] = scaled.levels[at] > 0.4 * peak ? 1 : 0;
-  const around = [-1, 0, 1].flatMap((dy) => [-1, 0, 1].map((dx) => dy * scaled.width + dx));
   let [all, inner] = [0, 0]; // pixels of ink, and those with ink around them
-  for (let y = 0, at = 0; y < scaled.height; y++) {
-    for (let x = 0; x < scaled.width; x++, at++) {
-      if (!isInk[at]) continue;
-      all++;
-      const isInside = y > 0 && y < scaled.height - 1 && x > 0 && x < scaled.width - 1;
-      if (!isInside) continue;
-      let here = 0;
-      for (const step of around) here += isInk[at + step];
-      if (here === around.length) inner++;
-    }
+  for (let at = 0; at < isInk.length; at++) all += isInk[at] = scaled.levels[at] > edge ? 1 : 0;
+  for (let at = scaled.width, x = 0, run = 0; at < isInk.length - scaled.width; at++, x = x < scaled.width - 1 ? x + 1 : 0) {
+    run = isInk[at - scaled.width] & isInk[at] & isInk[at + scaled.width] ? (x && run) + 1 : 0; // of columns of three
+    if (run >= 3) inner++;
   }
   const width = 2 / Math.max(1 - inner / Math.max(all, 1), 0.01);
   const missing = Math.round((THICK * (fine / 20) - width) / 2);
@@ -185,14 +195,16 @@ function thickened(strokes, side) {
 
 /** The sum of squared weights of the middle pixel of a resized line, by which noise shrinks. */
 function squaresOf(before, after) {
-  return resampling(before, after)[Math.floor(after / 2)][1].reduce((sum, weight) => sum + weight ** 2, 0);
+  const { taps, weights } = resampling(before, after);
+  const middle = Math.floor(after / 2);
+  return weights.subarray(middle * taps, (middle + 1) * taps).reduce((sum, weight) => sum + weight ** 2, 0);
 }
 
 /** The ink of findInk in MNIST's normal form. With `known`, the level of a drawing's ink, strokes are not thickened. */
 function formOf(ink, height, width, side, known = null) {
   const level = known ?? levelOf(ink);
   const [box, top, left] = cutOutOf(ink, Math.max(EDGE * level, Math.min(SURE_OF_EDGE * ink.noise, 0.75 * level)));
-  const thicker = known ? null : thickened({ ...box, levels: box.levels.map((each) => Math.min(each, level)) }, side);
+  const thicker = known ? null : thickened(box, level, side);
   let [strokes, noise] = thicker ? [thicker, 0] : [box, ink.noise];
   const longest = longestOf(strokes);
   const [tall, wide] = [strokes.height, strokes.width].map((n) => Math.max(1, Math.round((side * n) / longest)));
@@ -205,9 +217,11 @@ function formOf(ink, height, width, side, known = null) {
   const levels = strokes.levels.map((each) => Math.min(1, Math.max(0, (each - least) / (most - least))));
   const rows = new Float64Array(tall);
   const columns = new Float64Array(wide);
-  for (const [at, each] of levels.entries()) {
-    rows[Math.floor(at / wide)] += each;
-    columns[at % wide] += each;
+  for (let y = 0, at = 0; y < tall; y++) {
+    for (let x = 0; x < wide; x++, at++) {
+      rows[y] += levels[at];
+      columns[x] += levels[at];
+    }
   }
   const [y0, x0] = [start(rows, height), start(columns, width)];
   const normal = new Float64Array(height * width);

@@ -80,11 +80,11 @@ function makeNovelty(spec, { height, width, channels }) {
     return nearest;
   }
 
-  function warning(pixels) {
+  function warning(pixels, isSign = false) {
     const grey = greyOf(pixels);
     const [score, width] = [scoreOf(grey), widthOf(grey)];
     const isUnlike = score > spec.threshold;
-    const mayBePair = isUnlike ? width > spec.wide : score * width > spec.pair_threshold;
+    const mayBePair = !isSign && (isUnlike ? width > spec.wide : score * width > spec.pair_threshold);
     const texts = [isUnlike && spec.unlike, mayBePair && spec.pair].filter(Boolean);
     return texts.length ? texts.join(": ") : null;
   }

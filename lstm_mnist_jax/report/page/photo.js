@@ -67,7 +67,7 @@ function roundly(share) {
  * Reads pictures and shows them.
  *
  * elements: photo (with a canvas and a list of boxes), found (a text), open and take (buttons), file and camera (inputs).
- * warningOf(pixels): why a digit's input is doubtful, a text without a full stop; null if it is not.
+ * warningOf(pixels, isSign): why a digit's input is doubtful, a text without a full stop; null if it is not.
  * onChoose(photo, number, clicked): a digit is to be the network's input; the first one where none was clicked.
  */
 function makePhotos(elements, network, image, warningOf, onChoose) {
@@ -109,7 +109,8 @@ function makePhotos(elements, network, image, warningOf, onChoose) {
       if (probabilities === null) return null;
       digit.label = leaderOf(probabilities);
       digit.probability = probabilities[digit.label];
-      digit.warning = [warningOf(digit.pixels), digit.warning].filter(Boolean).join("; ") || null;
+      const isSign = digit.warning?.includes(SIGN);
+      digit.warning = [warningOf(digit.pixels, isSign), digit.warning].filter(Boolean).join("; ") || null;
     }
     return { canvas, name, digits };
   }

@@ -11,7 +11,8 @@ from accessibility import violations
 from pad import SEVEN, clear, draw, reading_of
 from PIL import Image
 
-from lstm_mnist_jax.data.normal_form import UNREAD
+from lstm_mnist_jax.data.normal_form import SIGN, UNREAD
+from lstm_mnist_jax.inference import UNLIKE
 from lstm_mnist_jax.report.page import make_page
 from lstm_mnist_jax.report.page.build import novelty_of
 
@@ -137,6 +138,13 @@ def test_a_photograph_with_three_digits(page, trained, examples, rng):
         middle = (drawn[place] + drawn[length] / 2 - shown[place]) / shown[length]
         assert middle == pytest.approx(start + side / 2, abs=0.01)
     assert violations(page) == ""
+    arrow = np.full((300, 400), 230, np.uint8)  # wide and unlike digits, but no two that touch
+    arrow[148:154, 100:260] = 40
+    for step in range(40):
+        arrow[[148 - step, 153 + step], 256 - step : 264 - step] = 40
+    [alone] = trained.find_digits(arrow)
+    assert alone.warning == f"{UNLIKE}; {SIGN}"
+    assert alone.warning in give(page, ("arrow.png", encoded(Image.fromarray(arrow))))[0]
     give(page, ("three.png", encoded(picture)))
     assert page.locator(".mark").count() == 0
 
