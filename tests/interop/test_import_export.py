@@ -207,7 +207,7 @@ def test_a_graph_becomes_a_run_with_its_network(command_line, tmp_path):
     assert_close(run.params, params, atol=0)
     floats = FIXTURES / "onnx" / "last.onnx"
     refused = command_line("import", "onnx", floats, "--run-dir", tmp_path / "other", "--input-mean", "0.1", *OPTIONS)
-    assert "The weights take 6 rows of 5 numbers and have 3 classes, but MNIST" in refused.stderr
+    assert "The weights take 6 rows of 5 numbers and have 3 classes, but IDX files" in refused.stderr
 
 
 @pytest.mark.slow
