@@ -97,7 +97,7 @@ class TrainedRun:
                 jax.block_until_ready(pending[-BATCHES_AHEAD])
         parts = [np.asarray(part) for part in pending] or [np.zeros((0, len(self.class_names)), np.float32)]
         # Copied also where there is one: what JAX gives cannot be written to.
-        probabilities = (np.concatenate(parts) if len(parts) > 1 else parts[0].copy())[: len(images)]
+        probabilities = np.concatenate(parts)[: len(images)] if len(parts) > 1 else parts[0][: len(images)].copy()
         return probabilities.argmax(axis=-1), probabilities
 
     def normalise(self, pictures: Iterable[np.ndarray], form: str | None = None) -> Normalised:

@@ -38,14 +38,19 @@ def _made_once(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
+FIRST = {"train": 3_100, "t10k": 1_100}
+
+
 def _write_first_of_mnist(folder: Path) -> None:
     folder.mkdir()
-    for split, count in (("train", 3_100), ("t10k", 1_100)):
+    for split, count in FIRST.items():
         for name in (f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"):
             write_idx(folder / name, read_idx(EMBEDDED_MNIST / f"{name}.gz")[:count])
 
 
-FIRST_OF_MNIST = _made_once(Path(__file__).parents[1] / ".pytest_cache" / "mnist-3100-1100", _write_first_of_mnist)
+FIRST_OF_MNIST = _made_once(
+    Path(__file__).parents[1] / ".pytest_cache" / "-".join(["mnist", *map(str, FIRST.values())]), _write_first_of_mnist
+)
 """MNIST's first training and test images, which are kept: to evaluate all 10,000 takes a third of a sweep's time."""
 
 TINY = Config(

@@ -9,8 +9,8 @@ Four things make it faster than a scan over a cell:
 
 - All inputs are projected by one matrix product before the loop. The loop holds one product and one fused elementwise
   step. (The compiled kernel projects the inputs of each step where it uses them, unless their weights are too many.)
-- sigmoid(z) = (1 + tanh(z/2)) / 2, and the weights are multiplied by 1/2 once, before the loop, so that one tanh runs
-  over the four packed gates. (XLA's own sigmoid takes several times as long on a CPU.)
+- sigmoid(z) = (1 + tanh(z/2)) / 2. XLA's loop and the compiled kernel multiply the weights by 1/2 once, so that one
+  tanh runs over the four packed gates. (XLA's own sigmoid takes several times as long on a CPU.)
 - The backward loop carries only dc and dh and returns only the gradients at the gates. What depends on neither, XLA's
   loop computes before it, over all time steps at once.
 - The gradient of the recurrent weights is one matrix product after the loop. Differentiating the scan would

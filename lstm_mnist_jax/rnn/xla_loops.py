@@ -1,11 +1,13 @@
-"""The loops of the LSTM and the GRU in JAX, forward and backward: the reference for the CPU kernel.
+"""The loops of the LSTM and the GRU in JAX, forward and backward, and the gradients of weights: the reference for the
+CPU kernel.
 
 XLA runs them in place of the kernel on other platforms; those of the LSTM also wherever the kernel is not chosen (the
 GRU then runs on `gated`). Arguments and results are those of `recurrence` and `gru`.
 
 sigmoid(z) = (1 + tanh(z/2)) / 2: in weights and biases, the columns of the gates that are sigmoids (i, f and o; r and
-z) are halved before the loop, which changes no digit, so that one tanh runs over all gates. (XLA's own sigmoid takes
-several times as long on a CPU.) "Activations" are the tanh of the gates' arguments, of sigmoids those of their halves.
+z) are halved before the loop, which changes no digit but of the smallest numbers, so that one tanh runs over all gates.
+(XLA's own sigmoid takes several times as long on a CPU.) "Activations" are the tanh of the gates' arguments, of
+sigmoids those of their halves.
 """
 
 from typing import Any

@@ -21,11 +21,11 @@ constexpr Index kAloneRows = 4;
 // Threads that share the units of each step meet after it: at least this many multiplications and additions between.
 constexpr Index kStepWork = 1 << 16;
 
-// Rows of a weight gradient that are worth packing the columns for.
-constexpr Index kLeastRows = 32;
-
 // They are asked to share so many at a time: with threads that were stopped before, they can share again.
 constexpr Index kSharedWork = 1 << 28;
+
+// A thread's rows of a weight gradient, for which it packs the columns: at least this many.
+constexpr Index kLeastRows = 32;
 
 // How long to wait for the part of a step that another thread does, in nanoseconds: far longer than it takes, and far
 // shorter than the system lets another process run.
@@ -353,7 +353,7 @@ auto Signature() {
 // What a test of the loops finds on this processor: nullptr, or why they are not to be used.
 extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(chosen); }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(WeightGradients, WeightGradientCall,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(WeightGradientHandler, WeightGradientCall,
                               (Results<2>(Arguments<3>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()))
                                    .Attr<bool>("reverse")
                                    .Attr<std::int64_t>("threads")));

@@ -34,7 +34,7 @@ class Result(NamedTuple):
     Attributes:
       axes: see `Signature`.
       is_wide: whether it has the dtype of the states, which may be wider than that of the weights.
-      option: the option of `run` that asks for it; "" is always, "resets" where `optional` arguments are given.
+      option: the option of `run` that asks for it; "" is always, "optional" where such arguments are given.
     """
 
     axes: str
@@ -109,8 +109,8 @@ SIGNATURES = {
             "d_projected": Result(GATES),
             "d_h": Result(STATE, is_wide=True),
             "d_c": Result(STATE, is_wide=True),
-            "d_reset_h": Result(STATE, is_wide=True, option="resets"),
-            "d_reset_c": Result(STATE, is_wide=True, option="resets"),
+            "d_reset_h": Result(STATE, is_wide=True, option="optional"),
+            "d_reset_c": Result(STATE, is_wide=True, option="optional"),
         },
         {0: 0},
     ),
@@ -137,12 +137,12 @@ SIGNATURES = {
             "d_projected": Result(GATES),
             "d_recurrents": Result(SEQUENCE),
             "d_h": Result(STATE, is_wide=True),
-            "d_reset_h": Result(STATE, is_wide=True, option="resets"),
+            "d_reset_h": Result(STATE, is_wide=True, option="optional"),
         },
         {0: 0, 1: 1},
     ),
     "weight_gradient": Signature(
-        "WeightGradients",
+        "WeightGradientHandler",
         xla_loops.weight_gradient,
         {"inputs": INPUTS, "gradients": GATES},
         {"initial": "n b f"},
@@ -272,14 +272,14 @@ def _call(
     (optional,) = arrays[count:] or (None,)
     arrays = *arrays[:count], *(optional or (None,) * len(signature.optional))
     given = tuple(array is not None for array in arrays)
-    asked = {"": True, "resets": optional is not None, **options}
+    asked = {"": True, "optional": optional is not None, **options}
     options_of_results = [result.option for result in signature.results.values()]
     wanted = tuple(asked[option] for option in options_of_results)
     precision = jax.config.values["jax_default_matmul_precision"]
     loop = Loop(name, reverse, backend, threads, tuple(options.items()), given, wanted, precision)
     results = iter(_bind(loop, *[array for array in arrays if array is not None]))
     return tuple(
-        next(results) if asked[option] else None for option in options_of_results if option != "resets" or optional
+        next(results) if asked[option] else None for option in options_of_results if option != "optional" or optional
     )
 
 
@@ -547,7 +547,8 @@ def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Ca
 def _batched(flat: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
     """One loop for a vmap of it.
 
-    Sequences under the same weights are one larger batch; those with weights of their own are several networks.
+    Sequences under the same weights are one larger batch; those with weights of their own are several networks. So are
+    gradients of weights, which are sums over the batch.
     """
     size = next(array.shape[axis] for array, axis in zip(flat, axes, strict=True) if axis is not None)
     flat = [array if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(flat, axes, strict=True)]

@@ -1,4 +1,5 @@
-// The recurrences on a CPU, forward and backward: what `lstm_mnist_jax.rnn.xla_loops` computes with two XLA loops.
+// The recurrences on a CPU, forward and backward, and the gradients of their weights: what
+// `lstm_mnist_jax.rnn.xla_loops` computes with two XLA loops and products.
 //
 // Why it is quicker than XLA's loop: one step of a loop in XLA is a call into a matrix library, which packs the
 // same weights again in every step, and a handful of kernels that pass their results through memory. Here the weights

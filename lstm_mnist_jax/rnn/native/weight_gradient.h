@@ -14,15 +14,18 @@ constexpr Index kGradientRows = 6, kGradientVectors = kRegisters == 32 ? 4 : 2;
 // Steps x sequences whose gradients are packed at once.
 constexpr Index kGradientBlock = 128;
 
-// Adds the products of `size` rows of `inputs`, of which R columns, with as many of a panel to `out` (or writes them).
+INLINE void AddTo(float* out, Vector sum, bool is_first, Index count) {
+  Store(out, is_first ? sum : Load(out, count) + sum, count);
+}
+
+// Adds the products of `size` rows of `inputs`, of which R columns, with as many of a panel to `out`, or writes them. (A sum
+// of sums of blocks: one over thousands of rows in their order would be an order of magnitude less accurate.)
 template <Index R, Index N>
 __attribute__((noinline)) void AddOuter(const float* inputs, Index stride, const float* panel, Index size, bool is_first,
                                         float* out, Index columns, Index count) {
   Vector sums[N][R];
   UNROLL for (Index n = 0; n < N; ++n) {
-    UNROLL for (Index r = 0; r < R; ++r) {
-      sums[n][r] = is_first ? Vector{} : Load(out + r * columns + n * kWidth, count - n * kWidth);
-    }
+    UNROLL for (Index r = 0; r < R; ++r) sums[n][r] = Vector{};
   }
   for (Index k = 0; k < size; ++k, inputs += stride, panel += N * kWidth) {
     Vector gradient[N];
@@ -33,7 +36,7 @@ __attribute__((noinline)) void AddOuter(const float* inputs, Index stride, const
     }
   }
   UNROLL for (Index n = 0; n < N; ++n) {
-    UNROLL for (Index r = 0; r < R; ++r) Store(out + r * columns + n * kWidth, sums[n][r], count - n * kWidth);
+    UNROLL for (Index r = 0; r < R; ++r) AddTo(out + r * columns + n * kWidth, sums[n][r], is_first, count - n * kWidth);
   }
 }
 
@@ -45,9 +48,7 @@ void AddBlock(const WeightGradient& job, const float* inputs, const float* gradi
   float panel[kGradientBlock * N * kWidth];
   const bool has_bias = job.d_bias != nullptr && part.row == 0;
   Vector bias[N];
-  UNROLL for (Index n = 0; n < N; ++n) {
-    bias[n] = is_first || !has_bias ? Vector{} : Load(job.d_bias + column + n * kWidth, count - n * kWidth);
-  }
+  UNROLL for (Index n = 0; n < N; ++n) bias[n] = Vector{};
   for (Index k = 0; k < size; ++k) {
     UNROLL for (Index n = 0; n < N; ++n) {
       const Vector gradient = Load(gradients + k * columns + column + n * kWidth, count - n * kWidth);
@@ -55,7 +56,9 @@ void AddBlock(const WeightGradient& job, const float* inputs, const float* gradi
       bias[n] += gradient;
     }
   }
-  if (has_bias) UNROLL for (Index n = 0; n < N; ++n) Store(job.d_bias + column + n * kWidth, bias[n], count - n * kWidth);
+  UNROLL for (Index n = 0; has_bias && n < N; ++n) {
+    AddTo(job.d_bias + column + n * kWidth, bias[n], is_first, count - n * kWidth);
+  }
   Index row = part.row;
   for (Index tile = Ceil(part.end_row - row, kGradientRows); tile > 0; --tile) {
     const Index rows = (part.end_row - row) / tile;
