@@ -205,7 +205,7 @@ def fit(train: Examples, validation: Examples) -> Novelty | None:
     digest = hashlib.blake2b()
     for array in (train.images, train.labels, held_out):
         digest.update(repr(array.shape).encode())
-        digest.update(array.data)
+        digest.update(np.ascontiguousarray(array).data)  # a copy of transposed images, as of EMNIST, else none
     key = digest.digest()
     if key not in _fitted:
         _fitted.clear()
