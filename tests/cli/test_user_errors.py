@@ -16,6 +16,7 @@ import pytest
 from runs import ONE_LAYER
 
 import lstm_mnist_jax
+from lstm_mnist_jax import __main__
 from lstm_mnist_jax.cli import main as cli
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -230,6 +231,16 @@ def test_ctrl_c_during_the_first_imports_prints_no_traceback():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_a_handler_of_another_language_is_left_alone(monkeypatch):
+    """Python has None in its place, which it does not take back."""
+    called = []
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *given: called.append(given))
+    monkeypatch.setattr(cli, "main", lambda: called.append("main"))
+    __main__.main()
+    assert called == ["main"]
 
 
 def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):
