@@ -111,7 +111,11 @@ class StackedRNN(nnx.Module):
                 f"{name} needs an input width and at least one layer width, all integers of 1 or more; got "
                 f"in_features={in_features!r}, hidden_features={hidden_features!r}."
             )
-        if isinstance(dropout_rate, str | None) or not 0 <= dropout_rate < 1:
+        try:
+            right = np.ndim(dropout_rate) == 0 and 0 <= dropout_rate < 1
+        except (TypeError, ValueError):
+            right = False
+        if not right:
             raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate!r}.")
         if dropout_rate and len(widths) == 1:
             warnings.warn(

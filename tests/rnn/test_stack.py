@@ -295,6 +295,7 @@ for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
     {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0}, {"hidden_features": True},
     {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"dtype": "bf16"}, {"unroll": 2.5},
+    {"dropout_rate": [0.1]}, {"dropout_rate": None},
     {"kernel_init": "glorot"}, {"initial_carries": [(np.zeros((2, 4), int),) * 2]}, {"resets": np.zeros((2, 3))},
 ):
     called = {name: options.pop(name) for name in ("initial_carries", "resets") if name in options}
@@ -338,6 +339,8 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'int8'.",
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'bf16'.",
         "RNN expected unroll to be an integer, 0 or more; got 2.5.",
+        "LSTM needs a dropout_rate from 0 to below 1; got [0.1].",
+        "LSTM needs a dropout_rate from 0 to below 1; got None.",
         "LSTM needs a function as kernel_init, such as nnx.initializers.ones; got 'glorot'.",
         "LSTM expected an initial carry of floats, got ['int32', 'int32']; convert each, such as "
         "c.astype(jnp.float32).",
