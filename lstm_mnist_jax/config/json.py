@@ -89,11 +89,12 @@ def described(hint: Any) -> str:
     kinds = _kinds(hint)
     if typing.get_origin(kinds[0]) is typing.Literal:
         words = f"one of {', '.join(typing.get_args(kinds[0]))}"
+    elif typing.get_origin(kinds[0]) is tuple and (each := typing.get_args(kinds[0])[0]) is not int:
+        plurals = {float: "numbers", Path: "paths"}
+        words = f"one or more {plurals.get(each, 'values')}, each a word of its own"  # of the command line
     else:
         known = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-        each = (*typing.get_args(kinds[0]), int)[0]
-        several = "integers with commas between" if each is int else f"{described(each)}, one or more"
-        words = known.get(kinds[0], several)
+        words = known.get(kinds[0], "integers with commas between")
     return words + " or None" * (types.NoneType in kinds)
 
 

@@ -13,6 +13,7 @@ JavaScript (report/page/novelty.js): a change here needs the same change there.
 import hashlib
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -158,15 +159,17 @@ def features_of(images: Images) -> Float32[np.ndarray, "n features"]:
     Args:
       images: uint8 or floats, [n, height, width] or [n, height, width, channels].
     """
-    found = np.empty((len(images), DIRECTIONS * CELLS**2), np.float32)
-    for start in range(0, len(images), AT_ONCE):
-        found[start : start + AT_ONCE] = _features_of(images[start : start + AT_ONCE])
-    return found
+    return np.concatenate([_features_of(grey) for grey in _grey_parts(images)])
 
 
-def _features_of(images: np.ndarray) -> Float32[np.ndarray, "n features"]:
-    grey = images.astype(np.float32)
-    grey = grey.mean(axis=-1) if grey.ndim == 4 else grey
+def _grey_parts(images: Images) -> Iterator[Float32[np.ndarray, "part height width"]]:
+    """The images in grey, `AT_ONCE` at a time: all at once would take four bytes for each pixel. One part or more."""
+    for start in range(0, max(1, len(images)), AT_ONCE):
+        part = images[start : start + AT_ONCE].astype(np.float32)
+        yield part.mean(axis=-1) if part.ndim == 4 else part
+
+
+def _features_of(grey: np.ndarray) -> Float32[np.ndarray, "n features"]:
     grey -= grey[:, :1, :1]  # rounding errors on a background would be a gradient
     if grey.shape[1:] != (SIDE, SIDE):
         grey = resampling(grey.shape[1], SIDE) @ grey @ resampling(grey.shape[2], SIDE).T
@@ -179,13 +182,16 @@ def _features_of(images: np.ndarray) -> Float32[np.ndarray, "n features"]:
         away = np.minimum(away, DIRECTIONS - away)  # from 0 to 4, which is the opposite direction
         for number, share in ((direction, 1 - away), (direction + DIRECTIONS // 2, away - (DIRECTIONS // 2 - 1))):
             found[:, number] = pool @ (np.maximum(share, 0) * size) @ pool.T
-    found = np.sqrt(found.reshape(len(grey), -1))
+    found = np.sqrt(found.reshape(len(grey), DIRECTIONS * CELLS**2))
     return found / (np.linalg.norm(found, axis=1, keepdims=True) + 1e-9)
 
 
 def widths_of(images: Images) -> Float64[np.ndarray, " n"]:
     """The width of the ink on each image, as a fraction of its height; 1 where there is none."""
-    grey = images.mean(axis=-1) if images.ndim == 4 else images
+    return np.concatenate([_widths_of(grey) for grey in _grey_parts(images)])
+
+
+def _widths_of(grey: np.ndarray) -> Float64[np.ndarray, " n"]:
     is_ink = grey > INK * grey.max(axis=(1, 2), keepdims=True)
     lengths = []
     for axis in (1, 2):
@@ -205,7 +211,7 @@ def fit(train: Examples, validation: Examples) -> Novelty | None:
     digest = hashlib.blake2b()
     for array in (train.images, train.labels, held_out):
         digest.update(repr(array.shape).encode())
-        digest.update(array.data)
+        digest.update(np.ascontiguousarray(array).data)  # a copy of transposed images, as of EMNIST, else none
     key = digest.digest()
     if key not in _fitted:
         _fitted.clear()
@@ -273,9 +279,9 @@ def _not_below(value: float) -> np.ndarray:
     return np.array(np.nextafter(np.float32(value), np.float32(np.inf)))
 
 
-def _spread(count: int, most: int) -> np.ndarray:
-    """At most so many of `count` numbers, evenly spaced."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int)
+def _spread(count: int, most: int) -> np.ndarray | slice:
+    """At most so many of `count` numbers, evenly spaced. All of them are a slice, which copies nothing."""
+    return np.linspace(0, count - 1, most).astype(int) if count > most else slice(None)
 
 
 def _in_steps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Where a source has no validation split, it is cut from the front of the training
 `read_data_sets`; or stratified, where classes would be lacking at the front.
 """
 
+import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ FASHION_CLASSES = (
 
 
 def load(
-    source: str | Path = "mnist",
+    source: str | os.PathLike[str] = "mnist",
     *,
     validation_examples: int = USUAL_VALIDATION_EXAMPLES,
     train_examples: int | None = None,
@@ -86,12 +87,12 @@ def load(
       >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.test.labels.shape
       ((55000, 28, 28), dtype('uint8'), (10000,))
     """
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         raise DataError(
             f"The source is an object of {type(source)}, expected text or a Path. Save arrays to a file: "
             "numpy.savez('data.npz', x_train=..., y_train=..., x_test=..., y_test=...)."
         )
-    source = str(source)
+    source = os.fsdecode(source)
     if source == "mnist":
         dataset = _embedded_mnist()
     elif source.startswith("tfds:"):

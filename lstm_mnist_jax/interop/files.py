@@ -122,7 +122,7 @@ def read_hdf5(path: Path) -> KerasFile:
         if count * (len(data) if string and string.length is None else attribute.dtype.itemsize) > most:
             raise ValueError(f"the attribute {name} is larger than the file can hold")
         if string and string.length is None:
-            return _read_text(data, h5py.h5o.get_info(item["/"].id if item.name == "/" else item.id).addr, name, count)
+            return _hdf5_texts(data, h5py.h5o.get_info(item["/"].id if item.name == "/" else item.id).addr, name, count)
         if attribute.dtype.kind not in "SUifub":
             raise ValueError(f"the attribute {name} has the type {attribute.dtype}, expected text")
         value = item.attrs[name]
@@ -248,10 +248,10 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
-ATTRIBUTE, CONTINUATION = 0x0C, 0x10
+_HDF5_ATTRIBUTE, _HDF5_CONTINUATION = 0x0C, 0x10
 
 
-def _read_text(data: bytes, header: int, name: str, count: int) -> list[str]:
+def _hdf5_texts(data: bytes, header: int, name: str, count: int) -> list[str]:
     """The texts of variable length in an attribute of an HDF5 file, read from its bytes.
 
     The HDF5 library (2.0, as in h5py 3.16) crashes, loops without end or takes gigabytes where such a text is damaged.
@@ -266,66 +266,66 @@ def _read_text(data: bytes, header: int, name: str, count: int) -> list[str]:
     Raises:
       ValueError: the file is damaged, or keeps the attribute elsewhere, as files of Keras do not.
     """
-    for kind, message in _messages(data, header):
-        if kind == ATTRIBUTE and (found := _attribute(message)) and found[0] == name.encode():
+    for kind, message in _hdf5_messages(data, header):
+        if kind == _HDF5_ATTRIBUTE and (found := _hdf5_attribute(message)) and found[0] == name.encode():
             texts = []
             for place in range(0, 16 * count, 16):
-                element = _bytes_at(found[1], place, 16)
-                length, heap, number = (_number(element, at, size) for at, size in ((0, 4), (4, 8), (12, 4)))
-                texts.append(_heap_object(data, heap, number, length).decode() if length else "")
+                element = _hdf5_bytes(found[1], place, 16)
+                length, heap, number = (_hdf5_number(element, at, size) for at, size in ((0, 4), (4, 8), (12, 4)))
+                texts.append(_hdf5_heap_object(data, heap, number, length).decode() if length else "")
             return texts
     raise ValueError(f"the attribute {name} cannot be found")
 
 
-def _bytes_at(data: bytes, place: int, size: int) -> bytes:
+def _hdf5_bytes(data: bytes, place: int, size: int) -> bytes:
     if not 0 <= place <= place + size <= len(data):
         raise ValueError(f"it points to byte {place + size} of {len(data)}")
     return data[place : place + size]
 
 
-def _number(data: bytes, place: int, size: int) -> int:
-    return int.from_bytes(_bytes_at(data, place, size), "little")
+def _hdf5_number(data: bytes, place: int, size: int) -> int:
+    return int.from_bytes(_hdf5_bytes(data, place, size), "little")
 
 
-def _messages(data: bytes, header: int) -> Iterator[tuple[int, bytes]]:
+def _hdf5_messages(data: bytes, header: int) -> Iterator[tuple[int, bytes]]:
     """The messages of an object header of version 1, which is what h5py writes unless it is asked for another."""
-    if _number(data, header, 1) != 1:
+    if _hdf5_number(data, header, 1) != 1:
         raise ValueError("it has object headers of another version than 1, which Keras does not write")
-    blocks = [(header + 16, _number(data, header + 8, 4))]
+    blocks = [(header + 16, _hdf5_number(data, header + 8, 4))]
     for place, size in blocks:
-        block = _bytes_at(data, place, size)
+        block = _hdf5_bytes(data, place, size)
         at = 0
         while at + 8 <= len(block):
-            kind, length = _number(block, at, 2), _number(block, at + 2, 2)
-            message = _bytes_at(block, at + 8, length)
+            kind, length = _hdf5_number(block, at, 2), _hdf5_number(block, at + 2, 2)
+            message = _hdf5_bytes(block, at + 8, length)
             at += 8 + length
-            if kind == CONTINUATION:
-                blocks.append((_number(message, 0, 8), _number(message, 8, 8)))
+            if kind == _HDF5_CONTINUATION:
+                blocks.append((_hdf5_number(message, 0, 8), _hdf5_number(message, 8, 8)))
                 if len(blocks) > 1000:
                     raise ValueError("an object header has no end")
             yield kind, message
 
 
-def _attribute(message: bytes) -> tuple[bytes, bytes] | None:
+def _hdf5_attribute(message: bytes) -> tuple[bytes, bytes] | None:
     """The name and the contents of an attribute message; None of one with a shared type."""
-    version, flags = _number(message, 0, 1), _number(message, 1, 1)
-    sizes = [_number(message, at, 2) for at in (2, 4, 6)]
+    version, flags = _hdf5_number(message, 0, 1), _hdf5_number(message, 1, 1)
+    sizes = [_hdf5_number(message, at, 2) for at in (2, 4, 6)]
     if version not in (1, 2, 3) or (version > 1 and flags):
         return None
     start = 9 if version == 3 else 8
-    name = _bytes_at(message, start, sizes[0]).rstrip(b"\0")
+    name = _hdf5_bytes(message, start, sizes[0]).rstrip(b"\0")
     return name, message[start + sum((size + 7) // 8 * 8 if version == 1 else size for size in sizes) :]
 
 
-def _heap_object(data: bytes, heap: int, number: int, length: int) -> bytes:
+def _hdf5_heap_object(data: bytes, heap: int, number: int, length: int) -> bytes:
     """The first bytes of an object in a global heap."""
-    if _bytes_at(data, heap, 8) != b"GCOL\x01\0\0\0":
+    if _hdf5_bytes(data, heap, 8) != b"GCOL\x01\0\0\0":
         raise ValueError(f"there is no global heap at byte {heap}")
-    place, end = heap + 16, heap + _number(data, heap + 8, 8)
+    place, end = heap + 16, heap + _hdf5_number(data, heap + 8, 8)
     while place + 16 <= end:
-        found, size = _number(data, place, 2), _number(data, place + 8, 8)
+        found, size = _hdf5_number(data, place, 2), _hdf5_number(data, place + 8, 8)
         if found == number and length <= size:
-            return _bytes_at(data, place + 16, length)
+            return _hdf5_bytes(data, place + 16, length)
         if found in (0, number):
             break
         place += 16 + (size + 7) // 8 * 8

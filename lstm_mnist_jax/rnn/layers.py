@@ -50,29 +50,47 @@ OTHER_NAMES = {
     "batch_first": "time_major; by default inputs are [batch, time, features], as with batch_first=True",
     "go_backwards": "bidirectional, or RNN(cell, reverse=True)",
     "reverse": "bidirectional, or RNN(cell, reverse=True)",
-    "return_sequences": "no option: a call returns the outputs of all steps and the final carries",
-    "return_state": "no option: a call returns the outputs of all steps and the final carries",
-    "stateful": "no option: give the final carries to the next call as initial_carries",
+    "return_sequences": "A call returns the outputs of all steps and the final carries.",
+    "return_state": "A call returns the outputs of all steps and the final carries.",
+    "stateful": "Give the final carries to the next call as initial_carries.",
     "unit_forget_bias": "forget_bias=1.0",
     "kernel_initializer": "kernel_init",
     "recurrent_initializer": "recurrent_kernel_init",
     "bias_initializer": "bias_init",
     "param_type": "param_dtype",
-    "device": "no option: JAX places arrays, see jax.device_put",
-}
-"""Arguments of the layers of PyTorch, Keras and Flax, and what they are here."""
-
-OTHER_NAMES_OF_CALLS = {
+    "device": "JAX places arrays: see jax.device_put.",
     "hx": "initial_carries",
     "initial_state": "initial_carries",
     "initial_states": "initial_carries",
     "lengths": "seq_lengths",
     "sequence_length": "seq_lengths",
     "mask": "seq_lengths, of a mask [batch, time] whose True come first mask.sum(-1)",
-    "training": "no option: lstm.train() and lstm.eval() switch dropout on and off",
-    "deterministic": "no option: lstm.train() and lstm.eval() switch dropout on and off",
+    "training": "layer.train() and layer.eval() switch dropout on and off.",
+    "deterministic": "layer.train() and layer.eval() switch dropout on and off.",
 }
-"""Arguments of their calls, and what they are here."""
+"""Arguments of the layers of PyTorch, Keras and Flax and of their calls: what they are here, or a sentence."""
+
+OTHER_NAMES_OF_RNN = OTHER_NAMES | {
+    "num_layers": "RNN is one layer; StackedRNN has several.",
+    "dropout": "Dropout between layers is an argument of StackedRNN, dropout_rate.",
+    "dropout_rate": "Dropout between layers is an argument of StackedRNN, dropout_rate.",
+    "recurrent_dropout": "noise=RecurrentNoise(dropout_rate=0.1, rngs=nnx.Rngs(0))",
+    "recurrent_dropout_rate": "noise=RecurrentNoise(dropout_rate=0.1, rngs=nnx.Rngs(0))",
+    "bidirectional": "nnx.Bidirectional has two RNNs; StackedRNN has bidirectional=True.",
+    "go_backwards": "reverse",
+    "return_sequences": "A call returns the outputs of all steps.",
+    "return_state": "return_carry",
+    "stateful": "Give the final carry to the next call as initial_carry.",
+    "hx": "initial_carry",
+    "initial_state": "initial_carry",
+    "initial_states": "initial_carry",
+}
+
+# Of the cells of this package and of Flax.
+CELL_ARGUMENTS = (
+    *("in_features", "hidden_features", "projection_features", "use_bias", "forget_bias", "dtype", "param_dtype"),
+    *("kernel_init", "recurrent_kernel_init", "bias_init"),
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,7 +100,7 @@ def explained(method: Callable[P, R]) -> Callable[P, R]:
     """`__init__` or `__call__` of a layer. Its errors say what an argument is called here that it does not have, which
     arguments it takes, and what to do where it changes its state and JAX's own transformations forbid that."""
     is_call, signature = method.__name__ == "__call__", inspect.signature(method)
-    others = OTHER_NAMES | OTHER_NAMES_OF_CALLS if is_call else OTHER_NAMES
+    others = OTHER_NAMES_OF_RNN if method.__qualname__.startswith("RNN.") else OTHER_NAMES
     known = [name for name in signature.parameters if name != "self"]
     example = f"layer(inputs, {known[1]}=...)"
     if not is_call:
@@ -94,29 +112,36 @@ def explained(method: Callable[P, R]) -> Callable[P, R]:
         what = f"A call of {layer}" if is_call else layer
         for name in names:
             if name not in known:
-                near, meant = difflib.get_close_matches(name, known, 1), others.get(name, "")
-                if re.split(r"\W", meant)[0] not in known:
-                    meant = near[0] if near else meant if meant.startswith("no ") else f"one of {', '.join(known)}"
-                return f"{what} has no argument {name!r}. Here it is {meant}."
+                near, meant = difflib.get_close_matches(name, known, 1), others.get(name, name)
+                first = re.split(r"\W", meant)[0]
+                if first in known:
+                    meant = f"Here it is {meant}."
+                elif first in CELL_ARGUMENTS and "cell" in known:
+                    meant = f"Give it to the cell: {layer}{example}."
+                elif not meant.endswith("."):
+                    meant = f"Here it is {near[0]}." if near else f"It has {', '.join(known)}."
+                return f"{what} has no argument {name!r}. {meant}"
         layers = ", two layers of width 64" if "64, 64" in example else ""
         return f"{what}: {error}. Write it as {example if is_call else layer + example}{layers}."
 
     @functools.wraps(method)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        layer = type(args[0]).__name__
         try:
             return method(*args, **kwargs)
         except TraceContextError as error:
             raise TraceContextError(
-                f"{layer} changes its state, such as the key stream of dropout, which jax.jit, jax.grad and jax.vmap "
-                "cannot do from outside. Use nnx.jit, nnx.grad or nnx.vmap with the layer as an argument, such as "
-                "nnx.jit(lambda layer, inputs: layer(inputs)); or, without dropout, layer.eval()."
+                f"{type(args[0]).__name__} changes its state, such as the key stream of dropout, which jax.jit, "
+                "jax.grad and jax.vmap cannot do from outside. Use nnx.jit, nnx.grad or nnx.vmap with the layer as an "
+                "argument, such as nnx.jit(lambda layer, inputs: layer(inputs)); or, without dropout, layer.eval()."
             ) from error
         except TypeError:
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:
-                raise TypeError(explanation(layer, kwargs, error)) from None
+                # A subclass with a method of its own calls this one as that of a class above it.
+                classes = (each for each in type(args[0]).__mro__ if getattr(each, method.__name__) is checked)
+                layer = next(classes, type(args[0]))
+                raise TypeError(explanation(layer.__name__, kwargs, error)) from None
             raise
 
     return checked

@@ -4,7 +4,10 @@ Depends on `RNN` and on cells; not on data sets, configs or training.
 """
 
 import functools
+import itertools
 import operator
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -111,14 +114,22 @@ class StackedRNN(nnx.Module):
                 f"{name} needs an input width and at least one layer width, all integers of 1 or more; got "
                 f"in_features={in_features!r}, hidden_features={hidden_features!r}."
             )
-        if isinstance(dropout_rate, str | None) or not 0 <= dropout_rate < 1:
+        try:
+            right = np.ndim(dropout_rate) == 0 and 0 <= dropout_rate < 1
+        except (TypeError, ValueError):
+            right = False
+        if not right:
             raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate!r}.")
         if dropout_rate and len(widths) == 1:
+            # The warning points at the first frame outside these packages. (Python 3.12 has `skip_file_prefixes`.)
+            frames = traceback.walk_stack(sys._getframe())
+            packages = (frame.f_globals.get("__name__", "").split(".")[0] for frame, _ in frames)
+            within = itertools.takewhile(("lstm_mnist_jax", "flax", "jaxtyping").__contains__, packages)
             warnings.warn(
                 f"{name} has one layer, so dropout_rate={dropout_rate} drops nothing: it acts between layers. Give two "
                 "or more hidden_features, or recurrent_dropout_rate, or nnx.Dropout for the outputs.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=len([*within]) + 1,
             )
         if not hasattr(rngs, "params"):
             raise ValueError(f"{name} draws its parameters from rngs, such as nnx.Rngs(0); got {rngs!r}.")

@@ -16,6 +16,7 @@ import pytest
 from runs import ONE_LAYER
 
 import lstm_mnist_jax
+from lstm_mnist_jax import __main__
 from lstm_mnist_jax.cli import main as cli
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -57,7 +58,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
         (["train", "--epochs"], "--epochs has no value, expected an integer."),
         (["train", "--run-dir", ""], "--run-dir has no value, expected a path or None."),
-        (["report", ""], "run-dirs has no value, expected a path, one or more."),
+        (["report", ""], "run-dirs has no value, expected one or more paths, each a word of its own."),
+        (["sweep", "--learning-rate", ""], "--learning-rate has no value, expected one or more values, each a word of"),
         (["--versoin"], "Unknown option --versoin; did you mean --version?"),
         (["train", "--train-examples", "all"], "--train-examples is 'all', expected an integer or None."),
         (["predict"], "An argument is missing, expected lstm-mnist predict RUN_DIR IMAGE. See"),
@@ -230,6 +232,16 @@ def test_ctrl_c_during_the_first_imports_prints_no_traceback():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_a_handler_of_another_language_is_left_alone(monkeypatch):
+    """Python has None in its place, which it does not take back."""
+    called = []
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *given: called.append(given))
+    monkeypatch.setattr(cli, "main", lambda: called.append("main"))
+    __main__.main()
+    assert called == ["main"]
 
 
 def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):

@@ -138,11 +138,13 @@ def test_scores_are_mahalanobis_distances(mnist):
 @pytest.mark.parametrize("shape", [(6, 5), (28, 28), (32, 32, 3), (1, 1)])
 @pytest.mark.parametrize("classes", [1, 2, 150])
 def test_any_data_set(shape, classes, rng):
-    """Of one example a class, of one colour, of many classes: no larger than the limit, and finite."""
+    """Of one example a class, of one colour, of many classes, transposed in memory as EMNIST's: no larger than the
+    limit, and finite."""
 
     def examples(count, most=256):
         labels = (np.arange(count) % classes).astype(np.int32)
-        return Examples(rng.integers(0, most, (count, *shape), np.uint8), labels, classes)
+        columns_first = rng.integers(0, most, (count, shape[1], shape[0], *shape[2:]), np.uint8)
+        return Examples(columns_first.swapaxes(1, 2), labels, classes)
 
     for train in (examples(150), examples(150, 1)):
         fitted = novelty.fit(train, examples(142))

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -64,7 +65,8 @@ def test_the_fingerprint_sees_every_change():
 )
 def test_folders_under_any_of_the_published_names(tmp_path, gzipped, dot, test):
     content = write_folder(tmp_path / "data", test=test, gzipped=gzipped, dot=dot)
-    found = load(str(tmp_path / "data"), validation_examples=5)
+    [folder] = os.scandir(tmp_path)  # path-like, with another str()
+    found = load(folder, validation_examples=5)
     np.testing.assert_array_equal(found.validation.images, content["train-images-idx3-ubyte"][:5])
     np.testing.assert_array_equal(found.train.labels, content["train-labels-idx1-ubyte"][5:])
     np.testing.assert_array_equal(found.test.images, content[f"{test}-images-idx3-ubyte"])

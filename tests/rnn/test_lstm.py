@@ -135,19 +135,21 @@ def test_a_mask_in_place_of_lengths_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("num_layers", "hidden_features"), ("batch_first", "time_major"), ("dropout", "dropout_rate"),
-     ("hidden_size", "hidden_features"), ("bidirectionl", "bidirectional")],
+    [("num_layers", "Here it is hidden_features"), ("batch_first", "Here it is time_major"),
+     ("dropout", "Here it is dropout_rate"), ("hidden_size", "Here it is hidden_features"),
+     ("bidirectionl", "Here it is bidirectional"), ("return_state", "A call returns the outputs of all steps and the")],
 )  # fmt: skip
 def test_arguments_of_other_libraries_are_named(name, meant):
-    with pytest.raises(TypeError, match=f"LSTM has no argument '{name}'. Here it is {meant}"):
+    with pytest.raises(TypeError, match=f"LSTM has no argument '{name}'. {meant}"):
         LSTM(5, 4, rngs=nnx.Rngs(0), **{name: 2})
 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("seq_length", "seq_lengths"), ("initial_carry", "initial_carries"), ("mask", "seq_lengths, of a mask"),
-     ("training", "no option"), ("xyz", "one of inputs, initial_carries, seq_lengths")],
+    [("seq_length", "Here it is seq_lengths"), ("initial_carry", "Here it is initial_carries"),
+     ("mask", "Here it is seq_lengths, of a mask"), ("training", r"layer\.train\(\) and layer\.eval\(\) switch"),
+     ("xyz", "It has inputs, initial_carries, seq_lengths")],
 )  # fmt: skip
 def test_arguments_of_calls_are_named(name, meant):
-    with pytest.raises(TypeError, match=f"A call of LSTM has no argument '{name}'. Here it is {meant}"):
+    with pytest.raises(TypeError, match=f"A call of LSTM has no argument '{name}'. {meant}"):
         LSTM(5, 4, rngs=nnx.Rngs(0))(INPUTS, **{name: 2})

@@ -32,8 +32,9 @@ def test_dropout_is_between_layers_only_and_off_in_evaluation():
         jax.jit(stack)(INPUTS)
     stack.eval()
     assert_close(stack(INPUTS), plain(INPUTS))
-    with pytest.warns(UserWarning, match=r"one layer, so dropout_rate=0\.5 drops nothing"):
+    with pytest.warns(UserWarning, match=r"one layer, so dropout_rate=0\.5 drops nothing") as warned:
         single = LSTM(5, (4,), dropout_rate=0.5, rngs=nnx.Rngs(0))
+    assert warned[0].filename == __file__
     assert_close(single(INPUTS), single(INPUTS), atol=0)
 
 

@@ -295,6 +295,7 @@ for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
     {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0}, {"hidden_features": True},
     {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"dtype": "bf16"}, {"unroll": 2.5},
+    {"dropout_rate": [0.1]}, {"dropout_rate": None},
     {"kernel_init": "glorot"}, {"initial_carries": [(np.zeros((2, 4), int),) * 2]}, {"resets": np.zeros((2, 3))},
 ):
     called = {name: options.pop(name) for name in ("initial_carries", "resets") if name in options}
@@ -302,12 +303,17 @@ for options in (
         LSTM(5, **{"hidden_features": (4,), "rngs": nnx.Rngs(0)} | options)(inputs, **called)
     except ValueError as error:
         print(error)
+class Mine(LSTM):
+    def __init__(self):
+        super().__init__(5, hidden_size=4, rngs=nnx.Rngs(0))
 cell = nnx.OptimizedLSTMCell(5, 4, rngs=nnx.Rngs(0))
 for wrong in (
     lambda: RNN(nnx.OptimizedLSTMCell), lambda: RNN(RNN(cell)), lambda: RNN(cell, rngs=0),
     lambda: StackedRNN(cell, 5, 4, rngs=nnx.Rngs(0)), lambda: RNN(cell)((inputs, inputs[0])),
     lambda: LSTM(5, 4, 2, rngs=nnx.Rngs(0)), lambda: LSTM(5, 4), lambda: StackedRNN(5, 4, rngs=nnx.Rngs(0)), RNN,
     lambda: RNN(cell)(inputs, lengths=[3, 3]), lambda: RNN(cell)(inputs, inputs),
+    lambda: RNN(cell)(inputs, hx=0), lambda: RNN(cell, go_backwards=True), lambda: RNN(cell, return_sequences=True),
+    lambda: RNN(cell, hidden_size=4), Mine,
 ):
     try:
         wrong()
@@ -338,6 +344,8 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'int8'.",
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'bf16'.",
         "RNN expected unroll to be an integer, 0 or more; got 2.5.",
+        "LSTM needs a dropout_rate from 0 to below 1; got [0.1].",
+        "LSTM needs a dropout_rate from 0 to below 1; got None.",
         "LSTM needs a function as kernel_init, such as nnx.initializers.ones; got 'glorot'.",
         "LSTM expected an initial carry of floats, got ['int32', 'int32']; convert each, such as "
         "c.astype(jnp.float32).",
@@ -353,10 +361,15 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "RNN: missing a required argument: 'cell'. Write it as RNN(nnx.OptimizedLSTMCell(28, 64, rngs=nnx.Rngs(0))).",
         "A call of RNN has no argument 'lengths'. Here it is seq_lengths.",
         "A call of RNN: too many positional arguments. Write it as layer(inputs, initial_carry=...).",
+        "A call of RNN has no argument 'hx'. Here it is initial_carry.",
+        "RNN has no argument 'go_backwards'. Here it is reverse.",
+        "RNN has no argument 'return_sequences'. A call returns the outputs of all steps.",
+        "RNN has no argument 'hidden_size'. Give it to the cell: RNN(nnx.OptimizedLSTMCell(28, 64, rngs=nnx.Rngs(0))).",
+        "LSTM has no argument 'hidden_size'. Here it is hidden_features.",
         "(2, 3, 4)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):
-        assert line.endswith(message)
+        assert line.endswith(message), line
 
 
 def test_widths_may_be_a_list():

@@ -65,14 +65,14 @@ def from_bytes(data: bytes, path: Path, ignore: Iterable[str] = (), *, choose: b
     """As `read`, from the bytes of the file. `path` is its name, for messages; arrays share memory with `data`."""
     with _naming(path):
         contents = open_file(data)
-        sets = find_weights(contents.root, path.name)
-        records = united(sets)
+        sets = _find_weights(contents.root, path.name)
+        records = _united(sets)
     records = ignoring(records, ignore)
     with _naming(path):
         left = [
             place or "the file itself"
             for place, tensors in sets.items()
-            if any(full_name(place, name) in records for name in tensors)
+            if any(_full_name(place, name) in records for name in tensors)
         ]
         if choose and len(left) > 1:
             more = f" and {len(left) - MAX_LISTED} more" if len(left) > MAX_LISTED else ""
@@ -95,20 +95,20 @@ def _naming(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path} {error}") from error
 
 
-MAX_DEPTH = 6
+_MAX_DEPTH = 6
 """How deep within a training dictionary the weights are searched for."""
 
-Place = tuple[str, ...]
+_Place = tuple[str, ...]
 """The keys that lead to a dictionary in the file."""
 
 
-def full_name(place: str, name: str) -> str:
+def _full_name(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def united(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _united(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of several dictionaries in one, by the names of both."""
-    united = {full_name(place, name): tensor for place, tensors in sets.items() for name, tensor in tensors.items()}
+    united = {_full_name(place, name): tensor for place, tensors in sets.items() for name, tensor in tensors.items()}
     if len(united) < sum(map(len, sets.values())):
         raise Malformed("two of its tensors have one name")
     return united
@@ -118,12 +118,12 @@ def united(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 class _Search:
     """What is in a training dictionary: tensors by name, by the place of their dictionary."""
 
-    weights: dict[Place, dict[str, Tensor]] = field(default_factory=dict)
-    others: dict[Place, dict[str, Tensor]] = field(default_factory=dict)
-    modules: list[tuple[Place, str]] = field(default_factory=list)
+    weights: dict[_Place, dict[str, Tensor]] = field(default_factory=dict)
+    others: dict[_Place, dict[str, Tensor]] = field(default_factory=dict)
+    modules: list[tuple[_Place, str]] = field(default_factory=list)
 
 
-def find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
+def _find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
     """The tensors of each set of weights, by its place in the file."""
     if isinstance(root, Foreign):
         raise WeightsError(_whole_module(root.name, file_name, ""))
@@ -141,7 +141,7 @@ def find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
 
 def _search(root: Any) -> _Search:
     found, seen = _Search(), {id(root)}
-    places: deque[tuple[Place, Any]] = deque([((), root)])
+    places: deque[tuple[_Place, Any]] = deque([((), root)])
     while places:
         place, value = places.popleft()
         if isinstance(value, Foreign) and value.is_module:
@@ -160,7 +160,7 @@ def _search(root: Any) -> _Search:
             if (
                 isinstance(item, (dict, list, tuple, Foreign))
                 and named
-                and len(place) < MAX_DEPTH
+                and len(place) < _MAX_DEPTH
                 and id(item) not in seen
             ):
                 seen.add(id(item))
@@ -181,23 +181,23 @@ def _tensors(value: dict[Any, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _join_parts(search: _Search) -> dict[Place, dict[str, Tensor]]:
+def _join_parts(search: _Search) -> dict[_Place, dict[str, Tensor]]:
     """Joins modules that were saved one by one, {'lstm': lstm.state_dict(), 'fc': fc.state_dict()}, to one set."""
     parents = {
         place[:-1]
         for place, tensors in search.weights.items()
         if place and all(TORCH_NAME.fullmatch(name) for name in tensors)
     }
-    joined: dict[Place, dict[str, dict[str, Tensor]]] = {}
+    joined: dict[_Place, dict[str, dict[str, Tensor]]] = {}
     for place, tensors in [*search.weights.items(), *search.others.items()]:
         if place and place[:-1] in parents:
             joined.setdefault(place[:-1], {})[place[-1]] = tensors
         elif place in search.weights:
             joined.setdefault(place, {})[""] = tensors
-    return {place: united(parts) if len(parts) > 1 else next(iter(parts.values())) for place, parts in joined.items()}
+    return {place: _united(parts) if len(parts) > 1 else next(iter(parts.values())) for place, parts in joined.items()}
 
 
-def _without_copies(sets: dict[Place, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+def _without_copies(sets: dict[_Place, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Only one of sets that are the same tensors; the name of the only set is left out."""
     places = {frozenset(tensors.items()): place for place, tensors in reversed(sets.items())}
     first = set(places.values())

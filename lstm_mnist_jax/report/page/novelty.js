@@ -9,7 +9,9 @@ const WIDTH_EDGE = 0.25;
 /** The directions of an image's gradient: [features], of norm 1. */
 function featuresOf(image) {
   const side = FEATURES_SIDE;
-  const { levels } = image.height === side && image.width === side ? image : resampled(image, side, side);
+  // Rounding errors on a background would be a gradient.
+  const grey = { ...image, levels: image.levels.map((level) => level - image.levels[0]) };
+  const { levels } = grey.height === side && grey.width === side ? grey : resampled(grey, side, side);
   const last = side - 1;
   const at = (grey, y, x) => grey[Math.min(last, Math.max(0, y)) * side + Math.min(last, Math.max(0, x))];
   const each = (make) => Float64Array.from({ length: side * side }, (_, n) => make(Math.floor(n / side), n % side));

@@ -12,14 +12,15 @@ from pad import SEVEN, clear, draw, reading_of
 from PIL import Image
 
 from lstm_mnist_jax.data.normal_form import SIGN, UNREAD
+from lstm_mnist_jax.data.novelty import features_of
 from lstm_mnist_jax.inference import UNLIKE
 from lstm_mnist_jax.report.page import make_page
-from lstm_mnist_jax.report.page.build import novelty_of
+from lstm_mnist_jax.report.page.build import _asset, novelty_of
 
 
 def test_warnings_match_python(page, trained, examples, rng):
     """The scores of digits, of noise, of ink as wide as two digits, and of what may be two digits by its width alone;
-    and the text beside a drawing."""
+    the features of other sizes, also of one colour, which have none; and the text beside a drawing."""
     wide = np.zeros((28, 28), np.uint8)
     wide[10:18, 4:24] = rng.integers(0, 256, (8, 20))
     digits = examples.images[:2000]
@@ -37,6 +38,14 @@ def test_warnings_match_python(page, trained, examples, rng):
     unlike = "this looks unlike the training images"
     assert {None, unlike, f"{unlike}: {trained.pair}", trained.pair} == {*warnings}
     assert set(warnings[24:]) == {trained.pair}
+    source = "\n".join(_asset(name) for name in ("normal_form.js", "novelty.js"))
+    for others in (np.full((1, 40, 40), 0.7), rng.random((2, 19, 40))):
+        height, width = others.shape[1:]
+        found = page.evaluate(
+            f"(pictures) => {{ {source} return pictures.map(featuresOf) }}",
+            [{"height": height, "width": width, "levels": image.ravel().tolist()} for image in others],
+        )
+        np.testing.assert_allclose(found, features_of(others), atol=1e-4)
     clear(page)
     assert page.locator("#warning").text_content() == ""
     draw(page, [[(0.3, height), (0.7, height)] for height in np.linspace(0.3, 0.7, 7)])  # a square
