@@ -105,14 +105,14 @@ def explained(method: Callable[P, R]) -> Callable[P, R]:
     example = f"layer(inputs, {known[1]}=...)"
     if not is_call:
         cell = ["nnx.OptimizedLSTMCell(28, 64, rngs=nnx.Rngs(0))"] * ("in_features" not in known)
-        cell = cell or ["nnx.GRUCell"] * ("cell" in known) + ["28, (64, 64), rngs=nnx.Rngs(0)"]
+        cell = cell or ["nnx.GRUCell"] * ("cell" in known) + ["28, 64, rngs=nnx.Rngs(0)"]
         example = f"({', '.join(cell)})"
 
     def explanation(layer: str, names: Iterable[str], error: TypeError) -> str:
         what = f"A call of {layer}" if is_call else layer
         for name in names:
             if name not in known:
-                near, meant = difflib.get_close_matches(name, known, 1), others.get(name, name)
+                near, meant = difflib.get_close_matches(name, known, 1, 0.8), others.get(name, name)
                 first = re.split(r"\W", meant)[0]
                 if first in known:
                     meant = f"Here it is {meant}."
@@ -121,7 +121,7 @@ def explained(method: Callable[P, R]) -> Callable[P, R]:
                 elif not meant.endswith("."):
                     meant = f"Here it is {near[0]}." if near else f"It has {', '.join(known)}."
                 return f"{what} has no argument {name!r}. {meant}"
-        layers = ", two layers of width 64" if "64, 64" in example else ""
+        layers = "; with (64, 64) for 64, two layers" if "cell" not in known and not is_call else ""
         return f"{what}: {error}. Write it as {example if is_call else layer + example}{layers}."
 
     @functools.wraps(method)

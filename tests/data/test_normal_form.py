@@ -183,6 +183,7 @@ def test_lines_boxes_and_tables_are_left_out(number, digits):
             # Ends of lines remain within two pixels of the strokes. Of another digit it would be 0.15.
             assert np.abs(found[0].image - alone.image).mean() < 0.05, name
             np.testing.assert_allclose(found[0].box, alone.box, atol=0.02, err_msg=name)
+    assert len(find_digits(np.pad(apart, 60, constant_values=1))) == 1  # the boxes without a digit are not rims
 
 
 def line(top, slope, count=10, height=40):
