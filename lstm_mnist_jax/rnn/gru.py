@@ -18,7 +18,7 @@ from jax import Array
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import project, shift, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, hidden_features, states_after
+from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, hidden_features, loop_of, states_after
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 
@@ -128,7 +128,7 @@ def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[
     activations, d_hs, d_last_h = vary_alike((activations, d_hs, d_last_h))
     arrays = activations, recurrents, hs, initial_h, recurrent_kernel, d_hs, d_last_h, resets
     d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, **loops._asdict())
-    weight_gradient = partial(native.weight_gradient, reverse=loops.reverse)
+    weight_gradient = partial(loop_of("weight_gradient", "native"), reverse=loops.reverse)
     d_kernel, d_bias = weight_gradient(inputs, d_projected, bias=True)
     entered, initial = hs, [(initial_h,)]
     if resets is not None:
