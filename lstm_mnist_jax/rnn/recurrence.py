@@ -243,8 +243,8 @@ def loop_of(name: str, backend: str) -> Any:
     """The loop of this name, run by a backend that `chosen_backend` returned."""
     in_xla = backend == "xla"
     if name == "weight_gradient":
-        # A product, of which a kernel in Pallas would gain nothing. Under `jax.set_mesh`, JAX 0.12 lowers the psum of one
-        # that is partitioned to an all-reduce that XLA refuses.
+        # A product, of which a kernel in Pallas would gain nothing. Under `jax.set_mesh`, JAX 0.12 lowers the psum of a
+        # partitioned one to an all-reduce that XLA refuses.
         mesh = jax.sharding.get_abstract_mesh()
         in_xla = backend != "native" or not (mesh.empty or set(mesh.manual_axes) == set(mesh.axis_names))
     return getattr(xla_loops, name) if in_xla else partial(getattr(native, name), backend=backend)
