@@ -36,7 +36,7 @@ from lstm_mnist_jax.data.signs import (
     darkness,
     gap_to_mark,
     goes_with,
-    is_dot_or_dash,
+    is_cross,
     is_of_dashes,
     is_of_paper,
     is_rule_of,
@@ -64,6 +64,10 @@ EDGED = 0.85
 
 APART = 0.15
 """The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
+
+LOWER, GAP = 0.65, 0.04
+"""What is lower than so many times the height of a digit is no stroke of it, but a sign, where paper is between them: so
+much, as a fraction of its size. A stroke that is broken goes on, below or above the rest."""
 
 COLUMN = 0.6
 """Digits whose left sides are less than so many heights apart are below each other."""
@@ -232,7 +236,7 @@ def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Compon
     groups = [group for group in groups if group not in lines and not is_rule_of(group, groups)]
     if not groups:
         return [], lines
-    upright = [group for group in groups if not is_of_dashes(group, found)]
+    upright = [group for group in groups if not is_of_dashes(group, found) and not is_cross(group)]
     main = max(upright or groups, key=_score)
     if lines and _score(main) < CRUMB * _score(max(lines, key=_score)):
         return [], lines
@@ -291,10 +295,11 @@ def _belong_together(one: Component, other: Component, typical: int) -> bool:
     most = APART * (typical if both.size <= 1.1 * typical else larger) if alike else 0.12 * larger
     if covers and (down >= 0.5 * heights[0] or -down <= most):
         return not is_underlined(one, other)
+    is_broken = len(one.members) + len(other.members) > 3  # into crumbs, as pencil is
+    if heights[0] < LOWER * heights[1] and -across >= GAP * max(larger, typical) and not is_broken:
+        return False
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
-        is_broken = len(one.members) + len(other.members) > 3  # into crumbs, as pencil is
-        lower = min(one, other, key=lambda piece: piece.height)
-        return is_broken or one.near == other.near or across > 0 or not is_dot_or_dash(lower)
+        return True
     widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
     return one.near == other.near and both.right - both.left <= widest * both.height
 

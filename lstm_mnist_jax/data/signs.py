@@ -31,12 +31,16 @@ LEAST_STROKES, MOST_STROKES = 0.5, 2.15
 """and its strokes are at least so many times as long as it is large, and at most so many times as long as its height
 and width together (two ellipses, an 8: 2.1). Those of a table are longer, crumbs of lines shorter."""
 
-DASH = 3.0
+DASH = 2.0
 """A flat straight stroke is no digit where it is so many times as long as it is wide, nor are several: a minus, `=`."""
 
-MIDDLE = 0.05
+MIDDLE = 0.052
 """The ink of a plus or an arrow is near its middle row, a plus's near its middle column too: the mean squared distance
-is at most this fraction of its height or width, squared. Of digits it is more."""
+is at most this fraction of its height or width, squared (of a plus, in the mean of both). Of digits it is more."""
+
+BARS, BAR = 0.84, 0.75
+"""A plus has no more ink than this fraction of two bars as long as it is wide and high, in pixels of the mean thickness,
+and the shorter is at least this fraction of the longer."""
 
 ARROW = 1.4
 """An arrow is at least so many times as wide as it is high."""
@@ -54,7 +58,7 @@ BELOW = 0.1
 """and reaches below the digits beside it by this fraction of their heights."""
 
 SMALLER = 0.55
-"""What is so many times as large as the digits beside it, or smaller, may be a sign."""
+"""What is so many times as large or as high as the digits beside it, or smaller, may be a sign."""
 
 MARK = 0.06
 """A smaller piece is no mark, as a fraction of the size of a digit beside it."""
@@ -105,12 +109,6 @@ def is_underlined(one: Component, other: Component) -> bool:
     return is_line and max(line.top - above.bottom, above.top - line.bottom) > 2 * NEAR * above.size
 
 
-def is_dot_or_dash(piece: Component) -> bool:
-    """Whether a piece is as long as it is wide, or flat and straight: beside a digit, a point or a minus."""
-    long, wide, _ = _straightness(piece)
-    return long <= 1.5 * wide or _is_dash(piece)
-
-
 def _is_dash(piece: Component) -> bool:
     long, wide, is_flat = _straightness(piece)
     return is_flat and long >= DASH * wide
@@ -128,13 +126,24 @@ def _parts(digit: Component, pieces: list[Component]) -> list[Component]:
     return [part for part in parts if part.size >= least]
 
 
-def _is_cross_or_arrow(piece: Component) -> bool:
+def is_cross(piece: Component) -> bool:
+    """Whether a piece is two straight strokes, about as long, that cross in their middles."""
+    tall, wide = piece.height, piece.right - piece.left
+    is_middle = sum(_spreads(piece)) <= 2 * MIDDLE and min(tall, wide) >= BAR * max(tall, wide)
+    return is_middle and piece.area <= BARS * piece.thick * (tall + wide - piece.thick)
+
+
+def _is_arrow(piece: Component) -> bool:
+    is_wide = piece.right - piece.left >= ARROW * piece.height
+    return is_wide and _spreads(piece)[0] <= MIDDLE and _straightness(piece)[2]
+
+
+def _spreads(piece: Component) -> tuple[float, float]:
+    """The mean squared distances of a piece's ink from its middle row and column, in heights and widths, squared."""
     x, y, xx, _, yy = (total / piece.area for total in piece.sums)
     column, row, wide = (piece.left + piece.right - 1) / 2, (piece.top + piece.bottom - 1) / 2, piece.right - piece.left
-    if yy - 2 * row * y + row * row > MIDDLE * piece.height * piece.height:
-        return False
-    is_plus = xx - 2 * column * x + column * column <= MIDDLE * wide * wide
-    return is_plus or (wide >= ARROW * piece.height and _straightness(piece)[2])
+    across, down = xx - 2 * column * x + column * column, yy - 2 * row * y + row * row
+    return down / (piece.height * piece.height), across / (wide * wide)
 
 
 def marks_of(pieces: list[Component], digits: list[Component]) -> list[list[tuple[int, int, int, int]]]:
@@ -166,15 +175,17 @@ def is_sign(digit: Component, digits: list[Component], pieces: list[Component]) 
     """Whether a digit may be a sign: much smaller than the digits beside it; or a line, dashes, a plus or an arrow; or
     a slash or a bracket, which begins as high as they do and reaches below all of them; or a percent sign, a stroke
     between two pieces."""
-    tall, beside = digit.height, list[Component]()
+    tall, near, beside = digit.height, list[Component](), list[Component]()
     for other in digits:
         gap = max(other.left - digit.right, digit.left - other.right)
         overlap = min(other.bottom, digit.bottom) - max(other.top, digit.top)
-        if other is not digit and gap <= max(tall, other.height) and overlap >= BESIDE * min(tall, other.height):
-            beside.append(other)
-    if beside and all(digit.size <= SMALLER * other.size for other in beside):
+        if other is not digit and gap <= max(tall, other.height) and overlap > 0:
+            near.append(other)  # a comma reaches below the line
+            if overlap >= BESIDE * min(tall, other.height):
+                beside.append(other)
+    if near and all(digit.size <= SMALLER * other.size or tall <= SMALLER * other.height for other in near):
         return True
-    if is_steep_line(digit) or _is_cross_or_arrow(digit) or is_of_dashes(digit, pieces):
+    if is_steep_line(digit) or is_cross(digit) or _is_arrow(digit) or is_of_dashes(digit, pieces):
         return True
     if _is_slender(digit):
         wide = [other for other in beside if not _is_slender(other)]

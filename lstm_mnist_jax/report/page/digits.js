@@ -7,6 +7,7 @@ const RECTANGULAR = 0.85;
 const TWO_LEVELS = 0.85;
 const EDGED = 0.85;
 const APART = 0.15;
+const [LOWER, GAP] = [0.65, 0.04];
 const COLUMN = 0.6;
 const CRUMB = 0.05;
 const BETWEEN = 4;
@@ -51,11 +52,9 @@ function belongTogether(one, other, typical) {
   const isAlike = Math.max(one.thick, other.thick) <= 1.5 * Math.min(one.thick, other.thick);
   const most = isAlike ? APART * (sizeOf(both) <= 1.1 * typical ? typical : larger) : 0.12 * larger;
   if (covers && (down >= 0.5 * low || -down <= most)) return !isUnderlined(one, other);
-  if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) {
-    const isBroken = both.members.length > 3;
-    if (isBroken || one.near === other.near || across > 0) return true;
-    return !isDotOrDash(heightOf(other) < heightOf(one) ? other : one);
-  }
+  const isBroken = both.members.length > 3;
+  if (low < LOWER * high && -across >= GAP * Math.max(larger, typical) && !isBroken) return false;
+  if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) return true;
   const widest = across <= 0 ? 0.9 : 1.1;
   return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
 }
@@ -119,7 +118,7 @@ function chosen(all, height, width) {
   lines.push(...ofPaper);
   const groups = found.filter((group) => !ofPaper.includes(group) && !isRuleOf(group, found));
   if (!groups.length) return { digits: [], lines };
-  const upright = groups.filter((group) => !isOfDashes(group, all));
+  const upright = groups.filter((group) => !isOfDashes(group, all) && !isCross(group));
   const main = best(upright.length ? upright : groups, scoreOf);
   if (lines.length && scoreOf(main) < CRUMB * scoreOf(best(lines, scoreOf))) return { digits: [], lines };
   const least = Math.min(height, width) >= SMOOTHED_SIZE ? LEAST_SIZE : 0;

@@ -7,8 +7,9 @@ const FLAT_PIECE = 20;
 const [FLAT_EDGE, STEEP_EDGE] = [5, 12];
 const FINE_PEN = 40;
 const [LEAST_STROKES, MOST_STROKES] = [0.5, 2.15];
-const DASH = 3;
-const MIDDLE = 0.05;
+const DASH = 2;
+const MIDDLE = 0.052;
+const [BARS, BAR] = [0.84, 0.75];
 const ARROW = 1.4;
 const SHADOW = 2.2;
 const BESIDE = 0.4;
@@ -58,24 +59,31 @@ function isUnderlined(one, other) {
   return Math.max(line.top - above.bottom, above.top - line.bottom) > 2 * NEAR * sizeOf(above);
 }
 
-/** Whether a piece is as long as it is wide, or flat and straight: beside a digit, a point or a minus. */
-function isDotOrDash(piece) {
-  const { long, wide } = straightness(piece);
-  return long <= 1.5 * wide || isDash(piece);
-}
-
 function isDash(piece) {
   const { long, wide, isFlat } = straightness(piece);
   return isFlat && long >= DASH * wide;
 }
 
-function isCrossOrArrow(piece) {
+/** Whether a piece is two straight strokes, about as long, that cross in their middles. */
+function isCross(piece) {
+  const [tall, wide] = [heightOf(piece), piece.right - piece.left];
+  const [down, across] = spreadsOf(piece);
+  const isMiddle = down + across <= 2 * MIDDLE && Math.min(tall, wide) >= BAR * Math.max(tall, wide);
+  return isMiddle && piece.area <= BARS * piece.thick * (tall + wide - piece.thick);
+}
+
+function isArrow(piece) {
+  const isWide = piece.right - piece.left >= ARROW * heightOf(piece);
+  return isWide && spreadsOf(piece)[0] <= MIDDLE && straightness(piece).isFlat;
+}
+
+/** The mean squared distances of a piece's ink from its middle row and column, in heights and widths, squared. */
+function spreadsOf(piece) {
   const [x, y, xx, , yy] = piece.sums.map((sum) => sum / piece.area);
   const [tall, wide] = [heightOf(piece), piece.right - piece.left];
   const [column, row] = [(piece.left + piece.right - 1) / 2, (piece.top + piece.bottom - 1) / 2];
-  if (yy - 2 * row * y + row * row > MIDDLE * tall * tall) return false;
-  const isPlus = xx - 2 * column * x + column * column <= MIDDLE * wide * wide;
-  return isPlus || (wide >= ARROW * tall && straightness(piece).isFlat);
+  const [down, across] = [yy - 2 * row * y + row * row, xx - 2 * column * x + column * column];
+  return [down / (tall * tall), across / (wide * wide)];
 }
 
 /** Whether all pieces of a digit are flat and straight. */
@@ -118,14 +126,15 @@ function gapToMark(piece, digit) {
 /** Whether a digit may be a sign or a line, as is_sign says. */
 function isSign(digit, digits, pieces) {
   const tall = heightOf(digit);
-  const beside = digits.filter((other) => {
+  const overlapOf = (other) => Math.min(other.bottom, digit.bottom) - Math.max(other.top, digit.top);
+  const near = digits.filter((other) => {
     const gap = Math.max(other.left - digit.right, digit.left - other.right);
-    const overlap = Math.min(other.bottom, digit.bottom) - Math.max(other.top, digit.top);
-    const [low, high] = [tall, heightOf(other)].sort((a, b) => a - b);
-    return other !== digit && gap <= high && overlap >= BESIDE * low;
+    return other !== digit && gap <= Math.max(tall, heightOf(other)) && overlapOf(other) > 0;
   });
-  if (beside.length && beside.every((other) => sizeOf(digit) <= SMALLER * sizeOf(other))) return true;
-  if (isSteepLine(digit) || isCrossOrArrow(digit) || isOfDashes(digit, pieces)) return true;
+  const isSmaller = (other) => sizeOf(digit) <= SMALLER * sizeOf(other) || tall <= SMALLER * heightOf(other);
+  if (near.length && near.every(isSmaller)) return true;
+  if (isSteepLine(digit) || isCross(digit) || isArrow(digit) || isOfDashes(digit, pieces)) return true;
+  const beside = near.filter((other) => overlapOf(other) >= BESIDE * Math.min(tall, heightOf(other)));
   if (isSlender(digit)) {
     const wide = beside.filter((other) => !isSlender(other));
     const reaches = (other) =>
