@@ -75,8 +75,11 @@ SIGNS = {  # strokes between two digits of a height of 1: points (x, y) of each
 }  # fmt: skip
 
 
-def row(*, sign=None, first=True, underlined=False, speck=False, size=90):
-    """Two sevens with a sign between them, or before the second, on white paper; and the box of what is drawn there."""
+def row(*, sign=None, first=True, close=False, underlined=False, speck=False, size=90):
+    """Two sevens with a sign between them, or before the second, on white paper; and the box of what is drawn there.
+
+    A sign that is `close` to the first is a twentieth of its height apart from it.
+    """
     canvas, strokes = Image.new("L", (500, 220), 0), SIGNS[sign] if sign else []
     drawing = ImageDraw.Draw(canvas)
 
@@ -90,7 +93,7 @@ def row(*, sign=None, first=True, underlined=False, speck=False, size=90):
         draw([(0, 0), (0.55, 0), (0.2, 1)], left)
     before = np.asarray(canvas).copy()
     for points in strokes:
-        draw(points, 210 if first else 245)
+        draw(points, 153 if close else 210 if first else 245)
     if underlined:
         draw([(-0.1, 1.2), (3.2, 1.2)], 90)
     if speck:

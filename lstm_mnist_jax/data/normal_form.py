@@ -118,9 +118,12 @@ def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Dig
         return [Digit(image.astype(np.float32), (0.0, 0.0, 1.0, 1.0))]
     inks = find_ink(grey)
     if not inks:
-        is_flat = np.ptp(grey) < LEAST_CONTRAST
-        why = "It is of one colour" if is_flat else "No part of it differs from its surroundings as strokes do"
-        raise DataError(f"Nothing can be seen on the picture. {why}.")
+        if np.ptp(grey) < LEAST_CONTRAST:
+            raise DataError("Nothing can be seen on the picture. It is of one colour.")
+        raise DataError(
+            "No digit can be seen on the picture. No part of it differs from its surroundings as strokes do, or only "
+            "straight lines, as of ruled paper, a minus or =."
+        )
     return [_digit(ink, grey.shape, height, width, side) for ink in inks]
 
 

@@ -36,7 +36,7 @@ def test_digits_apart_stay_apart():
 def test_paper_without_digits_holds_none(rng):
     """Ruled lines in uneven light, margins, squares and tables are no digits, nor is what a shadow leaves of them."""
     for kind, picture in papers(rng):
-        with pytest.raises(DataError, match="Nothing can be seen"):
+        with pytest.raises(DataError, match="No digit can be seen"):
             pytest.fail(f"{kind}: {[each.box for each in find_digits(picture)]}")
 
 
@@ -87,6 +87,31 @@ def test_signs_beside_digits_are_named(first):
             ends = np.array(ends) * [220, 220, 500, 500]
             around = [ends[:, 0].min(), ends[:, 1].max(), ends[:, 2].min(), ends[:, 3].max()]
             np.testing.assert_allclose(around, box, atol=4, err_msg=sign)
+
+
+def test_a_sign_close_to_a_digit_is_no_part_of_it():
+    alone = find_digits(row()[0])
+    for sign in ("minus", "point", "comma", "colon", "equals", "plus"):
+        found = find_digits(row(sign=sign, close=True)[0])
+        boxes = [digit.box for digit in found if SIGN not in (digit.warning or "")]
+        np.testing.assert_allclose(boxes, [digit.box for digit in alone], atol=0.01, err_msg=sign)
+        assert any(digit.warning for digit in found), sign
+
+
+def test_a_plus_of_any_pen_is_a_sign(rng):
+    """A handwritten 4 is none, nor is another digit."""
+    for size in (20, 90):
+        for pen in (0.08, 0.16, 0.25):
+            y, x = np.abs(np.mgrid[-150:150, -150:150]) / size
+            picture = 0.9 - 0.8 * ((np.minimum(y, x) < pen / 2) & (np.maximum(y, x) < 0.5))
+            picture = np.clip(picture + rng.normal(0, 0.02, picture.shape), 0, 1).astype(np.float32)
+            assert [digit.warning for digit in find_digits(picture)] == [SIGN], (size, pen)
+    test = load().test
+    digits = [
+        find_digits(np.pad(np.kron(image / np.float32(255), np.ones((4, 4), np.float32)), 20))
+        for image in test.images[test.labels == 4][:200]
+    ]
+    assert sum(SIGN in (each.warning or "") for found in digits for each in found) <= 1
 
 
 def test_an_underline_is_a_mark():

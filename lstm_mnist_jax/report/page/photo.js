@@ -53,8 +53,10 @@ async function reasonFor(file, name) {
 /** Why no digit is found on a picture, and what to do. */
 function reasonWithout({ levels }, name) {
   const isFlat = peakOf(levels) - levels.reduce((a, b) => Math.min(a, b)) < LEAST_CONTRAST;
-  const why = isFlat ? "It is of one colour" : "No part of it differs from its surroundings as strokes do";
-  return `Nothing can be seen on ${name}. ${why}. Choose a picture with dark digits on light paper, or light ones on dark.`;
+  const lines = "or only straight lines, as of ruled paper, a minus or =";
+  const without = `No digit can be seen on ${name}. No part of it differs from its surroundings as strokes do, ${lines}`;
+  const why = isFlat ? `Nothing can be seen on ${name}. It is of one colour` : without;
+  return `${why}. Choose a picture with dark digits on light paper, or light ones on dark.`;
 }
 
 /** A probability in whole percent. */

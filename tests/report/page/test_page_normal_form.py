@@ -106,6 +106,7 @@ def test_broken_shaded_and_cut_digits_match_python(page, rng):
 def test_papers_signs_and_marks_match_python(page, rng):
     """No digits on ruled paper, but those of thin lines; the boxes of what is not read, and the warnings."""
     signs = [row(sign=sign, underlined=sign is None)[0] for sign in (None, *SIGNS)]
+    signs += [row(sign=sign, close=True)[0] for sign in ("minus", "comma", "plus")]
     thin = [picture for _, picture, _ in thin_digits()][4:6]  # a 7 and an 8
     for number, picture in enumerate([*(picture for _, picture in papers(rng)), *signs, *thin]):
         try:
