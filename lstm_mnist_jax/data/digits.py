@@ -66,8 +66,8 @@ APART = 0.15
 """The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
 
 LOWER, GAP = 0.65, 0.04
-"""What is lower than so many times the height of a digit is no stroke of it, but a sign, where paper is between them: so
-much, as a fraction of its size. A stroke that is broken goes on, below or above the rest."""
+"""What is beside a digit, and lower than so many times its height, is no stroke of it but a sign where so much paper is
+between them, as a fraction of the digit's size. What is left of a broken stroke is mostly above or below the rest."""
 
 COLUMN = 0.6
 """Digits whose left sides are less than so many heights apart are below each other."""
