@@ -39,8 +39,8 @@ MIDDLE = 0.052
 is at most this fraction of its height or width, squared (of a plus, in the mean of both). Of digits it is more."""
 
 BARS, BAR = 0.84, 0.75
-"""A plus has at most this fraction of the ink of two bars of its mean thickness, as long as it is wide and high, and the
-shorter is at least this fraction of the longer."""
+"""A plus has at most this fraction of the ink of two bars of its mean thickness, as long as it is wide and high;
+and the shorter is at least this fraction of the longer."""
 
 ARROW = 1.4
 """An arrow is at least so many times as wide as it is high."""
