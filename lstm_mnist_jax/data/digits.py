@@ -69,6 +69,9 @@ LOWER, GAP = 0.65, 0.04
 """What is beside a digit, and lower than so many times its height, is no stroke of it but a sign where so much paper is
 between them, as a fraction of the digit's size. What is left of a broken stroke is mostly above or below the rest."""
 
+BLURRED = 0.65
+"""The same of a piece as large, thick and dark as one that is ink."""
+
 COLUMN = 0.6
 """Digits whose left sides are less than so many heights apart are below each other."""
 
@@ -215,7 +218,11 @@ def _score(piece: Component) -> float:
 
 def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
     """The digits among the pieces of ink, and what is of ruled lines."""
-    pieces = [piece for piece in found if piece.edge >= EDGED]  # not the paper within a stroke
+    edged = [piece for piece in found if piece.edge >= EDGED]  # not the paper within a stroke
+    if not edged:
+        return [], []
+    sharpest = max(edged, key=_score)
+    pieces = [piece for piece in found if piece.edge >= EDGED or _is_blurred(piece, sharpest)]
     are_lines = [is_of_paper(piece, shape, FLAT_PIECE) for piece in pieces]
     others = [piece for piece, is_line in zip(pieces, are_lines, strict=True) if not is_line]
     lines, strokes = list[Component](), list[Component]()
@@ -246,6 +253,13 @@ def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Compon
     ]
     limits = [max(least, (SHORT_DASH if is_mark else SMALLEST) * main.size) for is_mark in are_marks]
     return [group for group, limit in zip(groups, limits, strict=True) if group.size >= limit], lines
+
+
+def _is_blurred(piece: Component, sharp: Component) -> bool:
+    """Whether a piece is of a digit like another but for its outline, as in a shadow, where ruled lines join them."""
+    sizes, thicks = (sorted(pair) for pair in ((piece.size, sharp.size), (piece.thick, sharp.thick)))
+    is_alike = sizes[0] >= 0.6 * sizes[1] and thicks[0] >= 0.4 * thicks[1]
+    return is_alike and piece.edge >= BLURRED and not piece.cut and darkness(piece, sharp) >= 0.75
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:

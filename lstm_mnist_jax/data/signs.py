@@ -31,14 +31,15 @@ LEAST_STROKES, MOST_STROKES = 0.5, 2.15
 """and its strokes are at least so many times as long as it is large, and at most so many times as long as its height
 and width together (two ellipses, an 8: 2.1). Those of a table are longer, crumbs of lines shorter."""
 
-DASH = 2.0
-"""A flat straight stroke is no digit where it is so many times as long as it is wide, nor are several: a minus, `=`."""
+DASH, FILLED = 2.0, 0.7
+"""A flat stroke is no digit where it is so many times as long as it is wide and fills this fraction of the rectangle of
+that length and width, nor are several: a minus, `=`."""
 
-MIDDLE = 0.052
+MIDDLE = 0.05
 """The ink of a plus or an arrow is near its middle row, a plus's near its middle column too: the mean squared distance
 is at most this fraction of its height or width, squared (of a plus, in the mean of both). Of digits it is more."""
 
-BARS, BAR = 0.84, 0.75
+BARS, BAR = 0.82, 0.75
 """A plus has at most this fraction of the ink of two bars of its mean thickness, as long as it is wide and high;
 and the shorter is at least this fraction of the longer."""
 
@@ -58,7 +59,7 @@ BELOW = 0.1
 """and reaches below the digits beside it by this fraction of their heights."""
 
 SMALLER = 0.55
-"""What is so many times as large or as high as the digits beside it, or smaller, may be a sign."""
+"""What is so many times as large as the digits beside it, or smaller, may be a sign."""
 
 MARK = 0.06
 """A smaller piece is no mark, as a fraction of the size of a digit beside it."""
@@ -111,7 +112,7 @@ def is_underlined(one: Component, other: Component) -> bool:
 
 def _is_dash(piece: Component) -> bool:
     long, wide, is_flat = _straightness(piece)
-    return is_flat and long >= DASH * wide
+    return is_flat and long >= DASH * wide and piece.area >= FILLED * long * wide
 
 
 def is_of_dashes(digit: Component, pieces: list[Component]) -> bool:
@@ -183,7 +184,7 @@ def is_sign(digit: Component, digits: list[Component], pieces: list[Component]) 
             near.append(other)  # a comma reaches below the line
             if overlap >= BESIDE * min(tall, other.height):
                 beside.append(other)
-    if near and all(digit.size <= SMALLER * other.size or tall <= SMALLER * other.height for other in near):
+    if near and all(digit.size <= SMALLER * other.size for other in near):
         return True
     if is_steep_line(digit) or is_cross(digit) or _is_arrow(digit) or is_of_dashes(digit, pieces):
         return True

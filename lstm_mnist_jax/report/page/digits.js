@@ -7,6 +7,7 @@ const RECTANGULAR = 0.85;
 const TWO_LEVELS = 0.85;
 const EDGED = 0.85;
 const APART = 0.15;
+const BLURRED = 0.65;
 const [LOWER, GAP] = [0.65, 0.04];
 const COLUMN = 0.6;
 const CRUMB = 0.05;
@@ -59,6 +60,14 @@ function belongTogether(one, other, typical) {
   return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
 }
 
+/** Whether a piece is of a digit like another but for its outline, as in a shadow, where ruled lines join them. */
+function isBlurred(piece, sharp) {
+  const [smaller, larger] = [sizeOf(piece), sizeOf(sharp)].sort((a, b) => a - b);
+  const [thinner, thicker] = [piece.thick, sharp.thick].sort((a, b) => a - b);
+  const isAlike = smaller >= 0.6 * larger && thinner >= 0.4 * thicker;
+  return isAlike && piece.edge >= BLURRED && !piece.cut && darknessOf(piece, sharp) >= 0.75;
+}
+
 /** Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a pen. */
 function isAsStrong(piece, main) {
   const dark = darknessOf(piece, main);
@@ -96,7 +105,10 @@ function grouped(pieces) {
 
 /** The digits among the pieces of ink, and what is of ruled lines: {digits, lines}. */
 function chosen(all, height, width) {
-  const sharp = all.filter((piece) => piece.edge >= EDGED);
+  const edged = all.filter((piece) => piece.edge >= EDGED);
+  if (!edged.length) return { digits: [], lines: [] };
+  const sharpest = best(edged, scoreOf);
+  const sharp = all.filter((piece) => piece.edge >= EDGED || isBlurred(piece, sharpest));
   const areLines = sharp.map((piece) => isOfPaper(piece, FLAT_PIECE, height, width));
   const others = sharp.filter((_, n) => !areLines[n]);
   const [lines, strokes] = [[], []];

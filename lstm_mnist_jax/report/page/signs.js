@@ -7,9 +7,9 @@ const FLAT_PIECE = 20;
 const [FLAT_EDGE, STEEP_EDGE] = [5, 12];
 const FINE_PEN = 40;
 const [LEAST_STROKES, MOST_STROKES] = [0.5, 2.15];
-const DASH = 2;
-const MIDDLE = 0.052;
-const [BARS, BAR] = [0.84, 0.75];
+const [DASH, FILLED] = [2, 0.7];
+const MIDDLE = 0.05;
+const [BARS, BAR] = [0.82, 0.75];
 const ARROW = 1.4;
 const SHADOW = 2.2;
 const BESIDE = 0.4;
@@ -61,7 +61,7 @@ function isUnderlined(one, other) {
 
 function isDash(piece) {
   const { long, wide, isFlat } = straightness(piece);
-  return isFlat && long >= DASH * wide;
+  return isFlat && long >= DASH * wide && piece.area >= FILLED * long * wide;
 }
 
 /** Whether a piece is two straight strokes, about as long, that cross in their middles. */
@@ -131,8 +131,7 @@ function isSign(digit, digits, pieces) {
     const gap = Math.max(other.left - digit.right, digit.left - other.right);
     return other !== digit && gap <= Math.max(tall, heightOf(other)) && overlapOf(other) > 0;
   });
-  const isSmaller = (other) => sizeOf(digit) <= SMALLER * sizeOf(other) || tall <= SMALLER * heightOf(other);
-  if (near.length && near.every(isSmaller)) return true;
+  if (near.length && near.every((other) => sizeOf(digit) <= SMALLER * sizeOf(other))) return true;
   if (isSteepLine(digit) || isCross(digit) || isArrow(digit) || isOfDashes(digit, pieces)) return true;
   const beside = near.filter((other) => overlapOf(other) >= BESIDE * Math.min(tall, heightOf(other)));
   if (isSlender(digit)) {
