@@ -257,9 +257,10 @@ def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Compon
 
 def _is_blurred(piece: Component, sharp: Component) -> bool:
     """Whether a piece is of a digit like another but for its outline, as in a shadow, where ruled lines join them."""
-    sizes, thicks = (sorted(pair) for pair in ((piece.size, sharp.size), (piece.thick, sharp.thick)))
-    is_alike = sizes[0] >= 0.6 * sizes[1] and thicks[0] >= 0.4 * thicks[1]
-    return is_alike and piece.edge >= BLURRED and not piece.cut and darkness(piece, sharp) >= 0.75
+    if piece.edge < BLURRED or piece.cut or darkness(piece, sharp) < 0.75:
+        return False
+    sizes, thicks = sorted((piece.size, sharp.size)), sorted((piece.thick, sharp.thick))
+    return sizes[0] >= 0.6 * sizes[1] and thicks[0] >= 0.4 * thicks[1]
 
 
 def _is_as_strong(piece: Component, main: Component) -> bool:

@@ -35,7 +35,7 @@ DASH, FILLED = 2.0, 0.7
 """A flat stroke is no digit where it is so many times as long as it is wide and fills this fraction of the rectangle of
 that length and width, nor are several: a minus, `=`."""
 
-MIDDLE = 0.05
+MIDDLE = 0.0505
 """The ink of a plus or an arrow is near its middle row, a plus's near its middle column too: the mean squared distance
 is at most this fraction of its height or width, squared (of a plus, in the mean of both). Of digits it is more."""
 

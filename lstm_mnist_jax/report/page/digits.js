@@ -62,10 +62,10 @@ function belongTogether(one, other, typical) {
 
 /** Whether a piece is of a digit like another but for its outline, as in a shadow, where ruled lines join them. */
 function isBlurred(piece, sharp) {
+  if (piece.edge < BLURRED || piece.cut || darknessOf(piece, sharp) < 0.75) return false;
   const [smaller, larger] = [sizeOf(piece), sizeOf(sharp)].sort((a, b) => a - b);
   const [thinner, thicker] = [piece.thick, sharp.thick].sort((a, b) => a - b);
-  const isAlike = smaller >= 0.6 * larger && thinner >= 0.4 * thicker;
-  return isAlike && piece.edge >= BLURRED && !piece.cut && darknessOf(piece, sharp) >= 0.75;
+  return smaller >= 0.6 * larger && thinner >= 0.4 * thicker;
 }
 
 /** Whether a piece is about as dark as the main one, or paler but about as thick: else it is of a ruled line or a pen. */
