@@ -60,11 +60,21 @@ def papers(rng):
             yield f"{kind}, {light}", lit(0.35 * rules(kind), light, rng)
 
 
+def shaded(digits, rng):
+    """A photograph of three digits (images) on lined paper, the last of them in a hand's shadow."""
+    ink = np.zeros((300, 400))
+    for number, image in enumerate(digits):
+        large = np.asarray(Image.fromarray(image).resize((70, 70)), np.float32) / 255
+        ink[90:160, 50 + 100 * number :][:, :70] = 0.8 * large
+    return lit(np.maximum(ink, 0.3 * rules("lined", tilt=0.02)), "shadow", rng)
+
+
 SIGNS = {  # strokes between two digits of a height of 1: points (x, y) of each
     "minus": [[(0, 0.5), (0.35, 0.5)]],
     "point": [[(0, 0.97), (0.01, 0.98)]],
     "colon": [[(0, 0.3), (0.01, 0.31)], [(0, 0.75), (0.01, 0.76)]],
     "comma": [[(0.06, 0.93), (0, 1.13)]],
+    "long comma": [[(0.08, 0.9), (0, 1.28)]],
     "equals": [[(0, 0.4), (0.3, 0.4)], [(0, 0.6), (0.3, 0.6)]],
     "slash": [[(0, 1.15), (0.35, 0)]],
     "bracket": [[(0.15, -0.05), (0, 0.3), (0, 0.8), (0.15, 1.17)]],

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from photographs import SIGNS, lit, papers, row, rules, sevens, thin_digits
+from photographs import SIGNS, lit, papers, row, rules, sevens, shaded, thin_digits
 from PIL import Image, ImageDraw
 
 from lstm_mnist_jax import load
@@ -64,6 +64,13 @@ def test_a_one_on_ruled_paper_is_found(rng):
         np.testing.assert_allclose([top, top + height], [100, 170], atol=12, err_msg=kind)
         assert abs(left + width / 2 - 180) < 8, kind
         assert (found.warning, found.marks) == (None, ()), kind
+
+
+def test_digits_in_a_shadow_on_ruled_paper_are_found(rng):
+    images = load().test.images
+    for number in range(0, 12, 3):
+        found = find_digits(shaded(images[number : number + 3], rng))
+        assert [digit.warning for digit in found] == [None] * 3, number
 
 
 @pytest.mark.parametrize("first", [True, False])
