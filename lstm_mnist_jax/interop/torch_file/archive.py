@@ -56,7 +56,7 @@ def open_file(data: bytes) -> Contents:
     if data.startswith(ZIP):
         return _open_zip(data)
     if is_torch(data[:32]):
-        return _open_legacy(memoryview(data))
+        return _open_legacy(data)
     for start, what in OTHER_FILES.items():
         if data.startswith(start):
             raise WeightsError(f"{what}.")
@@ -65,16 +65,16 @@ def open_file(data: bytes) -> Contents:
             "is a tar archive. If its members are pickle, storages and tensors, a PyTorch before 0.1.10 wrote it: save "
             "it again with a later one. Otherwise unpack it first."
         )
-    _refuse_pickle(memoryview(data))
+    _refuse_pickle(data)
     raise WeightsError(
         "is neither a file of torch.save (a zip archive, or the older format) nor .safetensors, by its first bytes."
     )
 
 
-def _refuse_pickle(data: memoryview) -> None:
+def _refuse_pickle(data: bytes) -> None:
     """Refuses a pickle that is no file of `torch.save`; by the name of what it wants to call, if that is refused."""
     try:
-        load(data, 0, call, lambda _: None)
+        load(io.BytesIO(data), call, lambda _: None)
     except Malformed:
         if data[:2] not in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"):
             return
@@ -167,16 +167,12 @@ def _open_zip(data: bytes) -> Contents:
         version = bytes(files.entry(f"{prefix}version"))[:20].strip()
         if not version.isdigit() or not 1 <= int(version) <= MAX_ARCHIVE_VERSION:
             raise Malformed(f"its archive has version {version!r}, expected 1 to {MAX_ARCHIVE_VERSION}")
-    root, _ = load(files.entry(pickles[0]), 0, call, to_storage)
-    return Contents(root, files.storage, order)
+    return Contents(load(io.BytesIO(files.entry(pickles[0])), call, to_storage), files.storage, order)
 
 
-def _open_legacy(data: memoryview) -> Contents:
-    position, parts = 0, []
-    seen: dict[str, Storage] = {}
-    for _ in range(5):
-        part, position = load(data, position, call, partial(_noted, seen))
-        parts.append(part)
+def _open_legacy(data: bytes) -> Contents:
+    stream, seen = io.BytesIO(data), dict[str, Storage]()
+    parts = [load(stream, call, partial(_noted, seen)) for _ in range(5)]
     magic, version, _, root, keys = parts
     if (type(magic), magic) != (int, MAGIC) or (type(version), version) != (int, LEGACY_VERSION):
         raise Malformed("it has another magic number or version than PyTorch's older format")
@@ -184,13 +180,13 @@ def _open_legacy(data: memoryview) -> Contents:
         raise Malformed("the storages that it lists are not those of its tensors")
     storages: dict[str, memoryview] = {}
     for key in keys:
-        size = int.from_bytes(data[position : position + 8], "little")
-        end = position + 8 + size * ITEM_SIZES[seen[key].dtype]
+        size = int.from_bytes(stream.read(8), "little")
+        start, item_size = stream.tell(), ITEM_SIZES[seen[key].dtype]
         if size != seen[key].whole:
             raise Malformed(f"a storage has {size} values, expected {seen[key].whole}")
-        if end > len(data):
+        if stream.seek(size * item_size, io.SEEK_CUR) > len(data):
             raise Malformed(f"a storage of {size} values ends after the file, which is cut short")
-        storages[key], position = data[position + 8 : end], end
+        storages[key] = memoryview(data)[start : stream.tell()]
     return Contents(root, storages.__getitem__)  # little-endian on every machine
 
 
