@@ -284,7 +284,7 @@ FAULTS = [
           '+ 0 * own.pop("recurrent_bias")', "test_weights.py"),
     fault("PyTorch's second bias is dropped from a classifier", "interop/weights.py", "[biases[0] + biases[1]] if",
           "[biases[0]] if", "test_torch.py"),
-    fault("ONNX's gates are taken for this package's", "interop/onnx/recurrent.py", "ONNX_GATES[kind], gates)",
+    fault("ONNX's gates are taken for this package's", "interop/onnx/operators.py", "ONNX_GATES[kind], gates)",
           "gates, gates)", "test_onnx.py"),
     fault("the scale of an ONNX graph's input is dropped", "interop/onnx/network.py", "inputs.fold(to_params(weights))",
           "to_params(weights)", "test_onnx.py"),

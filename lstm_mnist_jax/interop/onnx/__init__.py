@@ -18,7 +18,7 @@ from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import read_bytes, require
 from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.onnx.network import classifier
-from lstm_mnist_jax.interop.onnx.signals import first_line
+from lstm_mnist_jax.interop.onnx.operators import first_line
 from lstm_mnist_jax.interop.onnx.trace import Trace
 
 OPSETS = range(7, 27)

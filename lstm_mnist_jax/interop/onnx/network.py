@@ -11,9 +11,7 @@ from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import check
 from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.inputs import Inputs, are_bytes
-from lstm_mnist_jax.interop.onnx.operators import rows_below
-from lstm_mnist_jax.interop.onnx.recurrent import final_states
-from lstm_mnist_jax.interop.onnx.signals import Signal, Source, Unread, short
+from lstm_mnist_jax.interop.onnx.operators import Signal, Source, Unread, final_states, rows_below, short
 from lstm_mnist_jax.interop.onnx.trace import Trace
 from lstm_mnist_jax.interop.weights import Dense, Weights, to_params, with_recurrent_biases
 
