@@ -13,11 +13,10 @@ import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.files import write_bytes
-from lstm_mnist_jax.interop.tf_checkpoint.bundle import bundle_of, read_bundle, read_tensor_slices
+from lstm_mnist_jax.interop.tf_checkpoint.bundle import Variable, bundle_of, read_bundle, read_tensor_slices
 from lstm_mnist_jax.interop.tf_checkpoint.graph import describe_file
 from lstm_mnist_jax.interop.tf_checkpoint.messages import Unsupported
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import FOOTER_SIZE, is_table
-from lstm_mnist_jax.interop.tf_checkpoint.tensors import Variable
 
 T = TypeVar("T")
 
