@@ -339,8 +339,8 @@ FAULTS = [
           "test_user_errors.py"),
     fault("a comma between integers of an option is an error", "cli/parsing.py",
           'words = " ".join(words).replace(",", " ").split()', "words = list(words)", "test_user_errors.py"),
-    fault("`predict` gives the answer of another picture", "cli/predict.py", "iter(np.split(probabilities,",
-          "iter(np.split(probabilities[::-1],", "test_predict.py"),
+    fault("`predict` gives the answer of another picture", "cli/predict.py", "for each in probabilities])",
+          "for each in probabilities[::-1]])", "test_predict.py"),
 ]  # fmt: skip
 
 

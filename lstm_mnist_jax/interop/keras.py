@@ -27,8 +27,7 @@ from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble, dense_name, ignoring, listing
 from lstm_mnist_jax.interop.files import KerasFile
-from lstm_mnist_jax.interop.holds import refuse_unusual
-from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.imported import Imported, refuse_unusual
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
     POOLING,

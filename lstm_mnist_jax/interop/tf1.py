@@ -23,8 +23,7 @@ import numpy as np
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import Arrays, check, dense_arrays, ignoring, listing, order_layers
-from lstm_mnist_jax.interop.holds import NETWORK
-from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.imported import NETWORK, Imported
 from lstm_mnist_jax.interop.tf1_graph import Network, find_network
 from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, read_graph, write_checkpoint
 from lstm_mnist_jax.interop.weights import (
