@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import math
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -268,12 +269,10 @@ def _hdf5_texts(data: bytes, header: int, name: str, count: int) -> list[str]:
     """
     for kind, message in _hdf5_messages(data, header):
         if kind == _HDF5_ATTRIBUTE and (found := _hdf5_attribute(message)) and found[0] == name.encode():
-            texts = []
-            for place in range(0, 16 * count, 16):
-                element = _hdf5_bytes(found[1], place, 16)
-                length, heap, number = (_hdf5_number(element, at, size) for at, size in ((0, 4), (4, 8), (12, 4)))
-                texts.append(_hdf5_heap_object(data, heap, number, length).decode() if length else "")
-            return texts
+            return [
+                _hdf5_heap_object(data, heap, number, length).decode() if length else ""
+                for length, heap, number in struct.iter_unpack("<IQI", _hdf5_bytes(found[1], 0, 16 * count))
+            ]
     raise ValueError(f"the attribute {name} cannot be found")
 
 
@@ -283,24 +282,21 @@ def _hdf5_bytes(data: bytes, place: int, size: int) -> bytes:
     return data[place : place + size]
 
 
-def _hdf5_number(data: bytes, place: int, size: int) -> int:
-    return int.from_bytes(_hdf5_bytes(data, place, size), "little")
-
-
 def _hdf5_messages(data: bytes, header: int) -> Iterator[tuple[int, bytes]]:
     """The messages of an object header of version 1, which is what h5py writes unless it is asked for another."""
-    if _hdf5_number(data, header, 1) != 1:
+    version, size = struct.unpack_from("<B7xI", data, header)
+    if version != 1:
         raise ValueError("it has object headers of another version than 1, which Keras does not write")
-    blocks = [(header + 16, _hdf5_number(data, header + 8, 4))]
+    blocks = [(header + 16, size)]
     for place, size in blocks:
         block = _hdf5_bytes(data, place, size)
         at = 0
         while at + 8 <= len(block):
-            kind, length = _hdf5_number(block, at, 2), _hdf5_number(block, at + 2, 2)
+            kind, length = struct.unpack_from("<HH", block, at)
             message = _hdf5_bytes(block, at + 8, length)
             at += 8 + length
             if kind == _HDF5_CONTINUATION:
-                blocks.append((_hdf5_number(message, 0, 8), _hdf5_number(message, 8, 8)))
+                blocks.append(struct.unpack_from("<QQ", message))
                 if len(blocks) > 1000:
                     raise ValueError("an object header has no end")
             yield kind, message
@@ -308,8 +304,7 @@ def _hdf5_messages(data: bytes, header: int) -> Iterator[tuple[int, bytes]]:
 
 def _hdf5_attribute(message: bytes) -> tuple[bytes, bytes] | None:
     """The name and the contents of an attribute message; None of one with a shared type."""
-    version, flags = _hdf5_number(message, 0, 1), _hdf5_number(message, 1, 1)
-    sizes = [_hdf5_number(message, at, 2) for at in (2, 4, 6)]
+    version, flags, *sizes = struct.unpack_from("<BBHHH", message)
     if version not in (1, 2, 3) or (version > 1 and flags):
         return None
     start = 9 if version == 3 else 8
@@ -321,9 +316,9 @@ def _hdf5_heap_object(data: bytes, heap: int, number: int, length: int) -> bytes
     """The first bytes of an object in a global heap."""
     if _hdf5_bytes(data, heap, 8) != b"GCOL\x01\0\0\0":
         raise ValueError(f"there is no global heap at byte {heap}")
-    place, end = heap + 16, heap + _hdf5_number(data, heap + 8, 8)
+    place, end = heap + 16, heap + struct.unpack_from("<Q", data, heap + 8)[0]
     while place + 16 <= end:
-        found, size = _hdf5_number(data, place, 2), _hdf5_number(data, place + 8, 8)
+        found, size = struct.unpack_from("<H6xQ", data, place)
         if found == number and length <= size:
             return _hdf5_bytes(data, place + 16, length)
         if found in (0, number):

@@ -243,12 +243,12 @@ def model_card(
         _metrics_table(counts),
         "## Use it",
         "Each program is run in this folder. `images.npy` holds the images.",
-        "### JAX\n\n" + _code(JAX_PROGRAM),
+        "### JAX\n\n" + JAX_PROGRAM,
     ]
     if config.cell in ("lstm", "gru") and not model.runs_through_flax(config):
-        parts.append("### PyTorch\n\n" + _code(TORCH_PROGRAM))
+        parts.append("### PyTorch\n\n" + TORCH_PROGRAM)
     if has_onnx:
-        parts.append("### onnxruntime\n\n" + _code(ONNX_PROGRAM))
+        parts.append("### onnxruntime\n\n" + ONNX_PROGRAM)
     if training is not None:
         settings = json.dumps(asdict(training), indent=2, ensure_ascii=False)
         parts += [
@@ -303,11 +303,7 @@ def _metrics_table(counts: Counts) -> str:
     return "\n".join(rows)
 
 
-def _code(program: str) -> str:
-    return f"```python\n{program.strip()}\n```"
-
-
-JAX_PROGRAM = """
+JAX_PROGRAM = """```python
 from pathlib import Path
 
 import jax
@@ -318,18 +314,18 @@ from lstm_mnist_jax.interop import huggingface
 imported = huggingface.read(Path("."))
 images = np.load("images.npy")
 logits = jax.jit(model.apply, static_argnames="config")(imported.params, images, config=imported.config)
-"""
+```"""
 
-ONNX_PROGRAM = """
+ONNX_PROGRAM = """```python
 import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
 images = np.load("images.npy")
 probabilities, logits = session.run(["probabilities", "logits"], {"images": images})
-"""
+```"""
 
-TORCH_PROGRAM = '''
+TORCH_PROGRAM = '''```python
 import json
 
 import numpy as np
@@ -395,4 +391,4 @@ with open("config.json") as file:
     config = json.load(file)["model"]
 images = torch.from_numpy(np.load("images.npy"))
 logits = Classifier(config, load_file("model.safetensors"))(images).detach().numpy()
-'''
+```'''
