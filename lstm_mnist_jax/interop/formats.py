@@ -205,12 +205,7 @@ def read(
             "Leave it out."
         )
     with _hint(format_name, path):
-        if format_name in WHOLE_MODELS:
-            whole = (onnx if format_name == "onnx" else huggingface).read(path)
-            own = NETWORK if format_name == "onnx" else (*NETWORK, *READING)
-            imported = replace(whole, known=frozenset(own))
-        else:
-            imported = _read(format_name, path, ignore, layers, settings, given)
+        imported = _read(format_name, path, ignore, layers, settings, given)
         return _with_given(imported, format_name, given).with_inputs(inputs)
 
 
@@ -223,6 +218,8 @@ def _read(
     given: Given,
 ) -> Imported:
     """The classifier as the file has it."""
+    if format_name in WHOLE_MODELS:
+        return onnx.read(path) if format_name == "onnx" else huggingface.read(path)
     if format_name == "tf1":
         return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
     if format_name == "keras":

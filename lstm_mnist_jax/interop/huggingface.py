@@ -21,7 +21,7 @@ from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import ConfigError, WeightsError, os_errors_as
 from lstm_mnist_jax.interop.files import read_bytes, read_safetensors, write_bytes, write_safetensors
-from lstm_mnist_jax.interop.imported import Imported, counted
+from lstm_mnist_jax.interop.imported import NETWORK, READING, Imported, counted
 from lstm_mnist_jax.statistics import Share
 
 MODEL_TYPE, FORMAT = "lstm-mnist-jax", 1
@@ -132,6 +132,7 @@ def read(folder: Path) -> Imported:
         config,
         params,
         (*names, "dense"),
+        known=frozenset((*NETWORK, *READING)),
         step=contents["step"],
         training=training or None,
         image_shape=shape,

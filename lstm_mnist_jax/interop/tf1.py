@@ -25,7 +25,8 @@ from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import Arrays, check, dense_arrays, ignoring, listing, order_layers
 from lstm_mnist_jax.interop.imported import NETWORK, Imported
 from lstm_mnist_jax.interop.tf1_graph import Cell, Network, find_network
-from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, read_graph, write_checkpoint
+from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, write_checkpoint
+from lstm_mnist_jax.interop.tf_checkpoint.graph import read_graph
 from lstm_mnist_jax.interop.weights import (
     GATES,
     Adam,
@@ -261,7 +262,7 @@ class _Places(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Of all weights and biases, the output layer's last."""
-        return [name for pair in (*self.cells, *self.dense) for name in pair[:2]]
+        return [str(name) for pair in (*self.cells, *self.dense) for name in pair[:2]]
 
 
 def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = None) -> _Places:

@@ -11,9 +11,8 @@ The weights are the dictionary with arrays of an `nn.LSTM`, wherever it is: the 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,13 +113,12 @@ def _united(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return united
 
 
-@dataclass
-class _Search:
+class _Search(NamedTuple):
     """What is in a training dictionary: tensors by name, by the place of their dictionary."""
 
-    weights: dict[_Place, dict[str, Tensor]] = field(default_factory=dict)
-    others: dict[_Place, dict[str, Tensor]] = field(default_factory=dict)
-    modules: list[tuple[_Place, str]] = field(default_factory=list)
+    weights: dict[_Place, dict[str, Tensor]]
+    others: dict[_Place, dict[str, Tensor]]
+    modules: list[tuple[_Place, str]]
 
 
 def _find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
@@ -140,7 +138,7 @@ def _find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
 
 
 def _search(root: Any) -> _Search:
-    found, seen = _Search(), {id(root)}
+    found, seen = _Search({}, {}, []), {id(root)}
     places: deque[tuple[_Place, Any]] = deque([((), root)])
     while places:
         place, value = places.popleft()

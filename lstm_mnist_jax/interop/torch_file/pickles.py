@@ -42,6 +42,8 @@ VALUES = (
 )
 """Opcodes that put their own argument on the stack."""
 
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+
 
 class Malformed(ValueError):
     """The bytes are no pickle of this kind. The message says why."""
@@ -128,12 +130,8 @@ class _Machine:
                 except UnicodeDecodeError:
                     argument = argument.encode("latin-1")
                 stack.append(argument)
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode.name == "NEWTRUE")
-            case "EMPTY_TUPLE":
-                stack.append(())
+            case name if name in CONSTANTS:
+                stack.append(CONSTANTS[name])
             case "EMPTY_DICT":
                 stack.append({})
             case "EMPTY_LIST":
