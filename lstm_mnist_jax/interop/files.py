@@ -3,7 +3,6 @@
 The libraries that read and write them are in the extra `interop`, and imported only when needed.
 """
 
-import contextlib
 import io
 import itertools
 import json
@@ -11,6 +10,7 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +45,26 @@ def require(name: str) -> ModuleType:
         ) from error
 
 
+@contextmanager
+def reading_as(path: Path, kind: str) -> Iterator[None]:
+    """While entered, an error of a library is raised as WeightsError: PATH cannot be read as KIND, and why.
+
+    Libraries raise whatever they like for damaged files: types of their own, or of HDF5, protobuf or NumPy.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        raise WeightsError(f"{path} cannot be read as {kind}: {first_line(error)}.") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as it fits into a message."""
+    line = str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__
+    return line if line.isprintable() else ascii(line)
+
+
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .safetensors file by name.
 
@@ -53,15 +73,14 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """
     safetensors = require("safetensors")
     data = read_bytes(path)
-    try:
+    with reading_as(path, "safetensors"):
+        found = dict(sorted(safetensors.deserialize(data)))
+        if others := {array["dtype"] for array in found.values()} - SAFETENSORS_DTYPES.keys():
+            raise WeightsError(f"{path} holds numbers of the type {min(others)!r}; expected floats of 16 to 64 bits.")
         return {
             name: np.frombuffer(array["data"], SAFETENSORS_DTYPES[array["dtype"]]).reshape(array["shape"])
-            for name, array in sorted(safetensors.deserialize(data))
+            for name, array in found.items()
         }
-    except KeyError as error:
-        raise WeightsError(f"{path} holds numbers of the type {error}; expected floats of 16 to 64 bits.") from error
-    except Exception as error:  # the library's own type, which is no ValueError
-        raise WeightsError(f"{path} cannot be read as safetensors: {error}.") from error
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, Any]:
@@ -138,7 +157,7 @@ def read_hdf5(path: Path) -> KerasFile:
                 raise ValueError(f"{name} has {item.nbytes} bytes, which are not in the file")
             found[str(name)] = item[()]
 
-    try:
+    with reading_as(path, "Keras's weights (.weights.h5, .keras, .h5)"):
         if zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(item.file_size for item in archive.infolist()) > most:
@@ -165,10 +184,6 @@ def read_hdf5(path: Path) -> KerasFile:
         if lacking := [part for parts in layers.values() for part in parts if part not in found]:
             raise ValueError(f"it names the array {lacking[0]}, which is not there")
         return KerasFile(found, layers, config, version, model)
-    except Exception as error:  # HDF5 raises OSError, KeyError, OverflowError, ... for damaged files
-        reason = str(error)[:300]
-        reason = reason if reason.isprintable() else ascii(reason)
-        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {reason}.") from error
 
 
 def _refuse_tensorflow_files(path: Path) -> None:
@@ -209,12 +224,8 @@ def read_msgpack(path: Path) -> Any:
     """
     from flax import serialization
 
-    try:
+    with reading_as(path, "msgpack of Flax"):
         tree = serialization.msgpack_restore(read_bytes(path))
-    except WeightsError:
-        raise
-    except Exception as error:  # of msgpack, or of NumPy
-        raise WeightsError(f"{path} cannot be read as msgpack of Flax: {error}.") from error
     if not isinstance(tree, dict):
         raise WeightsError(f"{path} holds no tree of parameters, but a {type(tree).__name__}.")
     return tree
@@ -239,7 +250,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 

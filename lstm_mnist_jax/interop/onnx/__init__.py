@@ -6,8 +6,6 @@ understood, or that computes something else, is refused by its operator. `export
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,10 @@ import numpy as np
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import check
-from lstm_mnist_jax.interop.files import read_bytes, require
+from lstm_mnist_jax.interop.files import read_bytes, reading_as, require
 from lstm_mnist_jax.interop.imported import NETWORK, Imported
 from lstm_mnist_jax.interop.inputs import Inputs, are_bytes
-from lstm_mnist_jax.interop.onnx.operators import Signal, Source, Unread, final_states, first_line, rows_below, short
+from lstm_mnist_jax.interop.onnx.operators import Signal, Source, Unread, final_states, rows_below, short
 from lstm_mnist_jax.interop.onnx.trace import Trace
 from lstm_mnist_jax.interop.weights import Dense, Weights, to_params, with_recurrent_biases
 
@@ -46,7 +44,7 @@ def read(path: Path) -> Imported:
     onnx = require("onnx")
     require("onnx.reference")
     size = len(read_bytes(path))
-    with _naming(path):
+    with reading_as(path, "an ONNX file"):
         proto = onnx.load(path)
     graph = proto.graph
     if not graph.node:
@@ -89,16 +87,8 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     """The initializers of an ONNX file by name. Raises WeightsError."""
     onnx = require("onnx")
     read_bytes(path)
-    with _naming(path):
+    with reading_as(path, "an ONNX file"):
         return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # of protobuf, of onnx's checks of external data, or of the system
-        raise WeightsError(f"{path} cannot be read as an ONNX file: {first_line(error)}.") from error
 
 
 def _classifier(trace: Trace) -> tuple[Imported, int]:

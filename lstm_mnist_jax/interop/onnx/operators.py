@@ -436,7 +436,3 @@ def short(name: Any) -> str:
     """A name of the file for a message; damaged files have names of bytes, or long ones."""
     text = str(name)[:100]
     return text if text.isprintable() else repr(text)
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__

@@ -89,7 +89,7 @@ def load(stream: io.BytesIO, call: Callable[[str, Any], Any], persistent: Callab
         raise Malformed(f"the pickle takes more from its stack than there is, at byte {stream.tell()}") from None
     except (WeightsError, Malformed):
         raise
-    except ValueError as error:
+    except (DeprecationWarning, ValueError) as error:  # the former of escapes in names, where warnings are errors
         raise Malformed(f"the pickle cannot be read at byte {stream.tell()}: {error}") from error
     raise Malformed(f"its pickle has more than {MAX_OPCODES:,} opcodes, which no dictionary of tensors needs")
 
