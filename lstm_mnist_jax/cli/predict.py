@@ -17,7 +17,6 @@ from rich.text import Text
 from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
 from lstm_mnist_jax.config import Execution
-from lstm_mnist_jax.data.pictures import find_pictures, printable, read_pictures, reduced
 from lstm_mnist_jax.errors import DataError, UserError, os_errors_as
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.report.boxes import Mark, boxed_lines
@@ -105,6 +104,7 @@ class Result:
 
     Attributes:
       name: of the file, and of the picture within it.
+      title: the name as it is printed.
       digits: on the picture; none after an error.
       picture: the picture itself, reduced, uint8; None where it is not drawn with boxes.
       remarks: on the whole picture.
@@ -112,6 +112,7 @@ class Result:
     """
 
     name: str
+    title: str = ""
     digits: tuple[Digit, ...] = ()
     picture: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
@@ -130,7 +131,7 @@ class Result:
     @property
     def titles(self) -> list[str]:
         """The name of each digit."""
-        count, name = len(self.digits), printable(self.name)
+        count, name = len(self.digits), self.title
         return [f"{name}, digit {number} of {count}" for number in range(1, count + 1)] if count > 1 else [name]
 
     @property
@@ -163,6 +164,7 @@ def predict(arguments: Sequence[str]) -> int:
         for word in parsed.images:
             if Path(word).expanduser().joinpath("config.json").is_file():
                 raise UserError(f"The run comes first, the pictures after it: lstm-mnist predict {word} IMAGE ...")
+    from lstm_mnist_jax.data.pictures import find_pictures
     from lstm_mnist_jax.inference import load_run
 
     start_jax(Execution(devices=1))
@@ -205,6 +207,8 @@ def _results(run: "TrainedRun", files: Sequence[str], form: str | None, has_boxe
 
 
 def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_boxes: bool) -> Iterator[Result]:
+    from lstm_mnist_jax.data.pictures import printable, read_pictures, reduced
+
     for file in files:
         try:
             remarks = list[str]()
@@ -221,7 +225,7 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
                         digits = (Digit(images[0], run.warnings(images, form)[0]),)
                     said = (*remarks, *([turned] if turned else []))
                     remarks.clear()  # said once for a file
-                    yield Result(name, digits, kept, said)
+                    yield Result(name, printable(name), digits, kept, said)
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:
@@ -247,6 +251,8 @@ def _top(class_names: Sequence[str], probabilities: Any) -> tuple[tuple[str, flo
 
 def _for_printing(result: Result) -> Result:
     """With the picture in grey, and so small that many are held in memory."""
+    from lstm_mnist_jax.data.pictures import reduced
+
     if result.picture is None:
         return result
     return replace(result, picture=reduced(_grey(result.picture), PRINTED_SIZE).astype(np.uint8))
@@ -287,7 +293,7 @@ def _draw(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> d
 
     stem, overview, figures = _stem(result), {}, []
     if result.picture is not None:
-        figure = draw_boxes(result.picture, result.drawn_marks, title=printable(result.name))
+        figure = draw_boxes(result.picture, result.drawn_marks, title=result.title)
         overview["overview"] = _write(figure, folder, stem, "digits", taken)
     for number, (digit, title) in enumerate(zip(result.digits, result.titles, strict=True), 1):
         name = f"{stem}-digit-{number}" if len(result.digits) > 1 else stem
@@ -328,7 +334,7 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
     table.add_column("probability", justify="right")
     table.add_column("then", overflow="fold")
     for result in results:
-        name, label, others = printable(result.name), result.labels[0], result.digits[0].top[1:]
+        name, label, others = result.title, result.labels[0], result.digits[0].top[1:]
         if len(result.digits) > 1:
             label = f"{len(result.digits)} digits: {' '.join(result.labels)}"
             others = tuple(digit.top[0] for digit in result.digits)
@@ -337,10 +343,10 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
     console.print(table)
     for result in results:
         for warning in result.warnings:
-            say(console, f"warning: {printable(result.name)}: {warning}")
+            say(console, f"warning: {result.title}: {warning}")
     for result in results:
         if result.picture is not None:
-            say(console, f"{printable(result.name)}, its digits in boxes:")
+            say(console, f"{result.title}, its digits in boxes:")
             grey = result.picture.astype(np.float32) / 255
             for line in boxed_lines(grey, result.drawn_marks, width=console.width, plain=_is_plain(console)):
                 say(console, line)
