@@ -290,11 +290,11 @@ FAULTS = [
           '+ 0 * own.pop("recurrent_bias")', "test_weights.py"),
     fault("PyTorch's second bias is dropped from a classifier", "interop/weights.py", "[biases[0] + biases[1]] if",
           "[biases[0]] if", "test_torch.py"),
-    fault("ONNX's gates are taken for this package's", "interop/onnx/recurrent.py", "ONNX_GATES[kind], gates)",
+    fault("ONNX's gates are taken for this package's", "interop/onnx/operators.py", "ONNX_GATES[kind], gates)",
           "gates, gates)", "test_onnx.py"),
-    fault("the scale of an ONNX graph's input is dropped", "interop/onnx/network.py", "inputs.fold(to_params(weights))",
-          "to_params(weights)", "test_onnx.py"),
-    fault("any time step of an ONNX graph is the last", "interop/onnx/network.py",
+    fault("the scale of an ONNX graph's input is dropped", "interop/onnx/__init__.py",
+          "inputs.fold(to_params(weights))", "to_params(weights)", "test_onnx.py"),
+    fault("any time step of an ONNX graph is the last", "interop/onnx/__init__.py",
           "np.array_equal(features, _by_example(expected))", "features.shape == _by_example(expected).shape",
           "test_onnx.py"),
     fault("attention of an ONNX graph may weight other steps", "interop/onnx/operators.py",
@@ -345,8 +345,8 @@ FAULTS = [
           "test_user_errors.py"),
     fault("a comma between integers of an option is an error", "cli/parsing.py",
           'words = " ".join(words).replace(",", " ").split()', "words = list(words)", "test_user_errors.py"),
-    fault("`predict` gives the answer of another picture", "cli/predict.py", "iter(np.split(probabilities,",
-          "iter(np.split(probabilities[::-1],", "test_predict.py"),
+    fault("`predict` gives the answer of another picture", "cli/predict.py", "for each in probabilities])",
+          "for each in probabilities[::-1]])", "test_predict.py"),
 ]  # fmt: skip
 
 

@@ -141,15 +141,8 @@ def import_(arguments: Sequence[str]) -> int:
         if "task" in imported.known:
             raise UserError(f"--task is {parsed.task}, but the network of the file reads {network.task}. Leave it out.")
         network = replace(network, task=parsed.task)
-    config = Config(
-        seed=parsed.seed,
-        epochs=parsed.epochs,
-        batch_size=parsed.batch_size,
-        selection_metric=parsed.selection_metric,
-        data=parsed.data,
-        model=network,
-        optimizer=parsed.optimizer,
-    )
+    own = {name: getattr(parsed, name) for name in vars(Config()) if hasattr(parsed, name)}
+    config = Config(model=network, **own)
     if imported.training:
         config = _with_options(imported.training, config, words)
     start_jax(parsed.execution, config.batch_size)

@@ -132,9 +132,11 @@ def _run(words: list[str], debug: bool) -> int:
             )
         if command not in COMMANDS:
             raise UserError(_unknown_command(words))
-        sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
-        if not debug:
-            _quieten_libraries()
+        sys.unraisablehook = partial(_report_unraisable, sys.unraisablehook, debug)
+        if not debug:  # orbax and tensorstore print tracebacks of errors that they also raise
+            from absl import logging
+
+            logging.set_verbosity(logging.FATAL)
         if command in ("train", "sweep"):  # its threads wait by spinning, on the cores on which XLA compiles and trains
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read by NumPy, which is not imported yet
         code = COMMANDS[command].run(words[1:])
@@ -218,36 +220,23 @@ def _failed(code: int) -> int:
     return code
 
 
-def _quieten_libraries() -> None:
-    """Keeps orbax and tensorstore from printing tracebacks of errors that they also raise."""
-    from absl import logging
-
-    logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = partial(_report_unraisable, sys.unraisablehook)
-
-
-def _report_unraisable(report: Callable[[Any], object], unraisable: Any) -> None:
-    """Reports an error that could not be raised, except tensorstore's after a failed checkpoint: its other writes call
-    back into an event loop that orbax has closed by then. The failure itself is raised."""
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        report(unraisable)
-
-
 INTERRUPT_AGAIN_SECONDS = 0.05
 """By then the destructor or the callback has ended."""
 
 
-def _interrupt_again(report: Callable[[Any], object], unraisable: Any) -> None:
-    """Reports an error that could not be raised, except a Ctrl-C, which comes again a moment later.
+def _report_unraisable(report: Callable[[Any], object], debug: bool, unraisable: Any) -> None:
+    """Reports an error that could not be raised, with two exceptions.
 
-    Python drops a KeyboardInterrupt within a destructor or a callback of the garbage collector, of which JAX has one.
+    A Ctrl-C comes again a moment later. Python drops a KeyboardInterrupt within a destructor or a callback of the
+    garbage collector, of which JAX has one. And tensorstore's other writes after a failed checkpoint call back into an
+    event loop that orbax has closed by then. The failure itself is raised.
     """
-    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+    error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt):
         again = threading.Timer(INTERRUPT_AGAIN_SECONDS, _interrupt)
         again.daemon = True
         again.start()
-    else:
+    elif debug or not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         report(unraisable)
 
 

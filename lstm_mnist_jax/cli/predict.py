@@ -80,30 +80,75 @@ class PredictArguments:
 
 
 @dataclass(frozen=True)
+class Digit:
+    """A digit on a picture; or the whole picture, where digits are not searched for.
+
+    Attributes:
+      image: [height, width] or [height, width, channels], in the run's form.
+      warning: in what it is unlike the training images, or None.
+      box: where it is on the picture, (top, left, height, width) as fractions; None of a whole picture.
+      marks: the boxes of the marks beside it that are not read.
+      top: the most probable classes with their probabilities; none until it is classified.
+    """
+
+    image: np.ndarray
+    warning: str | None
+    box: Box | None = None
+    marks: tuple[Box, ...] = ()
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Result:
     """The result for a picture.
 
     Attributes:
       name: of the file, and of the picture within it.
-      images: [digits, height, width], or one [1, height, width, channels], in the run's form; None after an error.
-      boxes: of each digit on the picture, (top, left, height, width) as fractions; none in other forms.
-      marks: for each digit, the boxes of the marks beside it that are not read.
+      title: the name as it is printed.
+      digits: on the picture; none after an error.
       picture: the picture itself, reduced, uint8; None where it is not drawn with boxes.
-      probabilities: [digits, classes]; None until they are classified.
-      warnings: of each digit, or None; none after an error.
       remarks: on the whole picture.
       error: why it cannot be classified.
     """
 
     name: str
-    images: np.ndarray | None = None
-    boxes: tuple[Box, ...] = ()
-    marks: tuple[tuple[Box, ...], ...] = ()
+    title: str = ""
+    digits: tuple[Digit, ...] = ()
     picture: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
-    warnings: tuple[str | None, ...] = ()
     remarks: tuple[str, ...] = ()
     error: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each digit."""
+        return [digit.top[0][0] for digit in self.digits]
+
+    @property
+    def probability(self) -> float:
+        """That of these classes together."""
+        return math.prod(digit.top[0][1] for digit in self.digits)
+
+    @property
+    def titles(self) -> list[str]:
+        """The name of each digit."""
+        count, name = len(self.digits), self.title
+        return [f"{name}, digit {number} of {count}" for number in range(1, count + 1)] if count > 1 else [name]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is said about the picture and its digits."""
+        of_digits = [
+            f"digit {number}: {digit.warning}" if len(self.digits) > 1 else digit.warning
+            for number, digit in enumerate(self.digits, 1)
+            if digit.warning is not None
+        ]
+        return [*self.remarks, *of_digits]
+
+    @property
+    def drawn_marks(self) -> list[Mark]:
+        """What is drawn around the digits that have boxes."""
+        boxed = [(digit.box, digit) for digit in self.digits if digit.box is not None]
+        return [Mark(box, *digit.top[0], digit.warning is not None) for box, digit in boxed]
 
 
 def predict(arguments: Sequence[str]) -> int:
@@ -128,28 +173,25 @@ def predict(arguments: Sequence[str]) -> int:
     files = find_pictures(parsed.images)
     folder = None if parsed.explain_into is None else _figures_folder(parsed.explain_into)
     taken = {str(Path(file).resolve()).casefold() for file in files}
-    errors, figures, rows = 0, 0, list[Result]()
+    pictures, errors, rows = len(taken), 0, list[Result]()
     has_boxes = parsed.show or folder is not None
     for result in _results(run, files, parsed.form, has_boxes):
-        drawn: list[Path] = []
-        overview = None
+        figures: dict[str, Any] = {}
         if result.error is not None:
             errors += 1
             print(f"lstm-mnist: {result.error}", file=sys.stderr)
         elif folder is not None:
-            overview = _draw_overview(run, result, folder, taken)
-            drawn = _draw(run, result, folder, taken)
-            figures += len(drawn) + (overview is not None)
+            figures = _draw(run, result, folder, taken)
         if parsed.json:
-            print(json.dumps(_as_json(run, result, drawn, overview), allow_nan=False), flush=True)
+            print(json.dumps(_as_json(result) | figures, allow_nan=False), flush=True)
         elif result.error is None:
             rows.append(_for_printing(result) if parsed.show else replace(result, picture=None))
         if len(rows) == ROWS:
             _print(run, rows, parsed)
             rows = []
     _print(run, rows, parsed)
-    if figures and not parsed.json:
-        print(f"{figures} drawn in {folder}")
+    if len(taken) > pictures and not parsed.json:
+        print(f"{len(taken) - pictures} drawn in {folder}")
     return 1 if errors else 0
 
 
@@ -173,20 +215,17 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
             for name, picture in read_pictures(file, remarks.append, run.folder.data.image_shape):
                 try:
                     if (form or run.form) == "digit" and len(run.folder.data.image_shape) == 2:
-                        digits = run.find_digits(picture)
-                        turned = run.turned_reading(digits)
-                        boxes = tuple(digit.box for digit in digits)
-                        marks = tuple(digit.marks for digit in digits)
-                        images = np.stack([digit.image for digit in digits])
-                        warnings = tuple(digit.warning for digit in digits)
-                        is_drawn = has_boxes and (len(boxes) > 1 or max(boxes[0][2:]) < CUT_OUT)
+                        found = run.find_digits(picture)
+                        turned = run.turned_reading(found)
+                        digits = tuple(Digit(each.image, each.warning, each.box, each.marks) for each in found)
+                        is_drawn = has_boxes and (len(found) > 1 or max(found[0].box[2:]) < CUT_OUT)
                         kept = (255 * reduced(picture, DRAWN_SIZE)).round().astype(np.uint8) if is_drawn else None
                     else:
-                        images, boxes, marks, turned, kept = run.normalise([picture], form), (), (), None, None
-                        warnings = tuple(run.warnings(images, form))
-                    found = (*remarks, *([turned] if turned else []))
+                        images, turned, kept = run.normalise([picture], form), None, None
+                        digits = (Digit(images[0], run.warnings(images, form)[0]),)
+                    said = (*remarks, *([turned] if turned else []))
                     remarks.clear()  # said once for a file
-                    yield Result(name, images, boxes, marks, picture=kept, warnings=warnings, remarks=found)
+                    yield Result(name, printable(name), digits, kept, said)
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:
@@ -196,29 +235,18 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
 def _classified(run: "TrainedRun", waiting: list[Result]) -> Iterator[Result]:
     from lstm_mnist_jax.inference import require_finite
 
-    images = [result.images for result in waiting if result.images is not None]
-    probabilities = run.predict(np.concatenate(images))[1] if images else np.zeros(0)
+    images = [digit.image for result in waiting for digit in result.digits]
+    probabilities = run.predict(np.stack(images))[1] if images else np.zeros((0, 0))
     require_finite(run, probabilities)
-    classified = iter(np.split(probabilities, np.cumsum([len(each) for each in images])))
+    tops = iter([_top(run.class_names, each) for each in probabilities])
     for result in waiting:
-        yield result if result.images is None else replace(result, probabilities=next(classified))
+        yield replace(result, digits=tuple(replace(digit, top=next(tops)) for digit in result.digits))
 
 
-def _top(run: "TrainedRun", result: Result, digit: int = 0) -> list[tuple[str, float]]:
-    """The most probable classes of a digit of the picture with their probabilities."""
-    assert result.probabilities is not None
-    probabilities = result.probabilities[digit]
+def _top(class_names: Sequence[str], probabilities: Any) -> tuple[tuple[str, float], ...]:
+    """The most probable classes with their probabilities."""
     order = np.argsort(-probabilities, kind="stable")[:TOP]
-    return [(run.class_names[label], float(probabilities[label])) for label in order]
-
-
-def _marks(run: "TrainedRun", result: Result) -> list[Mark]:
-    """What is drawn around each digit."""
-    firsts = [_top(run, result, number)[0] for number in range(len(result.boxes))]
-    return [
-        Mark(box, label, share, warning is not None)
-        for box, (label, share), warning in zip(result.boxes, firsts, result.warnings, strict=True)
-    ]
+    return tuple((class_names[label], float(probabilities[label])) for label in order)
 
 
 def _for_printing(result: Result) -> Result:
@@ -230,42 +258,18 @@ def _for_printing(result: Result) -> Result:
     return replace(result, picture=reduced(_grey(result.picture), PRINTED_SIZE).astype(np.uint8))
 
 
-def _as_json(run: "TrainedRun", result: Result, figures: list[Path], overview: Path | None) -> dict[str, Any]:
+def _as_json(result: Result) -> dict[str, Any]:
     if result.error is not None:
         return {"file": result.name, "error": result.error}
-    assert result.images is not None
     digits: list[dict[str, Any]] = []
-    for number in range(len(result.images)):
-        top = [{"label": label, "probability": probability} for label, probability in _top(run, result, number)]
-        box = {"box": result.boxes[number], "marks": result.marks[number]} if result.boxes else {}
-        digits.append({**top[0], "top": top} | box | {"warning": result.warnings[number]})
-    found: dict[str, Any] = {"file": result.name, **digits[0]}
-    for name in ("box", "marks"):
-        found.pop(name, None)
-    found["warning"] = "; ".join(_warnings(result)) or None
-    if len(digits) > 1:
-        del found["top"]
-        found["label"] = "".join(digit["label"] for digit in digits)
-        found["probability"] = math.prod(digit["probability"] for digit in digits)
-    if result.boxes:
-        found["digits"] = digits
-    return (
-        found
-        | ({"figure": str(figures[0])} if len(figures) == 1 else {})
-        | ({"figures": list(map(str, figures))} if len(figures) > 1 else {})
-        | ({} if overview is None else {"overview": str(overview)})
-    )
-
-
-def _warnings(result: Result) -> list[str]:
-    """What is said about a picture and its digits."""
-    several = len(result.warnings) > 1
-    of_digits = [
-        f"digit {number}: {warning}" if several else warning
-        for number, warning in enumerate(result.warnings, 1)
-        if warning is not None
-    ]
-    return [*result.remarks, *of_digits]
+    for digit in result.digits:
+        top = [{"label": label, "probability": probability} for label, probability in digit.top]
+        box = {"box": digit.box, "marks": digit.marks} if digit.box else {}
+        digits.append({**top[0], "top": top, **box, "warning": digit.warning})
+    found = {"file": result.name, "label": "".join(result.labels), "probability": result.probability}
+    found |= {"top": digits[0]["top"]} if len(digits) == 1 else {}
+    found["warning"] = "; ".join(result.warnings) or None
+    return found | ({"digits": digits} if result.digits[0].box else {})
 
 
 def _figures_folder(folder: Path) -> Path:
@@ -279,30 +283,22 @@ def _figures_folder(folder: Path) -> Path:
     return folder
 
 
-def _draw_overview(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> Path | None:
-    """Draws a picture with boxes around its digits; None where it has none."""
-    from lstm_mnist_jax.data.pictures import printable
+def _draw(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> dict[str, Any]:
+    """Draws how each digit of a picture was read, and a picture with boxes around its digits, where it has boxes.
+
+    The files are none that are `taken` by a picture or by another figure. Returns their names, for JSON.
+    """
     from lstm_mnist_jax.report.boxes import draw_boxes
-
-    if result.picture is None:
-        return None
-    figure = draw_boxes(result.picture, _marks(run, result), title=printable(result.name))
-    return _write(figure, folder, _stem(result), "digits", taken)
-
-
-def _draw(run: "TrainedRun", result: Result, folder: Path, taken: set[str]) -> list[Path]:
-    """Draws how each digit of a picture was read, into files that are not `taken` by a picture or by another figure."""
-    from lstm_mnist_jax.data.pictures import printable
     from lstm_mnist_jax.report.reading import draw_reading_of
 
-    assert result.images is not None
-    paths = []
-    for digit, image in enumerate(result.images, 1):
-        several = len(result.images) > 1
-        name = f"{_stem(result)}-digit-{digit}" if several else _stem(result)
-        title = printable(result.name) + (f", digit {digit} of {len(result.images)}" if several else "")
-        paths.append(_write(draw_reading_of(run, image, title=title), folder, name, "reading", taken))
-    return paths
+    stem, overview, figures = _stem(result), {}, []
+    if result.picture is not None:
+        figure = draw_boxes(result.picture, result.drawn_marks, title=result.title)
+        overview["overview"] = _write(figure, folder, stem, "digits", taken)
+    for number, (digit, title) in enumerate(zip(result.digits, result.titles, strict=True), 1):
+        name = f"{stem}-digit-{number}" if len(result.digits) > 1 else stem
+        figures.append(_write(draw_reading_of(run, digit.image, title=title), folder, name, "reading", taken))
+    return ({"figures": figures} if len(figures) > 1 else {"figure": figures[0]}) | overview
 
 
 def _stem(result: Result) -> str:
@@ -311,7 +307,7 @@ def _stem(result: Result) -> str:
     return re.sub(r"[^\w.]+", "-", stem).strip("-.").encode()[:200].decode(errors="ignore") or "picture"
 
 
-def _write(figure: "Figure", folder: Path, name: str, kind: str, taken: set[str]) -> Path:
+def _write(figure: "Figure", folder: Path, name: str, kind: str, taken: set[str]) -> str:
     """Writes a figure as NAME-KIND.png, or NAME-2-KIND.png and so on where that is taken."""
     from lstm_mnist_jax.report.style import file_bytes
 
@@ -322,15 +318,13 @@ def _write(figure: "Figure", folder: Path, name: str, kind: str, taken: set[str]
     taken.add(str(path.resolve()).casefold())
     with os_errors_as(UserError, path, "written"):
         path.write_bytes(file_bytes(figure, "png"))
-    return path
+    return str(path)
 
 
 def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -> None:
     """Prints a table, and with --show or --explain each picture."""
     if not results:
         return
-    from lstm_mnist_jax.data.pictures import printable
-
     console = OutputConsole()
     if not console.is_terminal:
         console.width = 10_000  # in a file or a pipe, each picture is one line
@@ -340,34 +334,28 @@ def _print(run: "TrainedRun", results: list[Result], parsed: PredictArguments) -
     table.add_column("probability", justify="right")
     table.add_column("then", overflow="fold")
     for result in results:
-        assert result.images is not None
-        count = len(result.images)
-        (label, probability), *others = _top(run, result)
+        name, label, others = result.title, result.labels[0], result.digits[0].top[1:]
+        if len(result.digits) > 1:
+            label = f"{len(result.digits)} digits: {' '.join(result.labels)}"
+            others = tuple(digit.top[0] for digit in result.digits)
         then = ", ".join(f"{other} {percent(share)}" for other, share in others)
-        if count > 1:
-            firsts = [_top(run, result, number)[0] for number in range(count)]
-            label = f"{count} digits: " + " ".join(name for name, _ in firsts)
-            probability = math.prod(share for _, share in firsts)
-            then = ", ".join(f"{name} {percent(share)}" for name, share in firsts)
-        table.add_row(*map(Text, (printable(result.name), label, percent(probability), then)))
+        table.add_row(*map(Text, (name, label, percent(result.probability), then)))
     console.print(table)
     for result in results:
-        for warning in _warnings(result):
-            say(console, f"warning: {printable(result.name)}: {warning}")
+        for warning in result.warnings:
+            say(console, f"warning: {result.title}: {warning}")
     for result in results:
-        assert result.images is not None
         if result.picture is not None:
-            say(console, f"{printable(result.name)}, its digits in boxes:")
+            say(console, f"{result.title}, its digits in boxes:")
             grey = result.picture.astype(np.float32) / 255
-            for line in boxed_lines(grey, _marks(run, result), width=console.width, plain=_is_plain(console)):
+            for line in boxed_lines(grey, result.drawn_marks, width=console.width, plain=_is_plain(console)):
                 say(console, line)
-        for number, image in enumerate(result.images, 1):
-            digit = f", digit {number} of {len(result.images)}" if len(result.images) > 1 else ""
+        for digit, title in zip(result.digits, result.titles, strict=True):
             if parsed.explain:
-                _explain(console, run, printable(result.name) + digit, image, parsed.show)
+                _explain(console, run, title, digit.image, parsed.show)
             elif parsed.show:
-                say(console, f"{printable(result.name)}{digit}, as the network reads it:")
-                _show(console, image)
+                say(console, f"{title}, as the network reads it:")
+                _show(console, digit.image)
 
 
 def _explain(console: Console, run: "TrainedRun", name: str, image: np.ndarray, show: bool) -> None:

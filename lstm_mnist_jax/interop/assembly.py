@@ -175,7 +175,10 @@ def assemble(
         directions[name, backward] = cell
         if not any("b" in part for part in form) and not backward:
             notes.append(f"{name} has no biases: they are zero here, and would be trained")
-    layers = _layers(directions, found)
+    for name, _ in directions:
+        if (name, False) not in directions:
+            raise WeightsError(f"The layer {name} reads backwards alone; expected forwards, or both. {listing(found)}")
+    layers = {name: Layer(cell, directions.get((name, True))) for (name, back), cell in directions.items() if not back}
     names = order_layers(layers, found, [name for name in order if name in layers], in_order, numbered)
     rest = {name: array for name, array in found.items() if "float" in str(array.dtype) and name not in places}
     dense, without = _dense_layers(rest, found, transposed)
@@ -208,16 +211,6 @@ def assemble(
     weights = check(Weights(stack, tuple(dense[name] for name in after), scores), (*names, *after), found)
     known = frozenset() if weights.steps is None else frozenset({"pooling"})
     return Imported(weights.config, to_params(weights), (*names, *after), notes=tuple(notes), known=known)
-
-
-def _layers(directions: Mapping[tuple[str, bool], Direction], found: Arrays) -> dict[str, Layer]:
-    """The layers of cells by their layer's name and whether they read backwards."""
-    layers = {}
-    for name in dict.fromkeys(name for name, _ in directions):
-        if (name, False) not in directions:
-            raise WeightsError(f"The layer {name} reads backwards alone; expected forwards, or both. {listing(found)}")
-        layers[name] = Layer(directions[name, False], directions.get((name, True)))
-    return layers
 
 
 def _refuse_between(stored: Sequence[str], recurrent: Sequence[str], after: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from lstm_mnist_jax import __version__, model
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data.tasks import Task
 from lstm_mnist_jax.interop.files import require
-from lstm_mnist_jax.interop.holds import refuse_unusual
+from lstm_mnist_jax.interop.imported import refuse_unusual
 from lstm_mnist_jax.interop.weights import GATES, Layer, Weights, from_params, pooling_of
 from lstm_mnist_jax.rnn.weights import reorder_gates
 

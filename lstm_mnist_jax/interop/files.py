@@ -3,13 +3,14 @@
 The libraries that read and write them are in the extra `interop`, and imported only when needed.
 """
 
-import contextlib
 import io
 import itertools
 import json
 import math
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +45,26 @@ def require(name: str) -> ModuleType:
         ) from error
 
 
+@contextmanager
+def reading_as(path: Path, kind: str) -> Iterator[None]:
+    """While entered, an error of a library is raised as WeightsError: PATH cannot be read as KIND, and why.
+
+    Libraries raise whatever they like for damaged files: types of their own, or of HDF5, protobuf or NumPy.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        raise WeightsError(f"{path} cannot be read as {kind}: {first_line(error)}.") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, as it fits into a message."""
+    line = str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__
+    return line if line.isprintable() else ascii(line)
+
+
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .safetensors file by name.
 
@@ -52,15 +73,14 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """
     safetensors = require("safetensors")
     data = read_bytes(path)
-    try:
+    with reading_as(path, "safetensors"):
+        found = dict(sorted(safetensors.deserialize(data)))
+        if others := {array["dtype"] for array in found.values()} - SAFETENSORS_DTYPES.keys():
+            raise WeightsError(f"{path} holds numbers of the type {min(others)!r}; expected floats of 16 to 64 bits.")
         return {
             name: np.frombuffer(array["data"], SAFETENSORS_DTYPES[array["dtype"]]).reshape(array["shape"])
-            for name, array in sorted(safetensors.deserialize(data))
+            for name, array in found.items()
         }
-    except KeyError as error:
-        raise WeightsError(f"{path} holds numbers of the type {error}; expected floats of 16 to 64 bits.") from error
-    except Exception as error:  # the library's own type, which is no ValueError
-        raise WeightsError(f"{path} cannot be read as safetensors: {error}.") from error
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, Any]:
@@ -137,7 +157,7 @@ def read_hdf5(path: Path) -> KerasFile:
                 raise ValueError(f"{name} has {item.nbytes} bytes, which are not in the file")
             found[str(name)] = item[()]
 
-    try:
+    with reading_as(path, "Keras's weights (.weights.h5, .keras, .h5)"):
         if zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if sum(item.file_size for item in archive.infolist()) > most:
@@ -164,10 +184,6 @@ def read_hdf5(path: Path) -> KerasFile:
         if lacking := [part for parts in layers.values() for part in parts if part not in found]:
             raise ValueError(f"it names the array {lacking[0]}, which is not there")
         return KerasFile(found, layers, config, version, model)
-    except Exception as error:  # HDF5 raises OSError, KeyError, OverflowError, ... for damaged files
-        reason = str(error)[:300]
-        reason = reason if reason.isprintable() else ascii(reason)
-        raise WeightsError(f"{path} cannot be read as Keras's weights (.weights.h5, .keras, .h5): {reason}.") from error
 
 
 def _refuse_tensorflow_files(path: Path) -> None:
@@ -208,12 +224,8 @@ def read_msgpack(path: Path) -> Any:
     """
     from flax import serialization
 
-    try:
+    with reading_as(path, "msgpack of Flax"):
         tree = serialization.msgpack_restore(read_bytes(path))
-    except WeightsError:
-        raise
-    except Exception as error:  # of msgpack, or of NumPy
-        raise WeightsError(f"{path} cannot be read as msgpack of Flax: {error}.") from error
     if not isinstance(tree, dict):
         raise WeightsError(f"{path} holds no tree of parameters, but a {type(tree).__name__}.")
     return tree
@@ -238,7 +250,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         raise WeightsError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
@@ -268,12 +280,10 @@ def _hdf5_texts(data: bytes, header: int, name: str, count: int) -> list[str]:
     """
     for kind, message in _hdf5_messages(data, header):
         if kind == _HDF5_ATTRIBUTE and (found := _hdf5_attribute(message)) and found[0] == name.encode():
-            texts = []
-            for place in range(0, 16 * count, 16):
-                element = _hdf5_bytes(found[1], place, 16)
-                length, heap, number = (_hdf5_number(element, at, size) for at, size in ((0, 4), (4, 8), (12, 4)))
-                texts.append(_hdf5_heap_object(data, heap, number, length).decode() if length else "")
-            return texts
+            return [
+                _hdf5_heap_object(data, heap, number, length).decode() if length else ""
+                for length, heap, number in struct.iter_unpack("<IQI", _hdf5_bytes(found[1], 0, 16 * count))
+            ]
     raise ValueError(f"the attribute {name} cannot be found")
 
 
@@ -283,24 +293,21 @@ def _hdf5_bytes(data: bytes, place: int, size: int) -> bytes:
     return data[place : place + size]
 
 
-def _hdf5_number(data: bytes, place: int, size: int) -> int:
-    return int.from_bytes(_hdf5_bytes(data, place, size), "little")
-
-
 def _hdf5_messages(data: bytes, header: int) -> Iterator[tuple[int, bytes]]:
     """The messages of an object header of version 1, which is what h5py writes unless it is asked for another."""
-    if _hdf5_number(data, header, 1) != 1:
+    version, size = struct.unpack_from("<B7xI", data, header)
+    if version != 1:
         raise ValueError("it has object headers of another version than 1, which Keras does not write")
-    blocks = [(header + 16, _hdf5_number(data, header + 8, 4))]
+    blocks = [(header + 16, size)]
     for place, size in blocks:
         block = _hdf5_bytes(data, place, size)
         at = 0
         while at + 8 <= len(block):
-            kind, length = _hdf5_number(block, at, 2), _hdf5_number(block, at + 2, 2)
+            kind, length = struct.unpack_from("<HH", block, at)
             message = _hdf5_bytes(block, at + 8, length)
             at += 8 + length
             if kind == _HDF5_CONTINUATION:
-                blocks.append((_hdf5_number(message, 0, 8), _hdf5_number(message, 8, 8)))
+                blocks.append(struct.unpack_from("<QQ", message))
                 if len(blocks) > 1000:
                     raise ValueError("an object header has no end")
             yield kind, message
@@ -308,8 +315,7 @@ def _hdf5_messages(data: bytes, header: int) -> Iterator[tuple[int, bytes]]:
 
 def _hdf5_attribute(message: bytes) -> tuple[bytes, bytes] | None:
     """The name and the contents of an attribute message; None of one with a shared type."""
-    version, flags = _hdf5_number(message, 0, 1), _hdf5_number(message, 1, 1)
-    sizes = [_hdf5_number(message, at, 2) for at in (2, 4, 6)]
+    version, flags, *sizes = struct.unpack_from("<BBHHH", message)
     if version not in (1, 2, 3) or (version > 1 and flags):
         return None
     start = 9 if version == 3 else 8
@@ -321,9 +327,9 @@ def _hdf5_heap_object(data: bytes, heap: int, number: int, length: int) -> bytes
     """The first bytes of an object in a global heap."""
     if _hdf5_bytes(data, heap, 8) != b"GCOL\x01\0\0\0":
         raise ValueError(f"there is no global heap at byte {heap}")
-    place, end = heap + 16, heap + _hdf5_number(data, heap + 8, 8)
+    place, end = heap + 16, heap + struct.unpack_from("<Q", data, heap + 8)[0]
     while place + 16 <= end:
-        found, size = _hdf5_number(data, place, 2), _hdf5_number(data, place + 8, 8)
+        found, size = struct.unpack_from("<H6xQ", data, place)
         if found == number and length <= size:
             return _hdf5_bytes(data, place + 16, length)
         if found in (0, number):

@@ -76,16 +76,10 @@ def _linen_cell(direction: Direction) -> dict[str, Any]:
 def from_tree(tree: Any, order: Sequence[str] = (), *, input_activation: str | None = None) -> Params:
     """The model's parameters from a tree of Flax. The modules may have any names.
 
-    A tree does not hold the pooling over time and the activation of hidden dense layers: these are `pooling` and
-    `dense_activation` of the `ModelConfig`. Of a bidirectional network, the pooling "last" is that of a program that
-    joins the final states of both directions, and "last_step" that of one that takes `outputs[:, -1]`.
-
     Args:
       tree: nested dictionaries of arrays, with LSTM or GRU cells of Linen or NNX and dense layers: the result of
         Linen's `init`, or of `nnx.state(module, nnx.Param)`. The layers are in the order of their numbers.
-      order: the names of all layers, where neither names nor widths determine the order of the dense layers.
-      input_activation: "linear" confirms that no activation follows a dense layer before the recurrent layers, which
-        is folded into the first of them.
+      order, input_activation: see `lstm_mnist_jax.interop.torch.from_state_dict`, also for what a tree does not hold.
 
     Raises:
       WeightsError: it is of another network.

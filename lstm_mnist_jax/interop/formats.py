@@ -14,8 +14,16 @@ from lstm_mnist_jax.config import Config, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError, WeightsError, did_you_mean, os_errors_as
 from lstm_mnist_jax.interop import export, files, flax, huggingface, keras, onnx, tf1, torch, torch_file
 from lstm_mnist_jax.interop.assembly import Arrays, ignoring
-from lstm_mnist_jax.interop.holds import ACTIVATIONS, EXPORT_ENDINGS, NETWORK, READING, refuse_unusual, unusual
-from lstm_mnist_jax.interop.imported import Imported, pooled
+from lstm_mnist_jax.interop.imported import (
+    ACTIVATIONS,
+    EXPORT_ENDINGS,
+    NETWORK,
+    READING,
+    Imported,
+    pooled,
+    refuse_unusual,
+    unusual,
+)
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint
 from lstm_mnist_jax.interop.weights import Adam, from_params, pooling_of
@@ -133,7 +141,11 @@ def _hint(format_name: str, path: Path) -> Iterator[None]:
 
 def _kind(path: Path) -> tuple[str, ...]:
     """The possible formats of a file by its contents; none where these are unknown."""
-    start = _start(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError:
+        return ()
     if start.startswith(torch_file.ZIP):
         names = torch_file.names_in_zip(path)
         if any(name.endswith("/data.pkl") for name in names):
@@ -150,14 +162,6 @@ def _is_safetensors(path: Path) -> bool:
     """By its contents; where these are neither that nor PyTorch's, by its name."""
     kind = _kind(path)
     return "safetensors" in kind or (path.suffix == ".safetensors" and not kind)
-
-
-def _start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(32)
-    except OSError:
-        return b""
 
 
 def read(
@@ -201,12 +205,7 @@ def read(
             "Leave it out."
         )
     with _hint(format_name, path):
-        if format_name in WHOLE_MODELS:
-            whole = (onnx if format_name == "onnx" else huggingface).read(path)
-            own = NETWORK if format_name == "onnx" else (*NETWORK, *READING)
-            imported = replace(whole, known=frozenset(own))
-        else:
-            imported = _read(format_name, path, ignore, layers, settings, given)
+        imported = _read(format_name, path, ignore, layers, settings, given)
         return _with_given(imported, format_name, given).with_inputs(inputs)
 
 
@@ -219,6 +218,8 @@ def _read(
     given: Given,
 ) -> Imported:
     """The classifier as the file has it."""
+    if format_name in WHOLE_MODELS:
+        return onnx.read(path) if format_name == "onnx" else huggingface.read(path)
     if format_name == "tf1":
         return tf1.read(path, ignore=ignore, order=layers, **vars(settings))
     if format_name == "keras":
@@ -359,10 +360,6 @@ def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
     return said
 
 
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
-
-
 def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = False) -> None:
     """Writes a file.
 
@@ -391,7 +388,8 @@ def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = Fa
         raise WeightsError(f"{path} names one of a checkpoint's files; expected what Saver.save is given, without it.")
     taken = [path, path.with_name(path.name + ".index")] if format_name == "tf1" else [path]
     with os_errors_as(WeightsError, path, "written"):
-        is_taken = any(file.exists() and not (format_name == "huggingface" and _is_empty(file)) for file in taken)
+        is_empty_folder = format_name == "huggingface" and path.is_dir() and not any(path.iterdir())
+        is_taken = any(file.exists() for file in taken) and not is_empty_folder
     if is_taken and not overwrite:
         raise WeightsError(f"{path} exists already. Choose another name, or replace it with --overwrite.")
     _write_file(format_name, path, model)

@@ -21,7 +21,7 @@ from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.errors import ConfigError, WeightsError, os_errors_as
 from lstm_mnist_jax.interop.files import read_bytes, read_safetensors, write_bytes, write_safetensors
-from lstm_mnist_jax.interop.imported import Imported, counted
+from lstm_mnist_jax.interop.imported import NETWORK, READING, Imported, counted
 from lstm_mnist_jax.statistics import Share
 
 MODEL_TYPE, FORMAT = "lstm-mnist-jax", 1
@@ -132,6 +132,7 @@ def read(folder: Path) -> Imported:
         config,
         params,
         (*names, "dense"),
+        known=frozenset((*NETWORK, *READING)),
         step=contents["step"],
         training=training or None,
         image_shape=shape,
@@ -243,12 +244,12 @@ def model_card(
         _metrics_table(counts),
         "## Use it",
         "Each program is run in this folder. `images.npy` holds the images.",
-        "### JAX\n\n" + _code(JAX_PROGRAM),
+        "### JAX\n\n" + JAX_PROGRAM,
     ]
     if config.cell in ("lstm", "gru") and not model.runs_through_flax(config):
-        parts.append("### PyTorch\n\n" + _code(TORCH_PROGRAM))
+        parts.append("### PyTorch\n\n" + TORCH_PROGRAM)
     if has_onnx:
-        parts.append("### onnxruntime\n\n" + _code(ONNX_PROGRAM))
+        parts.append("### onnxruntime\n\n" + ONNX_PROGRAM)
     if training is not None:
         settings = json.dumps(asdict(training), indent=2, ensure_ascii=False)
         parts += [
@@ -303,11 +304,7 @@ def _metrics_table(counts: Counts) -> str:
     return "\n".join(rows)
 
 
-def _code(program: str) -> str:
-    return f"```python\n{program.strip()}\n```"
-
-
-JAX_PROGRAM = """
+JAX_PROGRAM = """```python
 from pathlib import Path
 
 import jax
@@ -318,18 +315,18 @@ from lstm_mnist_jax.interop import huggingface
 imported = huggingface.read(Path("."))
 images = np.load("images.npy")
 logits = jax.jit(model.apply, static_argnames="config")(imported.params, images, config=imported.config)
-"""
+```"""
 
-ONNX_PROGRAM = """
+ONNX_PROGRAM = """```python
 import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
 images = np.load("images.npy")
 probabilities, logits = session.run(["probabilities", "logits"], {"images": images})
-"""
+```"""
 
-TORCH_PROGRAM = '''
+TORCH_PROGRAM = '''```python
 import json
 
 import numpy as np
@@ -395,4 +392,4 @@ with open("config.json") as file:
     config = json.load(file)["model"]
 images = torch.from_numpy(np.load("images.npy"))
 logits = Classifier(config, load_file("model.safetensors"))(images).detach().numpy()
-'''
+```'''

@@ -1,12 +1,54 @@
-"""What a file of another program held: the network, its parameters, and what is known of its training and inputs."""
+"""What a file of another program held: network, parameters, training, inputs; and what files can hold of a network."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lstm_mnist_jax.config import Config, ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.inputs import Inputs
 from lstm_mnist_jax.interop.weights import Adam, Weights, cells_of, from_params
 from lstm_mnist_jax.model import CELL_NAMES, Params, runs_through_flax
+
+NOT_IN_WEIGHTS = ("forget_bias", "chrono_steps", "dense_stddev", "dropout_rate", "precision")
+"""Fields that matter to initialization and training alone, and how products are computed."""
+
+NETWORK = ("activation", "recurrent_activation", "pooling", "dense_activation")
+"""Fields of a `ModelConfig` that the shapes of weights do not show."""
+
+READING = ("task", "sequence_length", "permutation_seed")
+"""How an image is read."""
+
+ANY = None
+DENSE: dict[str, Any] = {"dense_features": ANY, "dense_activation": ANY}
+ACTIVATIONS: dict[str, Any] = {"activation": ANY, "recurrent_activation": ANY}
+CELLS: dict[str, Any] = {"cell": ("gru",), "recurrent_bias": ANY, "bidirectional": ANY}
+HOLDS: dict[str, dict[str, Any]] = {
+    "tf1": {},
+    "torch": DENSE | CELLS | {"pooling": ANY},
+    "keras": DENSE
+    | CELLS
+    | {
+        "pooling": ("all", "mean", "max"),
+        "activation": ("relu", "linear", "hard_sigmoid_keras3"),
+        "recurrent_activation": ("hard_sigmoid_keras3",),
+    },
+    "flax": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY},
+    "safetensors": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY} | dict.fromkeys(READING, ANY),
+    "onnx": DENSE | CELLS | ACTIVATIONS | {"pooling": ANY} | dict.fromkeys(READING, ANY),
+}
+"""Of each format, the fields of a `ModelConfig` that may differ from the defaults, and their values."""
+
+EXPORT_ENDINGS = {
+    "tf1": "",
+    "torch": ".safetensors",
+    "keras": ".weights.h5",
+    "flax": ".msgpack",
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "stablehlo": ".stablehlo",
+    "huggingface": "",
+}
+"""The ending of a file's name, for each format that can be exported; of huggingface it is the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +161,29 @@ def pooled(config: ModelConfig) -> str:
 
 def counted(number: int, word: str, plural: str = "s") -> str:
     return f"{number:,} {word}{plural * (number != 1)}"
+
+
+def unusual(format_name: str, config: ModelConfig) -> dict[str, Any]:
+    """The fields of a config that the files of a format cannot hold, with their values."""
+    if format_name in ("stablehlo", "huggingface"):
+        return {}
+    held: dict[str, Any] = dict.fromkeys(("hidden_features", *NOT_IN_WEIGHTS), ANY) | HOLDS[format_name]
+    changed = {name: value for name, value in vars(config).items() if value != getattr(ModelConfig, name)}
+    if config.task != "permuted":
+        changed.pop("permutation_seed", None)
+    return {
+        name: value
+        for name, value in changed.items()
+        if name not in held or not (held[name] is ANY or value in held[name])
+    }
+
+
+def refuse_unusual(format_name: str, config: ModelConfig) -> None:
+    """Raises WeightsError where the files of a format cannot hold this network."""
+    if fields := unusual(format_name, config):
+        listed = ", ".join(f"{name} {value}" for name, value in fields.items())
+        others = [name for name in EXPORT_ENDINGS if not unusual(name, config)]
+        raise WeightsError(
+            f"Files for {format_name} cannot hold this model's {listed}. Such a model can be exported to "
+            f"{' or '.join(others)}."
+        )

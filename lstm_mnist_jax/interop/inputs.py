@@ -136,27 +136,20 @@ def likely_causes(
       inputs: those with which the accuracy was low.
     """
     examples = examples[:TRIED_EXAMPLES]
-    lines, highest = (
-        [f"a low accuracy for a trained classifier. Tried on {len(examples):,} validation images:"],
-        (0.0, ""),
-    )
+    lines = [f"a low accuracy for a trained classifier. Tried on {len(examples):,} validation images:"]
+    highest = 0.0, ""
     for words, tried in CANDIDATES.items():
-        images = examples.images
-        if tried == inputs or (tried is None and (config.task == "pixels" or images.shape[1] != images.shape[2])):
+        images, task, used = examples.images, config.task, inputs if tried is None else tried
+        if tried == inputs or (tried is None and (task == "pixels" or images.shape[1] != images.shape[2])):
             continue
         if tried is None:
-            images = np.swapaxes(images, 1, 2)
-        used = inputs if tried is None else tried
-        folded = used.fold(params)
-        accuracy = int(_correct(folded, images, examples.labels, config)) / len(examples)
-        other = "rows" if config.task == "columns" else "columns"
-        task = other if tried is None else config.task
+            images, task = np.swapaxes(images, 1, 2), "rows" if task == "columns" else "columns"
+        accuracy = int(_correct(used.fold(params), images, examples.labels, config)) / len(examples)
         options = f"--task {task}" if tried is None or task != ModelConfig.task else ""
         if tried is not None or used != Inputs():
             options += (", " if options and used == Inputs() else " ") + used.options()
-        options = options.strip()
-        lines.append(f"  {words}: {accuracy:.2%}, with {options}")
-        highest = max(highest, (accuracy, f"most likely {words}: import again, with {options}"))
+        lines.append(f"  {words}: {accuracy:.2%}, with {options.strip()}")
+        highest = max(highest, (accuracy, f"most likely {words}: import again, with {options.strip()}"))
     if highest[0] >= LOW_ACCURACY:
         lines.append(highest[1])
     else:

@@ -27,8 +27,7 @@ from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble, dense_name, ignoring, listing
 from lstm_mnist_jax.interop.files import KerasFile
-from lstm_mnist_jax.interop.holds import refuse_unusual
-from lstm_mnist_jax.interop.imported import Imported
+from lstm_mnist_jax.interop.imported import Imported, refuse_unusual
 from lstm_mnist_jax.interop.keras_config import (
     MODELS,
     POOLING,
@@ -52,8 +51,8 @@ from lstm_mnist_jax.interop.weights import (
     from_params,
     pooling_of,
 )
-from lstm_mnist_jax.model import Params
-from lstm_mnist_jax.rnn.weights import KERAS_GATES, reorder_gates
+from lstm_mnist_jax.model import Params, bind
+from lstm_mnist_jax.rnn.weights import KERAS_GATES, reorder_gates, to_keras
 
 if TYPE_CHECKING:
     import keras
@@ -162,13 +161,14 @@ def from_model(model: "keras.Model") -> Params:
 def to_arrays(params: Params) -> dict[str, np.ndarray]:
     """The arrays of a .weights.h5 file, by their paths in it, as `keras.Sequential` names its layers there."""
     weights = _held(params)
-    arrays: dict[str, np.ndarray] = {}
+    layers = bind(params, weights.config, (weights.steps or 1, weights.in_features)).rnn
+    arrays, of_cells = dict[str, np.ndarray](), iter(to_keras(layers))
     for number, layer in enumerate(weights.layers):
         name = weights.cell if layer.backward is None else "bidirectional"
         name = f"layers/{name}_{number}" if number else f"layers/{name}"
         scopes = [name] if layer.backward is None else [f"{name}/forward_layer", f"{name}/backward_layer"]
-        for scope, cell in zip(scopes, layer.directions, strict=True):
-            arrays |= {f"{scope}/cell/vars/{place}": array for place, array in enumerate(_to_cell(cell))}
+        for scope in scopes:
+            arrays |= {f"{scope}/cell/vars/{place}": next(of_cells) for place in range(len(CELL_PARTS))}
     for number, dense in enumerate(weights.dense):
         name = f"dense_{number}" if number else "dense"
         arrays |= {f"layers/{name}/vars/{place}": array for place, array in enumerate(dense)}
@@ -180,16 +180,6 @@ def _held(params: Params) -> Weights:
     weights = from_params(params)
     refuse_unusual("keras", weights.config)
     return weights
-
-
-def _to_cell(cell: Direction) -> list[np.ndarray]:
-    """Keras's arrays of a cell."""
-    arrays = [cell.kernel, cell.recurrent_kernel, cell.bias]
-    if cell.cell == "gru":
-        bias = np.zeros_like(cell.bias) if cell.recurrent_bias is None else cell.recurrent_bias
-        arrays[2] = np.stack([cell.bias, bias])
-    gates = GATES[cell.cell]
-    return arrays if gates == KERAS_GATES[gates] else [reorder_gates(a, gates, KERAS_GATES[gates]) for a in arrays]
 
 
 def from_arrays(found: Arrays, order: Sequence[str] = ()) -> Imported:

@@ -322,7 +322,9 @@ def _order(layers: Sequence[ConfiguredLayer], first: int, after: int) -> dict[st
         elif kind == "Reshape":
             fits = not done
         elif kind in AFFINE:
-            _check_axis(layer, 2 if sequence else 1)
+            axis, last_axis = config.get("axis", -1), 2 if sequence else 1
+            if (axis if isinstance(axis, list) else [axis]) not in ([], [None], [-1], [last_axis]):
+                raise _unexpected(layer, "axis", axis, (-1,), ": one number for each feature")
         elif kind in ("Activation", "ReLU", "Softmax") and layer.activation != "linear":
             if not activations:
                 before = (
@@ -353,13 +355,6 @@ def _has_activation(layer: ConfiguredLayer, where: str) -> WeightsError:
     return WeightsError(
         f"The layer {layer.name} has activation={name_in_file(layer.activation)} {where}, expected none."
     )
-
-
-def _check_axis(layer: ConfiguredLayer, last: int) -> None:
-    """Raises WeightsError where a layer of `AFFINE` works along another axis of its input than the last, `last`."""
-    axis = layer.config.get("axis", -1)
-    if (axis if isinstance(axis, list) else [axis]) not in ([], [None], [-1], [last]):
-        raise _unexpected(layer, "axis", axis, (-1,), ": one number for each feature")
 
 
 def _activations(layers: Sequence[ConfiguredLayer], version: str) -> dict[str, str]:

@@ -23,10 +23,10 @@ import numpy as np
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import Arrays, check, dense_arrays, ignoring, listing, order_layers
-from lstm_mnist_jax.interop.holds import NETWORK
-from lstm_mnist_jax.interop.imported import Imported
-from lstm_mnist_jax.interop.tf1_graph import Network, find_network
-from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, read_graph, write_checkpoint
+from lstm_mnist_jax.interop.imported import NETWORK, Imported
+from lstm_mnist_jax.interop.tf1_graph import Cell, Network, find_network
+from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, write_checkpoint
+from lstm_mnist_jax.interop.tf_checkpoint.graph import read_graph
 from lstm_mnist_jax.interop.weights import (
     GATES,
     Adam,
@@ -128,16 +128,16 @@ def from_variables(
 ) -> Imported:
     """The model in a checkpoint's variables, and in its graph if that is known: see `read`."""
     places = _places(found, order, network)
-    added = [_forget_bias(places, name, forget_bias) for name in places.cells]
+    added = [_forget_bias(cell, forget_bias) for cell in places.cells]
     weights = _weights(found, places, added)
-    notes = _notes(places, network, forget_bias)
+    notes = _notes(added, network, forget_bias)
     linear = _linear_layers(found, network, weights.in_features) if network else {}
     for name in linear:
         notes.append(f"{name} became part of the first LSTM layer; Adam starts from zero")
     if linear:
         first, *others = weights.layers
         weights = weights._replace(layers=(folded(first, *product([*linear.values()][::-1])), *others))
-    names = (*(_cell_name(kernel) for kernel, _ in places.layers), *(kernel for kernel, _ in places.dense))
+    names = (*map(_cell_name, places.kernels), *(kernel for kernel, _ in places.dense))
     check(weights, names, found)
     if weights.steps is not None and not network:  # in which order a program flattens the outputs is not known
         raise WeightsError(
@@ -204,8 +204,8 @@ def to_variables(
     places = None if like is None else _places(like, (), network)
     if places and len(places.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
-    given = 1.0 if forget_bias is None else forget_bias
-    added = [places.added.get(name, given) for name in places.cells] if places else [given] * len(weights.layers)
+    cells = places.cells if places else (Cell("", "", 1.0),) * len(weights.layers)
+    added = [_forget_bias(cell, None if network else forget_bias) for cell in cells]
     variables = _named(weights, added)
     if adam is not None:
         for slot, moments in (("Adam", adam.mu), ("Adam_1", adam.nu)):
@@ -243,39 +243,36 @@ class _Places(NamedTuple):
     """The names of the parts of the model in a checkpoint.
 
     Attributes:
-      cells: the names of each cell's kernel and bias, by the cell's name.
+      cells: from the first layer to the last; without a graph, with TensorFlow's default forget bias.
       dense: the names of the dense layers' weights and biases, the output layer's last.
       slots: the names of what optimizers and averages keep of a variable, by the variable's name and by kind.
-      added: what the cells add to their forget gates, where it is known, by the cell's name.
       directions: 2 where each layer has a forward cell and then a backward one.
     """
 
-    cells: dict[str, tuple[str, str]]
+    cells: tuple[Cell, ...]
     dense: tuple[tuple[str, str], ...]
     slots: dict[str, dict[str, str]]
-    added: dict[str, float]
     directions: int = 1
 
     @property
-    def layers(self) -> list[tuple[str, str]]:
-        """The names of each layer's kernel and bias, in the forward direction."""
-        return list(self.cells.values())[:: self.directions]
+    def kernels(self) -> list[str]:
+        """The name of each layer's kernel, in the forward direction."""
+        return [cell.kernel for cell in self.cells[:: self.directions]]
 
     @property
     def names(self) -> list[str]:
         """Of all weights and biases, the output layer's last."""
-        return [name for pair in (*self.cells.values(), *self.dense) for name in pair]
+        return [str(name) for pair in (*self.cells, *self.dense) for name in pair[:2]]
 
 
 def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = None) -> _Places:
     """Finds the parts of the model, the cells from the first layer to the last."""
     slots = _slots(found)
     if network:
-        cells = {_cell_name(cell.kernel): (cell.kernel, cell.bias) for cell in network.cells}
-        if order and list(order) != list(cells):
-            raise WeightsError(f"--layer names {', '.join(order)}; the graph has the cells {', '.join(cells)}.")
-        added = {_cell_name(cell.kernel): cell.forget_bias for cell in network.cells}
-        return _Places(cells, network.dense, slots, added, 1 + network.fields["bidirectional"])
+        names = [_cell_name(cell.kernel) for cell in network.cells]
+        if order and list(order) != names:
+            raise WeightsError(f"--layer names {', '.join(order)}; the graph has the cells {', '.join(names)}.")
+        return _Places(network.cells, network.dense, slots, 1 + network.fields["bidirectional"])
     owned = {name for names in slots.values() for name in names.values()}
     variables = {
         name: array
@@ -286,8 +283,7 @@ def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = 
     taken = {name for pair in cells.values() for name in pair}
     dense = _output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
     names = order_layers({name: Layer(_direction(found, pair)) for name, pair in cells.items()}, found, order)
-    added = {name: 0.0 for name in names if CUDNN_CELL in name}
-    return _Places({name: cells[name] for name in names}, (dense,), slots, added)
+    return _Places(tuple(Cell(*cells[name], 0.0 if CUDNN_CELL in name else 1.0) for name in names), (dense,), slots)
 
 
 def _output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
@@ -312,11 +308,9 @@ def _cell_name(kernel: str) -> str:
     return match[1] if match else kernel
 
 
-def _forget_bias(places: _Places, name: str, given: float | None) -> float:
+def _forget_bias(cell: Cell, given: float | None) -> float:
     """What a cell added to its forget gate; `given` is the user's."""
-    if given is None or CUDNN_CELL in name:
-        return places.added.get(name, 1.0)
-    return given
+    return cell.forget_bias if given is None or CUDNN_CELL in cell.kernel else given
 
 
 def _read_network(prefix: Path, found: Arrays) -> Network | None:
@@ -348,9 +342,9 @@ def _read_network(prefix: Path, found: Arrays) -> Network | None:
     )
 
 
-def _notes(places: _Places, network: Network | None, given: float | None) -> list[str]:
+def _notes(forget_biases: Iterable[float], network: Network | None, given: float | None) -> list[str]:
     """What was assumed, and what the graph has."""
-    added = [f"{_forget_bias(places, name, given):g}" for name in places.cells]
+    added = [f"{number:g}" for number in forget_biases]
     cells = f"forget bias {added[0] if len(set(added)) == 1 else ', '.join(added)}"
     if network is None:
         return [f"without a .meta file: assumed {cells if given is None else f'{cells} (as given)'}, tanh and sigmoid"]
@@ -488,13 +482,13 @@ def _renamed(found: Arrays, places: _Places, weights: Weights, own: Arrays, step
 def _weights(found: Arrays, places: _Places, added: Iterable[float], slot: str = "") -> Weights:
     """The weights, or a slot of them. `added` is what is added to the forget gates."""
 
-    def arrays(pair: tuple[str, str]) -> tuple[str, str]:
-        kernel, bias = (places.slots[name][slot] if slot else name for name in pair)
-        return kernel, bias
+    def array(name: str) -> str:
+        return places.slots[name][slot] if slot else name
 
-    cells = [_direction(found, arrays(pair), bias) for pair, bias in zip(places.cells.values(), added, strict=True)]
+    both = zip(places.cells, added, strict=True)
+    cells = [_direction(found, (array(cell.kernel), array(cell.bias)), number) for cell, number in both]
     layers = (Layer(*cells[place : place + places.directions]) for place in range(0, len(cells), places.directions))
-    dense = (Dense(*(float32(found[name]) for name in arrays(pair))) for pair in places.dense)
+    dense = (Dense(*(float32(found[array(name)]) for name in pair)) for pair in places.dense)
     return Weights(tuple(layers), tuple(dense))
 
 
@@ -550,7 +544,7 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
             f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
     steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
-    owners = [f"Adam's state of {kernel}" for kernel, _ in (*places.layers, *places.dense)]
+    owners = [f"Adam's state of {kernel}" for kernel in (*places.kernels, *(kernel for kernel, _ in places.dense))]
     added = [0.0] * len(places.cells)
     return Adam(steps, *(check(_weights(found, places, added, kind), owners, found) for kind in ("Adam", "Adam_1")))
 

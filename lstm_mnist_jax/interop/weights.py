@@ -15,8 +15,6 @@ GATES = {"lstm": "ifgo", "gru": "rzn"}
 """The order of the gates here, by cell: input, forget, candidate (also called j or c), output; reset, update, candidate
 (also called h)."""
 
-CELL_OF_GATES = {4: "lstm", 3: "gru"}
-
 
 class Direction(NamedTuple):
     """The cell of a layer in one direction. The columns are the gates in the order of `GATES`.
@@ -38,7 +36,7 @@ class Direction(NamedTuple):
     def cell(self) -> str:
         """lstm or gru, by the number of columns."""
         hidden, columns = self.recurrent_kernel.shape
-        return CELL_OF_GATES[columns // hidden]
+        return "lstm" if columns == 4 * hidden else "gru"
 
 
 class Layer(NamedTuple):

@@ -146,10 +146,6 @@ class TrainingLoop:
             if at_end and self._has_on_epoch:
                 self._call_on_epoch(epochs)
 
-    def _has_ended(self, step: int, member: MemberStatus) -> bool:
-        """Whether a member of a sweep had ended at a step, while others go on."""
-        return self._folder.is_sweep and has_ended(self._config, step, member, self._steps_per_epoch)
-
     def _advance(self, steps: int) -> None:
         newest = self._program.run_steps(self._states.newest, steps)
         self._states = self._states._replace(newest=newest)
@@ -160,7 +156,9 @@ class TrainingLoop:
         """Shows the progress, and notes which members have diverged."""
         sums, before = self._fetched.epoch_sums, (self.step - 1) // self._steps_per_epoch * self._steps_per_epoch
         for place, first_bad_step in enumerate(self._fetched.first_bad_step.tolist()):
-            if first_bad_step >= 0 and not self._has_ended(before, self.members[place]):
+            member = self.members[place]
+            ended = self._folder.is_sweep and has_ended(self._config, before, member, self._steps_per_epoch)
+            if first_bad_step >= 0 and not ended:
                 self._mark_diverged(place, first_bad_step)
         losses = (sums.loss / sums.steps)[np.isfinite(sums.loss)]
         rate = len(self.members) * self._config.batch_size / seconds_per_step

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +74,7 @@ def make_optimizer(
     """
     numbers = OptimizerNumbers.of(config) if numbers is None else numbers
     complements = numbers.b1_complement, numbers.b2_complement
+    are_matrices = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
     steps = [
         scale_by_adam_epsilon_hat(numbers.b1, numbers.b2, numbers.epsilon, complements),
         optax.scale_by_learning_rate(numbers.learning_rate * rate),
@@ -80,7 +82,7 @@ def make_optimizer(
     if config.clip_norm is not None:
         steps.insert(0, optax.clip_by_global_norm(numbers.clip_norm))
     if config.weight_decay:
-        steps.insert(-1, optax.add_decayed_weights(numbers.weight_decay, mask=_are_matrices))
+        steps.insert(-1, optax.add_decayed_weights(numbers.weight_decay, mask=are_matrices))
     if every is None:
         return optax.chain(*steps)
     return optax.MultiSteps(optax.chain(*steps), every).gradient_transformation()
@@ -95,10 +97,6 @@ def steps_an_update(config: Config, steps_per_epoch: int) -> Callable[[Any], Any
         updates += (epoch - before) * steps_per_epoch >> doublings
         starts.append(updates)
     return lambda made: 2 ** jnp.searchsorted(jnp.array(starts), made, side="right")
-
-
-def _are_matrices(params: optax.Params) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> optax.Schedule:

@@ -13,6 +13,7 @@ from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.space import Setting, show
 from lstm_mnist_jax.errors import RunError, os_errors_as
 from lstm_mnist_jax.statistics import Mean, mean_of, percent
+from lstm_mnist_jax.training.loop import is_stale
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics, score_of
 from lstm_mnist_jax.training.run_folder import RunFolder, write_atomically
 
@@ -97,8 +98,7 @@ def member_results(folder: RunFolder) -> list[MemberResult]:
 
 def is_done(config: Config, result: MemberResult) -> bool:
     """Whether a run is complete, stopped early, or diverged."""
-    patience, best = config.early_stopping_patience, result.best_epoch
-    stopped = patience is not None and best is not None and result.epochs - best >= patience
+    stopped = is_stale(config, result.epochs, result.best_epoch, steps_per_epoch=1)
     return result.diverged or stopped or result.epochs == config.epochs
 
 

@@ -218,7 +218,7 @@ def test_debug_adds_the_traceback(command_line, tmp_path):
 def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_other_writes():
     reported = []
     for error in (RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("Event loop is closed")):
-        cli._report_unraisable(reported.append, SimpleNamespace(exc_value=error))
+        cli._report_unraisable(reported.append, False, SimpleNamespace(exc_value=error))
     assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
 
 
@@ -246,7 +246,7 @@ def test_a_handler_of_another_language_is_left_alone(monkeypatch):
 
 def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):
     reported = []
-    monkeypatch.setattr(sys, "unraisablehook", partial(cli._interrupt_again, reported.append))
+    monkeypatch.setattr(sys, "unraisablehook", partial(cli._report_unraisable, reported.append, False))
 
     class Interrupted:
         def __del__(self):

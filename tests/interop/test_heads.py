@@ -14,7 +14,8 @@ from stacks import FIXTURES, apply, assert_close, keras_outputs
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop import export, flax, formats, holds, keras, tf1, torch
+from lstm_mnist_jax.interop import export, flax, formats, keras, tf1, torch
+from lstm_mnist_jax.interop.imported import HOLDS, unusual
 
 NETWORKS = [
     ModelConfig(hidden_features=(4, 3), dense_features=(5, 4)),
@@ -63,13 +64,13 @@ def test_the_table_of_the_docs_is_that_of_the_program():
     text = (FIXTURES.parents[1] / "docs" / "weights.md").read_text()
     first = text[text.index("| the model has") :].split("\n")
     names = [cell.strip(" `") for cell in first[0].split("|")[2:-1]]
-    assert names == list(holds.HOLDS)
+    assert names == list(HOLDS)
     rows = list(itertools.takewhile(lambda line: line.startswith("|"), first[2:]))
     assert len(rows) == len(TABLE)
     for row, (start, fields) in zip(rows, TABLE.items(), strict=True):
         _, what, *cells, _ = (cell.strip() for cell in row.split("|"))
         assert what.startswith(start)
-        held = [not holds.unusual(name, ModelConfig(**fields)) for name in names]
+        held = [not unusual(name, ModelConfig(**fields)) for name in names]
         assert cells == [("no", "yes")[each] for each in held], what
 
 
@@ -309,7 +310,7 @@ def test_torch_itself_computes_the_same(rng):
 def test_models_of_keras_come_in_with_what_their_config_says(rng, tmp_path):
     keras3 = pytest.importorskip("keras")
     layers, images = keras3.layers, rng.random((3, 6, 5), np.float32)
-    for stack, expected, unusual in [
+    for stack, expected, fields in [
         ([layers.LSTM(4), layers.Dense(7, "relu"), layers.Dropout(0.5), layers.Dense(7, "relu")], (7, 7), ""),
         ([layers.LSTM(4), layers.Dense(4), layers.Activation("tanh")], (4,), "dense_activation tanh"),
         (
@@ -333,8 +334,8 @@ def test_models_of_keras_come_in_with_what_their_config_says(rng, tmp_path):
         network = keras3.Sequential([keras3.Input((6, 5)), *stack, layers.Dense(3)])
         network.set_weights([rng.normal(0, 0.5, array.shape) for array in network.get_weights()])
         theirs = keras_outputs(network, images)
-        if unusual:
-            with pytest.raises(WeightsError, match=rf"{unusual}.*, which (parameters alone|differs)"):
+        if fields:
+            with pytest.raises(WeightsError, match=rf"{fields}.*, which (parameters alone|differs)"):
                 keras.from_model(network)
         else:
             assert_close(

@@ -12,7 +12,7 @@ from parameters import drawn
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop import formats
-from lstm_mnist_jax.interop.holds import EXPORT_ENDINGS, unusual
+from lstm_mnist_jax.interop.imported import EXPORT_ENDINGS, unusual
 
 IMAGE_SHAPE = (6, 5)
 CLASSES = ("zero", "one", "two")

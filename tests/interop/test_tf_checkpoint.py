@@ -15,7 +15,7 @@ from rewriting import rewrite
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, sstable, write_checkpoint
-from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, new
+from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, decode_tensor, new
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import (
     MASK_DELTA,
     decompress_snappy,
@@ -23,7 +23,6 @@ from lstm_mnist_jax.interop.tf_checkpoint.sstable import (
     read_varint,
     varint,
 )
-from lstm_mnist_jax.interop.tf_checkpoint.tensors import decode_tensor
 
 TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
 FORMATS = ["tutorial", "v1", "partitioned", "two_shards"]

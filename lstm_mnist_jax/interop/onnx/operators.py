@@ -5,23 +5,93 @@ Each function takes the trace, the node's attributes, the values of its inputs, 
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.onnx import recurrent
-from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Source
+from lstm_mnist_jax.interop.export import ONNX_ACTIVATIONS, ONNX_GATES
+from lstm_mnist_jax.interop.weights import GATES, Layer, direction
+from lstm_mnist_jax.rnn.weights import reorder_gates
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.interop.onnx.trace import Trace
 
-Attributes = dict[str, Any]
-OPERATORS: dict[str, Callable[["Trace", Attributes, list[Any], Place], Any]] = dict.fromkeys(
-    ("LSTM", "GRU"), recurrent.layer
-)
+ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
+
+DEFAULTS = {"hardsigmoid": (0.2, 0.5), "affine": (1.0, 0.0)}
+"""ONNX's activations that have alpha and beta."""
+
+HARD_SIGMOIDS = "hard_sigmoid_keras2", "hard_sigmoid_keras3"
+GATE_FUNCTIONS, CELL_FUNCTIONS = ("sigmoid", *HARD_SIGMOIDS), ("tanh", "relu", "linear", *HARD_SIGMOIDS)
+
 
 OUTPUTS = ("dense", "bias")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The entries that a node makes.
+
+    Attributes:
+      kind: "images"; "affine" (the images times a number, plus a number); "layer" [time, directions, batch, hidden];
+        "mean", "max" or "attention" over time; "dense" (a product with a matrix), "bias" (plus a constant), "relu" or
+        "tanh" after it; "weights" (a softmax over time) or "product" (outputs times such weights).
+      start: the number of the first entry.
+      shape: of the entries.
+      place: the operator, for messages.
+      below: the numbers of the entries that these are computed from; of pooling over time, those of the first step.
+      data: what the operator has of its own, such as a kernel.
+    """
+
+    kind: str
+    start: int
+    shape: tuple[int, ...]
+    place: str
+    below: np.ndarray
+    data: Any = None
+
+    @property
+    def entries(self) -> np.ndarray:
+        return np.arange(self.start, self.start + math.prod(self.shape)).reshape(self.shape)
+
+    @property
+    def by_step(self) -> np.ndarray:
+        """Of a layer, [time, batch, features]: the forward direction's features before the backward one's."""
+        return np.moveaxis(self.entries, 1, 2).reshape(self.shape[0], self.shape[2], -1)
+
+    def under(self, entries: np.ndarray) -> np.ndarray:
+        """Those from which these entries are computed, where it is one for one."""
+        return self.below.reshape(-1)[entries - self.start]
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """What the network computes: the numbers of its entries, whether these are integers, the operator after logits."""
+
+    entries: np.ndarray
+    integer: bool = False
+    end: str = ""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What this classifier does not have, such as the last cell state."""
+
+    what: str
+
+
+class Place(NamedTuple):
+    """A node: its operator, its name, and both as text for messages."""
+
+    kind: str
+    name: str
+    text: str
+
+
+Attributes = dict[str, Any]
+OPERATORS: dict[str, Callable[["Trace", Attributes, list[Any], Place], Any]] = {}
 
 
 def operator(names: str) -> Callable[[Any], Any]:
@@ -36,6 +106,120 @@ def _from_start(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"there is no axis {axis} of {rank}")
     return axis % rank
+
+
+class NamedLayer(NamedTuple):
+    """A recurrent layer, the name of its node, and its activations of the gates and of the cell, as in a config."""
+
+    weights: Layer
+    name: str
+    activations: tuple[str, str]
+
+
+@operator("LSTM GRU")
+def _layer(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Place) -> Any:
+    """The outputs of an LSTM or GRU operator: of all steps, the final ones, and the cell state."""
+    kind = place.kind
+    sequence, kernel, recurrent_kernel, bias, lengths, *states, peepholes = inputs + [None] * (8 - len(inputs))
+    count, functions = _check_options(kind, attributes)
+    if not isinstance(sequence, Signal) or sequence.entries.ndim != 3 or sequence.integer:
+        raise ValueError("its input is not a sequence of floats")
+    by_batch = bool(attributes.get("layout", 0))
+    entries = sequence.entries.swapaxes(0, 1) if by_batch else sequence.entries
+    steps, batch, features = entries.shape
+    if lengths is not None and not np.array_equal(lengths, np.full(batch, steps)):
+        raise WeightsError("has sequence_lens, lengths of the sequences; here all images are read to the end.")
+    if peepholes is not None and kind == "LSTM":
+        raise WeightsError("has peepholes (P), which this classifier does not.")
+    for state in states if kind == "LSTM" else states[:1]:
+        if state is not None and (isinstance(state, Signal) or state.any()):
+            raise WeightsError("does not start from states of zero (initial_h, initial_c), as this classifier does.")
+    weights = _weights(kind, count, kernel, recurrent_kernel, bias, place.name)
+    if kind == "GRU" and not attributes.get("linear_before_reset", 0):
+        raise WeightsError(
+            "has linear_before_reset=0: its reset gate multiplies the state before the product, and that of this "
+            "classifier multiplies the product."
+        )
+    if weights.in_features != features:
+        raise ValueError(f"it takes {weights.in_features} features, and its input has {features}")
+    hidden = attributes.get("hidden_size", weights.hidden)
+    if hidden != weights.hidden:
+        raise ValueError(f"its hidden_size is {hidden}, and its weights are of {weights.hidden}")
+    before = trace.source(entries)
+    if before.kind not in ("images", "affine"):
+        if before.kind != "layer" or steps != before.shape[0]:
+            raise WeightsError("does not read the outputs of the layer before at all steps.")
+        if not np.array_equal(entries, before.by_step):
+            raise WeightsError("reads the outputs of the layer before in another order.")
+    data = NamedLayer(weights, place.name, functions)
+    outputs = trace.new("layer", (steps, count, batch, hidden), place.text, entries, data).entries
+    final = final_states(outputs)
+    if by_batch:
+        outputs, final = outputs.transpose(2, 0, 1, 3), final.swapaxes(0, 1)
+    return Signal(outputs), Signal(final), *[Unread("the cell state of an LSTM")] * (kind == "LSTM")
+
+
+def final_states(outputs: np.ndarray) -> np.ndarray:
+    """[directions, batch, hidden] of [time, directions, batch, hidden]: each direction's output at its last step."""
+    return np.concatenate([outputs[-1, :1], outputs[0, 1:]])
+
+
+def _check_options(kind: str, attributes: Attributes) -> tuple[int, tuple[str, str]]:
+    """The number of directions, and the activations. Refuses cells of another kind."""
+    direction = _text(attributes.get("direction", "forward"))
+    if direction not in ("forward", "bidirectional"):
+        raise WeightsError(f"has the direction {direction}; this classifier reads forward, or in both directions.")
+    count, usual = 1 + (direction == "bidirectional"), ACTIVATIONS[kind]
+    given = [_text(name).lower() for name in attributes.get("activations", usual * count)]
+    functions = _functions(given, *(list(attributes.get(f"activation_{name}", ())) for name in ("alpha", "beta")))
+    gates, *cell = functions[: len(usual)] or [""]
+    known = gates in GATE_FUNCTIONS and len(set(cell)) == 1 and cell[0] in CELL_FUNCTIONS
+    if functions != [gates, *cell] * count or not known or (kind == "GRU" and [gates, *cell] != usual):
+        found = ", ".join(functions)[:200]
+        raise WeightsError(f"has the activations {found}, expected {', '.join(usual)} in each direction.")
+    if attributes.get("clip") is not None:
+        raise WeightsError(f"clips its gates at {attributes['clip']:g}, which this classifier does not.")
+    if attributes.get("input_forget", 0):
+        raise WeightsError("couples input and forget gates (input_forget), which this classifier does not.")
+    return count, (gates, cell[0])
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _functions(names: list[str], alphas: list[float], betas: list[float]) -> list[str]:
+    """The activations with the names of a `ModelConfig`; others as they are, with their numbers."""
+    ours = {(kind.lower(), round(alpha, 6), beta): own for own, (kind, alpha, beta) in ONNX_ACTIVATIONS.items()}
+    found = []
+    for name in names:
+        if name not in DEFAULTS:
+            found.append(name)
+            continue
+        pairs = zip((alphas, betas), DEFAULTS[name], strict=True)
+        alpha, beta = (numbers.pop(0) if numbers else usual for numbers, usual in pairs)
+        found.append(ours.get((name, round(alpha, 6), beta), f"{name} with {alpha:g} and {beta:g}"))
+    return found + [f"a number {number:g} too many" for number in alphas + betas]
+
+
+def _weights(kind: str, count: int, kernel: Any, recurrent_kernel: Any, bias: Any, name: str) -> Layer:
+    """The layer of an operator's W [directions, gates, in], R [directions, gates, hidden] and B, or None for B."""
+    given = [array for array in (kernel, recurrent_kernel, bias) if array is not None]
+    if len(given) < 2 or not all(isinstance(array, np.ndarray) for array in given):
+        raise ValueError("its weights are not in the file")
+    gates = GATES[kind.lower()]
+    hidden = recurrent_kernel.shape[-1] if recurrent_kernel.ndim == 3 else 0
+    columns = (count, len(gates) * hidden)
+    shapes = [(*columns, kernel.shape[-1]), (*columns, hidden), (count, 2 * columns[1])]
+    if kernel.ndim != 3 or not hidden or [array.shape for array in given] != shapes[: len(given)]:
+        found = ", ".join(str(list(array.shape)) for array in given)
+        raise ValueError(f"its weights W, R and B do not fit together: {found}")
+    directions = []
+    for number in range(count):
+        biases = [] if bias is None else [*bias[number].reshape(2, -1)]
+        arrays = [kernel[number].T, recurrent_kernel[number].T, *biases]
+        directions.append(direction(name, *(reorder_gates(array, ONNX_GATES[kind], gates) for array in arrays)))
+    return Layer(*directions)
 
 
 @operator("Dropout")
@@ -246,3 +430,9 @@ def _over_time(trace: "Trace", kind: str, entries: np.ndarray, axis: int, place:
         kernel = source.data
     first = _first_step(trace, entries, axis)
     return Signal(trace.new(kind, first.shape, place.text, first, kernel).entries)
+
+
+def short(name: Any) -> str:
+    """A name of the file for a message; damaged files have names of bytes, or long ones."""
+    text = str(name)[:100]
+    return text if text.isprintable() else repr(text)

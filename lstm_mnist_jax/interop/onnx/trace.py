@@ -13,8 +13,8 @@ import numpy as np
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.export import PRODUCER
-from lstm_mnist_jax.interop.onnx.operators import OPERATORS
-from lstm_mnist_jax.interop.onnx.signals import Place, Signal, Source, Unread, first_line, short
+from lstm_mnist_jax.interop.files import first_line
+from lstm_mnist_jax.interop.onnx.operators import OPERATORS, Place, Signal, Source, Unread, short
 
 MOVES = {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
 MOVES |= {"Unsqueeze"}

@@ -11,19 +11,49 @@ slice of a variable.
 
 import glob
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.interop.tf_checkpoint import tensors
-from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, Unsupported, new, parse
+from lstm_mnist_jax.interop.tf_checkpoint import messages
+from lstm_mnist_jax.interop.tf_checkpoint.messages import (
+    Extent,
+    Malformed,
+    Unsupported,
+    extents_of,
+    new,
+    parse,
+    shape_of,
+)
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import masked_crc32c, read_table, write_table
-from lstm_mnist_jax.interop.tf_checkpoint.tensors import DTYPES, Extent, Variable
 
 FORMAT_VERSION = 1
+
+Slices = Sequence[tuple[tuple[Extent, ...], Callable[[np.dtype, tuple[int, ...]], np.ndarray]]]
+"""Of each slice of a variable, its place, and what reads it as an array of a type and a shape."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of a checkpoint. `numpy.asarray` reads and checks its values.
+
+    Attributes:
+      shape: its shape.
+      dtype: NumPy's name of its type, or TensorFlow's where NumPy has none.
+      read: returns the values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray] = field(repr=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self.read()
+        return values.astype(dtype or values.dtype, copy=bool(copy))
 
 
 def read_bundle(prefix: Path) -> dict[str, Variable]:
@@ -58,7 +88,7 @@ def read_bundle(prefix: Path) -> dict[str, Variable]:
 
 def bundle_of(variables: Mapping[str, np.ndarray]) -> tuple[bytes, bytes]:
     """The index and the data file of a checkpoint of one shard, with these arrays by name."""
-    numbers = {dtype: number for number, dtype in DTYPES.items()}
+    numbers = {dtype: number for number, dtype in messages.DTYPES.items()}
     header = new("BundleHeader", num_shards=1, version=new("Version", producer=FORMAT_VERSION))
     items = [(b"", header.SerializeToString())]
     data = bytearray()
@@ -104,23 +134,41 @@ def _position(part: Any) -> list[tuple[int, int]]:
 
 
 def _variable(prefix: Path, entry: Any, slices: list[Any], shards: int) -> Variable:
-    number, shape = entry.dtype, tensors.shape_of(entry.shape)
-    dtype, read = tensors.dtype_name(number), partial(_read, prefix, number, shape, entry, shards)
-    if not (positions := sorted(entry.slices, key=_position)):
-        return Variable(shape, dtype, read)
-    if len(slices) != len(positions):
-        raise Malformed(f"it has {len(positions)} slices, but {len(slices)} entries for them")
-    parts = []
-    for position, slice_entry in zip(positions, slices, strict=True):
-        extents = tensors.extents_of(position, shape)
-        size = tuple(length for _, length in extents)
-        parts.append((extents, partial(_read, prefix, number, size, slice_entry, shards)))
-    return Variable(shape, dtype, lambda: tensors.join_slices(shape, tensors.require_dtype(number), parts))
+    shape = shape_of(entry.shape)
+    places = [extents_of(position, shape) for position in sorted(entry.slices, key=_position)]
+    if not places:
+        places, slices = [tuple((0, size) for size in shape)], [entry]
+    if len(slices) != len(places):
+        raise Malformed(f"it has {len(places)} slices, but {len(slices)} entries for them")
+    reads = (partial(_read, prefix, each, shards) for each in slices)
+    return _joined(shape, entry.dtype, [*zip(places, reads, strict=True)])
 
 
-def _read(prefix: Path, number: int, shape: tuple[int, ...], entry: Any, shards: int) -> np.ndarray:
+def _joined(shape: tuple[int, ...], number: int, slices: Slices) -> Variable:
+    """A variable of slices. Raises Malformed, when it is read, where they do not cover it exactly."""
+
+    def read() -> np.ndarray:
+        dtype, sizes = messages.require_dtype(number), [tuple(length for _, length in extents) for extents, _ in slices]
+        if sum(map(math.prod, sizes)) != math.prod(shape):
+            raise Malformed("its slices do not cover it")
+        # All are read before memory is taken for the whole.
+        parts = [part(dtype, size) for (_, part), size in zip(slices, sizes, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        values, missing = np.empty(shape, dtype), np.ones(shape, bool)
+        for (extents, _), part in zip(slices, parts, strict=True):
+            place = tuple(slice(start, start + length) for start, length in extents)
+            values[place], missing[place] = part, False
+        if missing.any():
+            raise Malformed("its slices do not cover it")
+        return values
+
+    return Variable(shape, messages.dtype_name(number), read)
+
+
+def _read(prefix: Path, entry: Any, shards: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """The values of a variable, or of a slice of one."""
-    dtype, size = tensors.require_dtype(number), entry.size
+    size = entry.size
     if size != math.prod(shape) * dtype.itemsize:
         raise Malformed(f"it has {size} bytes, but its shape {list(shape)} and type {dtype.name} need others")
     path = prefix.with_name(f"{prefix.name}.data-{entry.shard:05d}-of-{shards:05d}")
@@ -142,32 +190,21 @@ def read_tensor_slices(shards: list[Path]) -> dict[str, Variable]:
     shapes: dict[str, tuple[tuple[int, ...], int]] = {}
     for key, entry in entries:
         for tensor in () if key else entry.meta.tensor:
-            shapes[_name(tensor)] = tensors.shape_of(tensor.shape), tensor.type
+            shapes[_name(tensor)] = shape_of(tensor.shape), tensor.type
     if not any(entry.HasField("meta") for _, entry in entries):
         raise Malformed("it has no list of its variables")
-    parts: dict[str, list[tuple[tuple[Extent, ...], Any]]] = {name: [] for name in shapes}
+    parts: dict[str, list[Any]] = {name: [] for name in shapes}
     for _, entry in entries:
         if entry.HasField("data"):
             name = _name(entry.data)
             if name not in shapes:
                 raise Malformed(f"it has a slice of {name}, but no shape of it")
-            parts[name].append((tensors.extents_of(entry.data.slice, shapes[name][0]), entry.data.data))
-    return {
-        name: Variable(shape, tensors.dtype_name(number), partial(_read_parts, shape, number, parts[name]))
-        for name, (shape, number) in shapes.items()
-    }
+            extents = extents_of(entry.data.slice, shapes[name][0])
+            parts[name].append((extents, partial(messages.decode_tensor, tensor=entry.data.data)))
+    return {name: _joined(shape, number, parts[name]) for name, (shape, number) in shapes.items()}
 
 
 def _name(message: Any) -> str:
     if not message.name:
         raise Malformed("it has a variable without a name")
     return str(message.name)
-
-
-def _read_parts(shape: tuple[int, ...], number: int, parts: list[tuple[tuple[Extent, ...], Any]]) -> np.ndarray:
-    dtype = tensors.require_dtype(number)
-    decoders = [
-        (extents, partial(tensors.decode_tensor, dtype, tuple(length for _, length in extents), values))
-        for extents, values in parts
-    ]
-    return tensors.join_slices(shape, dtype, decoders)

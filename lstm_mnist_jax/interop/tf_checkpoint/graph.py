@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, Unsupported, parse
-from lstm_mnist_jax.interop.tf_checkpoint.tensors import DTYPES, decode_tensor, shape_of
+from lstm_mnist_jax.interop.tf_checkpoint.messages import DTYPES, Malformed, Unsupported, decode_tensor, parse, shape_of
 
 MAX_BYTES = 1 << 26
 """The largest file of a graph. One with a hundred unrolled steps and their gradients has a tenth of that."""

@@ -11,7 +11,6 @@ The weights are the dictionary with arrays of an `nn.LSTM`, wherever it is: the 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +113,8 @@ def _united(sets: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return united
 
 
-@dataclass
-class _Search:
-    """What is in a training dictionary: tensors by name, by the place of their dictionary."""
-
-    weights: dict[_Place, dict[str, Tensor]] = field(default_factory=dict)
-    others: dict[_Place, dict[str, Tensor]] = field(default_factory=dict)
-    modules: list[tuple[_Place, str]] = field(default_factory=list)
+_Sets = dict[_Place, dict[str, Tensor]]
+"""Tensors by name, by the place of their dictionary."""
 
 
 def _find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
@@ -129,27 +123,28 @@ def _find_weights(root: Any, file_name: str) -> dict[str, dict[str, Tensor]]:
         raise WeightsError(_whole_module(root.name, file_name, ""))
     if isinstance(root, Tensor):
         raise WeightsError("holds one tensor; expected the state_dict of a model.")
-    search = _search(root)
-    if search.weights:
-        return _without_copies(_join_parts(search))
-    for place, name in search.modules:
+    weights, others, modules = _search(root)
+    if weights:
+        return _without_copies(_join_parts(weights, others))
+    for place, name in modules:
         raise WeightsError(_whole_module(name, file_name, "".join(f"[{key!r}]" for key in place)))
-    if not search.others:
+    if not others:
         raise WeightsError("holds no dictionary of tensors by name; expected the state_dict of a model.")
-    return {"": max(search.others.values(), key=len)}
+    return {"": max(others.values(), key=len)}
 
 
-def _search(root: Any) -> _Search:
-    found, seen = _Search(), {id(root)}
+def _search(root: Any) -> tuple[_Sets, _Sets, list[tuple[_Place, str]]]:
+    """The dictionaries with the arrays of an LSTM, those with other tensors, and the places and classes of modules."""
+    weights, others, modules, seen = _Sets(), _Sets(), list[tuple[_Place, str]](), {id(root)}
     places: deque[tuple[_Place, Any]] = deque([((), root)])
     while places:
         place, value = places.popleft()
         if isinstance(value, Foreign) and value.is_module:
-            found.modules.append((place, value.name))
+            modules.append((place, value.name))
         if isinstance(value, dict):
             if tensors := _tensors(value):
                 is_lstm = any(TORCH_NAME.fullmatch(name) for name in tensors)
-                (found.weights if is_lstm else found.others)[place] = tensors
+                (weights if is_lstm else others)[place] = tensors
             items: Iterable[Any] = value.items()
         elif isinstance(value, (list, tuple)):
             items = enumerate(value)
@@ -165,7 +160,7 @@ def _search(root: Any) -> _Search:
             ):
                 seen.add(id(item))
                 places.append(((*place, str(key)), item))
-    return found
+    return weights, others, modules
 
 
 def _tensors(value: dict[Any, Any]) -> dict[str, Tensor]:
@@ -181,23 +176,23 @@ def _tensors(value: dict[Any, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _join_parts(search: _Search) -> dict[_Place, dict[str, Tensor]]:
+def _join_parts(weights: _Sets, others: _Sets) -> _Sets:
     """Joins modules that were saved one by one, {'lstm': lstm.state_dict(), 'fc': fc.state_dict()}, to one set."""
     parents = {
         place[:-1]
-        for place, tensors in search.weights.items()
+        for place, tensors in weights.items()
         if place and all(TORCH_NAME.fullmatch(name) for name in tensors)
     }
     joined: dict[_Place, dict[str, dict[str, Tensor]]] = {}
-    for place, tensors in [*search.weights.items(), *search.others.items()]:
+    for place, tensors in [*weights.items(), *others.items()]:
         if place and place[:-1] in parents:
             joined.setdefault(place[:-1], {})[place[-1]] = tensors
-        elif place in search.weights:
+        elif place in weights:
             joined.setdefault(place, {})[""] = tensors
     return {place: _united(parts) if len(parts) > 1 else next(iter(parts.values())) for place, parts in joined.items()}
 
 
-def _without_copies(sets: dict[_Place, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+def _without_copies(sets: _Sets) -> dict[str, dict[str, Tensor]]:
     """Only one of sets that are the same tensors; the name of the only set is left out."""
     places = {frozenset(tensors.items()): place for place, tensors in reversed(sets.items())}
     first = set(places.values())

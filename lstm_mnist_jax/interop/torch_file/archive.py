@@ -4,7 +4,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,16 @@ OTHER_FILES = {
 }
 """What other files begin with."""
 
+SAVE = "in PyTorch: torch.save(model.state_dict(), 'weights.pt')."
+OTHER_ARCHIVES = {
+    ("archive_format", "serialized_exported_program.json"): "is a program of torch.export (.pt2). Save the weights of "
+    f"the original module {SAVE}",
+    ("code", "constants.pkl", "bytecode.pkl"): "is TorchScript (torch.jit.save), a program and not weights alone. In "
+    "PyTorch: model = torch.jit.load(FILE, map_location='cpu'); torch.save(model.state_dict(), 'weights.pt').",
+    ("extern_modules",): f"is a package of torch.package. Save the weights of its module {SAVE}",
+}
+"""What other archives of PyTorch contain."""
+
 
 def is_torch(start: bytes) -> bool:
     """Whether a file with these first 32 bytes is one of `torch.save` in the older format."""
@@ -56,7 +66,7 @@ def open_file(data: bytes) -> Contents:
     if data.startswith(ZIP):
         return _open_zip(data)
     if is_torch(data[:32]):
-        return _open_legacy(memoryview(data))
+        return _open_legacy(data)
     for start, what in OTHER_FILES.items():
         if data.startswith(start):
             raise WeightsError(f"{what}.")
@@ -65,16 +75,16 @@ def open_file(data: bytes) -> Contents:
             "is a tar archive. If its members are pickle, storages and tensors, a PyTorch before 0.1.10 wrote it: save "
             "it again with a later one. Otherwise unpack it first."
         )
-    _refuse_pickle(memoryview(data))
+    _refuse_pickle(data)
     raise WeightsError(
         "is neither a file of torch.save (a zip archive, or the older format) nor .safetensors, by its first bytes."
     )
 
 
-def _refuse_pickle(data: memoryview) -> None:
+def _refuse_pickle(data: bytes) -> None:
     """Refuses a pickle that is no file of `torch.save`; by the name of what it wants to call, if that is refused."""
     try:
-        load(data, 0, call, lambda _: None)
+        load(io.BytesIO(data), call, lambda _: None)
     except Malformed:
         if data[:2] not in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"):
             return
@@ -84,38 +94,27 @@ def _refuse_pickle(data: memoryview) -> None:
     )
 
 
-class _Entries:
-    """The entries of an archive, which are not compressed. Their checksums are verified when they are read."""
-
-    def __init__(self, data: bytes, entries: Mapping[str, zipfile.ZipInfo], prefix: str) -> None:
-        self.data, self.entries, self.prefix = memoryview(data), entries, prefix
-        self.verified: dict[str, memoryview] = {}
-
-    def storage(self, key: str) -> memoryview:
-        if key not in self.verified:
-            self.verified[key] = self.entry(f"{self.prefix}data/{key}")
-        return self.verified[key]
-
-    def entry(self, name: str) -> memoryview:
-        entry = self.entries[name]
-        name = ascii(name[:100])
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise WeightsError(
-                f"is an archive whose entry {name} is compressed or encrypted, which torch.save does not write. Unpack "
-                "it and pack it without compression (zip -0), or load it and save it again in PyTorch."
-            )
-        header = self.data[entry.header_offset : entry.header_offset + 30]
-        if len(header) < 30 or header[:4] != ZIP:
-            raise Malformed(f"its entry {name} is not where the archive has it")
-        start = entry.header_offset + 30 + int.from_bytes(header[26:28], "little")
-        start += int.from_bytes(header[28:30], "little")
-        found = self.data[start : start + entry.file_size]
-        if len(found) < entry.file_size:
-            raise Malformed(f"its entry {name} ends too early")
-        # 0 stands for no checksum: torch.serialization.set_crc32_options(False).
-        if entry.CRC and zlib.crc32(found) != entry.CRC:
-            raise Malformed(f"its entry {name} is damaged: the checksum is another")
-        return found
+def _entry(data: memoryview, entries: Mapping[str, zipfile.ZipInfo], name: str) -> memoryview:
+    """The bytes of an entry of an archive, which is not compressed. Its checksum is verified."""
+    entry = entries[name]
+    name = ascii(name[:100])
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+        raise WeightsError(
+            f"is an archive whose entry {name} is compressed or encrypted, which torch.save does not write. Unpack "
+            "it and pack it without compression (zip -0), or load it and save it again in PyTorch."
+        )
+    header = data[entry.header_offset : entry.header_offset + 30]
+    if len(header) < 30 or header[:4] != ZIP:
+        raise Malformed(f"its entry {name} is not where the archive has it")
+    start = entry.header_offset + 30 + int.from_bytes(header[26:28], "little")
+    start += int.from_bytes(header[28:30], "little")
+    found = data[start : start + entry.file_size]
+    if len(found) < entry.file_size:
+        raise Malformed(f"its entry {name} ends too early")
+    # 0 stands for no checksum: torch.serialization.set_crc32_options(False).
+    if entry.CRC and zlib.crc32(found) != entry.CRC:
+        raise Malformed(f"its entry {name} is damaged: the checksum is another")
+    return found
 
 
 def _open_zip(data: bytes) -> Contents:
@@ -135,16 +134,10 @@ def _open_zip(data: bytes) -> Contents:
     if len(entries) < len(infos):
         raise Malformed("two entries of its archive have one name")
     pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-    parts = {part for name in entries for part in name.split("/")[1:3]}
-    if parts & {"archive_format", "serialized_exported_program.json"} or "serialized_exported_program.json" in entries:
-        raise WeightsError(f"is a program of torch.export (.pt2). {_advice('model', 'the original module')}")
-    if parts & {"code", "constants.pkl", "bytecode.pkl"}:
-        raise WeightsError(
-            "is TorchScript (torch.jit.save), a program and not weights alone. In PyTorch: model = "
-            "torch.jit.load(FILE, map_location='cpu'); torch.save(model.state_dict(), 'weights.pt')."
-        )
-    if "extern_modules" in parts:
-        raise WeightsError(f"is a package of torch.package. {_advice('model', 'its module')}")
+    parts = entries.keys() | {part for name in entries for part in name.split("/")[1:3]}
+    for marks, what in OTHER_ARCHIVES.items():
+        if not parts.isdisjoint(marks):
+            raise WeightsError(what)
     if not pickles:
         names = sorted(entries)
         if names and all(name.endswith(".npy") for name in names):
@@ -156,27 +149,23 @@ def _open_zip(data: bytes) -> Contents:
     if len(pickles) > 1:
         raise Malformed("its archive has more than one data.pkl")
     prefix = pickles[0].removesuffix("data.pkl")
-    files = _Entries(data, entries, prefix)
-    order = "<"
+    read, order = partial(_entry, memoryview(data), entries), "<"
     if f"{prefix}byteorder" in entries:
-        word = bytes(files.entry(f"{prefix}byteorder"))
+        word = bytes(read(f"{prefix}byteorder"))
         if word not in (b"little", b"big"):
             raise Malformed(f"its byte order is {word[:20]!r}, expected little or big")
         order = "<" if word == b"little" else ">"
     if f"{prefix}version" in entries:
-        version = bytes(files.entry(f"{prefix}version"))[:20].strip()
+        version = bytes(read(f"{prefix}version"))[:20].strip()
         if not version.isdigit() or not 1 <= int(version) <= MAX_ARCHIVE_VERSION:
             raise Malformed(f"its archive has version {version!r}, expected 1 to {MAX_ARCHIVE_VERSION}")
-    root, _ = load(files.entry(pickles[0]), 0, call, to_storage)
-    return Contents(root, files.storage, order)
+    root = load(io.BytesIO(read(pickles[0])), call, to_storage)
+    return Contents(root, cache(lambda key: read(f"{prefix}data/{key}")), order)  # a checksum is verified once
 
 
-def _open_legacy(data: memoryview) -> Contents:
-    position, parts = 0, []
-    seen: dict[str, Storage] = {}
-    for _ in range(5):
-        part, position = load(data, position, call, partial(_noted, seen))
-        parts.append(part)
+def _open_legacy(data: bytes) -> Contents:
+    stream, seen = io.BytesIO(data), dict[str, Storage]()
+    parts = [load(stream, call, partial(_noted, seen)) for _ in range(5)]
     magic, version, _, root, keys = parts
     if (type(magic), magic) != (int, MAGIC) or (type(version), version) != (int, LEGACY_VERSION):
         raise Malformed("it has another magic number or version than PyTorch's older format")
@@ -184,13 +173,13 @@ def _open_legacy(data: memoryview) -> Contents:
         raise Malformed("the storages that it lists are not those of its tensors")
     storages: dict[str, memoryview] = {}
     for key in keys:
-        size = int.from_bytes(data[position : position + 8], "little")
-        end = position + 8 + size * ITEM_SIZES[seen[key].dtype]
+        size = int.from_bytes(stream.read(8), "little")
+        start, item_size = stream.tell(), ITEM_SIZES[seen[key].dtype]
         if size != seen[key].whole:
             raise Malformed(f"a storage has {size} values, expected {seen[key].whole}")
-        if end > len(data):
+        if stream.seek(size * item_size, io.SEEK_CUR) > len(data):
             raise Malformed(f"a storage of {size} values ends after the file, which is cut short")
-        storages[key], position = data[position + 8 : end], end
+        storages[key] = memoryview(data)[start : stream.tell()]
     return Contents(root, storages.__getitem__)  # little-endian on every machine
 
 
@@ -200,7 +189,3 @@ def _noted(seen: dict[str, Storage], identity: Any) -> Any:
     if isinstance(storage, Storage):
         seen.setdefault(storage.key, storage)
     return storage
-
-
-def _advice(name: str, what: str) -> str:
-    return f"Save the weights of {what} in PyTorch: torch.save({name}.state_dict(), 'weights.pt')."

@@ -1,10 +1,13 @@
-"""Reads a pickle without executing anything of it: an interpreter of the opcodes that dictionaries of tensors need.
+"""Reads a pickle without executing anything of it: only the opcodes that dictionaries of tensors need.
 
-`pickle` calls whatever a file names. Here the names of a file are plain text: what they would make is decided by two
-functions of the caller, and becomes a `Foreign` otherwise, a value that is never used. Protocols 2 to 5 are read.
+`pickle` calls whatever a file names. Here `pickletools` parses the opcodes, and the names of a file are plain text:
+what they would make is decided by two functions of the caller, and becomes a `Foreign` otherwise, a value that is never
+used. Protocols 2 to 5 are read.
 """
 
-import struct
+import io
+import itertools
+import pickletools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +24,6 @@ MAX_NAME = 1000
 MAX_KEY = 10_000
 """The longest key of a dictionary: keys are compared."""
 
-MAX_INT_BYTES = 256
-"""The size of the largest integer."""
-
 HARMLESS_BUILTINS = (
     *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set"),
     *("slice", "str", "tuple", "type"),
@@ -36,15 +36,13 @@ HARMLESS_MODULES = (
 )
 """Modules of the standard library whose objects are found beside the weights. All others are refused by name."""
 
-TEXTS = {b"X": 4, b"\x8c": 1, b"\x8d": 8}
-BYTES = {b"B": 4, b"C": 1, b"\x8e": 8, b"\x96": 8}
-TEXTS_OF_PYTHON_2 = {b"T": 4, b"U": 1}
-LONGS = {b"\x8a": 1, b"\x8b": 4}
-NUMBERS = {b"J": struct.Struct("<i"), b"K": struct.Struct("<B"), b"M": struct.Struct("<H"), b"G": struct.Struct(">d")}
-CONSTANTS = {b"N": None, b"\x88": True, b"\x89": False, b")": ()}
-TUPLES = {b"\x85": 1, b"\x86": 2, b"\x87": 3}
-PUTS = {b"q": 1, b"r": 4}
-GETS = {b"h": 1, b"j": 4}
+VALUES = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+)
+"""Opcodes that put their own argument on the stack."""
+
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 class Malformed(ValueError):
@@ -66,14 +64,11 @@ class Foreign:
     is_module: bool = False
 
 
-def load(
-    data: memoryview, start: int, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any]
-) -> tuple[Any, int]:
-    """The object in a pickle, and where the pickle ends.
+def load(stream: io.BytesIO, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any]) -> Any:
+    """The object in the pickle that begins where `stream` is, which is then behind it.
 
     Args:
-      data: the bytes.
-      start: where the pickle begins.
+      stream: the bytes.
       call: what a call of a name with these arguments makes; NotImplemented for a `Foreign`.
       persistent: the object of a persistent id.
 
@@ -84,148 +79,111 @@ def load(
       Malformed: it is damaged or has other opcodes.
       WeightsError: it names something that no dictionary of tensors needs.
     """
-    interpreter = _Interpreter(data, start, call, persistent)
+    machine = _Machine(call, persistent)
     try:
-        return interpreter.run(), interpreter.position
+        for opcode, argument, place in itertools.islice(pickletools.genops(stream), MAX_OPCODES):
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            machine.step(opcode, argument, place)
     except IndexError:
-        raise Malformed(f"the pickle takes more from its stack than there is, at byte {interpreter.position}") from None
+        raise Malformed(f"the pickle takes more from its stack than there is, at byte {stream.tell()}") from None
+    except (WeightsError, Malformed):
+        raise
+    except (DeprecationWarning, ValueError) as error:  # the former of escapes in names, where warnings are errors
+        raise Malformed(f"the pickle cannot be read at byte {stream.tell()}: {error}") from error
+    raise Malformed(f"its pickle has more than {MAX_OPCODES:,} opcodes, which no dictionary of tensors needs")
 
 
-class _Interpreter:
-    def __init__(
-        self, data: memoryview, start: int, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any]
-    ) -> None:
-        self.data, self.position = data, start
+class _Machine:
+    def __init__(self, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any]) -> None:
         self.call, self.persistent = call, persistent
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under the marks
         self.memo: dict[int, Any] = {}
-
-    def read(self, size: int) -> bytes:
-        end = self.position + size
-        if end > len(self.data):
-            raise Malformed(f"the pickle ends within {size} bytes at byte {self.position}")
-        found = bytes(self.data[self.position : end])
-        self.position = end
-        return found
-
-    def count(self, size: int) -> int:
-        return int.from_bytes(self.read(size), "little")
-
-    def line(self) -> str:
-        start = bytes(self.data[self.position : self.position + MAX_NAME + 1])
-        text, newline, _ = start.partition(b"\n")
-        if not newline:
-            raise Malformed(f"a name at byte {self.position} does not end")
-        self.position += len(text) + 1
-        return _decoded(text)
 
     def to_mark(self) -> list[Any]:
         """What is above the last mark, which is removed."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
-    def run(self) -> Any:
-        for _ in range(MAX_OPCODES):
-            opcode = self.read(1)
-            if opcode == b".":
-                return self.stack.pop()
-            self.step(opcode)
-        raise Malformed(f"its pickle has more than {MAX_OPCODES:,} opcodes, which no dictionary of tensors needs")
-
-    def step(self, opcode: bytes) -> None:
-        push = self.stack.append
-        if opcode in GETS:
-            number = self.count(GETS[opcode])
-            if number not in self.memo:
-                raise Malformed(f"the pickle refers to object {number}, which it does not have")
-            push(self.memo[number])
-        elif opcode in PUTS:
-            self.memo[self.count(PUTS[opcode])] = self.stack[-1]
-        elif opcode in NUMBERS:
-            push(NUMBERS[opcode].unpack(self.read(NUMBERS[opcode].size))[0])
-        elif opcode in TEXTS:
-            push(_decoded(self.read(self.count(TEXTS[opcode])), "surrogatepass"))
-        elif opcode in CONSTANTS:
-            push(CONSTANTS[opcode])
-        elif opcode in TUPLES:
-            size = TUPLES[opcode]
-            if len(self.stack) < size:
-                raise IndexError
-            self.stack[-size:] = [tuple(self.stack[-size:])]
-        elif opcode in LONGS:
-            size = self.count(LONGS[opcode])
-            if size > MAX_INT_BYTES:
-                raise Malformed(f"it has an integer of {size} bytes, the most here are {MAX_INT_BYTES}")
-            push(int.from_bytes(self.read(size), "little", signed=True))
-        elif opcode in BYTES:
-            push(self.read(self.count(BYTES[opcode])))
-        elif opcode in TEXTS_OF_PYTHON_2:
-            raw = self.read(self.count(TEXTS_OF_PYTHON_2[opcode]))
-            try:
-                push(raw.decode())
-            except UnicodeDecodeError:  # bytes were of the same type
-                push(raw)
-        else:
-            self.step_by_name(opcode)
-
-    def step_by_name(self, opcode: bytes) -> None:
-        """The opcodes that have no group, called as in the module pickle."""
+    def step(self, opcode: Any, argument: Any, place: int | None) -> None:
         stack = self.stack
-        match opcode:
-            case b"\x80":  # PROTO
-                if (version := self.count(1)) not in range(2, 6):
-                    raise Malformed(f"the pickle has protocol {version}, expected 2 to 5")
-            case b"\x95":  # FRAME
-                self.read(8)  # its length, of no use here
-            case b"(":  # MARK
-                self.below.append(stack)
-                self.stack = []
-            case b"0" if stack:  # POP
-                stack.pop()
-            case b"0" | b"1":  # POP of a mark, POP_MARK
-                self.to_mark()
-            case b"2":  # DUP
-                stack.append(stack[-1])
-            case b"}":  # EMPTY_DICT
+        match opcode.name:
+            case name if name in VALUES:
+                stack.append(argument)
+            case "PROTO":
+                if argument not in range(2, 6):
+                    raise Malformed(f"the pickle has protocol {argument}, expected 2 to 5")
+            case "FRAME":
+                pass
+            case "BINGET" | "LONG_BINGET":
+                if argument not in self.memo:
+                    raise Malformed(f"the pickle refers to object {argument}, which it does not have")
+                stack.append(self.memo[argument])
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
+            case "BINSTRING" | "SHORT_BINSTRING":  # of Python 2, where texts and bytes are of one type
+                try:
+                    argument = argument.encode("latin-1").decode()
+                except UnicodeDecodeError:
+                    argument = argument.encode("latin-1")
+                stack.append(argument)
+            case name if name in CONSTANTS:
+                stack.append(CONSTANTS[name])
+            case "EMPTY_DICT":
                 stack.append({})
-            case b"]":  # EMPTY_LIST
+            case "EMPTY_LIST":
                 stack.append([])
-            case b"\x8f":  # EMPTY_SET
+            case "EMPTY_SET":
                 stack.append(Foreign("builtins.set", made=True))
-            case b"\x91":  # FROZENSET
+            case "FROZENSET":
                 self.to_mark()
                 self.stack.append(Foreign("builtins.frozenset", made=True))
-            case b"t":  # TUPLE
+            case "MARK":
+                self.below.append(stack)
+                self.stack = []
+            case "POP" if stack:
+                stack.pop()
+            case "POP" | "POP_MARK":
+                self.to_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "TUPLE":
                 items = tuple(self.to_mark())
                 self.stack.append(items)
-            case b"\x94":  # MEMOIZE
-                self.memo[len(self.memo)] = stack[-1]
-            case b"a":  # APPEND
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                size = int(opcode.name[-1])
+                if len(stack) < size:
+                    raise IndexError
+                stack[-size:] = [tuple(stack[-size:])]
+            case "APPEND":
                 self.extend([stack.pop()])
-            case b"e" | b"\x90":  # APPENDS, ADDITEMS
+            case "APPENDS" | "ADDITEMS":
                 self.extend(self.to_mark())
-            case b"s":  # SETITEM
+            case "SETITEM":
                 value, key = stack.pop(), stack.pop()
                 self.update([key, value])
-            case b"u":  # SETITEMS
+            case "SETITEMS":
                 self.update(self.to_mark())
-            case b"c":  # GLOBAL
-                self.name(self.line(), self.line())
-            case b"\x93":  # STACK_GLOBAL
+            case "GLOBAL":
+                self.name(*argument.split(" ", 1))
+            case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 self.name(module, name)
-            case b"R" | b"\x81":  # REDUCE; NEWOBJ: a class and the arguments of its __new__
+            case "REDUCE" | "NEWOBJ":  # a class and the arguments of its __new__
                 self.make()
-            case b"\x92":  # NEWOBJ_EX
+            case "NEWOBJ_EX":
                 stack.pop()  # the arguments by name
                 self.make()
-            case b"b":  # BUILD
+            case "BUILD":
                 self.build()
-            case b"Q":  # BINPERSID
+            case "BINPERSID":
                 stack.append(self.persistent(stack.pop()))
             case _:
-                raise Malformed(f"opcode {opcode!r} at byte {self.position - 1} is in no file of torch.save")
+                code = opcode.code.encode("latin-1")
+                raise Malformed(f"opcode {code!r} at byte {place} is in no file of torch.save")
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -287,10 +245,3 @@ def as_key(value: Any) -> Any:
     if value is None or isinstance(value, float) or (isinstance(value, int) and -(2**63) <= value < 2**63):
         return value
     return Foreign("a key", made=True)
-
-
-def _decoded(raw: bytes, errors: str = "strict") -> str:
-    try:
-        return raw.decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        raise Malformed("a text of the pickle is not UTF-8") from error

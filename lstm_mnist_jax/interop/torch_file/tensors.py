@@ -160,9 +160,8 @@ def call(name: str, arguments: Any) -> Any:
 def _ordered_dict(arguments: Any) -> dict[Any, Any]:
     """An OrderedDict, which Python 2 gave its items as a list of pairs."""
     pairs = arguments[0] if len(arguments) == 1 else []
-    if len(arguments) > 1 or not isinstance(pairs, list):
-        raise Malformed("an OrderedDict is not made of pairs")
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+    are_pairs = isinstance(pairs, list) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs)
+    if len(arguments) > 1 or not are_pairs:
         raise Malformed("an OrderedDict is not made of pairs")
     return {as_key(key): value for key, value in pairs}
 
