@@ -18,6 +18,8 @@ from runs import ONE_LAYER
 import lstm_mnist_jax
 from lstm_mnist_jax import __main__
 from lstm_mnist_jax.cli import main as cli
+from lstm_mnist_jax.cli import parsing
+from lstm_mnist_jax.config import Execution
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -222,16 +224,23 @@ def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_ot
     assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
 
 
-def test_ctrl_c_during_the_first_imports_prints_no_traceback():
+def test_ctrl_c_during_the_imports_ends_the_process_at_once(tmp_path):
     code = (
         "import signal, sys, types\n"
-        "stop = lambda name, *_: signal.raise_signal(2) if name.endswith('cli.main') else None\n"
+        "sys.argv[1:] = ['train', 'smoke']\n"
+        "stop = lambda name, *_: signal.raise_signal(2) if name == 'jaxlib' else None\n"
         "sys.meta_path.insert(0, types.SimpleNamespace(find_spec=stop))\n"
         "from lstm_mnist_jax.__main__ import main\n"
         "main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_ctrl_c_after_the_imports_is_an_exception_again():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parsing.start_jax(Execution(devices=1))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_handler_of_another_language_is_left_alone(monkeypatch):
