@@ -40,7 +40,7 @@ FASHION_CLASSES = (
 def load(
     source: str | os.PathLike[str] = "mnist",
     *,
-    validation_examples: int = USUAL_VALIDATION_EXAMPLES,
+    validation_examples: int = USUAL_VALIDATION_EXAMPLES[0],
     train_examples: int | None = None,
     data_dir: str | None = None,
     validation: str = "auto",
@@ -62,7 +62,8 @@ def load(
         - .csv, .npz and .npy files, whose names say train and test, or
         - pictures: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png.
       validation_examples: the number of examples to move from the training examples to the validation split. Ignored
-        where the source has a validation split. The default, 5000, is a tenth of them where there are no more.
+        where the source has a validation split. Where the default, 5000, or smoke's 500 is more than half of them, a
+        tenth is moved.
       train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
       data_dir: the folder of prepared TFDS data; None is TFDS's own default. Ignored by other sources.
       validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or

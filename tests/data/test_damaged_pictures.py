@@ -177,7 +177,7 @@ LARGEST = """
 import sys
 from pathlib import Path
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.data.pictures import pictures_of, read_pictures
+from lstm_mnist_jax.data.pictures import read_pictures
 from lstm_mnist_jax.errors import DataError
 from PIL import Image
 Image.init()
