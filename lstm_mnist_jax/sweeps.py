@@ -140,11 +140,11 @@ def _sweep(
     if folder is None and first:
         run_folder.refuse_occupied(run_dir)
     dataset = load_same(config)
-    refuse_streaming(dataset, execution.device_data_limit)
-    began, program = time.perf_counter(), None
     if folder is not None:
         folder = run_folder.resume_run_folder(folder, config, dataset)
-    else:
+    refuse_streaming(dataset, execution.device_data_limit)
+    began, program = time.perf_counter(), None
+    if folder is None:
         folder = RunFolder(run_dir, config, run_folder.DataFacts.of(dataset), environment, space=space)
         folder = with_next_members(folder, dataset)
         folder, program = fit(folder, 0, dataset, execution, console)  # before anything is written

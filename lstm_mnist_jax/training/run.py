@@ -106,10 +106,10 @@ def train(
         if former is None and first:
             run_folder.refuse_occupied(run_dir)
         dataset = load_same(config)
+        if former is not None:  # what cannot be resumed is refused before anything is written
+            run_folder.resume_run_folder(former, config, dataset)
         program = make_program([config], dataset, mesh, execution.device_data_limit)
         if former is not None and former.member is not None:
-            # This refuses what cannot be resumed, before anything is written.
-            run_folder.resume_run_folder(former, config, dataset)
             if jax.process_count() > 1:
                 raise RunError(
                     f"{former.path} is a run of a sweep. Resume it once with --num-processes 1, which makes its run "
