@@ -169,7 +169,7 @@ def checked_levels(array: np.ndarray, shown: str) -> np.ndarray:
         raise DataError(f"{read}: at {list(place)} is {value:g}. {what}".rstrip())
     smallest, advice = {
         1: (1 / 255, "Was it divided by 255 twice?"),
-        255: (1, "If 1 is white, use bool or floats."),
+        255: (1, "If 1 is white, multiply by 255, or use bool or floats."),
         65535: (255, "If 255 is white, use uint8."),
     }[most]
     if 0 < brightest <= 1.001 * smallest:

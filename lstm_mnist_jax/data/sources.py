@@ -17,7 +17,7 @@ from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
 from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
 from lstm_mnist_jax.data.npz import damaged
-from lstm_mnist_jax.data.pictures import SUFFIXES
+from lstm_mnist_jax.data.pictures import SUFFIXES, checked_levels
 from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import DataError, did_you_mean
@@ -118,6 +118,7 @@ def load(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
+    checked_levels(dataset.train.images, f"The array of training images of {dataset.origin}")
     if alike := _same_but_for_case(dataset.class_names):
         dataset = replace(dataset, notes=(*dataset.notes, f"classes whose names differ only in case: {alike}"))
     if dataset.is_light:

@@ -26,7 +26,7 @@ from lstm_mnist_jax.training.loop import (
     refuse_fewer_epochs,
 )
 from lstm_mnist_jax.training.mesh import describe, hint, rounding
-from lstm_mnist_jax.training.metrics import EpochMetrics, OnEpoch, read_metrics
+from lstm_mnist_jax.training.metrics import EpochMetrics, Guessing, OnEpoch, read_metrics
 from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import RunFolder
@@ -45,6 +45,7 @@ class TrainingResult:
       test_examples: the number of test examples.
       trained: whether any step was made; a resumed run may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the run early, or None.
+      warning: a text where no epoch was better than guessing, or None.
     """
 
     run_dir: Path
@@ -54,6 +55,7 @@ class TrainingResult:
     test_examples: int
     trained: bool
     stopped_by: signal.Signals | None
+    warning: str | None
 
 
 def train(
@@ -165,6 +167,7 @@ def train(
         test_examples=len(dataset.test),
         trained=loop.step > record.step,
         stopped_by=None if loop.is_complete else noted,
+        warning=Guessing.of(dataset.validation.labels).warning(config, epochs, dataset.train.images),
     )
 
 

@@ -133,7 +133,9 @@ def test_python_functions(run, unseen, rng):
         np.testing.assert_allclose(
             run.predict(np.stack([other, other]))[1][0], run.predict(image[None])[1][0], atol=0.01
         )
-    with pytest.raises(DataError, match=r"array of images is of type uint8, .* If 1 is white, use bool or floats."):
+    with pytest.raises(
+        DataError, match=r"array of images is of type uint8, .* If 1 is white, multiply by 255, or use bool."
+    ):
         run.predict(image[None] // 255)
     np.testing.assert_array_equal(run.normalise(pictures[0]), normal[:1])
     assert run.normalise(unseen.images[:3]).shape == (3, 28, 28)

@@ -85,7 +85,7 @@ def text_bomb():
         (saved(np.eye(5) - 0.3), r"at \[0, 1\] is -0.3. Undo a normalization"),
         (saved(np.diag([255, 256])), r"of type int64, which is read from 0 to 255: at \[1, 1\] is 256"),
         (saved(np.diag([255, -1])), r"at \[1, 1\] is -1"),
-        (saved(np.eye(5, dtype=np.int64)), "nothing is above 1. If 1 is white, use bool"),
+        (saved(np.eye(5, dtype=np.int64)), "nothing is above 1. If 1 is white, multiply by 255, or use bool"),
         (saved(np.eye(5, dtype=np.uint8)), "of type uint8, which is read from 0 to 255, but nothing is above 1"),
         (saved(np.full((5, 5), 255, np.uint16)), "nothing is above 255. If 255 is white, use uint8"),
         (saved(np.eye(5) / 255), "nothing is above 0.00392. Was it divided by 255 twice?"),
