@@ -253,13 +253,22 @@ class TrainedRun:
         Args:
           images: as for `predict`.
           labels: the classes; None is the most probable one of each image.
+
+        Raises:
+          DataError: the images are those that `predict` refuses, or there is not one class for each of them.
         """
         images = self._checked(images)
-        if labels is None:
-            labels, _ = self.predict(images)
+        labels = self.predict(images)[0] if labels is None else np.asarray(labels)
+        classes = len(self.class_names)
+        fits = labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
+        if not fits or not ((labels >= 0) & (labels < classes)).all():
+            raise DataError(
+                f"labels are {labels.dtype} of shape {list(labels.shape)}; expected integers [{len(images)}] from 0 to "
+                f"{classes - 1}, the class of each image."
+            )
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
-        return np.asarray(saliency(self.params, images, np.asarray(labels), self.folder.config.model))
+        return np.asarray(saliency(self.params, images, labels, self.folder.config.model))
 
     @property
     def step_name(self) -> str:
@@ -351,7 +360,7 @@ class TrainedRun:
         """
         config = self.folder.config
         most = min(self.folder.data.image_shape[:2]) // 4
-        if not 0 <= tta_shift_pixels <= most:
+        if not isinstance(tta_shift_pixels, int) or not 0 <= tta_shift_pixels <= most:
             raise ConfigError(
                 f"tta_shift_pixels is {tta_shift_pixels}, expected 0 to {most} pixels, a quarter of the image."
             )

@@ -125,6 +125,8 @@ def space_of(axes: Mapping[str, Any], *, seeds: int = 1, samples: int | None = N
       8
     """
     words = dict[str, tuple[str, ...]]()
+    if not isinstance(axes, Mapping):
+        raise ConfigError(f"The fields that vary are {axes!r}, expected a dict, such as {{'learning_rate': [0.003]}}.")
     for name, axis in axes.items():
         if not isinstance(axis, Iterable):
             raise ConfigError(f"{name} is {axis!r}, expected a list of values, or an interval as text.")

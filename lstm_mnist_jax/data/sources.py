@@ -8,10 +8,13 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from lstm_mnist_jax.config.json import from_dict
+from lstm_mnist_jax.config.options import DataConfig
 from lstm_mnist_jax.data.cache import cached
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
@@ -81,6 +84,7 @@ def load(
 
     Raises:
       DataError: the source is unknown, missing, damaged or inconsistent, or has too few examples.
+      ConfigError: an option has an impossible value.
 
     Examples:
       >>> from lstm_mnist_jax import load
@@ -94,6 +98,15 @@ def load(
             "numpy.savez('data.npz', x_train=..., y_train=..., x_test=..., y_test=...)."
         )
     source = os.fsdecode(source)
+    options: dict[str, Any] = {
+        "validation": validation,
+        "test_fraction": test_fraction,
+        "split_seed": split_seed,
+        "classes": classes,
+    }
+    options |= {"validation_examples": validation_examples, "train_examples": train_examples}
+    # Impossible values are refused.
+    from_dict(DataConfig, asdict(DataConfig()) | options | {"form": form, "image_size": image_size})
     if source == "mnist":
         dataset = _embedded_mnist()
     elif source.startswith("tfds:"):
@@ -118,20 +131,20 @@ def load(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
+    if image_size and dataset.image_shape[:2] != tuple(image_size[:2]):
+        size, asked = ("x".join(map(str, shape)) for shape in (dataset.image_shape, image_size))
+        raise DataError(
+            f"image_size is {asked}, but the images of {dataset.origin} are {size}; only pictures in class folders are "
+            "scaled."
+        )
+    if form == "digit" != dataset.form:
+        raise DataError(f"form is digit, which is for pictures in class folders; leave it out for {dataset.origin}.")
     checked_levels(dataset.train.images, f"The array of training images of {dataset.origin}")
     if alike := _same_but_for_case(dataset.class_names):
         dataset = replace(dataset, notes=(*dataset.notes, f"classes whose names differ only in case: {alike}"))
     if dataset.is_light:
         dataset = replace(dataset, notes=(*dataset.notes, "dark on a light background: predict makes pictures so, too"))
-    return split(
-        dataset,
-        validation_examples=validation_examples,
-        train_examples=train_examples,
-        validation=validation,
-        test_fraction=test_fraction,
-        split_seed=split_seed,
-        classes=classes,
-    )
+    return split(dataset, **options)
 
 
 def _same_but_for_case(names: Sequence[str]) -> str:

@@ -141,10 +141,9 @@ class StackedRNN(nnx.Module):
                 right = False
             if not right:
                 raise ValueError(f"{name} needs a {option} of floats, such as jnp.bfloat16; got {kind!r}.")
-        if isinstance(cell, nnx.Module):
-            raise ValueError(
-                f"{name} makes a cell for each layer: give it the class {type(cell).__name__}, not a cell."
-            )
+        if isinstance(cell, nnx.Module) or not callable(cell):
+            given = (type(cell).__name__, "a cell") if isinstance(cell, nnx.Module) else ("of one", repr(cell))
+            raise ValueError("{} makes a cell for each layer: give it the class {}, not {}.".format(name, *given))
         self.in_features, self.hidden_features = in_features, widths
         self.bidirectional, self.time_major = bidirectional, time_major
         self.dtype, self.param_dtype = dtype, param_dtype
@@ -392,7 +391,8 @@ class LSTM(StackedRNN):
             integer of 1 or more, or there is a `forget_bias` without biases.
         """
         require_options("LSTM", use_bias=use_bias)
-        if projection_features is not None and not isinstance(projection_features, int | np.integer):
+        is_width = isinstance(projection_features, int | np.integer) and not isinstance(projection_features, bool)
+        if projection_features is not None and not is_width:
             raise ValueError(f"LSTM has one projection_features for all layers; got {projection_features!r}.")
 
         def cell(in_width: int, width: int, **options: Any) -> Any:

@@ -138,6 +138,9 @@ def test_python_functions(run, unseen, rng):
     ):
         run.predict(image[None] // 255)
     np.testing.assert_array_equal(run.normalise(pictures[0]), normal[:1])
+    for labels in ([10], [-1], [1, 2]):
+        with pytest.raises(DataError, match=r"expected integers \[1\] from 0 to 9, the class of each image"):
+            run.saliency(image[None], np.array(labels))
     assert run.normalise(unseen.images[:3]).shape == (3, 28, 28)
     assert run.normalise([]).shape == (0, 28, 28)
 

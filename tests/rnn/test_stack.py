@@ -295,7 +295,7 @@ for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
     {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0}, {"hidden_features": True},
     {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"dtype": "bf16"}, {"unroll": 2.5},
-    {"unroll": 0}, {"unroll": True}, {"time_major": 1}, {"use_bias": "no"},
+    {"projection_features": True}, {"unroll": 0}, {"unroll": True}, {"time_major": 1}, {"use_bias": "no"},
     {"dropout_rate": [0.1]}, {"dropout_rate": None},
     {"kernel_init": "glorot"}, {"initial_carries": [(np.zeros((2, 4), int),) * 2]}, {"resets": np.zeros((2, 3))},
 ):
@@ -317,6 +317,7 @@ for wrong in (
     lambda: RNN(cell, hidden_size=4), Mine, lambda: RNN(cell, unroll=-1), lambda: RNN(cell, keep_order="no"),
     lambda: RNN(cell)(inputs, reverse="no"), lambda: GRU(5, 4, reset_after=0, rngs=nnx.Rngs(0)),
     lambda: lstm(inputs, *[inputs] * 3, (inputs, inputs), unroll=0),
+    lambda: StackedRNN("lstm", 5, 4, rngs=nnx.Rngs(0)),
 ):
     try:
         wrong()
@@ -347,6 +348,7 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'int8'.",
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'bf16'.",
         "LSTM expected unroll to be an integer, 1 or more; got 2.5.",
+        "LSTM has one projection_features for all layers; got True.",
         "LSTM expected unroll to be an integer, 1 or more; got 0.",
         "LSTM expected unroll to be an integer, 1 or more; got True.",
         "LSTM needs time_major to be True or False; got 1.",
@@ -378,6 +380,7 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "RNN needs reverse to be True or False; got 'no'.",
         "GRUCell needs reset_after to be True or False; got 0.",
         "lstm expected unroll to be an integer, 1 or more; got 0.",
+        "StackedRNN makes a cell for each layer: give it the class of one, not 'lstm'.",
         "(2, 3, 4)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):
