@@ -506,8 +506,9 @@ def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None
       RunError: it is not the data of the run.
     """
     was = folder.config.data
+    there = {"source": source or was.source, "data_dir": data_dir or (was.data_dir if source is None else None)}
     try:
-        dataset = load(**vars(was) | {"source": source or was.source, "data_dir": data_dir or was.data_dir})
+        dataset = load(**vars(was) | there)
     except DataError as error:
         hint = "" if source else " If it has moved, give its new place with --source."
         raise DataError(f"The data of {folder.path} cannot be loaded. {error}{hint}") from error

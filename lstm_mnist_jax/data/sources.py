@@ -68,7 +68,7 @@ def load(
         where the source has a validation split. Where the default, 5000, or smoke's 500 is more than half of them, a
         tenth is moved.
       train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
-      data_dir: the folder of prepared TFDS data; None is TFDS's own default. Ignored by other sources.
+      data_dir: the folder of prepared TFDS data; None is TFDS's own default.
       validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or
         "auto", from the front unless classes would be lacking there or in what is left, else stratified.
       test_fraction: where the source has no test split, the fraction of the training examples that become one.
@@ -98,6 +98,8 @@ def load(
             "numpy.savez('data.npz', x_train=..., y_train=..., x_test=..., y_test=...)."
         )
     source = os.fsdecode(source)
+    if data_dir is not None and not source.startswith("tfds:"):
+        raise DataError(f"data_dir is {data_dir}, but it is for tfds:NAME alone. Other data are named by their source.")
     options: dict[str, Any] = {
         "validation": validation,
         "test_fraction": test_fraction,
