@@ -145,7 +145,9 @@ class TrainedRun:
         shape = self.folder.data.image_shape
         if len(shape) != 2:
             raise DataError(f"Digits are found for grey images; this run reads {list(shape)}. Use normalise().")
-        (levels,) = pictures_of(picture, "The picture")
+        levels, *others = pictures_of(picture, "The picture")
+        if others:
+            raise DataError(f"The picture is {1 + len(others)} pictures, of shape {list(np.shape(picture))}; give one.")
         digits = [digit._replace(image=self._on_background(digit.image)) for digit in find_digits(levels, *shape)]
         warnings = self.warnings(np.stack([digit.image for digit in digits]))
         found = []

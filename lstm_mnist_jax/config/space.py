@@ -135,7 +135,9 @@ def space_of(axes: Mapping[str, Any], *, seeds: int = 1, samples: int | None = N
 
 
 def _not_sweepable(name: str) -> ConfigError:
-    nearest = did_you_mean(name, SWEEPABLE)
+    if name in ("seed", "seeds"):
+        return ConfigError(f"{name} is no field of a setting: seeds=4 trains each setting with four seeds.")
+    nearest = did_you_mean(name.rpartition(".")[2], SWEEPABLE)
     return ConfigError(f"{name} cannot be swept; expected one of {', '.join(SWEEPABLE)}{nearest}")
 
 

@@ -252,6 +252,10 @@ def _require_pictures(dtype: np.dtype, shape: tuple[int, ...], shown: str) -> No
             f"{shown} has shape {list(shape)}; expected [height, width], [height, width, 3], [n, height, width] or "
             "[n, height, width, 3]."
         )
+    if len(shape) == 3 and shape[-1] == 4:
+        raise DataError(
+            f"{shown} has shape {list(shape)}, as with transparency; leave out its last channel: [..., :3]."
+        )
     if 0 in shape:
         raise DataError(f"{shown} is empty: its shape is {list(shape)}.")
 

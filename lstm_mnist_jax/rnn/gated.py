@@ -97,6 +97,9 @@ def gated(
       >>> outputs.shape, bool((outputs[-1] == h).all())
       ((10, 5, 32), True)
     """
+    for name, parts in (("projected", projected), ("initial_carry", initial_carry)):
+        if not isinstance(parts, tuple | list):  # the rows of an array would be taken for its parts
+            raise ValueError(f"gated expected {name} to be a tuple of arrays; got a {type(parts).__name__}.")
     require_options("gated", unroll, reverse=reverse, return_carries=return_carries)
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     dtype = state_dtype(recurrent_kernel.dtype)

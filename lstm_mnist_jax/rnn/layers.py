@@ -240,6 +240,8 @@ class RNN(nnx.RNN):
             raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(BACKENDS)}, flax.")
         if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int | np.integer) or remat < 1):
             raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat!r}.")
+        if noise is not None and not isinstance(noise, RecurrentNoise):
+            raise ValueError(f"RNN expected noise to be RecurrentNoise(dropout_rate=0.1, rngs=...); got {noise!r}.")
         if backend == "flax" and (noise is not None or remat is not None):
             raise ValueError('RNN has no noise and no remat with backend="flax".')
         if backend in ("native", "pallas", *INTERPRETED) and noise is not None:

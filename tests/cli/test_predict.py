@@ -138,6 +138,8 @@ def test_python_functions(run, unseen, rng):
     ):
         run.predict(image[None] // 255)
     np.testing.assert_array_equal(run.normalise(pictures[0]), normal[:1])
+    with pytest.raises(DataError, match=r"The picture is 3 pictures, of shape \[3, 28, 28\]; give one"):
+        run.find_digits(unseen.images[:3])
     for labels in ([10], [-1], [1, 2]):
         with pytest.raises(DataError, match=r"expected integers \[1\] from 0 to 9, the class of each image"):
             run.saliency(image[None], np.array(labels))

@@ -89,6 +89,7 @@ def text_bomb():
         (saved(np.eye(5, dtype=np.uint8)), "of type uint8, which is read from 0 to 255, but nothing is above 1"),
         (saved(np.full((5, 5), 255, np.uint16)), "nothing is above 255. If 255 is white, use uint8"),
         (saved(np.eye(5) / 255), "nothing is above 0.00392. Was it divided by 255 twice?"),
+        (saved(np.zeros((5, 5, 4), np.uint8)), r"as with transparency; leave out its last channel"),
         (saved(np.zeros((5, 5), complex)), "of type complex128"),
         (saved(np.zeros((5, 5), "U3")), "of type <U3"),
         (saved(np.zeros((5, 5), [("grey", "u1")])), "of type"),

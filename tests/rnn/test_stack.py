@@ -289,7 +289,7 @@ REFUSED = """
 import jax
 import numpy as np
 from flax import nnx
-from lstm_mnist_jax.rnn import GRU, LSTM, RNN, StackedRNN, lstm
+from lstm_mnist_jax.rnn import GRU, LSTM, RNN, RecurrentNoise, StackedRNN, chrono, gated, lstm
 inputs = np.ones((2, 3, 5), np.float32)
 for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
@@ -317,7 +317,9 @@ for wrong in (
     lambda: RNN(cell, hidden_size=4), Mine, lambda: RNN(cell, unroll=-1), lambda: RNN(cell, keep_order="no"),
     lambda: RNN(cell)(inputs, reverse="no"), lambda: GRU(5, 4, reset_after=0, rngs=nnx.Rngs(0)),
     lambda: lstm(inputs, *[inputs] * 3, (inputs, inputs), unroll=0),
-    lambda: StackedRNN("lstm", 5, 4, rngs=nnx.Rngs(0)),
+    lambda: StackedRNN("lstm", 5, 4, rngs=nnx.Rngs(0)), lambda: RNN(cell, noise=0.1),
+    lambda: RecurrentNoise(deterministic="no", rngs=nnx.Rngs(0)), lambda: RecurrentNoise(dropout_rate=0.1, rngs=0),
+    lambda: gated(None, {}, (inputs,), inputs[0], inputs[0]), lambda: chrono(2),
 ):
     try:
         wrong()
@@ -381,6 +383,11 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "GRUCell needs reset_after to be True or False; got 0.",
         "lstm expected unroll to be an integer, 1 or more; got 0.",
         "StackedRNN makes a cell for each layer: give it the class of one, not 'lstm'.",
+        "RNN expected noise to be RecurrentNoise(dropout_rate=0.1, rngs=...); got 0.1.",
+        "RecurrentNoise needs deterministic to be True or False; got 'no'.",
+        "RecurrentNoise expected rngs to be an nnx.Rngs or a stream of one; got 0.",
+        "gated expected initial_carry to be a tuple of arrays; got a ndarray.",
+        "chrono expected max_steps above 2; got 2.",
         "(2, 3, 4)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):
