@@ -1,5 +1,6 @@
 """A trained run as a function of images: predictions, also after each time step, states and saliency."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,7 +19,7 @@ from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, load, novelty
 from lstm_mnist_jax.data.digits import reading_order
 from lstm_mnist_jax.data.normal_form import SIGN, Digit, find_digits, normalise
-from lstm_mnist_jax.data.pictures import pictures_of
+from lstm_mnist_jax.data.pictures import array_of, as_floats, checked_levels, pictures_of
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 from lstm_mnist_jax.training.checkpoint import load_checkpoint
@@ -75,14 +76,15 @@ class TrainedRun:
         """Classifies images.
 
         Args:
-          images: uint8 (0 to 255) or float (0 to 1), [n, height, width] or [n, height, width, channels], of the
-            size that the run was trained on; MNIST's digits are white on black.
+          images: integers from 0 to 255, uint16 (0 to 65,535), bool or floats from 0 to 1, [n, height, width] or
+            [n, height, width, channels], of the size that the run was trained on; MNIST's digits are white on black.
 
         Returns:
           The most probable class of each image, [n], and the probabilities of all classes, [n, classes].
 
         Raises:
-          DataError: the images are of another shape or type, or hold floats outside 0 to 1.
+          DataError: the images are of another shape or type, or hold numbers outside its range, or none above those of
+            a narrower one, such as integers of 0 and 1.
         """
         images = self._checked(images)
         pending: list[jax.Array] = []
@@ -100,11 +102,11 @@ class TrainedRun:
         probabilities = np.concatenate(parts)[: len(images)] if len(parts) > 1 else parts[0][: len(images)].copy()
         return probabilities.argmax(axis=-1), probabilities
 
-    def normalise(self, pictures: Iterable[np.ndarray], form: str | None = None) -> Normalised:
+    def normalise(self, pictures: np.ndarray | Iterable[np.ndarray], form: str | None = None) -> Normalised:
         """Converts pictures of any size, dark on light or light on dark, to the form of the run's images.
 
         Args:
-          pictures: uint8 or floats from 0 to 1, [height, width] or [height, width, 3] each, or an array of them.
+          pictures: arrays of numbers as for `predict`, [height, width] or [height, width, 3] each; one, or several.
           form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the training
             pictures, if the run was trained on class folders; else digit if the classes are digits on grey images,
             else whole. Of several digits on a picture, the largest; `find_digits` gives all.
@@ -116,11 +118,10 @@ class TrainedRun:
           DataError: a picture has only one colour, or another shape or type.
         """
         shape, form = self.folder.data.image_shape, form or self.form
-        normal = [
-            normalise(picture, shape, form)
-            for array in pictures
-            for picture in pictures_of(np.asarray(array), "A picture")
-        ]
+        one: Any = pictures
+        if isinstance(pictures, str | os.PathLike) or getattr(pictures, "ndim", None) == 2:
+            pictures = [one]  # which is refused if it is the name of a file
+        normal = [normalise(picture, shape, form) for array in pictures for picture in pictures_of(array, "A picture")]
         images = np.stack(normal) if normal else np.zeros((0, *shape), np.float32)
         return images if form == "plain" else self._on_background(images)
 
@@ -144,7 +145,9 @@ class TrainedRun:
         shape = self.folder.data.image_shape
         if len(shape) != 2:
             raise DataError(f"Digits are found for grey images; this run reads {list(shape)}. Use normalise().")
-        (levels,) = pictures_of(np.asarray(picture), "A picture")
+        levels, *others = pictures_of(picture, "The picture")
+        if others:
+            raise DataError(f"The picture is {1 + len(others)} pictures, of shape {list(np.shape(picture))}; give one.")
         digits = [digit._replace(image=self._on_background(digit.image)) for digit in find_digits(levels, *shape)]
         warnings = self.warnings(np.stack([digit.image for digit in digits]))
         found = []
@@ -252,13 +255,22 @@ class TrainedRun:
         Args:
           images: as for `predict`.
           labels: the classes; None is the most probable one of each image.
+
+        Raises:
+          DataError: the images are those that `predict` refuses, or there is not one class for each of them.
         """
         images = self._checked(images)
-        if labels is None:
-            labels, _ = self.predict(images)
+        labels = self.predict(images)[0] if labels is None else np.asarray(labels)
+        classes = len(self.class_names)
+        fits = labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
+        if not fits or not ((labels >= 0) & (labels < classes)).all():
+            raise DataError(
+                f"labels are {labels.dtype} of shape {list(labels.shape)}; expected integers [{len(images)}] from 0 to "
+                f"{classes - 1}, the class of each image."
+            )
         if images.dtype == np.uint8:
             images = images.astype(np.float32) / 255
-        return np.asarray(saliency(self.params, images, np.asarray(labels), self.folder.config.model))
+        return np.asarray(saliency(self.params, images, labels, self.folder.config.model))
 
     @property
     def step_name(self) -> str:
@@ -274,20 +286,14 @@ class TrainedRun:
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         """The images as uint8 or float32."""
-        images = np.asarray(images)
-        shape = self.folder.data.image_shape
+        images, shape = array_of(images, "The array of images"), self.folder.data.image_shape
         if images.shape[1:] != shape:
             hint = "Add an axis: images[None]." if images.shape == shape else "normalise() converts pictures to it."
             raise DataError(
                 f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}. {hint}"
             )
-        if np.issubdtype(images.dtype, np.floating):
-            if not ((images >= 0) & (images <= 1)).all():  # NaN is not either
-                raise DataError("Images of floats must be between 0 and 1; divide by 255, or pass uint8.")
-            return images.astype(np.float32)
-        if images.dtype != np.uint8:
-            raise DataError(f"Images must be uint8 (0 to 255) or floats (0 to 1), got {images.dtype}.")
-        return images
+        images = checked_levels(images, "The array of images")
+        return images if images.dtype == np.uint8 else as_floats(images, images.dtype)
 
     def export(
         self, format_name: str, path: Path | str, *, overwrite: bool = False, like: Path | str | None = None
@@ -356,7 +362,7 @@ class TrainedRun:
         """
         config = self.folder.config
         most = min(self.folder.data.image_shape[:2]) // 4
-        if not 0 <= tta_shift_pixels <= most:
+        if not isinstance(tta_shift_pixels, int) or not 0 <= tta_shift_pixels <= most:
             raise ConfigError(
                 f"tta_shift_pixels is {tta_shift_pixels}, expected 0 to {most} pixels, a quarter of the image."
             )
@@ -502,8 +508,9 @@ def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None
       RunError: it is not the data of the run.
     """
     was = folder.config.data
+    there = {"source": source or was.source, "data_dir": data_dir or (was.data_dir if source is None else None)}
     try:
-        dataset = load(**vars(was) | {"source": source or was.source, "data_dir": data_dir or was.data_dir})
+        dataset = load(**vars(was) | there)
     except DataError as error:
         hint = "" if source else " If it has moved, give its new place with --source."
         raise DataError(f"The data of {folder.path} cannot be loaded. {error}{hint}") from error

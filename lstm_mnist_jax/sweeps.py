@@ -27,7 +27,7 @@ from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.training import checkpoint, loop, mesh, processes, results, run_folder
 from lstm_mnist_jax.training.feed import GIB
-from lstm_mnist_jax.training.metrics import OnEpoch
+from lstm_mnist_jax.training.metrics import Guessing, OnEpoch, likely_causes
 from lstm_mnist_jax.training.program import TrainingProgram, make_program, refuse_streaming, shape_of
 from lstm_mnist_jax.training.results import MemberResult, SettingResult
 from lstm_mnist_jax.training.run import begin, load_same
@@ -140,11 +140,11 @@ def _sweep(
     if folder is None and first:
         run_folder.refuse_occupied(run_dir)
     dataset = load_same(config)
-    refuse_streaming(dataset, execution.device_data_limit)
-    began, program = time.perf_counter(), None
     if folder is not None:
         folder = run_folder.resume_run_folder(folder, config, dataset)
-    else:
+    refuse_streaming(dataset, execution.device_data_limit)
+    began, program = time.perf_counter(), None
+    if folder is None:
         folder = RunFolder(run_dir, config, run_folder.DataFacts.of(dataset), environment, space=space)
         folder = with_next_members(folder, dataset)
         folder, program = fit(folder, 0, dataset, execution, console)  # before anything is written
@@ -186,6 +186,13 @@ def _sweep(
         # As wide as it is, however narrow the terminal.
         width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
         console.print(found, width=width, crop=False)
+        guessing = Guessing.of(dataset.validation.labels)
+        useless = [each for each in members if each.history and guessing.is_as_good_as(each.history)]
+        if useless and stopped_by is None:
+            listed = ", ".join(str(each.member) for each in useless[:20]) + " ..." * (len(useless) > 20)
+            say(console, f"no epoch is better than guessing on validation in {runs(len(useless))}: {listed}")
+            rates = [folder.member_config(each.member).optimizer.learning_rate for each in useless]
+            say(console, likely_causes(rates, max(each.epochs for each in useless), dataset.train.images))
         for number in range(len(folder.members)):
             if (own := run_dir / str(number) / "config.json").is_file():
                 say(console, f"run {number} was resumed in {own.parent}: that path names the longer run now")

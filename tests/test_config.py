@@ -106,6 +106,9 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         (lambda: AugmentationConfig(elastic_spacing=0.5), "elastic_spacing is 0.5, expected 1 or more"),
         (lambda: AugmentationConfig(erasing_probability=1.1), "erasing_probability is 1.1, expected 0 to 1"),
         (lambda: AugmentationConfig(erasing_size=0.0), "erasing_size is 0.0"),
+        (lambda: Config(batchsize=3), "Config has no field 'batchsize'; expected one of seed, "),
+        (lambda: Config(batchsize=3), "checkpoints; did you mean batch_size?"),
+        (lambda: Config(learning_rate=3.0), "its part optimizer has: replace(config, optimizer=replace(config.optimiz"),
     ],
 )
 def test_impossible_values_are_refused(make, message):

@@ -68,6 +68,11 @@ class Argument:
         return typing.get_origin(self.hint) is tuple and "repeated" not in self.markers
 
     @property
+    def is_swept(self) -> bool:
+        """Whether it is an option of `sweep` that takes the values to try."""
+        return self.hint == tuple[str, ...] and self.takes_several and not self.is_positional
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The words that it may be, if they are few."""
         kinds = [self.hint, *typing.get_args(self.hint)]
@@ -86,7 +91,7 @@ class Argument:
             return word if self.default in (MISSING, ()) else f"[{word}]"
         if self.hint is bool:
             return f"--{self.name}" + f", --no-{self.name}" * (self.default is True)
-        if self.hint == tuple[str, ...] and self.takes_several:  # of a sweep
+        if self.is_swept:
             return f"--{self.name} VALUE ..."
         word = "NAME" if self.choices else PLACEHOLDERS.get(kind, "TEXT")
         return f"--{self.name} {f'{word},{word},...' if self.takes_several else word}"

@@ -200,7 +200,10 @@ def _value(argument: Argument, name: str, words: Sequence[str]) -> Any:
       UserError: there is none.
     """
     if words == [""] or not (words or argument.takes_several):  # "" is often a variable of the shell that is not set
-        raise UserError(f"{name} has no value, expected {described(argument.hint)}.")
+        from lstm_mnist_jax.config.space import values_in_words  # imports NumPy
+
+        expected = values_in_words(argument.field) if argument.is_swept else described(argument.hint)
+        raise UserError(f"{name} has no value, expected {expected}.")
     if typing.get_origin(argument.hint) is not tuple:
         return from_text(argument.hint, words[0], name)
     kind = typing.get_args(argument.hint)[0]
@@ -260,7 +263,8 @@ class CommandExecution(Execution):
 def start_jax(execution: Execution, batch_size: int | None = None) -> None:
     """Sets JAX's compilation cache and the number of CPU devices: for commands, not for library functions.
 
-    A folder, or a minimal compile time, that JAX's environment variables or its config already set stays.
+    Call it after the command's imports: from here on, a Ctrl-C is a KeyboardInterrupt again (see `__main__`). A folder,
+    or a minimal compile time, that JAX's environment variables or its config already set stays.
 
     Args:
       execution: the number of devices, and for a `CommandExecution` whether there is a cache.
@@ -271,6 +275,8 @@ def start_jax(execution: Execution, batch_size: int | None = None) -> None:
     from lstm_mnist_jax.rnn.native.build import user_cache_folder
     from lstm_mnist_jax.training.mesh import use_cpu_devices
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     use_cpu_devices(execution, batch_size)
     options = jax.config.values
     if isinstance(execution, CommandExecution) and not execution.compilation_cache:

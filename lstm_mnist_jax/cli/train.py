@@ -1,11 +1,10 @@
 """`lstm-mnist train`."""
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rich.console import Console
 
@@ -16,9 +15,6 @@ from lstm_mnist_jax.config import Config, Processes
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.statistics import Share
-
-if TYPE_CHECKING:
-    from lstm_mnist_jax.training.run import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,8 @@ def train(arguments: Sequence[str]) -> int:
         say(console, f"95 % confidence interval of the test accuracy ({test.count:,} images): {interval} %")
     elif result.best_step is not None:
         say(console, f"{best}: the weights of step {result.best_step:,}, which were imported")
-    _say_whether_it_learned(console, parsed.config, result)
+    if result.warning is not None and result.stopped_by is None:
+        say(console, result.warning)
     if result.stopped_by is not None:
         say(console, "stopped and saved; continue with:")
         say(console, f"  lstm-mnist train --resume {shlex.quote(str(run_dir))}")
@@ -122,21 +119,6 @@ def train(arguments: Sequence[str]) -> int:
     say(console, f"saved in {run_dir}; next steps:")
     _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), can_go_on)
     return 0
-
-
-def _say_whether_it_learned(console: Console, config: Config, result: "TrainingResult") -> None:
-    """A line where the loss at the end is far above that of guessing, and no epoch was much better than guessing."""
-    from lstm_mnist_jax.training.run_folder import read_run_folder
-
-    if result.best is None or not result.trained:
-        return
-    classes, loss = len(read_run_folder(result.run_dir).data.class_names), result.epochs[-1].validation_loss
-    if result.best.validation_accuracy < 2 / classes and loss > 2 * math.log(classes):
-        say(
-            console,
-            f"the validation loss is {loss:.4g}, that of guessing {math.log(classes):.4g}: the learning rate "
-            f"({config.optimizer.learning_rate:g}) may be too high",
-        )
 
 
 def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bool) -> None:

@@ -90,8 +90,8 @@ def described(hint: Any) -> str:
     if typing.get_origin(kinds[0]) is typing.Literal:
         words = f"one of {', '.join(typing.get_args(kinds[0]))}"
     elif typing.get_origin(kinds[0]) is tuple and (each := typing.get_args(kinds[0])[0]) is not int:
-        plurals = {float: "numbers", Path: "paths"}
-        words = f"one or more {plurals.get(each, 'values')}, each a word of its own"  # of the command line
+        plurals = {float: "numbers", Path: "paths", str: "texts"}
+        words = f"one or more {plurals.get(each, 'values')}, with blanks between"  # on the command line
     else:
         known = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
         words = known.get(kinds[0], "integers with commas between")

@@ -9,11 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lstm_mnist_jax.config.json import ADDED, from_value
-from lstm_mnist_jax.errors import ConfigError
+from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
 
 class Checked:
     """Gives each field its declared type, or raises ConfigError; then calls `check`."""
+
+    def __new__(cls, *_: Any, **named: Any) -> "Checked":
+        if unknown := sorted(named.keys() - typing.get_type_hints(cls).keys()):
+            raise ConfigError(_unknown_field(cls, unknown[0]))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
@@ -41,6 +46,18 @@ class Checked:
         """Raises ConfigError unless each field is at least 0 and below 1."""
         for name in names:
             self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
+
+
+def _unknown_field(cls: type, name: str) -> str:
+    """That a config has no field of this name, and where it is: in one of its parts, or under another name."""
+    hints = typing.get_type_hints(cls)
+    for part, kind in hints.items():
+        if isinstance(kind, type) and issubclass(kind, Checked) and name in typing.get_type_hints(kind):
+            return (
+                f"{cls.__name__} has no field {name!r}, but its part {part} has: "
+                f"replace(config, {part}=replace(config.{part}, {name}=...))."
+            )
+    return f"{cls.__name__} has no field {name!r}; expected one of {', '.join(hints)}{did_you_mean(name, hints)}"
 
 
 def _added(default: Any) -> Any:
@@ -209,8 +226,8 @@ class DataConfig(Checked):
     data_dir: str | None = None
     """Folder of prepared TFDS data; None is TFDS's own default."""
     validation_examples: int = 5000
-    """Examples that are moved from training to validation, where the source has no validation split. 5000 is a tenth
-    of the training examples where there are no more."""
+    """Examples that are moved from training to validation, where the source has no validation split. Where 5000, or
+    smoke's 500, is more than half of the training examples, a tenth is moved."""
     train_examples: int | None = None
     """The largest number of remaining examples to train on, from the first; None is all of them."""
     validation: Literal["auto", "front", "stratified"] = _added("auto")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_mnist_jax.config.json import from_text, from_value
+from lstm_mnist_jax.config.json import described, from_text, from_value
 from lstm_mnist_jax.config.options import SWEEPABLE, Checked, Config
 from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
@@ -125,6 +125,8 @@ def space_of(axes: Mapping[str, Any], *, seeds: int = 1, samples: int | None = N
       8
     """
     words = dict[str, tuple[str, ...]]()
+    if not isinstance(axes, Mapping):
+        raise ConfigError(f"The fields that vary are {axes!r}, expected a dict, such as {{'learning_rate': [0.003]}}.")
     for name, axis in axes.items():
         if not isinstance(axis, Iterable):
             raise ConfigError(f"{name} is {axis!r}, expected a list of values, or an interval as text.")
@@ -133,7 +135,9 @@ def space_of(axes: Mapping[str, Any], *, seeds: int = 1, samples: int | None = N
 
 
 def _not_sweepable(name: str) -> ConfigError:
-    nearest = did_you_mean(name, SWEEPABLE)
+    if name in ("seed", "seeds"):
+        return ConfigError(f"{name} is no field of a setting: seeds=4 trains each setting with four seeds.")
+    nearest = did_you_mean(name.rpartition(".")[2], SWEEPABLE)
     return ConfigError(f"{name} cannot be swept; expected one of {', '.join(SWEEPABLE)}{nearest}")
 
 
@@ -145,7 +149,7 @@ def _parse(name: str, words: tuple[str, ...]) -> Interval | tuple[Any, ...]:
     if name not in SWEEPABLE:
         raise _not_sweepable(name)
     if not words:
-        raise ConfigError(f"{name} has no value to try.")
+        raise ConfigError(f"{name} has no value to try, expected {values_in_words(name)}.")
     hint = _hint_of(name)
     if any(":" in word for word in words):
         if len(words) > 1:
@@ -163,7 +167,7 @@ def _parse_interval(name: str, word: str, hint: Any) -> Interval:
     kind, *ends = word.split(":")
     if kind not in ("uniform", "loguniform") or len(ends) != 2:
         raise ConfigError(f"{name} is {word!r}, expected values, uniform:LOW:HIGH or loguniform:LOW:HIGH.")
-    if float not in (hint, *typing.get_args(hint)):
+    if not _takes_interval(hint):
         raise ConfigError(f"{name} is {word!r}, but an interval is for numbers with decimals: list its values.")
     low, high = (from_text(float, end, name) for end in ends)
     if low >= high or (kind == "loguniform" and low <= 0):
@@ -196,6 +200,17 @@ def _hint_of(name: str) -> Any:
     """The type of a field, by its name, in whichever part of a config it is."""
     hints = typing.get_type_hints(Config)
     return next(hint for kind in (Config, *map(hints.get, SECTIONS)) if (hint := typing.get_type_hints(kind).get(name)))
+
+
+def values_in_words(name: str) -> str:
+    """What a sweep takes for a field, on the command line."""
+    hint = _hint_of(name)
+    interval = ", or one interval uniform:LOW:HIGH or loguniform:LOW:HIGH" if _takes_interval(hint) else ""
+    return f"{described(hint)}; several with blanks between{interval}"
+
+
+def _takes_interval(hint: Any) -> bool:
+    return float in (hint, *typing.get_args(hint))
 
 
 def describe(setting: Mapping[str, Any]) -> str:

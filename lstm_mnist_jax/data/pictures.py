@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -122,38 +122,64 @@ def pictures_of(array: np.ndarray, shown: str = "The array") -> Iterator[Picture
     Raises:
       DataError: it is of another shape or type, empty, or holds other numbers.
     """
+    array = array_of(array, shown)
     _require_pictures(array.dtype, array.shape, shown)
-    if array.dtype.kind == "f" and not ((array >= 0) & (array <= 1)).all():  # nor is NaN
-        place = _first(~((array >= 0) & (array <= 1)))
-        value = array[place]
-        what = "Divide by the largest value, or save uint8."
+    array = checked_levels(array, shown)
+    return map(_picture, [array] if _is_one_picture(array) else array)
+
+
+def array_of(given: Any, shown: str) -> np.ndarray:
+    """An array, one of bfloat16 as float32. Raises DataError where a file's name was given in place of its picture."""
+    array = np.asarray(given)
+    if array.dtype.kind in "OSU" and array.size and isinstance(name := array.flat[0], str | bytes | os.PathLike):
+        name = str(os.fsdecode(name))
+        raise DataError(
+            f"{shown} is the text {name!r}, expected an array. For a file: from lstm_mnist_jax.data.pictures import "
+            f"read_pictures; picture = next(read_pictures({name!r}))[1]."
+        )
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def checked_levels(array: np.ndarray, shown: str) -> np.ndarray:
+    """Images as bool, uint8 (0 to 255), uint16 (0 to 65,535) or floats (0 to 1), in an array of any shape.
+
+    Raises:
+      DataError: it is of another type, or holds numbers out of range, or none above those of a narrower range, as where
+        1 is white in integers, or floats were divided by 255 twice.
+    """
+    kind = array.dtype.kind
+    most = 1 if kind == "f" else 65535 if kind == "u" and array.dtype.itemsize == 2 else 255
+    read = f"{shown} is of type {array.dtype}, which is read from 0 to {most:,}"
+    if kind not in "bfiu":
+        raise DataError(
+            f"{shown} is of type {array.dtype}; expected integers from 0 to 255, uint16 (0 to 65,535), bool, or floats "
+            "from 0 to 1."
+        )
+    if kind == "b" or array.size == 0:
+        return array
+    darkest, brightest = array.min(), array.max()
+    if not (darkest >= 0 and brightest <= most):  # nor is NaN
+        value = array[place := _first(~((array >= 0) & (array <= most)))]
+        what = "Divide by the value of white, such as 255, or use uint8." if kind == "f" else ""
         if not np.isfinite(value):
             what = "Replace NaN and infinity, by 0 for black."
-        elif (array < 0).any():
+        elif kind == "f" and darkest < 0:
             what = "Undo a normalization: some are negative."
-        raise DataError(f"{shown} holds floats outside 0 to 1: at {list(place)} is {value:g}. {what}")
-    if array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize > 2):
-        array = _as_bytes(array, shown)
-    return map(_picture, [array] if _is_one_picture(array) else array)
+        read = f"{shown} holds floats outside 0 to 1" if kind == "f" else read
+        raise DataError(f"{read}: at {list(place)} is {value:g}. {what}".rstrip())
+    smallest, advice = {
+        1: (1 / 255, "Was it divided by 255 twice?"),
+        255: (1, "If 1 is white, multiply by 255, or use bool or floats."),
+        65535: (255, "If 255 is white, use uint8."),
+    }[most]
+    if 0 < brightest <= 1.001 * smallest:
+        raise DataError(f"{read}, but nothing is above {brightest:.3g}. {advice}")
+    return array.astype(np.uint8) if most == 255 else array
 
 
 def _first(which: np.ndarray) -> tuple[int, ...]:
     """The index of the first True."""
     return tuple(int(n) for n in np.unravel_index(which.argmax(), which.shape))
-
-
-def _as_bytes(array: np.ndarray, shown: str) -> np.ndarray:
-    if (outside := (array < 0) | (array > 255)).any():
-        place = _first(outside)
-        raise DataError(
-            f"{shown} is of type {array.dtype}, which is read from 0 to 255: at {list(place)} is {array[place]}."
-        )
-    if array.max() <= 1:
-        raise DataError(
-            f"{shown} is of type {array.dtype}, which is read from 0 to 255, but nothing is above {array.max()}. If 1 "
-            "is white, save bool or floats; if all is black, save uint8."
-        )
-    return array.astype(np.uint8)
 
 
 def reduced(array: np.ndarray, most: int) -> np.ndarray:
@@ -220,15 +246,15 @@ def _is_one_picture(array: np.ndarray) -> bool:
 
 
 def _require_pictures(dtype: np.dtype, shape: tuple[int, ...], shown: str) -> None:
-    if dtype.kind not in "bfiu":
-        raise DataError(
-            f"{shown} is of type {dtype}; expected integers from 0 to 255, uint16 (0 to 65,535), bool, or floats from "
-            "0 to 1."
-        )
+    checked_levels(np.zeros(0, dtype), shown)
     if len(shape) not in (2, 3, 4) or (len(shape) == 4 and shape[-1] not in (1, 3)):
         raise DataError(
             f"{shown} has shape {list(shape)}; expected [height, width], [height, width, 3], [n, height, width] or "
             "[n, height, width, 3]."
+        )
+    if len(shape) == 3 and shape[-1] == 4:
+        raise DataError(
+            f"{shown} has shape {list(shape)}, as with transparency; leave out its last channel: [..., :3]."
         )
     if 0 in shape:
         raise DataError(f"{shown} is empty: its shape is {list(shape)}.")
@@ -247,7 +273,13 @@ def _too_large(shown: str, size: str) -> DataError:
 
 def _picture(array: np.ndarray) -> Picture:
     levels = reduced(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array, KEPT_SIZE)
-    return levels / np.float32(np.iinfo(array.dtype).max) if array.dtype.kind == "u" else levels
+    return as_floats(levels, array.dtype)
+
+
+def as_floats(levels: np.ndarray, dtype: np.dtype) -> Float32[np.ndarray, "..."]:
+    """Levels, or means of levels, of an array of such a type, as float32 from 0 to 1."""
+    levels = levels.astype(np.float32, copy=False)
+    return levels / np.float32(np.iinfo(dtype).max) if dtype.kind == "u" else levels
 
 
 def _decode(content: bytes, shown: str, note: Callable[[str], None] | None) -> Picture:

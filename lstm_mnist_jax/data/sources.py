@@ -8,16 +8,19 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from lstm_mnist_jax.config.json import from_dict
+from lstm_mnist_jax.config.options import DataConfig
 from lstm_mnist_jax.data.cache import cached
 from lstm_mnist_jax.data.dataset import Dataset
 from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folder, refuse_bomb
 from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
 from lstm_mnist_jax.data.npz import damaged
-from lstm_mnist_jax.data.pictures import SUFFIXES
+from lstm_mnist_jax.data.pictures import SUFFIXES, checked_levels
 from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import DataError, did_you_mean
@@ -40,7 +43,7 @@ FASHION_CLASSES = (
 def load(
     source: str | os.PathLike[str] = "mnist",
     *,
-    validation_examples: int = USUAL_VALIDATION_EXAMPLES,
+    validation_examples: int = USUAL_VALIDATION_EXAMPLES[0],
     train_examples: int | None = None,
     data_dir: str | None = None,
     validation: str = "auto",
@@ -62,9 +65,10 @@ def load(
         - .csv, .npz and .npy files, whose names say train and test, or
         - pictures: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png.
       validation_examples: the number of examples to move from the training examples to the validation split. Ignored
-        where the source has a validation split. The default, 5000, is a tenth of them where there are no more.
+        where the source has a validation split. Where the default, 5000, or smoke's 500 is more than half of them, a
+        tenth is moved.
       train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
-      data_dir: the folder of prepared TFDS data; None is TFDS's own default. Ignored by other sources.
+      data_dir: the folder of prepared TFDS data; None is TFDS's own default.
       validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or
         "auto", from the front unless classes would be lacking there or in what is left, else stratified.
       test_fraction: where the source has no test split, the fraction of the training examples that become one.
@@ -80,6 +84,7 @@ def load(
 
     Raises:
       DataError: the source is unknown, missing, damaged or inconsistent, or has too few examples.
+      ConfigError: an option has an impossible value.
 
     Examples:
       >>> from lstm_mnist_jax import load
@@ -93,6 +98,17 @@ def load(
             "numpy.savez('data.npz', x_train=..., y_train=..., x_test=..., y_test=...)."
         )
     source = os.fsdecode(source)
+    if data_dir is not None and not source.startswith("tfds:"):
+        raise DataError(f"data_dir is {data_dir}, but it is for tfds:NAME alone. Other data are named by their source.")
+    options: dict[str, Any] = {
+        "validation": validation,
+        "test_fraction": test_fraction,
+        "split_seed": split_seed,
+        "classes": classes,
+    }
+    options |= {"validation_examples": validation_examples, "train_examples": train_examples}
+    # Impossible values are refused.
+    from_dict(DataConfig, asdict(DataConfig()) | options | {"form": form, "image_size": image_size})
     if source == "mnist":
         dataset = _embedded_mnist()
     elif source.startswith("tfds:"):
@@ -117,19 +133,20 @@ def load(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
+    if image_size and dataset.image_shape[:2] != tuple(image_size[:2]):
+        size, asked = ("x".join(map(str, shape)) for shape in (dataset.image_shape, image_size))
+        raise DataError(
+            f"image_size is {asked}, but the images of {dataset.origin} are {size}; only pictures in class folders are "
+            "scaled."
+        )
+    if form == "digit" != dataset.form:
+        raise DataError(f"form is digit, which is for pictures in class folders; leave it out for {dataset.origin}.")
+    checked_levels(dataset.train.images, f"The array of training images of {dataset.origin}")
     if alike := _same_but_for_case(dataset.class_names):
         dataset = replace(dataset, notes=(*dataset.notes, f"classes whose names differ only in case: {alike}"))
     if dataset.is_light:
         dataset = replace(dataset, notes=(*dataset.notes, "dark on a light background: predict makes pictures so, too"))
-    return split(
-        dataset,
-        validation_examples=validation_examples,
-        train_examples=train_examples,
-        validation=validation,
-        test_fraction=test_fraction,
-        split_seed=split_seed,
-        classes=classes,
-    )
+    return split(dataset, **options)
 
 
 def _same_but_for_case(names: Sequence[str]) -> str:

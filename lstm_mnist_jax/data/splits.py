@@ -10,8 +10,8 @@ import numpy as np
 from lstm_mnist_jax.data.dataset import Dataset, Examples, assembled
 from lstm_mnist_jax.errors import DataError
 
-USUAL_VALIDATION_EXAMPLES = 5000
-"""The default, which is a tenth where there are no more than these."""
+USUAL_VALIDATION_EXAMPLES = (5000, 500)
+"""The default, and the number of the preset smoke. Where one is more than half of the examples, a tenth is taken."""
 
 
 def split(
@@ -154,9 +154,9 @@ def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
 def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Dataset:
     train = dataset.train
-    if count == USUAL_VALIDATION_EXAMPLES >= len(train) > 1:
+    if count in USUAL_VALIDATION_EXAMPLES and 2 * count > len(train) > 1:
+        note = f"a tenth of the training examples for validation, not {count:,}"
         count = max(1, len(train) // 10)
-        note = f"a tenth of the training examples for validation, not {USUAL_VALIDATION_EXAMPLES:,}"
         dataset = replace(dataset, notes=(*dataset.notes, note))
     if not 0 < count < len(train):
         tenth = max(1, len(train) // 10)

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from lstm_mnist_jax.rnn.gated import Gates
 from lstm_mnist_jax.rnn.initializers import uniform_gates
 from lstm_mnist_jax.rnn.products import project_differentiably, state_dtype, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray
+from lstm_mnist_jax.rnn.recurrence import AnyArray, require_options
 
 
 def orthogonal(key: Any, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
@@ -108,6 +108,7 @@ class GatedCell(nnx.RNNCellBase):
           ValueError: a size is below 1, or there is a `forget_bias` and no bias to add it to.
           TypeError: there is a `forget_bias` and no `forget_gate`.
         """
+        require_options(type(self).__name__, use_bias=use_bias)
         self.in_features, self.hidden_features = in_features, hidden_features
         self.output_features = hidden_features if projection_features is None else projection_features
         if min(in_features, hidden_features, self.output_features) < 1:
@@ -278,6 +279,7 @@ class GRUCell(GatedCell):
         Raises:
           ValueError: a size is below 1.
         """
+        require_options(type(self).__name__, reset_after=reset_after)
         self.reset_after = reset_after
         super().__init__(
             in_features,

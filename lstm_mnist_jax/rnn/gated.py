@@ -26,7 +26,7 @@ from jax import Array
 
 from lstm_mnist_jax.rnn.derivatives import Function
 from lstm_mnist_jax.rnn.products import outer, product, shift, state_dtype, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray, states_after
+from lstm_mnist_jax.rnn.recurrence import AnyArray, require_options, states_after
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 Carry = tuple[Array, ...]
@@ -82,7 +82,7 @@ def gated(
 
     Raises:
       TypeError: shapes that do not fit together; the error is JAX's.
-      ValueError: the same.
+      ValueError: the same; or `unroll` is below 1.
 
     Examples:
       >>> import jax
@@ -97,6 +97,10 @@ def gated(
       >>> outputs.shape, bool((outputs[-1] == h).all())
       ((10, 5, 32), True)
     """
+    for name, parts in (("projected", projected), ("initial_carry", initial_carry)):
+        if not isinstance(parts, tuple | list):  # the rows of an array would be taken for its parts
+            raise ValueError(f"gated expected {name} to be a tuple of arrays; got a {type(parts).__name__}.")
+    require_options("gated", unroll, reverse=reverse, return_carries=return_carries)
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     dtype = state_dtype(recurrent_kernel.dtype)
     carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)

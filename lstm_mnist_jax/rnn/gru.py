@@ -17,8 +17,8 @@ from jax import Array
 
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.rnn.derivatives import Function
-from lstm_mnist_jax.rnn.products import project, shift, vary_alike
-from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, hidden_features, loop_of, states_after
+from lstm_mnist_jax.rnn.products import project, vary_alike
+from lstm_mnist_jax.rnn.recurrence import AnyArray, chosen_backend, entering, hidden_features, loop_of, states_after
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 
@@ -130,12 +130,10 @@ def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[
     d_projected, d_recurrents, d_h, *d_reset = native.gru_backward(*arrays, **loops._asdict())
     weight_gradient = partial(loop_of("weight_gradient", "native"), reverse=loops.reverse)
     d_kernel, d_bias = weight_gradient(inputs, d_projected, bias=True)
-    entered, initial = hs, [(initial_h,)]
-    if resets is not None:
-        entered, initial = jnp.where(resets[0], resets[1], shift(initial_h, hs, loops.reverse)), []
+    entered, initial = entering(initial_h, hs, resets, loops.reverse)
     # The product with n's part of `d_projected` is not used, but a copy of the other parts would take longer.
-    of_sigmoids, _ = weight_gradient(entered, d_projected, *initial, bias=False)
-    of_n, d_recurrent_bias = weight_gradient(entered, d_recurrents, *initial, bias=True)
+    of_sigmoids, _ = weight_gradient(entered, d_projected, initial, bias=False)
+    of_n, d_recurrent_bias = weight_gradient(entered, d_recurrents, initial, bias=True)
     d_recurrent_kernel = jnp.concatenate([of_sigmoids[:, : 2 * initial_h.shape[-1]], of_n], axis=-1)
     d_biases = jnp.concatenate([d_bias, d_recurrent_bias])
     d_inputs = project(d_projected, kernel.T)

@@ -22,6 +22,9 @@ def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:
     Returns:
       An initializer: (key, shape, dtype) -> biases [gates * hidden].
 
+    Raises:
+      ValueError: `max_steps` is not above 2.
+
     Examples:
       >>> import jax
       >>> from flax import nnx
@@ -32,6 +35,8 @@ def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:
       >>> bool((i == -f).all()), bool((f.min() > 0) & (f.max() < jax.numpy.log(783))), bool((g == 0).all())
       (True, True, True)
     """
+    if not max_steps > 2:
+        raise ValueError(f"chrono expected max_steps above 2; got {max_steps!r}.")
 
     def forget_bias(key: Any, hidden: int) -> Array:
         return jnp.log(jax.random.uniform(key, (hidden,), minval=1.0, maxval=max_steps - 1.0))

@@ -24,7 +24,7 @@ from lstm_mnist_jax.rnn.cells import GatedCell, GRUCell
 from lstm_mnist_jax.rnn.equations import CellSpec, cell_spec, is_hashable
 from lstm_mnist_jax.rnn.native import INTERPRETED
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
-from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry
+from lstm_mnist_jax.rnn.recurrence import BACKENDS, AnyArray, LSTMCarry, require_options
 from lstm_mnist_jax.rnn.sharding import with_automatic_axes
 
 ZERO_CARRIES = {
@@ -209,8 +209,8 @@ class RNN(nnx.RNN):
             False none.
 
         Raises:
-          ValueError: `cell` is no cell, `rngs` are none, the backend is unknown, `unroll` is below 0, `remat` is below
-            1, or `noise` or `remat` is combined with a backend that does not have it.
+          ValueError: `cell` is no cell, `rngs` are none, the backend is unknown, `unroll` or `remat` is below 1, or
+            `noise` or `remat` is combined with a backend that does not have it.
         """
         if isinstance(cell, type) or not all(
             hasattr(cell, name) for name in ("__call__", "initialize_carry", "num_feature_axes")
@@ -221,8 +221,8 @@ class RNN(nnx.RNN):
             raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {got}.")
         if not isinstance(rngs, nnx.Rngs | nnx.RngStream | bool):
             raise ValueError(f"RNN expected rngs to be an nnx.Rngs, a stream of one, or a bool; got {rngs!r}.")
-        if not isinstance(unroll, int | np.integer) or unroll < 0:
-            raise ValueError(f"RNN expected unroll to be an integer, 0 or more; got {unroll!r}.")
+        flags = {"time_major": time_major, "return_carry": return_carry, "reverse": reverse, "keep_order": keep_order}
+        require_options("RNN", unroll, **flags)
         super().__init__(
             cast(nnx.RNNCellBase, cell),
             time_major=time_major,
@@ -240,6 +240,8 @@ class RNN(nnx.RNN):
             raise ValueError(f"RNN has no backend {backend!r}; expected one of {', '.join(BACKENDS)}, flax.")
         if remat is not None and (isinstance(remat, bool) or not isinstance(remat, int | np.integer) or remat < 1):
             raise ValueError(f"RNN keeps a carry every `remat` steps, 1 or more; got {remat!r}.")
+        if noise is not None and not isinstance(noise, RecurrentNoise):
+            raise ValueError(f"RNN expected noise to be RecurrentNoise(dropout_rate=0.1, rngs=...); got {noise!r}.")
         if backend == "flax" and (noise is not None or remat is not None):
             raise ValueError('RNN has no noise and no remat with backend="flax".')
         if backend in ("native", "pallas", *INTERPRETED) and noise is not None:
@@ -289,7 +291,10 @@ class RNN(nnx.RNN):
           ValueError: the inputs, the initial carry, `seq_lengths` or `resets` have a wrong shape or dtype; or this cell
             or this dtype does not have the noise, `remat` or backend that was chosen.
         """
-        time_major = self.time_major if time_major is None else time_major
+        asked = {"time_major": time_major, "return_carry": return_carry, "reverse": reverse, "keep_order": keep_order}
+        flags = {name: getattr(self, name) if value is None else value for name, value in asked.items()}
+        require_options("RNN", **flags)
+        time_major = flags["time_major"]
         feature_axes = self.cell.num_feature_axes
         inputs = checked_inputs("RNN", inputs, feature_axes, time_major)
         spec = self._spec(inputs)
@@ -327,8 +332,8 @@ class RNN(nnx.RNN):
             graph,
             feature_axes,
             time_axis,
-            self.reverse if reverse is None else reverse,
-            self.keep_order if keep_order is None else keep_order,
+            flags["reverse"],
+            flags["keep_order"],
             self.unroll,
             self.remat,
             self.backend,
@@ -343,8 +348,7 @@ class RNN(nnx.RNN):
         carry, outputs, states = run(arrays)
         if jax.tree.leaves(states):
             nnx.update(self.cell, states)
-        return_carry = self.return_carry if return_carry is None else return_carry
-        return (carry, outputs) if return_carry else outputs
+        return (carry, outputs) if flags["return_carry"] else outputs
 
     def _spec(self, inputs: Any) -> CellSpec | None:
         """The cell on its fast path; None where Flax's scan runs it."""

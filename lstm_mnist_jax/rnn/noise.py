@@ -55,7 +55,7 @@ class RecurrentNoise(nnx.Module):
           rngs: gives the key stream `dropout`.
 
         Raises:
-          ValueError: a rate is outside [0, 1).
+          ValueError: a rate is outside [0, 1), `deterministic` is no bool, or `rngs` are none.
         """
         if isinstance(zoneout_rates, list | np.ndarray):
             zoneout_rates = tuple(zoneout_rates)
@@ -67,6 +67,10 @@ class RecurrentNoise(nnx.Module):
                 f"RecurrentNoise needs rates from 0 to below 1; got dropout_rate={dropout_rate!r}, "
                 f"zoneout_rates={zoneout_rates!r}."
             )
+        if not isinstance(deterministic, bool):
+            raise ValueError(f"RecurrentNoise needs deterministic to be True or False; got {deterministic!r}.")
+        if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
+            raise ValueError(f"RecurrentNoise expected rngs to be an nnx.Rngs or a stream of one; got {rngs!r}.")
         self.dropout_rate, self.zoneout_rates, self.deterministic = dropout_rate, zoneout_rates, deterministic
         self.rngs = rngs.dropout.fork() if isinstance(rngs, nnx.Rngs) else rngs
 

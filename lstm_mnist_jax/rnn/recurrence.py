@@ -132,8 +132,9 @@ def lstm(
       The states after each step, and the last carry: with `reverse`, that after the step of time 0.
 
     Raises:
-      ValueError: an array does not have its shape, `recurrent_kernel` is not of floats, the backend is unknown,
-        "native" is not available, or "pallas" has no kernel for this dtype, so many hidden features or this platform.
+      ValueError: an array does not have its shape, `recurrent_kernel` is not of floats, `unroll` is below 1, the
+        backend is unknown, "native" is not available, or "pallas" has no kernel for this dtype, so many hidden
+        features or this platform.
 
     Examples:
       >>> import jax
@@ -146,6 +147,7 @@ def lstm(
       >>> states.h.shape, states.last.c.shape
       ((10, 5, 32), (5, 32))
     """
+    require_options("lstm", unroll, reverse=reverse, return_cell_states=return_cell_states)
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     hidden = hidden_features(recurrent_kernel, gates=4)
     dtype = recurrent_kernel.dtype
@@ -170,6 +172,20 @@ def lstm(
     run = with_automatic_axes(partial(_compiled_recurrence, loops), inputs, 0, 1, (0, 0, -1, -1))
     hs, cs, last_h, last_c = run(*arrays)
     return LSTMStates(hs, cs, LSTMCarry(last_c, last_h))
+
+
+def require_options(name: str, unroll: Any = 1, **flags: Any) -> None:
+    """Raises ValueError where `unroll` is no count of steps, or a flag is not True or False, as the text "no" is not.
+
+    Args:
+      name: of the function or class, for messages.
+      unroll, flags: its options, by name.
+    """
+    if isinstance(unroll, bool) or not isinstance(unroll, int | np.integer) or unroll < 1:
+        raise ValueError(f"{name} expected unroll to be an integer, 1 or more; got {unroll!r}.")
+    for option, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} needs {option} to be True or False; got {value!r}.")
 
 
 def hidden_features(recurrent_kernel: Array, gates: int) -> int:
@@ -209,6 +225,14 @@ def states_after(resets: Any, states: Any, dtype: DTypeLike) -> Any:
     if resets is None:
         return None
     return jnp.asarray(resets, bool)[..., None], *(jnp.asarray(state, state_dtype(dtype)) for state in states)
+
+
+def entering(initial_h: Array, hs: Array, resets: Any, reverse: bool) -> tuple[Array, tuple[Array] | None]:
+    """The first and third argument of `weight_gradient` for the recurrent weights, by which h is multiplied."""
+    if resets is None:
+        return hs, (initial_h,)
+    before = shift(initial_h, hs, reverse)
+    return jnp.where(resets[0], resets[1].astype(before.dtype), before), None
 
 
 class Loops(NamedTuple):
@@ -282,11 +306,8 @@ def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[
     d_projected, d_h, d_c, *d_reset = backward(*arrays, reverse=loops.reverse, unroll=loops.unroll)
     weight_gradient = loop_of("weight_gradient", loops.backend)
     d_kernel, d_bias = weight_gradient(inputs, d_projected, reverse=loops.reverse, bias=True)
-    entered: tuple[Any, ...] = hs, d_projected, (initial_h,)
-    if resets is not None:
-        before = shift(initial_h, hs, loops.reverse)
-        entered = jnp.where(resets[0], resets[1].astype(before.dtype), before), d_projected
-    d_recurrent_kernel, _ = weight_gradient(*entered, reverse=loops.reverse, bias=False)
+    entered, initial = entering(initial_h, hs, resets, loops.reverse)
+    d_recurrent_kernel, _ = weight_gradient(entered, d_projected, initial, reverse=loops.reverse, bias=False)
     d_inputs = project(d_projected, kernel.T)
     return d_inputs, d_kernel, d_bias, d_recurrent_kernel, d_h, d_c, resets and (None, *d_reset)
 

@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from lstm_mnist_jax.rnn.cells import GRUCell, ProjectedLSTMCell, orthogonal
 from lstm_mnist_jax.rnn.layers import RNN, checked_inputs, checked_lengths, checked_resets, explained, fitted_carries
 from lstm_mnist_jax.rnn.noise import RecurrentNoise
-from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry
+from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry, require_options
 
 
 class StackedRNN(nnx.Module):
@@ -133,9 +133,7 @@ class StackedRNN(nnx.Module):
             )
         if not hasattr(rngs, "params"):
             raise ValueError(f"{name} draws its parameters from rngs, such as nnx.Rngs(0); got {rngs!r}.")
-        for option, value in (("bidirectional", bidirectional), ("time_major", time_major)):
-            if isinstance(value, str):
-                raise ValueError(f"{name} needs {option} to be True or False; got {value!r}.")
+        require_options(name, unroll, bidirectional=bidirectional, time_major=time_major)
         for option, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
             try:
                 right = kind is None or jnp.issubdtype(kind, jnp.floating)
@@ -143,10 +141,9 @@ class StackedRNN(nnx.Module):
                 right = False
             if not right:
                 raise ValueError(f"{name} needs a {option} of floats, such as jnp.bfloat16; got {kind!r}.")
-        if isinstance(cell, nnx.Module):
-            raise ValueError(
-                f"{name} makes a cell for each layer: give it the class {type(cell).__name__}, not a cell."
-            )
+        if isinstance(cell, nnx.Module) or not callable(cell):
+            given = (type(cell).__name__, "a cell") if isinstance(cell, nnx.Module) else ("of one", repr(cell))
+            raise ValueError("{} makes a cell for each layer: give it the class {}, not {}.".format(name, *given))
         self.in_features, self.hidden_features = in_features, widths
         self.bidirectional, self.time_major = bidirectional, time_major
         self.dtype, self.param_dtype = dtype, param_dtype
@@ -234,6 +231,7 @@ class StackedRNN(nnx.Module):
         """
         time_major = self.time_major if time_major is None else time_major
         name = type(self).__name__
+        require_options(name, time_major=time_major)
         inputs = checked_inputs(name, inputs, 1, time_major)
         if inputs.shape[-1] != self.in_features:
             axes = "time, ..., " if time_major else "..., time, "
@@ -392,7 +390,9 @@ class LSTM(StackedRNN):
           ValueError: there is no layer, a width is below 1, a rate is outside [0, 1), `projection_features` is not an
             integer of 1 or more, or there is a `forget_bias` without biases.
         """
-        if projection_features is not None and not isinstance(projection_features, int | np.integer):
+        require_options("LSTM", use_bias=use_bias)
+        is_width = isinstance(projection_features, int | np.integer) and not isinstance(projection_features, bool)
+        if projection_features is not None and not is_width:
             raise ValueError(f"LSTM has one projection_features for all layers; got {projection_features!r}.")
 
         def cell(in_width: int, width: int, **options: Any) -> Any:

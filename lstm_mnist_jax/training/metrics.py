@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.json import from_dict
@@ -66,6 +68,9 @@ MEASURES = ("train_loss", "train_accuracy", "gradient_norm",
             "validation_loss", "validation_accuracy", "test_loss", "test_accuracy")  # fmt: skip
 """The fields that are NaN after a run has diverged."""
 
+DARK = 64
+"""A training set whose brightest pixel is below this is named as the cause where a run learns nothing."""
+
 COUNTS = ("member", "epoch", "step")
 """The fields that say which epoch it is."""
 
@@ -103,6 +108,67 @@ def score(config: Config, loss: float | None, accuracy: float | None) -> float:
 def score_of(config: Config, epoch: EpochMetrics) -> float:
     """The score of the weights at the end of an epoch."""
     return score(config, epoch.validation_loss, epoch.validation_accuracy)
+
+
+class Guessing(NamedTuple):
+    """What is reached on the validation split without a look at its images.
+
+    Attributes:
+      accuracy: of the most frequent class.
+      loss: of the frequencies of the classes, their entropy in nats.
+      examples: the number of validation images.
+    """
+
+    accuracy: float
+    loss: float
+    examples: int
+
+    @staticmethod
+    def of(labels: np.ndarray) -> "Guessing":
+        shares = np.bincount(labels) / len(labels)
+        shares = shares[shares > 0]
+        return Guessing(float(shares.max()), float(-(shares * np.log(shares)).sum()), len(labels))
+
+    def is_as_good_as(self, epochs: Sequence[EpochMetrics]) -> bool:
+        """Whether no epoch was better: none has a lower loss, and none an accuracy that is three standard deviations
+        above. Where the loss ends above twice this loss, twice the accuracy is not better either."""
+        share = self.accuracy
+        most = share + 3 * math.sqrt(share * (1 - share) / self.examples)
+        if epochs and epochs[-1].validation_loss > 2 * self.loss:
+            most = max(most, 2 * share)
+        most = min(most, (1 + share) / 2)  # of few examples, or where most are of one class
+        return all(each.validation_accuracy < most and each.validation_loss > 0.98 * self.loss for each in epochs)
+
+    def warning(self, config: Config, epochs: Sequence[EpochMetrics], images: np.ndarray) -> str | None:
+        """What is printed of a run that was no better; None of one that was, and of one without an epoch."""
+        if not epochs or not self.is_as_good_as(epochs):
+            return None
+        accuracy = max(each.validation_accuracy for each in epochs)
+        loss = min(each.validation_loss for each in epochs)
+        causes = likely_causes([config.optimizer.learning_rate], len(epochs), images)
+        if epochs[-1].validation_loss > 2 * self.loss:
+            causes = f"  the learning rate ({config.optimizer.learning_rate:g}) may be too high"
+        return (
+            f"no epoch is better than guessing on validation: accuracy {accuracy:.2%}, loss {loss:.4g}\n"
+            f"  (of the most frequent class {self.accuracy:.2%}, of the classes' frequencies {self.loss:.4g})\n{causes}"
+        )
+
+
+def likely_causes(learning_rates: Sequence[float], epochs: int, images: np.ndarray) -> str:
+    """Why runs with these learning rates may have learned nothing, in lines.
+
+    Args:
+      learning_rates: of the runs.
+      epochs: the number that they were trained for.
+      images: the training images, uint8.
+    """
+    rates = " to ".join(f"{rate:g}" for rate in sorted({min(learning_rates), max(learning_rates)}))
+    brightest = int(images.max())
+    dark = f", or pixels of at most {brightest} (white is 255)" if brightest < DARK else ""
+    return (
+        f"  likely causes: labels that are not those of the images, too few epochs ({epochs}),\n"
+        f"  {'' if dark else 'or '}the learning rate ({rates}){dark}"
+    )
 
 
 class MetricsWriter:

@@ -26,7 +26,7 @@ from lstm_mnist_jax.training.loop import (
     refuse_fewer_epochs,
 )
 from lstm_mnist_jax.training.mesh import describe, hint, rounding
-from lstm_mnist_jax.training.metrics import EpochMetrics, OnEpoch, read_metrics
+from lstm_mnist_jax.training.metrics import EpochMetrics, Guessing, OnEpoch, read_metrics
 from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import RunFolder
@@ -45,6 +45,7 @@ class TrainingResult:
       test_examples: the number of test examples.
       trained: whether any step was made; a resumed run may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the run early, or None.
+      warning: a text where no epoch was better than guessing, or None.
     """
 
     run_dir: Path
@@ -54,6 +55,7 @@ class TrainingResult:
     test_examples: int
     trained: bool
     stopped_by: signal.Signals | None
+    warning: str | None
 
 
 def train(
@@ -106,10 +108,10 @@ def train(
         if former is None and first:
             run_folder.refuse_occupied(run_dir)
         dataset = load_same(config)
+        if former is not None:  # what cannot be resumed is refused before anything is written
+            run_folder.resume_run_folder(former, config, dataset)
         program = make_program([config], dataset, mesh, execution.device_data_limit)
         if former is not None and former.member is not None:
-            # This refuses what cannot be resumed, before anything is written.
-            run_folder.resume_run_folder(former, config, dataset)
             if jax.process_count() > 1:
                 raise RunError(
                     f"{former.path} is a run of a sweep. Resume it once with --num-processes 1, which makes its run "
@@ -165,6 +167,7 @@ def train(
         test_examples=len(dataset.test),
         trained=loop.step > record.step,
         stopped_by=None if loop.is_complete else noted,
+        warning=Guessing.of(dataset.validation.labels).warning(config, epochs, dataset.train.images),
     )
 
 

@@ -95,10 +95,13 @@ class DataFacts:
     def require_same(self, dataset: Dataset, path: Path) -> None:
         """Raises RunError where a data set is not the one that was trained on in the folder `path`."""
         if dataset.fingerprint() != self.fingerprint:
+            there = "Put those data back, or give their place now with --source."
+            if dataset.origin != self.origin:
+                there = "Leave out --source, or give the place of those data now."
             raise RunError(
                 f"The data are not those that {path} was trained on: {dataset.origin} differs from what "
-                f"{self.origin} was then. Put those data back, or give their place now with --source. Other images are "
-                "classified by lstm-mnist predict, and trained on by a new run."
+                f"{self.origin} was then. {there} Other images are classified by lstm-mnist predict, and trained on by "
+                "a new run."
             )
 
 

@@ -125,6 +125,24 @@ def test_python_functions(run, unseen, rng):
     pictures = [np.pad(image, 40), 1 - np.repeat(np.kron(image, np.ones((3, 3)))[..., None], 3, axis=-1) / 255]
     normal = run.normalise(pictures)
     np.testing.assert_array_equal(run.predict(normal)[0], [7, 7])
+    for other in (
+        image.astype(int),
+        image.astype(np.uint16) * 257,
+        np.asarray(jax.numpy.asarray(image / 255, "bfloat16")),
+    ):
+        np.testing.assert_allclose(
+            run.predict(np.stack([other, other]))[1][0], run.predict(image[None])[1][0], atol=0.01
+        )
+    with pytest.raises(
+        DataError, match=r"array of images is of type uint8, .* If 1 is white, multiply by 255, or use bool."
+    ):
+        run.predict(image[None] // 255)
+    np.testing.assert_array_equal(run.normalise(pictures[0]), normal[:1])
+    with pytest.raises(DataError, match=r"The picture is 3 pictures, of shape \[3, 28, 28\]; give one"):
+        run.find_digits(unseen.images[:3])
+    for labels in ([10], [-1], [1, 2]):
+        with pytest.raises(DataError, match=r"expected integers \[1\] from 0 to 9, the class of each image"):
+            run.saliency(image[None], np.array(labels))
     assert run.normalise(unseen.images[:3]).shape == (3, 28, 28)
     assert run.normalise([]).shape == (0, 28, 28)
 

@@ -173,14 +173,16 @@ def test_a_loss_far_above_that_of_guessing_is_reported(command_line, tmp_path):
     words = [*TINY_OPTIONS, "--epochs", "1", "--learning-rate", "1000", "--run-dir", tmp_path / "run"]
     done = command_line("train", "smoke", *words)
     assert re.search(
-        r"^the validation loss is [\d.e+]+, that of guessing 2\.303: the learning rate \(1000\) may be too high$",
+        r"^no epoch is better than guessing on validation: accuracy .*%, loss [\d.e+]+\n"
+        r"  \(of the most frequent class .*%, of the classes' frequencies 2\.\d+\)\n"
+        r"  the learning rate \(1000\) may be too high$",
         done.stdout,
         re.MULTILINE,
     )
 
 
 def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, tiny_sweep, tmp_path):
-    rates = ["--seeds", "2", "--learning-rate", "0.003", "0.02", "--hidden-features", "3", "4,6"]
+    rates = ["--seeds", "2", "--learning-rate", "1e-9", "0.02", "--hidden-features", "3", "4,6"]
     grid = tmp_path / "grid"
     done = command_line("sweep", "smoke", *TINY_DATA, "--epochs", "1", *rates, "--run-dir", grid)
     assert done.returncode == 0, done.stderr
@@ -188,6 +190,10 @@ def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, ti
     assert re.search(epoch, done.stdout)
     assert "group 2 of 2: 4 runs at once of 2 settings, hidden_features 4,6" in done.stdout
     assert "8 of 8 runs done" in done.stdout
+    # Those with the learning rate 1e-9, and perhaps others.
+    assert re.search(
+        r"^no epoch is better than guessing on validation in \d runs: 0, 1, 2, 3", done.stdout, re.MULTILINE
+    )
     assert f"the best run is {grid}/best" in done.stdout
     (suggested,) = re.findall("^  lstm-mnist (evaluate .*)$", done.stdout, re.MULTILINE)
     assert command_line(*shlex.split(suggested)).returncode == 0

@@ -18,6 +18,8 @@ from runs import ONE_LAYER
 import lstm_mnist_jax
 from lstm_mnist_jax import __main__
 from lstm_mnist_jax.cli import main as cli
+from lstm_mnist_jax.cli import parsing
+from lstm_mnist_jax.config import Execution
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -58,8 +60,12 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
         (["train", "--epochs"], "--epochs has no value, expected an integer."),
         (["train", "--run-dir", ""], "--run-dir has no value, expected a path or None."),
-        (["report", ""], "run-dirs has no value, expected one or more paths, each a word of its own."),
-        (["sweep", "--learning-rate", ""], "--learning-rate has no value, expected one or more values, each a word of"),
+        (["report", ""], "run-dirs has no value, expected one or more paths, with blanks between."),
+        (
+            ["sweep", "--learning-rate", ""],
+            "--learning-rate has no value, expected a number; several with blanks between, or one interval uniform:LOW",
+        ),
+        (["sweep", "--hidden-features="], "no value, expected integers with commas between; several with blanks betw"),
         (["--versoin"], "Unknown option --versoin; did you mean --version?"),
         (["train", "--train-examples", "all"], "--train-examples is 'all', expected an integer or None."),
         (["predict"], "An argument is missing, expected lstm-mnist predict RUN_DIR IMAGE. See"),
@@ -97,7 +103,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--seeds", "0"], "seeds is 0, expected 1 or more"),
         (["train", "--num-processes", "2"], "--coordinator, --process-id must be given as well"),
         (["train", "--device-data-limit", "0"], "--device-data-limit is 0.0, expected GiB, above 0"),
-        (["sweep", "smoke", "--learning-rate"], "--learning-rate has no value to try."),
+        (["sweep", "smoke", "--cell"], "--cell has no value to try, expected one of lstm, gru, layer_norm_lstm, ur"),
         (["sweep", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
         (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
         (["sweep", "--learning-rate", "0.1,0.2"], "expected values with blanks between: --learning-rate 0.1 0.2."),
@@ -222,16 +228,23 @@ def test_unraisable_errors_are_reported_but_for_those_of_a_failed_checkpoints_ot
     assert [str(unraisable.exc_value) for unraisable in reported] == ["another", "Event loop is closed"]
 
 
-def test_ctrl_c_during_the_first_imports_prints_no_traceback():
+def test_ctrl_c_during_the_imports_ends_the_process_at_once(tmp_path):
     code = (
         "import signal, sys, types\n"
-        "stop = lambda name, *_: signal.raise_signal(2) if name.endswith('cli.main') else None\n"
+        "sys.argv[1:] = ['train', 'smoke']\n"
+        "stop = lambda name, *_: signal.raise_signal(2) if name == 'jaxlib' else None\n"
         "sys.meta_path.insert(0, types.SimpleNamespace(find_spec=stop))\n"
         "from lstm_mnist_jax.__main__ import main\n"
         "main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_ctrl_c_after_the_imports_is_an_exception_again():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parsing.start_jax(Execution(devices=1))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_handler_of_another_language_is_left_alone(monkeypatch):

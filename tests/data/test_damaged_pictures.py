@@ -11,7 +11,7 @@ from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from lstm_mnist_jax.data.normal_form import normalise
-from lstm_mnist_jax.data.pictures import MAX_PIXELS, read_pictures
+from lstm_mnist_jax.data.pictures import MAX_PIXELS, pictures_of, read_pictures
 from lstm_mnist_jax.errors import DataError
 
 
@@ -81,12 +81,15 @@ def text_bomb():
         (saved(np.zeros((1, 2, 3, 4, 5), np.uint8)), "has shape"),
         (saved(np.full((5, 5), np.nan)), r"at \[0, 0\] is nan. Replace NaN"),
         (saved(np.full((5, 5), np.inf, np.float16)), "outside 0 to 1"),
-        (saved(np.diag([1.0, 255, 9])), r"outside 0 to 1: at \[1, 1\] is 255. Divide by the largest"),
+        (saved(np.diag([1.0, 255, 9])), r"outside 0 to 1: at \[1, 1\] is 255. Divide by the value of white"),
         (saved(np.eye(5) - 0.3), r"at \[0, 1\] is -0.3. Undo a normalization"),
         (saved(np.diag([255, 256])), r"of type int64, which is read from 0 to 255: at \[1, 1\] is 256"),
         (saved(np.diag([255, -1])), r"at \[1, 1\] is -1"),
-        (saved(np.eye(5, dtype=np.int64)), "nothing is above 1. If 1 is white, save bool"),
-        (saved(np.zeros((5, 5), np.int64)), "of type int64"),
+        (saved(np.eye(5, dtype=np.int64)), "nothing is above 1. If 1 is white, multiply by 255, or use bool"),
+        (saved(np.eye(5, dtype=np.uint8)), "of type uint8, which is read from 0 to 255, but nothing is above 1"),
+        (saved(np.full((5, 5), 255, np.uint16)), "nothing is above 255. If 255 is white, use uint8"),
+        (saved(np.eye(5) / 255), "nothing is above 0.00392. Was it divided by 255 twice?"),
+        (saved(np.zeros((5, 5, 4), np.uint8)), r"as with transparency; leave out its last channel"),
         (saved(np.zeros((5, 5), complex)), "of type complex128"),
         (saved(np.zeros((5, 5), "U3")), "of type <U3"),
         (saved(np.zeros((5, 5), [("grey", "u1")])), "of type"),
@@ -97,6 +100,11 @@ def test_files_that_are_not_images_are_refused(content, message, tmp_path):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_pictures(str(tmp_path / "a")))
+
+
+def test_the_name_of_a_file_is_no_picture():
+    with pytest.raises(DataError, match=r"is the text 'digit.png', expected an array. For a file: from lstm_mnist_jax"):
+        list(pictures_of(np.array("digit.png")))
 
 
 def mutations(originals, rng, count):

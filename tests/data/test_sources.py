@@ -11,7 +11,7 @@ from idx_files import idx_bytes, write_folder
 
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import EMBEDDED_MNIST, absolute_source
-from lstm_mnist_jax.errors import DataError
+from lstm_mnist_jax.errors import DataError, UserError
 
 CHECKSUMS = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -170,14 +170,24 @@ def test_unknown_sources(source, tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"validation_examples": 20}, "validation_examples is 20, expected 1 to 19"),
-        ({"validation_examples": 0}, "validation_examples is 0, expected 1 to 19"),
+        ({"validation_examples": 0}, "validation_examples is 0, expected 1 or more"),
         ({"validation_examples": 5, "train_examples": -1}, "train_examples is -1"),
+        ({"validation": "random"}, "validation is 'random', expected one of auto, front, stratified"),
+        ({"classes": "all"}, "classes is 'all', expected one of declared, present"),
+        ({"validation_examples": 5, "image_size": (14, 14)}, "only pictures in class folders are scaled"),
+        ({"validation_examples": 5, "form": "digit"}, "form is digit, which is for pictures in class folders"),
     ],
 )
-def test_invalid_sizes_are_refused(tmp_path, options, message):
+def test_impossible_options_are_refused(tmp_path, options, message):
     write_folder(tmp_path)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         load(str(tmp_path), **options)
+
+
+def test_images_of_0_and_1_in_bytes_are_refused(tmp_path):
+    write_folder(tmp_path, train_images=np.eye(4, 3, dtype=np.uint8)[None].repeat(20, 0))
+    with pytest.raises(DataError, match=r"nothing is above 1. If 1 is white, multiply by 255"):
+        load(str(tmp_path), validation_examples=5)
 
 
 def test_fewer_training_examples_than_asked_for_are_all_used(tmp_path):

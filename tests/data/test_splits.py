@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.data.splits import split, stratified
 from lstm_mnist_jax.errors import DataError
@@ -24,7 +25,7 @@ def dataset(labels, test=(0, 1, 2), classes=3):
 
     def examples(labels):
         labels = np.array(labels, np.int32)
-        return Examples(np.repeat(np.arange(len(labels), dtype=np.uint8), 4).reshape(-1, 2, 2), labels, classes)
+        return Examples(np.repeat(np.arange(len(labels)).astype(np.uint8), 4).reshape(-1, 2, 2), labels, classes)
 
     train = examples(labels)
     return Dataset(train, train[:0], examples(test), tuple("abcdefghij"[:classes]), "made up")
@@ -74,10 +75,15 @@ def test_sorted_labels_are_split_by_class():
     assert "train_examples: stratified, seed 0" in fewer.describe()
 
 
-def test_the_default_is_a_tenth_of_a_small_set():
-    found = split(dataset(MIXED), **DEFAULTS | {"validation_examples": 5000})
-    assert numbers(found.validation) == list(range(6))
-    assert "a tenth of the training examples for validation, not 5,000" in found.describe()
+def test_the_number_of_a_preset_is_a_tenth_of_a_small_set():
+    for preset in PRESETS.values():
+        count = preset.data.validation_examples
+        found = split(dataset(MIXED), **DEFAULTS | {"validation_examples": count})
+        assert numbers(found.validation) == list(range(6))
+        assert f"a tenth of the training examples for validation, not {count:,}" in found.describe()
+    for size, validation in ((999, 99), (1000, 500)):
+        found = split(dataset(np.arange(size) % 3), **DEFAULTS | {"validation_examples": 500})
+        assert len(found.validation) == validation
     with pytest.raises(DataError, match="validation_examples is 4,999, expected 1 to 59"):
         split(dataset(MIXED), **DEFAULTS | {"validation_examples": 4999})
 

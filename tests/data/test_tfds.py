@@ -1,6 +1,7 @@
 """TFDS on small sets that the test prepares itself, without TensorFlow, in processes of their own."""
 
 import json
+import os
 
 import programs
 import pytest
@@ -118,8 +119,9 @@ NAMES = [
 ]
 
 
-def run(program, *arguments):
-    done = programs.run(arguments, code=program)
+def run(program, folder, *arguments):
+    # TFDS leaves an empty folder for temporary files for each set that is not prepared.
+    done = programs.run([folder, *arguments], code=program, env=os.environ | {"TMPDIR": folder})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

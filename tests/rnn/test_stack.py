@@ -289,12 +289,13 @@ REFUSED = """
 import jax
 import numpy as np
 from flax import nnx
-from lstm_mnist_jax.rnn import LSTM, RNN, StackedRNN
+from lstm_mnist_jax.rnn import GRU, LSTM, RNN, RecurrentNoise, StackedRNN, chrono, gated, lstm
 inputs = np.ones((2, 3, 5), np.float32)
 for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
     {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0}, {"hidden_features": True},
     {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"dtype": "bf16"}, {"unroll": 2.5},
+    {"projection_features": True}, {"unroll": 0}, {"unroll": True}, {"time_major": 1}, {"use_bias": "no"},
     {"dropout_rate": [0.1]}, {"dropout_rate": None},
     {"kernel_init": "glorot"}, {"initial_carries": [(np.zeros((2, 4), int),) * 2]}, {"resets": np.zeros((2, 3))},
 ):
@@ -313,7 +314,12 @@ for wrong in (
     lambda: LSTM(5, 4, 2, rngs=nnx.Rngs(0)), lambda: LSTM(5, 4), lambda: StackedRNN(5, 4, rngs=nnx.Rngs(0)), RNN,
     lambda: RNN(cell)(inputs, lengths=[3, 3]), lambda: RNN(cell)(inputs, inputs),
     lambda: RNN(cell)(inputs, hx=0), lambda: RNN(cell, go_backwards=True), lambda: RNN(cell, return_sequences=True),
-    lambda: RNN(cell, hidden_size=4), Mine,
+    lambda: RNN(cell, hidden_size=4), Mine, lambda: RNN(cell, unroll=-1), lambda: RNN(cell, keep_order="no"),
+    lambda: RNN(cell)(inputs, reverse="no"), lambda: GRU(5, 4, reset_after=0, rngs=nnx.Rngs(0)),
+    lambda: lstm(inputs, *[inputs] * 3, (inputs, inputs), unroll=0),
+    lambda: StackedRNN("lstm", 5, 4, rngs=nnx.Rngs(0)), lambda: RNN(cell, noise=0.1),
+    lambda: RecurrentNoise(deterministic="no", rngs=nnx.Rngs(0)), lambda: RecurrentNoise(dropout_rate=0.1, rngs=0),
+    lambda: gated(None, {}, (inputs,), inputs[0], inputs[0]), lambda: chrono(2),
 ):
     try:
         wrong()
@@ -343,7 +349,12 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "LSTM needs bidirectional to be True or False; got 'False'.",
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'int8'.",
         "LSTM needs a dtype of floats, such as jnp.bfloat16; got 'bf16'.",
-        "RNN expected unroll to be an integer, 0 or more; got 2.5.",
+        "LSTM expected unroll to be an integer, 1 or more; got 2.5.",
+        "LSTM has one projection_features for all layers; got True.",
+        "LSTM expected unroll to be an integer, 1 or more; got 0.",
+        "LSTM expected unroll to be an integer, 1 or more; got True.",
+        "LSTM needs time_major to be True or False; got 1.",
+        "LSTM needs use_bias to be True or False; got 'no'.",
         "LSTM needs a dropout_rate from 0 to below 1; got [0.1].",
         "LSTM needs a dropout_rate from 0 to below 1; got None.",
         "LSTM needs a function as kernel_init, such as nnx.initializers.ones; got 'glorot'.",
@@ -366,6 +377,17 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "RNN has no argument 'return_sequences'. A call returns the outputs of all steps.",
         "RNN has no argument 'hidden_size'. Give it to the cell: RNN(nnx.OptimizedLSTMCell(28, 64, rngs=nnx.Rngs(0))).",
         "LSTM has no argument 'hidden_size'. Here it is hidden_features.",
+        "RNN expected unroll to be an integer, 1 or more; got -1.",
+        "RNN needs keep_order to be True or False; got 'no'.",
+        "RNN needs reverse to be True or False; got 'no'.",
+        "GRUCell needs reset_after to be True or False; got 0.",
+        "lstm expected unroll to be an integer, 1 or more; got 0.",
+        "StackedRNN makes a cell for each layer: give it the class of one, not 'lstm'.",
+        "RNN expected noise to be RecurrentNoise(dropout_rate=0.1, rngs=...); got 0.1.",
+        "RecurrentNoise needs deterministic to be True or False; got 'no'.",
+        "RecurrentNoise expected rngs to be an nnx.Rngs or a stream of one; got 0.",
+        "gated expected initial_carry to be a tuple of arrays; got a ndarray.",
+        "chrono expected max_steps above 2; got 2.",
         "(2, 3, 4)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):

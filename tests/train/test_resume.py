@@ -170,11 +170,11 @@ def test_metrics_survive_a_damaged_line(run_dir):
 
 
 def test_a_resumed_run_keeps_its_config(run_dir):
-    changed = dataclasses.replace(TINY, batch_size=32, optimizer=OptimizerConfig(learning_rate=0.1))
+    changed = dataclasses.replace(TINY, batch_size=100_000, optimizer=OptimizerConfig(learning_rate=0.1))
     before = outcome(run_dir)
     with pytest.raises(ConfigError) as caught:
         train(changed, run_dir, resume=True)
-    assert "batch_size is 64 in the run, 32 was asked for" in str(caught.value)
+    assert "batch_size is 64 in the run, 100000 was asked for" in str(caught.value)
     assert "optimizer.learning_rate is 0.01 in the run, 0.1 was asked for" in str(caught.value)
     assert outcome(run_dir) == before
 

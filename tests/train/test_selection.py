@@ -22,7 +22,7 @@ from lstm_mnist_jax.report.comparison import read_entries
 from lstm_mnist_jax.statistics import mean_of
 from lstm_mnist_jax.sweeps import next_settings
 from lstm_mnist_jax.training import begin_run, checkpoint
-from lstm_mnist_jax.training.metrics import read_metrics, score
+from lstm_mnist_jax.training.metrics import EpochMetrics, Guessing, read_metrics, score
 from lstm_mnist_jax.training.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import read_run_folder, write_config
 from results import read_runs
@@ -196,3 +196,28 @@ def test_the_command_line_prints_the_selection_metric(command_line, tmp_path):
 def test_a_resumed_run_keeps_its_selection_metric(overfitting, run):
     with pytest.raises(ConfigError, match="selection_metric is loss in the run, accuracy was asked for"):
         train(dataclasses.replace(overfitting, selection_metric="accuracy", epochs=21), run.run_dir, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("shares", "accuracies", "losses", "is_as_good"),
+    [
+        ([50] * 10, [0.10, 0.12], [2.31, 2.29], True),
+        ([50] * 10, [0.10, 0.16], [2.31, 2.29], False),  # four standard deviations
+        ([50] * 10, [0.12, 0.12], [2.31, 2.20], False),  # the lower loss has found something
+        ([50] * 10, [0.16, 0.10], [2.31, 9.0], True),  # too high a learning rate
+        ([50] * 10, [0.40, 0.10], [2.31, 9.0], False),
+        ([950, 50], [0.95], [0.2], True),
+        ([950, 50], [0.95], [0.1], False),
+        ([1, 1, 1, 1], [0.75], [2.0], False),
+    ],
+)
+def test_what_is_no_better_than_guessing(shares, accuracies, losses, is_as_good):
+    guessing = Guessing.of(np.repeat(np.arange(len(shares)), shares))
+    assert guessing.loss == pytest.approx(-sum(n / sum(shares) * math.log(n / sum(shares)) for n in shares))
+    epoch = EpochMetrics(0, 1, 15, *[0.0] * 10)
+    epochs = [
+        dataclasses.replace(epoch, validation_accuracy=accuracy, validation_loss=loss)
+        for accuracy, loss in zip(accuracies, losses, strict=True)
+    ]
+    assert guessing.is_as_good_as(epochs) == is_as_good
+    assert (guessing.warning(Config(), epochs, np.ones((1, 2, 2), np.uint8)) is not None) == is_as_good

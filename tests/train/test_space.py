@@ -41,7 +41,8 @@ def test_draws_are_within_their_intervals_and_the_same_again():
     ("axes", "options", "message"),
     [
         ({"speed": [1]}, {}, "speed cannot be swept; expected one of learning_rate, b1"),
-        ({"seed": [1]}, {}, "seed cannot be swept"),
+        ({"seed": [1]}, {}, "seed is no field of a setting: seeds=4 trains each setting with four seeds."),
+        ({"model.cell": ["gru"]}, {}, "did you mean cell?"),
         ({"learing_rate": [1]}, {}, "label_smoothing; did you mean learning_rate?"),
         ({"learning_rate": 0.1}, {}, "learning_rate is 0.1, expected a list of values, or an interval as text"),
         ({"learning_rate": []}, {}, "learning_rate has no value to try"),
