@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +12,13 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # accelerators round products by default
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# There are as many workers as cores: a thread of NumPy's products on every core only waits for the others, busily.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# The suite starts many interpreters: what one has compiled of the package the others read.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How XLA compiles for CPUs, which takes most of the time: one LLVM module a program; and with its former emitters,
 # in two thirds of the time, where jaxlib has them (0.10 does, 0.12 does not). XLA_FLAGS=" " has it compile as users

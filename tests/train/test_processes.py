@@ -37,7 +37,7 @@ COMMANDS = """
 import json, sys
 from lstm_mnist_jax.cli.main import main
 from lstm_mnist_jax.training import processes
-processes.HEARTBEAT_SECONDS = 12  # not 30: some ends are noticed only by it
+processes.HEARTBEAT_SECONDS = 6  # not 30: some ends are noticed only by it
 processes.LEAVE_SECONDS = 1.0
 *commands, last = json.loads(sys.argv[1])
 for words in commands:
