@@ -93,8 +93,9 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)  # what an interrupted save left
                 path.mkdir(parents=True)
             # One device writes an array that all have. For each to write a part, orbax compiles a program a shape.
-            saving = ocp.options.ArrayOptions.Saving(use_replica_parallel=False)
-            with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+            context = ocp.Context()
+            context.array.saving.use_replica_parallel = False
+            with context:
                 response = ocp.save_async(path / "state", states)
         except OSError as error:
             raise self._failure(record.step, error) from error
