@@ -190,7 +190,7 @@ def _sweep(
         useless = [each for each in members if each.history and guessing.is_as_good_as(each.history)]
         if useless and stopped_by is None:
             listed = ", ".join(str(each.member) for each in useless[:20]) + " ..." * (len(useless) > 20)
-            say(console, f"no epoch is better than guessing on validation in {runs(len(useless))}: {listed}")
+            say(console, f"no epoch is much better than guessing on validation in {runs(len(useless))}: {listed}")
             rates = [folder.member_config(each.member).optimizer.learning_rate for each in useless]
             say(console, likely_causes(rates, max(each.epochs for each in useless), dataset.train.images))
         for number in range(len(folder.members)):

@@ -62,15 +62,15 @@ TWO_LEVELS = 0.85
 EDGED = 0.85
 """The brightness changes along at least this fraction of the outline of ink."""
 
+BLURRED = 0.65
+"""The same of a piece as large, thick and dark as one that is ink."""
+
 APART = 0.15
 """The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
 
 LOWER, GAP = 0.65, 0.04
 """What is beside a digit, and lower than so many times its height, is no stroke of it but a sign where so much paper is
 between them, as a fraction of the digit's size. What is left of a broken stroke is mostly above or below the rest."""
-
-BLURRED = 0.65
-"""The same of a piece as large, thick and dark as one that is ink."""
 
 COLUMN = 0.6
 """Digits whose left sides are less than so many heights apart are below each other."""

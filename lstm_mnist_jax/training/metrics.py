@@ -111,7 +111,7 @@ def score_of(config: Config, epoch: EpochMetrics) -> float:
 
 
 class Guessing(NamedTuple):
-    """What is reached on the validation split without a look at its images.
+    """The accuracy and the loss of guessing on the validation split.
 
     Attributes:
       accuracy: of the most frequent class.
@@ -127,14 +127,14 @@ class Guessing(NamedTuple):
     def of(labels: np.ndarray) -> "Guessing":
         shares = np.bincount(labels) / len(labels)
         shares = shares[shares > 0]
-        return Guessing(float(shares.max()), float(-(shares * np.log(shares)).sum()), len(labels))
+        return Guessing(float(shares.max()), float((shares * np.log(1 / shares)).sum()), len(labels))
 
     def is_as_good_as(self, epochs: Sequence[EpochMetrics]) -> bool:
-        """Whether no epoch was better: none has a lower loss, and none an accuracy that is three standard deviations
-        above. Where the loss ends above twice this loss, twice the accuracy is not better either."""
+        """Whether no epoch was much better: none has a lower loss, and none an accuracy that is three standard
+        deviations above, or twice as high where there are many classes and the loss ends above twice this loss."""
         share = self.accuracy
         most = share + 3 * math.sqrt(share * (1 - share) / self.examples)
-        if epochs and epochs[-1].validation_loss > 2 * self.loss:
+        if epochs and epochs[-1].validation_loss > 2 * self.loss and share < 0.25:
             most = max(most, 2 * share)
         most = min(most, (1 + share) / 2)  # of few examples, or where most are of one class
         return all(each.validation_accuracy < most and each.validation_loss > 0.98 * self.loss for each in epochs)
@@ -149,7 +149,7 @@ class Guessing(NamedTuple):
         if epochs[-1].validation_loss > 2 * self.loss:
             causes = f"  the learning rate ({config.optimizer.learning_rate:g}) may be too high"
         return (
-            f"no epoch is better than guessing on validation: accuracy {accuracy:.2%}, loss {loss:.4g}\n"
+            f"no epoch is much better than guessing on validation: accuracy {accuracy:.2%}, loss {loss:.4g}\n"
             f"  (of the most frequent class {self.accuracy:.2%}, of the classes' frequencies {self.loss:.4g})\n{causes}"
         )
 

@@ -45,7 +45,7 @@ class TrainingResult:
       test_examples: the number of test examples.
       trained: whether any step was made; a resumed run may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended the run early, or None.
-      warning: a text where no epoch was better than guessing, or None.
+      warning: a text where no epoch was much better than guessing, or None.
     """
 
     run_dir: Path

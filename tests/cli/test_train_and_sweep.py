@@ -173,7 +173,7 @@ def test_a_loss_far_above_that_of_guessing_is_reported(command_line, tmp_path):
     words = [*TINY_OPTIONS, "--epochs", "1", "--learning-rate", "1000", "--run-dir", tmp_path / "run"]
     done = command_line("train", "smoke", *words)
     assert re.search(
-        r"^no epoch is better than guessing on validation: accuracy .*%, loss [\d.e+]+\n"
+        r"^no epoch is much better than guessing on validation: accuracy .*%, loss [\d.e+]+\n"
         r"  \(of the most frequent class .*%, of the classes' frequencies 2\.\d+\)\n"
         r"  the learning rate \(1000\) may be too high$",
         done.stdout,
@@ -192,7 +192,7 @@ def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, ti
     assert "8 of 8 runs done" in done.stdout
     # Those with the learning rate 1e-9, and perhaps others.
     assert re.search(
-        r"^no epoch is better than guessing on validation in \d runs: 0, 1, 2, 3", done.stdout, re.MULTILINE
+        r"^no epoch is much better than guessing on validation in \d runs: 0, 1, 2, 3", done.stdout, re.MULTILINE
     )
     assert f"the best run is {grid}/best" in done.stdout
     (suggested,) = re.findall("^  lstm-mnist (evaluate .*)$", done.stdout, re.MULTILINE)

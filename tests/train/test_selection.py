@@ -208,7 +208,9 @@ def test_a_resumed_run_keeps_its_selection_metric(overfitting, run):
         ([50] * 10, [0.40, 0.10], [2.31, 9.0], False),
         ([950, 50], [0.95], [0.2], True),
         ([950, 50], [0.95], [0.1], False),
+        ([2500, 2500], [0.74, 0.60], [0.69, 1.4], False),
         ([1, 1, 1, 1], [0.75], [2.0], False),
+        ([4], [1.0], [0.0], False),
     ],
 )
 def test_what_is_no_better_than_guessing(shares, accuracies, losses, is_as_good):
