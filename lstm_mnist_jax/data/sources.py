@@ -65,8 +65,8 @@ def load(
         - .csv, .npz and .npy files, whose names say train and test, or
         - pictures: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png.
       validation_examples: the number of examples to move from the training examples to the validation split. Ignored
-        where the source has a validation split. Where the default, 5000, or smoke's 500 is more than half of them, a
-        tenth is moved.
+        where the source has a validation split. With 5000 (the default) or 500 (smoke's), a tenth is moved
+        where there are no more training examples than that.
       train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
       data_dir: the folder of prepared TFDS data; None is TFDS's own default.
       validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or
