@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -16,10 +16,11 @@ from jaxtyping import Array, Float, Float32, Int, Integer
 
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
-from lstm_mnist_jax.data import Dataset, load, novelty
+from lstm_mnist_jax.data import Dataset, novelty
 from lstm_mnist_jax.data.digits import reading_order
 from lstm_mnist_jax.data.normal_form import SIGN, Digit, find_digits, normalise
 from lstm_mnist_jax.data.pictures import array_of, as_floats, checked_levels, pictures_of
+from lstm_mnist_jax.data.sources import load_again
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 from lstm_mnist_jax.training.checkpoint import load_checkpoint
@@ -508,9 +509,9 @@ def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None
       RunError: it is not the data of the run.
     """
     was = folder.config.data
-    there = {"source": source or was.source, "data_dir": data_dir or (was.data_dir if source is None else None)}
+    there = replace(was, source=source or was.source, data_dir=data_dir or was.data_dir)
     try:
-        dataset = load(**vars(was) | there)
+        dataset = load_again(there, was)
     except DataError as error:
         hint = "" if source else " If it has moved, give its new place with --source."
         raise DataError(f"The data of {folder.path} cannot be loaded. {error}{hint}") from error
