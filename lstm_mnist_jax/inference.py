@@ -1,8 +1,8 @@
 """A trained run as a function of images: predictions, also after each time step, states and saliency."""
 
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -16,10 +16,11 @@ from jaxtyping import Array, Float, Float32, Int, Integer
 
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
-from lstm_mnist_jax.data import Dataset, load, novelty
+from lstm_mnist_jax.data import Dataset, novelty
 from lstm_mnist_jax.data.digits import reading_order
 from lstm_mnist_jax.data.normal_form import SIGN, Digit, find_digits, normalise
 from lstm_mnist_jax.data.pictures import array_of, as_floats, checked_levels, pictures_of
+from lstm_mnist_jax.data.sources import load_again
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.rnn.recurrence import AnyArray
 from lstm_mnist_jax.training.checkpoint import load_checkpoint
@@ -106,7 +107,8 @@ class TrainedRun:
         """Converts pictures of any size, dark on light or light on dark, to the form of the run's images.
 
         Args:
-          pictures: arrays of numbers as for `predict`, [height, width] or [height, width, 3] each; one, or several.
+          pictures: arrays of numbers as for `predict`, [height, width] or [height, width, 3] each; one, or several in a
+            list or an array. A last axis of 3 is colours, unless the run's images are grey and so wide.
           form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the training
             pictures, if the run was trained on class folders; else digit if the classes are digits on grey images,
             else whole. Of several digits on a picture, the largest; `find_digits` gives all.
@@ -119,9 +121,14 @@ class TrainedRun:
         """
         shape, form = self.folder.data.image_shape, form or self.form
         one: Any = pictures
-        if isinstance(pictures, str | os.PathLike) or getattr(pictures, "ndim", None) == 2:
-            pictures = [one]  # which is refused if it is the name of a file
-        normal = [normalise(picture, shape, form) for array in pictures for picture in pictures_of(array, "A picture")]
+        if isinstance(one, list | tuple) and one and isinstance(one[0], list | tuple):
+            with suppress(ValueError):  # of pictures that differ in size
+                one = np.asarray(one)
+        is_array = hasattr(one, "ndim") and str(getattr(one, "dtype", None)) != "object"  # which holds arrays
+        if is_array or isinstance(one, str | bytes) or not isinstance(one, Iterable):
+            one = [one]  # which is refused if it is the name of a file
+        found = (picture for array in one for picture in pictures_of(array_of(array, "A picture"), "A picture", shape))
+        normal = [normalise(picture, shape, form) for picture in found]
         images = np.stack(normal) if normal else np.zeros((0, *shape), np.float32)
         return images if form == "plain" else self._on_background(images)
 
@@ -358,16 +365,17 @@ class TrainedRun:
         Raises:
           DataError: the data cannot be loaded.
           RunError: it is not the data of the run.
-          ConfigError: `tta_shift_pixels` is negative, or more than a quarter of the images.
+          ConfigError: `tta_shift_pixels` is no integer, negative, or more than a quarter of the images.
         """
         config = self.folder.config
         most = min(self.folder.data.image_shape[:2]) // 4
-        if not isinstance(tta_shift_pixels, int) or not 0 <= tta_shift_pixels <= most:
+        is_integer = isinstance(tta_shift_pixels, int | np.integer) and not isinstance(tta_shift_pixels, bool)
+        if not is_integer or not 0 <= tta_shift_pixels <= most:
             raise ConfigError(
-                f"tta_shift_pixels is {tta_shift_pixels}, expected 0 to {most} pixels, a quarter of the image."
+                f"tta_shift_pixels is {tta_shift_pixels}, expected an integer from 0 to {most}, a quarter of the image."
             )
         dataset = load_data(self.folder, source, data_dir)
-        return evaluate_one(self.params, config.model, dataset.splits, execution, tta_shift_pixels)
+        return evaluate_one(self.params, config.model, dataset.splits, execution, int(tta_shift_pixels))
 
 
 @partial(jax.jit, static_argnames="config")
@@ -508,9 +516,9 @@ def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None
       RunError: it is not the data of the run.
     """
     was = folder.config.data
-    there = {"source": source or was.source, "data_dir": data_dir or (was.data_dir if source is None else None)}
+    there = replace(was, source=source or was.source, data_dir=data_dir or was.data_dir)
     try:
-        dataset = load(**vars(was) | there)
+        dataset = load_again(there, was)
     except DataError as error:
         hint = "" if source else " If it has moved, give its new place with --source."
         raise DataError(f"The data of {folder.path} cannot be loaded. {error}{hint}") from error

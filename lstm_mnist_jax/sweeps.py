@@ -139,7 +139,7 @@ def _sweep(
         raise RunError(f"{run_dir} is a single run, not a sweep. Continue with: lstm-mnist train --resume {run_dir}")
     if folder is None and first:
         run_folder.refuse_occupied(run_dir)
-    dataset = load_same(config)
+    dataset = load_same(config, folder)
     if folder is not None:
         folder = run_folder.resume_run_folder(folder, config, dataset)
     refuse_streaming(dataset, execution.device_data_limit)

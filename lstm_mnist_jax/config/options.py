@@ -226,8 +226,8 @@ class DataConfig(Checked):
     data_dir: str | None = None
     """Folder of prepared TFDS data; None is TFDS's own default."""
     validation_examples: int = 5000
-    """Examples that are moved from training to validation, where the source has no validation split. Where 5000, or
-    smoke's 500, is more than half of the training examples, a tenth is moved."""
+    """Examples that are moved from training to validation, where the source has no validation split. With 5000,
+    or smoke's 500, a tenth is moved where there are no more training examples than that."""
     train_examples: int | None = None
     """The largest number of remaining examples to train on, from the first; None is all of them."""
     validation: Literal["auto", "front", "stratified"] = _added("auto")

@@ -79,8 +79,8 @@ def read_pictures(
       name: a file, or "-" for standard input.
       note: is called with a line of text if the file holds further pictures (an animation, pages). None refuses such a
         file.
-      size: (height, width) or (height, width, 3) of images that may be the rows of a .npy file, [n, height * width];
-        () takes each array of two axes for one image.
+      size: (height, width) or (height, width, 3) of images that may be the rows of a .npy file, [n, height * width], or
+        of any width, as for `pictures_of`; () takes each array of two axes for one image.
 
     Raises:
       DataError: there is no such file, or it is not an image, damaged, or too large.
@@ -96,7 +96,7 @@ def read_pictures(
     if not content.startswith(np.lib.format.MAGIC_PREFIX):
         yield name, _decode(content, shown, note)
         return
-    array = _from_npy(content, shown)
+    array = _from_npy(content, shown, size)
     if size and array.ndim == 2 and array.shape[1] == math.prod(size) and array.shape != size:
         count, width, each = *array.shape, " x ".join(map(str, size))
         if max(array.shape) >= LONG_STRIP * min(array.shape):
@@ -107,31 +107,37 @@ def read_pictures(
             said = f"read as one picture of {count} x {width}; if each row is an image of {each}, save it as [{listed}]"
         if note is not None:
             note(said)
-    for n, picture in enumerate(pictures_of(array, shown)):
-        yield (name if _is_one_picture(array) else f"{name}[{n}]"), picture
+    for n, picture in enumerate(pictures_of(array, shown, size)):
+        yield (name if _is_one_picture(array.shape, size) else f"{name}[{n}]"), picture
 
 
-def pictures_of(array: np.ndarray, shown: str = "The array") -> Iterator[Picture]:
+def pictures_of(array: np.ndarray, shown: str = "The array", size: tuple[int, ...] = ()) -> Iterator[Picture]:
     """The images in an array, one after another.
 
     Args:
       array: integers from 0 to 255, uint16 (0 to 65,535), bool, or floats from 0 to 1: [height, width], or [height,
         width, 3] in colour; and any number of these, [n, height, width] or [n, height, width, 3].
       shown: the name of the array in errors.
+      size: (height, width) of images that are grey also where they are 1, 3 or 4 pixels wide, as are colours.
 
     Raises:
       DataError: it is of another shape or type, empty, or holds other numbers.
     """
     array = array_of(array, shown)
-    _require_pictures(array.dtype, array.shape, shown)
+    _require_pictures(array.dtype, array.shape, shown, size)
     array = checked_levels(array, shown)
-    return map(_picture, [array] if _is_one_picture(array) else array)
+    return map(_picture, [array] if _is_one_picture(array.shape, size) else array)
 
 
 def array_of(given: Any, shown: str) -> np.ndarray:
     """An array, one of bfloat16 as float32. Raises DataError where a file's name was given in place of its picture."""
     array = np.asarray(given)
-    if array.dtype.kind in "OSU" and array.size and isinstance(name := array.flat[0], str | bytes | os.PathLike):
+    if (
+        array.dtype.kind in "OSU"
+        and array.size
+        and array.ndim < 2
+        and isinstance(name := array.flat[0], str | bytes | os.PathLike)
+    ):
         name = str(os.fsdecode(name))
         raise DataError(
             f"{shown} is the text {name!r}, expected an array. For a file: from lstm_mnist_jax.data.pictures import "
@@ -174,7 +180,7 @@ def checked_levels(array: np.ndarray, shown: str) -> np.ndarray:
     }[most]
     if 0 < brightest <= 1.001 * smallest:
         raise DataError(f"{read}, but nothing is above {brightest:.3g}. {advice}")
-    return array.astype(np.uint8) if most == 255 else array
+    return array.astype(np.uint8, copy=False) if most == 255 else array
 
 
 def _first(which: np.ndarray) -> tuple[int, ...]:
@@ -217,7 +223,7 @@ def _read(name: str) -> bytes:
         raise DataError(f"There is no {what} {printable(name)}.") from error
 
 
-def _from_npy(content: bytes, shown: str) -> np.ndarray:
+def _from_npy(content: bytes, shown: str, size: tuple[int, ...]) -> np.ndarray:
     """The array of a .npy file of any format version, byte order and memory order. Nothing is copied or unpickled."""
     file = io.BytesIO(content)
     try:
@@ -233,7 +239,7 @@ def _from_npy(content: bytes, shown: str) -> np.ndarray:
         raise DataError(f"{shown} holds Python objects, which are not read. Save numbers.")
     if any(length < 0 for length in shape):
         raise DataError(f"{shown} is a damaged .npy file: its header gives the shape {list(shape)}.")
-    _require_pictures(dtype, shape, shown)
+    _require_pictures(dtype, shape, shown, size)
     _require_pixels(shape[:3], shown)
     count, start = math.prod(shape), file.tell()
     if (missing := count * dtype.itemsize - (len(content) - start)) > 0:
@@ -241,18 +247,18 @@ def _from_npy(content: bytes, shown: str) -> np.ndarray:
     return np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _is_one_picture(array: np.ndarray) -> bool:
-    return array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3))
+def _is_one_picture(shape: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3) and shape[1:] != size)
 
 
-def _require_pictures(dtype: np.dtype, shape: tuple[int, ...], shown: str) -> None:
+def _require_pictures(dtype: np.dtype, shape: tuple[int, ...], shown: str, size: tuple[int, ...]) -> None:
     checked_levels(np.zeros(0, dtype), shown)
     if len(shape) not in (2, 3, 4) or (len(shape) == 4 and shape[-1] not in (1, 3)):
         raise DataError(
             f"{shown} has shape {list(shape)}; expected [height, width], [height, width, 3], [n, height, width] or "
             "[n, height, width, 3]."
         )
-    if len(shape) == 3 and shape[-1] == 4:
+    if len(shape) == 3 and shape[-1] == 4 and shape[1:] != size:
         raise DataError(
             f"{shown} has shape {list(shape)}, as with transparency; leave out its last channel: [..., :3]."
         )

@@ -8,10 +8,9 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from lstm_mnist_jax.config.json import from_dict
 from lstm_mnist_jax.config.options import DataConfig
@@ -23,7 +22,7 @@ from lstm_mnist_jax.data.npz import damaged
 from lstm_mnist_jax.data.pictures import SUFFIXES, checked_levels
 from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
-from lstm_mnist_jax.errors import DataError, did_you_mean
+from lstm_mnist_jax.errors import ConfigError, DataError, did_you_mean
 from lstm_mnist_jax.progress import Reading
 
 EMBEDDED_MNIST = Path(__file__).parent / "mnist"
@@ -65,8 +64,8 @@ def load(
         - .csv, .npz and .npy files, whose names say train and test, or
         - pictures: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png.
       validation_examples: the number of examples to move from the training examples to the validation split. Ignored
-        where the source has a validation split. Where the default, 5000, or smoke's 500 is more than half of them, a
-        tenth is moved.
+        where the source has a validation split. With 5000 (the default) or 500 (smoke's), a tenth is moved
+        where there are no more training examples than that.
       train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
       data_dir: the folder of prepared TFDS data; None is TFDS's own default.
       validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or
@@ -97,25 +96,63 @@ def load(
             f"The source is an object of {type(source)}, expected text or a Path. Save arrays to a file: "
             "numpy.savez('data.npz', x_train=..., y_train=..., x_test=..., y_test=...)."
         )
-    source = os.fsdecode(source)
-    if data_dir is not None and not source.startswith("tfds:"):
-        raise DataError(f"data_dir is {data_dir}, but it is for tfds:NAME alone. Other data are named by their source.")
-    options: dict[str, Any] = {
+    if not isinstance(image_size, tuple | list):
+        raise ConfigError(f"image_size is {image_size!r}, expected (height, width) or (height, width, channels).")
+    options = {
+        "source": os.fsdecode(source),
+        "validation_examples": validation_examples,
+        "train_examples": train_examples,
+        "data_dir": None if data_dir is None else os.fspath(data_dir),
         "validation": validation,
         "test_fraction": test_fraction,
         "split_seed": split_seed,
         "classes": classes,
+        "form": form,
+        "image_size": image_size,
     }
-    options |= {"validation_examples": validation_examples, "train_examples": train_examples}
-    # Impossible values are refused.
-    from_dict(DataConfig, asdict(DataConfig()) | options | {"form": form, "image_size": image_size})
+    dataset = _load(from_dict(DataConfig, options))  # which refuses impossible values
+    if (*dataset.image_shape, 1)[: len(image_size)] != tuple(image_size):
+        size, asked = ("x".join(map(str, shape)) for shape in (dataset.image_shape, image_size))
+        raise DataError(
+            f"image_size is {asked}, but the images of {dataset.origin} are {size}; only pictures in class folders are "
+            "scaled."
+        )
+    if form == "digit" != dataset.form:
+        raise DataError(f"form is digit, which is for pictures in class folders; leave it out for {dataset.origin}.")
+    for name, examples in dataset.splits.items():
+        checked_levels(examples.images, f"The array of {name} images of {dataset.origin}")
+    return dataset
+
+
+def load_again(data: DataConfig, was: DataConfig) -> Dataset:
+    """The data of a run, to be compared with its fingerprint: with options and levels that `load` refuses, which older
+    versions did not.
+
+    Args:
+      data: the run's config, perhaps with another source and data_dir, where the data is now.
+      was: the config that the run has.
+
+    Raises:
+      DataError: as `load` does.
+    """
+    ignored = data.data_dir == was.data_dir and not data.source.startswith("tfds:")
+    return _load(replace(data, data_dir=None) if ignored else data)
+
+
+def _load(data: DataConfig) -> Dataset:
+    source, form, image_size = data.source, data.form, data.image_size
+    if data.data_dir is not None and not source.startswith("tfds:"):
+        raise DataError(
+            f"data_dir is {data.data_dir}, but it is for tfds:NAME alone; leave it out (--data-dir None). Other data "
+            "are named by their source."
+        )
     if source == "mnist":
         dataset = _embedded_mnist()
     elif source.startswith("tfds:"):
         from lstm_mnist_jax.data.tfds import load_tfds  # a second of imports, only for those who use it
 
-        dataset = load_tfds(source.removeprefix("tfds:"), data_dir)
-    elif (dataset_at := _at_path(path := _expand(source), form, tuple(image_size))) is not None:
+        dataset = load_tfds(source.removeprefix("tfds:"), data.data_dir)
+    elif (dataset_at := _at_path(path := _expand(source), form, image_size)) is not None:
         dataset = dataset_at
         if path.name == FASHION_MNIST and not (path / "classes.txt").exists() and len(dataset.class_names) == 10:
             dataset = replace(dataset, class_names=FASHION_CLASSES)
@@ -133,20 +170,19 @@ def load(
             f"Unknown data source {source!r}: {reason}. Expected 'mnist', 'fashion-mnist', a folder of IDX files or of "
             "class folders with pictures, a .csv, .npz or .zip file, or 'tfds:NAME' (such as tfds:kmnist)" + nearest
         )
-    if image_size and dataset.image_shape[:2] != tuple(image_size[:2]):
-        size, asked = ("x".join(map(str, shape)) for shape in (dataset.image_shape, image_size))
-        raise DataError(
-            f"image_size is {asked}, but the images of {dataset.origin} are {size}; only pictures in class folders are "
-            "scaled."
-        )
-    if form == "digit" != dataset.form:
-        raise DataError(f"form is digit, which is for pictures in class folders; leave it out for {dataset.origin}.")
-    checked_levels(dataset.train.images, f"The array of training images of {dataset.origin}")
     if alike := _same_but_for_case(dataset.class_names):
         dataset = replace(dataset, notes=(*dataset.notes, f"classes whose names differ only in case: {alike}"))
     if dataset.is_light:
         dataset = replace(dataset, notes=(*dataset.notes, "dark on a light background: predict makes pictures so, too"))
-    return split(dataset, **options)
+    return split(
+        dataset,
+        validation_examples=data.validation_examples,
+        train_examples=data.train_examples,
+        validation=data.validation,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+        classes=data.classes,
+    )
 
 
 def _same_but_for_case(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from lstm_mnist_jax.data.dataset import Dataset, Examples, assembled
 from lstm_mnist_jax.errors import DataError
 
 USUAL_VALIDATION_EXAMPLES = (5000, 500)
-"""The default, and the number of the preset smoke. Where one is more than half of the examples, a tenth is taken."""
+"""The default, and the number of the preset smoke. A tenth is taken where there are no more examples than these."""
 
 
 def split(
@@ -154,7 +154,7 @@ def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
 def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Dataset:
     train = dataset.train
-    if count in USUAL_VALIDATION_EXAMPLES and 2 * count > len(train) > 1:
+    if count in USUAL_VALIDATION_EXAMPLES and count >= len(train) > 1:
         note = f"a tenth of the training examples for validation, not {count:,}"
         count = max(1, len(train) // 10)
         dataset = replace(dataset, notes=(*dataset.notes, note))

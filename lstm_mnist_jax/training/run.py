@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import Dataset, load
+from lstm_mnist_jax.data.sources import load_again
 from lstm_mnist_jax.errors import ConfigError, RunError
 from lstm_mnist_jax.model import SLOWER, describe_layers, runs_through_flax, task_of
 from lstm_mnist_jax.progress import say
@@ -107,7 +108,7 @@ def train(
         former = run_folder.read_run(run_dir) if resume else None
         if former is None and first:
             run_folder.refuse_occupied(run_dir)
-        dataset = load_same(config)
+        dataset = load_same(config, former)
         if former is not None:  # what cannot be resumed is refused before anything is written
             run_folder.resume_run_folder(former, config, dataset)
         program = make_program([config], dataset, mesh, execution.device_data_limit)
@@ -171,9 +172,9 @@ def train(
     )
 
 
-def load_same(config: Config) -> Dataset:
-    """Loads the data of a run, which must be the same in all processes."""
-    dataset = load(**vars(config.data))
+def load_same(config: Config, former: RunFolder | None) -> Dataset:
+    """Loads the data of a run, or of one that is resumed, which must be the same in all processes."""
+    dataset = load(**vars(config.data)) if former is None else load_again(config.data, former.config.data)
     if len(set(processes.gather_text(dataset.fingerprint()))) > 1:
         raise ConfigError(f"The processes have different data at {config.data.source!r}.")
     return dataset

@@ -1,19 +1,23 @@
 """`lstm-mnist predict`: pictures in, predictions out."""
 
+import inspect
 import json
 import logging
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import programs
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lstm_mnist_jax import inference, load_run
 from lstm_mnist_jax.errors import DataError, RunError
+from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.report.reading import draw_reading_of
 from lstm_mnist_jax.training import checkpoint
 from lstm_mnist_jax.training.checkpoint import finished_steps
@@ -145,6 +149,33 @@ def test_python_functions(run, unseen, rng):
             run.saliency(image[None], np.array(labels))
     assert run.normalise(unseen.images[:3]).shape == (3, 28, 28)
     assert run.normalise([]).shape == (0, 28, 28)
+
+
+def test_normalise_takes_one_picture_or_several(run, unseen):
+    image = unseen.images[0]
+    pictures = [np.pad(image, 40), np.stack([np.pad(255 - image, 30, constant_values=255)] * 3, axis=-1)]
+    normal = run.normalise(pictures)
+    unchecked = inspect.unwrap(TrainedRun.normalise)  # without the tests' type checks
+    objects = np.array([None, None])
+    objects[:] = pictures
+    for given, expected in (
+        *zip(pictures, normal[:, None], strict=True),
+        *((picture.tolist(), image[None]) for picture, image in zip(pictures, normal, strict=True)),
+        (Image.fromarray(pictures[0]), normal[:1]),
+        ([picture.tolist() for picture in pictures], normal),
+        (objects, normal),
+        (np.stack([pictures[1]] * 2), normal[[1, 1]]),
+    ):
+        np.testing.assert_array_equal(unchecked(run, given), expected)
+    for given, message in (
+        (np.array(0.5), r"has shape \[\]"),
+        ([["0", "255"]], "is of type <U3; expected integers"),
+        ("digit.png", "is the text 'digit.png', expected an array. For a file"),
+        (["digit.png"], "is the text 'digit.png', expected an array. For a file"),
+        (Path("digit.png"), "is the text 'digit.png', expected an array. For a file"),
+    ):
+        with pytest.raises(DataError, match=message):
+            unchecked(run, given)
 
 
 def test_a_second_single_image_compiles_nothing(run, unseen, caplog):

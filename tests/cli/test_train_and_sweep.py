@@ -129,7 +129,10 @@ def test_evaluate_prints_a_table(command_line, tiny_run):
 
 def test_shifts_that_are_too_large_are_refused_by_the_name_of_the_option(command_line, tiny_run):
     done = command_line("evaluate", tiny_run, "--tta-shift-pixels", 30)
-    assert done.stderr == "lstm-mnist: --tta-shift-pixels is 30, expected 0 to 7 pixels, a quarter of the image.\n"
+    assert (
+        done.stderr
+        == "lstm-mnist: --tta-shift-pixels is 30, expected an integer from 0 to 7, a quarter of the image.\n"
+    )
 
 
 def test_evaluate_prints_json_and_warns_of_more_devices_than_cores(tiny_run):

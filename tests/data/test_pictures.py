@@ -198,6 +198,8 @@ def test_arrays_of_pictures():
     assert len([*pictures_of(np.zeros((3, 6, 5), np.uint8))]) == 3
     assert [p.shape for p in pictures_of(np.zeros((2, 6, 5, 3), np.uint8))] == [(6, 5, 3)] * 2
     assert [p.shape for p in pictures_of(np.zeros((6, 5, 1), bool))] == [(6, 5)]
+    for width in (1, 3, 4):  # of grey images that are as wide as there are colours
+        assert [p.shape for p in pictures_of(np.zeros((2, 6, width), bool), size=(6, width))] == [(6, width)] * 2
     assert next(pictures_of(np.full((6, 5), 65535, np.uint16))).max() == 1
     for kind in (np.int64, np.uint32, np.int16):  # as what is not uint16, in which 65,535 is white
         np.testing.assert_array_equal(

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import inspect
 import os
 from dataclasses import replace
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from idx_files import idx_bytes, write_folder
 
+from lstm_mnist_jax.config import DataConfig
 from lstm_mnist_jax.data import Dataset, load
-from lstm_mnist_jax.data.sources import EMBEDDED_MNIST, absolute_source
+from lstm_mnist_jax.data.sources import EMBEDDED_MNIST, absolute_source, load_again
 from lstm_mnist_jax.errors import DataError, UserError
 
 CHECKSUMS = {
@@ -175,19 +177,34 @@ def test_unknown_sources(source, tmp_path, monkeypatch):
         ({"validation": "random"}, "validation is 'random', expected one of auto, front, stratified"),
         ({"classes": "all"}, "classes is 'all', expected one of declared, present"),
         ({"validation_examples": 5, "image_size": (14, 14)}, "only pictures in class folders are scaled"),
+        ({"validation_examples": 5, "image_size": (4, 3, 3)}, "image_size is 4x3x3, but the images .* are 4x3;"),
+        ({"image_size": 28}, r"image_size is 28, expected \(height, width\) or \(height, width, channels\)"),
+        ({"data_dir": "there"}, r"data_dir is there, .* for tfds:NAME alone; leave it out \(--data-dir None\)"),
         ({"validation_examples": 5, "form": "digit"}, "form is digit, which is for pictures in class folders"),
     ],
 )
 def test_impossible_options_are_refused(tmp_path, options, message):
     write_folder(tmp_path)
     with pytest.raises(UserError, match=message):
-        load(str(tmp_path), **options)
+        inspect.unwrap(load)(str(tmp_path), **options)  # without the tests' type checks
 
 
-def test_images_of_0_and_1_in_bytes_are_refused(tmp_path):
+@pytest.mark.parametrize(("split", "file", "count"), [("train", "train", 20), ("test", "t10k", 8)])
+def test_images_of_0_and_1_in_bytes_are_refused(tmp_path, split, file, count):
+    ones = np.eye(4, 3, dtype=np.uint8)[None].repeat(count, 0)
+    write_folder(tmp_path, **{f"{file}_images": 0 * ones})  # black
+    load(tmp_path, validation_examples=5)
+    write_folder(tmp_path, **{f"{file}_images": ones})
+    with pytest.raises(DataError, match=rf"array of {split} images .* nothing is above 1. If 1 is white"):
+        load(tmp_path, validation_examples=5)
+
+
+def test_older_runs_have_data_and_options_that_load_refuses(tmp_path):
     write_folder(tmp_path, train_images=np.eye(4, 3, dtype=np.uint8)[None].repeat(20, 0))
-    with pytest.raises(DataError, match=r"nothing is above 1. If 1 is white, multiply by 255"):
-        load(str(tmp_path), validation_examples=5)
+    was = DataConfig(str(tmp_path), "there", validation_examples=5, form="digit", image_size=(9, 9))
+    assert load_again(was, was).train.images.max() == 1
+    with pytest.raises(DataError, match="data_dir is elsewhere, but it is for tfds:NAME alone"):
+        load_again(replace(was, data_dir="elsewhere"), was)
 
 
 def test_fewer_training_examples_than_asked_for_are_all_used(tmp_path):

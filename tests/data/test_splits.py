@@ -81,7 +81,7 @@ def test_the_number_of_a_preset_is_a_tenth_of_a_small_set():
         found = split(dataset(MIXED), **DEFAULTS | {"validation_examples": count})
         assert numbers(found.validation) == list(range(6))
         assert f"a tenth of the training examples for validation, not {count:,}" in found.describe()
-    for size, validation in ((999, 99), (1000, 500)):
+    for size, validation in ((500, 50), (503, 500)):
         found = split(dataset(np.arange(size) % 3), **DEFAULTS | {"validation_examples": 500})
         assert len(found.validation) == validation
     with pytest.raises(DataError, match="validation_examples is 4,999, expected 1 to 59"):

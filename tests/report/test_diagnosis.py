@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,7 +124,7 @@ def test_history_of_a_run_without_an_epoch_is_empty(run, tmp_path):
     assert fresh.history()["epoch"].dtype == np.int64
 
 
-def test_errors_name_the_wrong_split_divergence_and_missing_data(run):
+def test_errors_name_the_wrong_split_divergence_and_missing_data(run, monkeypatch):
     dataset = load_data(run.folder)
     with pytest.raises(ConfigError, match="split is 'tset', expected one of test, validation, train"):
         diagnose(run, dataset, "tset")
@@ -134,6 +136,13 @@ def test_errors_name_the_wrong_split_divergence_and_missing_data(run):
     with pytest.raises(DataError, match="If it has moved, give its new place with --source"):
         load_data(folder)
     assert load_data(folder, source=TINY.data.source).fingerprint() == dataset.fingerprint()
+    config = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, data_dir="/gone"))
+    folder = dataclasses.replace(run.folder, config=config)
+    assert load_data(folder).fingerprint() == dataset.fingerprint()
+    with monkeypatch.context() as patch:
+        tfds = SimpleNamespace(load_tfds=lambda name, data_dir: (name, data_dir) == ("mnist", "/gone") and dataset)
+        patch.setitem(sys.modules, "lstm_mnist_jax.data.tfds", tfds)
+        assert load_data(folder, source="tfds:mnist").fingerprint() == dataset.fingerprint()
     fewer = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, train_examples=600))
     with pytest.raises(RunError, match=r"The data are not those that .*give their place now with --source"):
         load_data(dataclasses.replace(run.folder, config=fewer))

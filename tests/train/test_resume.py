@@ -183,7 +183,9 @@ def test_a_resumed_run_keeps_its_config(run_dir):
 def test_a_resumed_run_keeps_its_data(run_dir, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(FIRST_OF_MNIST, moved)
-    config = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, source=str(moved)))
+    file = run_dir / "config.json"  # of version 0.4, in which data_dir was ignored
+    file.write_text(file.read_text().replace('"data_dir": null', '"data_dir": "/gone"'))
+    config = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, source=str(moved), data_dir="/gone"))
     assert not train(config, run_dir, resume=True).trained
     labels = bytearray((moved / "train-labels-idx1-ubyte").read_bytes())
     labels[8 + 999] ^= 1  # behind the header: an example that it is trained on

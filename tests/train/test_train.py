@@ -1,6 +1,7 @@
 """Whole runs: the files of a run folder, folders that are refused, full disks, early stopping, predictions."""
 
 import dataclasses
+import inspect
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ from lstm_mnist_jax import load_run, train
 from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
+from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
@@ -247,13 +249,16 @@ def test_test_time_augmentation_is_the_mean_of_probabilities(tiny_run):
     padded = np.pad(test.images, [(0, 0), (1, 1), (1, 1)])
     moved = [run.predict(padded[:, y : y + 28, x : x + 28])[1] for y in range(3) for x in range(3)]
     probabilities = np.mean(moved, axis=0)
-    found = run.evaluate(tta_shift_pixels=1)["test"]
+    evaluate = inspect.unwrap(TrainedRun.evaluate)  # without the tests' type checks
+    found = evaluate(run, tta_shift_pixels=np.int64(1))["test"]
     assert found.accuracy == pytest.approx((probabilities.argmax(axis=1) == test.labels).mean(), abs=2e-4)
     expected = -np.log(probabilities[np.arange(len(test)), test.labels]).mean()
     assert found.loss == pytest.approx(expected, rel=1e-3)
-    for shifts in (-1, 8):
-        with pytest.raises(ConfigError, match=f"tta_shift_pixels is {shifts}, expected 0 to 7 pixels"):
-            run.evaluate(tta_shift_pixels=shifts)
+    for shifts in (-1, 8, 1.0, True):
+        with pytest.raises(
+            ConfigError, match=f"tta_shift_pixels is {shifts}, expected an integer from 0 to 7, a quarter"
+        ):
+            evaluate(run, tta_shift_pixels=shifts)
 
 
 def test_what_the_training_images_look_like_is_kept(tiny_run, tiny_sweep, tmp_path):
