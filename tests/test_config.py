@@ -108,7 +108,11 @@ def test_any_config_survives_json(seed, source, train_examples, hidden_features,
         (lambda: AugmentationConfig(erasing_size=0.0), "erasing_size is 0.0"),
         (lambda: Config(batchsize=3), "Config has no field 'batchsize'; expected one of seed, "),
         (lambda: Config(batchsize=3), "checkpoints; did you mean batch_size?"),
-        (lambda: Config(learning_rate=3.0), "its part optimizer has: replace(config, optimizer=replace(config.optimiz"),
+        (lambda: Config(learning_rate=3.0), "optimizer has: Config(optimizer=OptimizerConfig(learning_rate=...))."),
+        (
+            lambda: dataclasses.replace(Config(), learning_rate=3.0),
+            "its part optimizer has: replace(config, optimizer=replace(config.optimizer, learning_rate=...)).",
+        ),
     ],
 )
 def test_impossible_values_are_refused(make, message):

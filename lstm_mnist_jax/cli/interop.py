@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from lstm_mnist_jax.cli.arguments import Positional, Repeated
 from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_values, parse, start_jax
-from lstm_mnist_jax.config import Config, DataConfig, OptimizerConfig
+from lstm_mnist_jax.config import Config, DataConfig, Execution, OptimizerConfig
 from lstm_mnist_jax.errors import DataError, UserError
 from lstm_mnist_jax.progress import say
 
@@ -210,6 +210,7 @@ def export(arguments: Sequence[str]) -> int:
     from lstm_mnist_jax.inference import load_run
     from lstm_mnist_jax.interop import formats
 
+    start_jax(Execution(devices=1))
     run = load_run(parsed.run_dir, parsed.checkpoint)
     run.export(parsed.format, parsed.file, overwrite=parsed.overwrite, like=parsed.like)
     forget_bias = f", for cells with forget_bias {run.folder.config.model.forget_bias:g}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lstm_mnist_jax.cli import interrupts
 from lstm_mnist_jax.cli.arguments import Argument, arguments_of, built, command_of, help_of
 from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.config.json import described, from_text
@@ -263,8 +264,8 @@ class CommandExecution(Execution):
 def start_jax(execution: Execution, batch_size: int | None = None) -> None:
     """Sets JAX's compilation cache and the number of CPU devices: for commands, not for library functions.
 
-    Call it after the command's imports: from here on, a Ctrl-C is a KeyboardInterrupt again (see `__main__`). A folder,
-    or a minimal compile time, that JAX's environment variables or its config already set stays.
+    Call it after the command's imports: from here on, a Ctrl-C is a KeyboardInterrupt again. A folder, or a minimal
+    compile time, that JAX's environment variables or its config already set stays.
 
     Args:
       execution: the number of devices, and for a `CommandExecution` whether there is a cache.
@@ -275,8 +276,7 @@ def start_jax(execution: Execution, batch_size: int | None = None) -> None:
     from lstm_mnist_jax.rnn.native.build import user_cache_folder
     from lstm_mnist_jax.training.mesh import use_cpu_devices
 
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupts.raise_again()
     use_cpu_devices(execution, batch_size)
     options = jax.config.values
     if isinstance(execution, CommandExecution) and not execution.compilation_cache:

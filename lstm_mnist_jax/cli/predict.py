@@ -136,7 +136,7 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
-        """What is said about the picture and its digits."""
+        """Remarks on the picture, and the warnings of its digits."""
         of_digits = [
             f"digit {number}: {digit.warning}" if len(self.digits) > 1 else digit.warning
             for number, digit in enumerate(self.digits, 1)
@@ -223,9 +223,9 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
                     else:
                         images, turned, kept = run.normalise([picture], form), None, None
                         digits = (Digit(images[0], run.warnings(images, form)[0]),)
-                    said = (*remarks, *([turned] if turned else []))
-                    remarks.clear()  # said once for a file
-                    yield Result(name, printable(name), digits, kept, said)
+                    of_picture = (*remarks, *([turned] if turned else []))
+                    remarks.clear()  # printed once for a file
+                    yield Result(name, printable(name), digits, kept, of_picture)
                 except DataError as error:
                     yield Result(name, error=f"{printable(name)}: {error}")
         except DataError as error:

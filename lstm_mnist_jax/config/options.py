@@ -5,6 +5,7 @@ and changes no result beyond float32 rounding: see `Execution` and `Processes`.
 """
 
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ class Checked:
 
     def __new__(cls, *_: Any, **named: Any) -> "Checked":
         if unknown := sorted(named.keys() - typing.get_type_hints(cls).keys()):
-            raise ConfigError(_unknown_field(cls, unknown[0]))
+            raise ConfigError(_unknown_field(cls, unknown[0], named))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -48,15 +49,15 @@ class Checked:
             self.require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
 
 
-def _unknown_field(cls: type, name: str) -> str:
+def _unknown_field(cls: type, name: str, named: Collection[str]) -> str:
     """That a config has no field of this name, and where it is: in one of its parts, or under another name."""
     hints = typing.get_type_hints(cls)
     for part, kind in hints.items():
         if isinstance(kind, type) and issubclass(kind, Checked) and name in typing.get_type_hints(kind):
-            return (
-                f"{cls.__name__} has no field {name!r}, but its part {part} has: "
-                f"replace(config, {part}=replace(config.{part}, {name}=...))."
-            )
+            example = f"{cls.__name__}({part}={kind.__name__}({name}=...))"
+            if hints.keys() <= set(named):  # as `replace` names them
+                example = f"replace(config, {part}=replace(config.{part}, {name}=...))"
+            return f"{cls.__name__} has no field {name!r}, but its part {part} has: {example}."
     return f"{cls.__name__} has no field {name!r}; expected one of {', '.join(hints)}{did_you_mean(name, hints)}"
 
 

@@ -60,7 +60,7 @@ def reading_as(path: Path, kind: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, as it fits into a message."""
+    """The first line of an error of a library, as it fits into a message."""
     line = str(error).strip().partition("\n")[0].rstrip(".")[:300] or type(error).__name__
     return line if line.isprintable() else ascii(line)
 

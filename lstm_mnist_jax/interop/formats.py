@@ -349,15 +349,15 @@ def not_in_file(format_name: str, config: ModelConfig) -> list[str]:
     """What the program that reads an exported file must have, since the file does not hold it."""
     if format_name not in ("torch", "keras", "flax"):
         return []
-    said = []
+    needed = []
     for name in ACTIVATIONS:
         if getattr(config, name) != getattr(ModelConfig, name):
-            said.append(f"{name} {getattr(config, name)} in its LSTM layers")
+            needed.append(f"{name} {getattr(config, name)} in its LSTM layers")
     if config.bidirectional or config.pooling != ModelConfig.pooling:
-        said.append(f"{pooled(config)}, before its dense layers")
+        needed.append(f"{pooled(config)}, before its dense layers")
     if config.dense_features:
-        said.append(f"{config.dense_activation} after each hidden dense layer")
-    return said
+        needed.append(f"{config.dense_activation} after each hidden dense layer")
+    return needed
 
 
 def write(format_name: str, path: Path, model: Exported, *, overwrite: bool = False) -> None:

@@ -99,7 +99,7 @@ def gated(
     """
     for name, parts in (("projected", projected), ("initial_carry", initial_carry)):
         if not isinstance(parts, tuple | list):  # the rows of an array would be taken for its parts
-            raise ValueError(f"gated expected {name} to be a tuple of arrays; got a {type(parts).__name__}.")
+            raise ValueError(f"gated expected {name} to be a tuple of arrays; got {type(parts).__name__}.")
     require_options("gated", unroll, reverse=reverse, return_carries=return_carries)
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     dtype = state_dtype(recurrent_kernel.dtype)

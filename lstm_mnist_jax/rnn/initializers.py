@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.nn.initializers import Initializer
 
@@ -23,7 +24,7 @@ def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:
       An initializer: (key, shape, dtype) -> biases [gates * hidden].
 
     Raises:
-      ValueError: `max_steps` is not above 2.
+      ValueError: `max_steps` is no number above 2.
 
     Examples:
       >>> import jax
@@ -35,8 +36,12 @@ def chrono(max_steps: int, gates: str = "ifgo") -> Initializer:
       >>> bool((i == -f).all()), bool((f.min() > 0) & (f.max() < jax.numpy.log(783))), bool((g == 0).all())
       (True, True, True)
     """
-    if not max_steps > 2:
-        raise ValueError(f"chrono expected max_steps above 2; got {max_steps!r}.")
+    try:
+        right = np.ndim(max_steps) == 0 and 2 < max_steps < np.inf
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise ValueError(f"chrono expected max_steps to be a number above 2; got {max_steps!r}.")
 
     def forget_bias(key: Any, hidden: int) -> Array:
         return jnp.log(jax.random.uniform(key, (hidden,), minval=1.0, maxval=max_steps - 1.0))

@@ -1,6 +1,6 @@
 """Noise that regularizes a recurrence: dropout of the hidden state, and zoneout.
 
-Depends on shapes and keys; not on cells or loops.
+Depends on shapes, keys and the check of options; not on cells or loops.
 """
 
 from typing import Any
@@ -10,6 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+
+from lstm_mnist_jax.rnn.recurrence import require_options
+
+
+def is_rate(value: Any) -> bool:
+    """Whether it is a number from 0 to below 1."""
+    try:
+        return np.ndim(value) == 0 and bool(0 <= value < 1)
+    except (TypeError, ValueError):
+        return False
 
 
 class RecurrentNoise(nnx.Module):
@@ -60,15 +70,12 @@ class RecurrentNoise(nnx.Module):
         if isinstance(zoneout_rates, list | np.ndarray):
             zoneout_rates = tuple(zoneout_rates)
         rates = zoneout_rates if isinstance(zoneout_rates, tuple) else (zoneout_rates,)
-        if not all(
-            np.ndim(rate) == 0 and not isinstance(rate, str) and 0 <= rate < 1 for rate in (dropout_rate, *rates)
-        ):
+        if not all(map(is_rate, (dropout_rate, *rates))):
             raise ValueError(
                 f"RecurrentNoise needs rates from 0 to below 1; got dropout_rate={dropout_rate!r}, "
                 f"zoneout_rates={zoneout_rates!r}."
             )
-        if not isinstance(deterministic, bool):
-            raise ValueError(f"RecurrentNoise needs deterministic to be True or False; got {deterministic!r}.")
+        require_options("RecurrentNoise", deterministic=deterministic)
         if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
             raise ValueError(f"RecurrentNoise expected rngs to be an nnx.Rngs or a stream of one; got {rngs!r}.")
         self.dropout_rate, self.zoneout_rates, self.deterministic = dropout_rate, zoneout_rates, deterministic

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.cells import GRUCell, ProjectedLSTMCell, orthogonal
 from lstm_mnist_jax.rnn.layers import RNN, checked_inputs, checked_lengths, checked_resets, explained, fitted_carries
-from lstm_mnist_jax.rnn.noise import RecurrentNoise
+from lstm_mnist_jax.rnn.noise import RecurrentNoise, is_rate
 from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry, require_options
 
 
@@ -114,11 +114,7 @@ class StackedRNN(nnx.Module):
                 f"{name} needs an input width and at least one layer width, all integers of 1 or more; got "
                 f"in_features={in_features!r}, hidden_features={hidden_features!r}."
             )
-        try:
-            right = np.ndim(dropout_rate) == 0 and 0 <= dropout_rate < 1
-        except (TypeError, ValueError):
-            right = False
-        if not right:
+        if not is_rate(dropout_rate):
             raise ValueError(f"{name} needs a dropout_rate from 0 to below 1; got {dropout_rate!r}.")
         if dropout_rate and len(widths) == 1:
             # The warning points at the first frame outside these packages. (Python 3.12 has `skip_file_prefixes`.)
@@ -141,7 +137,8 @@ class StackedRNN(nnx.Module):
                 right = False
             if not right:
                 raise ValueError(f"{name} needs a {option} of floats, such as jnp.bfloat16; got {kind!r}.")
-        if isinstance(cell, nnx.Module) or not callable(cell):
+        is_other_class = isinstance(cell, type) and not issubclass(cell, nnx.Module)
+        if isinstance(cell, nnx.Module) or is_other_class or not callable(cell):
             given = (type(cell).__name__, "a cell") if isinstance(cell, nnx.Module) else ("of one", repr(cell))
             raise ValueError("{} makes a cell for each layer: give it the class {}, not {}.".format(name, *given))
         self.in_features, self.hidden_features = in_features, widths

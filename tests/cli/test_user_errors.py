@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,10 @@ from runs import ONE_LAYER
 
 import lstm_mnist_jax
 from lstm_mnist_jax import __main__
+from lstm_mnist_jax.cli import interrupts, parsing
 from lstm_mnist_jax.cli import main as cli
-from lstm_mnist_jax.cli import parsing
 from lstm_mnist_jax.config import Execution
+from lstm_mnist_jax.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -241,10 +243,50 @@ def test_ctrl_c_during_the_imports_ends_the_process_at_once(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
-def test_ctrl_c_after_the_imports_is_an_exception_again():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parsing.start_jax(Execution(devices=1))
+def test_ctrl_c_is_an_exception_again_before_a_command_reads_or_writes_a_run(
+    command_line, monkeypatch, tmp_path, tiny_run
+):
+    weights = SCRIPT.parents[1] / "tests" / "fixtures" / "torch_files" / "state_dict.pt"
+    words = {
+        "train": ["smoke"], "sweep": ["smoke", "--seeds", "2"], "evaluate": [tiny_run], "predict": [tiny_run, weights],
+        "report": [tiny_run], "import": ["torch", weights, "--run-dir", tmp_path / "run"],
+        "export": ["keras", tiny_run, tmp_path / "out.weights.h5"],
+    }  # fmt: skip
+    assert words.keys() | {"completion"} == cli.COMMANDS.keys()
+
+    def stopped(*_, **__):
+        raise UserError(str(signal.getsignal(signal.SIGINT) is signal.default_int_handler))
+
+    for name in ("training.train", "sweeps.sweep", "inference.load_run", "training.begin_run"):
+        monkeypatch.setattr(f"lstm_mnist_jax.{name}", stopped)
+    for command, arguments in words.items():
+        interrupts.end_at_once()
+        done = command_line(command, *arguments)
+        interrupts.raise_again()
+        assert done.stderr == "lstm-mnist: True\n", command
+
+
+def test_ctrl_c_is_left_alone_outside_the_main_thread():
+    """Where Python takes no handlers."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(interrupts.end_at_once).result()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        interrupts.end_at_once()
+        try:
+            thread.submit(parsing.start_jax, Execution(devices=1)).result()
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        finally:
+            interrupts.raise_again()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_host_programs_own_way_of_ending_at_once_is_left_alone():
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        parsing.start_jax(Execution(devices=1))
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def test_a_handler_of_another_language_is_left_alone(monkeypatch):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rewriting import rewrite
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.tf_checkpoint import find_prefix, read_checkpoint, sstable, write_checkpoint
+from lstm_mnist_jax.interop.tf_checkpoint import bundle, find_prefix, read_checkpoint, sstable, write_checkpoint
 from lstm_mnist_jax.interop.tf_checkpoint.messages import Malformed, decode_tensor, new
 from lstm_mnist_jax.interop.tf_checkpoint.sstable import (
     MASK_DELTA,
@@ -25,6 +25,7 @@ from lstm_mnist_jax.interop.tf_checkpoint.sstable import (
 )
 
 TF1 = Path(__file__).parents[1] / "fixtures" / "tf1"
+DT_FLOAT = 1
 FORMATS = ["tutorial", "v1", "partitioned", "two_shards"]
 
 
@@ -355,6 +356,12 @@ def test_keys_and_variables_that_claim_more_than_there_is_are_refused(tmp_path):
     index.write_bytes(sstable.write_table(sorted((items | {b"b": items[b"a"]}).items())))
     with pytest.raises(WeightsError, match="its variables have 800 bytes, its data files 400"):
         read_checkpoint(tmp_path / "model.ckpt")
+
+
+def test_a_slice_of_another_shape_without_values_is_not_taken_for_its_variable():
+    part = ((0, 0), (0, 2)), lambda dtype, shape: np.empty(shape, dtype)
+    variable = bundle._joined((0, 3), DT_FLOAT, [part])
+    assert np.asarray(variable).shape == (0, 3)
 
 
 def test_complex_numbers_of_the_older_format():

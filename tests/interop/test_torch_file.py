@@ -148,7 +148,7 @@ def read(data, ignore=(), choose=True):
 def test_dictionaries_of_python_2_and_views_of_storages():
     """PyTorch 0.1.10 to 0.4 wrote such files."""
     pair = b"]U\x11lstm.weight_ih_l0a" + tensor([2], [1], view=b"(U\x01aK\x01K\x02t") + b"a"
-    unused = b"c__builtin__\nset\n]\x85R0"
+    unused = b"c__builtin__\nset\n]\x85R0" + "cmön module\nNetz\n0".encode()
     content = b"\x80\x02ccollections\nOrderedDict\n]" + pair + b"a\x85R" + unused + b"."
     np.testing.assert_array_equal(read(legacy(content))["lstm.weight_ih_l0"], [1, 2])
 
@@ -302,6 +302,12 @@ LARGE = 10**11
         (b"\x80\x02R.", "takes more from its stack than there is"),
         (b"\x80\x02K\x01)R.", "calls something that is no class"),
         (b"\x80\x02P0\n.", "opcode b'P' at byte 2 is in no file of torch.save"),
+        (b"\x80\x02Ione\n.", "opcode b'I' at byte 2 is in no file of torch.save"),
+        (b"\x80\x02\xfe.", r"opcode b'\\xfe' at byte 2 is in no file of torch.save"),
+        (b"\x80\x02\x8b\x01\x01\0\0" + b"\1" * 257 + b".", "has an integer of more than 256 bytes"),
+        (b"\x80\x02ca", "a name of the pickle does not end"),
+        (b"\x80\x02c\xff\na\n.", "cannot be read at byte 5: 'utf-8' codec"),
+        (b"\x80\x02N", "its pickle does not end"),
     ],
 )
 def test_files_that_claim_more_than_they_hold_are_refused(content, message, monkeypatch):

@@ -320,12 +320,15 @@ for wrong in (
     lambda: StackedRNN("lstm", 5, 4, rngs=nnx.Rngs(0)), lambda: RNN(cell, noise=0.1),
     lambda: RecurrentNoise(deterministic="no", rngs=nnx.Rngs(0)), lambda: RecurrentNoise(dropout_rate=0.1, rngs=0),
     lambda: gated(None, {}, (inputs,), inputs[0], inputs[0]), lambda: chrono(2),
+    lambda: chrono("5"), lambda: chrono(None), lambda: chrono(np.inf), lambda: StackedRNN(int, 5, 4, rngs=nnx.Rngs(0)),
+    lambda: RecurrentNoise(dropout_rate=None, rngs=nnx.Rngs(0)),
 ):
     try:
         wrong()
     except (TypeError, ValueError) as error:
         print(error)
-# What is right: lists of traced values.
+# What is right: a flag of NumPy, and lists of traced values.
+RecurrentNoise(deterministic=np.True_, rngs=nnx.Rngs(0))
 rnn = RNN(cell)
 print(jax.jit(lambda x, n: rnn([x, x], seq_lengths=[n, 3]))(inputs[0], 2).shape)
 """
@@ -386,8 +389,10 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "RNN expected noise to be RecurrentNoise(dropout_rate=0.1, rngs=...); got 0.1.",
         "RecurrentNoise needs deterministic to be True or False; got 'no'.",
         "RecurrentNoise expected rngs to be an nnx.Rngs or a stream of one; got 0.",
-        "gated expected initial_carry to be a tuple of arrays; got a ndarray.",
-        "chrono expected max_steps above 2; got 2.",
+        "gated expected initial_carry to be a tuple of arrays; got ndarray.",
+        *(f"chrono expected max_steps to be a number above 2; got {given}." for given in ("2", "'5'", "None", "inf")),
+        "StackedRNN makes a cell for each layer: give it the class of one, not <class 'int'>.",
+        "RecurrentNoise needs rates from 0 to below 1; got dropout_rate=None, zoneout_rates=0.0.",
         "(2, 3, 4)",
     ]
     for line, message in zip(done.stdout.splitlines(), messages, strict=True):

@@ -153,7 +153,7 @@ def _joined(shape: tuple[int, ...], number: int, slices: Slices) -> Variable:
             raise Malformed("its slices do not cover it")
         # All are read before memory is taken for the whole.
         parts = [part(dtype, size) for (_, part), size in zip(slices, sizes, strict=True)]
-        if len(parts) == 1:
+        if sizes == [shape]:
             return parts[0]
         values, missing = np.empty(shape, dtype), np.ones(shape, bool)
         for (extents, _), part in zip(slices, parts, strict=True):

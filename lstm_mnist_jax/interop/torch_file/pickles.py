@@ -6,7 +6,7 @@ used. Protocols 2 to 5 are read.
 """
 
 import io
-import itertools
+import pickle
 import pickletools
 import sys
 from collections.abc import Callable
@@ -24,6 +24,9 @@ MAX_NAME = 1000
 MAX_KEY = 10_000
 """The longest key of a dictionary: keys are compared."""
 
+MAX_INT_BYTES = 256
+"""The size of the largest integer."""
+
 HARMLESS_BUILTINS = (
     *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set"),
     *("slice", "str", "tuple", "type"),
@@ -35,6 +38,8 @@ HARMLESS_MODULES = (
     *("uuid", "zoneinfo"),
 )
 """Modules of the standard library whose objects are found beside the weights. All others are refused by name."""
+
+OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 VALUES = (
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -79,24 +84,26 @@ def load(stream: io.BytesIO, call: Callable[[str, Any], Any], persistent: Callab
       Malformed: it is damaged or has other opcodes.
       WeightsError: it names something that no dictionary of tensors needs.
     """
-    machine = _Machine(call, persistent)
+    machine = _Machine(stream, call, persistent)
     try:
-        for opcode, argument, place in itertools.islice(pickletools.genops(stream), MAX_OPCODES):
-            if opcode.name == "STOP":
+        for _ in range(MAX_OPCODES):
+            if not (code := stream.read(1)):
+                raise Malformed("its pickle does not end")
+            if code == pickle.STOP:
                 return machine.stack.pop()
-            machine.step(opcode, argument, place)
+            machine.step(code)
     except IndexError:
         raise Malformed(f"the pickle takes more from its stack than there is, at byte {stream.tell()}") from None
     except (WeightsError, Malformed):
         raise
-    except (DeprecationWarning, ValueError) as error:  # the former of escapes in names, where warnings are errors
+    except ValueError as error:
         raise Malformed(f"the pickle cannot be read at byte {stream.tell()}: {error}") from error
     raise Malformed(f"its pickle has more than {MAX_OPCODES:,} opcodes, which no dictionary of tensors needs")
 
 
 class _Machine:
-    def __init__(self, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any]) -> None:
-        self.call, self.persistent = call, persistent
+    def __init__(self, stream: io.BytesIO, call: Callable[[str, Any], Any], persistent: Callable[[Any], Any]) -> None:
+        self.stream, self.call, self.persistent = stream, call, persistent
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under the marks
         self.memo: dict[int, Any] = {}
@@ -106,10 +113,23 @@ class _Machine:
         items, self.stack = self.stack, self.below.pop()
         return items
 
-    def step(self, opcode: Any, argument: Any, place: int | None) -> None:
-        stack = self.stack
-        match opcode.name:
+    def line(self) -> str:
+        line = self.stream.readline()
+        if not line.endswith(b"\n"):
+            raise Malformed("a name of the pickle does not end")
+        return line[:-1].decode()
+
+    def step(self, code: bytes) -> None:
+        stack, place = self.stack, self.stream.tell() - 1
+        opcode = OPCODES.get(code)
+        argument: Any = None
+        # Lines are the arguments of protocol 0, which is not read, and of GLOBAL: pickletools reads ASCII alone.
+        if opcode and opcode.arg and opcode.arg.n != pickletools.UP_TO_NEWLINE:
+            argument = opcode.arg.reader(self.stream)
+        match opcode.name if opcode else None:
             case name if name in VALUES:
+                if isinstance(argument, int) and argument.bit_length() > 8 * MAX_INT_BYTES:
+                    raise Malformed(f"it has an integer of more than {MAX_INT_BYTES} bytes")
                 stack.append(argument)
             case "PROTO":
                 if argument not in range(2, 6):
@@ -153,8 +173,8 @@ class _Machine:
             case "TUPLE":
                 items = tuple(self.to_mark())
                 self.stack.append(items)
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                size = int(opcode.name[-1])
+            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                size = int(name[-1])
                 if len(stack) < size:
                     raise IndexError
                 stack[-size:] = [tuple(stack[-size:])]
@@ -168,7 +188,7 @@ class _Machine:
             case "SETITEMS":
                 self.update(self.to_mark())
             case "GLOBAL":
-                self.name(*argument.split(" ", 1))
+                self.name(self.line(), self.line())
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 self.name(module, name)
@@ -182,7 +202,6 @@ class _Machine:
             case "BINPERSID":
                 stack.append(self.persistent(stack.pop()))
             case _:
-                code = opcode.code.encode("latin-1")
                 raise Malformed(f"opcode {code!r} at byte {place} is in no file of torch.save")
 
     def extend(self, items: list[Any]) -> None:
