@@ -1,5 +1,6 @@
 """A trained run as a function of images: predictions, also after each time step, states and saliency."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -299,7 +300,17 @@ class TrainedRun:
             raise DataError(
                 f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}. {hint}"
             )
+        if images.dtype == np.uint8 and images.max(initial=0) >= 128:  # as usual; the checks take 7 microseconds
+            return images
         images = checked_levels(images, "The array of images")
+        if images.dtype.kind == "u":
+            most, white = images.max(initial=0), np.iinfo(images.dtype).max
+            if 0 < most < white // 2:
+                warnings.warn(
+                    f"The brightest pixel of the images is {most}, and white is {white}. If {most} should be white, "
+                    f"multiply them by {white / most:.4g}.",
+                    stacklevel=3,
+                )
         return images if images.dtype == np.uint8 else as_floats(images, images.dtype)
 
     def export(

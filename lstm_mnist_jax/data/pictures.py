@@ -52,6 +52,9 @@ TIFF_TILE = (322, 323)
 LONG_STRIP = 8
 """An array so many times as long as wide is no picture, where its rows can be images."""
 
+VISIBLE = 16 / 255
+"""Images in which nothing is brighter, as a fraction of white, have another scale: of 0 to 16, or of 12 bits."""
+
 KEPT_SIZE = 1024
 """Larger images are reduced to this length of the longer side, in pixels, as soon as they are read."""
 
@@ -143,15 +146,15 @@ def array_of(given: Any, shown: str) -> np.ndarray:
             f"{shown} is the text {name!r}, expected an array. For a file: from lstm_mnist_jax.data.pictures import "
             f"read_pictures; picture = next(read_pictures({name!r}))[1]."
         )
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    return array.astype(np.float32) if array.dtype.kind == "V" and array.dtype.name == "bfloat16" else array
 
 
 def checked_levels(array: np.ndarray, shown: str) -> np.ndarray:
     """Images as bool, uint8 (0 to 255), uint16 (0 to 65,535) or floats (0 to 1), in an array of any shape.
 
     Raises:
-      DataError: it is of another type, or holds numbers out of range, or none above those of a narrower range, as where
-        1 is white in integers, or floats were divided by 255 twice.
+      DataError: it is of another type, or holds numbers out of range, or none that differs visibly from black, as where
+        1 or 16 is white in integers, or floats were divided by 255 twice.
     """
     kind = array.dtype.kind
     most = 1 if kind == "f" else 65535 if kind == "u" and array.dtype.itemsize == 2 else 255
@@ -173,13 +176,12 @@ def checked_levels(array: np.ndarray, shown: str) -> np.ndarray:
             what = "Undo a normalization: some are negative."
         read = f"{shown} holds floats outside 0 to 1" if kind == "f" else read
         raise DataError(f"{read}: at {list(place)} is {value:g}. {what}".rstrip())
-    smallest, advice = {
-        1: (1 / 255, "Was it divided by 255 twice?"),
-        255: (1, "If 1 is white, multiply by 255, or use bool or floats."),
-        65535: (255, "If 255 is white, use uint8."),
-    }[most]
-    if 0 < brightest <= 1.001 * smallest:
-        raise DataError(f"{read}, but nothing is above {brightest:.3g}. {advice}")
+    if 0 < brightest <= most * VISIBLE:
+        found = f"{brightest:.3g} ({255 * brightest:.3g} of 255)" if kind == "f" else f"{brightest}"
+        other = {"1": ", or use bool", "255": ", or use uint8"}.get(found, "")
+        raise DataError(
+            f"{read}, but nothing is above {found}. If that is white, multiply by {most / brightest:.4g}{other}."
+        )
     return array.astype(np.uint8, copy=False) if most == 255 else array
 
 

@@ -138,9 +138,15 @@ def test_python_functions(run, unseen, rng):
             run.predict(np.stack([other, other]))[1][0], run.predict(image[None])[1][0], atol=0.01
         )
     with pytest.raises(
-        DataError, match=r"array of images is of type uint8, .* If 1 is white, multiply by 255, or use bool."
+        DataError, match=r"array of images is of type uint8, .* If that is white, multiply by 255, or use bool."
     ):
         run.predict(image[None] // 255)
+    with pytest.raises(DataError, match=r"nothing is above 15\. If that is white, multiply by 17"):
+        run.predict(image[None] // 16)
+    with pytest.warns(
+        UserWarning, match=r"brightest pixel of the images is 31, and white is 255\. If 31 should be white"
+    ):
+        run.predict(image[None] // 8)
     np.testing.assert_array_equal(run.normalise(pictures[0]), normal[:1])
     with pytest.raises(DataError, match=r"The picture is 3 pictures, of shape \[3, 28, 28\]; give one"):
         run.find_digits(unseen.images[:3])

@@ -195,7 +195,7 @@ def test_images_of_0_and_1_in_bytes_are_refused(tmp_path, split, file, count):
     write_folder(tmp_path, **{f"{file}_images": 0 * ones})  # black
     load(tmp_path, validation_examples=5)
     write_folder(tmp_path, **{f"{file}_images": ones})
-    with pytest.raises(DataError, match=rf"array of {split} images .* nothing is above 1. If 1 is white"):
+    with pytest.raises(DataError, match=rf"array of {split} images .* nothing is above 1. If that is white"):
         load(tmp_path, validation_examples=5)
 
 

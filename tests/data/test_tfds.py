@@ -34,7 +34,7 @@ class Base(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, count):
         for n in range(count):
             shape = tuple(size or 5 + n % 2 for size in self.SHAPE)
-            yield n, {"image": png(np.full(shape, n, np.uint8).squeeze()), "label": n % 3}
+            yield n, {"image": png(np.full(shape, 99 + n, np.uint8).squeeze()), "label": n % 3}
 
 class ToyColour(Base):
     pass
@@ -138,7 +138,7 @@ class TestPreparedSets:
     def test_colour_images_without_a_validation_split(self, loaded):
         found = loaded["tfds:toy_colour"]
         assert found["shapes"] == {"train": [26, 8, 6, 3], "validation": [4, 8, 6, 3], "test": [10, 8, 6, 3]}
-        assert found["values"] == list(range(10))
+        assert found["values"] == list(range(99, 109))
         assert found["consistent"]
         assert found["classes"] == ["ant", "bee", "cat"]
         assert found["tensorflow"] is False
