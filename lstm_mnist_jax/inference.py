@@ -88,21 +88,15 @@ class TrainedRun:
           DataError: the images are of another shape or type, or hold numbers outside its range, or none above those of
             a narrower one, such as integers of 0 and 1.
         """
-        images = self._checked(images)
-        pending: list[jax.Array] = []
-        for start in range(0, len(images), MAX_BATCH):  # several are queued before the first is waited for
-            batch = images[start : start + MAX_BATCH]
-            # Padded to powers of two, and above 64 to multiples of it, so that few sizes are compiled.
-            count = len(batch)
-            missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
-            padded = np.pad(batch, [(0, missing), *[(0, 0)] * (batch.ndim - 1)]) if missing else batch
-            pending.append(_classify(self.params, padded, self.folder.config.model))
-            if len(pending) >= BATCHES_AHEAD:
-                jax.block_until_ready(pending[-BATCHES_AHEAD])
-        parts = [np.asarray(part) for part in pending] or [np.zeros((0, len(self.class_names)), np.float32)]
-        # Copied also where there is one: what JAX gives cannot be written to.
-        probabilities = np.concatenate(parts)[: len(images)] if len(parts) > 1 else parts[0][: len(images)].copy()
-        return probabilities.argmax(axis=-1), probabilities
+        found, given = classify(self, images), np.asarray(images)
+        white = np.iinfo(np.uint16 if given.dtype == np.uint16 else np.uint8).max
+        if given.dtype.kind in "iu" and 0 < (brightest := given.max(initial=0)) < white // 2:
+            warnings.warn(
+                f"The brightest pixel of the images is {brightest}, and white is {white}. If {brightest} should be "
+                f"white, multiply them by {white / brightest:.4g}.",
+                stacklevel=2,
+            )
+        return found
 
     def normalise(self, pictures: np.ndarray | Iterable[np.ndarray], form: str | None = None) -> Normalised:
         """Converts pictures of any size, dark on light or light on dark, to the form of the run's images.
@@ -225,7 +219,7 @@ class TrainedRun:
         for _ in range(best + 1):  # to the left
             boxes = [(1 - left - width, top, width, height) for top, left, height, width in boxes]
         order = reading_order([(top, top + height, left) for top, left, height, _ in boxes])
-        labels, _ = self.predict(turned[order])
+        labels, _ = classify(self, turned[order])
         return f"it reads better turned {TURNED[best]}: {' '.join(self.class_names[label] for label in labels)}"
 
     @property
@@ -268,7 +262,7 @@ class TrainedRun:
           DataError: the images are those that `predict` refuses, or there is not one class for each of them.
         """
         images = self._checked(images)
-        labels = self.predict(images)[0] if labels is None else np.asarray(labels)
+        labels = classify(self, images)[0] if labels is None else np.asarray(labels)
         classes = len(self.class_names)
         fits = labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
         if not fits or not ((labels >= 0) & (labels < classes)).all():
@@ -300,17 +294,7 @@ class TrainedRun:
             raise DataError(
                 f"Images of shape [n, {', '.join(map(str, shape))}] were expected, got {list(images.shape)}. {hint}"
             )
-        if images.dtype == np.uint8 and images.max(initial=0) >= 128:  # as usual; the checks take 7 microseconds
-            return images
         images = checked_levels(images, "The array of images")
-        if images.dtype.kind == "u":
-            most, white = images.max(initial=0), np.iinfo(images.dtype).max
-            if 0 < most < white // 2:
-                warnings.warn(
-                    f"The brightest pixel of the images is {most}, and white is {white}. If {most} should be white, "
-                    f"multiply them by {white / most:.4g}.",
-                    stacklevel=3,
-                )
         return images if images.dtype == np.uint8 else as_floats(images, images.dtype)
 
     def export(
@@ -535,3 +519,22 @@ def load_data(folder: RunFolder, source: str | None = None, data_dir: str | None
         raise DataError(f"The data of {folder.path} cannot be loaded. {error}{hint}") from error
     folder.data.require_same(dataset, folder.path)
     return dataset
+
+
+def classify(run: TrainedRun, images: np.ndarray) -> tuple[Int[np.ndarray, " n"], Float32[np.ndarray, "n classes"]]:
+    """What `TrainedRun.predict` returns, without its warning, for images of a data set."""
+    images = run._checked(images)
+    pending: list[jax.Array] = []
+    for start in range(0, len(images), MAX_BATCH):  # several are queued before the first is waited for
+        batch = images[start : start + MAX_BATCH]
+        # Padded to powers of two, and above 64 to multiples of it, so that few sizes are compiled.
+        count = len(batch)
+        missing = -count % 64 if count > 64 else (1 << (count - 1).bit_length()) - count
+        padded = np.pad(batch, [(0, missing), *[(0, 0)] * (batch.ndim - 1)]) if missing else batch
+        pending.append(_classify(run.params, padded, run.folder.config.model))
+        if len(pending) >= BATCHES_AHEAD:
+            jax.block_until_ready(pending[-BATCHES_AHEAD])
+    parts = [np.asarray(part) for part in pending] or [np.zeros((0, len(run.class_names)), np.float32)]
+    # Copied also where there is one: what JAX gives cannot be written to.
+    probabilities = np.concatenate(parts)[: len(images)] if len(parts) > 1 else parts[0][: len(images)].copy()
+    return probabilities.argmax(axis=-1), probabilities

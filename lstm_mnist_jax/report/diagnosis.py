@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int
 
 from lstm_mnist_jax.data import Dataset, Examples
 from lstm_mnist_jax.errors import ConfigError, did_you_mean
-from lstm_mnist_jax.inference import TrainedRun, require_finite
+from lstm_mnist_jax.inference import TrainedRun, classify, require_finite
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.statistics import Share
 
@@ -164,7 +164,7 @@ def diagnose(run: TrainedRun, dataset: Dataset, split: str = "test") -> Diagnosi
     if split not in SPLITS:
         raise ConfigError(f"split is {split!r}, expected one of {', '.join(SPLITS)}{did_you_mean(split, SPLITS)}")
     examples = dataset.splits[split]
-    _, probabilities = run.predict(examples.images)
+    _, probabilities = classify(run, examples.images)
     require_finite(run, probabilities)
     return Diagnosis(split, dataset.class_names, examples.labels, probabilities)
 

@@ -24,7 +24,7 @@ from lstm_mnist_jax import __version__
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.data import Examples
 from lstm_mnist_jax.errors import RunError, os_errors_as
-from lstm_mnist_jax.inference import UNLIKE, TrainedRun
+from lstm_mnist_jax.inference import UNLIKE, TrainedRun, classify
 from lstm_mnist_jax.model import Params, describe_layers, task_of
 from lstm_mnist_jax.report.style import INK, Picture, file_bytes
 from lstm_mnist_jax.training.run_folder import write_atomically
@@ -222,7 +222,7 @@ def choose_examples(run: TrainedRun, examples: Examples) -> list[dict[str, Any]]
       DataError: the images have another shape than the run's.
     """
     images, labels = examples.images[:SEARCHED], examples.labels[:SEARCHED]
-    predictions, _ = run.predict(images)
+    predictions, _ = classify(run, images)
     right_first = np.argsort(predictions != labels, kind="stable")
     _, firsts = np.unique(labels[right_first], return_index=True)
     firsts = right_first[firsts][:MAX_EXAMPLES]
