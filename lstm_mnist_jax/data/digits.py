@@ -68,7 +68,7 @@ BLURRED = 0.65
 APART = 0.15
 """The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
 
-LOWER, GAP = 0.65, 0.03
+LOWER, GAP = 0.65, 0.035
 """What is beside a digit, and lower than so many times its height, is no stroke of it but a sign where so much paper is
 between them, as a fraction of the digit's size. What is left of a broken stroke is mostly above or below the rest."""
 

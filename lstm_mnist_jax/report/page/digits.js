@@ -8,7 +8,7 @@ const TWO_LEVELS = 0.85;
 const EDGED = 0.85;
 const BLURRED = 0.65;
 const APART = 0.15;
-const [LOWER, GAP] = [0.65, 0.03];
+const [LOWER, GAP] = [0.65, 0.035];
 const COLUMN = 0.6;
 const CRUMB = 0.05;
 const BETWEEN = 4;
@@ -63,11 +63,19 @@ function belongTogether(one, other, typical, areApart) {
 
 /** Whether at least so many pixels of paper are between two pieces, on a picture with the number of the piece at each. */
 function areApartOn(labels, height, width, one, other, least) {
+  if (Math.max(one.left - other.right, other.left - one.right) >= least) return true;
   const [top, left] = [Math.max(0, one.top - least), Math.max(0, one.left - least)];
   const [tall, wide] = [Math.min(height, one.bottom + least) - top, Math.min(width, one.right + least) - left];
-  const near = Int32Array.from({ length: tall * wide }, (_, n) => labels[(top + ((n / wide) | 0)) * width + left + (n % wide)]);
-  const around = dilated(near.map((number) => Number(one.members.includes(number))), tall, wide, least);
-  return !near.some((number, n) => around[n] && other.members.includes(number));
+  const rows = Array.from({ length: tall }, (_, y) => (top + y) * width + left);
+  const [ink, near] = [one, other].map(({ members }) => {
+    const mask = new Uint8Array(tall * wide);
+    for (const [y, from] of rows.entries()) {
+      for (let x = 0; x < wide; x++) if (members.includes(labels[from + x])) mask[y * wide + x] = 1;
+    }
+    return mask;
+  });
+  const around = dilated(ink, tall, wide, least);
+  return !near.some((isInk, at) => isInk && around[at]);
 }
 
 /** Whether a piece is of a digit like another but for its outline, as in a shadow, where ruled lines join them. */

@@ -640,10 +640,10 @@ function piecesOf(picture, sign) {
   }
   if (unruled !== ink) take(unruled);
   described(pieces, sought, levels, ink, labels, height, width);
-  const dark = above(depth, ink, [0, ...pieces].map((piece) => piece && DARK_EDGE * piece.peak));
+  const dark = above(depth, ink, Int32Array.from([0, ...pieces], (piece) => piece && DARK_EDGE * piece.peak));
   const areas = new Int32Array(ink.count + 1);
   for (let n = 0; n < dark.starts.length; n++) areas[dark.numbers[n]] += dark.ends[n] - dark.starts[n];
-  const limits = [0, ...pieces].map((piece, n) => { // of the strokes in a shadow
+  const limits = Int32Array.from([0, ...pieces], (piece, n) => { // of the strokes in a shadow
     if (!n || sizeOf(piece) < 3 || piece.peak < 2 * least) return 0;
     const isBlot = piece.thick > BLOT * sizeOf(piece) && sizeOf(piece) >= LARGE * Math.min(height, width);
     const edge = isBlot ? shadowTaken(sought, sign, levels, labels, width, piece, 2 * least) : 0;
