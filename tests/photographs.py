@@ -60,13 +60,27 @@ def papers(rng):
             yield f"{kind}, {light}", lit(0.35 * rules(kind), light, rng)
 
 
-def shaded(digits, rng):
-    """A photograph of three digits (images) on lined paper, the last of them in a hand's shadow."""
+def three(digits):
+    """The ink of three digits (images) beside each other."""
     ink = np.zeros((300, 400))
     for number, image in enumerate(digits):
         large = np.asarray(Image.fromarray(image).resize((70, 70)), np.float32) / 255
         ink[90:160, 50 + 100 * number :][:, :70] = 0.8 * large
-    return lit(np.maximum(ink, 0.3 * rules("lined", tilt=0.02)), "shadow", rng)
+    return ink
+
+
+def shaded(digits, rng):
+    """A photograph of three digits (images) on lined paper, the last of them in a hand's shadow."""
+    return lit(np.maximum(three(digits), 0.3 * rules("lined", tilt=0.02)), "shadow", rng)
+
+
+def dark_shadows(digits, rng):
+    """Photographs of three digits (images) in clear shadows: half of the paper, a bar and a spot around the second."""
+    y, x = np.mgrid[0:300, 0:400].astype(float)
+    bar, spot = np.maximum(np.abs(x - 185) - 60, 70 - y), 70 * np.hypot((x - 185) / 70, (y - 125) / 60) - 70
+    for kind, outside, light in (("half", 240 - x - 0.4 * y, 0.35), ("bar", bar, 0.45), ("spot", spot, 0.55)):
+        falls = 1 - (1 - light) / (1 + np.exp(outside / 2))
+        yield kind, np.float32(lit(three(digits), "even", rng) * falls)
 
 
 SIGNS = {  # strokes between two digits of a height of 1: points (x, y) of each
@@ -88,7 +102,7 @@ SIGNS = {  # strokes between two digits of a height of 1: points (x, y) of each
 def row(*, sign=None, first=True, close=False, underlined=False, speck=False, size=90):
     """Two sevens with a sign between them, or before the second, on white paper; and the box of what is drawn there.
 
-    A sign that is `close` to the first is a twentieth of its height apart from it.
+    The box of a sign that is `close` to the first is a fortieth of its height apart from it, its ink more.
     """
     canvas, strokes = Image.new("L", (500, 220), 0), SIGNS[sign] if sign else []
     drawing = ImageDraw.Draw(canvas)
@@ -103,7 +117,7 @@ def row(*, sign=None, first=True, close=False, underlined=False, speck=False, si
         draw([(0, 0), (0.55, 0), (0.2, 1)], left)
     before = np.asarray(canvas).copy()
     for points in strokes:
-        draw(points, 153 if close else 210 if first else 245)
+        draw(points, 150 if close else 210 if first else 245)
     if underlined:
         draw([(-0.1, 1.2), (3.2, 1.2)], 90)
     if speck:

@@ -68,7 +68,7 @@ BLURRED = 0.65
 APART = 0.15
 """The most paper between two strokes of a digit, one below the other, as a fraction of its size."""
 
-LOWER, GAP = 0.65, 0.04
+LOWER, GAP = 0.65, 0.035
 """What is beside a digit, and lower than so many times its height, is no stroke of it but a sign where so much paper is
 between them, as a fraction of the digit's size. What is left of a broken stroke is mostly above or below the rest."""
 
@@ -87,6 +87,9 @@ digits, which is no 1 on a page that is turned."""
 
 LEAST_SIZE = 8
 """A smaller piece is no digit, in pixels, on pictures that are not smaller than `SMOOTHED_SIZE`."""
+
+
+Labels = Int32[np.ndarray, "height width"]
 
 
 class Ink(NamedTuple):
@@ -128,7 +131,7 @@ def find_ink(grey: Float[np.ndarray, "height width"]) -> list[Ink]:
     offers = []
     for sign in (1, -1):  # dark ink, and light ink
         pieces, labels, paper, ruled = pieces_of(levels, sign, left)
-        digits, lines = _chosen(pieces, levels.shape)
+        digits, lines = _chosen(pieces, labels)
         of_lines = max(ruled**3 / LEVELS**2 * min(levels.shape), *map(_score, lines), 0)
         offers.append((digits, of_lines, pieces, labels, paper, sign))
     digits, _, pieces, labels, paper, sign = offers[_is_light(*offers[0][:2], *offers[1][:2])]
@@ -216,8 +219,9 @@ def _score(piece: Component) -> float:
     return piece.peak**3 / LEVELS**2 * max(0.1 * piece.size, piece.size - 2 * piece.thick) * sharp
 
 
-def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Component], list[Component]]:
+def _chosen(found: list[Component], labels: Labels) -> tuple[list[Component], list[Component]]:
     """The digits among the pieces of ink, and what is of ruled lines."""
+    shape = labels.shape
     edged = [piece for piece in found if piece.edge >= EDGED]  # not the paper within a stroke
     if not edged:
         return [], []
@@ -236,9 +240,9 @@ def _chosen(found: list[Component], shape: tuple[int, ...]) -> tuple[list[Compon
     pieces = [piece for piece in pieces if piece.size >= 0.03 * strongest.size]
     inner = [piece for piece in pieces if not piece.cut]
     if inner and max(_score(piece) for piece in inner) >= 0.15 * max(_score(piece) for piece in pieces):
-        pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner)]
+        pieces = inner + [piece for piece in pieces if piece.cut and _goes_on(piece, inner, labels)]
     main = max(pieces, key=_score)
-    groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)])
+    groups = _grouped([piece for piece in pieces if _is_as_strong(piece, main)], labels)
     lines += [group for group in groups if is_of_paper(group, shape, FLAT_LINE)]
     groups = [group for group in groups if group not in lines and not is_rule_of(group, groups)]
     if not groups:
@@ -271,17 +275,17 @@ def _is_as_strong(piece: Component, main: Component) -> bool:
     return dark >= 0.75 or (dark >= 0.5 and dark * thinner >= 0.3 * thicker)
 
 
-def _goes_on(piece: Component, inner: list[Component]) -> bool:
+def _goes_on(piece: Component, inner: list[Component], labels: Labels) -> bool:
     """Whether a piece that touches the border is a stroke of a digit that does not: as thick, nearly touching it."""
     return any(
         piece.near == other.near
         and max(piece.thick, other.thick) <= 1.5 * min(piece.thick, other.thick)
-        and _belong_together(piece, other, other.size)
+        and _belong_together(piece, other, other.size, labels)
         for other in inner
     )
 
 
-def _grouped(pieces: list[Component]) -> list[Component]:
+def _grouped(pieces: list[Component], labels: Labels) -> list[Component]:
     """Unites the pieces of one digit, until no two belong together."""
     groups, merged = list(pieces), True
     typical = max(pieces, key=_score).size
@@ -289,7 +293,7 @@ def _grouped(pieces: list[Component]) -> list[Component]:
         merged = False
         for first in range(len(groups)):
             for second in range(first + 1, len(groups)):
-                if _belong_together(groups[first], groups[second], typical):
+                if _belong_together(groups[first], groups[second], typical, labels):
                     groups[first] = _united(groups[first], groups.pop(second))
                     merged = True
                     break
@@ -298,7 +302,7 @@ def _grouped(pieces: list[Component]) -> list[Component]:
     return groups
 
 
-def _belong_together(one: Component, other: Component, typical: int) -> bool:
+def _belong_together(one: Component, other: Component, typical: int, labels: Labels) -> bool:
     """Whether two pieces, or groups of them, are of one digit, by the size of a typical digit on the picture."""
     both = _united(one, other)
     larger = max(one.size, other.size)
@@ -311,12 +315,25 @@ def _belong_together(one: Component, other: Component, typical: int) -> bool:
     if covers and (down >= 0.5 * heights[0] or -down <= most):
         return not is_underlined(one, other)
     is_broken = len(one.members) + len(other.members) > 3  # into crumbs, as pencil is
-    if heights[0] < LOWER * heights[1] and -across >= GAP * max(larger, typical) and not is_broken:
+    is_low = heights[0] < LOWER * heights[1] and across <= 0 and not is_broken
+    if is_low and _are_apart(one, other, math.ceil(GAP * max(larger, typical)), labels):
         return False
     if heights[0] < 0.5 * heights[1] and math.hypot(min(0, across), min(0, down)) <= 0.15 * larger:
         return True
     widest = 0.9 if across <= 0 else 1.1  # two digits beside each other are wider
     return one.near == other.near and both.right - both.left <= widest * both.height
+
+
+def _are_apart(one: Component, other: Component, least: int, labels: Labels) -> bool:
+    """Whether at least so many pixels of paper are between two pieces."""
+    from scipy.ndimage import maximum_filter
+
+    rows = slice(max(0, one.top - least), one.bottom + least)
+    columns = slice(max(0, one.left - least), one.right + least)
+    near = labels[rows, columns]
+    return not maximum_filter(np.isin(near, one.members), 2 * least + 1, mode="constant")[
+        np.isin(near, other.members)
+    ].any()
 
 
 def _all_united(digits: list[Component]) -> Component:

@@ -55,8 +55,16 @@ DARK_EDGE = 0.6
 SHADED_AREA = 0.7
 """In a piece that is strokes in a soft shadow, the strokes are less than this fraction of the pixels."""
 
-SHADED_BLOT = 0.2
-"""In a thick piece they are less than this fraction."""
+BLOT, LARGE = 0.2, 0.2
+"""What is thicker than this fraction of its size, and larger than this fraction of the picture's shorter side, may be
+paper in a shadow,"""
+
+DARKEST, FEW = 0.8, 0.15
+"""where at most the second fraction of it is darker than the first of its darkest pixel: the strokes. Of a digit of a
+thick pen it is more than a fifth."""
+
+WITHIN = 0.3
+"""The paper in a shadow is a closing by so many times the thickness of the shadow each way."""
 
 BEYOND = 0.06
 """Of the size of the largest piece: the outline's distance from the pixels with which it is compared."""
@@ -146,14 +154,13 @@ def _means_of_nine(levels: Float64[np.ndarray, "height width"]) -> Float64[np.nd
     return levels
 
 
-def _paper(levels: Int32[np.ndarray, "height width"]) -> Int32[np.ndarray, "height width"]:
+def _paper(levels: Int32[np.ndarray, "height width"], reach: int) -> Int32[np.ndarray, "height width"]:
     """The brightness of the paper at each pixel: the larger of the closings along its row and along its column.
 
     The picture is continued by the pixels of its border, so that a dark rim is no ink.
     """
     from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
-    reach = max(1, min(levels.shape) // 4)
     closings = []
     for axis in (0, 1):
         padding = [(reach, reach) if n == axis else (0, 0) for n in (0, 1)]
@@ -181,7 +188,7 @@ def pieces_of(
     """
     from scipy.ndimage import label
 
-    paper = _paper(sign * levels)
+    paper = _paper(sign * levels, max(1, min(levels.shape) // 4))
     depth = paper - sign * levels
     typical = int(np.median(depth))
     paper, depth = paper - typical, np.maximum(0, depth - typical)
@@ -203,21 +210,37 @@ def pieces_of(
     pieces = _described(depth, paper, levels, labels, count)
     dark = depth > DARK_EDGE * np.array([0, *(piece.peak for piece in pieces)])[labels]
     areas = np.bincount(labels[dark], minlength=count + 1).tolist()
-    shaded = [
-        n
-        for n, piece in enumerate(pieces, 1)
-        if piece.size >= 3 and piece.peak >= 2 * least and _is_shaded(piece, areas[n] / piece.area)
-    ]
-    if shaded:
-        labels, count = label((labels > 0) & (dark | ~np.isin(labels, shaded)), everywhere)
+    limits = np.zeros(count + 1)  # of the strokes in a shadow
+    for n, piece in enumerate(pieces, 1):
+        if piece.size < 3 or piece.peak < 2 * least:
+            continue
+        if piece.thick > BLOT * piece.size and piece.size >= LARGE * min(levels.shape):
+            limits[n] = _shadow_taken(depth, paper, sign * levels, labels, piece, 2 * least)
+        if not limits[n] and areas[n] < SHADED_AREA * piece.area and piece.edge < SHADED_OUTLINE:
+            limits[n] = DARK_EDGE * piece.peak
+    if limits.any():
+        labels, count = label((labels > 0) & (depth > limits[labels]), everywhere)
         pieces = _described(depth, paper, levels, labels, count)
     return pieces, labels, paper, int(ruled.sum()) // ruled.size if ruled.size else 0
 
 
-def _is_shaded(piece: Component, dark: float) -> bool:
-    """Whether a piece is strokes in a shadow, by the fraction of its pixels that are nearly as dark as the darkest."""
-    is_blot = piece.thick > 0.2 * piece.size
-    return (dark < SHADED_AREA and piece.edge < SHADED_OUTLINE) or (dark < SHADED_BLOT and is_blot)
+def _shadow_taken(
+    depth: np.ndarray, paper: np.ndarray, levels: np.ndarray, labels: np.ndarray, blot: Component, least: int
+) -> float:
+    """Where a blot is paper in a shadow, with strokes at least so dark: measures `depth` there anew, from the `paper`
+    within the blot. Returns the edge of the strokes; 0 if there are none."""
+    rows, columns = slice(blot.top, blot.bottom), slice(blot.left, blot.right)
+    within = labels[rows, columns] == blot.members[0]
+    if np.count_nonzero(within & (depth[rows, columns] > DARKEST * blot.peak)) > FEW * blot.area:
+        return 0.0
+    inner = np.where(within, levels[rows, columns], -LEVELS)
+    own = _paper(inner, int(WITHIN * blot.thick) + 1)
+    darker = (own - inner)[within]
+    if darker.max() < least:
+        return 0.0
+    depth[rows, columns][within] = darker
+    paper[rows, columns][within] = own[within]
+    return EDGE * int(darker.max())
 
 
 def _peaks(depth: np.ndarray, labels: np.ndarray, count: int) -> Int32[np.ndarray, " numbers"]:

@@ -46,7 +46,7 @@ and the shorter is at least this fraction of the longer."""
 ARROW = 1.4
 """An arrow is at least so many times as wide as it is high."""
 
-SHADOW = 2.2
+SHADOW = 3.6
 """Paper in a shadow is at most so many times darker. What is darker is a table, as is what reaches the border."""
 
 BESIDE = 0.4

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from photographs import SIGNS, lit, papers, row, rules, sevens, shaded, thin_digits
+from photographs import SIGNS, dark_shadows, lit, papers, row, rules, sevens, shaded, thin_digits
 from PIL import Image, ImageDraw
 
 from lstm_mnist_jax import load
@@ -66,11 +66,15 @@ def test_a_one_on_ruled_paper_is_found(rng):
         assert (found.warning, found.marks) == (None, ()), kind
 
 
-def test_digits_in_a_shadow_on_ruled_paper_are_found(rng):
+def test_digits_in_shadows_are_found(rng):
     images = load().test.images
     for number in range(0, 12, 3):
         found = find_digits(shaded(images[number : number + 3], rng))
         assert [digit.warning for digit in found] == [None] * 3, number
+        for kind, picture in dark_shadows(images[number : number + 3], rng):
+            boxes = np.array([digit.box for digit in find_digits(picture)])
+            assert len(boxes) == 3, (number, kind)
+            np.testing.assert_allclose(boxes[:, 1] + boxes[:, 3] / 2, [0.2125, 0.4625, 0.7125], atol=0.04)
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -8,7 +8,7 @@ const TWO_LEVELS = 0.85;
 const EDGED = 0.85;
 const BLURRED = 0.65;
 const APART = 0.15;
-const [LOWER, GAP] = [0.65, 0.04];
+const [LOWER, GAP] = [0.65, 0.035];
 const COLUMN = 0.6;
 const CRUMB = 0.05;
 const BETWEEN = 4;
@@ -43,7 +43,7 @@ function united(one, other) {
 }
 
 /** Whether two pieces, or groups of them, are of one digit, by the size of a typical digit on the picture. */
-function belongTogether(one, other, typical) {
+function belongTogether(one, other, typical, areApart) {
   const both = united(one, other);
   const larger = Math.max(sizeOf(one), sizeOf(other));
   const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);
@@ -54,10 +54,28 @@ function belongTogether(one, other, typical) {
   const most = isAlike ? APART * (sizeOf(both) <= 1.1 * typical ? typical : larger) : 0.12 * larger;
   if (covers && (down >= 0.5 * low || -down <= most)) return !isUnderlined(one, other);
   const isBroken = both.members.length > 3;
-  if (low < LOWER * high && -across >= GAP * Math.max(larger, typical) && !isBroken) return false;
+  const isLow = low < LOWER * high && across <= 0 && !isBroken;
+  if (isLow && areApart(one, other, Math.ceil(GAP * Math.max(larger, typical)))) return false;
   if (low < 0.5 * high && Math.hypot(Math.min(0, across), Math.min(0, down)) <= 0.15 * larger) return true;
   const widest = across <= 0 ? 0.9 : 1.1;
   return one.near === other.near && both.right - both.left <= widest * (both.bottom - both.top);
+}
+
+/** Whether at least so many pixels of paper are between two pieces, on a picture with the number of the piece at each. */
+function areApartOn(labels, height, width, one, other, least) {
+  if (Math.max(one.left - other.right, other.left - one.right) >= least) return true;
+  const [top, left] = [Math.max(0, one.top - least), Math.max(0, one.left - least)];
+  const [tall, wide] = [Math.min(height, one.bottom + least) - top, Math.min(width, one.right + least) - left];
+  const rows = Array.from({ length: tall }, (_, y) => (top + y) * width + left);
+  const [ink, near] = [one, other].map(({ members }) => {
+    const mask = new Uint8Array(tall * wide);
+    for (const [y, from] of rows.entries()) {
+      for (let x = 0; x < wide; x++) if (members.includes(labels[from + x])) mask[y * wide + x] = 1;
+    }
+    return mask;
+  });
+  const around = dilated(ink, tall, wide, least);
+  return !near.some((isInk, at) => isInk && around[at]);
 }
 
 /** Whether a piece is of a digit like another but for its outline, as in a shadow, where ruled lines join them. */
@@ -76,23 +94,23 @@ function isAsStrong(piece, main) {
 }
 
 /** Whether a piece that touches the border is a stroke of a digit that does not: as thick, and nearly touching it. */
-function goesOn(piece, inner) {
+function goesOn(piece, inner, areApart) {
   return inner.some(
     (other) =>
       piece.near === other.near &&
       Math.max(piece.thick, other.thick) <= 1.5 * Math.min(piece.thick, other.thick) &&
-      belongTogether(piece, other, sizeOf(other)),
+      belongTogether(piece, other, sizeOf(other), areApart),
   );
 }
 
 /** Unites the pieces of one digit, until no two belong together. */
-function grouped(pieces) {
+function grouped(pieces, areApart) {
   const groups = [...pieces];
   const typical = sizeOf(best(pieces, scoreOf));
   const merge = () => {
     for (let first = 0; first < groups.length; first++) {
       for (let second = first + 1; second < groups.length; second++) {
-        if (!belongTogether(groups[first], groups[second], typical)) continue;
+        if (!belongTogether(groups[first], groups[second], typical, areApart)) continue;
         groups[first] = united(groups[first], groups.splice(second, 1)[0]);
         return true;
       }
@@ -104,7 +122,8 @@ function grouped(pieces) {
 }
 
 /** The digits among the pieces of ink, and what is of ruled lines: {digits, lines}. */
-function chosen(all, height, width) {
+function chosen({ pieces: all, labels }, height, width) {
+  const areApart = areApartOn.bind(null, labels, height, width);
   const edged = all.filter((piece) => piece.edge >= EDGED);
   if (!edged.length) return { digits: [], lines: [] };
   const sharpest = best(edged, scoreOf);
@@ -122,10 +141,10 @@ function chosen(all, height, width) {
   pieces = pieces.filter((piece) => sizeOf(piece) >= 0.03 * sizeOf(strongest));
   const inner = pieces.filter((piece) => !piece.cut);
   if (inner.length && scoreOf(best(inner, scoreOf)) >= 0.15 * scoreOf(best(pieces, scoreOf))) {
-    pieces = [...inner, ...pieces.filter((piece) => piece.cut && goesOn(piece, inner))];
+    pieces = [...inner, ...pieces.filter((piece) => piece.cut && goesOn(piece, inner, areApart))];
   }
   const strong = best(pieces, scoreOf);
-  const found = grouped(pieces.filter((piece) => isAsStrong(piece, strong)));
+  const found = grouped(pieces.filter((piece) => isAsStrong(piece, strong)), areApart);
   const ofPaper = found.filter((group) => isOfPaper(group, FLAT_LINE, height, width));
   lines.push(...ofPaper);
   const groups = found.filter((group) => !ofPaper.includes(group) && !isRuleOf(group, found));
@@ -306,7 +325,7 @@ function findInk(picture) {
   }
   const offers = [1, -1].map((sign) => {
     const { ruled, ...found } = piecesOf(sought, sign);
-    const { digits, lines } = chosen(found.pieces, height, width);
+    const { digits, lines } = chosen(found, height, width);
     const ofRules = (ruled ** 3 / LEVELS ** 2) * Math.min(height, width);
     return { ...found, sign, digits, ofLines: Math.max(0, ofRules, ...lines.map(scoreOf)) };
   });

@@ -14,7 +14,9 @@ const NEAR = 0.045;
 const SHADED_OUTLINE = 0.7;
 const DARK_EDGE = 0.6;
 const SHADED_AREA = 0.7;
-const SHADED_BLOT = 0.2;
+const [BLOT, LARGE] = [0.2, 0.2];
+const WITHIN = 0.3;
+const [DARKEST, FEW] = [0.8, 0.15];
 const SECOND_BINS = 8192;
 const LINE_EDGE = 0.2;
 const LINE = 0.8;
@@ -567,10 +569,34 @@ function alike(one, other) {
   return lengths(one).every((each, n) => Math.abs(each - others[n]) <= 0.1 * others[n]);
 }
 
-/** Whether a piece is strokes in a shadow, by the fraction of its pixels that are nearly as dark as the darkest. */
-function isShaded(piece, dark) {
-  const isBlot = piece.thick > 0.2 * sizeOf(piece);
-  return (dark < SHADED_AREA && piece.edge < SHADED_OUTLINE) || (dark < SHADED_BLOT && isBlot);
+/**
+ * Where a blot is paper in a shadow, with strokes at least so dark: measures `depth` there, from the paper within the blot.
+ * Returns the edge of the strokes; 0 if there are none.
+ */
+function shadowTaken({ depth, paper, typical }, sign, levels, labels, width, blot, least) {
+  const [tall, wide] = [heightOf(blot), blot.right - blot.left];
+  const each = (act) => { // pixel of the blot: its places in the box and on the picture
+    for (let y = 0, n = 0; y < tall; y++) {
+      for (let at = (blot.top + y) * width + blot.left, end = at + wide; at < end; at++, n++) {
+        if (labels[at] === blot.members[0]) act(n, at);
+      }
+    }
+  };
+  let [dark, peak] = [0, 0];
+  each((n, at) => (dark += Number(depth[at] > DARKEST * blot.peak)));
+  if (dark > FEW * blot.area) return 0;
+  const reach = Math.floor(WITHIN * blot.thick) + 1;
+  const [inner, own] = [0, 1].map(() => new Int16Array(tall * wide).fill(-LEVELS));
+  each((n, at) => (inner[n] = sign * levels[at]));
+  close(inner, 1, own, reach, tall, wide, wide, 1);
+  close(inner, 1, own, reach, wide, 1, tall, wide);
+  each((n) => (peak = Math.max(peak, own[n] - inner[n])));
+  if (peak < least) return 0;
+  each((n, at) => {
+    depth[at] = own[n] - inner[n];
+    paper[at] = own[n] + typical;
+  });
+  return INK_EDGE * peak;
 }
 
 /** The sum of the levels of ink. */
@@ -614,14 +640,16 @@ function piecesOf(picture, sign) {
   }
   if (unruled !== ink) take(unruled);
   described(pieces, sought, levels, ink, labels, height, width);
-  const limits = Int32Array.from([0, ...pieces], (piece) => piece && DARK_EDGE * piece.peak);
-  const dark = above(depth, ink, limits);
+  const dark = above(depth, ink, Int32Array.from([0, ...pieces], (piece) => piece && DARK_EDGE * piece.peak));
   const areas = new Int32Array(ink.count + 1);
   for (let n = 0; n < dark.starts.length; n++) areas[dark.numbers[n]] += dark.ends[n] - dark.starts[n];
-  const mayBeShaded = (piece) => sizeOf(piece) >= 3 && piece.peak >= 2 * least;
-  const isLit = pieces.map((piece, n) => !mayBeShaded(piece) || !isShaded(piece, areas[n + 1] / piece.area));
-  if (isLit.includes(false)) {
-    for (const [n, isAll] of isLit.entries()) if (isAll) limits[n + 1] = 0;
+  const limits = Int32Array.from([0, ...pieces], (piece, n) => { // of the strokes in a shadow
+    if (!n || sizeOf(piece) < 3 || piece.peak < 2 * least) return 0;
+    const isBlot = piece.thick > BLOT * sizeOf(piece) && sizeOf(piece) >= LARGE * Math.min(height, width);
+    const edge = isBlot ? shadowTaken(sought, sign, levels, labels, width, piece, 2 * least) : 0;
+    return edge || (areas[n] < SHADED_AREA * piece.area && piece.edge < SHADED_OUTLINE ? DARK_EDGE * piece.peak : 0);
+  });
+  if (limits.some((limit) => limit > 0)) {
     take(above(depth, ink, limits));
     described(pieces, sought, levels, ink, labels, height, width);
   }

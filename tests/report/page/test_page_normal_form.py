@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from photographs import SIGNS, papers, row, sevens, shaded, thin_digits
+from photographs import SIGNS, dark_shadows, papers, row, sevens, shaded, thin_digits
 from PIL import Image
 
 from lstm_mnist_jax import load
@@ -108,8 +108,9 @@ def test_papers_signs_and_marks_match_python(page, rng):
     signs = [row(sign=sign, underlined=sign is None)[0] for sign in (None, *SIGNS)]
     signs += [row(sign=sign, close=True)[0] for sign in ("minus", "comma", "plus")]
     thin = [picture for _, picture, _ in thin_digits()][4:6]  # a 7 and an 8
-    shade = shaded(load().test.images[:3], rng)
-    for number, picture in enumerate([*(picture for _, picture in papers(rng)), *signs, *thin, shade]):
+    digits = load().test.images[:3]
+    shades = [shaded(digits, rng), *(picture for _, picture in dark_shadows(digits, rng))]
+    for number, picture in enumerate([*(picture for _, picture in papers(rng)), *signs, *thin, *shades]):
         try:
             expected = find_digits(picture)
         except DataError:
