@@ -119,7 +119,7 @@ def find_digits(picture: Picture, height: int = 28, width: int = 28) -> list[Dig
     inks = find_ink(grey)
     if not inks:
         if np.ptp(grey) < LEAST_CONTRAST:
-            raise DataError("Nothing can be seen on the picture. It is of one colour.")
+            raise DataError("Nothing can be seen on the picture. It is of one colour, or nearly so.")
         raise DataError(
             "No digit can be seen on the picture. No part of it differs from its surroundings as strokes do, or only "
             "straight lines, as of ruled paper, a minus or =."

@@ -55,7 +55,7 @@ function reasonWithout({ levels }, name) {
   const isFlat = peakOf(levels) - levels.reduce((a, b) => Math.min(a, b)) < LEAST_CONTRAST;
   const lines = "or only straight lines, as of ruled paper, a minus or =";
   const without = `No digit can be seen on ${name}. No part of it differs from its surroundings as strokes do, ${lines}`;
-  const why = isFlat ? `Nothing can be seen on ${name}. It is of one colour` : without;
+  const why = isFlat ? `Nothing can be seen on ${name}. It is of one colour, or nearly so` : without;
   return `${why}. Choose a picture with dark digits on light paper, or light ones on dark.`;
 }
 
