@@ -85,8 +85,11 @@ class TrainedRun:
           The most probable class of each image, [n], and the probabilities of all classes, [n, classes].
 
         Raises:
-          DataError: the images are of another shape or type, or hold numbers outside its range, or none above those of
-            a narrower one, such as integers of 0 and 1.
+          DataError: the images are of another shape or type, or hold numbers outside its range, or none above 16 / 255
+            of white, such as integers of 0 and 1.
+
+        Warns:
+          UserWarning: the brightest of integers is below half of white, as where 100 was meant to be white.
         """
         found, given = classify(self, images), np.asarray(images)
         white = np.iinfo(np.uint16 if given.dtype == np.uint16 else np.uint8).max

@@ -330,10 +330,9 @@ def _are_apart(one: Component, other: Component, least: int, labels: Labels) -> 
 
     rows = slice(max(0, one.top - least), one.bottom + least)
     columns = slice(max(0, one.left - least), one.right + least)
-    near = labels[rows, columns]
-    return not maximum_filter(np.isin(near, one.members), 2 * least + 1, mode="constant")[
-        np.isin(near, other.members)
-    ].any()
+    around = labels[rows, columns]
+    grown = maximum_filter(np.isin(around, one.members), 2 * least + 1, mode="constant")
+    return not grown[np.isin(around, other.members)].any()
 
 
 def _all_united(digits: list[Component]) -> Component:
