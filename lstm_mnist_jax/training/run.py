@@ -138,11 +138,10 @@ def train(
         if first and (former is None or folder.config != former.config or (changes and trains)):
             run_folder.write_config(replace(folder, environment=environment) if trains else folder)
         processes.wait_for_file(folder.path / "config.json")
-        with ThreadPoolExecutor(1, thread_name_prefix="novelty") as background:  # while XLA compiles, on one core
-            writing = background.submit(run_folder.write_novelty, folder, dataset) if first else None
-            program = program.compile()
-        if writing is not None:
-            writing.result()
+        # While XLA compiles, and where that is quick, beside the first steps.
+        background = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="novelty"))
+        writing = background.submit(run_folder.write_novelty, folder, dataset) if first else None
+        program = program.compile()
         parameters = sum(leaf.size for leaf in jax.tree.leaves(states.newest.params))
         task, layers = task_of(config.model).describe(dataset.image_shape), describe_layers(config.model)
         seconds = time.perf_counter() - began
@@ -158,6 +157,8 @@ def train(
         stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
         loop = TrainingLoop(folder, 0, program, states, record, console, on_epoch)
         noted = loop.run(stop)
+        if writing is not None:
+            writing.result()
 
     epochs, best_step = read_metrics(folder.metrics), loop.members[0].best_step
     return TrainingResult(

@@ -66,10 +66,12 @@ def libraries(cache):
 
 
 LINKS = """#!/bin/sh
-for word; do
-    shift
-    case "$word" in *ffi.cc) set -- "$@" OBJECTS ;; *) set -- "$@" "$word" ;; esac
-done
+case "$*" in
+*/ffi.cc*)
+    for output; do :; done
+    exec COMPILER -r -nostdlib OBJECTS -o "$output"
+    ;;
+esac
 exec COMPILER "$@" -O0
 """
 
@@ -351,6 +353,14 @@ def hanging(tmp_path):
         command = Path("/proc", pid, "cmdline")  # the number may be another's by now
         if command.exists() and {b"300", bytes(script)} & set(command.read_bytes().split(b"\0")):
             os.kill(int(pid), 9)
+
+
+@pytest.mark.parametrize("source", ["loops.cc", "ffi.cc"])
+def test_an_error_in_either_file_is_an_error_of_the_build(tmp_path, source):
+    fails = f'case "$*" in */{source}*) echo "error: {source}" >&2; exit 1; esac'
+    script = write_script(tmp_path / "c++", f'#!/bin/sh\nfor output; do :; done\n: > "$output"\n{fails}\n')
+    with pytest.raises(build.BuildError, match=rf"c\+\+ failed: error: {source}"):
+        build._compile([script], tmp_path / "lstm.so")
 
 
 def test_a_compiler_that_does_not_end_is_waited_for_once_a_day(tmp_path, hanging):

@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ compiler's."""
 KEPT_SECONDS = 90 * 24 * 3600.0
 
 TIMEOUT = 480.0
-"""Seconds for the compiler. It takes about 10, and 36 with twice as many busy processes as processors."""
+"""Seconds for the compiler. It takes about 6, and 36 with twice as many busy processes as processors."""
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another process that compiles the same library."""
@@ -365,11 +365,12 @@ def _remove_old(folder: Path) -> None:
 def _compile(compiler: list[str], path: Path) -> None:
     """Compiles the loops for this machine, and the rest for any: the test of the loops runs before they are trusted."""
     end = time.monotonic() + TIMEOUT
-    loops = path.with_name("loops.o")
-    _compile_first(compiler, MACHINE_FLAGS, ["-c", str(FOLDER / "loops.cc")], loops, end)
-    _compile_first(
-        compiler, LINK_FLAGS, ["-shared", "-isystem", INCLUDE, str(FOLDER / "ffi.cc"), str(loops)], path, end
-    )
+    loops, ffi = path.with_name("loops.o"), path.with_name("ffi.o")
+    with _started(compiler, ["-isystem", INCLUDE, "-c", str(FOLDER / "ffi.cc")], ffi, end) as other:  # at the same time
+        _compile_first(compiler, MACHINE_FLAGS, ["-c", str(FOLDER / "loops.cc")], loops, end)
+        _require_none(compiler, other())
+    _compile_first(compiler, LINK_FLAGS, ["-shared", str(ffi), str(loops)], path, end)
+    path.chmod(0o755)
 
 
 def _compile_first(
@@ -378,38 +379,53 @@ def _compile_first(
     """Writes a file with the first flags that the compiler takes."""
     error = ""
     for some in flags:
-        # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
-        with tempfile.TemporaryFile(dir=path.parent) as errors:
-            command = [*compiler, *FLAGS, *some, *words, "-o", str(path)]
-            code = _run(command, path.parent, errors, end - time.monotonic())
-            errors.seek(0)
-            error = errors.read().decode(errors="replace").strip() or f"exit code {code}"
-        if code == 0:
-            if not path.exists():
-                raise BuildError(f"{' '.join(compiler)} wrote no file")
-            path.chmod(0o755)
-            return
-    lines = error.splitlines()
-    first = next((line for line in lines if "error" in line.lower()), lines[0])
-    raise BuildError(f"{' '.join(compiler)} failed: {_one_line(first)[:300]}")
+        with _started(compiler, [*some, *words], path, end) as errors:
+            if not (error := errors()):
+                break
+    _require_none(compiler, error)
 
 
-def _run(command: list[str], folder: Path, errors: Any, timeout: float) -> int:
-    """The exit code of a compiler. It ends with all that it has started, also where this process is interrupted."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        env={**os.environ, "TMPDIR": str(folder)},  # where it leaves no files when it is killed
-        start_new_session=True,
-    )
-    try:
-        return process.wait(max(timeout, 0))
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{command[0]} did not finish within {TIMEOUT:g} seconds") from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def _require_none(compiler: list[str], error: str) -> None:
+    """Raises BuildError for the errors of a compiler."""
+    if lines := error.splitlines():
+        first = next((line for line in lines if "error" in line.lower()), lines[0])
+        raise BuildError(f"{' '.join(compiler)} failed: {_one_line(first)[:300]}")
+
+
+@contextlib.contextmanager
+def _started(compiler: list[str], words: list[str], path: Path, end: float) -> Iterator[Callable[[], str]]:
+    """Starts a compiler that writes a file. All that it starts ends with it, also where this process is interrupted.
+
+    Yields:
+      A function that waits for it, and returns its errors, or "" where it has written the file.
+    """
+
+    def errors() -> str:
+        try:
+            code = process.wait(max(end - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"{compiler[0]} did not finish within {TIMEOUT:g} seconds") from None
+        file.seek(0)
+        if code:
+            return file.read().decode(errors="replace").strip() or f"exit code {code}"
+        if not path.exists():
+            raise BuildError(f"{' '.join(compiler)} wrote no file")
+        return ""
+
+    # Errors go to a file: a pipe is open until the last process that inherits it ends, a compiler server as well.
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+        process = subprocess.Popen(
+            [*compiler, *FLAGS, *words, "-o", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            env={**os.environ, "TMPDIR": str(path.parent)},  # where it leaves no files when it is killed
+            start_new_session=True,
+        )
+        try:
+            yield errors
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
