@@ -37,10 +37,11 @@ class Command:
     usage: str
     summary: str
 
-    def run(self, words: Sequence[str]) -> int:
-        """Runs it on its arguments; returns the exit code."""
-        code: int = getattr(self._imported(), self.function)(words)
-        return code
+    @property
+    def run(self) -> Callable[[Sequence[str]], int]:
+        """The function: it takes the arguments and returns the exit code."""
+        found: Callable[[Sequence[str]], int] = getattr(self._imported(), self.function)
+        return found
 
     @property
     def arguments(self) -> type:
