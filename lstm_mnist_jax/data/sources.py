@@ -62,7 +62,7 @@ def load(
         - IDX files, gzipped or not, as MNIST, Fashion-MNIST, KMNIST and EMNIST are published (`folder/prefix` where it
           holds several sets, as EMNIST's does),
         - .csv, .npz and .npy files, whose names say train and test, or
-        - pictures: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png.
+        - pictures: `train/CLASS/*.png` and `test/CLASS/*.png`, or `CLASS/*.png`.
       validation_examples: the number of examples to move from the training examples to the validation split. Ignored
         where the source has a validation split. With 5000 (the default) or 500 (smoke's), a tenth is moved
         where there are no more training examples than that.

@@ -79,7 +79,8 @@ def from_tree(tree: Any, order: Sequence[str] = (), *, input_activation: str | N
     Args:
       tree: nested dictionaries of arrays, with LSTM or GRU cells of Linen or NNX and dense layers: the result of
         Linen's `init`, or of `nnx.state(module, nnx.Param)`. The layers are in the order of their numbers.
-      order, input_activation: see `lstm_mnist_jax.interop.torch.from_state_dict`, also for what a tree does not hold.
+      order: see `lstm_mnist_jax.interop.torch.from_state_dict`, also for what a tree does not hold.
+      input_activation: see there.
 
     Raises:
       WeightsError: it is of another network.

@@ -22,7 +22,7 @@ def test_every_feature_of_the_layers_page_has_a_test():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", python_programs("layers"), ids=["call", "last", "weights", "train"])
+@pytest.mark.parametrize("program", python_programs("layers"), ids=["call", "last", "train", "weights"])
 def test_programs_of_the_layers_page(program, tmp_path):
     assert run_program(program, tmp_path) == ""
 
