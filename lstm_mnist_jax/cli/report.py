@@ -72,9 +72,12 @@ def _report(
     console: Console, path: Path, parsed: ReportArguments, label: str = "", comparison: "Sequence[Picture]" = ()
 ) -> dict[str, Any]:
     """Reports on a run; with its `label` in a comparison, only writes the page, with the figures of the comparison."""
+    import numpy as np
+
     from lstm_mnist_jax.inference import load_data, load_run
     from lstm_mnist_jax.report import text
     from lstm_mnist_jax.report.diagnosis import diagnose
+    from lstm_mnist_jax.training.run_folder import learned_nothing
 
     run = load_run(path, parsed.checkpoint or "best")
     dataset, columns = load_data(run.folder, parsed.source, parsed.data_dir), run.history()
@@ -82,6 +85,10 @@ def _report(
     found, facts = text.run_as_json(run, diagnosis), text.facts(run, columns, diagnosis)
     if not label:
         text.print_run(console, run, columns, diagnosis)
+    found["warning"] = learned_nothing(run.folder, np.bincount(dataset.validation.labels), dataset.train.images)
+    if found["warning"] is not None:
+        say(console, found["warning"])
+        facts.append(("warning", found["warning"]))
     from lstm_mnist_jax.report.figures import run_pictures
 
     pictures = run_pictures(run, columns, diagnosis, dataset)

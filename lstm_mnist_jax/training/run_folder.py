@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from lstm_mnist_jax import __version__
@@ -34,7 +35,7 @@ from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training.mesh import usable_cores
-from lstm_mnist_jax.training.metrics import read_metrics, score_of
+from lstm_mnist_jax.training.metrics import Guessing, read_metrics, score_of
 
 FORMAT = 7
 """Number of the folder's format: raised when an older program could misread it."""
@@ -278,9 +279,23 @@ def _best_member(folder: RunFolder) -> int:
     """The member with the best epoch on validation in metrics.jsonl, the earliest of equals."""
     epochs = [metrics for metrics in read_metrics(folder.metrics) if not metrics.diverged]
     if not epochs:
-        raise RunError(f"No run of {folder.path} was evaluated yet. Name one by its number, or train on.")
+        diverged = folder.metrics.exists() and folder.metrics.stat().st_size > 0
+        reason = "The loss of all runs of {} became infinite or NaN: sweep lower learning rates, or with --clip-norm 1."
+        reason = reason if diverged else "No run of {} was evaluated yet. Name one by its number, or train on."
+        raise RunError(reason.format(folder.path))
     best = max(epochs, key=lambda metrics: (score_of(folder.config, metrics), -metrics.member))
     return best.member
+
+
+def learned_nothing(folder: RunFolder, counts: np.ndarray, images: np.ndarray | None = None) -> str | None:
+    """What is printed of a run that was no better than guessing; None of another, and of one without an epoch.
+
+    Args:
+      folder: of the run.
+      counts: int [classes], the validation examples of each class.
+      images: the training images, uint8, which may be the cause; None where they are not at hand.
+    """
+    return Guessing.of(counts).warning(folder.config, read_metrics(folder.metrics, folder.member or 0), images)
 
 
 def refuse_occupied(path: Path) -> None:
