@@ -202,7 +202,7 @@ def _sweep(
             say(
                 console, f"no run has learned anything{f' ({diverged} diverged)' if diverged else ''}: none is the best"
             )
-            say(console, "  sweep lower learning rates, or with --clip-norm 1, or for more epochs, into a new folder")
+            say(console, "  sweep other learning rates, or with --clip-norm 1, or train for more epochs")
         for number in range(len(folder.members)):
             if (own := run_dir / str(number) / "config.json").is_file():
                 say(console, f"run {number} was resumed in {own.parent}: that path names the longer run now")

@@ -250,6 +250,8 @@ def _unexpected(cls: type, found: Sequence[Argument], word: str, hint: str) -> s
     name, equals, value = word.partition("=")
     if equals and (option := name.replace("_", "-")) in [argument.name for argument in found]:
         return f"{word!r} is no preset; for the option, write --{option} {value}."
+    if Path(word, "config.json").is_file():
+        return f"{word!r} is a run folder, but a preset was expected. To train that run further, use --resume {word}."
     return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{nearest}"
 
 

@@ -51,11 +51,11 @@ def report(arguments: Sequence[str]) -> int:
         raise UserError("No run folder is given. Give one, or several to compare.")
     if parsed.html is not None and parsed.html.expanduser().is_dir():
         raise RunError(f"--html {parsed.html} is a folder. Name a file, such as {parsed.html / 'report.html'}.")
-    if parsed.into is not None:
-        into = parsed.into.expanduser()
-        nearest = next((place for place in (into, *into.parents) if os.path.exists(place)), into)
-        if nearest.is_file():  # before anything is computed
-            raise RunError(f"{nearest} is a file, expected a folder for the figures. Choose another --into.")
+    for option, folder in (("--into", parsed.into), ("--html", parsed.html and parsed.html.parent)):
+        places = [] if folder is None else [folder.expanduser(), *folder.expanduser().parents]
+        nearest = next(filter(os.path.exists, places), None)
+        if nearest is not None and nearest.is_file():  # before anything is computed
+            raise RunError(f"{nearest} is a file, expected a folder. Choose another {option}.")
     from lstm_mnist_jax.config import Execution
     from lstm_mnist_jax.training.run_folder import read_run_folder
 

@@ -217,7 +217,7 @@ def _at_path(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset | No
         if is_table(path):
             return _tables(path, image_size)
     except OSError as error:  # such as a name that is too long, or a folder without permission
-        if _is_file(path) or error.filename not in (None, str(path)):
+        if _is_file(path) or isinstance(error, PermissionError) or error.filename not in (None, str(path)):
             raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
     return None
 
@@ -330,5 +330,5 @@ def _expand(source: str) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long
+    except OSError:  # such as a name that is too long, or a folder without permission
         return False

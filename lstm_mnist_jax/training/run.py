@@ -179,7 +179,7 @@ def load_same(config: Config, former: RunFolder | None) -> tuple[Config, Dataset
     Returns:
       The config, with the number of validation examples also where it was not asked for; the data.
     """
-    asked = config.data.validation_examples or (former and former.config.data.validation_examples)
+    asked = config.data.validation_examples or (former.config.data.validation_examples if former else None)
     data = replace(config.data, validation_examples=asked)
     dataset = load(**vars(data)) if former is None else load_again(data, former.config.data)
     if len(set(processes.gather_text(dataset.fingerprint()))) > 1:

@@ -207,6 +207,10 @@ def read_run_folder(path: Path) -> RunFolder:
             if path.name == "best":  # which may have a folder, if it was resumed
                 return read_run_folder(path.parent / str(_best_member(folder)))
             return folder.of_member(int(path.name))
+        raise RunError(f"{path.parent} is a single run, not a sweep: name it without /{path.name}.")
+    above = next((folder for folder in path.parents[:3] if (folder / "config.json").is_file()), None)
+    if path.exists() and not file.is_file() and above is not None:
+        raise RunError(f"{path} is not a run folder, but within one: give {above}.")
     if not path.is_dir():
         reason = "it is a file. Give the folder of a run." if path.is_file() else "there is no such folder."
         if not path.exists() and _may_name_member(path.with_name("best")) and read_run_folder(path.parent).is_sweep:
@@ -228,11 +232,12 @@ def read_run_folder(path: Path) -> RunFolder:
         number = contents["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} is damaged: {error!r}. Put it back from a copy, or start a new run.") from error
+    writer = contents.get("environment", {}).get("lstm-mnist-jax", "unknown")
+    instead = f"It was written by version {writer}: use that version, or start a new run."
     if number != FORMAT:
-        writer = contents.get("environment", {}).get("lstm-mnist-jax", "unknown")
         raise RunError(
             f"{path} is a run folder of format {number}; this version of lstm-mnist-jax reads format {FORMAT}. "
-            f"It was written by version {writer}: use that version, or start a new run."
+            + instead
         )
     try:
         config = from_dict(Config, contents["config"])
@@ -251,7 +256,7 @@ def read_run_folder(path: Path) -> RunFolder:
             groups=tuple(tuple(map(int, group)) for group in contents["groups"]),
         )
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{file} is damaged or of another version: {error}") from error
+        raise RunError(f"{file} is damaged or of another version: {error} {instead}") from error
 
 
 def _may_name_member(path: Path) -> bool:

@@ -195,7 +195,7 @@ def test_a_sweep_in_which_no_run_learned_names_no_best_one(command_line, tmp_pat
     done = command_line("sweep", "smoke", *ONE_LAYER, *words, "--run-dir", tmp_path / "sweep")
     assert done.returncode == 0, done.stderr
     assert "no epoch is much better than guessing on validation in 2 runs: 0, 1\n" in done.stdout
-    assert "no run has learned anything (2 diverged): none is the best\n  sweep lower learning rates" in done.stdout
+    assert "no run has learned anything (2 diverged): none is the best\n  sweep other learning rates" in done.stdout
     assert "best on validation" not in done.stdout
     assert "lstm-mnist evaluate" not in done.stdout
 

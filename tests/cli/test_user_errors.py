@@ -94,6 +94,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
             ["train", "--source", SCRIPT],
             f"Unknown data source '{SCRIPT}': files of this kind are not read. Expected 'mnist'",
         ),
+        (["train", "--validation", "random"], "--validation is 'random', expected one of auto, front, stratified"),
         (["train", "--source", "minst"], "; did you mean mnist?"),
         (["train", "--cell", "gru", "--forget-bias", "2"], "--forget-bias has no effect here: it needs the cell lstm"),
         (["train", "rows", "--forget-bias", "2", "--chrono-steps", "28"], "--forget-bias has no effect here"),
@@ -331,12 +332,42 @@ def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):
     assert [type(unraisable.exc_value) for unraisable in reported] == [ValueError]
 
 
-def test_unexpected_exceptions_are_reported_as_bugs(command_line, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyError("boom"), 1, "lstm-mnist: unexpected KeyError: 'boom'\nThis is a fault of the program"),
+        (PermissionError(13, "Not permitted", "a/b"), 2, "lstm-mnist: a/b cannot be read or written: Not permitted.\n"),
+    ],
+)
+def test_unexpected_exceptions_are_reported_as_bugs_but_for_files_without_permission(
+    command_line, monkeypatch, error, code, message
+):
     def broken(arguments):
-        raise KeyError("boom")
+        raise error
 
     monkeypatch.setattr("lstm_mnist_jax.cli.train.train", broken)
     done = command_line("train")
-    assert done.returncode == 1
-    assert "unexpected KeyError: 'boom'" in done.stderr
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr
+
+
+def test_paths_and_words_that_are_taken_for_a_run(command_line, tiny_run):
+    (checkpoint, *_), checkpoints = (tiny_run / "checkpoints").iterdir(), tiny_run / "checkpoints"
+    for words, message in [
+        (["evaluate", tiny_run / "best"], f"{tiny_run} is a single run, not a sweep: name it without /best."),
+        (["evaluate", checkpoints], f"{checkpoints} is not a run folder, but within one: give {tiny_run}."),
+        (["report", checkpoint], f"{checkpoint} is not a run folder, but within one: give {tiny_run}."),
+        (["train", tiny_run], f"'{tiny_run}' is a run folder, but a preset was expected. To train that run further,"),
+        (
+            ["report", tiny_run, "--split", "tset"],
+            "split is 'tset', expected one of test, validation, train; did you m",
+        ),
+        (
+            ["report", tiny_run, "--html", tiny_run / "config.json" / "a"],
+            "config.json is a file, expected a folder. Ch",
+        ),
+    ]:
+        done = command_line(*words)
+        assert done.returncode == 2
+        assert message in done.stderr

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from idx_files import idx_bytes, write_folder
+from runs import TINY
 
 from lstm_mnist_jax.config import DataConfig
 from lstm_mnist_jax.data import Dataset, load
