@@ -54,7 +54,8 @@ class SweepResult:
       run_dir: its folder.
       members: the result of every run so far.
       settings: the result of every setting over its seeds, the best on validation first.
-      best: the number of the best run on validation, if any.
+      best: the number of the best run on validation; None before the first epoch of any ends, and where all runs of a
+        complete sweep diverged or are no better than guessing.
       trained: whether any step was made; a resumed sweep may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended it early, or None.
     """
@@ -137,9 +138,11 @@ def _sweep(
     folder = run_folder.read_run_folder(run_dir) if resume else None
     if folder is not None and not folder.is_sweep:
         raise RunError(f"{run_dir} is a single run, not a sweep. Continue with: lstm-mnist train --resume {run_dir}")
-    if folder is None and first:
-        run_folder.refuse_occupied(run_dir)
-    dataset = load_same(config, folder)
+    if folder is None:
+        space.refuse_without_effect(config)
+        if first:
+            run_folder.refuse_occupied(run_dir)
+    config, dataset = load_same(config, folder)
     if folder is not None:
         folder = run_folder.resume_run_folder(folder, config, dataset)
     refuse_streaming(dataset, execution.device_data_limit)
@@ -176,6 +179,9 @@ def _sweep(
                 break
             group, program = group + 1, None
     members = results.member_results(folder)
+    guessing = Guessing.of(np.bincount(dataset.validation.labels))
+    useless = [each for each in members if each.history and guessing.is_as_good_as(each.history)]
+    none_learned = stopped_by is None and len(useless) == sum(each.best is not None for each in members)
     if first:
         results.write_csv(folder, members)
         draw_results(folder, members, dataset)
@@ -186,13 +192,17 @@ def _sweep(
         # As wide as it is, however narrow the terminal.
         width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
         console.print(found, width=width, crop=False)
-        guessing = Guessing.of(dataset.validation.labels)
-        useless = [each for each in members if each.history and guessing.is_as_good_as(each.history)]
         if useless and stopped_by is None:
             listed = ", ".join(str(each.member) for each in useless[:20]) + " ..." * (len(useless) > 20)
             say(console, f"no epoch is much better than guessing on validation in {runs(len(useless))}: {listed}")
             rates = [folder.member_config(each.member).optimizer.learning_rate for each in useless]
             say(console, likely_causes(rates, max(each.epochs for each in useless), dataset.train.images))
+        if none_learned:
+            diverged = sum(each.diverged for each in members)
+            say(
+                console, f"no run has learned anything{f' ({diverged} diverged)' if diverged else ''}: none is the best"
+            )
+            say(console, "  sweep other learning rates, or with --clip-norm 1, or train for more epochs")
         for number in range(len(folder.members)):
             if (own := run_dir / str(number) / "config.json").is_file():
                 say(console, f"run {number} was resumed in {own.parent}: that path names the longer run now")
@@ -200,7 +210,7 @@ def _sweep(
         run_dir=run_dir,
         members=members,
         settings=results.setting_results(members),
-        best=results.best_member(members),
+        best=None if none_learned else results.best_member(members),
         trained=trained,
         stopped_by=stopped_by,
     )

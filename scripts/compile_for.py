@@ -302,11 +302,12 @@ def empty_dataset(data: Any) -> Any:
     import numpy as np
 
     from lstm_mnist_jax.data import Dataset, Examples
+    from lstm_mnist_jax.data.splits import usual_validation_examples
 
     def examples(count: int) -> Examples:
         return Examples(np.zeros((count, 28, 28), np.uint8), np.zeros(count, np.int32), 10)
 
-    validation = data.validation_examples
+    validation = data.validation_examples or usual_validation_examples(60_000, data.train_examples)
     train = data.train_examples or 60_000 - validation
     names = tuple(map(str, range(10)))
     return Dataset(examples(train), examples(validation), examples(10_000), names, "no data")

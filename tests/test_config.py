@@ -19,6 +19,7 @@ from lstm_mnist_jax.config import (
     OptimizerConfig,
 )
 from lstm_mnist_jax.config.json import differences, from_dict
+from lstm_mnist_jax.data.splits import usual_validation_examples
 from lstm_mnist_jax.errors import ConfigError
 
 
@@ -26,9 +27,9 @@ def test_the_tutorial_has_the_original_programs_numbers():
     tutorial = PRESETS["tutorial"]
     assert (tutorial.batch_size, tutorial.epochs, tutorial.model.hidden_features) == (64, 10, (32, 64))
     assert dataclasses.astuple(tutorial.optimizer)[:4] == (0.01, 0.9, 0.999, 1e-8)
-    assert (tutorial.data.source, tutorial.data.validation_examples) == ("mnist", 5000)
+    assert tutorial.data == DataConfig("mnist")
     assert tutorial.model.forget_bias == 1.0
-    assert (60_000 - 5_000) // tutorial.batch_size == 859
+    assert (60_000 - usual_validation_examples(60_000, None)) // tutorial.batch_size == 859
 
 
 @pytest.mark.parametrize("preset", PRESETS)

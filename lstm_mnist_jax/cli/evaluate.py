@@ -42,7 +42,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parsed = parse(EvaluateArguments, arguments)
     from lstm_mnist_jax.inference import load_run
     from lstm_mnist_jax.training.mesh import make_mesh, too_many
-    from lstm_mnist_jax.training.run_folder import read_run_folder
+    from lstm_mnist_jax.training.run_folder import learned_nothing, read_run_folder
 
     start_jax(parsed.execution, read_run_folder(parsed.run_dir.expanduser()).config.batch_size)
     run = load_run(parsed.run_dir, parsed.checkpoint)
@@ -52,8 +52,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     evaluations, averaged = run.evaluate(parsed.execution, **moved), None
     if parsed.tta_shift_pixels:
         averaged = run.evaluate(parsed.execution, **moved, tta_shift_pixels=parsed.tta_shift_pixels)
+    useless = learned_nothing(run.folder, evaluations["validation"].count)
     if parsed.json:
-        found: dict[str, Any] = {"run_dir": str(parsed.run_dir), "step": run.step}
+        found: dict[str, Any] = {"run_dir": str(parsed.run_dir), "step": run.step, "warning": useless}
         found["splits"] = _as_json(run.class_names, evaluations)
         if averaged is not None:
             found |= {"tta_shift_pixels": parsed.tta_shift_pixels, "tta_splits": _as_json(run.class_names, averaged)}
@@ -64,6 +65,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         count = (2 * parsed.tta_shift_pixels + 1) ** 2
         title = f"test-time augmentation: mean over {count} shifts of up to {parsed.tta_shift_pixels} pixels"
         _print_evaluations(title, run.class_names, averaged)
+    if useless is not None:
+        say(OutputConsole(), useless)
     return 0
 
 

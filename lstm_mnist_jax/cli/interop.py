@@ -176,10 +176,10 @@ def import_(arguments: Sequence[str]) -> int:
         examples = load(**vars(run.folder.config.data)).validation
         for line in likely_causes(imported.unfolded, run.folder.config.model, examples, imported.inputs):
             say(console, line)
-    held_out = config.data.validation_examples
+    held_out = run.folder.config.data.validation_examples
     if parsed.format != "huggingface" and int(run.evaluations["validation"].count.sum()) == held_out:
-        say(console, f"validation: the first {held_out:,} training examples, as --validation-examples has it")
-        say(console, "  (too high if the model was trained on them: give the number that it had)")
+        say(console, f"validation: the first {held_out:,} training examples, if the data have no validation split")
+        say(console, "  (too high if the model was trained on them: give its number by --validation-examples)")
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)

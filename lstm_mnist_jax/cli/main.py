@@ -143,9 +143,11 @@ def _run(words: list[str], debug: bool) -> int:
         code = COMMANDS[command].run(words[1:])
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, PermissionError):
+            error = UserError(f"{error.filename} cannot be read or written: {error.strerror}.")
         print("lstm-mnist:", re.sub(r"\s*\n\s*", " ", _with_options(error).strip()), file=sys.stderr)
         return _failed(2)
     except BrokenPipeError:  # the reader of our output has closed it
@@ -209,7 +211,9 @@ def _with_options(error: UserError) -> str:
     long = "|".join(name for name in fields if "_" in name)  # no word of a sentence
     pattern = rf"(?<![\w/.'\"-])(?:[a-z]+\.)?({long})(?![\w/.'\"=-])"
     pattern += rf"|(?:^|(?<=, ))({'|'.join(fields)})(?=,| is | has | must )|(?:(?<=set )|(?<=and ))(samples)(?=,)"
-    return re.sub(pattern, lambda found: "--" + (found[1] or found[2] or found[3]).replace("_", "-"), str(error))
+    text, choices, rest = str(error).partition("expected one of ")  # of which some have the names of options
+    text = re.sub(pattern, lambda found: "--" + (found[1] or found[2] or found[3]).replace("_", "-"), text)
+    return text + choices + rest
 
 
 def _failed(code: int) -> int:

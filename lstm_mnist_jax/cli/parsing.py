@@ -250,6 +250,8 @@ def _unexpected(cls: type, found: Sequence[Argument], word: str, hint: str) -> s
     name, equals, value = word.partition("=")
     if equals and (option := name.replace("_", "-")) in [argument.name for argument in found]:
         return f"{word!r} is no preset; for the option, write --{option} {value}."
+    if Path(word, "config.json").is_file():
+        return f"{word!r} is a run folder, but a preset was expected. To train that run further, use --resume {word}."
     return f"Unknown preset {word!r}; expected one of {', '.join(PRESETS)}{nearest}"
 
 
@@ -269,7 +271,10 @@ def start_jax(execution: Execution, batch_size: int | None = None) -> None:
 
     Args:
       execution: the number of devices, and for a `CommandExecution` whether there is a cache.
-      batch_size: examples that the devices share; None for a whole batch each.
+      batch_size: examples that the devices share; None for a whole batch each, as in a sweep.
+
+    Raises:
+      UserError: there is a memory limit, but no sweep.
     """
     import jax
 
@@ -277,6 +282,8 @@ def start_jax(execution: Execution, batch_size: int | None = None) -> None:
     from lstm_mnist_jax.training.mesh import use_cpu_devices
 
     interrupts.raise_again()
+    if batch_size is not None and execution.memory_limit is not None:
+        raise UserError("--memory-limit has no effect here: it is for the runs of a sweep. Leave it out.")
     use_cpu_devices(execution, batch_size)
     options = jax.config.values
     if isinstance(execution, CommandExecution) and not execution.compilation_cache:

@@ -51,11 +51,11 @@ def report(arguments: Sequence[str]) -> int:
         raise UserError("No run folder is given. Give one, or several to compare.")
     if parsed.html is not None and parsed.html.expanduser().is_dir():
         raise RunError(f"--html {parsed.html} is a folder. Name a file, such as {parsed.html / 'report.html'}.")
-    if parsed.into is not None:
-        into = parsed.into.expanduser()
-        nearest = next((place for place in (into, *into.parents) if os.path.exists(place)), into)
-        if nearest.is_file():  # before anything is computed
-            raise RunError(f"{nearest} is a file, expected a folder for the figures. Choose another --into.")
+    for option, folder in (("--into", parsed.into), ("--html", parsed.html and parsed.html.parent)):
+        places = [] if folder is None else [folder.expanduser(), *folder.expanduser().parents]
+        nearest = next(filter(os.path.exists, places), None)
+        if nearest is not None and nearest.is_file():  # before anything is computed
+            raise RunError(f"{nearest} is a file, expected a folder. Choose another {option}.")
     from lstm_mnist_jax.config import Execution
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
@@ -72,9 +72,12 @@ def _report(
     console: Console, path: Path, parsed: ReportArguments, label: str = "", comparison: "Sequence[Picture]" = ()
 ) -> dict[str, Any]:
     """Reports on a run; with its `label` in a comparison, only writes the page, with the figures of the comparison."""
+    import numpy as np
+
     from lstm_mnist_jax.inference import load_data, load_run
     from lstm_mnist_jax.report import text
     from lstm_mnist_jax.report.diagnosis import diagnose
+    from lstm_mnist_jax.training.run_folder import learned_nothing
 
     run = load_run(path, parsed.checkpoint or "best")
     dataset, columns = load_data(run.folder, parsed.source, parsed.data_dir), run.history()
@@ -82,6 +85,10 @@ def _report(
     found, facts = text.run_as_json(run, diagnosis), text.facts(run, columns, diagnosis)
     if not label:
         text.print_run(console, run, columns, diagnosis)
+    found["warning"] = learned_nothing(run.folder, np.bincount(dataset.validation.labels), dataset.train.images)
+    if found["warning"] is not None:
+        say(console, found["warning"])
+        facts.append(("warning", found["warning"]))
     from lstm_mnist_jax.report.figures import run_pictures
 
     pictures = run_pictures(run, columns, diagnosis, dataset)

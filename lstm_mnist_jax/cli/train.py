@@ -12,6 +12,8 @@ from lstm_mnist_jax.cli import parsing
 from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.cli.sweep import run_sweep
 from lstm_mnist_jax.config import Config, Processes
+from lstm_mnist_jax.config.json import differences
+from lstm_mnist_jax.config.options import refuse_without_effect
 from lstm_mnist_jax.errors import UserError
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.statistics import Share
@@ -44,11 +46,12 @@ class TrainArguments:
 
 def train(arguments: Sequence[str]) -> int:
     """`lstm-mnist train`."""
-    parsed, _ = parsing.parse_with_preset(
+    parsed, preset = parsing.parse_with_preset(
         TrainArguments, arguments, lambda preset, config: TrainArguments(preset, config=config)
     )
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
+    refuse_without_effect([name.split(".")[-1] for name in differences(preset, parsed.config)], [parsed.config])
     resume = parsed.resume is not None
     if resume and parsed.seeds != 1:
         raise UserError("A resumed run or sweep has its seeds already; leave out --seeds.")

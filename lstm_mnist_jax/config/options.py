@@ -5,7 +5,7 @@ and changes no result beyond float32 rounding: see `Execution` and `Processes`.
 """
 
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -226,9 +226,9 @@ class DataConfig(Checked):
     .zip file, or a folder: of IDX, .csv, .npz or .npy files, or with a folder of pictures for each class."""
     data_dir: str | None = None
     """Folder of prepared TFDS data; None is TFDS's own default."""
-    validation_examples: int = 5000
-    """Examples that are moved from training to validation, where the source has no validation split. With 5000,
-    or smoke's 500, a tenth is moved where there are no more training examples than that."""
+    validation_examples: int | None = None
+    """Examples that are moved from training to validation, where the source has no validation split. None is a twelfth
+    of those that are trained on, from 500 to 5000, and a tenth of all at most: of MNIST 5000, in smoke 500."""
     train_examples: int | None = None
     """The largest number of remaining examples to train on, from the first; None is all of them."""
     validation: Literal["auto", "front", "stratified"] = _added("auto")
@@ -334,6 +334,33 @@ SWEEPABLE = (
 )
 """The fields that a sweep may vary. Runs that differ in hyperparameters of the optimizer share one compiled program;
 each other value takes one of its own."""
+
+
+HAS_EFFECT: dict[str, tuple[str, Callable[[Config], bool]]] = {
+    "permutation_seed": ("the task permuted", lambda config: config.model.task == "permuted"),
+    "forget_bias": (
+        "the cell lstm or layer_norm_lstm, without chrono_steps",
+        lambda config: config.model.cell in ("lstm", "layer_norm_lstm") and config.model.chrono_steps is None,
+    ),
+    "dense_activation": ("hidden dense layers (dense_features)", lambda config: bool(config.model.dense_features)),
+    "final_fraction": ("a schedule, linear or cosine", lambda config: config.optimizer.schedule != "constant"),
+    "elastic_spacing": ("elastic_pixels above 0", lambda config: config.augmentation.elastic_pixels > 0),
+    "erasing_size": ("erasing_probability above 0", lambda config: config.augmentation.erasing_probability > 0),
+}
+"""Fields that have an effect with some values of other fields only: what they need, in words and as a condition."""
+
+
+def refuse_without_effect(names: Collection[str], configs: Iterable[Config]) -> None:
+    """Raises ConfigError where one of the fields was asked for, but has no effect in any of the configs.
+
+    A config may have such a value, such as one of a preset or of an older version: it is not refused by `Config`.
+    """
+    asked = [name for name in HAS_EFFECT if name in names]
+    configs = list(configs) if asked else []
+    for name in asked:
+        needed, condition = HAS_EFFECT[name]
+        if not any(map(condition, configs)):
+            raise ConfigError(f"{name} has no effect here: it needs {needed}. Leave it out, or set that as well.")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ PRESETS: dict[str, Config] = {
     "tutorial": Config(),
     "smoke": Config(
         epochs=2,
-        data=DataConfig(validation_examples=500, train_examples=6_000),
+        data=DataConfig(train_examples=6_000),
         model=ModelConfig(hidden_features=(16, 32)),
     ),
     "rows": ROWS,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lstm_mnist_jax.config.json import described, from_text, from_value
-from lstm_mnist_jax.config.options import SWEEPABLE, Checked, Config
+from lstm_mnist_jax.config.options import SWEEPABLE, Checked, Config, refuse_without_effect
 from lstm_mnist_jax.errors import ConfigError, did_you_mean
 
 Setting = dict[str, Any]
@@ -83,6 +83,13 @@ class Space(Checked):
     def axes(self) -> dict[str, Interval | tuple[Any, ...]]:
         """The values or the interval of each field. Raises ConfigError where one is impossible."""
         return {name: _parse(name, words) for name, words in zip(self.names, self.values, strict=True)}
+
+    def refuse_without_effect(self, config: Config) -> None:
+        """Raises ConfigError where no run of a sweep of `config` depends on a field that varies."""
+        axes = self.axes()
+        ends = [(axis.high,) if isinstance(axis, Interval) else axis for axis in axes.values()]
+        settings = (dict(zip(axes, values, strict=True)) for values in itertools.product(*ends))
+        refuse_without_effect(axes, (with_setting(config, setting) for setting in settings))
 
     def describe(self) -> str:
         """The space in words: "learning_rate 0.003 0.01, 4 seeds"."""

@@ -4,10 +4,12 @@ Where a source has no validation split, it is cut from the front of the training
 `read_data_sets`; or stratified, where classes would be lacking at the front.
 """
 
+import json
 import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,7 @@ from lstm_mnist_jax.data.idx import has_idx_files, is_idx_source, load_idx_folde
 from lstm_mnist_jax.data.image_folder import has_class_folders, load_image_folder
 from lstm_mnist_jax.data.npz import damaged
 from lstm_mnist_jax.data.pictures import SUFFIXES, checked_levels
-from lstm_mnist_jax.data.splits import USUAL_VALIDATION_EXAMPLES, split
+from lstm_mnist_jax.data.splits import split
 from lstm_mnist_jax.data.tables import TEXT_ENDINGS, is_table, load_tables
 from lstm_mnist_jax.errors import ConfigError, DataError, did_you_mean
 from lstm_mnist_jax.progress import Reading
@@ -29,6 +31,9 @@ EMBEDDED_MNIST = Path(__file__).parent / "mnist"
 
 MAX_ZIP_MEMBERS = 2_000_000
 MAX_ZIP_BYTES = 1 << 34
+
+FOLDERS_OF_A_RUN = 4
+"""The files of a checkpoint of a sweep are so many folders below the sweep's."""
 
 FASHION_MNIST = "fashion-mnist"
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -42,7 +47,7 @@ FASHION_CLASSES = (
 def load(
     source: str | os.PathLike[str] = "mnist",
     *,
-    validation_examples: int = USUAL_VALIDATION_EXAMPLES[0],
+    validation_examples: int | None = None,
     train_examples: int | None = None,
     data_dir: str | None = None,
     validation: str = "auto",
@@ -64,8 +69,8 @@ def load(
         - .csv, .npz and .npy files, whose names say train and test, or
         - pictures: `train/CLASS/*.png` and `test/CLASS/*.png`, or `CLASS/*.png`.
       validation_examples: the number of examples to move from the training examples to the validation split. Ignored
-        where the source has a validation split. With 5000 (the default) or 500 (smoke's), a tenth is moved
-        where there are no more training examples than that.
+        where the source has a validation split. None is a twelfth of those that are trained on, from 500 to 5000, and
+        a tenth of all at most.
       train_examples: the largest number of the remaining training examples to keep, from the front; None keeps all.
       data_dir: the folder of prepared TFDS data; None is TFDS's own default.
       validation: how validation examples are chosen: "front"; "stratified", of each class in proportion, at random; or
@@ -136,10 +141,10 @@ def load_again(data: DataConfig, was: DataConfig) -> Dataset:
       DataError: as `load` does.
     """
     ignored = data.data_dir == was.data_dir and not data.source.startswith("tfds:")
-    return _load(replace(data, data_dir=None) if ignored else data)
+    return _load(replace(data, data_dir=None) if ignored else data, of_run=True)
 
 
-def _load(data: DataConfig) -> Dataset:
+def _load(data: DataConfig, *, of_run: bool = False) -> Dataset:
     source, form, image_size = data.source, data.form, data.image_size
     if data.data_dir is not None and not source.startswith("tfds:"):
         raise DataError(
@@ -161,6 +166,7 @@ def _load(data: DataConfig) -> Dataset:
     else:
         reason, nearest = "there is no folder or file of this name", did_you_mean(source, ("mnist", FASHION_MNIST))
         if _is_file(path):
+            _refuse_run_folder(path, *path.absolute().parents[:FOLDERS_OF_A_RUN])
             reason = "files of this kind are not read"
             nearest = (
                 ". Load it in Python, with the library that wrote it, and save its arrays: numpy.savez('data.npz', "
@@ -182,6 +188,7 @@ def _load(data: DataConfig) -> Dataset:
         test_fraction=data.test_fraction,
         split_seed=data.split_seed,
         classes=data.classes,
+        of_run=of_run,
     )
 
 
@@ -210,12 +217,29 @@ def _at_path(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset | No
         if is_table(path):
             return _tables(path, image_size)
     except OSError as error:  # such as a name that is too long, or a folder without permission
-        if _is_file(path) or error.filename not in (None, str(path)):
+        if _is_file(path) or isinstance(error, PermissionError) or error.filename not in (None, str(path)):
             raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
     return None
 
 
+def _refuse_run_folder(path: Path, *parents: Path) -> None:
+    """Raises DataError where a path, or one of these folders in which it is, is a run folder."""
+    for folder in (path, *parents):
+        with suppress(OSError, LookupError, TypeError, ValueError):  # there is no config.json, or another program's
+            contents = json.loads((folder / "config.json").read_text("utf-8"))
+            source = contents["config"]["data"]["source"]
+            break
+    else:
+        return
+    what = "is a run folder" if folder == path else f"is a file or folder of the run {folder}"
+    raise DataError(
+        f"{path} {what}, but a source is images with labels. That run was trained on the source {source!r}; "
+        "--resume trains it further."
+    )
+
+
 def _in_folder(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
+    _refuse_run_folder(path)  # whose results.csv or figures are no data
     if has_idx_files(path):
         return load_idx_folder(path)
     tables = any(is_table(file) for file in path.iterdir())
@@ -223,6 +247,7 @@ def _in_folder(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
         return cached(path, (form, image_size), lambda: load_image_folder(path, form, image_size))
     if tables:
         return _tables(path, image_size)
+    _refuse_run_folder(path, *path.absolute().parents[:FOLDERS_OF_A_RUN])
     present = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
     raise DataError(
         f"{path} has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz, no folders of classes with pictures "
@@ -305,5 +330,5 @@ def _expand(source: str) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # such as a name that is too long
+    except OSError:  # such as a name that is too long, or a folder without permission
         return False

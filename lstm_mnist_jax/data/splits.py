@@ -7,29 +7,35 @@ from dataclasses import replace
 
 import numpy as np
 
+from lstm_mnist_jax.config.options import DataConfig
 from lstm_mnist_jax.data.dataset import Dataset, Examples, assembled
 from lstm_mnist_jax.errors import DataError
-
-USUAL_VALIDATION_EXAMPLES = (5000, 500)
-"""The default, and the number of the preset smoke. A tenth is taken where there are no more examples than these."""
 
 
 def split(
     dataset: Dataset,
     *,
-    validation_examples: int,
+    validation_examples: int | None,
     train_examples: int | None,
     validation: str,
     test_fraction: float,
     split_seed: int,
     classes: str,
+    of_run: bool = False,
 ) -> Dataset:
     """A data set with all three splits. The arguments are those of `load`.
+
+    Those of a run are taken as older versions took them: too many validation examples were a tenth of them.
 
     Raises:
       DataError: a class has no training example, or there are too few examples.
     """
     whole = dataset
+    asked = {"test_fraction": test_fraction != DataConfig.test_fraction, "validation_examples": validation_examples}
+    for name, part in zip(asked, (dataset.test, dataset.validation), strict=True):
+        if asked[name] and len(part) and not of_run:
+            note = f"{name} has no effect: there is a {name.partition('_')[0]} split"
+            dataset = replace(dataset, notes=(*dataset.notes, note))
     if classes == "present":
         dataset = _only_present(dataset)
     if len(dataset.class_names) < 2:
@@ -38,6 +44,9 @@ def split(
     if len(dataset.test) == 0:
         dataset = _with_test(dataset, test_fraction, split_seed)
     if len(dataset.validation) == 0:
+        most = len(dataset.train)
+        if validation_examples is None or (of_run and validation_examples >= most > 1):
+            validation_examples = usual_validation_examples(most, train_examples)
         dataset = _with_validation(dataset, validation_examples, validation, split_seed)
     if train_examples is not None:
         dataset = _with_fewer(dataset, train_examples, validation, split_seed)
@@ -49,6 +58,12 @@ def split(
             "that have no training example at all with --classes present."
         )
     return dataset
+
+
+def usual_validation_examples(count: int, train_examples: int | None) -> int:
+    """How many of so many training examples become the validation split where no number was asked for."""
+    used = min(count, train_examples or count)
+    return max(1, min(5000, max(500, used // 12), count // 10))
 
 
 def _why_missing(dataset: Dataset) -> str:
@@ -154,10 +169,6 @@ def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
 def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Dataset:
     train = dataset.train
-    if count in USUAL_VALIDATION_EXAMPLES and count >= len(train) > 1:
-        note = f"a tenth of the training examples for validation, not {count:,}"
-        count = max(1, len(train) // 10)
-        dataset = replace(dataset, notes=(*dataset.notes, note))
     if not 0 < count < len(train):
         tenth = max(1, len(train) // 10)
         advice = f"A tenth is usual: --validation-examples {tenth}, with --batch-size {len(train) - tenth} or less."

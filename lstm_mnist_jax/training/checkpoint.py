@@ -156,7 +156,8 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 def finished_steps(directory: Path) -> list[int]:
     """The steps of all checkpoints that were completely written, ascending. Later damage is not checked."""
-    return sorted(int(path.parent.name) for path in directory.glob(f"[0-9]*/{SUMS}") if path.parent.name.isdecimal())
+    paths = directory.iterdir() if directory.exists() else ()  # not by glob, which finds nothing where it may not read
+    return sorted(int(path.name) for path in paths if path.name.isdecimal() and (path / SUMS).exists())
 
 
 def find_damage(path: Path) -> str | None:

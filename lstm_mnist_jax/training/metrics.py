@@ -124,10 +124,10 @@ class Guessing(NamedTuple):
     examples: int
 
     @staticmethod
-    def of(labels: np.ndarray) -> "Guessing":
-        shares = np.bincount(labels) / len(labels)
-        shares = shares[shares > 0]
-        return Guessing(float(shares.max()), float((shares * np.log(1 / shares)).sum()), len(labels))
+    def of(counts: np.ndarray) -> "Guessing":
+        """Of a split with so many examples of each class, int [classes]."""
+        shares = counts[counts > 0] / counts.sum()
+        return Guessing(float(shares.max()), float((shares * np.log(1 / shares)).sum()), int(counts.sum()))
 
     def is_as_good_as(self, epochs: Sequence[EpochMetrics]) -> bool:
         """Whether no epoch was much better: none has a lower loss, and none an accuracy that is three standard
@@ -139,8 +139,14 @@ class Guessing(NamedTuple):
         most = min(most, (1 + share) / 2)  # of few examples, or where most are of one class
         return all(each.validation_accuracy < most and each.validation_loss > 0.98 * self.loss for each in epochs)
 
-    def warning(self, config: Config, epochs: Sequence[EpochMetrics], images: np.ndarray) -> str | None:
-        """What is printed of a run that was no better; None of one that was, and of one without an epoch."""
+    def warning(self, config: Config, epochs: Sequence[EpochMetrics], images: np.ndarray | None = None) -> str | None:
+        """What is printed of a run that was no better; None of one that was, and of one without an epoch.
+
+        Args:
+          config, epochs: of the run.
+          images: the training images, uint8, which may be the cause; None where they are not at hand.
+        """
+        epochs = [each for each in epochs if not each.diverged]
         if not epochs or not self.is_as_good_as(epochs):
             return None
         accuracy = max(each.validation_accuracy for each in epochs)
@@ -154,16 +160,16 @@ class Guessing(NamedTuple):
         )
 
 
-def likely_causes(learning_rates: Sequence[float], epochs: int, images: np.ndarray) -> str:
+def likely_causes(learning_rates: Sequence[float], epochs: int, images: np.ndarray | None) -> str:
     """Why runs with these learning rates may have learned nothing, in lines.
 
     Args:
       learning_rates: of the runs.
       epochs: the number that they were trained for.
-      images: the training images, uint8.
+      images: the training images, uint8; None where they are not at hand.
     """
     rates = " to ".join(f"{rate:g}" for rate in sorted({min(learning_rates), max(learning_rates)}))
-    brightest = int(images.max())
+    brightest = 255 if images is None else int(images.max())
     dark = f", or pixels of at most {brightest} (white is 255)" if brightest < DARK else ""
     return (
         f"  likely causes: labels that are not those of the images, too few epochs ({epochs}),\n"

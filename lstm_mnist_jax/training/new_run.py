@@ -172,7 +172,11 @@ def _fitting(
     config = replace(
         config,
         epochs=max(config.epochs, -(-step // count_steps(config, dataset))),
-        data=replace(config.data, source=absolute_source(config.data.source)),
+        data=replace(
+            config.data,
+            source=absolute_source(config.data.source),
+            validation_examples=config.data.validation_examples or len(dataset.validation),
+        ),
         model=network,
     )
     count_steps(config, dataset)  # it may be too many steps for this program

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from lstm_mnist_jax.config import Config, Execution, Processes
@@ -27,7 +28,7 @@ from lstm_mnist_jax.training.loop import (
     refuse_fewer_epochs,
 )
 from lstm_mnist_jax.training.mesh import describe, hint, rounding
-from lstm_mnist_jax.training.metrics import EpochMetrics, Guessing, OnEpoch, read_metrics
+from lstm_mnist_jax.training.metrics import EpochMetrics, OnEpoch, read_metrics
 from lstm_mnist_jax.training.new_run import make_run_of_member
 from lstm_mnist_jax.training.program import LatestAndBest, TrainingProgram, copy_of, make_program
 from lstm_mnist_jax.training.run_folder import RunFolder
@@ -108,7 +109,7 @@ def train(
         former = run_folder.read_run(run_dir) if resume else None
         if former is None and first:
             run_folder.refuse_occupied(run_dir)
-        dataset = load_same(config, former)
+        config, dataset = load_same(config, former)
         if former is not None:  # what cannot be resumed is refused before anything is written
             run_folder.resume_run_folder(former, config, dataset)
         program = make_program([config], dataset, mesh, execution.device_data_limit)
@@ -169,16 +170,22 @@ def train(
         test_examples=len(dataset.test),
         trained=loop.step > record.step,
         stopped_by=None if loop.is_complete else noted,
-        warning=Guessing.of(dataset.validation.labels).warning(config, epochs, dataset.train.images),
+        warning=run_folder.learned_nothing(folder, np.bincount(dataset.validation.labels), dataset.train.images),
     )
 
 
-def load_same(config: Config, former: RunFolder | None) -> Dataset:
-    """Loads the data of a run, or of one that is resumed, which must be the same in all processes."""
-    dataset = load(**vars(config.data)) if former is None else load_again(config.data, former.config.data)
+def load_same(config: Config, former: RunFolder | None) -> tuple[Config, Dataset]:
+    """Loads the data of a run, or of one that is resumed, which must be the same in all processes.
+
+    Returns:
+      The config, with the number of validation examples also where it was not asked for; the data.
+    """
+    asked = config.data.validation_examples or (former.config.data.validation_examples if former else None)
+    data = replace(config.data, validation_examples=asked)
+    dataset = load(**vars(data)) if former is None else load_again(data, former.config.data)
     if len(set(processes.gather_text(dataset.fingerprint()))) > 1:
         raise ConfigError(f"The processes have different data at {config.data.source!r}.")
-    return dataset
+    return replace(config, data=replace(data, validation_examples=asked or len(dataset.validation))), dataset
 
 
 def begin(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from lstm_mnist_jax import __version__
@@ -34,7 +35,7 @@ from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training.mesh import usable_cores
-from lstm_mnist_jax.training.metrics import read_metrics, score_of
+from lstm_mnist_jax.training.metrics import Guessing, read_metrics, score_of
 
 FORMAT = 7
 """Number of the folder's format: raised when an older program could misread it."""
@@ -206,6 +207,10 @@ def read_run_folder(path: Path) -> RunFolder:
             if path.name == "best":  # which may have a folder, if it was resumed
                 return read_run_folder(path.parent / str(_best_member(folder)))
             return folder.of_member(int(path.name))
+        raise RunError(f"{path.parent} is a single run, not a sweep: name it without /{path.name}.")
+    above = next((folder for folder in path.parents[:3] if (folder / "config.json").is_file()), None)
+    if path.exists() and not file.is_file() and above is not None:
+        raise RunError(f"{path} is not a run folder, but within one: give {above}.")
     if not path.is_dir():
         reason = "it is a file. Give the folder of a run." if path.is_file() else "there is no such folder."
         if not path.exists() and _may_name_member(path.with_name("best")) and read_run_folder(path.parent).is_sweep:
@@ -227,11 +232,12 @@ def read_run_folder(path: Path) -> RunFolder:
         number = contents["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} is damaged: {error!r}. Put it back from a copy, or start a new run.") from error
+    writer = contents.get("environment", {}).get("lstm-mnist-jax", "unknown")
+    instead = f"It was written by version {writer}: use that version, or start a new run."
     if number != FORMAT:
-        writer = contents.get("environment", {}).get("lstm-mnist-jax", "unknown")
         raise RunError(
             f"{path} is a run folder of format {number}; this version of lstm-mnist-jax reads format {FORMAT}. "
-            f"It was written by version {writer}: use that version, or start a new run."
+            + instead
         )
     try:
         config = from_dict(Config, contents["config"])
@@ -250,7 +256,7 @@ def read_run_folder(path: Path) -> RunFolder:
             groups=tuple(tuple(map(int, group)) for group in contents["groups"]),
         )
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{file} is damaged or of another version: {error}") from error
+        raise RunError(f"{file} is damaged or of another version: {error} {instead}") from error
 
 
 def _may_name_member(path: Path) -> bool:
@@ -278,9 +284,23 @@ def _best_member(folder: RunFolder) -> int:
     """The member with the best epoch on validation in metrics.jsonl, the earliest of equals."""
     epochs = [metrics for metrics in read_metrics(folder.metrics) if not metrics.diverged]
     if not epochs:
-        raise RunError(f"No run of {folder.path} was evaluated yet. Name one by its number, or train on.")
+        diverged = folder.metrics.exists() and folder.metrics.stat().st_size > 0
+        reason = "The loss of all runs of {} became infinite or NaN: sweep lower learning rates, or with --clip-norm 1."
+        reason = reason if diverged else "No run of {} was evaluated yet. Name one by its number, or train on."
+        raise RunError(reason.format(folder.path))
     best = max(epochs, key=lambda metrics: (score_of(folder.config, metrics), -metrics.member))
     return best.member
+
+
+def learned_nothing(folder: RunFolder, counts: np.ndarray, images: np.ndarray | None = None) -> str | None:
+    """What is printed of a run that was no better than guessing; None of another, and of one without an epoch.
+
+    Args:
+      folder: of the run.
+      counts: int [classes], the validation examples of each class.
+      images: the training images, uint8, which may be the cause; None where they are not at hand.
+    """
+    return Guessing.of(counts).warning(folder.config, read_metrics(folder.metrics, folder.member or 0), images)
 
 
 def refuse_occupied(path: Path) -> None:

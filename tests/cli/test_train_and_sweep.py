@@ -1,5 +1,6 @@
 """`lstm-mnist train`, `evaluate` and `sweep`: what they print, and the commands that they suggest."""
 
+import html
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
-from runs import FIRST_OF_MNIST, ONE_LAYER, TINY_DATA, TINY_OPTIONS
+from runs import DIVERGING, FIRST_OF_MNIST, ONE_LAYER, TINY_DATA, TINY_OPTIONS
 
 from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.config import PRESETS
@@ -172,16 +173,31 @@ def test_ctrl_c_before_the_first_step_says_what_was_saved(command_line, monkeypa
     assert "may be too high" not in done.stdout
 
 
-def test_a_loss_far_above_that_of_guessing_is_reported(command_line, tmp_path):
+def test_a_loss_far_above_that_of_guessing_is_reported(command_line, tmp_path, empty_figures):
     words = [*TINY_OPTIONS, "--epochs", "1", "--learning-rate", "1000", "--run-dir", tmp_path / "run"]
     done = command_line("train", "smoke", *words)
-    assert re.search(
+    found = re.search(
         r"^no epoch is much better than guessing on validation: accuracy .*%, loss [\d.e+]+\n"
         r"  \(of the most frequent class .*%, of the classes' frequencies 2\.\d+\)\n"
         r"  the learning rate \(1000\) may be too high$",
         done.stdout,
         re.MULTILINE,
     )
+    warning = found[0]
+    for words in (["evaluate"], ["report", "--html", tmp_path / "page.html"]):
+        assert f"{warning}\n" in command_line(*words, tmp_path / "run").stdout
+        assert json.loads(command_line(*words, tmp_path / "run", "--json").stdout)["warning"] == warning
+    assert f"<dt>warning</dt><dd>{html.escape(warning)}</dd>" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_sweep_in_which_no_run_learned_names_no_best_one(command_line, tmp_path):
+    words = ["--epochs", "1", "--seeds", "2", "--learning-rate", "1e-9", f"{DIVERGING:g}"]
+    done = command_line("sweep", "smoke", *ONE_LAYER, *words, "--run-dir", tmp_path / "sweep")
+    assert done.returncode == 0, done.stderr
+    assert "no epoch is much better than guessing on validation in 2 runs: 0, 1\n" in done.stdout
+    assert "no run has learned anything (2 diverged): none is the best\n  sweep other learning rates" in done.stdout
+    assert "best on validation" not in done.stdout
+    assert "lstm-mnist evaluate" not in done.stdout
 
 
 def test_a_sweep_its_best_run_and_resuming_it_and_one_run_of_it(command_line, tiny_sweep, tmp_path):

@@ -82,7 +82,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["export", "pytorch", "a", "b"], "format is 'pytorch', expected one of tf1, torch, keras, flax, safetensors,"),
         (["train", "--epochs", "0"], "--epochs is 0, expected 1 or more"),
         (["train", "--dropout-rate", "1.5"], "--dropout-rate is 1.5, expected at least 0 and below 1."),
-        (["train", "--validation-examples", "0"], "--validation-examples is 0, expected 1 or more."),
+        (["train", "--validation-examples", "0"], "--validation-examples is 0, expected 1 or more, or None."),
         (["train", "--devices", "0"], "--devices is 0, expected 1 or more, or None."),
         (["train", "--learning-rate", "-1"], "--learning-rate is -1.0, expected a number above 0"),
         (["train", "--hidden-features", "32", "0"], "--hidden-features is (32, 0)"),
@@ -94,7 +94,21 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
             ["train", "--source", SCRIPT],
             f"Unknown data source '{SCRIPT}': files of this kind are not read. Expected 'mnist'",
         ),
+        (["train", "--validation", "random"], "--validation is 'random', expected one of auto, front, stratified"),
         (["train", "--source", "minst"], "; did you mean mnist?"),
+        (["train", "--cell", "gru", "--forget-bias", "2"], "--forget-bias has no effect here: it needs the cell lstm"),
+        (["train", "rows", "--forget-bias", "2", "--chrono-steps", "28"], "--forget-bias has no effect here"),
+        (["train", "--final-fraction", "0.1"], "--final-fraction has no effect here: it needs a schedule, linear or"),
+        (["train", "--permutation-seed", "3"], "--permutation-seed has no effect here: it needs the task permuted."),
+        (
+            ["train", "--dense-activation", "tanh"],
+            "--dense-activation has no effect here: it needs hidden dense layers (--dense-fe",
+        ),
+        (["train", "--elastic-spacing", "3"], "--elastic-spacing has no effect here: it needs --elastic-pixels above"),
+        (["train", "--erasing-size", "0.3"], "--erasing-size has no effect here: it needs --erasing-probability abov"),
+        (["train", "--memory-limit", "3"], "--memory-limit has no effect here: it is for the runs of a sweep."),
+        (["sweep", "--forget-bias", "0", "1", "--cell", "gru", "ur_lstm"], "--forget-bias has no effect here"),
+        (["sweep", "--erasing-size", "uniform:0.1:0.5", "--samples", "3"], "--erasing-size has no effect here"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: there is no such folder"),
         (["train", "--resume", "here", "--run-dir", "there"], "--resume names the run folder already"),
         (["train", "smoke", "--resume", "here"], "leave out the preset"),
@@ -318,12 +332,42 @@ def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):
     assert [type(unraisable.exc_value) for unraisable in reported] == [ValueError]
 
 
-def test_unexpected_exceptions_are_reported_as_bugs(command_line, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyError("boom"), 1, "lstm-mnist: unexpected KeyError: 'boom'\nThis is a fault of the program"),
+        (PermissionError(13, "Not permitted", "a/b"), 2, "lstm-mnist: a/b cannot be read or written: Not permitted.\n"),
+    ],
+)
+def test_unexpected_exceptions_are_reported_as_bugs_but_for_files_without_permission(
+    command_line, monkeypatch, error, code, message
+):
     def broken(arguments):
-        raise KeyError("boom")
+        raise error
 
     monkeypatch.setattr("lstm_mnist_jax.cli.train.train", broken)
     done = command_line("train")
-    assert done.returncode == 1
-    assert "unexpected KeyError: 'boom'" in done.stderr
+    assert done.returncode == code
+    assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr
+
+
+def test_paths_and_words_that_are_taken_for_a_run(command_line, tiny_run):
+    (checkpoint, *_), checkpoints = (tiny_run / "checkpoints").iterdir(), tiny_run / "checkpoints"
+    for words, message in [
+        (["evaluate", tiny_run / "best"], f"{tiny_run} is a single run, not a sweep: name it without /best."),
+        (["evaluate", checkpoints], f"{checkpoints} is not a run folder, but within one: give {tiny_run}."),
+        (["report", checkpoint], f"{checkpoint} is not a run folder, but within one: give {tiny_run}."),
+        (["train", tiny_run], f"'{tiny_run}' is a run folder, but a preset was expected. To train that run further,"),
+        (
+            ["report", tiny_run, "--split", "tset"],
+            "split is 'tset', expected one of test, validation, train; did you m",
+        ),
+        (
+            ["report", tiny_run, "--html", tiny_run / "config.json" / "a"],
+            "config.json is a file, expected a folder. Ch",
+        ),
+    ]:
+        done = command_line(*words)
+        assert done.returncode == 2
+        assert message in done.stderr

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from idx_files import idx_bytes, write_folder
+from runs import TINY
 
 from lstm_mnist_jax.config import DataConfig
 from lstm_mnist_jax.data import Dataset, load
@@ -166,6 +167,16 @@ def test_unknown_sources(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"Unknown data source|has no train-images"):
         load(source)
+
+
+def test_a_run_and_its_files_are_no_source(tiny_run, tiny_sweep):
+    checkpoint = next((tiny_run / "checkpoints").iterdir())
+    for path in (tiny_run, tiny_sweep, checkpoint, tiny_run / "metrics.jsonl"):
+        with pytest.raises(DataError) as caught:
+            load(path)
+        kind = "is a run folder" if path in (tiny_run, tiny_sweep) else f"is a file or folder of the run {tiny_run}"
+        assert f"{path} {kind}, but a source is images with labels" in str(caught.value)
+        assert f"was trained on the source '{TINY.data.source}'" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lstm_mnist_jax.config import PRESETS
 from lstm_mnist_jax.data import Dataset, Examples
-from lstm_mnist_jax.data.splits import split, stratified
+from lstm_mnist_jax.data.splits import split, stratified, usual_validation_examples
 from lstm_mnist_jax.errors import DataError
 
 DEFAULTS = {
@@ -75,17 +74,30 @@ def test_sorted_labels_are_split_by_class():
     assert "train_examples: stratified, seed 0" in fewer.describe()
 
 
-def test_the_number_of_a_preset_is_a_tenth_of_a_small_set():
-    for preset in PRESETS.values():
-        count = preset.data.validation_examples
-        found = split(dataset(MIXED), **DEFAULTS | {"validation_examples": count})
-        assert numbers(found.validation) == list(range(6))
-        assert f"a tenth of the training examples for validation, not {count:,}" in found.describe()
-    for size, validation in ((500, 50), (503, 500)):
-        found = split(dataset(np.arange(size) % 3), **DEFAULTS | {"validation_examples": 500})
-        assert len(found.validation) == validation
-    with pytest.raises(DataError, match="validation_examples is 4,999, expected 1 to 59"):
-        split(dataset(MIXED), **DEFAULTS | {"validation_examples": 4999})
+@pytest.mark.parametrize(
+    ("size", "train_examples", "expected"),
+    [(60_000, None, 5_000), (240_000, None, 5_000), (60_000, 6_000, 500), (60_000, 100, 500), (60_000, 70_000, 5_000),
+     (12_000, None, 1_000), (4_990, None, 499), (503, 6_000, 50), (2, None, 1)],
+)  # fmt: skip
+def test_the_number_of_validation_examples_where_none_is_asked_for(size, train_examples, expected):
+    assert usual_validation_examples(size, train_examples) == expected
+
+
+@pytest.mark.parametrize("count", [500, 5_000])
+def test_too_many_validation_examples_are_refused_but_a_tenth_in_runs_of_older_versions(count):
+    with pytest.raises(DataError, match=f"validation_examples is {count:,}, expected 1 to 59"):
+        split(dataset(MIXED), **DEFAULTS | {"validation_examples": count})
+    usual = split(dataset(MIXED), **DEFAULTS | {"validation_examples": None})
+    of_run = split(dataset(MIXED), **DEFAULTS | {"validation_examples": count}, of_run=True)
+    assert numbers(usual.validation) == numbers(of_run.validation) == list(range(6))
+
+
+def test_options_of_splits_that_are_there_are_reported():
+    there = split(dataset(MIXED, test=()), **DEFAULTS)
+    found = split(there, **DEFAULTS | {"test_fraction": 0.2})
+    for name in ("test_fraction", "validation_examples"):
+        assert f"{name} has no effect: there is a {name.split('_')[0]} split" in found.notes
+    assert split(there, **DEFAULTS | {"test_fraction": 0.2}, of_run=True).notes == there.notes
 
 
 def test_the_way_can_be_chosen():

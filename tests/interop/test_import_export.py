@@ -169,7 +169,7 @@ def test_import_makes_a_run_of_every_file(command_line, run, evaluations, export
     for name in ("validation", "test"):
         assert f"{name} {evaluations[name].accuracy:.2%}" in lines
     assert "training would continue with learning rate 0.01 and batches of 64; for others" in done.stdout
-    assert "validation: the first 200 training examples, as --validation-examples has it" in lines
+    assert "validation: the first 200 training examples, if the data have no validation split" in lines
     assert f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}" in done.stdout
     imported = load_run(tmp_path / "run")
     assert imported.step == steps

@@ -71,6 +71,13 @@ def test_impossible_spaces_are_refused(axes, options, message):
         space_of(axes, **options)
 
 
+def test_a_field_may_vary_that_has_an_effect_in_some_runs():
+    space_of({"forget_bias": [0, 1], "cell": ["lstm", "gru"]}).refuse_without_effect(TINY)
+    space_of({"elastic_spacing": [3, 6], "elastic_pixels": "uniform:0:2"}, samples=2).refuse_without_effect(TINY)
+    with pytest.raises(ConfigError, match="forget_bias has no effect here"):
+        space_of({"forget_bias": [0, 1], "cell": ["gru", "ur_lstm"]}).refuse_without_effect(TINY)
+
+
 @pytest.mark.slow
 def test_optuna_goes_on_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch, empty_figures):
     pytest.importorskip("optuna")
