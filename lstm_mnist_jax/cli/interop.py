@@ -116,7 +116,6 @@ def import_(arguments: Sequence[str]) -> int:
         for name, array in formats.list_arrays(parsed.format, path, parsed.ignore).items():
             print(f"{name}  {list(array.shape)}  {array.dtype}")
         return 0
-    from lstm_mnist_jax.data import load
     from lstm_mnist_jax.interop.inputs import LOW_ACCURACY, Inputs, likely_causes
     from lstm_mnist_jax.model import SLOWER, runs_through_flax
     from lstm_mnist_jax.training import begin_run
@@ -173,13 +172,13 @@ def import_(arguments: Sequence[str]) -> int:
         say(console, f"{name} {evaluation.accuracy:.2%}")
     low = min(evaluation.accuracy for evaluation in run.evaluations.values()) < LOW_ACCURACY
     if low and not imported.knows_inputs and len(imported.unfolded["dense"]["bias"]) == 10:
-        examples = load(**vars(run.folder.config.data)).validation
-        for line in likely_causes(imported.unfolded, run.folder.config.model, examples, imported.inputs):
+        for line in likely_causes(imported.unfolded, run.folder.config.model, run.dataset.validation, imported.inputs):
             say(console, line)
-    held_out = run.folder.config.data.validation_examples
-    if parsed.format != "huggingface" and int(run.evaluations["validation"].count.sum()) == held_out:
-        say(console, f"validation: the first {held_out:,} training examples, if the data have no validation split")
-        say(console, "  (too high if the model was trained on them: give its number by --validation-examples)")
+    cut = () if parsed.format == "huggingface" else run.dataset.cut_splits  # that format holds the split of its run
+    for name in cut:
+        count, option = len(run.dataset.splits[name]), "examples" if name == "validation" else "fraction"
+        say(console, f"{name}: {count:,} of the training examples, as the data have no {name} split")
+        say(console, f"  (too high if the model was trained on them: give its own by --{name}-{option})")
     run_dir = shlex.quote(str(parsed.run_dir))
     say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)

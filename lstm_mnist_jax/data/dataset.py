@@ -59,6 +59,7 @@ class Dataset:
       origin: where the data came from, as text.
       notes: what else was found, assumed or left out, one line each.
       form: the form of `normalise` that pictures were brought to; None where the arrays are used as they are.
+      cut_splits: those that were cut from the training examples of its source.
     """
 
     train: Examples
@@ -68,6 +69,7 @@ class Dataset:
     origin: str
     notes: tuple[str, ...] = ()
     form: str | None = None
+    cut_splits: tuple[str, ...] = ()
 
     @property
     def is_light(self) -> bool:

@@ -164,6 +164,7 @@ def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:
         train=_selected(dataset.train, ~is_test),
         test=_selected(dataset.train, is_test),
         notes=(*dataset.notes, f"test split: {fraction:.3g} of each class, seed {seed}", *_alone(dataset, "test")),
+        cut_splits=("test",),
     )
 
 
@@ -177,9 +178,9 @@ def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Datas
             f"training examples. {advice if len(train) > 1 else 'Add examples: a split takes two at least.'}"
         )
     front = np.arange(len(train)) < count
-    chosen = _chosen(train.labels, front, how, seed)
+    chosen, cut = _chosen(train.labels, front, how, seed), (*dataset.cut_splits, "validation")
     if chosen is front:
-        return replace(dataset, validation=train[:count], train=train[count:])
+        return replace(dataset, validation=train[:count], train=train[count:], cut_splits=cut)
     if not chosen.any():
         raise DataError(
             f"{dataset.origin} has one example of each class: none is left for validation. Add examples, or use "
@@ -195,6 +196,7 @@ def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Datas
         train=_selected(train, ~chosen),
         validation=_selected(train, chosen),
         notes=(*dataset.notes, note, *_alone(dataset, "validation")),
+        cut_splits=cut,
     )
 
 

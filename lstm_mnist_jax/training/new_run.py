@@ -52,11 +52,13 @@ class ImportedRun:
       folder: the run's folder.
       epochs_done: the number of whole epochs in the steps that were already made.
       evaluations: of the weights on "validation" and "test".
+      dataset: its data.
     """
 
     folder: RunFolder
     epochs_done: int
     evaluations: dict[str, Evaluation]
+    dataset: Dataset
 
 
 def begin_run(
@@ -134,7 +136,7 @@ def begin_run(
         # Where it is not finite, any epoch is better.
         status = MemberStatus(value, step, value) if math.isfinite(value) else MemberStatus()
         _write(folder, [state, state], Record(step, 1, 0.0, (status,)))
-    return ImportedRun(folder, step // count_steps(config, dataset), evaluations)
+    return ImportedRun(folder, step // count_steps(config, dataset), evaluations, dataset)
 
 
 def _fitting(

@@ -169,13 +169,23 @@ def test_import_makes_a_run_of_every_file(command_line, run, evaluations, export
     for name in ("validation", "test"):
         assert f"{name} {evaluations[name].accuracy:.2%}" in lines
     assert "training would continue with learning rate 0.01 and batches of 64; for others" in done.stdout
-    assert "validation: the first 200 training examples, if the data have no validation split" in lines
+    assert "validation: 200 of the training examples, as the data have no validation split" in lines
     assert f"evaluate it with: lstm-mnist evaluate {tmp_path / 'run'}" in done.stdout
     imported = load_run(tmp_path / "run")
     assert imported.step == steps
     assert_close(imported.params, run.params, atol=1e-6 if steps else 0)
     assert imported.folder.initial_weights == f"imported from {format_name}: {path}"
     assert checkpoint.find_damage(imported.folder.checkpoints / f"{steps:08d}") is None
+
+
+def test_import_says_which_accuracies_may_be_of_images_that_the_model_was_trained_on(command_line, exports, tmp_path):
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8), np.arange(40) % 10
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels)
+    options = ["--source", tmp_path / "data.npz", "--batch-size", "10", "--devices", "1"]
+    done = command_line("import", "torch", path_of("torch", exports), "--run-dir", tmp_path / "run", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "test: 4 of the training examples, as the data have no test split\n" in done.stdout
+    assert "validation: 3 of the training examples, as the data have no validation split\n" in done.stdout
 
 
 @pytest.mark.slow
