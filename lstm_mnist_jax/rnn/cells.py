@@ -63,8 +63,8 @@ class GatedCell(nnx.RNNCellBase):
       (5, 10, 32)
     """
 
-    num_gates: int = 4
-    num_cell_states: int = 1
+    num_gates: int
+    num_cell_states: int
     default_bias_init: Initializer = staticmethod(zeros)
     forget_gate: int | None = None
 
@@ -106,8 +106,13 @@ class GatedCell(nnx.RNNCellBase):
 
         Raises:
           ValueError: a size is below 1, or there is a `forget_bias` and no bias to add it to.
-          TypeError: there is a `forget_bias` and no `forget_gate`.
+          TypeError: `num_gates` or `num_cell_states` is not set, or there is a `forget_bias` and no `forget_gate`.
         """
+        if missing := [name for name in ("num_gates", "num_cell_states") if not hasattr(self, name)]:
+            raise TypeError(
+                f"{type(self).__name__} has no {' and no '.join(missing)}; set it in the class. An LSTM has num_gates = 4 "
+                "and num_cell_states = 1, which is c."
+            )
         require_options(type(self).__name__, use_bias=use_bias)
         self.in_features, self.hidden_features = in_features, hidden_features
         self.output_features = hidden_features if projection_features is None else projection_features
@@ -196,8 +201,9 @@ class GatedCell(nnx.RNNCellBase):
         Returns:
           The new carry, and the output [*batch, output], which is its last part.
         """
-        gates = self.project(inputs), self.dense_h(carry[-1])
-        after = self.update(tuple(carry), *(tuple(jnp.split(part, self.num_gates, axis=-1)) for part in gates))
+        products = self.project(inputs), self.dense_h(carry[-1])
+        projected, recurrent = (tuple(jnp.split(product, self.num_gates, axis=-1)) for product in products)
+        after = explained_update(self, tuple(carry), projected, recurrent)
         if hasattr(self, "dense_p"):
             after = (*after[:-1], self.dense_p(after[-1]))
         return tuple(new.astype(old.dtype) for new, old in zip(after, carry, strict=True)), after[-1]
@@ -333,7 +339,7 @@ class ProjectedLSTMCell(GatedCell):
       ((5, 32), (5, 16), (5, 10, 16))
     """
 
-    forget_gate = 1
+    num_gates, num_cell_states, forget_gate = 4, 1, 1
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         return lstm_update(None, carry, projected, recurrent)
@@ -353,7 +359,7 @@ class CoupledLSTMCell(GatedCell):
       ((32, 96), (5, 10, 32))
     """
 
-    num_gates, forget_gate = 3, 0
+    num_gates, num_cell_states, forget_gate = 3, 1, 0
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
         c, _ = carry
@@ -381,7 +387,7 @@ class PeepholeLSTMCell(GatedCell):
       ((3, 32), (5, 10, 32))
     """
 
-    forget_gate = 1
+    num_gates, num_cell_states, forget_gate = 4, 1, 1
 
     def _add_params(self) -> None:
         self.peepholes = nnx.Param(jnp.zeros((3, self.hidden_features), self.param_dtype))
@@ -414,7 +420,7 @@ class LayerNormLSTMCell(GatedCell):
       ((128,), (5, 10, 32))
     """
 
-    forget_gate = 1
+    num_gates, num_cell_states, forget_gate = 4, 1, 1
 
     def __init__(
         self,
@@ -496,6 +502,7 @@ class URLSTMCell(GatedCell):
       (5, 10, 32)
     """
 
+    num_gates, num_cell_states = 4, 1
     default_bias_init = staticmethod(uniform_gates("fruo"))
 
     def update(self, carry: Any, projected: Gates, recurrent: Gates) -> Any:
@@ -505,6 +512,18 @@ class URLSTMCell(GatedCell):
         kept = f * (f + 2 * sigmoid(r) * (1 - f))
         c = u + kept * (c - u)
         return c, sigmoid(o) * jnp.tanh(c)
+
+
+def explained_update(cell: GatedCell, carry: Any, projected: Gates, recurrent: Gates) -> Any:
+    """`cell.update`. Where it expects tuples of other lengths, the error names the attributes that decide."""
+    try:
+        return cell.update(carry, projected, recurrent)
+    except (IndexError, ValueError) as error:
+        raise ValueError(
+            f"{type(cell).__name__}.update failed: {error}. With num_gates = {cell.num_gates}, projected and recurrent "
+            f"have {len(projected)} parts each; with num_cell_states = {cell.num_cell_states}, the carry has "
+            f"{len(carry)}, the last of which is h."
+        ) from error
 
 
 def is_plain(layer: Any) -> bool:

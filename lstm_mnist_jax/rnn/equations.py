@@ -17,7 +17,15 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_mnist_jax.rnn.cells import GatedCell, GRUCell, ProjectedLSTMCell, gru_update, is_plain, lstm_update
+from lstm_mnist_jax.rnn.cells import (
+    GatedCell,
+    GRUCell,
+    ProjectedLSTMCell,
+    explained_update,
+    gru_update,
+    is_plain,
+    lstm_update,
+)
 from lstm_mnist_jax.rnn.gated import Gates, Update
 from lstm_mnist_jax.rnn.products import project_differentiably, vary_alike
 
@@ -178,7 +186,7 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
     matrices = {name: params.pop(name) for name in DENSE if name in params}
 
     def whole(matrices: Any, params: Any, carry: Any, projected: Gates, recurrent: Gates) -> Any:
-        return nnx.merge(graph, params | matrices, {}).update(carry, projected, recurrent)
+        return explained_update(nnx.merge(graph, params | matrices, {}), carry, projected, recurrent)
 
     carry = jax.eval_shape(partial(cell.initialize_carry, (1, cell.in_features)))
     gates = (jax.ShapeDtypeStruct((1, cell.hidden_features), dtype),) * cell.num_gates
