@@ -7,6 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+FOR_AN_INTERVAL = "a confidence interval needs three seeds"
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -15,7 +17,8 @@ class Mean:
     Attributes:
       mean: of the values; NaN where there are none.
       half_width: of the 95 % confidence interval, mean +- half_width, by Student's t distribution (Student, "The
-        Probable Error of a Mean", 1908). NaN where there are fewer than two.
+        Probable Error of a Mean", 1908). NaN where there are fewer than three: of two, t is 12.7 standard errors, which
+        says nothing.
       count: the number of values.
     """
 
@@ -27,8 +30,8 @@ class Mean:
 def mean_of(values: Sequence[float]) -> Mean:
     """The mean of some values, with its confidence interval."""
     count = len(values)
-    if count < 2:
-        return Mean(float(values[0]) if count else math.nan, math.nan, count)
+    if count < 3:
+        return Mean(float(np.mean(values)) if count else math.nan, math.nan, count)
     from scipy.special import stdtrit  # Student's t; scipy.stats takes five times as long to import
 
     half_width = stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count)

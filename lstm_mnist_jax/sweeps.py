@@ -25,6 +25,7 @@ from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError, os_errors_as
 from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.progress import say
+from lstm_mnist_jax.statistics import FOR_AN_INTERVAL
 from lstm_mnist_jax.training import checkpoint, loop, mesh, processes, results, run_folder
 from lstm_mnist_jax.training.feed import GIB
 from lstm_mnist_jax.training.metrics import Guessing, OnEpoch, likely_causes
@@ -187,7 +188,9 @@ def _sweep(
         draw_results(folder, members, dataset)
         done = sum(results.is_done(folder.member_config(member.member), member) for member in members)
         say(console, f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s")
-        say(console, "means with 95 % confidence intervals, each seed at its best epoch on validation:")
+        assert folder.space is not None
+        intervals = f" ({FOR_AN_INTERVAL})" if folder.space.seeds < 3 else " with 95 % confidence intervals"
+        say(console, f"means{intervals}, each seed at its best epoch on validation:")
         found = results.table(folder.config, members)
         # As wide as it is, however narrow the terminal.
         width = Measurement.get(console, console.options.update(max_width=1000), found).maximum

@@ -25,7 +25,7 @@ from lstm_mnist_jax.report.style import (
     series_style,
     shown,
 )
-from lstm_mnist_jax.statistics import Share, mean_of
+from lstm_mnist_jax.statistics import FOR_AN_INTERVAL, Share, mean_of
 from lstm_mnist_jax.training.results import SettingResult, best_member, member_results, setting_results
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run_folder
 
@@ -74,7 +74,8 @@ def estimate(accuracies: Sequence[float], examples: int | None) -> Estimate:
     """
     if len(accuracies) > 1:
         mean = mean_of(accuracies)
-        return Estimate(mean.mean, mean.mean - mean.half_width, mean.mean + mean.half_width, "Student's t")
+        kind = "" if math.isnan(mean.half_width) else "Student's t"
+        return Estimate(mean.mean, mean.mean - mean.half_width, mean.mean + mean.half_width, kind)
     if not accuracies or examples is None:
         return Estimate(accuracies[0] if accuracies else math.nan)
     share = Share(round(accuracies[0] * examples), examples)
@@ -111,6 +112,11 @@ class Entry:
     accuracies: dict[str, tuple[float, ...]]
     diverged: int
     examples: dict[str, int | None]
+
+    @property
+    def has_two_seeds(self) -> bool:
+        """Whether its mean is of two runs, and so has no interval."""
+        return len(self.best_epochs) == 2
 
     def result(self, split: str) -> Estimate:
         """Its accuracy at the best epoch on validation."""
@@ -243,7 +249,8 @@ def comparison_pictures(entries: Sequence[Entry]) -> list[Picture]:
         f"{entry.label}: validation {entry.result('validation')}, test {entry.result('test')}" for entry in ranked
     )
     of = f"The best {len(ranked)} of {len(known)}" if len(ranked) < len(known) else "All"
-    kinds = "Intervals are binomial for a single run and Student's t for a mean over seeds."
+    kinds = "Intervals are binomial for a single run and Student's t for a mean over seeds"
+    kinds += f"; {FOR_AN_INTERVAL}." if any(entry.has_two_seeds for entry in known) else "."
     return [
         Picture(
             "comparison",
@@ -288,7 +295,7 @@ def draw_accuracies(entries: Sequence[Entry]) -> "Figure":
     with new_figure(1.2 + 0.4 * len(entries)) as figure:
         axes = figure.subplots()
         low, high = min(points), max(points)
-        limits, reach = np.array([[low], [high]]), max(1.0, high - low)  # intervals of two seeds may go from 0 to 100
+        limits, reach = np.array([[low], [high]]), max(1.0, high - low)  # intervals of few seeds may go from 0 to 100
         for split, shift, form, color in (("validation", -0.14, "o", BLUE), ("test", 0.14, "s", VERMILION)):
             results = [entry.result(split) for entry in entries]
             values = 100 * np.array([result.value for result in results])

@@ -15,6 +15,7 @@ from lstm_mnist_jax.report.comparison import SPLITS, Entry
 from lstm_mnist_jax.report.diagnosis import MAX_CLASSES, Diagnosis
 from lstm_mnist_jax.report.style import log_scaled
 from lstm_mnist_jax.report.terminal import curve, number
+from lstm_mnist_jax.statistics import FOR_AN_INTERVAL
 
 PAIRS = 5
 """The most confused pairs of classes: so many are printed."""
@@ -119,6 +120,8 @@ def print_comparison(console: Console, entries: Sequence[Entry], notes: Sequence
         say(console, "    (different seeds vary more)")
     if "Student's t" in kinds:
         say(console, "  ± of several seeds: Student's t, of their mean")
+    if any(entry.has_two_seeds for entry in entries):
+        say(console, f"  none of two seeds: {FOR_AN_INTERVAL}")
     for note in notes:
         say(console, note)
     for entry in entries[:CURVES]:

@@ -40,7 +40,7 @@ def figures_are_ids(monkeypatch):
 
 
 @pytest.mark.slow
-def test_single_runs_have_wilson_intervals_and_seeds_students_t(folders):
+def test_single_runs_have_wilson_intervals_and_three_seeds_students_t(folders, tiny_sweep):
     entries, notes = read_entries([folders / "one", folders / "two", folders / "sweep"])
     assert notes == []
     by_label = {entry.label: entry for entry in entries}
@@ -52,11 +52,12 @@ def test_single_runs_have_wilson_intervals_and_seeds_students_t(folders):
         assert result.value == pytest.approx(accuracy)
         assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
         assert result.kind == "binomial"
-    seeds = by_label["sweep: learning_rate 0.01"]
-    of_setting = [read_metrics(folders / "sweep" / "metrics.jsonl", member) for member in (0, 1)]
+    assert (str(by_label["sweep: learning_rate 0.01"].result("test"))[5:]) == "%"  # of two seeds
+    ((seeds,), _) = read_entries([tiny_sweep])
+    of_setting = [read_metrics(tiny_sweep / "metrics.jsonl", member) for member in (0, 1, 2)]
     bests = [max(epochs, key=lambda metrics: metrics.validation_accuracy) for epochs in of_setting]
     accuracies = np.array([metrics.test_accuracy for metrics in bests])
-    half_width = t.ppf(0.975, 1) * accuracies.std(ddof=1) / np.sqrt(2)
+    half_width = t.ppf(0.975, 2) * accuracies.std(ddof=1) / np.sqrt(3)
     result = seeds.result("test")
     assert (result.value, result.kind) == (pytest.approx(accuracies.mean()), "Student's t")
     assert result.high - result.value == pytest.approx(half_width)
@@ -141,7 +142,7 @@ def test_report_of_several_runs_compares_them(folders, tmp_path, capsys):
     assert "For figures of the comparison, name a folder with --into" in printed
     assert "sweep: learning_rate 0.01" in printed
     assert "binomial (Wilson)" in printed
-    assert "Student's t" in printed
+    assert "none of two seeds: a confidence interval needs three seeds" in printed
     assert report([*words, "--into", str(tmp_path / "pictures"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {file.name for file in (tmp_path / "pictures").iterdir()} == {

@@ -15,7 +15,7 @@ from lstm_mnist_jax import load_run, sweeps, train
 from lstm_mnist_jax.config import AugmentationConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import load
 from lstm_mnist_jax.errors import ConfigError, RunError
-from lstm_mnist_jax.statistics import mean_of
+from lstm_mnist_jax.statistics import mean_of, percent
 from lstm_mnist_jax.sweeps import Space, space_of, sweep
 from lstm_mnist_jax.training import make_program
 from lstm_mnist_jax.training.mesh import make_mesh
@@ -79,6 +79,8 @@ def test_metrics_of_each_member_and_their_mean_with_its_confidence_interval(thre
 def test_the_interval_of_a_mean():
     assert mean_of([1.0, 2.0, 3.0, 4.0]).half_width == pytest.approx(2.0540, rel=1e-3)  # 3.18245 * 1.29099 / 2
     assert math.isnan(mean_of([1.0]).half_width)
+    assert mean_of([1.0, 2.0]).mean == 1.5
+    assert percent(mean_of([0.5, 0.75])) == "62.50%"  # its interval would be from -96 to 221 %
     assert math.isnan(mean_of([]).mean)
 
 
@@ -153,7 +155,7 @@ def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_sec
     assert all(member.diverged and member.epochs == 0 for member in result.members)
     assert result.best is None
     assert not sweep(TINY, space, tmp_path / "run", resume=True).trained
-    with pytest.raises(RunError, match=r"No run of .* was evaluated yet"):
+    with pytest.raises(RunError, match=r"The loss of all runs of .* became infinite or NaN"):
         load_run(result.run_dir / "best")
 
 
