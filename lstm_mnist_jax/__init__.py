@@ -52,6 +52,8 @@ def __getattr__(name: str) -> Any:
             "extract is gone since 0.5.0: load_run(SWEEP / 'best') and train(..., resume=True) take the path of a run "
             "of a sweep."
         )
+    if name[0].isupper() and name in import_module(f"{__name__}.rnn").__all__:
+        raise ImportError(f"{name} is a recurrent layer: from lstm_mnist_jax.rnn import {name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

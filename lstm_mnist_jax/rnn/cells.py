@@ -110,8 +110,8 @@ class GatedCell(nnx.RNNCellBase):
         """
         if missing := [name for name in ("num_gates", "num_cell_states") if not hasattr(self, name)]:
             raise TypeError(
-                f"{type(self).__name__} has no {' and no '.join(missing)}; set it in the class. An LSTM has num_gates = 4 "
-                "and num_cell_states = 1, which is c."
+                f"{type(self).__name__} has no {' and no '.join(missing)}; set it in the class. An LSTM has "
+                "num_gates = 4 and num_cell_states = 1, which is c."
             )
         require_options(type(self).__name__, use_bias=use_bias)
         self.in_features, self.hidden_features = in_features, hidden_features

@@ -220,7 +220,9 @@ class RNN(nnx.RNN):
             )
             raise ValueError(f"RNN runs a cell, such as nnx.OptimizedLSTMCell(...); got {got}.")
         if not isinstance(rngs, nnx.Rngs | nnx.RngStream | bool):
-            raise ValueError(f"RNN expected rngs to be an nnx.Rngs, a stream of one, or a bool; got {rngs!r}.")
+            raise ValueError(
+                f"RNN expected rngs to be an nnx.Rngs, a stream of one, or a bool; got {shown_rngs(rngs)}."
+            )
         flags = {"time_major": time_major, "return_carry": return_carry, "reverse": reverse, "keep_order": keep_order}
         require_options("RNN", unroll, **flags)
         super().__init__(
@@ -305,7 +307,7 @@ class RNN(nnx.RNN):
         if self.remat is not None and not isinstance(time, int):
             raise ValueError(f"RNN with remat={self.remat} needs a number of time steps; got the symbolic size {time}.")
         if seq_lengths is not None:
-            seq_lengths = checked_lengths("RNN", seq_lengths, batch_shape, time)
+            seq_lengths = checked_lengths("RNN", seq_lengths, batch_shape, time, time_major)
         if resets is not None:
             resets = checked_resets("RNN", resets, inputs.shape[: inputs.ndim - feature_axes])
         expected = self.cell.in_features if spec is not None or type(self.cell) in KNOWN_CELLS else None  # type: ignore[attr-defined]
@@ -421,7 +423,12 @@ def checked_inputs(name: str, inputs: Any, feature_axes: int, time_major: bool) 
     return inputs
 
 
-def checked_lengths(name: str, seq_lengths: Any, batch_shape: tuple[Any, ...], time: Any) -> Array:
+def shown_rngs(rngs: Any) -> str:
+    """What was given as rngs, for messages."""
+    return "a key: write rngs=nnx.Rngs(key)" if isinstance(rngs, jax.Array) else repr(rngs)
+
+
+def checked_lengths(name: str, seq_lengths: Any, batch_shape: tuple[Any, ...], time: Any, time_major: bool) -> Array:
     """Lengths of any integer dtype, as int32 from 0 to `time`, in the batch's shape; `name` is the layer's."""
     lengths = _as_array(seq_lengths)
     if lengths.dtype == bool:
@@ -438,7 +445,9 @@ def checked_lengths(name: str, seq_lengths: Any, batch_shape: tuple[Any, ...], t
         # NumPy cannot compare the symbolic sizes of jax.export.
         fits = lengths.shape in ((), batch_shape)
     if not fits:
-        raise ValueError(f"{name} expected seq_lengths of the batch's shape {batch_shape}, got {lengths.shape}.")
+        first = "batch" if time_major else "time"
+        hint = f" If the inputs are [{first}, ...], use time_major={not time_major}." * (lengths.shape == (time,))
+        raise ValueError(f"{name} expected seq_lengths of the batch's shape {batch_shape}, got {lengths.shape}.{hint}")
     # In their own dtype, `time` may not be a number (int8), and a difference not negative (uint8).
     if isinstance(lengths, np.ndarray) and isinstance(time, int):
         lengths = np.clip(lengths, 0, time).astype(np.int32)

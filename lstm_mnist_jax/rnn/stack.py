@@ -21,7 +21,15 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 
 from lstm_mnist_jax.rnn.cells import GRUCell, ProjectedLSTMCell, orthogonal
-from lstm_mnist_jax.rnn.layers import RNN, checked_inputs, checked_lengths, checked_resets, explained, fitted_carries
+from lstm_mnist_jax.rnn.layers import (
+    RNN,
+    checked_inputs,
+    checked_lengths,
+    checked_resets,
+    explained,
+    fitted_carries,
+    shown_rngs,
+)
 from lstm_mnist_jax.rnn.noise import RecurrentNoise, is_rate
 from lstm_mnist_jax.rnn.recurrence import AnyArray, LSTMCarry, require_options
 
@@ -128,7 +136,7 @@ class StackedRNN(nnx.Module):
                 stacklevel=len([*within]) + 1,
             )
         if not hasattr(rngs, "params"):
-            raise ValueError(f"{name} draws its parameters from rngs, such as nnx.Rngs(0); got {rngs!r}.")
+            raise ValueError(f"{name} draws its parameters from rngs, such as nnx.Rngs(0); got {shown_rngs(rngs)}.")
         require_options(name, unroll, bidirectional=bidirectional, time_major=time_major)
         for option, kind in (("dtype", dtype), ("param_dtype", param_dtype)):
             try:
@@ -239,7 +247,9 @@ class StackedRNN(nnx.Module):
         if resets is not None:
             options["resets"] = checked_resets(name, resets, inputs.shape[:-1])
         if seq_lengths is not None:
-            options["seq_lengths"] = checked_lengths(name, seq_lengths, batch_shape, inputs.shape[time_axis])
+            options["seq_lengths"] = checked_lengths(
+                name, seq_lengths, batch_shape, inputs.shape[time_axis], time_major
+            )
         initial_carries = self._checked_carries(initial_carries, batch_shape)
         if masks is not None and len(masks) != len(self.layers) - 1:
             raise ValueError(
@@ -277,7 +287,11 @@ class StackedRNN(nnx.Module):
         structure: Any = jax.tree.structure(given)
         if parts is None or structure != jax.tree.structure(wanted):
             shapes = (jax.tree.map(jnp.shape, carries) for carries in (wanted, given))
-            raise ValueError("{} expected initial carries of shapes {}, got {}.".format(type(self).__name__, *shapes))
+            raise ValueError(
+                "{} expected initial carries, one for each layer, of shapes {}, got {}.".format(
+                    type(self).__name__, *shapes
+                )
+            )
         return jax.tree.unflatten(jax.tree.structure(zeros), parts)
 
     def zero_carries(self, batch_shape: Sequence[Any]) -> list[Any]:

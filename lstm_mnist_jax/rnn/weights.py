@@ -468,6 +468,12 @@ def _checked(function: str, name: str, value: Any, axes: str, cell: Cell) -> np.
             hint = f" It is of a GRU with reset_after={after}: use GRU(..., reset_after={after})."
         elif wrong in array.shape and wrong not in shape:
             hint = f" {wrong} is {gates} * {cell.sizes['hidden']}: are these weights of {other}?"
+        elif array.ndim == len(shape):
+            sizes = zip((axis.split()[-1] for axis in axes.split(", ")), array.shape, shape, strict=True)
+            widths = {axis: size * cell.sizes[axis] / own for axis, size, own in sizes if size != own}
+            if all(axis != "2" and width.is_integer() for axis, width in widths.items()):
+                others = (f"{axis}_features={width:.0f}, not {cell.sizes[axis]}" for axis, width in widths.items())
+                hint = f" It is of a cell with {' and '.join(others)}."
         raise ValueError(f"{function} expected {name} [{axes}] of shape {shape}, got {array.shape}.{hint}")
     return array.astype(np.float64)
 

@@ -80,6 +80,12 @@ def test_wrong_shapes_are_refused():
         stack(INPUTS, initial_carries=stack.zero_carries((2,)))
     with pytest.raises(ValueError, match="expected initial carries"):
         stack(INPUTS, initial_carries=stack.zero_carries((3,))[:1])
+    with pytest.raises(
+        ValueError, match=r"expected initial carries, one for each layer, of shapes .* got \(\(3, 4\), \(3"
+    ):
+        stack(INPUTS, initial_carries=stack.zero_carries((3,))[0])
+    with pytest.raises(ValueError, match=r"got \(7,\). If the inputs are \[time, ...\], use time_major=True."):
+        stack(INPUTS, seq_lengths=np.full(7, 3))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool, np.complex64])

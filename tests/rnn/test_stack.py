@@ -281,7 +281,7 @@ def test_carries_of_both_directions_can_be_carried_on():
     stack = make("gru", (4, 6), bidirectional=True)
     _, carries = stack(INPUTS)
     stack(INPUTS, initial_carries=carries)
-    with pytest.raises(ValueError, match="GRU expected initial carries of shapes"):
+    with pytest.raises(ValueError, match="GRU expected initial carries, one for each layer, of shapes"):
         stack(INPUTS, initial_carries=[forward for forward, _ in carries])
 
 
@@ -293,7 +293,8 @@ from lstm_mnist_jax.rnn import GRU, LSTM, RNN, RecurrentNoise, StackedRNN, chron
 inputs = np.ones((2, 3, 5), np.float32)
 for options in (
     {"hidden_features": "88"}, {"hidden_features": (8.0,)}, {"hidden_features": ()}, {"dropout_rate": "0.1"},
-    {"projection_features": (4, 4)}, {"rngs": 0}, {"remat": 2.5}, {"initial_carries": 0}, {"hidden_features": True},
+    {"projection_features": (4, 4)}, {"rngs": 0}, {"rngs": jax.random.key(0)}, {"remat": 2.5}, {"initial_carries": 0},
+    {"hidden_features": True},
     {"zoneout_rates": "0.1"}, {"bidirectional": "False"}, {"dtype": "int8"}, {"dtype": "bf16"}, {"unroll": 2.5},
     {"projection_features": True}, {"unroll": 0}, {"unroll": True}, {"time_major": 1}, {"use_bias": "no"},
     {"dropout_rate": [0.1]}, {"dropout_rate": None},
@@ -345,8 +346,9 @@ def test_what_no_type_checker_saw_is_refused_in_words():
         "LSTM needs a dropout_rate from 0 to below 1; got '0.1'.",
         "LSTM has one projection_features for all layers; got (4, 4).",
         "LSTM draws its parameters from rngs, such as nnx.Rngs(0); got 0.",
+        "LSTM draws its parameters from rngs, such as nnx.Rngs(0); got a key: write rngs=nnx.Rngs(key).",
         "RNN keeps a carry every `remat` steps, 1 or more; got 2.5.",
-        "LSTM expected initial carries of shapes (((2, 4), (2, 4)),), got ().",
+        "LSTM expected initial carries, one for each layer, of shapes (((2, 4), (2, 4)),), got ().",
         "integers of 1 or more; got in_features=5, hidden_features=True.",
         "RecurrentNoise needs rates from 0 to below 1; got dropout_rate=0.0, zoneout_rates='0.1'.",
         "LSTM needs bidirectional to be True or False; got 'False'.",
