@@ -1,5 +1,6 @@
 """`lstm-mnist import` and `lstm-mnist export`: models of other libraries."""
 
+import os
 import shlex
 import warnings
 from collections.abc import Collection, Sequence
@@ -206,6 +207,9 @@ def _with_options(training: Config, options: Config, given: Collection[str]) -> 
 def export(arguments: Sequence[str]) -> int:
     """`lstm-mnist export`."""
     parsed = parse(ExportArguments, arguments)
+    if not os.path.isdir(parsed.run_dir.expanduser()) and os.path.isfile(parsed.file.expanduser() / "config.json"):
+        swapped = f"lstm-mnist export {parsed.format} {parsed.file} {parsed.run_dir}"
+        raise UserError(f"The run comes first, the file to write after it: {swapped}")
     from lstm_mnist_jax.inference import load_run
     from lstm_mnist_jax.interop import formats
 

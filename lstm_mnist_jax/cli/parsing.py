@@ -203,7 +203,9 @@ def _value(argument: Argument, name: str, words: Sequence[str]) -> Any:
     if words == [""] or not (words or argument.takes_several):  # "" is often a variable of the shell that is not set
         from lstm_mnist_jax.config.space import values_in_words  # imports NumPy
 
-        expected = values_in_words(argument.field) if argument.is_swept else described(argument.hint)
+        expected = (
+            values_in_words(argument.field) if argument.is_swept else described(argument.hint).removesuffix(" or None")
+        )
         raise UserError(f"{name} has no value, expected {expected}.")
     if typing.get_origin(argument.hint) is not tuple:
         return from_text(argument.hint, words[0], name)

@@ -159,7 +159,8 @@ def predict(arguments: Sequence[str]) -> int:
             raise UserError(f"{parsed.run_dir} is a file. Name the folder of a run before the pictures.")
         raise UserError("No image is given. Give files, folders or patterns after the run, or - for standard input.")
     if parsed.json and (parsed.show or parsed.explain):
-        raise UserError("--show and --explain print text; leave out --json.")
+        given = " and ".join(f"--{name}" for name in ("show", "explain") if getattr(parsed, name))
+        raise UserError(f"With {given}, text is printed; leave out --json.")
     if not parsed.run_dir.expanduser().is_dir():
         for word in parsed.images:
             if Path(word).expanduser().joinpath("config.json").is_file():

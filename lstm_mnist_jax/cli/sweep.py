@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from lstm_mnist_jax.cli import parsing
 from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.config import (
+    PRESETS,
     SWEEPABLE,
     AugmentationConfig,
     CheckpointConfig,
@@ -98,11 +99,18 @@ def sweep(arguments: Sequence[str]) -> int:
     given = parsing.given_values(SweepArguments, arguments)
     axes = {name: words for name, words in vars(parsed.swept).items() if name in given}
     for name, words in axes.items():
+        option = f"--{name.replace('_', '-')}"
+        if name != "task" and words and words[-1] in PRESETS:  # there are a task and a preset rows
+            raise UserError(f"{option} is {words[-1]!r}. The preset comes first: lstm-mnist sweep {words[-1]} {option}")
         if "features" not in name and (word := next((word for word in words if "," in word), None)):
-            option, values = f"--{name.replace('_', '-')}", word.replace(",", " ")
+            values = word.replace(",", " ")
             raise UserError(f"{option} is {word!r}, expected values with blanks between: {option} {values}.")
     options = {name: getattr(parsed, name) for name in ("seeds", "samples", "optuna")}
     if parsed.resume is None:
+        if not axes and not options.keys() & given.keys():
+            raise UserError(
+                "Nothing is swept. Give an option several values, as --learning-rate 0.003 0.01, or --seeds."
+            )
         space = Space(tuple(axes), tuple(axes.values()), **options)
     else:
         asked = [*axes, *(name for name, value in options.items() if value != getattr(SweepArguments, name))]

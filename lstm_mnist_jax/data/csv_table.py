@@ -123,8 +123,8 @@ def _read(path: Path, lines: Iterator[tuple[int, str]]) -> Table:
             cells = _cells(line, delimiter, path, number)
             if len(cells) != columns.width:
                 raise DataError(
-                    f"{path}, row {number}: it has {len(cells):,} columns, the first row {columns.width:,}. It is "
-                    "truncated or damaged."
+                    f"{path}, row {number}: it has {len(cells):,} columns, the first "
+                    f"row {columns.width:,}. It is truncated or damaged. (Rows are lines of the file, from 1.)"
                 )
             if columns.label is not None:
                 labels.append(cells[columns.label].strip())
@@ -272,7 +272,7 @@ def _labels(texts: list[str], rows: Sequence[int], path: Path) -> np.ndarray:
         return np.array(texts, dtype=str)
     if not np.isfinite(numbers).all():  # as pandas writes a label that is missing
         n = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise DataError(f"{path}: the label of image {n} is {texts[n]!r}. Leave out images without a label.")
+        raise DataError(f"{path}, row {rows[n]}: the label is {texts[n]!r}. Leave out images without a label.")
     fractions = np.flatnonzero(numbers != np.rint(numbers))
     if 0 < len(fractions) <= max(1, len(texts) // 100) < len(texts) / 2:  # where more are, they are names
         raise DataError(

@@ -322,6 +322,11 @@ def _decode(content: bytes, shown: str, note: Callable[[str], None] | None) -> P
 
 def _why_unknown(content: bytes) -> str:
     """What a file is that Pillow does not know, by the brands in its first box if it has one."""
+    if content.startswith(b"PK\3\4"):
+        return (
+            "is an archive, such as a data set in .npz. Save its images as one array in a .npy file: "
+            "numpy.save('images.npy', numpy.load('data.npz')['x_test'])."
+        )
     brands = set[str]()
     if content[4:8] == b"ftyp":
         box = content[8 : min(max(16, int.from_bytes(content[:4], "big")), 256)]

@@ -248,7 +248,13 @@ def _in_folder(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
     if tables:
         return _tables(path, image_size)
     _refuse_run_folder(path, *path.absolute().parents[:FOLDERS_OF_A_RUN])
-    present = ", ".join(sorted(file.name for file in path.iterdir())[:12]) or "nothing"
+    names = sorted(file.name for file in path.iterdir())
+    present = ", ".join(names[:12]) or "nothing"
+    if loose := [name for name in names if name.lower().endswith(SUFFIXES)]:
+        raise DataError(
+            f"{path} has pictures, but no folder for each class. Move them into such folders, so that the folder names "
+            f"the class: {path / 'CLASS' / loose[0]}."
+        )
     raise DataError(
         f"{path} has no train-images-idx3-ubyte or train-images-idx3-ubyte.gz, no folders of classes with pictures "
         f"in them ({', '.join(SUFFIXES)}), and no .csv or .npz files. It holds: {present}."

@@ -30,6 +30,8 @@ JOINED = {f"{a}{b}": (split, role) for split_word, split in SPLIT_OF.items() for
 FEW_LEVELS = 16
 """Integers up to it, as those of scikit-learn's digits, are scaled to 255; fractions are no pixels."""
 
+OTHER_SEQUENCES = "For sequences that are no images, train the layers: see docs/layers.md."
+
 ROUNDED_ONE = 1.001
 """The largest 1 of images that were resized or averaged."""
 
@@ -210,7 +212,7 @@ def _as_bytes(images: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.n
             place = tuple(int(n) for n in np.argwhere(~(array >= 0))[0])
             raise DataError(
                 f"{path}, {split} split: pixel {list(place[1:])} of image {place[0]} is {array[place]}; expected 0 to "
-                "255, or 0 to 1. Undo a normalization before saving."
+                f"255, or 0 to 1. Undo a normalization before saving. {OTHER_SEQUENCES}"
             )
     brightest = {split: float(array.max()) for split, array in images.items()}
     most = max(brightest.values())
@@ -230,7 +232,7 @@ def _as_bytes(images: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.n
     else:
         raise DataError(
             f"{path}: a pixel is {most:g}, and none is brighter; expected 0 to 255, 0 to 1, or uint16 up to 65,535. "
-            "Scale the images before saving."
+            f"Scale the images before saving. {OTHER_SEQUENCES}"
         )
     notes = [note, f"the brightest pixel is {most:g} of 255" if factor == 1 and most < 128 else ""]
     if factor == 1 and is_whole:

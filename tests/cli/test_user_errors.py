@@ -61,7 +61,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--json"], "Unknown option --json. See lstm-mnist train --help-all."),
         (["train", "--epochs", "three"], "--epochs is 'three', expected an integer."),
         (["train", "--epochs"], "--epochs has no value, expected an integer."),
-        (["train", "--run-dir", ""], "--run-dir has no value, expected a path or None."),
+        (["train", "--run-dir", ""], "--run-dir has no value, expected a path."),
         (["report", ""], "run-dirs has no value, expected one or more paths, with blanks between."),
         (
             ["sweep", "--learning-rate", ""],
@@ -122,6 +122,12 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["sweep", "smoke", "--cell"], "--cell has no value to try, expected one of lstm, gru, layer_norm_lstm, ur"),
         (["sweep", "--cell", "LSTM"], "--cell is 'LSTM', expected one of lstm, gru, layer_norm_lstm, ur_lstm; did you"),
         (["sweep", "tutoral"], "Unknown preset 'tutoral'; expected one of tutorial, smoke"),
+        (["sweep", "--learning-rate", "0.01", "0.1", "smoke"], "--learning-rate is 'smoke'. The preset comes first: "),
+        (
+            ["sweep", "smoke"],
+            "Nothing is swept. Give an option several values, as --learning-rate 0.003 0.01, or --seed",
+        ),
+        (["predict", "run", "a.png", "--explain", "--json"], "lstm-mnist: With --explain, text is printed; leave out"),
         (["sweep", "--learning-rate", "0.1,0.2"], "expected values with blanks between: --learning-rate 0.1 0.2."),
         (["sweep", "--learning-rate", "fast"], "--learning-rate is 'fast', expected a number"),
         (["sweep", "--learning-rate", "uniform:0.1:1"], "set --samples, the number of settings to draw"),
@@ -221,6 +227,11 @@ def test_extract_names_its_successor():
     with pytest.raises(ImportError, match="take the path of a run of a sweep"):
         from lstm_mnist_jax import extract  # noqa: F401
     assert "extract" not in lstm_mnist_jax.__all__
+
+
+def test_a_layer_imported_from_the_package_names_its_module():
+    with pytest.raises(ImportError, match="is a recurrent layer: from "):
+        from lstm_mnist_jax import LSTM  # noqa: F401
 
 
 def test_a_platform_that_is_not_there(tmp_path, monkeypatch):

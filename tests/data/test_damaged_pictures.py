@@ -82,6 +82,7 @@ def text_bomb():
         (saved(np.full((5, 5), np.nan)), r"at \[0, 0\] is nan. Replace NaN"),
         (saved(np.full((5, 5), np.inf, np.float16)), "outside 0 to 1"),
         (saved(np.diag([1.0, 255, 9])), r"outside 0 to 1: at \[1, 1\] is 255. Divide by the value of white"),
+        (b"PK\3\4" + bytes(30), "is an archive, such as a data set in .npz. Save its images as one array in a .npy"),
         (saved(np.eye(5) - 0.3), r"at \[0, 1\] is -0.3. Undo a normalization"),
         (saved(np.diag([255, 256])), r"of type int64, which is read from 0 to 255: at \[1, 1\] is 256"),
         (saved(np.diag([255, -1])), r"at \[1, 1\] is -1"),

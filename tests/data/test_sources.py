@@ -160,6 +160,9 @@ def test_missing_files_are_named(tmp_path):
     empty.mkdir()
     with pytest.raises(DataError, match="It holds: nothing"):
         load(str(empty))
+    (empty / "a.png").touch()
+    with pytest.raises(DataError, match=r"no folder for each class. .* names the class: .*/empty/CLASS/a.png"):
+        load(str(empty))
 
 
 @pytest.mark.parametrize("source", ["fashion", "./nowhere", "data/nowhere", "", "**", "~nobody/x", "x" * 300])

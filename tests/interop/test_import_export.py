@@ -274,6 +274,7 @@ def test_the_best_checkpoint_is_exported_unless_another_is_named(run, tmp_path):
         (["import", "torch", "{exports}/torch/model.safetensors", "--run-dir", "{run}"], "already holds a run"),
         (["import", "torch", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run"], "nor .safetensors"),
         (["export", "onnx", "{tmp}/none", "{tmp}/model.onnx"], "is not a run folder"),
+        (["export", "onnx", "model.onnx", "{run}"], "The run comes first, the file to write after it: lstm-mnist exp"),
         (
             ["import", "onnx", "{exports}/onnx/model.onnx", "--run-dir", "{tmp}/run", "--input-mean", "0.1"],
             "The file determines what its inputs are",
