@@ -7,6 +7,9 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import os
+import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -111,6 +114,19 @@ class Argument:
 def command_of(cls: type) -> str:
     """The command whose arguments are those of a class: "lstm-mnist train"."""
     return f"lstm-mnist {cls.__name__.removesuffix('Arguments').lower()}"
+
+
+def as_called(text: str) -> str:
+    """A text whose commands, `lstm-mnist train ...`, are written as this program was called, so that they can be copied
+    where lstm-mnist is not on the PATH."""
+    called, program = Path(sys.argv[0]), "lstm-mnist"
+    if called.name == "train.py" or called.parts[-2:] == ("lstm_mnist_jax", "__main__.py"):
+        program = f"{shlex.quote(sys.orig_argv[0])} -m lstm_mnist_jax"
+    elif called.stem == program != sys.argv[0] and os.path.abspath(shutil.which(program) or "") != os.path.abspath(
+        called
+    ):
+        program = shlex.quote(sys.argv[0])
+    return re.sub(r"(?<![\w/.-])lstm-mnist (?=[a-z-])", lambda _: f"{program} ", text)
 
 
 def arguments_of(cls: Any, default: Any = None) -> list[Argument]:

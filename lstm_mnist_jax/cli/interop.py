@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lstm_mnist_jax.cli.arguments import Positional, Repeated
+from lstm_mnist_jax.cli.arguments import Positional, Repeated, as_called
 from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, given_values, parse, start_jax
 from lstm_mnist_jax.config import Config, DataConfig, Execution, OptimizerConfig
 from lstm_mnist_jax.errors import DataError, UserError
@@ -181,13 +181,13 @@ def import_(arguments: Sequence[str]) -> int:
         say(console, f"{name}: {count:,} of the training examples, as the data have no {name} split")
         say(console, f"  (too high if the model was trained on them: give its own by --{name}-{option})")
     run_dir = shlex.quote(str(parsed.run_dir))
-    say(console, f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}")
+    say(console, as_called(f"saved in {run_dir}; evaluate it with: lstm-mnist evaluate {run_dir}"))
     epochs = max(run.folder.config.epochs, run.epochs_done + 1)
     rate = config.optimizer.learning_rate
     say(console, f"training would continue with learning rate {rate:g} and batches of {config.batch_size}; for others,")
     say(console, "import with --learning-rate and --batch-size")
     say(console, f"train it further, up to epoch {epochs}, with:")
-    say(console, f"  lstm-mnist train --resume {run_dir} --epochs {epochs}")
+    say(console, as_called(f"  lstm-mnist train --resume {run_dir} --epochs {epochs}"))
     return 0
 
 

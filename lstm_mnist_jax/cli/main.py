@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from lstm_mnist_jax import __version__
-from lstm_mnist_jax.cli.arguments import entry, wrapped
+from lstm_mnist_jax.cli.arguments import as_called, entry, wrapped
 from lstm_mnist_jax.config import PRESETS, options
 from lstm_mnist_jax.errors import ConfigError, DataError, UserError, did_you_mean
 
@@ -148,13 +148,13 @@ def _run(words: list[str], debug: bool) -> int:
             traceback.print_exc()
         if isinstance(error, PermissionError):
             error = UserError(f"{error.filename} cannot be read or written: {error.strerror}.")
-        print("lstm-mnist:", re.sub(r"\s*\n\s*", " ", _with_options(error).strip()), file=sys.stderr)
+        print("lstm-mnist:", as_called(re.sub(r"\s*\n\s*", " ", _with_options(error).strip())), file=sys.stderr)
         return _failed(2)
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _failed(128 + signal.SIGPIPE)
     except KeyboardInterrupt as error:
-        print(f"lstm-mnist: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        print(as_called(f"lstm-mnist: interrupted{f': {error}' if str(error) else ''}"), file=sys.stderr)
         return _failed(128 + signal.SIGINT)
     except Exception as error:
         if debug:

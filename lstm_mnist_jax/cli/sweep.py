@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lstm_mnist_jax.cli import parsing
-from lstm_mnist_jax.cli.arguments import Positional
+from lstm_mnist_jax.cli.arguments import Positional, as_called
 from lstm_mnist_jax.config import (
     PRESETS,
     SWEEPABLE,
@@ -152,7 +152,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         say(console, f"  {setting}")
     if result.stopped_by is not None:
         say(console, "stopped and saved; continue with:")
-        say(console, f"  lstm-mnist sweep --resume {quoted}")
+        say(console, as_called(f"  lstm-mnist sweep --resume {quoted}"))
         return 128 + result.stopped_by
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one
@@ -162,5 +162,5 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
         return 0
     say(console, f"saved in {run_dir} (results.csv, results.png)")
     say(console, f"the best run is {run_dir / 'best'}:")
-    say(console, f"  lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}")
+    say(console, as_called(f"  lstm-mnist evaluate {shlex.quote(str(run_dir / 'best'))}"))
     return 0

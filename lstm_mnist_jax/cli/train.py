@@ -9,7 +9,7 @@ from typing import ClassVar
 from rich.console import Console
 
 from lstm_mnist_jax.cli import parsing
-from lstm_mnist_jax.cli.arguments import Positional
+from lstm_mnist_jax.cli.arguments import Positional, as_called
 from lstm_mnist_jax.cli.sweep import run_sweep
 from lstm_mnist_jax.config import Config, Processes
 from lstm_mnist_jax.config.json import differences
@@ -104,7 +104,7 @@ def train(arguments: Sequence[str]) -> int:
         say(console, result.warning)
     if result.stopped_by is not None:
         say(console, "stopped and saved; continue with:")
-        say(console, f"  lstm-mnist train --resume {shlex.quote(str(run_dir))}")
+        say(console, as_called(f"  lstm-mnist train --resume {shlex.quote(str(run_dir))}"))
         return 128 + result.stopped_by
     done = result.epochs[-1].epoch if result.epochs else 0  # imported weights may begin later than at 0
     if done < parsed.config.epochs and result.trained:
@@ -135,4 +135,4 @@ def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bo
         commands[f"evaluate {run_dir}"] = "loss and accuracy by split and by class"
     for command, what in commands.items():
         say(console, f"  # {what}")
-        say(console, f"  lstm-mnist {command}")
+        say(console, as_called(f"  lstm-mnist {command}"))

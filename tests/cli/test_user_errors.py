@@ -20,6 +20,7 @@ import lstm_mnist_jax
 from lstm_mnist_jax import __main__
 from lstm_mnist_jax.cli import interrupts, parsing
 from lstm_mnist_jax.cli import main as cli
+from lstm_mnist_jax.cli.arguments import as_called
 from lstm_mnist_jax.config import Execution
 from lstm_mnist_jax.errors import UserError
 
@@ -227,6 +228,28 @@ def test_extract_names_its_successor():
     with pytest.raises(ImportError, match="take the path of a run of a sweep"):
         from lstm_mnist_jax import extract  # noqa: F401
     assert "extract" not in lstm_mnist_jax.__all__
+
+
+def test_commands_to_copy_are_written_as_the_program_was_called(tmp_path, monkeypatch):
+    for folder in ("on_path", "env"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lstm-mnist").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "lstm-mnist").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "on_path"))
+    monkeypatch.setattr(sys, "orig_argv", ["env/bin/python", "..."])
+    for called, program in {
+        "lstm-mnist": "lstm-mnist",
+        f"{tmp_path}/on_path/lstm-mnist": "lstm-mnist",
+        "on_path/lstm-mnist": "lstm-mnist",
+        "env/lstm-mnist": "env/lstm-mnist",
+        "/lib/lstm_mnist_jax/__main__.py": "env/bin/python -m lstm_mnist_jax",
+        "scripts/train.py": "env/bin/python -m lstm_mnist_jax",
+        "/lib/pytest/__main__.py": "lstm-mnist",
+    }.items():
+        monkeypatch.setattr(sys, "argv", [called])
+        found = as_called("lstm-mnist: lstm-mnist-jax. See lstm-mnist train --resume runs/lstm-mnist x")
+        assert found == f"lstm-mnist: lstm-mnist-jax. See {program} train --resume runs/lstm-mnist x"
 
 
 def test_a_layer_imported_from_the_package_names_its_module():
