@@ -179,7 +179,13 @@ def load_same(config: Config, former: RunFolder | None) -> tuple[Config, Dataset
 
     Returns:
       The config, with the number of validation examples also where it was not asked for; the data.
+
+    Raises:
+      ConfigError: the run has finished more epochs than it is to have, which is found before anything is loaded.
     """
+    if former is not None and former.member is None:  # a run of a sweep may go on from its best epoch
+        done = max((metrics.epoch for metrics in read_metrics(former.metrics)), default=0)
+        refuse_fewer_epochs(former, config.epochs, done, steps_per_epoch=1)
     asked = config.data.validation_examples or (former.config.data.validation_examples if former else None)
     data = replace(config.data, validation_examples=asked)
     dataset = load(**vars(data)) if former is None else load_again(data, former.config.data)

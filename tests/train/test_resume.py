@@ -154,7 +154,8 @@ def test_a_smaller_patience_ends_a_run_that_is_resumed_within_an_epoch(tmp_path,
         load_run(tmp_path / "run", "16")
 
 
-def test_a_run_cannot_become_shorter_than_it_is(run_dir):
+def test_a_run_cannot_become_shorter_than_it_is_which_is_found_before_the_data_are_loaded(run_dir, monkeypatch):
+    monkeypatch.setattr("lstm_mnist_jax.training.run.load_again", None)
     with pytest.raises(ConfigError, match=r"epochs is 2, but .* was trained for 3 already. Use --epochs 3 or more"):
         train(dataclasses.replace(TINY, epochs=2), run_dir, resume=True)
     assert read_run_folder(run_dir).config == TINY
