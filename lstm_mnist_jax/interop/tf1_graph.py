@@ -9,6 +9,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,25 +47,36 @@ class Cell(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The classifier of a graph, by the names of variables in the checkpoint.
+    """The classifier of a graph or, without one, of names; by the names of variables in the checkpoint.
 
     Attributes:
-      projections: the weights and biases of linear layers before the cells; a bias is "" where there is none.
       cells: from the input to the output; of layers in both directions, the forward cell comes first.
       dense: the weights and biases of the dense layers after the cells, the output layer last.
-      fields: those of the `ModelConfig` that shapes do not show.
+      projections: the weights and biases of linear layers before the cells; a bias is "" where there is none.
+      fields: those of the `ModelConfig` that shapes do not show; empty without a graph.
       adam: learning_rate, b1, b2 and epsilon, where the graph has Adam and they are constants.
       input_scaling: a factor and an offset of pixels from 0 to 1, before the first layer.
       scales_inputs: whether the graph scales its inputs, or takes integers: this determines what they are.
     """
 
-    projections: tuple[tuple[str, str], ...]
     cells: tuple[Cell, ...]
     dense: tuple[tuple[str, str], ...]
-    fields: dict[str, Any]
-    adam: dict[str, float]
-    input_scaling: tuple[float, float]
-    scales_inputs: bool
+    projections: tuple[tuple[str, str], ...] = ()
+    fields: Mapping[str, Any] = MappingProxyType({})
+    adam: Mapping[str, float] = MappingProxyType({})
+    input_scaling: tuple[float, float] = (1.0, 0.0)
+    scales_inputs: bool = False
+
+    @property
+    def layers(self) -> list[tuple[Cell, ...]]:
+        """The cells of each layer."""
+        size = 1 + self.fields.get("bidirectional", False)
+        return [self.cells[place : place + size] for place in range(0, len(self.cells), size)]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all weights and biases that a cell or a dense layer has, the output layer's last."""
+        return [str(name) for pair in (*self.cells, *self.dense) for name in pair[:2]]
 
 
 def find_network(graph: Graph, found: Mapping[str, Any]) -> Network | None:
@@ -331,9 +343,9 @@ class _Run(Runner):
         is_bytes = self.is_integer or abs(factor) < 1 / 20  # of pixels from 0 to 1, none is so small
         scaling = _decimal(factor * (255 if is_bytes else 1)), _decimal(offset)
         return Network(
-            tuple((layer.kernel, layer.bias) for layer in before),
             tuple(Cell(cell.kernel, cell.bias, _decimal(cell.added.get(2, 0.0))) for cell in cells),
             tuple((layer.kernel, layer.bias) for layer in dense),
+            tuple((layer.kernel, layer.bias) for layer in before),
             fields | more,
             _adam(self.graph.nodes),
             scaling,
