@@ -55,6 +55,9 @@ CUDNN_CELL = "cudnn_compatible_lstm_cell"
 SLOT = re.compile(r".*/(Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?")
 """Slots of optimizers and moving averages, also where their variable is missing."""
 
+MOMENTS = ("Adam", "Adam_1")
+"""The slots of the first and the second moment."""
+
 OTHER_CELLS = {
     r"cudnn_compatible_gru_cell/.*": "a CudnnGRU (of TensorFlow 1, LSTM cells are read)",
     r"w_[fio]_diag": "peepholes (use_peepholes=True)",
@@ -105,32 +108,20 @@ def read(
     prefix = find_prefix(path)
     found = ignoring(read_checkpoint(prefix), ignore)
     network = _read_network(prefix, found)
-    imported = from_variables(found, network, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
-    notes = list(imported.notes)
-    suffix = re.search(r"-(\d{1,18})$", prefix.name)
-    if suffix and _scalar(found, "global_step") is None:
-        named, counted = int(suffix[1]), imported.adam.steps if imported.adam else imported.step
-        if not (imported.adam or counted):
-            notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
-            imported = replace(imported, step=named)
-        # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
-        elif abs(named - counted) <= 1 or named > counted >= _countable(b2):
-            imported = replace(imported, step=named)
-        else:
-            notes.append(f"the step is {counted:,}, by Adam's powers; the name {prefix.name} has {named:,}")
-    return replace(imported, notes=tuple(notes))
+    return from_variables(found, network, prefix.name, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
 
 
 def from_variables(
     found: Arrays,
     network: Network | None = None,
+    name: str = "",
     *,
     forget_bias: float | None = None,
     order: Sequence[str] = (),
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> Imported:
-    """The model in a checkpoint's variables, and in its graph if that is known: see `read`."""
+    """The model in the variables of a checkpoint of this name, and in its graph if that is known: see `read`."""
     slots = _slots(found)
     network = _network(found, slots, order, network)
     added = [_forget_bias(cell, forget_bias) for cell in network.cells]
@@ -150,20 +141,17 @@ def from_variables(
             f"gives {weights.hidden_features[-1]} features. {listing(found)}"
         )
     b1, b2 = network.adam.get("b1", b1), network.adam.get("b2", b2)
-    adam, step = _adam(found, network, slots, b1, b2), _scalar(found, "global_step")
-    if step is None or not 0 <= step < 1 << 62:
-        step = adam.steps if adam else 0
-    elif adam and adam.steps < _countable(b2) and abs(step - adam.steps) > 1:
-        notes.append(f"the step is global_step, {int(step):,}; Adam's powers are those of step {adam.steps:,}")
+    adam = _adam(found, network, slots, b1, b2)
+    step, note = _step(found, name, adam, b2)
     if linear:
         adam = None
     imported = Imported(
         replace(weights.config, forget_bias=added[0]),
         to_params(weights),
         names,
-        notes=tuple(notes),
+        notes=(*notes, *note),
         adam=adam,
-        step=int(step),
+        step=step,
         knows_inputs=network.scales_inputs,
     )
     return imported.with_network(**network.fields)
@@ -196,28 +184,43 @@ def to_variables(
     Raises:
       WeightsError: `like` is of another network, or has a state of Adam and none is given.
     """
-    slots = {} if like is None else _slots(like)
-    theirs = None if like is None else _network(like, slots, (), network)
-    if theirs:
-        fields = [f"{name} {value}" for name, value in theirs.fields.items() if value != getattr(ModelConfig, name)]
-        fields += ["hidden dense layers"] * (len(theirs.dense) > 1)
-        linear = theirs.projections or theirs.input_scaling != (1.0, 0.0)
-        fields += ["a linear layer before its LSTM layers"] * bool(linear)
-        if fields:
-            listed = ", ".join(fields)
-            raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {listed}.")
-        if len(theirs.cells) != len(weights.layers):
-            raise WeightsError(f"The checkpoint has {len(theirs.cells)} LSTM layers, this model {len(weights.layers)}.")
-    cells = theirs.cells if theirs else (Cell("", "", 1.0),) * len(weights.layers)
-    added = [_forget_bias(cell, None if network else forget_bias) for cell in cells]
-    variables = _named(weights, added)
-    if adam is not None:
-        for slot, moments in (("Adam", adam.mu), ("Adam_1", adam.nu)):
-            variables |= {f"{name}/{slot}": array for name, array in _named(moments, [0.0] * len(added)).items()}
-        for name, decay in (("beta1_power", b1), ("beta2_power", b2)):
-            variables[name] = np.array(_powers(decay, adam.steps + 1)[-1])
-    variables = {name: np.asarray(array, np.float32) for name, array in variables.items()}
-    return variables if like is None or theirs is None else _renamed(like, theirs, slots, weights, variables, step)
+    like = {} if like is None else like
+    slots = _slots(like)
+    theirs = _network(like, slots, (), network) if like else _tutorial(len(weights.layers))
+    fields = [f"{name} {value}" for name, value in theirs.fields.items() if value != getattr(ModelConfig, name)]
+    fields += ["hidden dense layers"] * (len(theirs.dense) > 1)
+    fields += ["a linear layer before its LSTM layers"] * bool(theirs.projections or theirs.input_scaling != (1.0, 0.0))
+    if fields:
+        listed = ", ".join(fields)
+        raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {listed}.")
+    if len(theirs.cells) != len(weights.layers):
+        raise WeightsError(f"The checkpoint has {len(theirs.cells)} LSTM layers, this model {len(weights.layers)}.")
+    usual = {name: {kind: f"{name}/{kind}" for kind in MOMENTS} for name in theirs.names if adam and not like}
+    own = {name: (slots or usual).get(name, {}) for name in theirs.names}
+    variables = _named(weights, theirs, [_forget_bias(cell, None if network else forget_bias) for cell in theirs.cells])
+    if any("Adam" in kinds for kinds in own.values()):
+        if adam is None or not all("Adam" in kinds for kinds in own.values()):
+            raise WeightsError(
+                "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
+                "Take another one, or leave it out for the tutorial's names."
+            )
+        for kind, moments in zip(MOMENTS, (adam.mu, adam.nu), strict=True):
+            arrays = _named(moments, theirs, [0.0] * len(theirs.cells))
+            variables |= {own[name][kind]: array for name, array in arrays.items()}
+        for power, decay in (("beta1_power", b1), ("beta2_power", b2)):
+            variables[_scalar_name(like, power) or power] = np.array(_powers(decay, adam.steps + 1)[-1])
+    if (global_step := _scalar_name(like, "global_step")) is not None:
+        variables[global_step] = np.array(step)
+    result = {name: np.asarray(array) for name, array in like.items()}
+    for name, array in variables.items():
+        before = result.get(name, np.zeros(array.shape, np.float32))
+        if array.shape != before.shape:
+            raise WeightsError(
+                f"{name} is {list(before.shape)} in the checkpoint whose names are wanted, and {list(array.shape)} in "
+                f"this model. {listing(like)}"
+            )
+        result[name] = array.astype(before.dtype)
+    return result
 
 
 def write(
@@ -243,6 +246,13 @@ def write(
     write_checkpoint(path, to_variables(weights, adam, like=found, network=network, step=step, **options))
 
 
+def _tutorial(layers: int) -> Network:
+    """The names of the tutorial's variables."""
+    scopes = [f"rnn/multi_rnn_cell/cell_{number}/basic_lstm_cell" for number in range(layers)]
+    cells = (Cell(f"{scope}/kernel", f"{scope}/bias", 1.0) for scope in scopes)
+    return Network(tuple(cells), (("Variable", "Variable_1"),))
+
+
 def _network(found: Arrays, slots: _Slots, order: Sequence[str], network: Network | None) -> Network:
     """The network of the graph, or the one that names and widths show. Raises WeightsError."""
     if network:
@@ -266,16 +276,11 @@ def _network(found: Arrays, slots: _Slots, order: Sequence[str], network: Networ
 def _output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
     """The names of the output layer's matrix and vector, the only dense layer in `rest`."""
     (kernel, bias), *more = dense_arrays(rest, found).values()
-    if not more and bias is None:
-        raise WeightsError(
-            f"The output layer is missing: expected a matrix and a vector besides the LSTM layers, there are {kernel}. "
-            f"{listing(found)}"
-        )
     if more or bias is None:
         raise WeightsError(
-            "Expected LSTM layers and one output layer, a matrix and a vector, but there is more besides the LSTM "
-            f"layers: {', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME; "
-            f"hidden dense layers are read if the .meta file lies beside them. {listing(found)}"
+            "Expected one output layer, a matrix and a vector, but besides the LSTM layers there are "
+            f"{', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME; hidden "
+            f"dense layers are read if the .meta file lies beside them. {listing(found)}"
         )
     return kernel, bias
 
@@ -430,34 +435,6 @@ def _scalar_name(found: Arrays, basename: str) -> Any:
     return names[0] if names else None
 
 
-def _renamed(
-    found: Arrays, network: Network, slots: _Slots, weights: Weights, own: Arrays, step: int
-) -> dict[str, np.ndarray]:
-    """The variables of a checkpoint with the values of the tutorial's variables."""
-    names = dict(zip(_named(weights, [0.0] * len(weights.layers)), network.names, strict=True))
-    renamed = {name: own[ours] for ours, name in names.items()}
-    if with_adam := [name for name in names.values() if "Adam" in slots.get(name, {})]:
-        if "beta1_power" not in own or len(with_adam) != len(names):
-            raise WeightsError(
-                "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
-                "Take another one, or leave it out for the tutorial's names."
-            )
-        for ours, name in names.items():
-            renamed |= {slots[name][kind]: own[f"{ours}/{kind}"] for kind in ("Adam", "Adam_1")}
-        renamed |= {_scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}
-    if (global_step := _scalar_name(found, "global_step")) is not None:
-        renamed[global_step] = np.array(step)
-    variables = {name: np.asarray(array) for name, array in found.items()}
-    for name, array in renamed.items():
-        if array.shape != variables[name].shape:
-            raise WeightsError(
-                f"{name} is {list(variables[name].shape)} in the checkpoint whose names are wanted, and "
-                f"{list(array.shape)} in this model. {listing(found)}"
-            )
-        variables[name] = array.astype(variables[name].dtype)
-    return variables
-
-
 def _weights(found: Arrays, network: Network, added: Iterable[float], slots: Mapping[str, str] = {}) -> Weights:
     """The weights, or the `slots` of them. `added` is what is added to the forget gates."""
     numbers = iter(added)
@@ -488,32 +465,31 @@ def _direction(found: Arrays, names: Sequence[str], forget_bias: float = 0.0) ->
     return Direction(kernel[:-hidden], kernel[-hidden:], bias)
 
 
-def _named(weights: Weights, added: Sequence[float]) -> dict[str, np.ndarray]:
-    """The variables by the tutorial's names. Their cells add these to forget gates; the inverse of `_direction`."""
+def _named(weights: Weights, network: Network, added: Sequence[float]) -> dict[str, np.ndarray]:
+    """The variables by their names. Their cells add these to forget gates; the inverse of `_weights`."""
     if weights.config != ModelConfig(hidden_features=weights.hidden_features):
         raise WeightsError(
             "Checkpoints for tf1 have LSTM layers in one direction and one dense layer, of the last output; these "
             "weights have others."
         )
-    named = {}
-    for number, (layer, forget_bias) in enumerate(zip(weights.layers, added, strict=True)):
+    named = dict[str, np.ndarray]()
+    for cell, layer, forget_bias in zip(network.cells, weights.layers, added, strict=True):
         kernel, recurrent_kernel, bias, _ = layer.forward
         hidden = len(recurrent_kernel)
         bias = np.array(bias, np.float32)
         bias[hidden : 2 * hidden] -= np.float32(forget_bias)
-        scope = f"rnn/multi_rnn_cell/cell_{number}/basic_lstm_cell"
-        named[f"{scope}/kernel"] = reorder_gates(np.concatenate([kernel, recurrent_kernel]), GATES["lstm"], TF1_GATES)
-        named[f"{scope}/bias"] = reorder_gates(bias, GATES["lstm"], TF1_GATES)
-    return named | dict(zip(("Variable", "Variable_1"), weights.dense[0], strict=True))
+        for name, array in ((cell.kernel, np.concatenate([kernel, recurrent_kernel])), (cell.bias, bias)):
+            named[name] = reorder_gates(array, GATES["lstm"], TF1_GATES)
+    return named | dict(zip(network.dense[0], weights.dense[0], strict=True))
 
 
 def _adam(found: Arrays, network: Network, slots: _Slots, b1: float, b2: float) -> Adam | None:
     """The state of Adam; None where the variables have no slots of Adam."""
     own = {name: slots.get(name, {}) for name in network.names}
-    if not any({"Adam", "Adam_1"} & kinds.keys() for kinds in own.values()):
+    if not any({*MOMENTS} & kinds.keys() for kinds in own.values()):
         return None
     powers = {name: _scalar(found, name) for name in ("beta1_power", "beta2_power")}
-    missing = [f"{name}/{kind}" for name in own for kind in ("Adam", "Adam_1") if kind not in own[name]]
+    missing = [f"{name}/{kind}" for name in own for kind in MOMENTS if kind not in own[name]]
     missing += [name for name, power in powers.items() if power is None]
     if missing:
         patterns = [p for p in ("*/Adam", "*/Adam_1", "*beta?_power") if any(fnmatchcase(name, p) for name in found)]
@@ -524,9 +500,27 @@ def _adam(found: Arrays, network: Network, slots: _Slots, b1: float, b2: float) 
     steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
     kernels = *(cell.kernel for cell, *_ in network.layers), *(kernel for kernel, _ in network.dense)
     owners = [f"Adam's state of {kernel}" for kernel in kernels]
-    of_kind = ({name: kinds[kind] for name, kinds in own.items()} for kind in ("Adam", "Adam_1"))
+    of_kind = ({name: kinds[kind] for name, kinds in own.items()} for kind in MOMENTS)
     zeros = [0.0] * len(network.cells)
     return Adam(steps, *(check(_weights(found, network, zeros, names), owners, found) for names in of_kind))
+
+
+def _step(found: Arrays, name: str, adam: Adam | None, b2: float) -> tuple[int, list[str]]:
+    """The number of training steps by global_step, the checkpoint's name or Adam's powers; a note if they differ."""
+    step, counted, suffix = _scalar(found, "global_step"), adam.steps if adam else 0, re.search(r"-(\d{1,18})$", name)
+    if step is not None and 0 <= step < 1 << 62:
+        if adam and counted < _countable(b2) and abs(step - counted) > 1:
+            return int(step), [f"the step is global_step, {int(step):,}; Adam's powers are those of step {counted:,}"]
+        return int(step), []
+    if step is not None or suffix is None:
+        return counted, []
+    named = int(suffix[1])
+    if adam is None:
+        return named, [f"the step is the number in the name {name}, which may count epochs"]
+    # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
+    if abs(named - counted) <= 1 or named > counted >= _countable(b2):
+        return named, []
+    return counted, [f"the step is {counted:,}, by Adam's powers; the name {name} has {named:,}"]
 
 
 def _steps(b1_power: float, b2_power: float, b1: float, b2: float) -> int:
