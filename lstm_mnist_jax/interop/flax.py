@@ -171,20 +171,15 @@ def _direction(name: str, arrays: dict[str, np.ndarray]) -> Direction:
             )
         return found
     gates = GATES["gru" if "ir/kernel" in arrays else "lstm"]
-    of_kind = [
-        [arrays[part] for gate in gates if (part := f"{kind}{gate}/{parameter}") in arrays]
-        for kind, parameter in (("i", "kernel"), ("h", "kernel"), ("i", "bias"), ("h", "bias"))
-    ]
-    kernels, recurrent_kernels, biases, recurrent_biases = of_kind
-    if any(len({gate.shape for gate in part}) > 1 or (part and not part[0].ndim) for part in of_kind):
-        raise WeightsError(f"The gates of the layer {name} are of different shapes.")
-    if len(recurrent_biases) == 1:  # of a GRU's candidate alone
-        recurrent_biases = [*2 * [np.zeros_like(recurrent_biases[0])], *recurrent_biases]
-    joined = [
-        np.concatenate(part, axis=-1) if part else None
-        for part in (kernels, recurrent_kernels, biases, recurrent_biases)
-    ]
-    return direction(name, *joined)  # type: ignore[arg-type]
+    joined: list[Any] = []
+    for kind, parameter in (("i", "kernel"), ("h", "kernel"), ("i", "bias"), ("h", "bias")):
+        found = [arrays[part] for gate in gates if (part := f"{kind}{gate}/{parameter}") in arrays]
+        if len({gate.shape for gate in found}) > 1 or (found and not found[0].ndim):
+            raise WeightsError(f"The gates of the layer {name} are of different shapes.")
+        if len(found) == 1:  # the second bias of a GRU's candidate alone
+            found = [*2 * [np.zeros_like(found[0])], *found]
+        joined.append(np.concatenate(found, axis=-1) if found else None)
+    return direction(name, *joined)
 
 
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:
