@@ -173,12 +173,12 @@ def _direction(name: str, arrays: dict[str, np.ndarray]) -> Direction:
     gates = GATES["gru" if "ir/kernel" in arrays else "lstm"]
     joined: list[Any] = []
     for kind, parameter in (("i", "kernel"), ("h", "kernel"), ("i", "bias"), ("h", "bias")):
-        found = [arrays[part] for gate in gates if (part := f"{kind}{gate}/{parameter}") in arrays]
-        if len({gate.shape for gate in found}) > 1 or (found and not found[0].ndim):
+        of_kind = [arrays[part] for gate in gates if (part := f"{kind}{gate}/{parameter}") in arrays]
+        if len({gate.shape for gate in of_kind}) > 1 or (of_kind and not of_kind[0].ndim):
             raise WeightsError(f"The gates of the layer {name} are of different shapes.")
-        if len(found) == 1:  # the second bias of a GRU's candidate alone
-            found = [*2 * [np.zeros_like(found[0])], *found]
-        joined.append(np.concatenate(found, axis=-1) if found else None)
+        if len(of_kind) == 1:  # the second bias of a GRU's candidate alone
+            of_kind = [*2 * [np.zeros_like(of_kind[0])], *of_kind]
+        joined.append(np.concatenate(of_kind, axis=-1) if of_kind else None)
     return direction(name, *joined)
 
 

@@ -184,9 +184,9 @@ def to_variables(
     Raises:
       WeightsError: `like` is of another network, or has a state of Adam and none is given.
     """
-    like = {} if like is None else like
-    slots = _slots(like)
-    theirs = _network(like, slots, (), network) if like else _tutorial(len(weights.layers))
+    found = {} if like is None else like
+    slots = _slots(found)
+    theirs = _tutorial(len(weights.layers)) if like is None else _network(found, slots, (), network)
     fields = [f"{name} {value}" for name, value in theirs.fields.items() if value != getattr(ModelConfig, name)]
     fields += ["hidden dense layers"] * (len(theirs.dense) > 1)
     fields += ["a linear layer before its LSTM layers"] * bool(theirs.projections or theirs.input_scaling != (1.0, 0.0))
@@ -195,11 +195,11 @@ def to_variables(
         raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {listed}.")
     if len(theirs.cells) != len(weights.layers):
         raise WeightsError(f"The checkpoint has {len(theirs.cells)} LSTM layers, this model {len(weights.layers)}.")
-    usual = {name: {kind: f"{name}/{kind}" for kind in MOMENTS} for name in theirs.names if adam and not like}
+    usual = {name: {kind: f"{name}/{kind}" for kind in MOMENTS} for name in theirs.names if adam and like is None}
     own = {name: (slots or usual).get(name, {}) for name in theirs.names}
     variables = _named(weights, theirs, [_forget_bias(cell, None if network else forget_bias) for cell in theirs.cells])
     if any("Adam" in kinds for kinds in own.values()):
-        if adam is None or not all("Adam" in kinds for kinds in own.values()):
+        if adam is None or not all({*MOMENTS} <= kinds.keys() for kinds in own.values()):
             raise WeightsError(
                 "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
                 "Take another one, or leave it out for the tutorial's names."
@@ -208,16 +208,16 @@ def to_variables(
             arrays = _named(moments, theirs, [0.0] * len(theirs.cells))
             variables |= {own[name][kind]: array for name, array in arrays.items()}
         for power, decay in (("beta1_power", b1), ("beta2_power", b2)):
-            variables[_scalar_name(like, power) or power] = np.array(_powers(decay, adam.steps + 1)[-1])
-    if (global_step := _scalar_name(like, "global_step")) is not None:
+            variables[_scalar_name(found, power) or power] = np.array(_powers(decay, adam.steps + 1)[-1])
+    if (global_step := _scalar_name(found, "global_step")) is not None:
         variables[global_step] = np.array(step)
-    result = {name: np.asarray(array) for name, array in like.items()}
+    result = {name: np.asarray(array) for name, array in found.items()}
     for name, array in variables.items():
         before = result.get(name, np.zeros(array.shape, np.float32))
         if array.shape != before.shape:
             raise WeightsError(
                 f"{name} is {list(before.shape)} in the checkpoint whose names are wanted, and {list(array.shape)} in "
-                f"this model. {listing(like)}"
+                f"this model. {listing(found)}"
             )
         result[name] = array.astype(before.dtype)
     return result

@@ -13,10 +13,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.tf1_run import ACTIVATIONS, PASSES, Env, Runner, kind_of, upstream
+from lstm_mnist_jax.interop.tf1_run import ACTIVATIONS, PASSES, Env, Runner, kind_of, lstm_cell, upstream
 from lstm_mnist_jax.interop.tf_checkpoint.graph import VARIABLES, Graph, Node, Output
 
 BATCH, STEPS = 5, 7
@@ -491,11 +490,9 @@ class _Run(Runner):
     def _states(self, cell: _Layer, x: np.ndarray, activation: Any) -> tuple[np.ndarray, np.ndarray]:
         """The outputs h of a cell [batch, steps, hidden], and its last c."""
         h = c = np.zeros((len(x), self._hidden(cell)))
-        outputs = []
+        kernel, bias, outputs = self.arrays[cell.kernel], self.arrays[cell.bias], []
         for step in range(x.shape[1]):
-            i, j, f, o = np.split(self._sum(cell, np.concatenate([x[:, step], h], 1)), 4, 1)
-            c = expit(f + cell.added.get(2, 0.0)) * c + expit(i) * activation(j)
-            h = expit(o) * activation(c)
+            c, h = lstm_cell(x[:, step], c, h, kernel, bias, cell.added.get(2, 0.0), activation)
             outputs.append(h)
         return np.stack(outputs, 1), c
 
