@@ -188,7 +188,7 @@ def test_a_loss_far_above_that_of_guessing_is_reported(command_line, tmp_path, e
     warning = found[0]
     for words in (["evaluate"], ["report", "--html", tmp_path / "page.html"]):
         assert f"{warning}\n" in command_line(*words, tmp_path / "run").stdout
-        assert json.loads(command_line(*words, tmp_path / "run", "--json").stdout)["warning"] == warning
+    assert json.loads(command_line("evaluate", tmp_path / "run", "--json").stdout)["warning"] == warning
     assert f"<dt>warning</dt><dd>{html.escape(warning)}</dd>" in (tmp_path / "page.html").read_text("utf-8")
 
 
