@@ -54,8 +54,8 @@ class SweepResult:
       run_dir: its folder.
       members: the result of every run so far.
       settings: the result of every setting over its seeds, the best on validation first.
-      best: the number of the best run on validation; None before the first epoch of any ends, and where all runs of a
-        complete sweep diverged or are no better than guessing.
+      best: the number of the best run on validation, if any.
+      learned: whether any run is better than guessing.
       trained: whether any step was made; a resumed sweep may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended it early, or None.
     """
@@ -64,6 +64,7 @@ class SweepResult:
     members: list[MemberResult]
     settings: list[SettingResult]
     best: int | None
+    learned: bool
     trained: bool
     stopped_by: signal.Signals | None
 
@@ -181,7 +182,7 @@ def _sweep(
     members = results.member_results(folder)
     guessing = Guessing.of(np.bincount(dataset.validation.labels))
     useless = [each for each in members if each.history and guessing.is_as_good_as(each.history)]
-    none_learned = stopped_by is None and len(useless) == sum(each.best is not None for each in members)
+    learned = len(useless) < sum(each.best is not None for each in members)
     if first:
         results.write_csv(folder, members)
         draw_results(folder, members, dataset)
@@ -197,7 +198,7 @@ def _sweep(
             say(console, f"no epoch is much better than guessing on validation in {runs(len(useless))}: {listed}")
             rates = [folder.member_config(each.member).optimizer.learning_rate for each in useless]
             say(console, likely_causes(rates, max(each.epochs for each in useless), dataset.train.images))
-        if none_learned:
+        if not learned and stopped_by is None:
             diverged = sum(each.diverged for each in members)
             say(
                 console, f"no run has learned anything{f' ({diverged} diverged)' if diverged else ''}: none is the best"
@@ -210,7 +211,8 @@ def _sweep(
         run_dir=run_dir,
         members=members,
         settings=results.setting_results(members),
-        best=None if none_learned else results.best_member(members),
+        best=results.best_member(members),
+        learned=learned,
         trained=trained,
         stopped_by=stopped_by,
     )
