@@ -19,7 +19,7 @@ from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, novelty
 from lstm_mnist_jax.data.digits import reading_order
-from lstm_mnist_jax.data.normal_form import SIGN, Digit, find_digits, normalise
+from lstm_mnist_jax.data.normal_form import SIGN, Digit, are_digits, find_digits, normalise
 from lstm_mnist_jax.data.pictures import array_of, as_floats, checked_levels, pictures_of
 from lstm_mnist_jax.data.sources import load_again
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
@@ -108,8 +108,8 @@ class TrainedRun:
           pictures: arrays of numbers as for `predict`, [height, width] or [height, width, 3] each; one, or several in a
             list or an array. A last axis of 3 is colours, unless the run's images are grey and so wide.
           form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the training
-            pictures, if the run was trained on class folders; else digit if the classes are digits on grey images,
-            else whole. Of several digits on a picture, the largest; `find_digits` gives all.
+            pictures, if the run was trained on class folders; else digit if the classes are digits and the images have
+            MNIST's form, else whole. Of several digits on a picture, the largest; `find_digits` gives all.
 
         Returns:
           float32 [n, height, width] or [n, height, width, channels], for `predict`.
@@ -227,14 +227,16 @@ class TrainedRun:
 
     @property
     def form(self) -> str:
-        """The default form of `normalise`: that of the training pictures, where they were pictures."""
+        """The default form of `normalise`: that of the training pictures, where they were pictures; else see
+        `lstm_mnist_jax.data.normal_form.default_form`."""
         if self.folder.data.form is not None:
             return self.folder.data.form
+        # A run of before 30 November 2026.
         return "digit" if self._has_digits and len(self.folder.data.image_shape) == 2 else "whole"
 
     @property
     def _has_digits(self) -> bool:
-        return set(self.class_names) <= set("0123456789")
+        return are_digits(self.class_names)
 
     def read_along(self, images: np.ndarray) -> Float32[np.ndarray, "n time classes"]:
         """The probabilities of all classes after each time step, as if the images ended there.

@@ -160,7 +160,7 @@ def _sweep(
             run_folder.write_novelty(folder, dataset)
         stop = stack.enter_context(loop.noted_stop_request())
         say(console, f"sweep {run_dir}")
-        say(console, dataset.describe())
+        say(console, folder.data.describe(dataset))
         for line in run_folder.environment_changes(folder.environment, environment):
             say(console, line)
         folder = replace(folder, environment=environment)
