@@ -274,24 +274,22 @@ def loop_of(name: str, backend: str) -> Any:
     return getattr(xla_loops, name) if in_xla else partial(getattr(native, name), backend=backend)
 
 
-def _recurrence(
-    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
-) -> Any:
-    """(hs, cs, last h, last c). `resets` is None or (booleans [time, batch, 1], h, c)."""
-    forward = loop_of("lstm_forward", loops.backend)
-    options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
-    arrays = (inputs, kernel, bias, recurrent_kernel, h, c, resets)
-    hs, cs, _, *last = forward(*arrays, activations=False, **options)
+def _recurrence(loops: Loops, *arrays: Any) -> Any:
+    """(hs, cs, last h, last c) of (inputs, kernel, bias, recurrent kernel, h, c, resets).
+
+    `resets` is None or (booleans [time, batch, 1], h, c).
+    """
+    hs, cs, _, *last = _forward_loop(loops, arrays, cells=loops.return_cell_states, activations=False)
     return hs, cs, *last
 
 
-def _forward(
-    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
-) -> Any:
-    forward = loop_of("lstm_forward", loops.backend)
-    options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
-    hs, cs, activations, *last = forward(inputs, kernel, bias, recurrent_kernel, h, c, resets, **options)
+def _forward(loops: Loops, *arrays: Any) -> Any:
+    hs, cs, activations, *last = _forward_loop(loops, arrays, cells=True, activations=True)
     return (hs, cs if loops.return_cell_states else None, *last), (hs, cs, activations)
+
+
+def _forward_loop(loops: Loops, arrays: Any, **wanted: bool) -> Any:
+    return loop_of("lstm_forward", loops.backend)(*arrays, reverse=loops.reverse, unroll=loops.unroll, **wanted)
 
 
 def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[Any, ...]:
