@@ -279,17 +279,15 @@ def _recurrence(loops: Loops, *arrays: Any) -> Any:
 
     `resets` is None or (booleans [time, batch, 1], h, c).
     """
-    hs, cs, _, *last = _forward_loop(loops, arrays, cells=loops.return_cell_states, activations=False)
+    options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
+    hs, cs, _, *last = loop_of("lstm_forward", loops.backend)(*arrays, activations=False, **options)
     return hs, cs, *last
 
 
 def _forward(loops: Loops, *arrays: Any) -> Any:
-    hs, cs, activations, *last = _forward_loop(loops, arrays, cells=True, activations=True)
+    options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
+    hs, cs, activations, *last = loop_of("lstm_forward", loops.backend)(*arrays, **options)
     return (hs, cs if loops.return_cell_states else None, *last), (hs, cs, activations)
-
-
-def _forward_loop(loops: Loops, arrays: Any, **wanted: bool) -> Any:
-    return loop_of("lstm_forward", loops.backend)(*arrays, reverse=loops.reverse, unroll=loops.unroll, **wanted)
 
 
 def _backward(loops: Loops, arguments: Any, kept: Any, gradients: Any) -> tuple[Any, ...]:
