@@ -43,7 +43,7 @@ FAULTS = [
     fault("a gradient given by hand has JAX's own precision", "rnn/derivatives.py",
           "with jax.default_matmul_precision(self.call.precision):", "with jax.default_matmul_precision(None):",
           "test_precision.py"),
-    fault("the predictions after each step have JAX's own precision", "inference.py",
+    fault("the predictions after each step have JAX's own precision", "introspection.py",
           "with model.precision_of(config):\n        if not config.bidirectional:",
           "if True:\n        if not config.bidirectional:", "test_precision.py"),
     # The recurrence.
@@ -240,7 +240,7 @@ FAULTS = [
           "test_report_style.py"),
     fault("calibration counts in the next bin", "report/diagnosis.py", "* BINS).astype(int) - 1, 0,",
           "* BINS).astype(int), 0,", "test_diagnosis.py"),
-    fault("saliency is of the loss, not of the class's probability", "inference.py",
+    fault("saliency is of the loss, not of the class's probability", "introspection.py",
           "return -model.softmax_cross", "return model.softmax_cross", "test_reading.py"),
     fault("the page reads another weight", "report/page/network.js",
           "      h[n] = gateOf(at(3));", "      h[n] = gateOf(at(1));",
