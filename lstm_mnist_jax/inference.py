@@ -1,4 +1,4 @@
-"""A trained run as a function of images: predictions, preprocessing of pictures, warnings; its evaluation and export."""
+"""A trained run as a function of images: predictions, preprocessing of pictures, warnings; evaluation and export."""
 
 import warnings
 from collections.abc import Iterable, Sequence

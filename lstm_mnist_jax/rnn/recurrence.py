@@ -248,10 +248,10 @@ def chosen_backend(backend: str, shape: tuple[Any, ...], dtype: Any) -> str:
     """What runs the loops over states of this shape, [batch, hidden]: "native" only if the program runs on a CPU."""
     if backend not in (*BACKENDS, *native.INTERPRETED):
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
-    reason = None
     if backend == "auto":
         supported = jax.default_backend() == "cpu" and native.supports(shape[0], shape[1], dtype)
         return "native" if supported and native.unavailable() is None else "xla"
+    reason = None
     if backend == "native":
         reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
     elif backend != "xla":
