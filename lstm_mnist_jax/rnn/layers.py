@@ -225,14 +225,11 @@ class RNN(nnx.RNN):
         require_options("RNN", unroll, **flags)
         super().__init__(
             cast(nnx.RNNCellBase, cell),
-            time_major=time_major,
-            return_carry=return_carry,
-            reverse=reverse,
-            keep_order=keep_order,
             unroll=unroll,
             state_axes=state_axes,
             broadcast_rngs=broadcast_rngs,
             rngs=not isinstance(rngs, nnx.RngStream) and rngs,
+            **flags,
         )
         if isinstance(rngs, nnx.RngStream):  # which Flax's RNN does not take
             self.rngs = rngs
