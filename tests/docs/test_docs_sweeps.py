@@ -17,7 +17,7 @@ def test_commands_of_the_sweeps_page(tmp_path, empty_figures):
         if " smoke " in line:
             options = [*TINY_OPTIONS, "--epochs", "1"]
             if "--hidden-features" in line:  # the networks of other sweeps
-                options = [*TINY_DATA, "--hidden-features", "3", "4,6", "--epochs", "2"]
+                options = [*TINY_DATA, "--hidden-features", "3", "4,6"]
         outputs[line] = run(line, tmp_path, *options)
     _, grid, _, compared, _, reported, resumed = outputs.values()
     best, sweep = re.search(r"on validation: run (\d+), epoch", grid), tmp_path / "runs" / "grid"
