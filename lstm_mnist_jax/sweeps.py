@@ -17,14 +17,13 @@ import jax
 import numpy as np
 import psutil
 from rich.console import Console
-from rich.measure import Measurement
 
 from lstm_mnist_jax.config import SWEEPABLE, Config, Execution, Processes
 from lstm_mnist_jax.config.space import Interval, Setting, Space, describe, setting_of, space_of
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError, os_errors_as
 from lstm_mnist_jax.model import describe_layers
-from lstm_mnist_jax.progress import say
+from lstm_mnist_jax.progress import print_table, say
 from lstm_mnist_jax.training import checkpoint, loop, mesh, processes, results, run_folder
 from lstm_mnist_jax.training.feed import GIB
 from lstm_mnist_jax.training.metrics import Guessing, OnEpoch, likely_causes
@@ -189,10 +188,7 @@ def _sweep(
         done = sum(results.is_done(folder.member_config(member.member), member) for member in members)
         say(console, f"{done} of {runs(len(members))} done, {time.perf_counter() - began:.0f} s")
         say(console, "means with 95 % confidence intervals, each seed at its best epoch on validation:")
-        found = results.table(folder.config, members)
-        # As wide as it is, however narrow the terminal.
-        width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
-        console.print(found, width=width, crop=False)
+        print_table(console, results.table(folder.config, members))
         if useless and stopped_by is None:
             listed = ", ".join(str(each.member) for each in useless[:20]) + " ..." * (len(useless) > 20)
             say(console, f"no epoch is much better than guessing on validation in {runs(len(useless))}: {listed}")
