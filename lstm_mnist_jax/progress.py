@@ -1,4 +1,4 @@
-"""What commands print: the progress of training, as a bar on a terminal and in plain lines elsewhere; lines and tables."""
+"""What commands print: the progress of training (a bar on a terminal, elsewhere plain lines), lines and tables."""
 
 import time
 
