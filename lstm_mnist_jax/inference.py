@@ -1,32 +1,29 @@
-"""A trained run as a function of images: predictions, also after each time step, states and saliency."""
+"""A trained run as a function of images: predictions, preprocessing of pictures, warnings; evaluation and export."""
 
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import get_type_hints
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
-from jaxtyping import Array, Float, Float32, Int, Integer
+from jaxtyping import Float32, Int
 
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import Execution, ModelConfig
 from lstm_mnist_jax.data import Dataset, novelty
 from lstm_mnist_jax.data.digits import reading_order
-from lstm_mnist_jax.data.normal_form import SIGN, Digit, find_digits, normalise
-from lstm_mnist_jax.data.pictures import array_of, as_floats, checked_levels, pictures_of
+from lstm_mnist_jax.data.normal_form import SIGN, Digit, are_digits, find_digits, normalise
+from lstm_mnist_jax.data.pictures import array_of, as_floats, checked_levels, one_picture, pictures_of
 from lstm_mnist_jax.data.sources import load_again
 from lstm_mnist_jax.errors import ConfigError, DataError, RunError
-from lstm_mnist_jax.rnn.recurrence import AnyArray
+from lstm_mnist_jax.introspection import LayerStates, layer_states, probabilities_along, saliency
+from lstm_mnist_jax.introspection import logits_along as logits_along
 from lstm_mnist_jax.training.checkpoint import load_checkpoint
 from lstm_mnist_jax.training.evaluation import MAX_BATCH, Evaluation, evaluate_one
-from lstm_mnist_jax.training.mesh import ONE_BY_ONE
 from lstm_mnist_jax.training.metrics import EpochMetrics, read_metrics
 from lstm_mnist_jax.training.run_folder import RunFolder, read_run
 
@@ -36,22 +33,7 @@ TURNED = ("by 90 degrees to the left", "upside down", "by 90 degrees to the righ
 BATCHES_AHEAD = 16
 """At most so many batches are on a device at once: enough that it never waits for the next."""
 
-ALONG_BATCH = 4096
-"""The most prefixes of sequences that an accelerator reads at once, for a bidirectional network's logits along time."""
-
 Normalised = Float32[np.ndarray, "n height width *channels"]
-
-
-class LayerStates(NamedTuple):
-    """The states of a recurrent layer after each step.
-
-    Attributes:
-      hidden: [batch, time, features], the outputs; of both directions, forward and backward concatenated.
-      cell: the cell states of an LSTM, of the same shape; None for cells without (GRU).
-    """
-
-    hidden: Float[AnyArray, "batch time features"]
-    cell: Float[AnyArray, "batch time features"] | None
 
 
 @dataclass(frozen=True)
@@ -105,28 +87,21 @@ class TrainedRun:
         """Converts pictures of any size, dark on light or light on dark, to the form of the run's images.
 
         Args:
-          pictures: arrays of numbers as for `predict`, [height, width] or [height, width, 3] each; one, or several in a
-            list or an array. A last axis of 3 is colours, unless the run's images are grey and so wide.
+          pictures: one array, which is one picture or several by its axes: [height, width] or [height, width, 3], or
+            with n in front; or a list of arrays, one picture each. The numbers are as for `predict`. A last axis of 3
+            is colours, unless the run's images are grey and so wide. Nested lists of numbers are one array.
           form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the training
-            pictures, if the run was trained on class folders; else digit if the classes are digits on grey images,
-            else whole. Of several digits on a picture, the largest; `find_digits` gives all.
+            pictures, if the run was trained on class folders; else digit if the classes are digits and the images have
+            MNIST's form, else whole. Of several digits on a picture, the largest; `find_digits` gives all.
 
         Returns:
           float32 [n, height, width] or [n, height, width, channels], for `predict`.
 
         Raises:
-          DataError: a picture has only one colour, or another shape or type.
+          DataError: a picture has only one colour, or another shape or type, or an array in a list is several pictures.
         """
         shape, form = self.folder.data.image_shape, form or self.form
-        one: Any = pictures
-        if isinstance(one, list | tuple) and one and isinstance(one[0], list | tuple):
-            with suppress(ValueError):  # of pictures that differ in size
-                one = np.asarray(one)
-        is_array = hasattr(one, "ndim") and str(getattr(one, "dtype", None)) != "object"  # which holds arrays
-        if is_array or isinstance(one, str | bytes) or not isinstance(one, Iterable):
-            one = [one]  # which is refused if it is the name of a file
-        found = (picture for array in one for picture in pictures_of(array_of(array, "A picture"), "A picture", shape))
-        normal = [normalise(picture, shape, form) for picture in found]
+        normal = [normalise(picture, shape, form) for picture in pictures_of(pictures, "A picture", shape)]
         images = np.stack(normal) if normal else np.zeros((0, *shape), np.float32)
         return images if form == "plain" else self._on_background(images)
 
@@ -150,9 +125,7 @@ class TrainedRun:
         shape = self.folder.data.image_shape
         if len(shape) != 2:
             raise DataError(f"Digits are found for grey images; this run reads {list(shape)}. Use normalise().")
-        levels, *others = pictures_of(picture, "The picture")
-        if others:
-            raise DataError(f"The picture is {1 + len(others)} pictures, of shape {list(np.shape(picture))}; give one.")
+        levels = one_picture(picture, "The picture", shape)
         digits = [digit._replace(image=self._on_background(digit.image)) for digit in find_digits(levels, *shape)]
         warnings = self.warnings(np.stack([digit.image for digit in digits]))
         found = []
@@ -227,14 +200,16 @@ class TrainedRun:
 
     @property
     def form(self) -> str:
-        """The default form of `normalise`: that of the training pictures, where they were pictures."""
+        """The default form of `normalise`: that of the training pictures, where they were pictures; else see
+        `lstm_mnist_jax.data.normal_form.default_form`."""
         if self.folder.data.form is not None:
             return self.folder.data.form
+        # A run of before 30 November 2026.
         return "digit" if self._has_digits and len(self.folder.data.image_shape) == 2 else "whole"
 
     @property
     def _has_digits(self) -> bool:
-        return set(self.class_names) <= set("0123456789")
+        return are_digits(self.class_names)
 
     def read_along(self, images: np.ndarray) -> Float32[np.ndarray, "n time classes"]:
         """The probabilities of all classes after each time step, as if the images ended there.
@@ -242,7 +217,7 @@ class TrainedRun:
         Args:
           images: as for `predict`.
         """
-        return np.asarray(_probabilities_along(self.params, self._checked(images), self.folder.config.model))
+        return np.asarray(probabilities_along(self.params, self._checked(images), self.folder.config.model))
 
     def states(self, images: np.ndarray) -> list[LayerStates]:
         """Hidden and cell states of every layer after each time step, [n, time, features] each.
@@ -379,91 +354,6 @@ class TrainedRun:
 @partial(jax.jit, static_argnames="config")
 def _classify(params: model.Params, images: jax.Array, config: ModelConfig) -> jax.Array:
     return jax.nn.softmax(model.apply(params, images, config))
-
-
-@partial(jax.jit, static_argnames="config")
-def logits_along(params: model.Params, images: model.Images, config: ModelConfig) -> Float[Array, "batch time classes"]:
-    """The logits after each step, as if the image ended there.
-
-    With one direction, the dense layers are applied to the pooled hidden states up to each step. A bidirectional
-    network reads each prefix of the sequence anew, so the cost is quadratic in the number of steps. With the pooling
-    "all", the outputs of the steps that are not read are zero.
-
-    Args:
-      params, images, config: as for `model.apply`.
-    """
-    network = model.bind(params, config, images.shape[1:])
-    sequences = network.sequences(images)
-    with model.precision_of(config):
-        if not config.bidirectional:
-            outputs, _ = network.rnn(sequences)
-            return jnp.moveaxis(network.logits_along(outputs), 0, 1)
-        lengths = jnp.arange(1, len(sequences) + 1)
-        # An accelerator would idle with one length; with all at once, long sequences would not fit into its memory.
-        at_once = 0 if jax.default_backend() in ONE_BY_ONE else max(1, ALONG_BATCH // max(1, sequences.shape[1]))
-        along = jax.lax.map(partial(network.logits_until, sequences), lengths, batch_size=at_once or None)
-        return jnp.moveaxis(along, 0, 1)
-
-
-@partial(jax.jit, static_argnames="config")
-def _probabilities_along(params: model.Params, images: jax.Array, config: ModelConfig) -> jax.Array:
-    return jax.nn.softmax(logits_along(params, images, config))
-
-
-@partial(jax.jit, static_argnames="config")
-def layer_states(params: model.Params, images: model.Images, config: ModelConfig) -> list[LayerStates]:
-    """Hidden and cell states of every layer, the lowest first, after each step.
-
-    Backward states are placed at the step whose input they have read last; they have read all later steps too.
-
-    Args:
-      params, images, config: as for `model.apply`.
-    """
-    network = model.bind(params, config, images.shape[1:])
-    inputs, found = network.sequences(images), []
-    for layer in network.rnn.layers:
-        rnns = [layer.forward_rnn, layer.backward_rnn] if config.bidirectional else [layer]
-        with model.precision_of(config):
-            carries = [_carries(rnn.cell, inputs, rnn.reverse) for rnn in rnns]
-        inputs, *cells = (jnp.concatenate(parts, axis=-1) for parts in zip(*carries, strict=True))
-        found.append(LayerStates(jnp.moveaxis(inputs, 0, 1), jnp.moveaxis(cells[0], 0, 1) if cells else None))
-    return found
-
-
-def _carries(cell: Any, inputs: Array, reverse: bool) -> list[Array]:
-    """The output and, if there is one, the cell state after each step, [time, batch, features] each."""
-    graph, state = nnx.split(cell)
-
-    def step(carry: Any, row: Array) -> tuple[Any, list[Array]]:
-        carry, output = nnx.merge(graph, state, copy=True)(carry, row)
-        return carry, [output, *(carry[:1] if isinstance(carry, tuple) else ())]
-
-    return jax.lax.scan(step, cell.initialize_carry(inputs.shape[1:], nnx.Rngs(0)), inputs, reverse=reverse)[1]
-
-
-@partial(jax.jit, static_argnames="config")
-def saliency(
-    params: model.Params,
-    images: Float[AnyArray, "batch height width *channels"],
-    labels: Integer[AnyArray, " batch"],
-    config: ModelConfig,
-) -> Float[Array, "batch height width *channels"]:
-    """The gradient of a class's log probability with respect to each pixel (Simonyan et al. 2014).
-
-    Args:
-      params: as for `model.apply`.
-      config: as for `model.apply`.
-      images: floats from 0 to 1.
-      labels: the class for each image.
-
-    Returns:
-      Of the images' shape: positive where a brighter pixel would make the class more probable.
-    """
-
-    def log_probability(images: Array) -> Array:
-        return -model.softmax_cross_entropy(model.apply(params, images, config), labels).sum()
-
-    return jax.grad(log_probability)(jnp.asarray(images))
 
 
 def require_finite(run: TrainedRun, probabilities: np.ndarray) -> None:

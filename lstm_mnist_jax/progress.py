@@ -1,9 +1,12 @@
-"""Progress of training: a bar on a terminal, plain lines elsewhere, one line an epoch on both."""
+"""What commands print: the progress of training (a bar on a terminal, elsewhere plain lines), lines and tables."""
 
 import time
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segments
+from rich.table import Table
 
 BAR_WIDTH = 80
 """Columns of a terminal that has room for the bar, the speed and the time left, too."""
@@ -64,6 +67,13 @@ def loss_in_words(loss: float) -> str:
 def say(console: Console, line: str) -> None:
     """Prints a line without styles and line breaks."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table in its full width: nothing of it is cut in a pipe or on a narrow terminal."""
+    options = console.options.update(max_width=10_000)
+    options = options.update(width=Measurement.get(console, options, table).maximum)
+    console.print(Segments(console.render(table, options)), crop=False, soft_wrap=True)
 
 
 class Reading:

@@ -17,14 +17,13 @@ import jax
 import numpy as np
 import psutil
 from rich.console import Console
-from rich.measure import Measurement
 
 from lstm_mnist_jax.config import SWEEPABLE, Config, Execution, Processes
 from lstm_mnist_jax.config.space import Interval, Setting, Space, describe, setting_of, space_of
 from lstm_mnist_jax.data import Dataset
 from lstm_mnist_jax.errors import ConfigError, RunError, os_errors_as
 from lstm_mnist_jax.model import describe_layers
-from lstm_mnist_jax.progress import say
+from lstm_mnist_jax.progress import print_table, say
 from lstm_mnist_jax.statistics import FOR_AN_INTERVAL
 from lstm_mnist_jax.training import checkpoint, loop, mesh, processes, results, run_folder
 from lstm_mnist_jax.training.feed import GIB
@@ -55,8 +54,8 @@ class SweepResult:
       run_dir: its folder.
       members: the result of every run so far.
       settings: the result of every setting over its seeds, the best on validation first.
-      best: the number of the best run on validation; None before the first epoch of any ends, and where all runs of a
-        complete sweep diverged or are no better than guessing.
+      best: the number of the best run on validation, if any.
+      learned: whether any run is better than guessing.
       trained: whether any step was made; a resumed sweep may have been complete.
       stopped_by: the signal (SIGINT, SIGTERM, SIGHUP) that ended it early, or None.
     """
@@ -65,6 +64,7 @@ class SweepResult:
     members: list[MemberResult]
     settings: list[SettingResult]
     best: int | None
+    learned: bool
     trained: bool
     stopped_by: signal.Signals | None
 
@@ -160,7 +160,7 @@ def _sweep(
             run_folder.write_novelty(folder, dataset)
         stop = stack.enter_context(loop.noted_stop_request())
         say(console, f"sweep {run_dir}")
-        say(console, dataset.describe())
+        say(console, folder.data.describe(dataset))
         for line in run_folder.environment_changes(folder.environment, environment):
             say(console, line)
         folder = replace(folder, environment=environment)
@@ -182,7 +182,7 @@ def _sweep(
     members = results.member_results(folder)
     guessing = Guessing.of(np.bincount(dataset.validation.labels))
     useless = [each for each in members if each.history and guessing.is_as_good_as(each.history)]
-    none_learned = stopped_by is None and len(useless) == sum(each.best is not None for each in members)
+    learned = len(useless) < sum(each.best is not None for each in members)
     if first:
         results.write_csv(folder, members)
         draw_results(folder, members, dataset)
@@ -191,16 +191,13 @@ def _sweep(
         assert folder.space is not None
         intervals = f" ({FOR_AN_INTERVAL})" if folder.space.seeds < 3 else " with 95 % confidence intervals"
         say(console, f"means{intervals}, each seed at its best epoch on validation:")
-        found = results.table(folder.config, members)
-        # As wide as it is, however narrow the terminal.
-        width = Measurement.get(console, console.options.update(max_width=1000), found).maximum
-        console.print(found, width=width, crop=False)
+        print_table(console, results.table(folder.config, members))
         if useless and stopped_by is None:
             listed = ", ".join(str(each.member) for each in useless[:20]) + " ..." * (len(useless) > 20)
             say(console, f"no epoch is much better than guessing on validation in {runs(len(useless))}: {listed}")
             rates = [folder.member_config(each.member).optimizer.learning_rate for each in useless]
             say(console, likely_causes(rates, max(each.epochs for each in useless), dataset.train.images))
-        if none_learned:
+        if not learned and stopped_by is None:
             diverged = sum(each.diverged for each in members)
             say(
                 console, f"no run has learned anything{f' ({diverged} diverged)' if diverged else ''}: none is the best"
@@ -213,7 +210,8 @@ def _sweep(
         run_dir=run_dir,
         members=members,
         settings=results.setting_results(members),
-        best=None if none_learned else results.best_member(members),
+        best=results.best_member(members),
+        learned=learned,
         trained=trained,
         stopped_by=stopped_by,
     )

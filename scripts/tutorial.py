@@ -1,4 +1,4 @@
-"""The classic TensorFlow 1 tutorial in plain JAX, on one page: a stacked LSTM reads MNIST row by row.
+"""The classic TensorFlow 1 tutorial with JAX, Flax, optax and orbax: a stacked LSTM reads MNIST row by row.
 
     python scripts/tutorial.py [CHECKPOINT_FOLDER]
 
@@ -76,7 +76,7 @@ def loss_layer(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def train(data: Dataset, seed: int = SEED, epochs: int = EPOCHS) -> tuple[Network, list[float]]:
     """Trains, and prints a line an epoch. Returns the network after the last, and the loss of every step."""
-    network_key, _ = jax.random.split(jax.random.key(seed))
+    network_key, _ = jax.random.split(jax.random.key(seed))  # `lstm-mnist train` augments images with the other key
     graph, params = nnx.split(Network(nnx.Rngs(network_key)))  # what is computed, and the variables of it
     # AdamOptimizer. TensorFlow adds epsilon before the correction of v, `optax.adam` after it.
     optimizer = optax.chain(scale_by_adam_epsilon_hat(), optax.scale_by_learning_rate(LEARNING_RATE))

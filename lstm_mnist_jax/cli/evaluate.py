@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lstm_mnist_jax.cli.arguments import Positional
 from lstm_mnist_jax.cli.parsing import CommandExecution, OutputConsole, parse, start_jax
-from lstm_mnist_jax.progress import say
+from lstm_mnist_jax.progress import print_table, say
 
 if TYPE_CHECKING:
     from lstm_mnist_jax.training.evaluation import Evaluation
@@ -101,4 +101,4 @@ def _print_evaluations(title: str, class_names: tuple[str, ...], evaluations: "d
     columns = [_by_class(evaluation) for evaluation in evaluations.values()]
     for name, accuracies in zip(class_names, zip(*columns, strict=True), strict=True):
         table.add_row(Text(f"class {name}"), *("-" if a is None else f"{a:.2%}" for a in accuracies))
-    console.print(table)
+    print_table(console, table)

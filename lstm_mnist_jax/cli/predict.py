@@ -67,7 +67,7 @@ class PredictArguments:
     """best (on validation), last, or the step of a checkpoint."""
     form: Literal["digit", "whole", "plain"] | None = None
     """How a file's image is brought to the run's size: digit (cropped, scaled and centred as in MNIST), whole (resized
-    to fit), plain (unchanged, of the right size). None is digit where the classes are digits, else whole."""
+    to fit), plain (unchanged, of the right size). None is digit for digits in MNIST's form, else whole."""
     json: bool = False
     """Print one JSON object per image, one per line, instead of a table."""
     show: bool = False

@@ -144,8 +144,9 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     )
     run_dir, console = result.run_dir, parsing.console_of_first()
     quoted = shlex.quote(str(run_dir))
-    if result.best is not None:
-        best = result.members[result.best]
+    is_useful = result.learned or result.stopped_by is not None
+    best = result.members[result.best] if result.best is not None and is_useful else None
+    if best is not None:
         setting = describe({"seed": best.seed, **best.setting})
         so_far = " so far" if result.stopped_by is not None else ""
         say(console, f"{best_in_words(config)}{so_far}: run {best.member}, epoch {best.best_epoch}")
@@ -157,7 +158,7 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
     if parsed.resume is not None and not result.trained:
         falls = config.optimizer.schedule != "constant" or "schedule" in space.names  # then there is no longer one
         say(console, f"complete after {config.epochs} epochs{'' if falls else '; train longer with --epochs'}")
-    if result.best is None:
+    if best is None:
         say(console, f"saved in {run_dir} (results.csv)")
         return 0
     say(console, f"saved in {run_dir} (results.csv, results.png)")

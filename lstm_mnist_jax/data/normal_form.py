@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from lstm_mnist_jax.data.digits import Ink, find_ink
 from lstm_mnist_jax.data.ink import LEAST_CONTRAST, rounded
@@ -45,6 +45,9 @@ FINE = 4
 
 THIN, NORMAL = 1.1, 2.2
 """Strokes that are thinner than the first are thickened to the second, in pixels of a digit of 20."""
+
+FORM_EXAMPLES = 200
+"""So many of the training images decide the form of a data set."""
 
 SIGN = "it may be a sign or a line"
 UNREAD = "a mark beside it is not read"
@@ -81,6 +84,22 @@ def normalise(picture: Picture, image_shape: Sequence[int], form: str) -> Normal
     if not channels and np.median(_border(levels)) > 0.5:
         levels = 1 - levels
     return _fitted(levels, height, width)
+
+
+def are_digits(class_names: Sequence[str]) -> bool:
+    """Whether the classes of a data set are named by digits, as numbered classes of any kind are."""
+    return set(class_names) <= set("0123456789")
+
+
+def default_form(images: UInt8[np.ndarray, "n height width *channels"], class_names: Sequence[str]) -> str:
+    """The form of pictures for a network that was trained on these images: "digit" if the classes are digits and the
+    images mostly have MNIST's normal form (all of MNIST's do), else "whole"."""
+    if not are_digits(class_names) or images.ndim != 3:
+        return "whole"
+    height, width = images.shape[1:]
+    side = rounded(FACES * min(height, width))
+    normal = [_is_in_normal_form(image / 255, height, width, side) for image in images[:FORM_EXAMPLES]]
+    return "digit" if np.mean(normal) > 0.5 else "whole"
 
 
 class Digit(NamedTuple):

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,27 +114,49 @@ def read_pictures(
         yield (name if _is_one_picture(array.shape, size) else f"{name}[{n}]"), picture
 
 
-def pictures_of(array: np.ndarray, shown: str = "The array", size: tuple[int, ...] = ()) -> Iterator[Picture]:
-    """The images in an array, one after another.
+def pictures_of(given: Any, shown: str = "The array", size: tuple[int, ...] = ()) -> Iterator[Picture]:
+    """One picture or several, one after another.
 
     Args:
-      array: integers from 0 to 255, uint16 (0 to 65,535), bool, or floats from 0 to 1: [height, width], or [height,
-        width, 3] in colour; and any number of these, [n, height, width] or [n, height, width, 3].
-      shown: the name of the array in errors.
+      given: an array, which is one picture or several by its axes: [height, width], or [height, width, 3] in colour;
+        [n, height, width] or [n, height, width, 3]. Or a list of arrays, or others that are iterated: several pictures,
+        one each. Nested lists of numbers are the array that NumPy makes of them. The numbers: integers from 0 to 255,
+        uint16 (0 to 65,535), bool, or floats from 0 to 1.
+      shown: the name of the array, or of each in a list, in errors.
       size: (height, width) of images that are grey also where they are 1, 3 or 4 pixels wide, as are colours.
 
     Raises:
-      DataError: it is of another shape or type, empty, or holds other numbers.
+      DataError: an array is of another shape or type, empty, or holds other numbers; or one in a list is several
+        pictures.
     """
-    array = array_of(array, shown)
+    if isinstance(given, list | tuple) and given and isinstance(given[0], list | tuple):
+        given = array_of(given, shown)
+    is_array = hasattr(given, "ndim") and str(getattr(given, "dtype", None)) != "object"  # which holds arrays
+    if isinstance(given, Iterable) and not is_array and not isinstance(given, str | bytes):
+        return (one_picture(each, shown, size) for each in given)
+    array = array_of(given, shown)
     _require_pictures(array.dtype, array.shape, shown, size)
     array = checked_levels(array, shown)
     return map(_picture, [array] if _is_one_picture(array.shape, size) else array)
 
 
+def one_picture(given: Any, shown: str, size: tuple[int, ...] = ()) -> Picture:
+    """As `pictures_of`, of one picture. Raises DataError where there are several, or none."""
+    pictures = [*pictures_of(given, shown, size)]
+    if len(pictures) != 1:
+        shape = f", of shape {list(given.shape)}" if hasattr(given, "shape") else ""
+        raise DataError(f"{shown} is {len(pictures)} pictures{shape}; give one.")
+    return pictures[0]
+
+
 def array_of(given: Any, shown: str) -> np.ndarray:
-    """An array, one of bfloat16 as float32. Raises DataError where a file's name was given in place of its picture."""
-    array = np.asarray(given)
+    """An array, one of bfloat16 as float32. Raises DataError for a file's name, and for lists that make no array."""
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise DataError(
+            f"{shown} is a list whose parts differ in shape; give an array, or a list of arrays."
+        ) from error
     if (
         array.dtype.kind in "OSU"
         and array.size
@@ -347,8 +369,7 @@ def _as_levels(image: "Image.Image", shown: str) -> Picture:
         levels = np.asarray(_upright(image))
         if levels.min() < 0 or levels.max() > 65535:
             raise DataError(f"{shown} holds integers outside 0 to 65,535. Save it with 8 or 16 bits per pixel.")
-        (picture,) = pictures_of(levels.astype(np.uint16), shown)
-        return picture
+        return one_picture(levels.astype(np.uint16), shown)
     if image.mode not in MODES:
         what = "floats" if image.mode == "F" else f"colours of the kind {image.mode}"
         raise DataError(f"{shown} holds {what}. Save it as grey or RGB, with 8 or 16 bits.")

@@ -6,7 +6,7 @@ the order of the layers and the output layer, and checks that the shapes fit tog
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -179,7 +179,6 @@ def assemble(
         if (name, False) not in directions:
             raise WeightsError(f"The layer {name} reads backwards alone; expected forwards, or both. {listing(found)}")
     layers = {name: Layer(cell, directions.get((name, True))) for (name, back), cell in directions.items() if not back}
-    names = order_layers(layers, found, [name for name in order if name in layers], in_order, numbered)
     rest = {name: array for name, array in found.items() if "float" in str(array.dtype) and name not in places}
     dense, without = _dense_layers(rest, found, transposed)
     attention = next((name for name in without if re.split("[/.]", name)[-1] == "attention"), None)
@@ -188,6 +187,7 @@ def assemble(
     else:
         attention = None
     scores = dense.pop(attention).kernel if attention else None
+    names = order_layers(layers, found, order, in_order, numbered, dense)
     notes += [f"{name} has no bias: it is zero here, and would be trained" for name in without]
     all_named = bool(set(order) - set(layers))
     ends = layers[names[0]].in_features, layers[names[-1]].out_features
@@ -303,18 +303,11 @@ def _order_dense(
 ) -> tuple[list[str], list[str]]:
     """The names of the dense layers before and after the recurrent layers, which take `inputs` and give `outputs`."""
     if given:
-        if missing := [name for name in recurrent if name not in given]:
-            raise WeightsError(f"--layer names dense layers, but not the recurrent layers {', '.join(missing)}.")
-        named = [name for name in given if name not in recurrent]
-        if sorted(named) != sorted(dense):
-            raise WeightsError(
-                f"--layer names {', '.join(named)} besides the recurrent layers; the dense layers are "
-                f"{', '.join(dense)}."
-            )
-        first = min(given.index(name) for name in recurrent)
-        if any(name in named for name in given[first : first + len(recurrent)]):
+        first = given.index(recurrent[0])
+        end = first + len(recurrent)
+        if list(given[first:end]) != list(recurrent):
             raise WeightsError(f"--layer names a dense layer between the recurrent layers: {', '.join(given)}.")
-        return [n for n in given[:first] if n in named], [n for n in given[first:] if n in named]
+        return list(given[:first]), list(given[end:])
     if len(dense) == 1:
         return [], list(dense)
     stack = ""  # stands for the recurrent layers, whose outputs of all steps may be flattened
@@ -352,6 +345,7 @@ def order_layers(
     given: Sequence[str] = (),
     in_order: bool = False,
     numbered: bool = True,
+    dense: Collection[str] = (),
 ) -> list[str]:
     """The names of recurrent layers from the input to the output: see `assemble`.
 
@@ -360,9 +354,12 @@ def order_layers(
     """
     names = sorted(layers, key=natural)
     if given:
-        if sorted(given, key=natural) != names:
-            raise WeightsError(f"--layer names {', '.join(given)}; the recurrent layers are {', '.join(names)}.")
-        return list(given)
+        if sorted(given) not in (sorted(names), sorted([*names, *dense])):
+            others = f", the dense layers {', '.join(dense)}" if dense else ""
+            raise WeightsError(
+                f"--layer names {', '.join(given)}; the recurrent layers are {', '.join(names)}{others}."
+            )
+        return [name for name in given if name in layers]
     if numbered and len({re.sub(r"[._]?\d+", "", name) for name in names}) == 1:
         return names
     if in_order:

@@ -172,20 +172,15 @@ def _direction(name: str, arrays: dict[str, np.ndarray]) -> Direction:
             )
         return found
     gates = GATES["gru" if "ir/kernel" in arrays else "lstm"]
-    of_kind = [
-        [arrays[part] for gate in gates if (part := f"{kind}{gate}/{parameter}") in arrays]
-        for kind, parameter in (("i", "kernel"), ("h", "kernel"), ("i", "bias"), ("h", "bias"))
-    ]
-    kernels, recurrent_kernels, biases, recurrent_biases = of_kind
-    if any(len({gate.shape for gate in part}) > 1 or (part and not part[0].ndim) for part in of_kind):
-        raise WeightsError(f"The gates of the layer {name} are of different shapes.")
-    if len(recurrent_biases) == 1:  # of a GRU's candidate alone
-        recurrent_biases = [*2 * [np.zeros_like(recurrent_biases[0])], *recurrent_biases]
-    joined = [
-        np.concatenate(part, axis=-1) if part else None
-        for part in (kernels, recurrent_kernels, biases, recurrent_biases)
-    ]
-    return direction(name, *joined)  # type: ignore[arg-type]
+    joined: list[Any] = []
+    for kind, parameter in (("i", "kernel"), ("h", "kernel"), ("i", "bias"), ("h", "bias")):
+        of_kind = [arrays[part] for gate in gates if (part := f"{kind}{gate}/{parameter}") in arrays]
+        if len({gate.shape for gate in of_kind}) > 1 or (of_kind and not of_kind[0].ndim):
+            raise WeightsError(f"The gates of the layer {name} are of different shapes.")
+        if len(of_kind) == 1:  # the second bias of a GRU's candidate alone
+            of_kind = [*2 * [np.zeros_like(of_kind[0])], *of_kind]
+        joined.append(np.concatenate(of_kind, axis=-1) if of_kind else None)
+    return direction(name, *joined)
 
 
 def flatten(tree: Mapping[Any, Any], separator: str = "/") -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.config.json import differences
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble, dense_name, ignoring, listing
+from lstm_mnist_jax.interop.assembly import Arrays, Place, assemble, dense_name, ignoring, listing, natural
 from lstm_mnist_jax.interop.files import KerasFile
 from lstm_mnist_jax.interop.imported import Imported, refuse_unusual
 from lstm_mnist_jax.interop.keras_config import (
@@ -68,7 +68,7 @@ IN_KERAS_1 = {"W": "kernel", "U": "recurrent_kernel", "b": "bias"}
 PART = re.compile(
     r"(recurrent_kernel|kernel|bias|gamma|beta|moving_mean|moving_variance|mean|variance|[WUb](?:_[a-z])?)(?:_\d+)?(?::0)?"
 )
-NUMBERED = re.compile(r"(.*(?:^|/)(?:layers|container\w*|\w+_dependencies)/[a-z_]*[a-z])(?:_(\d+))?")
+NUMBERED = re.compile(r"(.*(?:^|/)(?:layers|container\w*|\w+_dependencies)/[a-z_]*[a-z])(?:_\d+)?")
 """A layer of a list of layers in Keras 3's .weights.h5, named by its class, and numbered where there are several."""
 
 DEFAULT_NAME = re.compile(r"(sequential|functional|model)(_\d+)?")
@@ -486,11 +486,9 @@ def _stored_order(file: KerasFile, recurrent: Sequence[str]) -> list[str]:
     of the model or of its variables show, they are in the order in which the program made the layers.
     """
     if not file.layers:
-        matches = {name: NUMBERED.fullmatch(name) for name in recurrent}
-        one_list = len({match[1] for match in matches.values() if match}) == 1 and all(matches.values())
-        if not DEFAULT_NAME.fullmatch(file.name) or not one_list:
-            return []
-        return sorted(recurrent, key=lambda name: int((matches[name] or ["", "", "0"])[2] or 0))
+        lists = {match and match[1] for match in map(NUMBERED.fullmatch, recurrent)}
+        is_list = len(lists) == 1 and None not in lists
+        return sorted(recurrent, key=natural) if is_list and DEFAULT_NAME.fullmatch(file.name) else []
     for layer in recurrent:
         for path in file.layers[layer]:
             first, _, rest = path.partition(f"{layer}/")[2].partition("/")

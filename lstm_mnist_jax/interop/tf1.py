@@ -16,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.assembly import Arrays, check, dense_arrays, ignoring, listing, order_layers
-from lstm_mnist_jax.interop.imported import NETWORK, Imported
+from lstm_mnist_jax.interop.imported import Imported
 from lstm_mnist_jax.interop.tf1_graph import Cell, Network, find_network
 from lstm_mnist_jax.interop.tf_checkpoint import checked, find_prefix, read_checkpoint, write_checkpoint
 from lstm_mnist_jax.interop.tf_checkpoint.graph import read_graph
@@ -55,6 +55,9 @@ CUDNN_CELL = "cudnn_compatible_lstm_cell"
 SLOT = re.compile(r".*/(Adam|Momentum|RMSProp|Adagrad|Adadelta|Ftrl|ExponentialMovingAverage)(_\d+)?")
 """Slots of optimizers and moving averages, also where their variable is missing."""
 
+MOMENTS = ("Adam", "Adam_1")
+"""The slots of the first and the second moment."""
+
 OTHER_CELLS = {
     r"cudnn_compatible_gru_cell/.*": "a CudnnGRU (of TensorFlow 1, LSTM cells are read)",
     r"w_[fio]_diag": "peepholes (use_peepholes=True)",
@@ -69,6 +72,10 @@ OTHER_CELLS = {
 """What other variables than those of an LSTM cell belong to, by the ends of their names."""
 
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
+
+
+_Slots = dict[str, dict[str, str]]
+"""The names of what optimizers and averages keep of a variable, by the variable's name and by kind."""
 
 
 def read(
@@ -101,69 +108,53 @@ def read(
     prefix = find_prefix(path)
     found = ignoring(read_checkpoint(prefix), ignore)
     network = _read_network(prefix, found)
-    imported = from_variables(found, network, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
-    notes = list(imported.notes)
-    suffix = re.search(r"-(\d{1,18})$", prefix.name)
-    if suffix and _scalar(found, "global_step") is None:
-        named, counted = int(suffix[1]), imported.adam.steps if imported.adam else imported.step
-        if not (imported.adam or counted):
-            notes.append(f"the step is the number in the name {prefix.name}, which may count epochs")
-            imported = replace(imported, step=named)
-        # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
-        elif abs(named - counted) <= 1 or named > counted >= _countable(b2):
-            imported = replace(imported, step=named)
-        else:
-            notes.append(f"the step is {counted:,}, by Adam's powers; the name {prefix.name} has {named:,}")
-    return replace(imported, notes=tuple(notes))
+    return from_variables(found, network, prefix.name, forget_bias=forget_bias, order=order, b1=b1, b2=b2)
 
 
 def from_variables(
     found: Arrays,
     network: Network | None = None,
+    name: str = "",
     *,
     forget_bias: float | None = None,
     order: Sequence[str] = (),
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> Imported:
-    """The model in a checkpoint's variables, and in its graph if that is known: see `read`."""
-    places = _places(found, order, network)
-    added = [_forget_bias(cell, forget_bias) for cell in places.cells]
-    weights = _weights(found, places, added)
+    """The model in the variables of a checkpoint of this name, and in its graph if that is known: see `read`."""
+    slots = _slots(found)
+    network = _network(found, slots, order, network)
+    added = [_forget_bias(cell, forget_bias) for cell in network.cells]
+    weights = _weights(found, network, added)
     notes = _notes(added, network, forget_bias)
-    linear = _linear_layers(found, network, weights.in_features) if network else {}
+    linear = _linear_layers(found, network, weights.in_features)
     for name in linear:
         notes.append(f"{name} became part of the first LSTM layer; Adam starts from zero")
     if linear:
         first, *others = weights.layers
         weights = weights._replace(layers=(folded(first, *product([*linear.values()][::-1])), *others))
-    names = (*map(_cell_name, places.kernels), *(kernel for kernel, _ in places.dense))
+    names = (*(_cell_name(cell.kernel) for cell, *_ in network.layers), *(kernel for kernel, _ in network.dense))
     check(weights, names, found)
-    if weights.steps is not None and not network:  # in which order a program flattens the outputs is not known
+    if weights.steps is not None and not network.fields:  # in which order a program flattens them is not known
         raise WeightsError(
             f"The output layer {names[-1]} has weights {list(weights.dense[0].kernel.shape)}, but the last LSTM layer "
             f"gives {weights.hidden_features[-1]} features. {listing(found)}"
         )
-    if network:
-        b1, b2 = network.adam.get("b1", b1), network.adam.get("b2", b2)
-    adam, step = _adam(found, places, b1, b2), _scalar(found, "global_step")
-    if step is None or not 0 <= step < 1 << 62:
-        step = adam.steps if adam else 0
-    elif adam and adam.steps < _countable(b2) and abs(step - adam.steps) > 1:
-        notes.append(f"the step is global_step, {int(step):,}; Adam's powers are those of step {adam.steps:,}")
+    b1, b2 = network.adam.get("b1", b1), network.adam.get("b2", b2)
+    adam = _adam(found, network, slots, b1, b2)
+    step, note = _step(found, name, adam, b2)
     if linear:
         adam = None
-    fields = network.fields if network else {}
-    return Imported(
-        replace(weights.config, forget_bias=added[0], **fields),
+    imported = Imported(
+        replace(weights.config, forget_bias=added[0]),
         to_params(weights),
         names,
-        notes=tuple(notes),
-        known=frozenset({*NETWORK, "task"} if network else ()),
+        notes=(*notes, *note),
         adam=adam,
-        step=int(step),
-        knows_inputs=network is not None and network.scales_inputs,
+        step=step,
+        knows_inputs=network.scales_inputs,
     )
+    return imported.with_network(**network.fields)
 
 
 def to_variables(
@@ -193,27 +184,43 @@ def to_variables(
     Raises:
       WeightsError: `like` is of another network, or has a state of Adam and none is given.
     """
-    if network:
-        fields = [f"{name} {value}" for name, value in network.fields.items() if value != getattr(ModelConfig, name)]
-        fields += ["hidden dense layers"] * (len(network.dense) > 1)
-        linear = network.projections or network.input_scaling != (1.0, 0.0)
-        fields += ["a linear layer before its LSTM layers"] * bool(linear)
-        if fields:
-            listed = ", ".join(fields)
-            raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {listed}.")
-    places = None if like is None else _places(like, (), network)
-    if places and len(places.cells) != len(weights.layers):
-        raise WeightsError(f"The checkpoint has {len(places.cells)} LSTM layers, this model {len(weights.layers)}.")
-    cells = places.cells if places else (Cell("", "", 1.0),) * len(weights.layers)
-    added = [_forget_bias(cell, None if network else forget_bias) for cell in cells]
-    variables = _named(weights, added)
-    if adam is not None:
-        for slot, moments in (("Adam", adam.mu), ("Adam_1", adam.nu)):
-            variables |= {f"{name}/{slot}": array for name, array in _named(moments, [0.0] * len(added)).items()}
-        for name, decay in (("beta1_power", b1), ("beta2_power", b2)):
-            variables[name] = np.array(_powers(decay, adam.steps + 1)[-1])
-    variables = {name: np.asarray(array, np.float32) for name, array in variables.items()}
-    return variables if like is None or places is None else _renamed(like, places, weights, variables, step)
+    found = {} if like is None else like
+    slots = _slots(found)
+    theirs = _tutorial(len(weights.layers)) if like is None else _network(found, slots, (), network)
+    fields = [f"{name} {value}" for name, value in theirs.fields.items() if value != getattr(ModelConfig, name)]
+    fields += ["hidden dense layers"] * (len(theirs.dense) > 1)
+    fields += ["a linear layer before its LSTM layers"] * bool(theirs.projections or theirs.input_scaling != (1.0, 0.0))
+    if fields:
+        listed = ", ".join(fields)
+        raise WeightsError(f"The checkpoint whose names are wanted is that of another network, with {listed}.")
+    if len(theirs.cells) != len(weights.layers):
+        raise WeightsError(f"The checkpoint has {len(theirs.cells)} LSTM layers, this model {len(weights.layers)}.")
+    usual = {name: {kind: f"{name}/{kind}" for kind in MOMENTS} for name in theirs.names if adam and like is None}
+    own = {name: (slots or usual).get(name, {}) for name in theirs.names}
+    variables = _named(weights, theirs, [_forget_bias(cell, None if network else forget_bias) for cell in theirs.cells])
+    if any("Adam" in kinds for kinds in own.values()):
+        if adam is None or not all({*MOMENTS} <= kinds.keys() for kinds in own.values()):
+            raise WeightsError(
+                "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
+                "Take another one, or leave it out for the tutorial's names."
+            )
+        for kind, moments in zip(MOMENTS, (adam.mu, adam.nu), strict=True):
+            arrays = _named(moments, theirs, [0.0] * len(theirs.cells))
+            variables |= {own[name][kind]: array for name, array in arrays.items()}
+        for power, decay in (("beta1_power", b1), ("beta2_power", b2)):
+            variables[_scalar_name(found, power) or power] = np.array(_powers(decay, adam.steps + 1)[-1])
+    if (global_step := _scalar_name(found, "global_step")) is not None:
+        variables[global_step] = np.array(step)
+    result = {name: np.asarray(array) for name, array in found.items()}
+    for name, array in variables.items():
+        before = result.get(name, np.zeros(array.shape, np.float32))
+        if array.shape != before.shape:
+            raise WeightsError(
+                f"{name} is {list(before.shape)} in the checkpoint whose names are wanted, and {list(array.shape)} in "
+                f"this model. {listing(found)}"
+            )
+        result[name] = array.astype(before.dtype)
+    return result
 
 
 def write(
@@ -239,40 +246,20 @@ def write(
     write_checkpoint(path, to_variables(weights, adam, like=found, network=network, step=step, **options))
 
 
-class _Places(NamedTuple):
-    """The names of the parts of the model in a checkpoint.
-
-    Attributes:
-      cells: from the first layer to the last; without a graph, with TensorFlow's default forget bias.
-      dense: the names of the dense layers' weights and biases, the output layer's last.
-      slots: the names of what optimizers and averages keep of a variable, by the variable's name and by kind.
-      directions: 2 where each layer has a forward cell and then a backward one.
-    """
-
-    cells: tuple[Cell, ...]
-    dense: tuple[tuple[str, str], ...]
-    slots: dict[str, dict[str, str]]
-    directions: int = 1
-
-    @property
-    def kernels(self) -> list[str]:
-        """The name of each layer's kernel, in the forward direction."""
-        return [cell.kernel for cell in self.cells[:: self.directions]]
-
-    @property
-    def names(self) -> list[str]:
-        """Of all weights and biases, the output layer's last."""
-        return [str(name) for pair in (*self.cells, *self.dense) for name in pair[:2]]
+def _tutorial(layers: int) -> Network:
+    """The names of the tutorial's variables."""
+    scopes = [f"rnn/multi_rnn_cell/cell_{number}/basic_lstm_cell" for number in range(layers)]
+    cells = (Cell(f"{scope}/kernel", f"{scope}/bias", 1.0) for scope in scopes)
+    return Network(tuple(cells), (("Variable", "Variable_1"),))
 
 
-def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = None) -> _Places:
-    """Finds the parts of the model, the cells from the first layer to the last."""
-    slots = _slots(found)
+def _network(found: Arrays, slots: _Slots, order: Sequence[str], network: Network | None) -> Network:
+    """The network of the graph, or the one that names and widths show. Raises WeightsError."""
     if network:
         names = [_cell_name(cell.kernel) for cell in network.cells]
         if order and list(order) != names:
             raise WeightsError(f"--layer names {', '.join(order)}; the graph has the cells {', '.join(names)}.")
-        return _Places(network.cells, network.dense, slots, 1 + network.fields["bidirectional"])
+        return network
     owned = {name for names in slots.values() for name in names.values()}
     variables = {
         name: array
@@ -283,22 +270,17 @@ def _places(found: Arrays, order: Sequence[str] = (), network: Network | None = 
     taken = {name for pair in cells.values() for name in pair}
     dense = _output_layer({name: array for name, array in variables.items() if name not in taken}, variables)
     names = order_layers({name: Layer(_direction(found, pair)) for name, pair in cells.items()}, found, order)
-    return _Places(tuple(Cell(*cells[name], 0.0 if CUDNN_CELL in name else 1.0) for name in names), (dense,), slots)
+    return Network(tuple(Cell(*cells[name], 0.0 if CUDNN_CELL in name else 1.0) for name in names), (dense,))
 
 
 def _output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
     """The names of the output layer's matrix and vector, the only dense layer in `rest`."""
     (kernel, bias), *more = dense_arrays(rest, found).values()
-    if not more and bias is None:
-        raise WeightsError(
-            f"The output layer is missing: expected a matrix and a vector besides the LSTM layers, there are {kernel}. "
-            f"{listing(found)}"
-        )
     if more or bias is None:
         raise WeightsError(
-            "Expected LSTM layers and one output layer, a matrix and a vector, but there is more besides the LSTM "
-            f"layers: {', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME; "
-            f"hidden dense layers are read if the .meta file lies beside them. {listing(found)}"
+            "Expected one output layer, a matrix and a vector, but besides the LSTM layers there are "
+            f"{', '.join(rest)}. If the model does without some of these, leave them out with --ignore NAME; hidden "
+            f"dense layers are read if the .meta file lies beside them. {listing(found)}"
         )
     return kernel, bias
 
@@ -342,11 +324,11 @@ def _read_network(prefix: Path, found: Arrays) -> Network | None:
     )
 
 
-def _notes(forget_biases: Iterable[float], network: Network | None, given: float | None) -> list[str]:
+def _notes(forget_biases: Iterable[float], network: Network, given: float | None) -> list[str]:
     """What was assumed, and what the graph has."""
     added = [f"{number:g}" for number in forget_biases]
     cells = f"forget bias {added[0] if len(set(added)) == 1 else ', '.join(added)}"
-    if network is None:
+    if not network.fields:
         return [f"without a .meta file: assumed {cells if given is None else f'{cells} (as given)'}, tanh and sigmoid"]
     theirs = {f"{cell.forget_bias:g}" for cell in network.cells}
     if theirs != set(added):
@@ -381,9 +363,9 @@ def _linear_layers(found: Arrays, network: Network, width: int) -> dict[str, Den
     return layers
 
 
-def _slots(found: Arrays) -> dict[str, dict[str, str]]:
+def _slots(found: Arrays) -> _Slots:
     """The slots of each variable. A slot is called [scope/]VARIABLE/KIND, and has the variable's shape."""
-    slots: dict[str, dict[str, str]] = {}
+    slots = _Slots()
     for name, array in found.items():
         parts = name.split("/")
         for start, end in itertools.combinations(range(len(parts)), 2):
@@ -453,46 +435,19 @@ def _scalar_name(found: Arrays, basename: str) -> Any:
     return names[0] if names else None
 
 
-def _renamed(found: Arrays, places: _Places, weights: Weights, own: Arrays, step: int) -> dict[str, np.ndarray]:
-    """The variables of a checkpoint with the values of the tutorial's variables."""
-    names = dict(zip(_named(weights, [0.0] * len(weights.layers)), places.names, strict=True))
-    renamed = {name: own[ours] for ours, name in names.items()}
-    if slots := [places.slots[name] for name in names.values() if "Adam" in places.slots.get(name, {})]:
-        if "beta1_power" not in own or len(slots) != len(names):
-            raise WeightsError(
-                "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
-                "Take another one, or leave it out for the tutorial's names."
-            )
-        for ours, name in names.items():
-            renamed |= {places.slots[name][kind]: own[f"{ours}/{kind}"] for kind in ("Adam", "Adam_1")}
-        renamed |= {_scalar_name(found, power): own[power] for power in ("beta1_power", "beta2_power")}
-    if (global_step := _scalar_name(found, "global_step")) is not None:
-        renamed[global_step] = np.array(step)
-    variables = {name: np.asarray(array) for name, array in found.items()}
-    for name, array in renamed.items():
-        if array.shape != variables[name].shape:
-            raise WeightsError(
-                f"{name} is {list(variables[name].shape)} in the checkpoint whose names are wanted, and "
-                f"{list(array.shape)} in this model. {listing(found)}"
-            )
-        variables[name] = array.astype(variables[name].dtype)
-    return variables
+def _weights(found: Arrays, network: Network, added: Iterable[float], slots: Mapping[str, str] = {}) -> Weights:
+    """The weights, or the `slots` of them. `added` is what is added to the forget gates."""
+    numbers = iter(added)
 
+    def names(pair: Sequence[Any]) -> list[str]:
+        return [slots.get(name, name) for name in pair[:2]]
 
-def _weights(found: Arrays, places: _Places, added: Iterable[float], slot: str = "") -> Weights:
-    """The weights, or a slot of them. `added` is what is added to the forget gates."""
-
-    def array(name: str) -> str:
-        return places.slots[name][slot] if slot else name
-
-    both = zip(places.cells, added, strict=True)
-    cells = [_direction(found, (array(cell.kernel), array(cell.bias)), number) for cell, number in both]
-    layers = (Layer(*cells[place : place + places.directions]) for place in range(0, len(cells), places.directions))
-    dense = (Dense(*(float32(found[array(name)]) for name in pair)) for pair in places.dense)
+    layers = (Layer(*(_direction(found, names(cell), next(numbers)) for cell in cells)) for cells in network.layers)
+    dense = (Dense(*(float32(found[name]) for name in names(pair))) for pair in network.dense)
     return Weights(tuple(layers), tuple(dense))
 
 
-def _direction(found: Arrays, names: tuple[str, str], forget_bias: float = 0.0) -> Direction:
+def _direction(found: Arrays, names: Sequence[str], forget_bias: float = 0.0) -> Direction:
     """A cell from the names of its kernel and its bias."""
     kernel, bias = (np.asarray(found[name]) for name in names)
     hidden = bias.size // 4
@@ -510,32 +465,31 @@ def _direction(found: Arrays, names: tuple[str, str], forget_bias: float = 0.0) 
     return Direction(kernel[:-hidden], kernel[-hidden:], bias)
 
 
-def _named(weights: Weights, added: Sequence[float]) -> dict[str, np.ndarray]:
-    """The variables by the tutorial's names. Their cells add these to forget gates; the inverse of `_direction`."""
+def _named(weights: Weights, network: Network, added: Sequence[float]) -> dict[str, np.ndarray]:
+    """The variables by their names. Their cells add these to forget gates; the inverse of `_weights`."""
     if weights.config != ModelConfig(hidden_features=weights.hidden_features):
         raise WeightsError(
             "Checkpoints for tf1 have LSTM layers in one direction and one dense layer, of the last output; these "
             "weights have others."
         )
-    named = {}
-    for number, (layer, forget_bias) in enumerate(zip(weights.layers, added, strict=True)):
+    named = dict[str, np.ndarray]()
+    for cell, layer, forget_bias in zip(network.cells, weights.layers, added, strict=True):
         kernel, recurrent_kernel, bias, _ = layer.forward
         hidden = len(recurrent_kernel)
         bias = np.array(bias, np.float32)
         bias[hidden : 2 * hidden] -= np.float32(forget_bias)
-        scope = f"rnn/multi_rnn_cell/cell_{number}/basic_lstm_cell"
-        named[f"{scope}/kernel"] = reorder_gates(np.concatenate([kernel, recurrent_kernel]), GATES["lstm"], TF1_GATES)
-        named[f"{scope}/bias"] = reorder_gates(bias, GATES["lstm"], TF1_GATES)
-    return named | dict(zip(("Variable", "Variable_1"), weights.dense[0], strict=True))
+        for name, array in ((cell.kernel, np.concatenate([kernel, recurrent_kernel])), (cell.bias, bias)):
+            named[name] = reorder_gates(array, GATES["lstm"], TF1_GATES)
+    return named | dict(zip(network.dense[0], weights.dense[0], strict=True))
 
 
-def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
+def _adam(found: Arrays, network: Network, slots: _Slots, b1: float, b2: float) -> Adam | None:
     """The state of Adam; None where the variables have no slots of Adam."""
-    slots = {name: places.slots.get(name, {}) for name in places.names}
-    if not any({"Adam", "Adam_1"} & kinds.keys() for kinds in slots.values()):
+    own = {name: slots.get(name, {}) for name in network.names}
+    if not any({*MOMENTS} & kinds.keys() for kinds in own.values()):
         return None
     powers = {name: _scalar(found, name) for name in ("beta1_power", "beta2_power")}
-    missing = [f"{name}/{kind}" for name in slots for kind in ("Adam", "Adam_1") if kind not in slots[name]]
+    missing = [f"{name}/{kind}" for name in own for kind in MOMENTS if kind not in own[name]]
     missing += [name for name, power in powers.items() if power is None]
     if missing:
         patterns = [p for p in ("*/Adam", "*/Adam_1", "*beta?_power") if any(fnmatchcase(name, p) for name in found)]
@@ -544,9 +498,29 @@ def _adam(found: Arrays, places: _Places, b1: float, b2: float) -> Adam | None:
             f"rest of it out: {' '.join(f'--ignore {pattern!r}' for pattern in patterns)}."
         )
     steps = _steps(float(powers["beta1_power"]), float(powers["beta2_power"]), b1, b2)
-    owners = [f"Adam's state of {kernel}" for kernel in (*places.kernels, *(kernel for kernel, _ in places.dense))]
-    added = [0.0] * len(places.cells)
-    return Adam(steps, *(check(_weights(found, places, added, kind), owners, found) for kind in ("Adam", "Adam_1")))
+    kernels = *(cell.kernel for cell, *_ in network.layers), *(kernel for kernel, _ in network.dense)
+    owners = [f"Adam's state of {kernel}" for kernel in kernels]
+    of_kind = ({name: kinds[kind] for name, kinds in own.items()} for kind in MOMENTS)
+    zeros = [0.0] * len(network.cells)
+    return Adam(steps, *(check(_weights(found, network, zeros, names), owners, found) for names in of_kind))
+
+
+def _step(found: Arrays, name: str, adam: Adam | None, b2: float) -> tuple[int, list[str]]:
+    """The number of training steps by global_step, the checkpoint's name or Adam's powers; a note if they differ."""
+    step, counted, suffix = _scalar(found, "global_step"), adam.steps if adam else 0, re.search(r"-(\d{1,18})$", name)
+    if step is not None and 0 <= step < 1 << 62:
+        if adam and counted < _countable(b2) and abs(step - counted) > 1:
+            return int(step), [f"the step is global_step, {int(step):,}; Adam's powers are those of step {counted:,}"]
+        return int(step), []
+    if step is not None or suffix is None:
+        return counted, []
+    named = int(suffix[1])
+    if adam is None:
+        return named, [f"the step is the number in the name {name}, which may count epochs"]
+    # A step may be counted before or after saving; the powers are 0 after 90,000 steps or so.
+    if abs(named - counted) <= 1 or named > counted >= _countable(b2):
+        return named, []
+    return counted, [f"the step is {counted:,}, by Adam's powers; the name {name} has {named:,}"]
 
 
 def _steps(b1_power: float, b2_power: float, b1: float, b2: float) -> int:

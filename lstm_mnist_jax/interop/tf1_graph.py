@@ -9,13 +9,13 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit
 
 from lstm_mnist_jax.errors import WeightsError
-from lstm_mnist_jax.interop.tf1_run import ACTIVATIONS, PASSES, Env, Runner, kind_of, upstream
+from lstm_mnist_jax.interop.tf1_run import ACTIVATIONS, PASSES, Env, Runner, kind_of, lstm_cell, upstream
 from lstm_mnist_jax.interop.tf_checkpoint.graph import VARIABLES, Graph, Node, Output
 
 BATCH, STEPS = 5, 7
@@ -46,25 +46,36 @@ class Cell(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The classifier of a graph, by the names of variables in the checkpoint.
+    """The classifier of a graph or, without one, of names; by the names of variables in the checkpoint.
 
     Attributes:
-      projections: the weights and biases of linear layers before the cells; a bias is "" where there is none.
       cells: from the input to the output; of layers in both directions, the forward cell comes first.
       dense: the weights and biases of the dense layers after the cells, the output layer last.
-      fields: those of the `ModelConfig` that shapes do not show.
+      projections: the weights and biases of linear layers before the cells; a bias is "" where there is none.
+      fields: those of the `ModelConfig` that shapes do not show; empty without a graph.
       adam: learning_rate, b1, b2 and epsilon, where the graph has Adam and they are constants.
       input_scaling: a factor and an offset of pixels from 0 to 1, before the first layer.
       scales_inputs: whether the graph scales its inputs, or takes integers: this determines what they are.
     """
 
-    projections: tuple[tuple[str, str], ...]
     cells: tuple[Cell, ...]
     dense: tuple[tuple[str, str], ...]
-    fields: dict[str, Any]
-    adam: dict[str, float]
-    input_scaling: tuple[float, float]
-    scales_inputs: bool
+    projections: tuple[tuple[str, str], ...] = ()
+    fields: Mapping[str, Any] = MappingProxyType({})
+    adam: Mapping[str, float] = MappingProxyType({})
+    input_scaling: tuple[float, float] = (1.0, 0.0)
+    scales_inputs: bool = False
+
+    @property
+    def layers(self) -> list[tuple[Cell, ...]]:
+        """The cells of each layer."""
+        size = 1 + self.fields.get("bidirectional", False)
+        return [self.cells[place : place + size] for place in range(0, len(self.cells), size)]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all weights and biases that a cell or a dense layer has, the output layer's last."""
+        return [str(name) for pair in (*self.cells, *self.dense) for name in pair[:2]]
 
 
 def find_network(graph: Graph, found: Mapping[str, Any]) -> Network | None:
@@ -331,9 +342,9 @@ class _Run(Runner):
         is_bytes = self.is_integer or abs(factor) < 1 / 20  # of pixels from 0 to 1, none is so small
         scaling = _decimal(factor * (255 if is_bytes else 1)), _decimal(offset)
         return Network(
-            tuple((layer.kernel, layer.bias) for layer in before),
             tuple(Cell(cell.kernel, cell.bias, _decimal(cell.added.get(2, 0.0))) for cell in cells),
             tuple((layer.kernel, layer.bias) for layer in dense),
+            tuple((layer.kernel, layer.bias) for layer in before),
             fields | more,
             _adam(self.graph.nodes),
             scaling,
@@ -479,11 +490,9 @@ class _Run(Runner):
     def _states(self, cell: _Layer, x: np.ndarray, activation: Any) -> tuple[np.ndarray, np.ndarray]:
         """The outputs h of a cell [batch, steps, hidden], and its last c."""
         h = c = np.zeros((len(x), self._hidden(cell)))
-        outputs = []
+        kernel, bias, outputs = self.arrays[cell.kernel], self.arrays[cell.bias], []
         for step in range(x.shape[1]):
-            i, j, f, o = np.split(self._sum(cell, np.concatenate([x[:, step], h], 1)), 4, 1)
-            c = expit(f + cell.added.get(2, 0.0)) * c + expit(i) * activation(j)
-            h = expit(o) * activation(c)
+            c, h = lstm_cell(x[:, step], c, h, kernel, bias, cell.added.get(2, 0.0), activation)
             outputs.append(h)
         return np.stack(outputs, 1), c
 

@@ -97,10 +97,16 @@ def to_working_type(x: np.ndarray, number: int = 0) -> np.ndarray:
     )
 
 
+def lstm_cell(x: Any, c: Any, h: Any, kernel: Any, bias: Any, forget_bias: float, function: Any) -> tuple[Any, Any]:
+    """The next c and h of a BasicLSTMCell with this activation."""
+    i, j, f, o = np.split(np.concatenate([x, h], 1) @ kernel + bias, 4, 1)
+    c = expit(f + forget_bias) * c + expit(i) * function(j)
+    return c, expit(o) * function(c)
+
+
 def _block_cell(node: Node, x: Any, c: Any, h: Any, w: Any, *rest: Any) -> tuple[Any, ...]:
-    i, j, f, o = np.split(np.concatenate([x, h], 1) @ w + rest[-1], 4, 1)
-    c = expit(f + node.number("forget_bias", 1.0)) * c + expit(i) * np.tanh(j)
-    return None, c, None, None, None, None, expit(o) * np.tanh(c)
+    c, h = lstm_cell(x, c, h, w, rest[-1], node.number("forget_bias", 1.0), np.tanh)
+    return None, c, None, None, None, None, h
 
 
 def _block_lstm(node: Node, length: Any, x: np.ndarray, c: Any, h: Any, *weights: Any) -> tuple[Any, ...]:

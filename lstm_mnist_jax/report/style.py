@@ -131,8 +131,7 @@ def _further_fonts() -> list[str]:
     """The installed ones of `FURTHER_FONTS`: matplotlib warns of others."""
     from matplotlib import font_manager
 
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in FURTHER_FONTS if name in known]
+    return [name for name in FURTHER_FONTS if name in font_manager.get_font_names()]
 
 
 def shown(name: str, most: int = 18) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.model import describe_layers, task_of
-from lstm_mnist_jax.progress import say
+from lstm_mnist_jax.progress import print_table, say
 from lstm_mnist_jax.report.comparison import SPLITS, Entry
 from lstm_mnist_jax.report.diagnosis import MAX_CLASSES, Diagnosis
 from lstm_mnist_jax.report.style import log_scaled
@@ -58,7 +58,7 @@ def print_run(console: Console, run: TrainedRun, columns: Mapping[str, np.ndarra
         _print_curve(console, "validation accuracy, %", columns["epoch"], 100 * columns["validation_accuracy"])
     else:
         say(console, "No epoch was finished: there are no curves.")
-    console.print(_classes(diagnosis))
+    print_table(console, _classes(diagnosis))
     if not diagnosis.confused:
         say(console, f"No error in {diagnosis.accuracy.count:,} {diagnosis.split} examples.")
         return

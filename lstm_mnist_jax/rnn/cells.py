@@ -288,16 +288,10 @@ class GRUCell(GatedCell):
         require_options(type(self).__name__, reset_after=reset_after)
         self.reset_after = reset_after
         super().__init__(
-            in_features,
-            hidden_features,
-            use_bias=use_bias,
-            kernel_init=kernel_init,
-            recurrent_kernel_init=recurrent_kernel_init,
-            bias_init=bias_init,
-            dtype=dtype,
-            param_dtype=param_dtype,
+            in_features, hidden_features, use_bias=use_bias, kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init, bias_init=bias_init, dtype=dtype, param_dtype=param_dtype,
             rngs=rngs,
-        )
+        )  # fmt: skip
 
     def _has_recurrent_bias(self) -> bool:
         return self.reset_after
@@ -457,17 +451,10 @@ class LayerNormLSTMCell(GatedCell):
         gates = 4 * hidden_features
         self.bias = nnx.Param(bias_init(rngs.params(), (gates,), param_dtype))
         super().__init__(
-            in_features,
-            hidden_features,
-            projection_features=projection_features,
-            use_bias=False,
-            kernel_init=kernel_init,
-            recurrent_kernel_init=recurrent_kernel_init,
-            forget_bias=forget_bias,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+            in_features, hidden_features, projection_features=projection_features, use_bias=False,
+            kernel_init=kernel_init, recurrent_kernel_init=recurrent_kernel_init, forget_bias=forget_bias, dtype=dtype,
+            param_dtype=param_dtype, rngs=rngs,
+        )  # fmt: skip
         self.norm_i, self.norm_h = (
             nnx.LayerNorm(gates, use_bias=False, param_dtype=param_dtype, rngs=rngs) for _ in range(2)
         )

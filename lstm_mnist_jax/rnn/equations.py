@@ -49,8 +49,8 @@ class Equations:
       params: what `update` reads.
       recurrent_bias: of the recurrent product, [gates].
       projection: kernel [hidden, output] of a projected output.
-      lstm: input kernel and bias, if this is the LSTM that `recurrence.lstm` computes.
-      gru: the same for the GRU that `gru.gru` computes.
+      loop: "lstm" or "gru", if `recurrence.lstm` or `gru.gru` computes it; else None.
+      inputs: for these, the input kernel and the bias.
     """
 
     dtype: Any
@@ -62,8 +62,8 @@ class Equations:
     params: Any = field(default_factory=dict)
     recurrent_bias: Array | None = None
     projection: Array | None = None
-    lstm: tuple[Array, Array] | None = None
-    gru: tuple[Array, Array] | None = None
+    loop: str | None = None
+    inputs: tuple[Any, Any] = (None, None)
 
 
 def equations_of(cell: Any, inputs_dtype: DTypeLike) -> Equations | None:
@@ -83,15 +83,12 @@ class CellSpec:
     """A cell on its fast path, without its parameters: see `Equations`.
 
     Attributes:
-      dtype, widths: see there.
-      is_lstm: whether `recurrence.lstm` computes it.
-      has_native_loops: whether the compiled kernel has loops for it, in float32.
+      dtype, widths, loop: see there.
     """
 
     dtype: Any
     widths: tuple[int, ...]
-    is_lstm: bool
-    has_native_loops: bool
+    loop: str | None
 
 
 def cell_spec(cell: Any, inputs_dtype: DTypeLike) -> CellSpec | None:
@@ -120,8 +117,7 @@ def _cell_spec(graph: Any, structure: Any, kinds: tuple[Any, ...], inputs_dtype:
     def read(state: Any) -> None:
         equations = equations_of(nnx.merge(graph, state), inputs_dtype)
         if equations is not None:
-            is_lstm, is_gru = equations.lstm is not None, equations.gru is not None
-            found.append(CellSpec(equations.dtype, equations.widths, is_lstm, has_native_loops=is_lstm or is_gru))
+            found.append(CellSpec(equations.dtype, equations.widths, equations.loop))
 
     jax.eval_shape(read, structure.unflatten(jax.ShapeDtypeStruct(*kind) for kind in kinds))
     return found[0] if found else None
@@ -149,8 +145,8 @@ def _known(cell: Any, dtype: Any, of_inputs: Any, update: Update) -> Equations:
         num_gates=4 if is_lstm else 3,
         project=lambda inputs: project_differentiably(*vary_alike((inputs, kernel))) + bias,
         update=update,
-        lstm=(kernel, bias) if is_lstm else None,
-        gru=None if is_lstm else (kernel, bias),
+        loop="lstm" if is_lstm else "gru",
+        inputs=(kernel, bias),
     )
 
 
@@ -202,10 +198,10 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
         return None
     # Not of JAX: the update is a key of caches, which must not keep what belongs to this trace.
     stand_ins = jax.tree.map(lambda matrix: np.broadcast_to(np.zeros((), matrix.dtype), matrix.shape), matrices)
-    lstm = None
+    known: dict[str, Any] = {}
     if type(cell) is ProjectedLSTMCell and not hasattr(cell, "dense_p"):
         bias = jnp.zeros(4 * cell.hidden_features) if cell.dense_i.bias is None else cell.dense_i.bias[...]
-        lstm = (jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(bias, dtype))
+        known = {"loop": "lstm", "inputs": (jnp.asarray(cell.dense_i.kernel[...], dtype), jnp.asarray(bias, dtype))}
     return Equations(
         dtype=dtype,
         widths=tuple(part.shape[-1] for part in carry),
@@ -215,7 +211,7 @@ def _gated(cell: Any, dtype: Any) -> Equations | None:
         update=partial(whole, stand_ins),
         params=params,
         projection=jnp.asarray(cell.dense_p.kernel[...], dtype) if hasattr(cell, "dense_p") else None,
-        lstm=lstm,
+        **known,
     )
 
 

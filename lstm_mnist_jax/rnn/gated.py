@@ -104,9 +104,8 @@ def gated(
     recurrent_kernel = jnp.asarray(recurrent_kernel)
     dtype = state_dtype(recurrent_kernel.dtype)
     carry = tuple(jnp.asarray(part, dtype) for part in initial_carry)
-    masks = (recurrent_mask, zoneout)
     after = states_after(resets, reset_carry or initial_carry, dtype)
-    masks = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, masks))
+    masks = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, (recurrent_mask, zoneout)))
     given: Any = params, projected, recurrent_kernel, recurrent_bias, projection, carry, masks, after
     arrays = jax.tree.map(jnp.asarray, _Arrays(*given))
     settings = _Settings(update, reverse, unroll, return_carries)
@@ -174,10 +173,6 @@ def _each_step(zoneout: Any) -> tuple[Any, ...]:
 def _at_step(zoneout: Any, zones: Any) -> list[Array]:
     """The masks and rates of one step."""
     return [rate if zone is None else zone for rate, zone in zip(zoneout, zones, strict=True)]
-
-
-def _run(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry]:
-    return _loop(settings, arrays)[:2]
 
 
 def _loop(settings: _Settings, arrays: _Arrays) -> tuple[tuple[Any, ...], Carry, Any]:
@@ -274,4 +269,4 @@ def _backward(settings: _Settings, arguments: Any, kept: Any, gradients: Any) ->
     return (_Arrays(d_params, d_projected, d_kernel, d_bias, d_projection, d_initial, no_gradients, d_resets),)
 
 
-_gated = Function(_run, _forward, _backward)
+_gated = Function(lambda *arguments: _loop(*arguments)[:2], _forward, _backward)

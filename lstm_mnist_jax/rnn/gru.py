@@ -99,23 +99,17 @@ class Loops(NamedTuple):
     unroll: int
 
 
-def _recurrence(
-    loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
-) -> Any:
-    """(hs, last h).
+def _recurrence(loops: Loops, *arrays: Any) -> Any:
+    """(hs, last h) of (inputs, kernel, biases, recurrent kernel, h, resets).
 
     `biases` [4 hidden] are those of r, z, n, and that of the recurrent product which r multiplies; `resets` is None or
     (booleans [time, batch, 1], h).
     """
-    arrays = inputs, kernel, biases, recurrent_kernel, h, resets
     hs, _, _, last_h = native.gru_forward(*arrays, activations=False, **loops._asdict())
     return hs, last_h
 
 
-def _forward(
-    loops: Loops, inputs: Array, kernel: Array, biases: Array, recurrent_kernel: Array, h: Array, resets: Any
-) -> Any:
-    arrays = inputs, kernel, biases, recurrent_kernel, h, resets
+def _forward(loops: Loops, *arrays: Any) -> Any:
     hs, *kept, last_h = native.gru_forward(*arrays, activations=True, **loops._asdict())
     return (hs, last_h), (hs, *kept)
 

@@ -227,14 +227,11 @@ class RNN(nnx.RNN):
         require_options("RNN", unroll, **flags)
         super().__init__(
             cast(nnx.RNNCellBase, cell),
-            time_major=time_major,
-            return_carry=return_carry,
-            reverse=reverse,
-            keep_order=keep_order,
             unroll=unroll,
             state_axes=state_axes,
             broadcast_rngs=broadcast_rngs,
             rngs=not isinstance(rngs, nnx.RngStream) and rngs,
+            **flags,
         )
         if isinstance(rngs, nnx.RngStream):  # which Flax's RNN does not take
             self.rngs = rngs
@@ -342,10 +339,7 @@ class RNN(nnx.RNN):
             flax=(self.state_axes, self.broadcast_rngs) if spec is None else None,
         )
         arrays = scan.Arrays(params, states, inputs, initial_carry, seq_lengths, resets, noise)
-        if is_hashable(call):
-            run: Any = scan.compiled_run if spec is not None else scan.compiled_run_flax
-        else:
-            run = scan.run if spec is not None else scan.run_flax
+        run: Any = scan.compiled_run if is_hashable(call) else scan.run
         run = with_automatic_axes(partial(run, call), inputs, time_axis, feature_axes, (-1, time_axis, None))
         carry, outputs, states = run(arrays)
         if jax.tree.leaves(states):
@@ -362,10 +356,10 @@ class RNN(nnx.RNN):
                 f"nnx.OptimizedLSTMCell, an nnx.GRUCell or a GatedCell, as they are, in float32, float64 or bfloat16."
             )
         if self.backend == "native":
-            runs = spec is not None and spec.has_native_loops
+            runs = spec is not None and spec.loop is not None
             cells = "an nnx.OptimizedLSTMCell, an nnx.GRUCell and a GRUCell with reset_after, as they are, in float32"
         else:
-            runs = self.backend not in ("pallas", *INTERPRETED) or (spec is not None and spec.is_lstm)
+            runs = self.backend not in ("pallas", *INTERPRETED) or (spec is not None and spec.loop == "lstm")
             cells = "an nnx.OptimizedLSTMCell, as it is, in float32 and bfloat16"
         if not runs:
             dtype = jnp.dtype(getattr(self.cell, "dtype", None) or inputs.dtype) if spec is None else spec.dtype

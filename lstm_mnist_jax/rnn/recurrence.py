@@ -248,10 +248,10 @@ def chosen_backend(backend: str, shape: tuple[Any, ...], dtype: Any) -> str:
     """What runs the loops over states of this shape, [batch, hidden]: "native" only if the program runs on a CPU."""
     if backend not in (*BACKENDS, *native.INTERPRETED):
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
-    reason = None
     if backend == "auto":
         supported = jax.default_backend() == "cpu" and native.supports(shape[0], shape[1], dtype)
         return "native" if supported and native.unavailable() is None else "xla"
+    reason = None
     if backend == "native":
         reason = native.unavailable() if dtype == jnp.float32 else f"it computes in float32, not in {dtype}"
     elif backend != "xla":
@@ -274,23 +274,19 @@ def loop_of(name: str, backend: str) -> Any:
     return getattr(xla_loops, name) if in_xla else partial(getattr(native, name), backend=backend)
 
 
-def _recurrence(
-    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
-) -> Any:
-    """(hs, cs, last h, last c). `resets` is None or (booleans [time, batch, 1], h, c)."""
-    forward = loop_of("lstm_forward", loops.backend)
+def _recurrence(loops: Loops, *arrays: Any) -> Any:
+    """(hs, cs, last h, last c) of (inputs, kernel, bias, recurrent kernel, h, c, resets).
+
+    `resets` is None or (booleans [time, batch, 1], h, c).
+    """
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": loops.return_cell_states}
-    arrays = (inputs, kernel, bias, recurrent_kernel, h, c, resets)
-    hs, cs, _, *last = forward(*arrays, activations=False, **options)
+    hs, cs, _, *last = loop_of("lstm_forward", loops.backend)(*arrays, activations=False, **options)
     return hs, cs, *last
 
 
-def _forward(
-    loops: Loops, inputs: Array, kernel: Array, bias: Array, recurrent_kernel: Array, h: Array, c: Array, resets: Any
-) -> Any:
-    forward = loop_of("lstm_forward", loops.backend)
+def _forward(loops: Loops, *arrays: Any) -> Any:
     options: dict[str, Any] = {"reverse": loops.reverse, "unroll": loops.unroll, "cells": True, "activations": True}
-    hs, cs, activations, *last = forward(inputs, kernel, bias, recurrent_kernel, h, c, resets, **options)
+    hs, cs, activations, *last = loop_of("lstm_forward", loops.backend)(*arrays, **options)
     return (hs, cs if loops.return_cell_states else None, *last), (hs, cs, activations)
 
 

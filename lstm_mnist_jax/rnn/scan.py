@@ -64,11 +64,13 @@ class Arrays(NamedTuple):
 
 
 def run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
-    """Runs a cell by the recurrences of this package.
+    """Runs a cell, by the recurrences of this package or by Flax's own scan.
 
     Returns:
       The final carry, the outputs with time where the inputs have it, and the cell's other states, if they changed.
     """
+    if call.flax is not None:
+        return _run_flax(call, arrays, *call.flax)
     inputs, resets, backwards = _in_the_order_of_reading(call, arrays)
     equations = equations_of(nnx.merge(call.graph, arrays.params, arrays.states), inputs.dtype)
     assert equations is not None
@@ -95,13 +97,11 @@ def run(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
     return structure.unflatten(ends), _in_the_order_of_the_inputs(call, arrays, outputs), {}
 
 
-def run_flax(call: Call, arrays: Arrays) -> tuple[Any, Any, Any]:
+def _run_flax(call: Call, arrays: Arrays, state_axes: Any, broadcast_rngs: Any) -> tuple[Any, Any, Any]:
     """As `run`, by a scan of Flax over the cell's own step, as `flax.nnx.RNN` does it."""
     inputs, resets, backwards = _in_the_order_of_reading(call, arrays)
     cell = nnx.merge(call.graph, arrays.params, arrays.states)
     initial, lengths = arrays.initial_carry, arrays.seq_lengths
-    assert call.flax is not None
-    state_axes, broadcast_rngs = call.flax
     broadcast_rngs = nnx.All(nnx.RngState, broadcast_rngs)
     axes = nnx.StateAxes({broadcast_rngs: None, **state_axes})
 
@@ -151,7 +151,6 @@ def _writes_parameters(call: Call, arrays: Arrays, inputs: Array) -> bool:
 
 # Compiled here, so that calls outside `jit` compile once and not each time.
 compiled_run = jax.jit(run, static_argnums=0)
-compiled_run_flax = jax.jit(run_flax, static_argnums=0)
 
 
 def _in_the_order_of_reading(call: Call, arrays: Arrays) -> tuple[Array, Array | None, bool]:
@@ -238,16 +237,15 @@ def _run_loop(loop: _Loop, carry: Any, steps: _Steps, lengths: Array | None) -> 
     """The outputs [time, batch, features], and each sequence's final carry."""
     equations = loop.equations
     options: dict[str, Any] = {"reverse": loop.reverse, "unroll": loop.unroll, "resets": steps.resets}
-    is_noisy = loop.mask is not None or steps.zoneout is not None
+    fast = equations.loop if loop.mask is None and steps.zoneout is None else None
     gru_shape = steps.inputs.shape[0], *carry[0].shape
-    if equations.gru is not None and not is_noisy and runs_gru_native(loop.backend, gru_shape, equations.dtype):
-        kernel, bias = equations.gru
+    kernel, bias = equations.inputs
+    if fast == "gru" and runs_gru_native(loop.backend, gru_shape, equations.dtype):
         weights = kernel, equations.kernel, bias, equations.recurrent_bias
         outputs, last_h = gru(steps.inputs, *weights, carry[0], reset_h=loop.initial[0], **options)
         carries: tuple[Any, ...] = (outputs,)
         last: tuple[Array, ...] = (last_h,)
-    elif equations.lstm is not None and not is_noisy:
-        kernel, bias = equations.lstm
+    elif fast == "lstm":
         options |= {"reset_carry": loop.initial, "return_cell_states": lengths is not None, "backend": loop.backend}
         states = lstm(steps.inputs, kernel, equations.kernel, bias, carry, **options)
         carries = (states.c, states.h)

@@ -25,7 +25,7 @@ def with_automatic_axes(
 
     Returns:
       A function like `run` whose results are sharded over the batch as the inputs are. It is `run` itself if no axis of
-      the mesh is explicit.
+      the mesh is explicit, and calls it so where no array is sharded.
 
     Raises:
       ValueError: the axis of time is sharded.
@@ -47,6 +47,10 @@ def with_automatic_axes(
         return NamedSharding(sharding.mesh, PartitionSpec(*axes, *[None] * (array.ndim - len(axes))))
 
     def sharded(*arrays: Any) -> Any:
+        # Outside `jit`, what a gradient keeps would be in two meshes, one explicit and one automatic, which JAX refuses
+        # of arrays that are in none yet.
+        if not any(any(jax.typeof(array).sharding.spec) for array in jax.tree.leaves(arrays)):
+            return run(*arrays)
         shapes = jax.eval_shape(jax.sharding.auto_axes(run, out_sharding=replicated), *arrays)
         shardings = tuple(
             jax.tree.map(lambda array, time=time: of_result(array, time), result)

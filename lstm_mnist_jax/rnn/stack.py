@@ -172,17 +172,9 @@ class StackedRNN(nnx.Module):
             if noisy:
                 noise = RecurrentNoise(dropout_rate=recurrent_dropout_rate, zoneout_rates=zoneout_rates, rngs=rngs)
             return RNN(
-                cell(in_width, width, rngs=rngs, **cell_options),
-                time_major=True,
-                return_carry=True,
-                reverse=reverse,
-                keep_order=True,
-                unroll=unroll,
-                remat=remat,
-                backend=backend,
-                noise=noise,
-                rngs=False,
-            )
+                cell(in_width, width, rngs=rngs, **cell_options), time_major=True, return_carry=True, reverse=reverse,
+                keep_order=True, unroll=unroll, remat=remat, backend=backend, noise=noise, rngs=False,
+            )  # fmt: skip
 
         layers: list[Any] = []
         in_width = in_features
@@ -428,24 +420,11 @@ class LSTM(StackedRNN):
             return cell
 
         super().__init__(
-            cell,
-            in_features,
-            hidden_features,
-            kernel_init=kernel_init,
-            recurrent_kernel_init=recurrent_kernel_init,
-            bias_init=bias_init,
-            bidirectional=bidirectional,
-            dropout_rate=dropout_rate,
-            recurrent_dropout_rate=recurrent_dropout_rate,
-            zoneout_rates=zoneout_rates,
-            time_major=time_major,
-            remat=remat,
-            unroll=unroll,
-            backend=backend,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+            cell, in_features, hidden_features, kernel_init=kernel_init, recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init, bidirectional=bidirectional, dropout_rate=dropout_rate,
+            recurrent_dropout_rate=recurrent_dropout_rate, zoneout_rates=zoneout_rates, time_major=time_major,
+            remat=remat, unroll=unroll, backend=backend, dtype=dtype, param_dtype=param_dtype, rngs=rngs,
+        )  # fmt: skip
 
     def _named(self, carry: Any) -> Any:
         return tuple(LSTMCarry(*part) for part in carry) if self.bidirectional else LSTMCarry(*carry)
@@ -522,22 +501,9 @@ class GRU(StackedRNN):
           ValueError: there is no layer, a width is below 1, or a rate is outside [0, 1).
         """
         super().__init__(
-            functools.partial(GRUCell, reset_after=reset_after),
-            in_features,
-            hidden_features,
-            use_bias=use_bias,
-            kernel_init=kernel_init,
-            recurrent_kernel_init=recurrent_kernel_init,
-            bias_init=bias_init,
-            bidirectional=bidirectional,
-            dropout_rate=dropout_rate,
-            recurrent_dropout_rate=recurrent_dropout_rate,
-            zoneout_rates=zoneout_rates,
-            time_major=time_major,
-            remat=remat,
-            unroll=unroll,
-            backend=backend,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+            functools.partial(GRUCell, reset_after=reset_after), in_features, hidden_features, use_bias=use_bias,
+            kernel_init=kernel_init, recurrent_kernel_init=recurrent_kernel_init, bias_init=bias_init,
+            bidirectional=bidirectional, dropout_rate=dropout_rate, recurrent_dropout_rate=recurrent_dropout_rate,
+            zoneout_rates=zoneout_rates, time_major=time_major, remat=remat, unroll=unroll, backend=backend,
+            dtype=dtype, param_dtype=param_dtype, rngs=rngs,
+        )  # fmt: skip

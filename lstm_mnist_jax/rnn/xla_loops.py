@@ -132,7 +132,7 @@ def lstm_backward(
     d_reset = None if resets is None else (jnp.zeros_like(d_last_h), jnp.zeros_like(d_last_c))
     xs = (d_gates, dc_by_dh, f, d_hs, d_cs, None if resets is None else resets[0])
     (d_initial, d_reset), d_projected = jax.lax.scan(step, (start, d_reset), xs, reverse=not reverse, unroll=unroll)
-    return d_projected, *d_initial, *(d_reset or ())
+    return d_projected, *d_initial, *(d_reset or (None, None))
 
 
 def gru_forward(
@@ -237,7 +237,7 @@ def gru_backward(
     (d_initial, d_reset), (d_projected, d_recurrents) = jax.lax.scan(
         step, (d_last_h, d_reset), xs, reverse=not reverse, unroll=unroll
     )
-    return d_projected, d_recurrents, d_initial, *(() if d_reset is None else (d_reset,))
+    return d_projected, d_recurrents, d_initial, d_reset
 
 
 def weight_gradient(

@@ -128,7 +128,7 @@ def train(
         else:
             folder = run_folder.resume_run_folder(former, config, dataset)
         say(console, f"run {folder.path}")
-        say(console, dataset.describe())
+        say(console, folder.data.describe(dataset))
         began = time.perf_counter()
         environment = run_folder.environment(mesh.size)
         changes = run_folder.environment_changes(folder.environment, environment)

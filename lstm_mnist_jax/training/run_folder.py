@@ -30,6 +30,7 @@ from lstm_mnist_jax.config import Config
 from lstm_mnist_jax.config.json import ADDED, differences, from_dict, from_value
 from lstm_mnist_jax.config.space import Setting, Space, setting_of, with_setting
 from lstm_mnist_jax.data import Dataset, novelty
+from lstm_mnist_jax.data.normal_form import are_digits, default_form
 from lstm_mnist_jax.errors import ConfigError, RunError, did_you_mean, os_errors_as
 from lstm_mnist_jax.machine import processor
 from lstm_mnist_jax.model import task_of
@@ -89,9 +90,18 @@ class DataFacts:
             dataset.image_shape,
             dataset.class_names,
             dataset.fingerprint(),
-            dataset.form,
+            dataset.form or default_form(dataset.train.images, dataset.class_names),
             dataset.is_light,
         )
+
+    def describe(self, dataset: Dataset) -> str:
+        """Lines about the data, with what is assumed of pictures to predict if only the names of classes are digits."""
+        if self.form != "whole" or dataset.form is not None or not are_digits(self.class_names):
+            return dataset.describe()
+        note = (
+            "the images do not have MNIST's form of digits: predict fits whole pictures\n  (--form digit finds digits)"
+        )
+        return f"{dataset.describe()}\n  {note}"
 
     def require_same(self, dataset: Dataset, path: Path) -> None:
         """Raises RunError where a data set is not the one that was trained on in the folder `path`."""

@@ -168,13 +168,15 @@ def test_normalise_takes_one_picture_or_several(run, unseen):
         *zip(pictures, normal[:, None], strict=True),
         *((picture.tolist(), image[None]) for picture, image in zip(pictures, normal, strict=True)),
         (Image.fromarray(pictures[0]), normal[:1]),
-        ([picture.tolist() for picture in pictures], normal),
+        ([picture.tolist() for picture in pictures[:1]], normal[:1]),
         (objects, normal),
         (np.stack([pictures[1]] * 2), normal[[1, 1]]),
     ):
         np.testing.assert_array_equal(unchecked(run, given), expected)
     for given, message in (
         (np.array(0.5), r"has shape \[\]"),
+        ([np.stack([pictures[0]] * 2)], r"A picture is 2 pictures, of shape \[2, 108, 108\]; give one"),
+        ([picture.tolist() for picture in pictures], "is a list whose parts differ in shape; give an array, or a list"),
         ([["0", "255"]], "is of type <U3; expected integers"),
         ("digit.png", "is the text 'digit.png', expected an array. For a file"),
         (["digit.png"], "is the text 'digit.png', expected an array. For a file"),
@@ -182,6 +184,8 @@ def test_normalise_takes_one_picture_or_several(run, unseen):
     ):
         with pytest.raises(DataError, match=message):
             unchecked(run, given)
+    with pytest.raises(DataError, match="The picture is 2 pictures; give one"):
+        inspect.unwrap(TrainedRun.find_digits)(run, pictures)
 
 
 def test_a_second_single_image_compiles_nothing(run, unseen, caplog):

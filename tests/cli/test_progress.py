@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from lstm_mnist_jax import progress
 from lstm_mnist_jax.config import Config
@@ -53,6 +54,19 @@ def test_nothing_of_the_bar_is_cut_on_narrow_terminals(width, line):
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()))
     last = [shown.rstrip() for shown in lines if shown.strip()][-1]
     assert re.fullmatch(line, last.replace("-:--:--", "--:--"))
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_nothing_of_a_table_is_cut_on_narrow_consoles(is_terminal):
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=40, color_system=None)
+    names = [f"column {number} of the table" for number in range(5)]
+    table = Table(*names)
+    table.add_row(*["98.43% ± 0.12"] * 5)
+    progress.print_table(console, table)
+    text = console.file.getvalue()
+    assert all(name in text for name in names)
+    assert text.count("98.43% ± 0.12") == 5
+    assert len(text.splitlines()) == 5
 
 
 def test_the_reading_of_files_stays_on_one_line(monkeypatch, capsys):

@@ -101,7 +101,9 @@ def test_the_classic_script_is_the_same_program_and_uses_all_cores_with_enough_e
     assert f"on {mesh._default_count(mesh.usable_cores(), PRESETS['smoke'].batch_size)} x cpu" in done.stdout
     assert "MNIST, embedded in the package (1,000 train, 500 validation, 10,000 test)" in done.stdout
     (run_dir,) = (tmp_path / "runs").iterdir()
-    assert load_run(run_dir).novelty is not None  # fitted by this process: the others inherit that of TINY's data
+    run = load_run(run_dir)
+    assert run.folder.config.data.validation_examples == 500
+    assert run.novelty is not None  # fitted by this process: the others inherit that of TINY's data
     assert "LSTM 3 -> 10 classes" in done.stdout
     assert "-m lstm_mnist_jax evaluate" in done.stdout
     assert "--resume" not in done.stdout
@@ -186,7 +188,7 @@ def test_a_loss_far_above_that_of_guessing_is_reported(command_line, tmp_path, e
     warning = found[0]
     for words in (["evaluate"], ["report", "--html", tmp_path / "page.html"]):
         assert f"{warning}\n" in command_line(*words, tmp_path / "run").stdout
-        assert json.loads(command_line(*words, tmp_path / "run", "--json").stdout)["warning"] == warning
+    assert json.loads(command_line("evaluate", tmp_path / "run", "--json").stdout)["warning"] == warning
     assert f"<dt>warning</dt><dd>{html.escape(warning)}</dd>" in (tmp_path / "page.html").read_text("utf-8")
 
 

@@ -7,7 +7,7 @@ from scans import scan
 
 from lstm_mnist_jax import load, load_run
 from lstm_mnist_jax.data.digits import reading_order
-from lstm_mnist_jax.data.normal_form import digit, find_digits, normalise, resampling
+from lstm_mnist_jax.data.normal_form import default_form, digit, find_digits, normalise, resampling
 from lstm_mnist_jax.errors import DataError
 
 
@@ -23,6 +23,20 @@ def test_mnist_is_in_its_own_form(digits):
     np.testing.assert_allclose(found, digits / 255, atol=0.004)  # the darkest may be 254
     paper_is_white = np.stack([digit(1 - image / np.float32(255)) for image in digits])
     np.testing.assert_allclose(paper_is_white, digits / 255, atol=0.004)
+
+
+def test_only_images_of_digits_in_the_form_of_mnist_are_found_on_pictures_by_default(digits, rng):
+    names, noise = tuple("0123456789"), rng.integers(0, 256, digits.shape, np.uint8)
+    assert default_form(digits, names) == default_form(255 - digits, names) == "digit"
+    assert default_form(digits, tuple("01")) == "digit"
+    cases = (
+        (digits, tuple("abcd")),
+        (np.stack([digits] * 3, axis=-1), names),
+        (digits[:, 4:-4, 4:-4], names),
+        (noise, names),
+    )
+    for images, class_names in cases:
+        assert default_form(images, class_names) == "whole"
 
 
 @pytest.fixture(scope="module")

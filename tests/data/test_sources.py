@@ -215,8 +215,9 @@ def test_images_of_0_and_1_in_bytes_are_refused(tmp_path, split, file, count):
 
 def test_older_runs_have_data_and_options_that_load_refuses(tmp_path):
     write_folder(tmp_path, train_images=np.eye(4, 3, dtype=np.uint8)[None].repeat(20, 0))
-    was = DataConfig(str(tmp_path), "there", validation_examples=5, form="digit", image_size=(9, 9))
-    assert load_again(was, was).train.images.max() == 1
+    was = DataConfig(str(tmp_path), "there", validation_examples=500, form="digit", image_size=(9, 9))
+    found = load_again(was, was)
+    assert (found.train.images.max(), len(found.validation)) == (1, 2)
     with pytest.raises(DataError, match="data_dir is elsewhere, but it is for tfds:NAME alone"):
         load_again(replace(was, data_dir="elsewhere"), was)
 

@@ -21,8 +21,15 @@ def test_every_feature_of_the_layers_page_has_a_test():
             assert f"\ndef {name}(" in text, f"{file} has no {name}, which docs/layers.md names for {feature}"
 
 
+CALL, LAST, TRAIN, PADDED, WITH_DROPOUT, *OTHERS = python_programs("layers")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("program", python_programs("layers"), ids=["call", "last", "train", "weights"])
+@pytest.mark.parametrize(
+    "program",
+    [CALL, LAST, TRAIN, PADDED + WITH_DROPOUT, *OTHERS],
+    ids=["call", "last", "train", "padded", "torch", "weights", "mesh"],
+)
 def test_programs_of_the_layers_page(program, tmp_path):
     assert run_program(program, tmp_path) == ""
 

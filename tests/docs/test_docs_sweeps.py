@@ -17,10 +17,10 @@ def test_commands_of_the_sweeps_page(tmp_path, empty_figures):
         if " smoke " in line:
             options = [*TINY_OPTIONS, "--epochs", "1"]
             if "--hidden-features" in line:  # the networks of other sweeps
-                options = [*TINY_DATA, "--hidden-features", "3", "4,6", "--epochs", "1"]
+                options = [*TINY_DATA, "--hidden-features", "3", "4,6"]
         outputs[line] = run(line, tmp_path, *options)
     _, grid, _, compared, _, reported, resumed = outputs.values()
-    best, sweep = re.search(r"on validation: run (\d), epoch", grid), tmp_path / "runs" / "grid"
+    best, sweep = re.search(r"on validation: run (\d+), epoch", grid), tmp_path / "runs" / "grid"
     assert best is not None
     assert "hidden_features 4,6" in compared
     assert "runs/grid/3/plots" in reported

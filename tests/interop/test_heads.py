@@ -212,7 +212,10 @@ def test_all_layers_can_be_named_where_widths_do_not_give_their_order(rng, tmp_p
     with pytest.raises(WeightsError, match=r"Name all layers .*: --layer lstm.l0 --layer a --layer b --layer z"):
         formats.read("torch", tmp_path / "model.safetensors", given=given)
     for wrong, message in [
-        (["lstm.l0", "b", "z"], "--layer names b, z besides the recurrent layers; the dense layers are a, b, z"),
+        (
+            ["lstm.l0", "b", "z"],
+            "names lstm.l0, b, z; the recurrent layers are lstm.l0, the dense layers a, b, z",
+        ),
         (["b", "lstm.l0", "z", "a"], "before its recurrent layers: b"),
     ]:
         with pytest.raises(WeightsError, match=message):

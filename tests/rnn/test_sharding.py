@@ -93,6 +93,16 @@ def test_inputs_without_a_sharding_under_a_mesh():
 
 
 @pytest.mark.parametrize("layer", [LSTM, GRU])
+def test_gradients_outside_jit_of_inputs_without_a_sharding_under_a_mesh(layer):
+    def gradients():
+        return nnx.grad(lambda stack: stack(INPUTS, seq_lengths=LENGTHS)[0].sum())(made(layer))
+
+    with jax.set_mesh(mesh_of(AxisType.Explicit)):
+        found = jax.device_get(gradients())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, gradients())
+
+
+@pytest.mark.parametrize("layer", [LSTM, GRU])
 def test_calls_outside_jit_keep_the_sharding_of_explicit_axes(layer):
     mesh = mesh_of(AxisType.Explicit)
     inputs = jax.device_put(INPUTS, NamedSharding(mesh, P("data")))

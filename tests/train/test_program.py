@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from step_programs import CONFIG, needs_two_devices
 
-from lstm_mnist_jax import inference
+from lstm_mnist_jax import introspection
 from lstm_mnist_jax.config import AugmentationConfig, Config, DataConfig, Execution, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.errors import ConfigError
-from lstm_mnist_jax.inference import logits_along
+from lstm_mnist_jax.introspection import logits_along
 from lstm_mnist_jax.rnn import native
 from lstm_mnist_jax.training import make_program, member_state
 from lstm_mnist_jax.training.evaluation import _logits
@@ -198,6 +198,6 @@ def test_accelerators_compute_shifted_images_and_prefixes_in_batches_with_the_sa
     assert not np.allclose(one_by_one, alone, atol=1e-3)
     along = logits_along.__wrapped__
     one_by_one = along(params, images, RECIPE.model)
-    monkeypatch.setattr(inference, "ONE_BY_ONE", ())
-    monkeypatch.setattr(inference, "ALONG_BATCH", 4 * 4)  # of the 6 prefixes four, then two
+    monkeypatch.setattr(introspection, "ONE_BY_ONE", ())
+    monkeypatch.setattr(introspection, "ALONG_BATCH", 4 * 4)  # of the 6 prefixes four, then two
     np.testing.assert_allclose(along(params, images, RECIPE.model), one_by_one, rtol=1e-5, atol=1e-6)

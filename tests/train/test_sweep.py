@@ -153,9 +153,9 @@ def test_where_all_diverge_the_group_ends_early(tmp_path, monkeypatch, chunk_sec
     space = space_of({"learning_rate": [DIVERGING], "hidden_features": TWO_NETWORKS}, seeds=3)
     result = sweep(TINY, space, tmp_path / "run")
     assert all(member.diverged and member.epochs == 0 for member in result.members)
-    assert result.best is None
+    assert (result.best, result.learned) == (None, False)
     assert not sweep(TINY, space, tmp_path / "run", resume=True).trained
-    with pytest.raises(RunError, match=r"The loss of all runs of .* became infinite or NaN"):
+    with pytest.raises(RunError, match=r"The loss of all runs of .* became infinite or NaN: sweep lower"):
         load_run(result.run_dir / "best")
 
 

@@ -132,6 +132,7 @@ import resource, signal, sys
 from lstm_mnist_jax.cli.main import main
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True  # Python would leave damaged .pyc files
 for limit in ("300", "3300", "12000"):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:

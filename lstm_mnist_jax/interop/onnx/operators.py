@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from lstm_mnist_jax.errors import WeightsError
 from lstm_mnist_jax.interop.export import ONNX_ACTIVATIONS, ONNX_GATES
@@ -100,12 +101,6 @@ def operator(names: str) -> Callable[[Any], Any]:
         return read
 
     return register
-
-
-def _from_start(axis: int, rank: int) -> int:
-    if not -rank <= axis < rank:
-        raise ValueError(f"there is no axis {axis} of {rank}")
-    return axis % rank
 
 
 class NamedLayer(NamedTuple):
@@ -354,7 +349,7 @@ def _softmax(trace: "Trace", attributes: Attributes, inputs: list[Any], place: P
         raise WeightsError("does not stand after the dense layer, as in this classifier.")
     last = len(shape) - 1
     usual = 0 if place.kind == "ArgMax" else -1 if trace.opset >= 13 else 1
-    axis = _from_start(attributes.get("axis", usual), last + 1)
+    axis = normalize_axis_index(attributes.get("axis", usual), last + 1)
     if trace.opset < 13 and place.kind != "ArgMax" and math.prod(shape[axis:last]) == 1:
         axis = last  # it works on all axes from this one
     if axis != last and shape[last] == 1 and place.kind == "Softmax" and trace.opset >= 13:
@@ -399,7 +394,7 @@ def _pool(trace: "Trace", attributes: Attributes, inputs: list[Any], place: Plac
     axes = np.asarray([] if axes is None else axes).reshape(-1)
     if not isinstance(signal, Signal) or len(axes) != 1:
         raise WeightsError("pools along another axis than time.")
-    axis = _from_start(int(axes[0]), signal.entries.ndim)
+    axis = normalize_axis_index(int(axes[0]), signal.entries.ndim)
     kind = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceSum": "attention"}[place.kind]
     pooled = _over_time(trace, kind, signal.entries, axis, place)
     return Signal(np.expand_dims(pooled.entries, axis)) if attributes.get("keepdims", 1) else pooled

@@ -353,11 +353,12 @@ auto Signature() {
 // What a test of the loops finds on this processor: nullptr, or why they are not to be used.
 extern "C" const char* LstmMnistJaxSelfTest() { return SelfTest(chosen); }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(WeightGradientHandler, WeightGradientCall,
+// Their names are those of the loops in `SIGNATURES`.
+XLA_FFI_DEFINE_HANDLER_SYMBOL(weight_gradient, WeightGradientCall,
                               (Results<2>(Arguments<3>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()))
                                    .Attr<bool>("reverse")
                                    .Attr<std::int64_t>("threads")));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmForward, LstmForwardCall, (Signature<6, 2, 5>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(LstmBackward, LstmBackwardCall, (Signature<8, 1, 5>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(GruForward, GruForwardCall, (Signature<5, 1, 4>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(GruBackward, GruBackwardCall, (Signature<7, 1, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_forward, LstmForwardCall, (Signature<6, 2, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(lstm_backward, LstmBackwardCall, (Signature<8, 1, 5>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gru_forward, GruForwardCall, (Signature<5, 1, 4>()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gru_backward, GruBackwardCall, (Signature<7, 1, 4>()));

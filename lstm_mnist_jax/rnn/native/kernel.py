@@ -7,7 +7,6 @@ without a kernel and give the derivatives of the loops themselves.
 import contextlib
 import ctypes
 import functools
-import math
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -25,7 +24,8 @@ from jaxlib import xla_client
 
 from lstm_mnist_jax.rnn import xla_loops
 from lstm_mnist_jax.rnn.native import build
-from lstm_mnist_jax.rnn.products import project, state_dtype
+from lstm_mnist_jax.rnn.native.projection import is_projected_before, with_projected_inputs
+from lstm_mnist_jax.rnn.products import state_dtype
 
 
 class Result(NamedTuple):
@@ -43,13 +43,12 @@ class Result(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """The arrays of a loop, in the order in which the library's function takes and returns them.
+    """The arrays of a loop, in the order in which the library's function of its name takes and returns them.
 
     Axes: networks n, time t, batch b, features f, gates g, biases d, hidden units h and k; q is 1. An array without b
     is a weight.
 
     Attributes:
-      symbol: the name of the library's function.
       run: the loop in JAX, whose last positional argument is None or the tuple of `optional`.
       arguments: the axes of each.
       optional: the axes of the arguments that are given together or not at all.
@@ -58,7 +57,6 @@ class Signature(NamedTuple):
         training. (Of the first argument of a forward loop, where it has been projected.)
     """
 
-    symbol: str
     run: Callable[..., Any]
     arguments: dict[str, str]
     optional: dict[str, str]
@@ -86,7 +84,6 @@ INPUTS, INPUT_WEIGHTS = "n t b f", "n f g"
 
 SIGNATURES = {
     "lstm_forward": Signature(
-        "LstmForward",
         xla_loops.lstm_forward,
         {"inputs": INPUTS, "input_kernel": INPUT_WEIGHTS, "bias": "n g", "kernel": WEIGHTS, "h": STATE, "c": STATE},
         {"resets": RESETS, "reset_h": STATE, "reset_c": STATE},
@@ -100,7 +97,6 @@ SIGNATURES = {
         {0: 2},
     ),
     "lstm_backward": Signature(
-        "LstmBackward",
         xla_loops.lstm_backward,
         {"activations": GATES, "cs": SEQUENCE, "initial_c": STATE, "kernel": WEIGHTS, "d_hs": SEQUENCE,
          "d_cs": SEQUENCE, "d_last_h": STATE, "d_last_c": STATE},
@@ -115,7 +111,6 @@ SIGNATURES = {
         {0: 0},
     ),
     "gru_forward": Signature(
-        "GruForward",
         xla_loops.gru_forward,
         {"inputs": INPUTS, "input_kernel": INPUT_WEIGHTS, "bias": "n d", "kernel": WEIGHTS, "h": STATE},
         {"resets": RESETS, "reset_h": STATE},
@@ -128,7 +123,6 @@ SIGNATURES = {
         {0: 1},
     ),
     "gru_backward": Signature(
-        "GruBackward",
         xla_loops.gru_backward,
         {"activations": GATES, "recurrents": SEQUENCE, "hs": SEQUENCE, "initial_h": STATE, "kernel": WEIGHTS,
          "d_hs": SEQUENCE, "d_last_h": STATE},
@@ -142,7 +136,6 @@ SIGNATURES = {
         {0: 0, 1: 1},
     ),
     "weight_gradient": Signature(
-        "WeightGradientHandler",
         xla_loops.weight_gradient,
         {"inputs": INPUTS, "gradients": GATES},
         {"initial": "n b f"},
@@ -150,20 +143,6 @@ SIGNATURES = {
         {},
     ),
 }  # fmt: skip
-
-WEIGHTS_OF_A_SEQUENCE = 1 << 12
-"""The compiled kernel projects the inputs if their weights are at most so many for each sequence of the batch.
-
-Each step reads them all: with few sequences this takes longer. In a layer's forward pass, one sequence with 2^13
-weights took longer than with a product before the loop, with 2^12 as long; 16 sequences with 2^16 took 0.84 to 0.87 of
-the time, with 2^18 0.93 to 0.99, with 2^20 0.97 to 1.13 (28 steps, one Zen 5 core, AVX-512 and AVX2)."""
-
-PROJECTED_BYTES = 64 << 20
-"""It also projects the inputs if they would take more memory projected, and no result takes this memory afterwards.
-
-In a layer's forward pass with 2^20 weights, 8,400 steps of one sequence (66 MiB) took 1.26 times as long as with a
-product before the loop; 784 steps of 16 and of 64 sequences (98 and 392 MiB) took 0.79 and 0.83 of the time (two Zen 5
-cores)."""
 
 INTERPRETED = {"pallas_interpret_tpu": "tpu", "pallas_interpret_gpu": "cuda"}
 """Backends that run the Pallas kernel of a platform in interpret mode, anywhere."""
@@ -215,9 +194,8 @@ def _registered(library: ctypes.CDLL, version: str) -> Registered:
         xla_client.register_custom_call_handler("cpu", xla_client._xla.register_custom_call_target)
     # jax.export refuses custom calls, and names them in its error.
     names = {name: f'lstm_mnist_jax_{name}_{version} (backend="xla" can be exported)' for name in SIGNATURES}
-    for name, signature in SIGNATURES.items():
-        function = jax.ffi.pycapsule(getattr(library, signature.symbol))
-        jax.ffi.register_ffi_target(names[name], function, platform="cpu")
+    for name in SIGNATURES:
+        jax.ffi.register_ffi_target(names[name], jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return Registered(names, version, None)
 
 
@@ -259,12 +237,7 @@ class Loop(NamedTuple):
 
 
 def _call(
-    name: str,
-    *arrays: Any,
-    reverse: bool,
-    backend: str = "native",
-    threads: int | None = None,
-    **options: Any,
+    name: str, *arrays: Any, reverse: bool, backend: str = "native", threads: int | None = None, **options: Any
 ) -> tuple[Any, ...]:
     """Arguments and results of the loop of this name in `xla_loops`; `backend` and `threads` as in `Loop`."""
     signature = SIGNATURES[name]
@@ -273,14 +246,15 @@ def _call(
     arrays = *arrays[:count], *(optional or (None,) * len(signature.optional))
     given = tuple(array is not None for array in arrays)
     asked = {"": True, "optional": optional is not None, **options}
-    options_of_results = [result.option for result in signature.results.values()]
-    wanted = tuple(asked[option] for option in options_of_results)
+    wanted = tuple(asked[result.option] for result in signature.results.values())
     precision = jax.config.values["jax_default_matmul_precision"]
     loop = Loop(name, reverse, backend, threads, tuple(options.items()), given, wanted, precision)
-    results = iter(_bind(loop, *[array for array in arrays if array is not None]))
-    return tuple(
-        next(results) if asked[option] else None for option in options_of_results if option != "optional" or optional
+    flat = (
+        jnp.zeros((0,), bool if axes == RESETS else arrays[0].dtype) if array is None else array
+        for array, axes in zip(arrays, signature.all_arguments.values(), strict=True)
     )
+    results = iter(_bind(loop, *flat))
+    return tuple(next(results) if is_wanted else None for is_wanted in wanted)
 
 
 lstm_forward, lstm_backward, gru_forward, gru_backward, weight_gradient = (
@@ -288,35 +262,26 @@ lstm_forward, lstm_backward, gru_forward, gru_backward, weight_gradient = (
 )
 
 
-# The arrays of the primitive are those that are given. Where it runs several networks, each has an axis of networks in
-# front, weights included.
+# Where the primitive runs several networks, each of its arrays has an axis of networks in front, weights included. An
+# argument that is not given has no elements; the results are those that are wanted.
 loop_p = Primitive("recurrent_loop")
 loop_p.multiple_results = True
 
 
-def _bind(loop: Loop, *flat: Array) -> list[Array]:
+def _bind(loop: Loop, *arrays: Array) -> list[Array]:
     # The kernel's program is a parameter of the primitive, not made when it is lowered: JAX looks in the parameters for
     # whether a program (custom_partitioning) has to know its devices.
-    return loop_p.bind(*flat, loop=loop, kernel=jax.make_jaxpr(functools.partial(_run_kernel, loop=loop))(*flat))
+    return loop_p.bind(*arrays, loop=loop, kernel=jax.make_jaxpr(functools.partial(_run_kernel, loop=loop))(*arrays))
 
 
-def _is_single(flat: Any) -> bool:
+def _is_single(arrays: Any) -> bool:
     """Whether the arrays are those of one network. The first has the axes `INPUTS` or `GATES` in every loop."""
-    return flat[0].ndim == 3
-
-
-def _missing(loop: Loop, flat: Any, missing: Any) -> list[Any]:
-    """All arguments: the arrays that are given, and for the others what `missing` returns of their axes."""
-    arrays = iter(flat)
-    return [
-        next(arrays) if has else missing(axes)
-        for axes, has in zip(loop.signature.all_arguments.values(), loop.given, strict=True)
-    ]
+    return arrays[0].ndim == 3
 
 
 @loop_p.def_abstract_eval
-def _(*flat: Any, loop: Loop, kernel: Any) -> list[Any]:
-    return [_result_type(flat[0], result.shape, result.dtype) for result in kernel.out_avals]
+def _(*arrays: Any, loop: Loop, kernel: Any) -> list[Any]:
+    return [_result_type(arrays[0], result.shape, result.dtype) for result in kernel.out_avals]
 
 
 def _result_type(first: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -331,83 +296,52 @@ def _compiled(loop: Loop) -> Callable[..., Any]:
 
 
 @loop_p.def_impl
-def _(*flat: Array, loop: Loop, kernel: Any) -> Any:
+def _(*arrays: Array, loop: Loop, kernel: Any) -> Any:
     with jax.disable_jit(False):
-        return _compiled(loop)(*flat)
+        return _compiled(loop)(*arrays)
 
 
-def _run_xla(*flat: Array, loop: Loop) -> list[Array]:
-    def run(*flat: Array) -> Any:
-        arrays = _missing(loop, flat, lambda axes: None)
-        count = len(loop.signature.arguments)
-        optional = tuple(arrays[count:]) if loop.given[-1] else None
+def _run_xla(*arrays: Array, loop: Loop) -> list[Array]:
+    count = len(loop.signature.arguments)
+
+    def run(*arrays: Any) -> Any:
+        optional = arrays[count:] if loop.given[-1] else None
         return loop.signature.run(*arrays[:count], optional, reverse=loop.reverse, **dict(loop.options))
 
+    given = (array if has else None for array, has in zip(arrays, loop.given, strict=True))
     with jax.default_matmul_precision(loop.precision):
-        return jax.tree.leaves((run if _is_single(flat) else jax.vmap(run))(*flat))
+        return jax.tree.leaves((run if _is_single(arrays) else jax.vmap(run))(*given))
 
 
-def _run_kernel(*flat: Array, loop: Loop) -> list[Array]:
+def _run_kernel(*arrays: Array, loop: Loop) -> list[Array]:
     if loop.backend != "native":
-        sizes = [size for array in flat for size in array.shape]
+        sizes = [size for array, has in zip(arrays, loop.given, strict=True) if has for size in array.shape]
         if symbols := [size for size in sizes if not isinstance(size, int)]:
             raise ValueError(f'backend="{loop.backend}" needs numbers as sizes; got {symbols[0]}. Use backend="xla".')
         if 0 in sizes:  # no step, no sequence or no features
-            return _run_xla(*flat, loop=loop)
-    if is_single := _is_single(flat):
-        flat = tuple(array[None] for array in flat)
-    given = _missing(loop, flat, lambda axes: jnp.zeros((0,), bool if axes == RESETS else flat[0].dtype))
-    is_manual = bool(jax.typeof(given[0]).sharding.mesh.manual_axes)
+            return _run_xla(*arrays, loop=loop)
+    if is_single := _is_single(arrays):
+        arrays = tuple(array[None] if has else array for array, has in zip(arrays, loop.given, strict=True))
+    is_manual = bool(jax.typeof(arrays[0]).sharding.mesh.manual_axes)
+    shared = loop._replace(threads=loop.threads or 1)
 
-    def partitioned(one_device: Callable[..., Any], several_devices: Callable[..., Any]) -> Callable[..., Any]:
-        if is_manual:
-            return functools.partial(several_devices, None)
-        return _partitioned(loop, functools.partial(one_device, None), several_devices)
+    def partitioned(call: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.partial(call, shared, None) if is_manual else _partitioned(loop, shared, call)
 
     if loop.backend == "native":
-        run = partitioned(*(functools.partial(_ffi_call, loop, loop.threads or most) for most in (0, 1)))
+        run = partitioned(_ffi_call)
     elif loop.backend in INTERPRETED:
-        run = functools.partial(_pallas_call, loop, INTERPRETED[loop.backend])
-        run = partitioned(run, run)
+        run = partitioned(functools.partial(_pallas_call, INTERPRETED[loop.backend]))
     else:
-        tpu, cuda = (functools.partial(_pallas_call, loop, platform) for platform in ("tpu", "cuda"))
+        tpu, cuda = (functools.partial(_pallas_call, platform) for platform in ("tpu", "cuda"))
         # On several TPUs, it has to be in a `shard_map`: libtpu has no custom_partitioning.
-        run = functools.partial(
-            jax.lax.platform_dependent, tpu=functools.partial(tpu, None), cuda=partitioned(cuda, cuda)
-        )
-    kept = [result for result, is_wanted in zip(run(*given), loop.wanted, strict=True) if is_wanted]
-    return [result[0] for result in kept] if is_single else kept
+        tpu = functools.partial(tpu, loop, None)
+        run = functools.partial(jax.lax.platform_dependent, tpu=tpu, cuda=partitioned(cuda))
+    wanted = [result for result, is_wanted in zip(run(*arrays), loop.wanted, strict=True) if is_wanted]
+    return [result[0] for result in wanted] if is_single else wanted
 
 
-def _projected(arrays: Any, over: Any) -> tuple[Any, ...]:
-    """The arrays of a forward loop with projected inputs, and without their weights.
-
-    `over` are the axes of a mesh that divide the features, or None.
-    """
-    inputs, kernel, *others = arrays
-    # (Of the product of one network under a vmap, XLA makes a copy.)
-    projected = project(inputs[0], kernel[0])[None] if len(kernel) == 1 else jax.vmap(project)(inputs, kernel)
-    return projected if over is None else jax.lax.psum(projected, over), jnp.zeros((0,), kernel.dtype), *others
-
-
-def _projects_before(loop: Loop, inputs: Array, kernel: Array) -> bool:
-    """Whether a forward loop of the library is given projected inputs, as each step would read too many weights.
-
-    That is with more than `WEIGHTS_OF_A_SEQUENCE` for each sequence, unless the projected inputs take more than
-    `PROJECTED_BYTES`. Where the activations are wanted (for a gradient), these take their memory, and it costs none.
-    """
-    networks, time, batch, _ = inputs.shape
-    _, features, gates = kernel.shape
-    if features * gates <= WEIGHTS_OF_A_SEQUENCE * batch:
-        return False
-    if any(loop.wanted[result] for result in loop.signature.aliases.values()):
-        return True
-    sizes = networks, time, batch, gates, kernel.dtype.itemsize
-    # (A symbolic size cannot be compared, and such a program is made for other platforms.)
-    return all(isinstance(size, int) for size in sizes) and math.prod(sizes) <= PROJECTED_BYTES
-
-
-def _ffi_call(loop: Loop, threads: int, over: Any, *arrays: Array) -> tuple[Array, ...]:
+def _ffi_call(loop: Loop, over: Any, *arrays: Array) -> tuple[Array, ...]:
     """The call of the library: arrays that are not given or not wanted have no elements.
 
     `over` are the axes of a mesh that divide the signature's `summed` axis, or None.
@@ -417,15 +351,15 @@ def _ffi_call(loop: Loop, threads: int, over: Any, *arrays: Array) -> tuple[Arra
         raise RuntimeError(f"The compiled recurrence is not available: {reason}.")
     results, aliases = _results(loop, arrays), loop.signature.aliases
     if loop.signature.projects:
-        inputs, kernel, *_ = arrays
+        is_kept = any(loop.wanted[result] for result in aliases.values())
         # Devices that divide the features add up what each projects.
-        if over is not None or _projects_before(loop, inputs, kernel):
-            arrays = _projected(arrays, over)
+        if over is not None or is_projected_before(arrays[0], arrays[1], is_kept):
+            arrays = with_projected_inputs(arrays, over)
         else:
             aliases = {}
     aliases = {argument: result for argument, result in aliases.items() if loop.wanted[result]}
     call = jax.ffi.ffi_call(names[loop.name], results, input_output_aliases=aliases)
-    found = tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(threads)))
+    found = tuple(call(*arrays, reverse=loop.reverse, threads=np.int64(loop.threads or 0)))
     return found if over is None or loop.signature.projects else jax.lax.psum(found, over)
 
 
@@ -446,14 +380,14 @@ def _results(loop: Loop, arrays: Any) -> list[Any]:
     return [*map(type_of, loop.signature.results.values(), loop.wanted)]
 
 
-def _pallas_call(loop: Loop, platform: str, over: Any, *arrays: Array) -> tuple[Array, ...]:
+def _pallas_call(platform: str, loop: Loop, over: Any, *arrays: Array) -> tuple[Array, ...]:
     """The call of the kernel in Pallas for a platform; arrays as for `_ffi_call`."""
     from lstm_mnist_jax.rnn import pallas  # not at the start: JAX's part takes 0.15 s
 
     arguments, results, types = loop.signature.all_arguments, loop.signature.results, _results(loop, arrays)
     with jax.default_matmul_precision(loop.precision):  # JAX traces it again for several devices
         if loop.signature.projects:
-            arrays = _projected(arrays, over)
+            arrays = with_projected_inputs(arrays, over)
         found = pallas.run(
             loop.name,
             platform,
@@ -469,7 +403,7 @@ def _pallas_call(loop: Loop, platform: str, over: Any, *arrays: Array) -> tuple[
     )
 
 
-def _lower(context: mlir.LoweringRuleContext, *flat: Any, loop: Loop, kernel: Any) -> Any:
+def _lower(context: mlir.LoweringRuleContext, *arrays: Any, loop: Loop, kernel: Any) -> Any:
     platforms = {*(context.platforms or context.module_context.platforms)}
     served = {"native": {"cpu"}, "pallas": {"tpu", "cuda"}}.get(loop.backend, platforms)
     if loop.backend == "pallas" and (others := platforms - served):
@@ -484,7 +418,7 @@ def _lower(context: mlir.LoweringRuleContext, *flat: Any, loop: Loop, kernel: An
             "program once for each."
         )
     run = jaxpr_as_fun(kernel) if platforms <= served else functools.partial(_run_xla, loop=loop)
-    return mlir.lower_fun(run, multiple_results=True)(context, *flat)
+    return mlir.lower_fun(run, multiple_results=True)(context, *arrays)
 
 
 mlir.register_lowering(loop_p, _lower)
@@ -505,8 +439,8 @@ def _jvp(primals: Any, tangents: Any, *, loop: Loop, kernel: Any) -> Any:
 ad.primitive_jvps[loop_p] = _jvp
 
 
-def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Callable[..., Any]) -> Callable[..., Any]:
-    """The loop for `jit` over several devices: each computes its part of the batch, and nothing is gathered."""
+def _partitioned(loop: Loop, shared: Loop, call: Callable[..., Any]) -> Callable[..., Any]:
+    """The loop for `jit`. Of several devices, each runs `shared` on its part of the batch, and nothing is gathered."""
 
     def named(prefix: str, axes: Iterable[str], has: tuple[bool, ...]) -> list[str]:
         """The axes of arrays; one that is not given or not wanted has one axis, of its own."""
@@ -523,64 +457,53 @@ def _partitioned(loop: Loop, one_device: Callable[..., Any], several_devices: Ca
         if isinstance(first.sharding, NamedSharding):
             networks, _, batch, last, *_ = (*tuple(first.sharding.spec), None, None, None, None)
             features = last if of_arguments[0].endswith("f") else None
-        else:  # of no mesh: then a mesh of as many parts
-            parts = [
-                -(-size // part)
-                for size, part in zip(first.shape, first.sharding.shard_shape(first.shape), strict=True)
-            ]
-            devices = np.array(sorted(first.sharding.device_set, key=lambda device: device.id))
-            mesh = Mesh(devices.reshape(parts[0], parts[2], -1), ("networks", "batch", "copies"))
-            networks, batch, features = "networks", "batch", None
+        else:  # of no mesh: each device has all of it
+            mesh = Mesh(np.array(sorted(first.sharding.device_set, key=lambda device: device.id)), ("copies",))
+            networks = batch = features = None
         split = {"n": networks, "b": batch, "f": features}
 
         def shardings(names: list[str]) -> tuple[NamedSharding, ...]:
             return tuple(NamedSharding(mesh, PartitionSpec(*map(split.get, axes.split()))) for axes in names)
 
-        run = functools.partial(several_devices, split.get(loop.signature.summed))
+        run = functools.partial(call, shared, split.get(loop.signature.summed))
         return mesh, run, shardings(of_results), shardings(of_arguments)
 
-    run = custom_partitioning(one_device)
+    run = custom_partitioning(functools.partial(call, loop, None))
     run.def_partition(partition, sharding_rule=rule)
     return run
 
 
-def _batched(flat: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
+def _batched(arrays: Any, axes: Any, *, loop: Loop, kernel: Any) -> Any:
     """One loop for a vmap of it.
 
     Sequences under the same weights are one larger batch; those with weights of their own are several networks. So are
     gradients of weights, which are sums over the batch.
     """
-    size = next(array.shape[axis] for array, axis in zip(flat, axes, strict=True) if axis is not None)
-    flat = [array if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in zip(flat, axes, strict=True)]
-    has_axis = [axis is not None for axis in axes]
-    is_single = flat[0].ndim - has_axis[0] == 3
-    given = [axes for axes, has in zip(loop.signature.all_arguments.values(), loop.given, strict=True) if has]
-    weights = [n for n, axes in enumerate(given) if "b" not in axes.split()]
-    is_shared = loop.signature.summed != "b" and not any(has_axis[n] for n in weights)
+    of_one = kernel.out_avals
+    size = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
+    if size == 0:
+        return [jnp.zeros((0, *kind.shape), kind.dtype) for kind in of_one], [0] * len(of_one)
+    is_single = arrays[0].ndim - (axes[0] is not None) == 3
+    is_weight = ["b" not in names.split() for names in loop.signature.all_arguments.values()]
+    has_own_weights = any(axis is not None for axis, is_one in zip(axes, is_weight, strict=True) if is_one)
+    is_shared = loop.signature.summed != "b" and not has_own_weights
 
-    def merge(n: int) -> Array:
-        if n in weights and is_shared:
-            return flat[n]
-        array = flat[n] if has_axis[n] else jnp.broadcast_to(flat[n], (size, *flat[n].shape))
+    def merge(array: Array, axis: int | None, is_given: bool, is_weight: bool) -> Array:
+        if not is_given or (is_weight and is_shared):
+            return array
+        array = jnp.broadcast_to(array, (size, *array.shape)) if axis is None else jnp.moveaxis(array, axis, 0)
         if is_shared:
             array = jnp.moveaxis(array, 0, -3)
             return array.reshape(*array.shape[:-3], size * array.shape[-2], array.shape[-1])
         return array if is_single else array.reshape(size * array.shape[1], *array.shape[2:])
 
-    def split(array: Array) -> Array:
+    def split(array: Array, kind: Any) -> Array:
         if is_shared:
-            array = array.reshape(*array.shape[:-2], size, array.shape[-2] // size, array.shape[-1])
-            return jnp.moveaxis(array, -3, 0)
-        return array if is_single else array.reshape(size, array.shape[0] // size, *array.shape[1:])
+            return jnp.moveaxis(array.reshape(*kind.shape[:-2], size, *kind.shape[-2:]), -3, 0)
+        return array.reshape(size, *kind.shape)
 
-    if size == 0:
-        one = [jax.ShapeDtypeStruct(array.shape[1:] if has else array.shape, array.dtype)
-               for array, has in zip(flat, has_axis, strict=True)]  # fmt: skip
-        shapes = jax.eval_shape(functools.partial(_bind, loop), *one)
-        results = [jnp.zeros((0, *shape.shape), shape.dtype) for shape in shapes]
-    else:
-        results = [split(result) for result in _bind(loop, *map(merge, range(len(flat))))]
-    return results, [0] * len(results)
+    results = _bind(loop, *map(merge, arrays, axes, loop.given, is_weight))
+    return [*map(split, results, of_one)], [0] * len(results)
 
 
 batching.primitive_batchers[loop_p] = _batched
