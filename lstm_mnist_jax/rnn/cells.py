@@ -38,8 +38,8 @@ class GatedCell(nnx.RNNCellBase):
     a fast path for it if `update` reads no states but `nnx.Param`s of floats, and does not read the dense layers below.
 
     Attributes:
-      num_gates: number of gates; the kernels have num_gates * hidden columns.
-      num_cell_states: number of states in the carry before h, each [hidden].
+      num_gates: number of gates, 4 by default; the kernels have num_gates * hidden columns.
+      num_cell_states: number of states in the carry before h, 1 by default, each [hidden].
       default_bias_init: draws the bias where none is given.
       forget_gate: which gate is the forget gate, whose initial bias `forget_bias` adds to; None where there is none.
       dense_i: from x to the gates, a kernel [in, num_gates * hidden] and a bias.
@@ -63,8 +63,8 @@ class GatedCell(nnx.RNNCellBase):
       (5, 10, 32)
     """
 
-    num_gates: int
-    num_cell_states: int
+    num_gates: int = 4
+    num_cell_states: int = 1
     default_bias_init: Initializer = staticmethod(zeros)
     forget_gate: int | None = None
 
@@ -106,13 +106,8 @@ class GatedCell(nnx.RNNCellBase):
 
         Raises:
           ValueError: a size is below 1, or there is a `forget_bias` and no bias to add it to.
-          TypeError: `num_gates` or `num_cell_states` is not set, or there is a `forget_bias` and no `forget_gate`.
+          TypeError: there is a `forget_bias` and no `forget_gate`.
         """
-        if missing := [name for name in ("num_gates", "num_cell_states") if not hasattr(self, name)]:
-            raise TypeError(
-                f"{type(self).__name__} has no {' and no '.join(missing)}; set it in the class. An LSTM has "
-                "num_gates = 4 and num_cell_states = 1, which is c."
-            )
         require_options(type(self).__name__, use_bias=use_bias)
         self.in_features, self.hidden_features = in_features, hidden_features
         self.output_features = hidden_features if projection_features is None else projection_features

@@ -281,26 +281,18 @@ def test_layer_normalization_always_has_a_bias():
 
 
 def test_a_cell_without_an_update_says_so():
-    with pytest.raises(NotImplementedError, match=r"OwnCell has to define update\(carry, projected, recurrent\)"):
-        RNN(type("OwnCell", (GatedCell,), {"num_gates": 2, "num_cell_states": 0})(5, 4, rngs=nnx.Rngs(0)))(INPUTS)
+    with pytest.raises(NotImplementedError, match=r"GatedCell has to define update\(carry, projected, recurrent\)"):
+        RNN(GatedCell(5, 4, rngs=nnx.Rngs(0)))(INPUTS)
 
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"num_cell_states": 0}, "Own has no num_gates; set it in the class"),
-        ({"num_gates": 2}, "Own has no num_cell_states; set it in the class"),
-        (
-            {"num_gates": 2, "num_cell_states": 0},
-            "out of range. With num_gates = 2, projected and recurrent have 2",
-        ),
-        (
-            {"num_gates": 3, "num_cell_states": 1},
-            "too many values .* num_cell_states = 1, the carry has 2",
-        ),
+        ({"num_gates": 2, "num_cell_states": 0}, "out of range. With num_gates = 2, projected and recurrent have 2"),
+        ({"num_gates": 3}, "too many values .* num_cell_states = 1, the carry has 2"),
     ],
 )
-def test_a_cell_without_its_numbers_of_gates_and_states_or_with_wrong_ones_is_refused(numbers, message):
+def test_wrong_numbers_of_gates_and_states_are_named(numbers, message):
     def update(self, carry, projected, recurrent):
         (h,) = carry
         return (h + projected[2] + recurrent[0],)
