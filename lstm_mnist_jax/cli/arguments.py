@@ -117,15 +117,12 @@ def command_of(cls: type) -> str:
 
 
 def as_called(text: str) -> str:
-    """A text whose commands, `lstm-mnist train ...`, are written as this program was called, so that they can be copied
-    where lstm-mnist is not on the PATH."""
-    called, program = Path(sys.argv[0]), "lstm-mnist"
-    if called.name == "train.py" or called.parts[-2:] == ("lstm_mnist_jax", "__main__.py"):
-        program = f"{shlex.quote(sys.orig_argv[0])} -m lstm_mnist_jax"
-    elif called.stem == program != sys.argv[0] and os.path.abspath(shutil.which(program) or "") != os.path.abspath(
-        called
-    ):
-        program = shlex.quote(sys.argv[0])
+    """A text whose commands, `lstm-mnist train ...`, are written with the path by which this program was called, where
+    it is not on the PATH."""
+    called, found = Path(sys.argv[0]), shutil.which("lstm-mnist")
+    if called.stem != "lstm-mnist" or (found is not None and os.path.abspath(found) == os.path.abspath(called)):
+        return text
+    program = shlex.quote(sys.argv[0])
     return re.sub(r"(?<![\w/.-])lstm-mnist (?=[a-z-])", lambda _: f"{program} ", text)
 
 
