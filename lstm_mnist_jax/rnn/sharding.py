@@ -49,7 +49,8 @@ def with_automatic_axes(
     def sharded(*arrays: Any) -> Any:
         # Outside `jit`, what a gradient keeps would be in two meshes, one explicit and one automatic, which JAX refuses
         # of arrays that are in none yet.
-        if not any(any(jax.typeof(array).sharding.spec) for array in jax.tree.leaves(arrays)):
+        specs = [jax.typeof(array).sharding.spec for array in jax.tree.leaves(arrays)]
+        if not any(map(any, specs)) and not _maps_over_a_mesh():
             return run(*arrays)
         shapes = jax.eval_shape(jax.sharding.auto_axes(run, out_sharding=replicated), *arrays)
         shardings = tuple(
@@ -60,3 +61,14 @@ def with_automatic_axes(
 
     replicated = NamedSharding(sharding.mesh, PartitionSpec())
     return sharded
+
+
+def _maps_over_a_mesh() -> bool:
+    """Whether a vmap maps over an axis of a mesh, which is then in no spec. If JAX, whose API does not have this, has it
+    no longer: True, as if it did."""
+    try:
+        from jax._src.core import get_axis_env
+
+        return bool(get_axis_env().explicit_mesh_axis_names)
+    except (ImportError, AttributeError):
+        return True

@@ -102,6 +102,21 @@ def test_gradients_outside_jit_of_inputs_without_a_sharding_under_a_mesh(layer):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, gradients())
 
 
+def test_a_vmap_over_a_sharded_axis():
+    graph, params = nnx.split(made(LSTM))
+    inputs = np.stack([INPUTS, -INPUTS])
+
+    @jax.value_and_grad
+    def loss(params, inputs):
+        outputs = jax.vmap(lambda inputs: nnx.merge(graph, params)(inputs)[0])(inputs)
+        return jnp.sum(outputs**2)
+
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        found = jax.device_get(jax.jit(loss)(params, jax.device_put(inputs, NamedSharding(mesh, P("data")))))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, loss(params, inputs))
+
+
 @pytest.mark.parametrize("layer", [LSTM, GRU])
 def test_calls_outside_jit_keep_the_sharding_of_explicit_axes(layer):
     mesh = mesh_of(AxisType.Explicit)
