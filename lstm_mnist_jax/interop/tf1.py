@@ -199,7 +199,9 @@ def to_variables(
     own = {name: (slots or usual).get(name, {}) for name in theirs.names}
     variables = _named(weights, theirs, [_forget_bias(cell, None if network else forget_bias) for cell in theirs.cells])
     if any("Adam" in kinds for kinds in own.values()):
-        if adam is None or not all({*MOMENTS} <= kinds.keys() for kinds in own.values()):
+        powers = [_scalar_name(found, power) for power in ("beta1_power", "beta2_power")]
+        complete = all({*MOMENTS} <= kinds.keys() for kinds in own.values()) and (like is None or None not in powers)
+        if adam is None or not complete:
             raise WeightsError(
                 "The checkpoint whose names are wanted has a state of Adam, in part or where there is none to write. "
                 "Take another one, or leave it out for the tutorial's names."
@@ -207,8 +209,8 @@ def to_variables(
         for kind, moments in zip(MOMENTS, (adam.mu, adam.nu), strict=True):
             arrays = _named(moments, theirs, [0.0] * len(theirs.cells))
             variables |= {own[name][kind]: array for name, array in arrays.items()}
-        for power, decay in (("beta1_power", b1), ("beta2_power", b2)):
-            variables[_scalar_name(found, power) or power] = np.array(_powers(decay, adam.steps + 1)[-1])
+        for name, usual_name, decay in zip(powers, ("beta1_power", "beta2_power"), (b1, b2), strict=True):
+            variables[name or usual_name] = np.array(_powers(decay, adam.steps + 1)[-1])
     if (global_step := _scalar_name(found, "global_step")) is not None:
         variables[global_step] = np.array(step)
     result = {name: np.asarray(array) for name, array in found.items()}
@@ -276,6 +278,10 @@ def _network(found: Arrays, slots: _Slots, order: Sequence[str], network: Networ
 def _output_layer(rest: Arrays, found: Arrays) -> tuple[str, str]:
     """The names of the output layer's matrix and vector, the only dense layer in `rest`."""
     (kernel, bias), *more = dense_arrays(rest, found).values()
+    if not more and bias is None:
+        raise WeightsError(
+            f"The output layer is missing, or its bias: besides the LSTM layers there is {kernel}. {listing(found)}"
+        )
     if more or bias is None:
         raise WeightsError(
             "Expected one output layer, a matrix and a vector, but besides the LSTM layers there are "

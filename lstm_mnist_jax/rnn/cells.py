@@ -5,6 +5,7 @@ projection of all inputs at once, layers, directions, masks and the gradient. Se
 Depends on Flax's modules; not on loops.
 """
 
+import re
 from typing import Any
 
 import jax
@@ -501,6 +502,8 @@ def explained_update(cell: GatedCell, carry: Any, projected: Gates, recurrent: G
     try:
         return cell.update(carry, projected, recurrent)
     except (IndexError, ValueError) as error:
+        if not re.search("unpack|tuple index", str(error)):
+            raise
         raise ValueError(
             f"{type(cell).__name__}.update failed: {error}. With num_gates = {cell.num_gates}, projected and recurrent "
             f"have {len(projected)} parts each; with num_cell_states = {cell.num_cell_states}, the carry has "

@@ -64,8 +64,8 @@ def with_automatic_axes(
 
 
 def _maps_over_a_mesh() -> bool:
-    """Whether a vmap maps over an axis of a mesh, which is then in no spec. If JAX, whose API does not have this, has it
-    no longer: True, as if it did."""
+    """Whether a vmap maps over an axis of a mesh, which is then in no spec. JAX's API does not have this; True where it
+    is not to be had."""
     try:
         from jax._src.core import get_axis_env
 

@@ -24,7 +24,10 @@ def config_of(work: Epoch) -> Config:
     return Config(
         epochs=1000,  # one a call
         batch_size=work.batch_size,
-        data=DataConfig(train_examples=None if work.steps == Epoch.steps else work.steps * work.batch_size),
+        data=DataConfig(
+            validation_examples=5000,  # also of few examples, which are the first of `load().train` then
+            train_examples=None if work.steps == Epoch.steps else work.steps * work.batch_size,
+        ),
         model=ModelConfig(hidden_features=work.hidden_features),
         optimizer=OptimizerConfig(learning_rate=work.learning_rate),
     )
