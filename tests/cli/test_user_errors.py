@@ -98,7 +98,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--validation", "random"], "--validation is 'random', expected one of auto, front, stratified"),
         (["train", "--source", "minst"], "; did you mean mnist?"),
         (["train", "--cell", "gru", "--forget-bias", "2"], "--forget-bias has no effect here: it needs the cell lstm"),
-        (["train", "rows", "--forget-bias", "2", "--chrono-steps", "28"], "--forget-bias has no effect here"),
+        (["train", "rows", "--forget-bias", "2", "--chrono-steps", "28"], "it needs --chrono-steps None. Leave"),
         (["train", "--final-fraction", "0.1"], "--final-fraction has no effect here: it needs a schedule, linear or"),
         (["train", "--permutation-seed", "3"], "--permutation-seed has no effect here: it needs the task permuted."),
         (
@@ -366,6 +366,7 @@ def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):
     ("error", "code", "message"),
     [
         (KeyError("boom"), 1, "lstm-mnist: unexpected KeyError: 'boom'\nThis is a fault of the program"),
+        (PermissionError(1, "Not yours"), 1, "lstm-mnist: unexpected PermissionError: [Errno 1] Not yours\nThis is a f"),
         (PermissionError(13, "Not permitted", "a/b"), 2, "lstm-mnist: a/b cannot be read or written: Not permitted.\n"),
     ],
 )
