@@ -22,6 +22,7 @@ import tyro
 from lstm_mnist_jax import model
 from lstm_mnist_jax.config import PRESETS, CheckpointConfig, Config
 from lstm_mnist_jax.config.json import differences
+from lstm_mnist_jax.data.splits import usual_validation_examples
 from lstm_mnist_jax.errors import RunError, UserError
 from lstm_mnist_jax.training.metrics import read_metrics
 from lstm_mnist_jax.training.results import is_done, member_results
@@ -125,6 +126,9 @@ def _recipe(config: Config) -> Config:
     data = replace(config.data, data_dir=None)
     if Path(data.source).name == "fashion-mnist":  # Debian's, or a folder of this name: the command is the same
         data = replace(data, source="fashion-mnist")
+    usual = usual_validation_examples(60_000, data.train_examples)  # which a run has in place of None
+    if data.source in ("mnist", "fashion-mnist") and data.validation_examples == usual:
+        data = replace(data, validation_examples=None)
     return replace(config, seed=0, tensorboard=Config.tensorboard, checkpoints=CheckpointConfig(), data=data)
 
 

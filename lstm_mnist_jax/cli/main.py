@@ -143,13 +143,6 @@ def _run(words: list[str], debug: bool) -> int:
         code = COMMANDS[command].run(words[1:])
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
-    except (UserError, PermissionError) as error:
-        if debug:
-            traceback.print_exc()
-        if isinstance(error, PermissionError):
-            error = UserError(f"{error.filename} cannot be read or written: {error.strerror}.")
-        print("lstm-mnist:", as_called(re.sub(r"\s*\n\s*", " ", _with_options(error).strip())), file=sys.stderr)
-        return _failed(2)
     except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _failed(128 + signal.SIGPIPE)
@@ -159,6 +152,11 @@ def _run(words: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, PermissionError) and error.filename is not None:
+            error = UserError(f"{error.filename} cannot be read or written: {error.strerror}.")
+        if isinstance(error, UserError):
+            print("lstm-mnist:", as_called(re.sub(r"\s*\n\s*", " ", _with_options(error).strip())), file=sys.stderr)
+            return _failed(2)
         print(
             f"lstm-mnist: unexpected {type(error).__name__}: {error}\nThis is a fault of the program, not yours. "
             "Run the command again with --debug and report what it prints.",

@@ -51,8 +51,9 @@ def train(arguments: Sequence[str]) -> int:
     )
     from lstm_mnist_jax.training.run_folder import read_run_folder
 
-    refuse_without_effect([name.split(".")[-1] for name in differences(preset, parsed.config)], [parsed.config])
     resume = parsed.resume is not None
+    if not resume:
+        refuse_without_effect([name.split(".")[-1] for name in differences(preset, parsed.config)], parsed.config)
     if resume and parsed.seeds != 1:
         raise UserError("A resumed run or sweep has its seeds already; leave out --seeds.")
     if resume and (folder := read_run_folder(parsed.resume.expanduser())).is_sweep:

@@ -5,7 +5,7 @@ and changes no result beyond float32 rounding: see `Execution` and `Processes`.
 """
 
 import typing
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -336,30 +336,31 @@ SWEEPABLE = (
 each other value takes one of its own."""
 
 
-HAS_EFFECT: dict[str, tuple[str, Callable[[Config], bool]]] = {
-    "permutation_seed": ("the task permuted", lambda config: config.model.task == "permuted"),
-    "forget_bias": (
-        "the cell lstm or layer_norm_lstm, without chrono_steps",
-        lambda config: config.model.cell in ("lstm", "layer_norm_lstm") and config.model.chrono_steps is None,
-    ),
-    "dense_activation": ("hidden dense layers (dense_features)", lambda config: bool(config.model.dense_features)),
-    "final_fraction": ("a schedule, linear or cosine", lambda config: config.optimizer.schedule != "constant"),
-    "elastic_spacing": ("elastic_pixels above 0", lambda config: config.augmentation.elastic_pixels > 0),
-    "erasing_size": ("erasing_probability above 0", lambda config: config.augmentation.erasing_probability > 0),
-}
-"""Fields that have an effect with some values of other fields only: what they need, in words and as a condition."""
+HAS_EFFECT: tuple[tuple[str, str, Callable[[Any], bool], str], ...] = (
+    ("permutation_seed", "task", lambda task: task == "permuted", "the task permuted"),
+    ("forget_bias", "cell", lambda cell: cell in ("lstm", "layer_norm_lstm"), "the cell lstm or layer_norm_lstm"),
+    ("forget_bias", "chrono_steps", lambda steps: steps is None, "chrono_steps None"),
+    ("dense_activation", "dense_features", bool, "hidden dense layers (dense_features)"),
+    ("final_fraction", "schedule", lambda schedule: schedule != "constant", "a schedule, linear or cosine"),
+    ("elastic_spacing", "elastic_pixels", lambda pixels: pixels > 0, "elastic_pixels above 0"),
+    ("erasing_size", "erasing_probability", lambda probability: probability > 0, "erasing_probability above 0"),
+)
+"""Fields that have an effect with some values of another field only: both, the condition, and what it asks for."""
 
 
-def refuse_without_effect(names: Collection[str], configs: Iterable[Config]) -> None:
-    """Raises ConfigError where one of the fields was asked for, but has no effect in any of the configs.
+def refuse_without_effect(names: Collection[str], config: Config, axes: Mapping[str, Collection[Any]] = {}) -> None:
+    """Raises ConfigError where one of the fields was asked for, but has no effect in the config.
 
     A config may have such a value, such as one of a preset or of an older version: it is not refused by `Config`.
+
+    Args:
+      names: the fields that were asked for.
+      config: the config.
+      axes: the values of those of its fields that have several, each with each of the others.
     """
-    asked = [name for name in HAS_EFFECT if name in names]
-    configs = list(configs) if asked else []
-    for name in asked:
-        needed, condition = HAS_EFFECT[name]
-        if not any(map(condition, configs)):
+    own = vars(config.model) | vars(config.optimizer) | vars(config.augmentation)
+    for name, other, has_effect, needed in HAS_EFFECT:
+        if name in names and not any(map(has_effect, axes.get(other, (own[other],)))):
             raise ConfigError(f"{name} has no effect here: it needs {needed}. Leave it out, or set that as well.")
 
 

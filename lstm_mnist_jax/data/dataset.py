@@ -60,6 +60,7 @@ class Dataset:
       notes: what else was found, assumed or left out, one line each.
       form: the form of `normalise` that pictures were brought to; None where the arrays are used as they are.
       cut_splits: those that were cut from the training examples of its source.
+      validation_examples: how many were to be cut for validation; a stratified split may have fewer.
     """
 
     train: Examples
@@ -70,6 +71,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     form: str | None = None
     cut_splits: tuple[str, ...] = ()
+    validation_examples: int | None = None
 
     @property
     def is_light(self) -> bool:

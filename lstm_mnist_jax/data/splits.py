@@ -169,7 +169,7 @@ def _with_test(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
 
 def _with_validation(dataset: Dataset, count: int, how: str, seed: int) -> Dataset:
-    train = dataset.train
+    train, dataset = dataset.train, replace(dataset, validation_examples=count)
     if not 0 < count < len(train):
         tenth = max(1, len(train) // 10)
         advice = f"A tenth is usual: --validation-examples {tenth}, with --batch-size {len(train) - tenth} or less."

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_mnist_jax.config.json import from_dict
-from lstm_mnist_jax.errors import RunError
+from lstm_mnist_jax.errors import RunError, os_errors_as
 from lstm_mnist_jax.model import param_shapes
 from lstm_mnist_jax.training import processes
 from lstm_mnist_jax.training.metrics import read_metrics, score_of
@@ -155,9 +155,14 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 
 def finished_steps(directory: Path) -> list[int]:
-    """The steps of all checkpoints that were completely written, ascending. Later damage is not checked."""
-    paths = directory.iterdir() if directory.exists() else ()  # not by glob, which finds nothing where it may not read
-    return sorted(int(path.name) for path in paths if path.name.isdecimal() and (path / SUMS).exists())
+    """The steps of all checkpoints that were completely written, ascending. Later damage is not checked.
+
+    Raises:
+      RunError: the folder cannot be read.
+    """
+    with os_errors_as(RunError, directory, "read"):  # and not by glob, which finds nothing where it may not read
+        paths = directory.iterdir() if directory.exists() else ()
+        return sorted(int(path.name) for path in paths if path.name.isdecimal() and (path / SUMS).exists())
 
 
 def find_damage(path: Path) -> str | None:

@@ -71,6 +71,9 @@ MEASURES = ("train_loss", "train_accuracy", "gradient_norm",
 DARK = 64
 """A training set whose brightest pixel is below this is named as the cause where a run learns nothing."""
 
+FEWEST = 20
+"""Validation examples of which accuracies are compared with that of guessing."""
+
 COUNTS = ("member", "epoch", "step")
 """The fields that say which epoch it is."""
 
@@ -131,7 +134,10 @@ class Guessing(NamedTuple):
 
     def is_as_good_as(self, epochs: Sequence[EpochMetrics]) -> bool:
         """Whether no epoch was much better: none has a lower loss, and none an accuracy that is three standard
-        deviations above, or twice as high where there are many classes and the loss ends above twice this loss."""
+        deviations above, or twice as high where there are many classes and the loss ends above twice this loss.
+        Few examples, or those of one class, do not show it."""
+        if self.examples < FEWEST or not self.loss:
+            return False
         share = self.accuracy
         most = share + 3 * math.sqrt(share * (1 - share) / self.examples)
         if epochs and epochs[-1].validation_loss > 2 * self.loss and share < 0.25:

@@ -177,7 +177,7 @@ def _fitting(
         data=replace(
             config.data,
             source=absolute_source(config.data.source),
-            validation_examples=config.data.validation_examples or len(dataset.validation),
+            validation_examples=config.data.validation_examples or dataset.validation_examples,
         ),
         model=network,
     )

@@ -158,8 +158,11 @@ def train(
         stop = stack.enter_context(noted_stop_request())  # outermost: a save under way is completed before it ends
         loop = TrainingLoop(folder, 0, program, states, record, console, on_epoch)
         noted = loop.run(stop)
-        if writing is not None:
-            writing.result()
+        try:
+            if writing is not None:
+                writing.result()
+        except RunError as error:  # the run itself is complete
+            say(console, f"{error} Its predictions have no warnings of unusual images; --resume tries it again.")
 
     epochs, best_step = read_metrics(folder.metrics), loop.members[0].best_step
     return TrainingResult(
@@ -178,7 +181,7 @@ def load_same(config: Config, former: RunFolder | None) -> tuple[Config, Dataset
     """Loads the data of a run, or of one that is resumed, which must be the same in all processes.
 
     Returns:
-      The config, with the number of validation examples also where it was not asked for; the data.
+      The config, with the number of validation examples to cut also where it was not asked for; the data.
 
     Raises:
       ConfigError: the run has finished more epochs than it is to have, which is found before anything is loaded.
@@ -191,7 +194,7 @@ def load_same(config: Config, former: RunFolder | None) -> tuple[Config, Dataset
     dataset = load(**vars(data)) if former is None else load_again(data, former.config.data)
     if len(set(processes.gather_text(dataset.fingerprint()))) > 1:
         raise ConfigError(f"The processes have different data at {config.data.source!r}.")
-    return replace(config, data=replace(data, validation_examples=asked or len(dataset.validation))), dataset
+    return replace(config, data=replace(data, validation_examples=asked or dataset.validation_examples)), dataset
 
 
 def begin(

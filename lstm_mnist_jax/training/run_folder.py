@@ -218,10 +218,10 @@ def read_run_folder(path: Path) -> RunFolder:
                 return read_run_folder(path.parent / str(_best_member(folder)))
             return folder.of_member(int(path.name))
         raise RunError(f"{path.parent} is a single run, not a sweep: name it without /{path.name}.")
-    above = next((folder for folder in path.parents[:3] if (folder / "config.json").is_file()), None)
-    if path.exists() and not file.is_file() and above is not None:
-        raise RunError(f"{path} is not a run folder, but within one: give {above}.")
+    above = next((f"but within one: give {folder}." for folder in path.parents[:3] if _holds_run(folder)), None)
     if not path.is_dir():
+        if path.exists() and above is not None:
+            raise RunError(f"{path} is not a run folder, {above}")
         reason = "it is a file. Give the folder of a run." if path.is_file() else "there is no such folder."
         if not path.exists() and _may_name_member(path.with_name("best")) and read_run_folder(path.parent).is_sweep:
             reason = f"the runs of the sweep {path.parent} are best or numbers{did_you_mean(path.name, ['best'])}"
@@ -236,6 +236,8 @@ def read_run_folder(path: Path) -> RunFolder:
         hint = f"It holds runs: {', '.join(inside[:8])}." if inside else "lstm-mnist train makes one with --run-dir."
         if (path / ".lock").exists() and _is_empty(path):
             hint = f"The run in it ended before its first step was saved: start it again with --run-dir {path}."
+        elif above is not None and not inside:
+            raise RunError(f"{path} is not a run folder, {above}")
         raise RunError(f"{path} is not a run folder: it has no config.json. {hint}")
     try:
         contents = json.loads(file.read_text("utf-8"))
@@ -271,10 +273,13 @@ def read_run_folder(path: Path) -> RunFolder:
 
 def _may_name_member(path: Path) -> bool:
     """Whether a path is SWEEP/NUMBER or SWEEP/best, for the folder of a sweep or of a run."""
-    if path.name != "best" and not path.name.isdecimal():
-        return False
+    return (path.name == "best" or path.name.isdecimal()) and _holds_run(path.parent)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether the config.json of a folder is that of a run or of a sweep."""
     try:
-        return {"format", "space", "members"} <= json.loads((path.parent / "config.json").read_text("utf-8")).keys()
+        return {"format", "space", "members"} <= json.loads((folder / "config.json").read_text("utf-8")).keys()
     except (OSError, ValueError, AttributeError):  # none, or of another program
         return False
 
@@ -292,11 +297,12 @@ def read_run(path: Path) -> RunFolder:
 
 def _best_member(folder: RunFolder) -> int:
     """The member with the best epoch on validation in metrics.jsonl, the earliest of equals."""
-    epochs = [metrics for metrics in read_metrics(folder.metrics) if not metrics.diverged]
+    found = read_metrics(folder.metrics)
+    epochs = [metrics for metrics in found if not metrics.diverged]
     if not epochs:
-        diverged = folder.metrics.exists() and folder.metrics.stat().st_size > 0
+        diverged = {metrics.member for metrics in found}.issuperset(range(len(folder.members)))
         reason = "The loss of all runs of {} became infinite or NaN: sweep lower learning rates, or with --clip-norm 1."
-        reason = reason if diverged else "No run of {} was evaluated yet. Name one by its number, or train on."
+        reason = reason if diverged else "No run of {} has a finished epoch yet. Name one by its number, or train on."
         raise RunError(reason.format(folder.path))
     best = max(epochs, key=lambda metrics: (score_of(folder.config, metrics), -metrics.member))
     return best.member

@@ -98,7 +98,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
         (["train", "--validation", "random"], "--validation is 'random', expected one of auto, front, stratified"),
         (["train", "--source", "minst"], "; did you mean mnist?"),
         (["train", "--cell", "gru", "--forget-bias", "2"], "--forget-bias has no effect here: it needs the cell lstm"),
-        (["train", "rows", "--forget-bias", "2", "--chrono-steps", "28"], "--forget-bias has no effect here"),
+        (["train", "rows", "--forget-bias", "2", "--chrono-steps", "28"], "it needs --chrono-steps None. Leave"),
         (["train", "--final-fraction", "0.1"], "--final-fraction has no effect here: it needs a schedule, linear or"),
         (["train", "--permutation-seed", "3"], "--permutation-seed has no effect here: it needs the task permuted."),
         (
@@ -366,6 +366,11 @@ def test_ctrl_c_within_a_destructor_is_not_lost(monkeypatch):
     ("error", "code", "message"),
     [
         (KeyError("boom"), 1, "lstm-mnist: unexpected KeyError: 'boom'\nThis is a fault of the program"),
+        (
+            PermissionError(1, "Not yours"),
+            1,
+            "lstm-mnist: unexpected PermissionError: [Errno 1] Not yours\nThis is a f",
+        ),
         (PermissionError(13, "Not permitted", "a/b"), 2, "lstm-mnist: a/b cannot be read or written: Not permitted.\n"),
     ],
 )
@@ -382,12 +387,19 @@ def test_unexpected_exceptions_are_reported_as_bugs_but_for_files_without_permis
     assert "Traceback" not in done.stderr
 
 
-def test_paths_and_words_that_are_taken_for_a_run(command_line, tiny_run):
+def test_paths_and_words_that_are_taken_for_a_run(command_line, tiny_run, tmp_path):
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "runs" / "first"):
+        (folder / "config.json").write_text('{"architectures": []}')  # of another program
+    (tmp_path / "empty").mkdir()
     (checkpoint, *_), checkpoints = (tiny_run / "checkpoints").iterdir(), tiny_run / "checkpoints"
     for words, message in [
         (["evaluate", tiny_run / "best"], f"{tiny_run} is a single run, not a sweep: name it without /best."),
         (["evaluate", checkpoints], f"{checkpoints} is not a run folder, but within one: give {tiny_run}."),
         (["report", checkpoint], f"{checkpoint} is not a run folder, but within one: give {tiny_run}."),
+        (["evaluate", tmp_path / "runs"], f"it has no config.json. It holds runs: {tmp_path / 'runs' / 'first'}."),
+        (["evaluate", tmp_path / "empty"], "it has no config.json. lstm-mnist train makes one with --run-dir."),
+        (["train", "--resume", tiny_run, "--permutation-seed", "3"], "lstm-mnist: A resumed run keeps its config, but"),
         (["train", tiny_run], f"'{tiny_run}' is a run folder, but a preset was expected. To train that run further,"),
         (
             ["report", tiny_run, "--split", "tset"],

@@ -61,6 +61,8 @@ def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
 def test_the_newest_are_kept(tmp_path, keep):
     save_epochs(tmp_path, 4, keep)
     assert checkpoint.finished_steps(tmp_path) == [30, 40][-keep:]
+    with pytest.raises(RunError, match=r"record\.json cannot be read: Not a directory"):
+        checkpoint.finished_steps(tmp_path / "00000040" / "record.json")
 
 
 def test_the_list_of_sums_is_what_sha256sum_reads(tmp_path):

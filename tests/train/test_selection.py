@@ -211,6 +211,9 @@ def test_a_resumed_run_keeps_its_selection_metric(overfitting, run):
         ([2500, 2500], [0.74, 0.60], [0.69, 1.4], False),
         ([1, 1, 1, 1], [0.75], [2.0], False),
         ([4], [1.0], [0.0], False),
+        ([10, 10], [0.5], [0.7], True),
+        ([10, 9], [0.5], [0.7], False),  # too few to tell
+        ([50], [0.9], [0.3], False),  # of one class
     ],
 )
 def test_what_is_no_better_than_guessing(shares, accuracies, losses, is_as_good):

@@ -76,6 +76,12 @@ def test_a_field_may_vary_that_has_an_effect_in_some_runs():
     space_of({"elastic_spacing": [3, 6], "elastic_pixels": "uniform:0:2"}, samples=2).refuse_without_effect(TINY)
     with pytest.raises(ConfigError, match="forget_bias has no effect here"):
         space_of({"forget_bias": [0, 1], "cell": ["gru", "ur_lstm"]}).refuse_without_effect(TINY)
+    with pytest.raises(ConfigError, match="forget_bias has no effect here: it needs chrono_steps None"):
+        space_of({"forget_bias": [0, 1], "chrono_steps": [7, 28]}).refuse_without_effect(TINY)
+    tenths = [n / 10 for n in range(10)]  # of which there are too many combinations to try
+    many = dict.fromkeys(("weight_decay", "final_fraction", "dropout_rate", "label_smoothing", "clip_norm"), tenths)
+    many |= {"clip_norm": range(1, 100), "batch_size": range(1, 100), "schedule": ["constant", "cosine"]}
+    space_of(many, samples=2, optuna=True).refuse_without_effect(TINY)
 
 
 @pytest.mark.slow

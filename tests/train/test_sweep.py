@@ -144,6 +144,9 @@ def test_a_member_that_diverges_is_marked_and_the_others_go_on(three_seeds, dive
     with pytest.raises(RunError, match=r"Run .*2 diverged at step 1, before its first epoch was complete"):
         train(diverged, result.run_dir / "2", resume=True)
     assert not (result.run_dir / "2").exists()
+    (result.run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines[2:4])))
+    with pytest.raises(RunError, match=r"No run of .* has a finished epoch yet"):  # of others there is no line yet
+        load_run(result.run_dir / "best")
 
 
 @pytest.mark.slow

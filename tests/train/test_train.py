@@ -1,6 +1,7 @@
 """Whole runs: the files of a run folder, folders that are refused, full disks, early stopping, predictions."""
 
 import dataclasses
+import errno
 import inspect
 import json
 import os
@@ -11,14 +12,17 @@ import jax
 import numpy as np
 import programs
 import pytest
+from rich.console import Console
 from runs import TINY, TINY_OPTIONS, best_of
 
 from lstm_mnist_jax import load_run, train
-from lstm_mnist_jax.config import ModelConfig, OptimizerConfig
+from lstm_mnist_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig
 from lstm_mnist_jax.data import load
+from lstm_mnist_jax.data.sources import load_again
 from lstm_mnist_jax.errors import ConfigError, RunError, UserError
 from lstm_mnist_jax.inference import TrainedRun
 from lstm_mnist_jax.training.metrics import read_metrics
+from lstm_mnist_jax.training.run import load_same
 from lstm_mnist_jax.training.run_folder import FORMAT, lock, read_run_folder
 
 
@@ -262,14 +266,32 @@ def test_test_time_augmentation_is_the_mean_of_probabilities(tiny_run):
             evaluate(run, tta_shift_pixels=shifts)
 
 
-def test_what_the_training_images_look_like_is_kept(tiny_run, tiny_sweep, tmp_path):
-    """Once for a sweep; a resumed run of an older version gets it too."""
+def test_what_the_training_images_look_like_is_kept(tiny_run, tiny_sweep, tmp_path, monkeypatch, capsys):
+    """Once for a sweep; a resumed run of an older version gets it too. A full disk does not end a run."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     shutil.copytree(tiny_run, tmp_path / "run")
     (tmp_path / "run" / "novelty.npz").unlink()
     assert load_run(tmp_path / "run").novelty is None
+    with monkeypatch.context() as patch:
+        patch.setattr("lstm_mnist_jax.data.novelty.save", full)
+        assert train(TINY, tmp_path / "run", resume=True, console=Console(width=200)).best is not None
+    assert "run cannot be written to: No space left on device. Its predictions have no warn" in capsys.readouterr().out
     train(TINY, tmp_path / "run", resume=True)
     images = load().test.images[:9]
     scores = [load_run(path).novelty.scores(images) for path in (tiny_run, tmp_path / "run", tiny_sweep / "1")]
     np.testing.assert_array_equal(scores[1], scores[0])
     np.testing.assert_array_equal(scores[2], scores[0])
     assert not (tiny_sweep / "1").exists()
+
+
+def test_a_validation_split_that_is_smaller_than_asked_for_is_the_same_when_it_is_loaded_again(tmp_path):
+    labels = [15, 16, 18, 15, 1, 12, 11, 14, 2, 7, 10, 5, 19, 9, 17, 4, 3, 0, 6, 13, 8]  # of one class two, else one
+    images = np.arange(21 * 64, dtype=np.uint32).reshape(21, 8, 8).astype(np.uint8)
+    images[:, 0, 0] = np.arange(21)
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    config, dataset = load_same(Config(data=DataConfig(str(tmp_path / "few.npz"))), None)
+    assert (len(dataset.validation), config.data.validation_examples) == (1, 2)
+    assert load_again(config.data, config.data).fingerprint() == dataset.fingerprint()
