@@ -310,17 +310,18 @@ def run_dir_of(parsed: Any, name: str) -> Iterator[Path]:
         return
     runs, name = Path("runs"), time.strftime(f"{name}-%Y%m%d-%H%M%S")
     with os_errors_as(RunError, runs, "written to"):
-        runs.mkdir(exist_ok=True)
         for number in itertools.count(1):
             path = runs / (name if number == 1 else f"{name}-{number}")
-            with suppress(FileExistsError):
+            runs.mkdir(exist_ok=True)
+            with suppress(FileExistsError, FileNotFoundError):  # another program may just have removed runs/
                 path.mkdir()
                 break
     try:
         yield path
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # they are not empty
             path.rmdir()
+            runs.rmdir()
 
 
 class OutputConsole(Console):
