@@ -45,6 +45,12 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[nearest[0]]}?" if nearest else "."
 
 
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra of this package, which is in no package index."""
+    name = f"lstm-mnist-jax[{extra}]"
+    return f"pip install -e '.[{extra}]' in a checkout, or pip install '{name} @ git+GIT_URL' of the repository"
+
+
 @contextmanager
 def os_errors_as(kind: type[UserError], path: object, done: str) -> Iterator[None]:
     """While entered, an error of the system is raised as `kind`: PATH cannot be DONE, and why."""

@@ -52,6 +52,9 @@ class TrainedRun:
     params: model.Params
     opt_state: optax.OptState
 
+    def __repr__(self) -> str:  # without the weights
+        return f"TrainedRun({str(self.folder.path)!r}, step={self.step})"
+
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.folder.data.class_names

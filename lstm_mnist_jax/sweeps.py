@@ -21,7 +21,7 @@ from rich.console import Console
 from lstm_mnist_jax.config import SWEEPABLE, Config, Execution, Processes
 from lstm_mnist_jax.config.space import Interval, Setting, Space, describe, setting_of, space_of
 from lstm_mnist_jax.data import Dataset
-from lstm_mnist_jax.errors import ConfigError, RunError, os_errors_as
+from lstm_mnist_jax.errors import ConfigError, RunError, how_to_install, os_errors_as
 from lstm_mnist_jax.model import describe_layers
 from lstm_mnist_jax.progress import print_table, say
 from lstm_mnist_jax.statistics import FOR_AN_INTERVAL
@@ -327,10 +327,7 @@ def next_settings(space: Space, seed: int, known: list[SettingResult]) -> list[S
     try:
         import optuna
     except ImportError:
-        raise ConfigError(
-            "Optuna is not installed: pip install 'lstm-mnist-jax[optuna]', or pip install -e '.[optuna]' in a "
-            "checkout."
-        ) from None
+        raise ConfigError(f"Optuna is not installed: {how_to_install('optuna')}.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Constant liar: pending trials of a round count as bad ones, so that they are not all the same.
     sampler = optuna.samplers.TPESampler(seed=(seed + len(known)) % 2**32, constant_liar=True)

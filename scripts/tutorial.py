@@ -127,7 +127,8 @@ def main(folder: Path, epochs: int = EPOCHS) -> None:
 
     images, labels = jnp.asarray(data.test.images[:5]), jnp.asarray(data.test.labels[:5])
     outputs, states = rnn_layer(network, images)
-    print("states[1][1] == outputs[-1]:", bool(jnp.all(states[1][1] == outputs[-1])))  # the last h of layer 2
+    same_h = bool(jnp.all(states[-1][1] == outputs[-1]))  # of the last layer
+    print(f"states[{len(HIDDEN) - 1}][1] == outputs[-1]:", same_h)
     logits = output_layer(network, outputs)
     of_integers, of_one_hot = loss_layer(logits, labels), loss_layer(logits, jax.nn.one_hot(labels, CLASSES))
     print(f"loss of integer labels {of_integers:.6f}, of one-hot labels {of_one_hot:.6f}")

@@ -6,7 +6,8 @@ import signal
 import sys
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lstm_mnist_jax.cli import interrupts
 from lstm_mnist_jax.cli.arguments import Argument, arguments_of, built, command_of, help_of
 from lstm_mnist_jax.config import PRESETS, Config, Execution
 from lstm_mnist_jax.config.json import described, from_text
-from lstm_mnist_jax.errors import ConfigError, UserError, did_you_mean
+from lstm_mnist_jax.errors import ConfigError, RunError, UserError, did_you_mean, os_errors_as
 
 DEFAULT_PRESET = "tutorial"
 
@@ -298,11 +299,29 @@ def start_jax(execution: Execution, batch_size: int | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def new_run_dir(preset: str) -> Path:
-    """A new folder name under runs/."""
-    name = time.strftime(f"{preset}-%Y%m%d-%H%M%S")
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
+@contextmanager
+def run_dir_of(parsed: Any, name: str) -> Iterator[Path]:
+    """The folder that the arguments name; else a new one under runs/, which is removed if it is empty at the end.
+
+    It is made here, so that programs that start at the same time get folders of their own.
+    """
+    if named := parsed.resume or parsed.run_dir:
+        yield named
+        return
+    runs, name = Path("runs"), time.strftime(f"{name}-%Y%m%d-%H%M%S")
+    with os_errors_as(RunError, runs, "written to"):
+        for number in itertools.count(1):
+            path = runs / (name if number == 1 else f"{name}-{number}")
+            runs.mkdir(exist_ok=True)
+            with suppress(FileExistsError, FileNotFoundError):  # another program may just have removed runs/
+                path.mkdir()
+                break
+    try:
+        yield path
+    finally:
+        with suppress(OSError):  # they are not empty
+            path.rmdir()
+            runs.rmdir()
 
 
 class OutputConsole(Console):

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lstm_mnist_jax.cli.arguments import Positional, wrapped
 from lstm_mnist_jax.cli.parsing import OutputConsole, parse, start_jax
-from lstm_mnist_jax.errors import RunError, UserError
+from lstm_mnist_jax.errors import RunError, UserError, os_errors_as
 from lstm_mnist_jax.progress import say
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def report(arguments: Sequence[str]) -> int:
     parsed = parse(ReportArguments, arguments)
     if not parsed.run_dirs:
         raise UserError("No run folder is given. Give one, or several to compare.")
-    if parsed.html is not None and parsed.html.expanduser().is_dir():
-        raise RunError(f"--html {parsed.html} is a folder. Name a file, such as {parsed.html / 'report.html'}.")
+    if parsed.html is not None:
+        _refuse_other_file(parsed.html.expanduser())
     for option, folder in (("--into", parsed.into), ("--html", parsed.html and parsed.html.parent)):
         places = [] if folder is None else [folder.expanduser(), *folder.expanduser().parents]
         nearest = next(filter(os.path.exists, places), None)
@@ -66,6 +66,20 @@ def report(arguments: Sequence[str]) -> int:
     if parsed.json:
         print(json.dumps(found))
     return 0
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Raises RunError where there is something else than a page of this program, which would be lost."""
+    if path.is_dir():
+        raise RunError(f"--html {path} is a folder. Name a file, such as {path / 'report.html'}.")
+    if not path.exists():
+        return
+    start = b""
+    if path.is_file():  # reading a pipe would wait
+        with os_errors_as(RunError, path, "read"), path.open("rb") as file:
+            start = file.read(1000)
+    if b'<meta name="generator" content="lstm-mnist-jax ' not in start:
+        raise RunError(f"--html {path} is there already and no page of a run: it stays. Name another file.")
 
 
 def _report(

@@ -132,16 +132,16 @@ def run_sweep(parsed: Any, config: Config, space: "Space") -> int:
 
     parsing.start_jax(parsed.execution)
     console = parsing.TrainingConsole()
-    run_dir = parsed.resume or parsed.run_dir or parsing.new_run_dir(f"{parsed.preset}-sweep")
-    result = sweep(
-        config,
-        space,
-        run_dir,
-        resume=parsed.resume is not None,
-        execution=parsed.execution,
-        together=parsed.processes,
-        console=console,
-    )
+    with parsing.run_dir_of(parsed, f"{parsed.preset}-sweep") as run_dir:
+        result = sweep(
+            config,
+            space,
+            run_dir,
+            resume=parsed.resume is not None,
+            execution=parsed.execution,
+            together=parsed.processes,
+            console=console,
+        )
     run_dir, console = result.run_dir, parsing.console_of_first()
     quoted = shlex.quote(str(run_dir))
     is_useful = result.learned or result.stopped_by is not None

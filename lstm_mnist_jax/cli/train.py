@@ -68,24 +68,24 @@ def train(arguments: Sequence[str]) -> int:
 
     parsing.start_jax(parsed.execution, parsed.config.batch_size)
     console = parsing.TrainingConsole()
-    run_dir = parsed.resume or parsed.run_dir or parsing.new_run_dir(parsed.preset)
-    try:
-        result = train(
-            parsed.config,
-            run_dir,
-            resume=resume,
-            execution=parsed.execution,
-            together=parsed.processes,
-            console=console,
-        )
-    except KeyboardInterrupt:
-        made = run_dir.expanduser()
-        if resume or (made / "checkpoints").exists():
-            raise
-        if not (made / "config.json").exists():
-            raise KeyboardInterrupt("nothing was saved yet, so start the run again with the same command") from None
-        again = f"lstm-mnist train --resume {shlex.quote(str(run_dir))}"
-        raise KeyboardInterrupt(f"no step was saved yet; begin with: {again}") from None
+    with parsing.run_dir_of(parsed, parsed.preset) as run_dir:
+        try:
+            result = train(
+                parsed.config,
+                run_dir,
+                resume=resume,
+                execution=parsed.execution,
+                together=parsed.processes,
+                console=console,
+            )
+        except KeyboardInterrupt:
+            made = run_dir.expanduser()
+            if resume or (made / "checkpoints").exists():
+                raise
+            if not (made / "config.json").exists():
+                raise KeyboardInterrupt("nothing was saved yet, so start the run again with the same command") from None
+            again = f"lstm-mnist train --resume {shlex.quote(str(run_dir))}"
+            raise KeyboardInterrupt(f"no step was saved yet; begin with: {again}") from None
     run_dir, console = result.run_dir, parsing.console_of_first()
     best = best_in_words(parsed.config)
     if result.best is not None:
@@ -121,13 +121,14 @@ def train(arguments: Sequence[str]) -> int:
         longer = f"; train longer with {option}" if option else ""
         say(console, f"complete after {done} epochs{longer}")
     say(console, f"saved in {run_dir}; next steps:")
-    _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), can_go_on)
+    draw = "draw a digit" if read_run_folder(run_dir).data.form == "digit" else "draw or open a picture"
+    _say_what_next(console, parsed.config, shlex.quote(str(run_dir)), can_go_on, draw)
     return 0
 
 
-def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bool) -> None:
+def _say_what_next(console: Console, config: Config, run_dir: str, can_go_on: bool, draw: str) -> None:
     commands = {
-        f"report {run_dir} --html {run_dir}/report.html": "HTML page: draw a digit, see curves and errors",
+        f"report {run_dir} --html {run_dir}/report.html": f"HTML page: {draw}, see curves and errors",
         f"predict {run_dir} PICTURE": "classify an image",
     }
     if can_go_on:

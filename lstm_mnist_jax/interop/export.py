@@ -184,8 +184,10 @@ def _onnx_pooled(graph: _OnnxGraph, sequence: str, final: str, pooling: str, wei
             shares = graph.add("Softmax", scores, output="shares", axis=0)
             weighted = graph.add("Mul", sequence, shares, output="weighted")
             return graph.add("ReduceSum", weighted, output="pooled", time=np.array([0]), keepdims=0)
-        case _:
+        case "all":
             by_image = graph.add("Transpose", sequence, output="by_image", perm=[1, 0, 2])
+        case _:
+            raise NotImplementedError(f"pooling {pooling!r}")
     return graph.add("Reshape", by_image, output="pooled", flat=np.array([0, -1]))
 
 

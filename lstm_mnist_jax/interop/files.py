@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_mnist_jax.errors import WeightsError, os_errors_as
+from lstm_mnist_jax.errors import WeightsError, how_to_install, os_errors_as
 
 MAX_EXPANSION = 1032
 """The largest ratio of sizes by Deflate, the compression of HDF5 and ZIP."""
@@ -41,7 +41,7 @@ def require(name: str) -> ModuleType:
     except ImportError as error:
         raise WeightsError(
             f"This needs the package {name.partition('.')[0]}, which is not installed. Install it with the extra "
-            "'interop': pip install 'lstm-mnist-jax[interop]', or pip install -e '.[interop]' in a checkout."
+            f"'interop': {how_to_install('interop')}."
         ) from error
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from lstm_mnist_jax.config import Config, Execution, Processes
 from lstm_mnist_jax.data import Dataset, load
 from lstm_mnist_jax.data.sources import load_again
-from lstm_mnist_jax.errors import ConfigError, RunError
+from lstm_mnist_jax.errors import ConfigError, DataError, RunError
 from lstm_mnist_jax.model import SLOWER, describe_layers, runs_through_flax, task_of
 from lstm_mnist_jax.progress import say
 from lstm_mnist_jax.rnn import native
@@ -191,7 +191,11 @@ def load_same(config: Config, former: RunFolder | None) -> tuple[Config, Dataset
         refuse_fewer_epochs(former, config.epochs, done, steps_per_epoch=1)
     asked = config.data.validation_examples or (former.config.data.validation_examples if former else None)
     data = replace(config.data, validation_examples=asked)
-    dataset = load(**vars(data)) if former is None else load_again(data, former.config.data)
+    try:
+        dataset = load(**vars(data)) if former is None else load_again(data, former.config.data)
+    except DataError as error:
+        may_have_moved = former is not None and data.source == former.config.data.source
+        raise DataError(f"{error}{' If it has moved, give its new place with --source.' * may_have_moved}") from error
     if len(set(processes.gather_text(dataset.fingerprint()))) > 1:
         raise ConfigError(f"The processes have different data at {config.data.source!r}.")
     return replace(config, data=replace(data, validation_examples=asked or dataset.validation_examples)), dataset

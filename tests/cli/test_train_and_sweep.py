@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,13 @@ import pytest
 from runs import DIVERGING, FIRST_OF_MNIST, ONE_LAYER, TINY_DATA, TINY_OPTIONS
 
 from lstm_mnist_jax import load, load_run
+from lstm_mnist_jax.cli.parsing import run_dir_of
+from lstm_mnist_jax.cli.train import TrainArguments
 from lstm_mnist_jax.config import PRESETS
+from lstm_mnist_jax.errors import RunError
 from lstm_mnist_jax.training import mesh, run
 from lstm_mnist_jax.training.program import TrainingProgram
+from lstm_mnist_jax.training.run_folder import refuse_occupied
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -55,8 +60,25 @@ def test_lines_that_train_prints(trained):
     assert re.fullmatch(r"best on validation: epoch [123], validation [\d.]+%, test [\d.]+%", lines[7])
     assert re.fullmatch(r"95 % confidence interval of the test accuracy \(1,100 images\): [\d.]+ to [\d.]+ %", lines[8])
     assert lines[9] == f"saved in {run_dir}; next steps:"
+    assert lines[10] == "  # HTML page: draw a digit, see curves and errors"
     assert len(lines) == 16
     assert max(len(line) for line in lines[2:] if str(run_dir) not in line) <= 80
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    """And nothing is left of one that ends before it begins."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda name: "a")
+    parsed = TrainArguments()
+    with run_dir_of(parsed, "a") as first, run_dir_of(parsed, "a") as second, run_dir_of(parsed, "a") as third:
+        assert [first, second, third] == [Path("runs/a"), Path("runs/a-2"), Path("runs/a-3")]
+        refuse_occupied(second)  # is empty
+        (second / "config.json").touch()
+    assert list(Path("runs").iterdir()) == [second]
+    shutil.rmtree("runs")
+    Path("runs").touch()
+    with pytest.raises(RunError, match="runs cannot be written to: File exists"), run_dir_of(parsed, "a"):
+        pass
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from stacks import STACKS, apply, assert_close
 
 from lstm_mnist_jax.config import ModelConfig
 from lstm_mnist_jax.interop import export
+from lstm_mnist_jax.interop.weights import from_params
 
 
 @pytest.mark.parametrize("image_shape", [(6, 5), (6, 5, 3)])
@@ -26,6 +27,12 @@ def test_onnxruntime_computes_the_same(config, rng, image_shape):
         probabilities, logits = session.run(["probabilities", "logits"], {"images": images[-batch:]})
         assert_close(logits, expected[-batch:])
         assert_close(probabilities, softmax(expected[-batch:], axis=-1))
+
+
+def test_an_unknown_pooling_is_not_exported(params):
+    graph = export._OnnxGraph(None)
+    with pytest.raises(NotImplementedError, match="'median'"):
+        export._onnx_pooled(graph, "sequence", "final", "median", from_params(params))
 
 
 def test_onnx_files_hold_onnxs_own_lstms(params, config):

@@ -71,7 +71,7 @@ def test_wrong_endings_are_refused(tmp_path, format_name, name):
 def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch, tmp_path, format_name, package):
     monkeypatch.setitem(sys.modules, package, None)
     path = Path(__file__).parents[1] / "fixtures" / "tf1" / "tutorial" / "model.ckpt"
-    with pytest.raises(WeightsError, match=rf"needs the package {package}.*pip install 'lstm-mnist-jax\[interop\]'"):
+    with pytest.raises(WeightsError, match=rf"needs the package {package}.* 'lstm-mnist-jax\[interop\] @ git\+"):
         formats.read(format_name, path if format_name == "tf1" else tmp_path / "model.safetensors")
 
 

@@ -25,11 +25,11 @@ from lstm_mnist_jax.inference import TrainedRun, load_data
 from lstm_mnist_jax.report import figures
 from lstm_mnist_jax.report.diagnosis import Diagnosis, diagnose, step_accuracy
 from lstm_mnist_jax.report.figures import run_pictures
-from lstm_mnist_jax.report.page.build import themed_svg
+from lstm_mnist_jax.report.page.build import themed_svg, write_page
 from lstm_mnist_jax.report.style import file_bytes, styled
 from lstm_mnist_jax.report.terminal import BLANK, curve
 from lstm_mnist_jax.report.text import print_run
-from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder
+from lstm_mnist_jax.training.run_folder import DataFacts, RunFolder, read_run
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["curves", "confusion", "classes", "calibration", "mistakes", "accuracy-by-step"]
@@ -136,6 +136,7 @@ def test_report_of_a_run_of_a_sweep_which_can_be_resumed_after_it(tiny_sweep, tm
 @pytest.mark.slow
 def test_json_has_every_number(run_dir, tmp_path, capsys, empty_figures):
     page, into = tmp_path / "pages" / "page.html", tmp_path / "pictures"
+    write_page(page, load_run(run_dir))  # a page is replaced
     words = ["--split", "validation", "--checkpoint", "last", "--into", str(into), "--html", str(page), "--json"]
     assert report([str(run_dir), *words]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -219,8 +220,9 @@ def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, e
     # And its data have moved.
     file = run_dir / "config.json"
     file.write_text(file.read_text().replace(str(FIRST_OF_MNIST), "/gone/mnist"))
-    with pytest.raises(DataError, match="If it has moved, give its new place with --source"):
-        report([str(run_dir)])
+    for read in (lambda: report([str(run_dir)]), lambda: train(read_run(run_dir).config, run_dir, resume=True)):
+        with pytest.raises(DataError, match="If it has moved, give its new place with --source"):
+            read()
     assert report([str(run_dir), "--source", str(FIRST_OF_MNIST), "--into", str(run_dir / "other")]) == 0
     assert "No epoch was finished: there are no curves." in capsys.readouterr().out
     assert not (run_dir / "other" / "curves.png").exists()
@@ -238,6 +240,7 @@ def test_report_after_one_epoch_and_before_it_with_moved_data(run_dir, capsys, e
         (["RUN", "--into", "RUN/config.json"], RunError, "is a file, expected a folder.*Choose another --into"),
         (["RUN", "--into", "RUN/config.json/in"], RunError, "config.json is a file, expected a folder.*Choose another"),
         (["RUN", "--html", "RUN/checkpoints"], RunError, "checkpoints is a folder. Name a file, such as"),
+        (["RUN", "--html", "RUN/config.json"], RunError, "config.json is there already and no page of a run"),
     ],
 )
 def test_wrong_arguments(run_dir, words, error, message, empty_figures):
@@ -247,6 +250,7 @@ def test_wrong_arguments(run_dir, words, error, message, empty_figures):
 
 def test_an_ascii_terminal_gets_no_curves(tiny_run):
     run, output = load_run(tiny_run), io.BytesIO()
+    assert repr(run) == f"TrainedRun({str(tiny_run)!r}, step={run.step})"
     console = Console(file=io.TextIOWrapper(output, "ascii", write_through=True), width=60)
     print_run(console, run, run.history(), diagnose(run, load(tiny_run)))  # anything else cannot be encoded
     assert b"most confused:" in output.getvalue()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import programs
 import pytest
+from flax import nnx
 from runs import FIRST_OF_MNIST
 
 import tutorial
@@ -73,6 +74,14 @@ def test_it_prints_the_lines_of_the_command(printed_and_losses, command_line, tm
     of_integers, of_one_hot = re.findall(r"\d+\.\d{6}", found[3])
     assert float(of_integers) == pytest.approx(float(of_one_hot), abs=2e-6)
     assert found[4].endswith("the same logits: True")
+
+
+def test_its_network_may_have_three_layers(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tutorial, "HIDDEN", (4, 5, 6))
+    monkeypatch.setattr(tutorial, "load", lambda: data)
+    monkeypatch.setattr(tutorial, "train", lambda data, epochs: (tutorial.Network(nnx.Rngs(0)), []))
+    tutorial.main(tmp_path / "checkpoint")
+    assert capsys.readouterr().out.startswith("states[2][1] == outputs[-1]: True\n")
 
 
 def cells():

@@ -1,4 +1,4 @@
-"""A trained run as one HTML file: draw a digit, and see the prediction after each row."""
+"""A trained run as one HTML file: draw a picture, and see the prediction after each row."""
 
 from lstm_mnist_jax.report.page.build import make_page, write_page
 

@@ -136,6 +136,7 @@ function makePool(pooling, width, attention, steps) {
     let added = 0;
     return { add: (output) => flat.set(output, width * added++), value: () => flat };
   }
+  if (!["last", "mean", "max", "attention"].includes(pooling)) throw new Error(`unknown pooling ${pooling}`);
   const sum = new Float64Array(width).fill(pooling === "max" ? -Infinity : 0);
   let total = 0; // of the weights in `sum`
   let peak = -Infinity; // the highest score so far: the weights are relative to it, against overflow

@@ -83,6 +83,13 @@ def test_javascript_matches_jax(name, page, rng):
     np.testing.assert_allclose([along for _, along in found], expected, atol=1e-5)
 
 
+def test_an_unknown_pooling_is_refused(page):
+    spec, weights = describe(ModelConfig(), drawn(ModelConfig(), (28, 28), 10), (28, 28), tuple("0123456789"))
+    words = [spec | {"pooling": "median"}, base64.b64encode(weights.tobytes()).decode(), [[0.5] * 784]]
+    with pytest.raises(Exception, match="unknown pooling median"):
+        page.evaluate(ASK, words)
+
+
 def test_weights_that_are_not_finite_are_refused(untrained):
     run = untrained(Config())
     run.params["dense"]["bias"] = np.full(10, np.nan, np.float32)
