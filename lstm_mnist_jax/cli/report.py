@@ -72,13 +72,11 @@ def _refuse_other_file(path: Path) -> None:
     """Raises RunError where there is something else than a page of this program, which would be lost."""
     if path.is_dir():
         raise RunError(f"--html {path} is a folder. Name a file, such as {path / 'report.html'}.")
-    if not path.exists():
+    if not path.is_file():
         return
-    start = b""
-    if path.is_file():  # reading a pipe would wait
-        with os_errors_as(RunError, path, "read"), path.open("rb") as file:
-            start = file.read(1000)
-    if b'<meta name="generator" content="lstm-mnist-jax ' not in start:
+    with os_errors_as(RunError, path, "read"), path.open("rb") as file:
+        start = file.read(1000)
+    if start and b'<meta name="generator" content="lstm-mnist-jax ' not in start:
         raise RunError(f"--html {path} is there already and no page of a run: it stays. Name another file.")
 
 
