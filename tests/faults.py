@@ -163,7 +163,7 @@ FAULTS = [
     fault("ruled lines are ink", "data/ink.py", "covered.sum(axis=1) >= LINE * width",
           "covered.sum(axis=1) > width", "test_normal_form.py"),
     fault("digits are searched for wherever classes have their names", "data/normal_form.py",
-          "if np.mean(normal) > 0.5", "if True", "test_normal_form.py"),
+          "if is_size and are_alike.mean() >= 0.75", "if True", "test_normal_form.py"),
     fault("the boxes beside a digit's are digits", "data/ink.py", "if any(_alike(piece, frame) for frame in frames)",
           "if piece in frames", "test_normal_form.py"),
     fault("the hole of a thick digit is a digit on a sheet", "data/digits.py", " and one.thick < 0.3 * other.thick", "",
