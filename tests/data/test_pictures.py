@@ -207,6 +207,32 @@ def test_arrays_of_pictures():
         )
 
 
+def test_images_of_pillow_are_read_as_their_files_are(tmp_path):
+    """Palettes, an orientation, ink in the transparency alone; and the image stays as it is."""
+    ink = np.zeros((30, 20), np.uint8)
+    ink[5:9, 3:15] = 255
+    palette = Image.fromarray(ink // 255).convert("P")
+    palette.putpalette([255, 255, 255, *bytes(762), 9, 9, 9])
+    transparent = Image.merge("LA", [Image.new("L", (20, 30)), Image.fromarray(ink)])
+    turned = Image.fromarray(ink)
+    turned.getexif()[274] = 6
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    large = Image.fromarray(np.kron(ink, np.ones((50, 50), np.uint8)))
+    images = [palette, transparent, transparent.convert("RGBA"), Image.open(tmp_path / "turned.png"), large]
+    for n, image in enumerate([*images, large.convert("CMYK"), Image.fromarray(ink.astype(np.uint16) * 257)]):
+        if n != 3:
+            image.save(tmp_path / f"{n}.tiff")
+        ((_, expected),) = read_pictures(str(tmp_path / ("turned.png" if n == 3 else f"{n}.tiff")))
+        size = image.size
+        np.testing.assert_array_equal(next(pictures_of([image])), expected)
+        assert image.size == size
+    (tmp_path / "half.png").write_bytes((tmp_path / "turned.png").read_bytes()[:60])
+    with pytest.raises(DataError, match="is damaged"):
+        next(pictures_of(Image.open(tmp_path / "half.png")))
+    with pytest.raises(DataError, match=r"(?s)^.{0,600}$"):
+        next(pictures_of(bytes(range(1, 256)) * 40))
+
+
 def test_rows_of_pixels_in_an_array_are_images_of_the_given_size(tmp_path, digits):
     file, notes = str(tmp_path / "a.npy"), list[str]()
     np.save(file, digits[:4].reshape(4, -1))
