@@ -346,6 +346,8 @@ FAULTS = [
           '{entry.path} {status.st_size} {status.st_mtime_ns}', '{entry.path}', "test_image_folder.py"),
     fault("class 10 is before class 2", "data/image_folder.py", 'part[0] in "0123456789"', 'part[0] in ""',
           "test_image_folder.py"),
+    fault("an image of Pillow is an array of its indices", "data/pictures.py", "isinstance(given, pillow.Image) and",
+          "False and", "test_pictures.py"),
     fault("a photograph is not turned upright", "data/pictures.py", "return ImageOps.exif_transpose(image)",
           "return image", "test_pictures.py"),
     fault("integers of 0 and 1 are almost black", "data/pictures.py", "if 0 < brightest <= most * VISIBLE:",
