@@ -91,11 +91,12 @@ class TrainedRun:
 
         Args:
           pictures: one array, which is one picture or several by its axes: [height, width] or [height, width, 3], or
-            with n in front; or a list of arrays, one picture each. The numbers are as for `predict`. A last axis of 3
-            is colours, unless the run's images are grey and so wide. Nested lists of numbers are one array.
+            with n in front; or an image of Pillow; or a list of either, one picture each. The numbers are as for
+            `predict`. A last axis of 3 is colours, unless the run's images are grey and so wide. Nested lists of
+            numbers are one array.
           form: digit, whole or plain, see `lstm_mnist_jax.data.normal_form.normalise`. None is that of the training
-            pictures, if the run was trained on class folders; else digit if the classes are digits and the images have
-            MNIST's form, else whole. Of several digits on a picture, the largest; `find_digits` gives all.
+            pictures, if the run was trained on class folders; else digit if the classes are digits and the images are
+            about as MNIST's, else whole. Of several digits on a picture, the largest; `find_digits` gives all.
 
         Returns:
           float32 [n, height, width] or [n, height, width, channels], for `predict`.

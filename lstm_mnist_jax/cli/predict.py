@@ -208,6 +208,7 @@ def _results(run: "TrainedRun", files: Sequence[str], form: str | None, has_boxe
 
 
 def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_boxes: bool) -> Iterator[Result]:
+    from lstm_mnist_jax.data.normal_form import are_digits
     from lstm_mnist_jax.data.pictures import printable, read_pictures, reduced
 
     for file in files:
@@ -223,7 +224,10 @@ def _pictures(run: "TrainedRun", files: Sequence[str], form: str | None, has_box
                         kept = (255 * reduced(picture, DRAWN_SIZE)).round().astype(np.uint8) if is_drawn else None
                     else:
                         images, turned, kept = run.normalise([picture], form), None, None
-                        digits = (Digit(images[0], run.warnings(images, form)[0]),)
+                        warning = run.warnings(images, form)[0]
+                        if warning and form is None and are_digits(run.class_names) and images.ndim == 3:
+                            warning += "; --form digit finds digits on pictures"
+                        digits = (Digit(images[0], warning),)
                     of_picture = (*remarks, *([turned] if turned else []))
                     remarks.clear()  # printed once for a file
                     yield Result(name, printable(name), digits, kept, of_picture)

@@ -49,6 +49,9 @@ THIN, NORMAL = 1.1, 2.2
 FORM_EXAMPLES = 200
 """So many of the training images decide the form of a data set."""
 
+UNEVEN = 12
+"""The levels of paper in the training images, of 255, differ by so much at most, as after JPEG."""
+
 SIGN = "it may be a sign or a line"
 UNREAD = "a mark beside it is not read"
 
@@ -92,14 +95,24 @@ def are_digits(class_names: Sequence[str]) -> bool:
 
 
 def default_form(images: UInt8[np.ndarray, "n height width *channels"], class_names: Sequence[str]) -> str:
-    """The form of pictures for a network that was trained on these images: "digit" if the classes are digits and the
-    images mostly have MNIST's normal form (all of MNIST's do), else "whole"."""
-    if not are_digits(class_names) or images.ndim != 3:
+    """The form of pictures for a network that was trained on these images: "digit" if the classes are digits and most
+    of the images are strokes of one size, about that of MNIST, on paper of one level; else "whole"."""
+    if not are_digits(class_names) or images.ndim != 3 or not len(images):
         return "whole"
-    height, width = images.shape[1:]
-    side = rounded(FACES * min(height, width))
-    normal = [_is_in_normal_form(image / 255, height, width, side) for image in images[:FORM_EXAMPLES]]
-    return "digit" if np.mean(normal) > 0.5 else "whole"
+    levels = images[:FORM_EXAMPLES].astype(np.int16)
+    border = np.concatenate([levels[:, 0], levels[:, -1], levels[:, :, 0], levels[:, :, -1]], axis=1)
+    paper = np.median(border, axis=1)
+    is_even = (np.abs(border - paper[:, None]) <= UNEVEN).mean(axis=1) >= 0.9
+    ink = np.abs(levels - paper[:, None, None].astype(np.int16))
+    most = ink.max(axis=(1, 2), keepdims=True)
+    is_ink = (ink > EDGE * most) & (most > 4 * UNEVEN)
+    rows, columns = is_ink.any(axis=2), is_ink.any(axis=1)
+    lengths = [line.shape[1] - line.argmax(axis=1) - line[:, ::-1].argmax(axis=1) for line in (rows, columns)]
+    sizes = np.maximum(*lengths)
+    size = np.median(sizes)
+    are_alike = is_even & (np.minimum(paper, 255 - paper) <= UNEVEN) & (np.abs(sizes - size) <= max(1, 0.1 * size))
+    is_size = 0.6 <= size / min(levels.shape[1:]) <= 0.9
+    return "digit" if is_size and are_alike.mean() >= 0.75 and is_ink.sum() < 0.5 * np.square(sizes).sum() else "whole"
 
 
 class Digit(NamedTuple):

@@ -119,9 +119,9 @@ def pictures_of(given: Any, shown: str = "The array", size: tuple[int, ...] = ()
 
     Args:
       given: an array, which is one picture or several by its axes: [height, width], or [height, width, 3] in colour;
-        [n, height, width] or [n, height, width, 3]. Or a list of arrays, or others that are iterated: several pictures,
-        one each. Nested lists of numbers are the array that NumPy makes of them. The numbers: integers from 0 to 255,
-        uint16 (0 to 65,535), bool, or floats from 0 to 1.
+        [n, height, width] or [n, height, width, 3]. Or an image of Pillow, read as a file is. Or a list of these, or
+        others that are iterated: several pictures, one each. Nested lists of numbers are the array that NumPy makes of
+        them. The numbers: integers from 0 to 255, uint16 (0 to 65,535), bool, or floats from 0 to 1.
       shown: the name of the array, or of each in a list, in errors.
       size: (height, width) of images that are grey also where they are 1, 3 or 4 pixels wide, as are colours.
 
@@ -131,6 +131,9 @@ def pictures_of(given: Any, shown: str = "The array", size: tuple[int, ...] = ()
     """
     if isinstance(given, list | tuple) and given and isinstance(given[0], list | tuple):
         given = array_of(given, shown)
+    pillow = sys.modules.get("PIL.Image")
+    if pillow is not None and isinstance(given, pillow.Image) and given.mode != "F":
+        return iter([_from_pillow(given, shown)])
     is_array = hasattr(given, "ndim") and str(getattr(given, "dtype", None)) != "object"  # which holds arrays
     if isinstance(given, Iterable) and not is_array and not isinstance(given, str | bytes):
         return (one_picture(each, shown, size) for each in given)
@@ -164,6 +167,7 @@ def array_of(given: Any, shown: str) -> np.ndarray:
         and isinstance(name := array.flat[0], str | bytes | os.PathLike)
     ):
         name = str(os.fsdecode(name))
+        name = name if len(name) < 200 else f"{name[:60]}..."  # the contents of a file
         raise DataError(
             f"{shown} is the text {name!r}, expected an array. For a file: from lstm_mnist_jax.data.pictures import "
             f"read_pictures; picture = next(read_pictures({name!r}))[1]."
@@ -286,7 +290,8 @@ def _require_pictures(dtype: np.dtype, shape: tuple[int, ...], shown: str, size:
         )
     if len(shape) == 3 and shape[-1] == 4 and shape[1:] != size:
         raise DataError(
-            f"{shown} has shape {list(shape)}, as with transparency; leave out its last channel: [..., :3]."
+            f"{shown} has shape {list(shape)}, as with transparency; make an image of it, which is put on "
+            "white: PIL.Image.fromarray(array)."
         )
     if 0 in shape:
         raise DataError(f"{shown} is empty: its shape is {list(shape)}.")
@@ -381,6 +386,14 @@ def _as_levels(image: "Image.Image", shown: str) -> Picture:
     image = _on_background(_upright(image)) if transparent else _upright(image)
     levels = np.asarray(image, np.float32) / 255
     return levels[..., 0] if levels.ndim == 3 and (levels[..., :1] == levels).all() else levels
+
+
+def _from_pillow(image: "Image.Image", shown: str) -> Picture:
+    _require_pixels(image.size, shown)
+    try:
+        return _as_levels(_upright(image).copy(), shown)
+    except (OSError, SyntaxError) as error:  # it is read from its file only now
+        raise DataError(f"{shown} is damaged: {error}.") from error
 
 
 def _upright(image: "Image.Image") -> "Image.Image":

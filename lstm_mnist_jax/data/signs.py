@@ -64,6 +64,10 @@ SMALLER = 0.55
 MARK = 0.06
 """A smaller piece is no mark, as a fraction of the size of a digit beside it."""
 
+SMALL_DIGIT, FAR = 0.2, 5.0
+"""What is as high as this fraction of the largest digit may be a smaller digit: a mark, too, at so many times the
+distance."""
+
 
 def is_of_paper(piece: Component, shape: tuple[int, ...], flat: float) -> bool:
     """Whether a piece, or pieces near to each other, are of ruled lines, of a margin or of a table: thin, and straight
@@ -152,15 +156,17 @@ def marks_of(pieces: list[Component], digits: list[Component]) -> list[list[tupl
     marks: list[list[tuple[int, int, int, int]]] = [[] for _ in digits]
     members = {number for digit in digits for number in digit.members}
     least = max(3, MARK * min((digit.size for digit in digits), default=0))
+    least_digit = SMALL_DIGIT * max((digit.size for digit in digits), default=0)
     for piece in pieces:
         if piece.size >= least and not piece.cut and members.isdisjoint(piece.members):
-            gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := gap_to_mark(piece, digit)) is not None]
+            reach = FAR if piece.height >= least_digit else 1.0
+            gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := gap_to_mark(piece, digit, reach)) is not None]
             if gaps and not any(lies_within(piece, digit) for digit in digits):  # a crumb of its strokes
                 marks[min(gaps)[1]].append((piece.top, piece.bottom, piece.left, piece.right))
     return marks
 
 
-def gap_to_mark(piece: Component, digit: Component) -> float | None:
+def gap_to_mark(piece: Component, digit: Component, reach: float = 1.0) -> float | None:
     """The distance of a piece from a digit, if it is a mark beside, below or above it; None if it is not."""
     tall, size = digit.height, digit.size
     if not (MARK * size <= piece.size and piece.height <= 1.3 * size and darkness(piece, digit) >= 0.6):
@@ -169,7 +175,8 @@ def gap_to_mark(piece: Component, digit: Component) -> float | None:
         return None
     across = max(digit.left - piece.right, piece.left - digit.right, 0)
     down = max(digit.top - piece.bottom, piece.top - digit.bottom, 0)
-    return math.sqrt(across * across + down * down) if across <= 0.8 * size and down <= 0.4 * tall else None
+    is_near = across <= reach * 0.8 * size and down <= reach * 0.4 * tall
+    return math.sqrt(across * across + down * down) if is_near else None
 
 
 def is_sign(digit: Component, digits: list[Component], pieces: list[Component]) -> bool:

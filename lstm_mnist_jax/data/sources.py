@@ -216,6 +216,9 @@ def _at_path(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset | No
             raise DataError(f"{path} is one array. Name its folder, with files such as x_train.npy and y_train.npy.")
         if is_table(path):
             return _tables(path, image_size)
+    except DataError:
+        _refuse_run_folder(path, *path.absolute().parents[:FOLDERS_OF_A_RUN])
+        raise
     except OSError as error:  # such as a name that is too long, or a folder without permission
         if _is_file(path) or isinstance(error, PermissionError) or error.filename not in (None, str(path)):
             raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
@@ -247,7 +250,6 @@ def _in_folder(path: Path, form: str, image_size: tuple[int, ...]) -> Dataset:
         return cached(path, (form, image_size), lambda: load_image_folder(path, form, image_size))
     if tables:
         return _tables(path, image_size)
-    _refuse_run_folder(path, *path.absolute().parents[:FOLDERS_OF_A_RUN])
     names = sorted(file.name for file in path.iterdir())
     present = ", ".join(names[:12]) or "nothing"
     if loose := [name for name in names if name.lower().endswith(SUFFIXES)]:

@@ -98,9 +98,7 @@ class DataFacts:
         """Lines about the data, with what is assumed of pictures to predict if only the names of classes are digits."""
         if self.form != "whole" or dataset.form is not None or not are_digits(self.class_names):
             return dataset.describe()
-        note = (
-            "the images do not have MNIST's form of digits: predict fits whole pictures\n  (--form digit finds digits)"
-        )
+        note = "the images are not as MNIST's digits: predict fits whole pictures\n  (--form digit finds digits)"
         return f"{dataset.describe()}\n  {note}"
 
     def require_same(self, dataset: Dataset, path: Path) -> None:

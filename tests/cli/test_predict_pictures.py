@@ -72,7 +72,7 @@ def test_pictures_with_boxes_as_figures(predict, unseen, tmp_path):
     assert len(list((tmp_path / "figures").iterdir())) == 6
 
 
-def test_warnings(predict, unseen, run, digits_run, tmp_path, rng):
+def test_warnings(predict, unseen, run, digits_run, tmp_path, rng, monkeypatch):
     """Of what is no digit, of a pair that touches and of a turned page; none of digits."""
 
     def sheet(*images):
@@ -118,6 +118,10 @@ def test_warnings(predict, unseen, run, digits_run, tmp_path, rng):
     [found] = run.find_digits(pictures["pair"])
     assert found.warning.endswith(run.pair)
     assert run.warnings(unseen.images[:3]) == [None] * 3
+    with monkeypatch.context() as patch:  # the images of its training were in another form
+        patch.setattr(inference.TrainedRun, "form", "whole")
+        for words, advice in (((), "; --form digit finds digits on pictures"), (("--form", "whole"), "")):
+            assert json.loads(predict(files[0], "--json", *words)[1])["warning"] == inference.UNLIKE + advice
     shutil.copytree(digits_run, tmp_path / "run")
     (tmp_path / "run" / "novelty.npz").unlink()  # as of an older version
     _, printed, _ = predict(*files[1:2], "--json", run_dir=tmp_path / "run")

@@ -94,7 +94,7 @@ def text_bomb():
         ),
         (saved(np.eye(5) / 255), r"nothing is above 0.00392 \(1 of 255\). If that is white, multiply by 255"),
         (saved(np.full((5, 5), 4095, np.uint16)), "nothing is above 4095. If that is white, multiply by 16"),
-        (saved(np.zeros((5, 5, 4), np.uint8)), r"as with transparency; leave out its last channel"),
+        (saved(np.zeros((5, 5, 4), np.uint8)), r"as with transparency; make an image of it, which is put on white"),
         (saved(np.zeros((5, 5), complex)), "of type complex128"),
         (saved(np.zeros((5, 5), "U3")), "of type <U3"),
         (saved(np.zeros((5, 5), [("grey", "u1")])), "of type"),

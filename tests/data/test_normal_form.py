@@ -25,11 +25,25 @@ def test_mnist_is_in_its_own_form(digits):
     np.testing.assert_allclose(paper_is_white, digits / 255, atol=0.004)
 
 
-def test_only_images_of_digits_in_the_form_of_mnist_are_found_on_pictures_by_default(digits, rng):
+def test_only_images_of_digits_about_as_in_the_form_of_mnist_are_found_on_pictures_by_default(digits, rng):
     names, noise = tuple("0123456789"), rng.integers(0, 256, digits.shape, np.uint8)
-    assert default_form(digits, names) == default_form(255 - digits, names) == "digit"
     assert default_form(digits, tuple("01")) == "digit"
+    small = np.stack([np.asarray(Image.fromarray(image).resize((16, 16))) for image in digits])
+    rotated = np.stack([np.asarray(Image.fromarray(image).rotate(10, Image.Resampling.BILINEAR)) for image in digits])
+    cases = (255 - digits, digits // 2, digits[:, 2:-2, 2:-2], np.pad(digits, ((0, 0), (2, 2), (2, 2))), small, rotated)
+    noisy = np.maximum(digits, noise % 4)
+    for images in (digits, *cases, noisy, 255 - noisy):
+        assert default_form(images, names) == "digit"
+    sizes = rng.integers(6, 28, 40)
+    lines, squares = (
+        [np.pad(np.full((n, m), 255, np.uint8), ((0, 28 - n), (0, 28 - m))) for n, m in pairs]
+        for pairs in ([(n, 2) for n in sizes], [(20, 20)])
+    )
     cases = (
+        (np.stack(lines), names),
+        (np.roll(squares, 4, axis=(1, 2)), names),
+        (digits[:0], names),
+        (np.zeros_like(digits), names),
         (digits, tuple("abcd")),
         (np.stack([digits] * 3, axis=-1), names),
         (digits[:, 4:-4, 4:-4], names),

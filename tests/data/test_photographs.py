@@ -132,6 +132,11 @@ def test_an_underline_is_a_mark():
     assert {digit.warning for digit in found} == {None, UNREAD}
 
 
+def test_much_smaller_digits_on_the_next_line_are_marks():
+    found = find_digits(np.vstack([row()[0], row(size=25)[0]]))
+    assert [(digit.warning, len(digit.marks)) for digit in found] == [(UNREAD, 1)] * 2
+
+
 def test_a_broken_digit_is_no_frame():
     """A piece of it is within its bounding box, but the others are not all around."""
     picture, _ = row(first=False)

@@ -1,5 +1,6 @@
 """Picture files as arrays: against Pillow."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -205,6 +206,33 @@ def test_arrays_of_pictures():
         np.testing.assert_array_equal(
             next(pictures_of(np.diag([0, 51, 255]).astype(kind))), np.diag([0, np.float32(0.2), 1])
         )
+
+
+def test_images_of_pillow_are_read_as_their_files_are(tmp_path):
+    """Palettes, an orientation, ink in the transparency alone; and the image stays as it is."""
+    ink = np.zeros((30, 20), np.uint8)
+    ink[5:9, 3:15] = 255
+    palette = Image.fromarray(ink // 255).convert("P")
+    palette.putpalette([255, 255, 255, *bytes(762), 9, 9, 9])
+    transparent = Image.merge("LA", [Image.new("L", (20, 30)), Image.fromarray(ink)])
+    turned = Image.fromarray(ink)
+    turned.getexif()[274] = 6
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    large = Image.fromarray(np.kron(ink, np.ones((50, 50), np.uint8)))
+    images = [palette, transparent, transparent.convert("RGBA"), Image.open(tmp_path / "turned.png"), large]
+    for n, image in enumerate([*images, large.convert("CMYK"), Image.fromarray(ink.astype(np.uint16) * 257)]):
+        if n != 3:
+            image.save(tmp_path / f"{n}.tiff")
+        ((_, expected),) = read_pictures(str(tmp_path / ("turned.png" if n == 3 else f"{n}.tiff")))
+        size = image.size
+        np.testing.assert_array_equal(next(pictures_of([image])), expected)
+        assert image.size == size
+    large.save(tmp_path / "half.png")
+    os.truncate(tmp_path / "half.png", (tmp_path / "half.png").stat().st_size // 2)
+    with Image.open(tmp_path / "half.png") as half, pytest.raises(DataError, match="is damaged"):
+        next(pictures_of(half))
+    with pytest.raises(DataError, match=r"(?s)^.{0,600}$"):
+        next(pictures_of(bytes(range(1, 256)) * 40))
 
 
 def test_rows_of_pixels_in_an_array_are_images_of_the_given_size(tmp_path, digits):

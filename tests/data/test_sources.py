@@ -174,10 +174,11 @@ def test_unknown_sources(source, tmp_path, monkeypatch):
 
 def test_a_run_and_its_files_are_no_source(tiny_run, tiny_sweep):
     checkpoint = next((tiny_run / "checkpoints").iterdir())
-    for path in (tiny_run, tiny_sweep, checkpoint, tiny_run / "metrics.jsonl"):
+    for path in (tiny_run, tiny_sweep, checkpoint, tiny_run / "metrics.jsonl", tiny_sweep / "results.csv"):
         with pytest.raises(DataError) as caught:
             load(path)
-        kind = "is a run folder" if path in (tiny_run, tiny_sweep) else f"is a file or folder of the run {tiny_run}"
+        of_run = f"is a file or folder of the run {tiny_sweep if tiny_sweep in path.parents else tiny_run}"
+        kind = "is a run folder" if path in (tiny_run, tiny_sweep) else of_run
         assert f"{path} {kind}, but a source is images with labels" in str(caught.value)
         assert f"was trained on the source '{TINY.data.source}'" in str(caught.value)
 

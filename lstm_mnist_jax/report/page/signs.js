@@ -17,6 +17,7 @@ const SLENDER = 4;
 const BELOW = 0.1;
 const SMALLER = 0.55;
 const MARK = 0.06;
+const [SMALL_DIGIT, FAR] = [0.2, 5];
 
 /** Whether a piece is of ruled lines, of a margin or of a table: thin, straight and long, or a lattice or its crumbs. */
 function isOfPaper(piece, flat, height, width) {
@@ -101,11 +102,13 @@ function marksOf(pieces, digits) {
   const marks = digits.map(() => []);
   const members = new Set(digits.flatMap((digit) => digit.members));
   const least = Math.max(3, MARK * Math.min(...digits.map(sizeOf)));
+  const leastDigit = SMALL_DIGIT * Math.max(...digits.map(sizeOf));
   for (const piece of pieces) {
     if (piece.cut || sizeOf(piece) < least || members.has(piece.members[0])) continue;
     let [nearest, distance] = [-1, Infinity];
+    const reach = heightOf(piece) >= leastDigit ? FAR : 1;
     for (const [n, digit] of digits.entries()) {
-      const gap = gapToMark(piece, digit);
+      const gap = gapToMark(piece, digit, reach);
       if (gap !== null && gap < distance) [nearest, distance] = [n, gap];
     }
     if (nearest >= 0 && !digits.some((digit) => liesWithin(piece, digit))) marks[nearest].push(piece);
@@ -114,13 +117,13 @@ function marksOf(pieces, digits) {
 }
 
 /** The distance of a piece from a digit, if it is a mark beside, below or above it; null if it is not. */
-function gapToMark(piece, digit) {
+function gapToMark(piece, digit, reach = 1) {
   const size = sizeOf(digit);
   if (sizeOf(piece) < MARK * size || heightOf(piece) > 1.3 * size || darknessOf(piece, digit) < 0.6) return null;
   if (piece.thick < 0.35 * digit.thick || piece.thick > 2.5 * digit.thick) return null;
   const across = Math.max(digit.left - piece.right, piece.left - digit.right, 0);
   const down = Math.max(digit.top - piece.bottom, piece.top - digit.bottom, 0);
-  return across <= 0.8 * size && down <= 0.4 * heightOf(digit) ? Math.sqrt(across * across + down * down) : null;
+  return across <= reach * 0.8 * size && down <= reach * 0.4 * heightOf(digit) ? Math.sqrt(across * across + down * down) : null;
 }
 
 /** Whether a digit may be a sign or a line, as is_sign says. */

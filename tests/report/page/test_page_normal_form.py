@@ -107,6 +107,7 @@ def test_papers_signs_and_marks_match_python(page, rng):
     """No digits on ruled paper, but those of thin lines; the boxes of what is not read, and the warnings."""
     signs = [row(sign=sign, underlined=sign is None)[0] for sign in (None, *SIGNS)]
     signs += [row(sign=sign, close=True)[0] for sign in ("minus", "comma", "plus")]
+    signs.append(np.vstack([row()[0], row(size=25)[0]]))  # smaller digits
     thin = [picture for _, picture, _ in thin_digits()][4:6]  # a 7 and an 8
     digits = load().test.images[:3]
     shades = [shaded(digits, rng), *(picture for _, picture in dark_shadows(digits, rng))]
