@@ -359,7 +359,7 @@ FAULTS = [
     fault("an option without effect is accepted", "config/options.py",
           "if name in names and not any(", "if False and not any(", "test_space.py"),
     fault("a run folder is taken for data", "data/sources.py",
-          "    _refuse_run_folder(path)  # whose", "    # whose", "test_sources.py"),
+          "for folder in (path, *parents):", "for folder in ():", "test_sources.py"),
     fault("the message does not name the folder", "training/checkpoint.py",
           'f"{directory} has no checkpoint {name!r}', 'f"The run has no checkpoint {name!r}',
           "test_train.py"),
