@@ -159,7 +159,8 @@ def marks_of(pieces: list[Component], digits: list[Component]) -> list[list[tupl
     least_digit = SMALL_DIGIT * max((digit.size for digit in digits), default=0)
     for piece in pieces:
         if piece.size >= least and not piece.cut and members.isdisjoint(piece.members):
-            reach = FAR if piece.height >= least_digit else 1.0
+            is_upright = piece.right - piece.left <= 1.5 * piece.height  # not an edge of the paper
+            reach = FAR if is_upright and piece.height >= least_digit else 1.0
             gaps = [(gap, n) for n, digit in enumerate(digits) if (gap := gap_to_mark(piece, digit, reach)) is not None]
             if gaps and not any(lies_within(piece, digit) for digit in digits):  # a crumb of its strokes
                 marks[min(gaps)[1]].append((piece.top, piece.bottom, piece.left, piece.right))

@@ -106,7 +106,8 @@ function marksOf(pieces, digits) {
   for (const piece of pieces) {
     if (piece.cut || sizeOf(piece) < least || members.has(piece.members[0])) continue;
     let [nearest, distance] = [-1, Infinity];
-    const reach = heightOf(piece) >= leastDigit ? FAR : 1;
+    const isUpright = piece.right - piece.left <= 1.5 * heightOf(piece); // not an edge of the paper
+    const reach = isUpright && heightOf(piece) >= leastDigit ? FAR : 1;
     for (const [n, digit] of digits.entries()) {
       const gap = gapToMark(piece, digit, reach);
       if (gap !== null && gap < distance) [nearest, distance] = [n, gap];
