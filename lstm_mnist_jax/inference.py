@@ -208,7 +208,7 @@ class TrainedRun:
         `lstm_mnist_jax.data.normal_form.default_form`."""
         if self.folder.data.form is not None:
             return self.folder.data.form
-        # A run of before 30 November 2026.
+        # An older run folder does not have it.
         return "digit" if self._has_digits and len(self.folder.data.image_shape) == 2 else "whole"
 
     @property
